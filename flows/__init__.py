@@ -1,0 +1,1 @@
+"""The user's room: the steps, and the flows that join them."""

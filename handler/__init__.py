@@ -1,0 +1,1 @@
+"""What runs inside Lambda, and the face a flow author imports from."""

@@ -1,0 +1,1 @@
+"""What must start fast: the standard library and obstore only."""

@@ -1,0 +1,74 @@
+"""
+The errors a person can meet, each with its exit code.
+
+PflError                  exit 1   anything we foresaw
+├── InvalidRequestError   exit 2   the request is wrong: a flag, an event, a setting
+│   └── DeclarationError           a step or flow is declared wrongly; names file and line
+├── NotFoundError         exit 3   nothing is there, or a miss where only a hit was wanted
+├── StepFailedError       exit 4   a step raised; our code did its job
+├── UnavailableError      exit 5   a service did not answer, or time ran out: trying again may help
+└── CorruptRecordError    exit 6   stored bytes are not what was written
+"""
+
+from __future__ import annotations
+
+
+class PflError(Exception):
+    """
+    What happened, why, and what to do about it.
+
+    Args:
+        what: What happened, naming the thing.
+        why: The cause, with both numbers where there are two.
+        hint: Something to paste or to change.
+    """
+
+    exit_code = 1
+    status = "failed"
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.hint = what, why, hint
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+    def to_json(self) -> dict[str, str]:
+        """The ``error`` object of a reply: ``type``, ``what``, ``why``, ``hint``."""
+        return {"type": type(self).__name__, "what": self.what, "why": self.why, "hint": self.hint}
+
+
+class InvalidRequestError(PflError):
+    """The request is wrong: a flag, an event, a setting."""
+
+    exit_code = 2
+    status = "invalid"
+
+
+class DeclarationError(InvalidRequestError):
+    """A step or flow is declared wrongly."""
+
+
+class NotFoundError(PflError):
+    """Nothing is there, or a miss where only a hit was wanted."""
+
+    exit_code = 3
+    status = "miss"
+
+
+class StepFailedError(PflError):
+    """A step raised; our code did its job."""
+
+    exit_code = 4
+
+
+class UnavailableError(PflError):
+    """A service did not answer, or time ran out: trying again may help."""
+
+    exit_code = 5
+
+
+class CorruptRecordError(PflError):
+    """Stored bytes are not what was written."""
+
+    exit_code = 6

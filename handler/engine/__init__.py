@@ -1,0 +1,1 @@
+"""What needs Prefect: imported on a cache miss, and nowhere else."""

@@ -1,0 +1,1 @@
+"""Lambda from outside: build, deploy, remote invoke, logs and the Prefect worker."""

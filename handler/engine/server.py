@@ -419,6 +419,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
             await super().startup(sockets)
             if not self.started:
                 return
+            app.seen = time.monotonic()
             server = Server(
                 url=f"http://127.0.0.1:{port}/api",
                 ui_url=f"http://127.0.0.1:{port}",

@@ -1,0 +1,408 @@
+"""The embedded Prefect server, with real processes: started, shared, killed, replaced, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.core.errors import UnavailableError
+from handler.engine import server
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG_S = 120  # Only ever waited for when something is broken.
+
+CLIENT = """
+import sys
+from pathlib import Path
+from handler.engine import server
+
+found = server.ensure(
+    Path(sys.argv[1]), idle_s=float(sys.argv[2]), progress=lambda line: print(line, file=sys.stderr, flush=True)
+)
+print(found.pid)
+"""
+
+FLOW = """
+from prefect import flow, task
+from prefect.runtime import flow_run
+
+@task
+def third(number: int) -> float:
+    return number / 3
+
+@flow
+def meaning() -> str:
+    third(1234)
+    return flow_run.id
+
+print(meaning())
+"""
+
+MIGRATE = """
+import asyncio, sys
+from prefect.server.database.alembic_commands import alembic_upgrade
+from prefect.utilities.asyncutils import run_sync_in_worker_thread
+
+async def main():
+    await run_sync_in_worker_thread(alembic_upgrade, sys.argv[1])
+
+asyncio.run(main())
+"""
+
+
+def start_client(home: Path, idle_s: float = 600, **env: str) -> subprocess.Popen[str]:
+    """A process that calls ensure(): progress on stderr, the server's pid on stdout."""
+    return subprocess.Popen(
+        [sys.executable, "-c", CLIENT, str(home), str(idle_s)],
+        cwd=ROOT,
+        env=os.environ | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def call(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def eventually(ask: Callable[[], Any], timeout_s: float = LONG_S) -> Any:
+    """The first true answer."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.05)
+    return answer
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when a process that is not ours has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with open(descriptor) as handle:
+        assert select.select([handle], [], [], LONG_S)[0], f"process {pid} goes on"
+
+
+@pytest.fixture(scope="module")
+def user_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user whose own Prefect settings would break any server that heeded them."""
+    folder = tmp_path_factory.mktemp("user")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("PREFECT", "XDG_"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(folder))
+        patch.setenv("PREFECT_HOME", str(folder / "prefect"))
+        patch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+        patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pids(user_home: Path, project: Path) -> list[int]:
+    """What three clients that started at once say the server's pid is; the server stays for the other tests."""
+    clients = [start_client(project) for _ in range(3)]
+    answers = [client.communicate(timeout=LONG_S) for client in clients]
+    assert [client.returncode for client in clients] == [0, 0, 0], answers
+    return [int(out) for out, _ in answers]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("my projéct 値") / ".pfl"
+    yield home
+    server.stop(home)
+
+
+@pytest.fixture
+def running(project: Path, pids: list[int]) -> server.Server:
+    found = server.find(project)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def new_home(user_home: Path, tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / ".pfl"
+    yield home
+    server.stop(home)
+
+
+# One server, and who finds it
+
+
+def test_clients_that_start_at_once_share_one_server(pids: list[int], running: server.Server) -> None:
+    """They also end, with their pipes closed: the server keeps nothing of its client's open."""
+    assert set(pids) == {running.pid}
+
+
+def test_a_server_answers_where_it_says(running: server.Server, project: Path) -> None:
+    assert call(f"{running.url}/health") is True
+    assert running.url == f"http://127.0.0.1:{running.port}/api"
+    assert running.log == project / "server.log"
+    assert (running.idle_s, running.started_at[:2]) == (600, "20")
+
+
+def test_a_project_is_one_however_its_path_is_written(
+    running: server.Server, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(project.parent)
+    monkeypatch.chdir(project.parent)
+    assert server.find(tmp_path / "link" / ".pfl") == running
+    assert server.ensure(Path(".pfl")) == running
+
+
+def test_a_second_server_process_leaves_at_once(running: server.Server, project: Path) -> None:
+    command = [sys.executable, "-m", "handler.engine.server", "--home", str(project)]
+    assert subprocess.run(command, cwd=ROOT, timeout=LONG_S).returncode == 3
+    assert server.find(project) == running
+
+
+def test_links_to_runs_are_served(running: server.Server) -> None:
+    link = urllib.request.Request(f"{running.ui_url}/runs/flow-run/abc", headers={"accept": "text/html"})
+    with urllib.request.urlopen(link, timeout=30) as page:
+        assert b"<html" in page.read()
+    assert call(f"{running.ui_url}/ui-settings")["api_url"] == running.url
+
+
+def test_the_client_side_imports_the_standard_library_only() -> None:
+    script = "import handler.engine.server, sys; print([m for m in ('prefect', 'httpx', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=LONG_S)
+    assert done.stdout == "[]\n"
+
+
+# What it keeps
+
+
+def test_a_run_of_another_process_is_recorded_with_its_task(running: server.Server, tmp_path: Path) -> None:
+    env = os.environ | {"PREFECT_API_URL": running.url, "PREFECT_HOME": str(tmp_path), "PYTHONWARNINGS": "default"}
+    del env["PREFECT_API_DATABASE_CONNECTION_URL"]
+    done = subprocess.run([sys.executable, "-c", FLOW], env=env, capture_output=True, text=True, timeout=LONG_S)
+    run_id = done.stdout.strip()
+    assert call(f"{running.url}/flow_runs/{run_id}")["state_name"] == "Completed", done.stderr
+    wanted = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    (task_run,) = eventually(lambda: call(f"{running.url}/task_runs/filter", wanted))
+    assert task_run["name"].startswith("third")
+
+
+def test_block_types_come_after_the_start(running: server.Server, project: Path) -> None:
+    eventually((project / "prefect" / "blocks").exists)
+    slugs = {block["slug"] for block in call(f"{running.url}/block_types/filter", {})}
+    assert {"secret", "local-file-system", "s3-bucket"} <= slugs
+
+
+def test_a_server_killed_is_replaced_and_has_its_data_and_port(running: server.Server, project: Path) -> None:
+    runs = call(f"{running.url}/flow_runs/count", {})
+    os.kill(running.pid, signal.SIGKILL)
+    wait_for_end(running.pid)
+    assert server.find(project) is None
+
+    said: list[str] = []
+    new = server.ensure(project, idle_s=600, progress=said.append)
+    assert new.pid != running.pid
+    assert new.url == running.url
+    assert call(f"{new.url}/flow_runs/count", {}) == runs
+    assert said[0] == "starting an embedded Prefect server"
+    assert "(1 s)" in said[1]
+
+
+def test_the_users_own_prefect_is_left_alone(running: server.Server, user_home: Path) -> None:
+    assert list(user_home.iterdir()) == []
+
+
+def test_the_log_is_empty_while_all_is_well(running: server.Server) -> None:
+    assert running.log.read_text() == ""
+
+
+# The schema
+
+
+def objects(path: Path) -> dict[tuple[str, str], list[str]]:
+    """
+    Every table and index with the parts of its SQL, without what SQL ignores: space, the quotes of plain names, and the
+    order of a table's constraints, which no two runs of the migrations share. `columns` keeps the order of columns.
+    """
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    return {(kind, name): parts(re.sub(r'\s+|"', "", sql or "")) for kind, name, sql in found}
+
+
+def parts(sql: str) -> list[str]:
+    """What stands between the commas of the outermost brackets, sorted; what is around them comes along."""
+    depth, cut = 0, [""]
+    for letter in sql:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 1:
+            cut.append("")
+        else:
+            cut[-1] += letter
+    is_table = sql.startswith("CREATETABLE")
+    return sorted([cut[0], *(cut[1:-1] + [cut[-1].removesuffix(")")])]) if is_table and len(cut) > 1 else cut
+
+
+def columns(path: Path) -> dict[str, list[str]]:
+    with closing(sqlite3.connect(path)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: [row[1] for row in db.execute(f'PRAGMA table_xinfo("{table}")')] for table in tables}
+
+
+def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    with closing(sqlite3.connect(path)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        content = {table: db.execute(f'SELECT * FROM "{table}"').fetchall() for table in tables}
+    return {table: found for table, found in content.items() if found}
+
+
+def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, tmp_path: Path) -> None:
+    """Both at the revision of schema.sql, and at the newest one after Prefect's own migrations ran on either."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+    def migrate(database: Path, revision: str) -> None:
+        env["PREFECT_HOME"] = str(database.parent)
+        subprocess.run([sys.executable, "-c", MIGRATE, revision], env=env, check=True, timeout=LONG_S)
+
+    (tmp_path / "migrated").mkdir()
+    (tmp_path / "ours").mkdir()
+    migrated, ours = tmp_path / "migrated" / "prefect.db", tmp_path / "ours" / "prefect.db"
+    server._create_database(ours)
+    (((revision,),),) = rows(ours).values()
+    for target in (revision, "head"):
+        migrate(migrated, target)
+        if target == "head":
+            migrate(ours, target)
+        assert objects(ours) == objects(migrated)
+        assert columns(ours) == columns(migrated)
+        assert rows(ours) == rows(migrated)
+
+
+# Deaths and ends
+
+
+def test_a_server_whose_client_was_killed_comes_up_and_ends_when_idle(new_home: Path) -> None:
+    client = start_client(new_home, idle_s=1)
+    with client:
+        assert client.stderr is not None
+        eventually(lambda: "waiting" in client.stderr.readline())  # So it has started the server.
+        client.kill()
+    pid = eventually(lambda: server._holder(new_home))
+    found = server.ensure(new_home)
+    assert (found.pid, found.idle_s) == (pid, 1)
+    wait_for_end(pid)
+    assert server.find(new_home) is None
+    assert not (new_home / "server.json").exists()
+
+
+def test_a_client_killed_before_it_started_one_leaves_the_lock_free(new_home: Path) -> None:
+    script = CLIENT.replace("flush=True)", "flush=True) or sys.stdin.read()")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(new_home), "1"],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as client:  # fmt: skip
+        assert client.stderr is not None
+        assert "starting" in client.stderr.readline()
+        assert server._holder(new_home) == 0
+        client.kill()
+    assert server._holder(new_home) is None
+
+
+def test_stop_ends_a_server_that_is_starting_and_its_client_says_so(new_home: Path) -> None:
+    with start_client(new_home) as client:
+        assert client.stderr is not None
+        eventually(lambda: "waiting" in client.stderr.readline())
+        stopped = server.stop(new_home)
+        assert stopped is not None and stopped.url == ""
+        assert "UnavailableError" in client.stderr.read()
+    assert server.stop(new_home) is None
+
+
+def test_state_of_a_dead_server_is_not_believed(new_home: Path) -> None:
+    """Its pid and its port may belong to others by now."""
+    new_home.mkdir()
+    fields = {"url": "", "ui_url": "", "pid": os.getpid(), "port": 9, "started_at": "", "version": "", "idle_s": 1}
+    for text in (json.dumps(fields | {"token": "0"}), "{", "[]", ""):
+        (new_home / "server.json").write_text(text)
+        assert server.find(new_home) is None
+        assert server.stop(new_home) is None
+        assert not (new_home / "server.json").exists()
+
+
+# Why it did not start
+
+
+def test_a_damaged_database_is_named(new_home: Path) -> None:
+    (new_home / "prefect").mkdir(parents=True)
+    (new_home / "prefect" / "prefect.db").write_bytes(b"not SQLite" * 1000)
+    with pytest.raises(UnavailableError, match="damaged") as caught:
+        server.ensure(new_home)
+    assert "not a database" in caught.value.why
+    assert str(new_home / "prefect") in caught.value.hint
+    assert (new_home / "prefect" / "prefect.db").read_bytes().startswith(b"not SQLite")
+
+
+def test_a_server_that_cannot_import_says_why(
+    new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fastapi.py").write_text("raise TypeError('unexpected keyword argument min_items')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UnavailableError) as caught:
+        server.ensure(new_home)
+    assert caught.value.why == "TypeError: unexpected keyword argument min_items"
+    assert str(new_home / "server.log") in caught.value.hint
+    assert "--engine direct" in caught.value.hint
+
+
+def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert server.find(tmp_path / "file" / ".pfl") is None
+    assert server.stop(tmp_path / "file" / ".pfl") is None
+    with pytest.raises(UnavailableError, match="did not start"):
+        server.ensure(tmp_path / "file" / ".pfl")
+
+
+# What counts as use
+
+
+@pytest.mark.parametrize(
+    ("kind", "headers", "is_use"),
+    [("http", [(b"origin", b"x")], True), ("websocket", [], True), ("websocket", [(b"origin", b"x")], False)],
+)
+def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(kind: str, headers: list[Any], is_use: bool) -> None:
+    idle: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        watched.seen -= 3600
+        idle.append(watched.idle_s() >= 3600)
+        await receive()
+        idle.append(watched.idle_s() >= 3600)
+
+    async def receive() -> Any:
+        return {"type": f"{kind}.receive"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    watched = server.Watched(app, "token")
+    asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
+    assert idle == [not is_use, False]
+    assert watched.in_use == 0

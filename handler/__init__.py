@@ -1,1 +1,24 @@
-"""What runs inside Lambda, and the face a flow author imports from."""
+"""What runs inside Lambda, and the face a flow author imports from: ``from handler import flow, step``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from handler.core.declare import step
+    from handler.face import Flow, flow
+
+__all__ = ["Flow", "flow", "step"]
+
+
+def __getattr__(name: str) -> object:
+    # Looked up on use: a hit imports this package on its way to handler.core, and declares nothing.
+    if name == "step":
+        from handler.core.declare import step
+
+        return step
+    if name in ("Flow", "flow"):
+        from handler import face
+
+        return getattr(face, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

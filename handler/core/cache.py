@@ -1,0 +1,210 @@
+"""
+The hit path: what is stored for a request, found without a lock, Prefect or the user's code.
+
+A plan key follows from the manifest alone, and a plan holds the values of its step and of all the step needs, so a hit at any
+depth is one read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from handler.core import keys, records
+from handler.core.errors import CorruptRecordError, NotFoundError
+from handler.core.event import Request
+from handler.core.store import Store
+
+
+UNREAD = object()
+
+
+class Entry(NamedTuple):
+    """One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it."""
+
+    step: str
+    key: str
+    value: object
+    sha256: str
+    size_bytes: int
+    computed_at: str | None
+    expires_at: str | None
+    engine: str | None = None
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    url: str | None = None
+
+
+class Finding(NamedTuple):
+    """
+    What is there for a request, and what is not.
+
+    Attributes:
+        found: Stored results by step, with their values.
+        known: All that the plans told of, values read or not.
+        missing: Steps with no usable plan, each after those it needs.
+        plan_keys: Plan key of each step of the flow.
+        warnings: Damaged objects that were passed over.
+    """
+
+    found: dict[str, Entry]
+    known: dict[str, Entry]
+    missing: tuple[str, ...]
+    plan_keys: dict[str, str]
+    warnings: list[str]
+
+
+def find(request: Request, store: Store) -> Finding:
+    """
+    Look up what *request* asks for: the plan of the asked step, and those of the steps before it only where that misses.
+
+    Raises:
+        NotFoundError: A step is to be skipped and has no stored value.
+        UnavailableError: The store did not answer.
+    """
+    flow = request.flow
+    finding = Finding({}, {}, (), keys_of(request), [])
+    # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
+    undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
+    wanted = set(flow.steps if request.step is None else request.targets)
+    missing = []
+    for name in reversed(flow.steps):
+        if name not in wanted:
+            continue
+        if name in request.skip:
+            finding.found[name] = newest(request, name, store, finding.warnings)
+        elif name in undecided or not (_is_known(request, name, store, finding) or _read_plan(request, name, store, finding)):
+            missing.append(name)
+            wanted.update(flow.steps[name].upstream)
+    return finding._replace(missing=tuple(reversed(missing)))
+
+
+def keys_of(request: Request) -> dict[str, str]:
+    """The plan key of every step of the request's flow."""
+    plan_keys: dict[str, str] = {}
+    for name, step in request.flow.steps.items():
+        upstream = {before: plan_keys[before] for before in step.upstream}
+        plan_keys[name] = keys.plan_key(name, step.fingerprint, request.id, request.step_params(name), upstream)
+    return plan_keys
+
+
+def result_key(request: Request, step: str, inputs: dict[str, Entry]) -> str:
+    """The key of the result that *step* has for these inputs."""
+    digests = {name: inputs[name].sha256 for name in request.flow.steps[step].upstream}
+    return keys.result_key(step, request.flow.steps[step].fingerprint, request.id, request.step_params(step), digests)
+
+
+def read_result(request: Request, step: str, key: str, store: Store, warnings: list[str]) -> Entry | None:
+    """The stored result under *key*; None if there is none, or a damaged (with a warning) or expired one."""
+    path = records.result_path(request.id, step, key)
+    if (data := store.get(path)) is None:
+        return None
+    try:
+        text, expires_at, _ = records.decode_result(data, path, allow_pickle=request.allow_pickle)
+    except CorruptRecordError as exc:
+        warnings.append(str(exc))
+        return None
+    if records.is_past(expires_at):
+        return None
+    value = json.loads(text)
+    return Entry(step, key, value, keys.value_digest(value), len(text), None, expires_at)
+
+
+def newest(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
+    """
+    The value *step* computed last for this ID, however stale.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    for _, body in records.newest(store, request.id, step):
+        if (entry := recorded(request, body, store, warnings)) is not None:
+            return entry
+    raise NotFoundError(
+        f"there is no stored value of step {step} for {request.id!r}",
+        why="it is to be skipped, and was never computed",
+        hint=f"pfl invoke --id {request.id} --step {step}",
+    )
+
+
+def recorded(request: Request, body: dict, store: Store, warnings: list[str]) -> Entry | None:
+    """The result that a record of history is about; None where its value is gone."""
+    entry = _entry(body)
+    if entry.value is not UNREAD:
+        return entry
+    path = records.value_path(request.id, entry.sha256)
+    if (data := store.get(path)) is None:
+        return None
+    try:
+        value = json.loads(data)
+        if keys.value_digest(value) == entry.sha256:
+            return entry._replace(value=value)
+    except ValueError:
+        pass
+    warnings.append(f"{path} is damaged: its digest is not its name")
+    return None
+
+
+def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> dict:
+    """
+    The body of a plan.
+
+    Args:
+        request: What was asked.
+        plan_key: The plan's key.
+        entries: The results of all steps that the plan's step needs, its own last.
+        inline_bytes: Values that together fit are kept inside, the step's own first.
+    """
+    room, rows = inline_bytes, []
+    for entry in reversed(entries):
+        inside = entry.value is not UNREAD and entry.size_bytes <= room
+        room -= entry.size_bytes if inside else 0
+        rows.append(entry_json(entry, with_value=inside))
+    return {
+        "version": 1,
+        "flow": request.flow.name,
+        "id": request.id,
+        "step": entries[-1].step,
+        "plan_key": plan_key,
+        "expires_at": records.earliest(*(entry.expires_at for entry in entries)),
+        "entries": rows,
+    }
+
+
+def entry_json(entry: Entry, *, with_value: bool) -> dict:
+    """An entry as plans and history keep it."""
+    return {name: getattr(entry, name) for name in Entry._fields if name != "value" or with_value}
+
+
+def _entry(row: dict) -> Entry:
+    return Entry(**{name: row.get(name, UNREAD if name == "value" else None) for name in Entry._fields})
+
+
+def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
+    """Whether a plan that was read already told of *step*; a value too large to travel in it is one more read."""
+    entry = finding.known.get(step)
+    if entry is not None and entry.value is UNREAD:
+        stored = read_result(request, step, entry.key, store, finding.warnings)
+        entry = None if stored is None or stored.sha256 != entry.sha256 else entry._replace(value=stored.value)
+    if entry is None:
+        return False
+    finding.found[step] = entry
+    return True
+
+
+def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> bool:
+    path = records.plan_path(request.id, step, finding.plan_keys[step])
+    if (data := store.get(path)) is None:
+        return False
+    try:
+        body = records.unseal(data, path)
+        if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
+            raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
+    except CorruptRecordError as exc:
+        finding.warnings.append(str(exc))
+        return False
+    if records.is_past(body["expires_at"]):
+        return False
+    for row in body["entries"]:
+        finding.known.setdefault(row["step"], _entry(row))
+    return _is_known(request, step, store, finding)

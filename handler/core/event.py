@@ -1,0 +1,188 @@
+"""An event in, a reply out: what Lambda hands us, checked, and what it gets back."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from handler.core.errors import InvalidRequestError, PflError
+from handler.core.manifest import FlowEntry, Manifest
+
+ID_BYTES = 512
+_FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
+
+
+class Request(NamedTuple):
+    """An event whose every name has been found in the flow it asks for."""
+
+    id: str
+    flow: FlowEntry
+    step: str | None
+    targets: tuple[str, ...]
+    bust: frozenset[str]
+    skip: frozenset[str]
+    params: dict[str, object]
+    engine: str
+    cached_only: bool
+    allow_pickle: bool
+
+    def step_params(self, step: str) -> dict[str, object]:
+        """The parameters that *step* takes, defaults filled in."""
+        return {name: self.params[name] for name in self.flow.steps[step].params}
+
+
+def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False) -> Request:
+    """
+    Check an event against the flows of the image.
+
+    Args:
+        raw: The event; text is read as JSON.
+        manifest: The flows.
+        engine: What computes a miss where the event does not say.
+        allow_pickle: Whether pickled results may be read; a setting, never the event's word.
+
+    Raises:
+        InvalidRequestError: The event is wrong; the message names the field.
+    """
+    event = _object(raw)
+    for name in event:
+        if name not in _FIELDS:
+            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}")
+    id = check_id(event.get("id"))
+    flow = _flow(event.get("flow"), manifest)
+    step = _typed(event, "step", str, None)
+    if step is not None:
+        _known(flow, step)
+    targets = (step,) if step is not None else flow.sinks
+    skip = _steps(flow, event, "skip", targets)
+    bust = _bust(flow, event, step, targets)
+    if both := sorted(bust & skip):
+        raise InvalidRequestError(f"step {both[0]} is both busted and skipped", hint="leave one of the two out")
+    engine = _typed(event, "engine", str, engine)
+    if engine not in ("prefect", "direct"):
+        raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
+    cached_only = _typed(event, "cached_only", bool, False)
+    return Request(id, flow, step, targets, bust, skip, _params(flow, event), engine, cached_only, allow_pickle)
+
+
+def check_id(id: object) -> str:
+    """
+    *id*, if it can be one: text of 1 to 512 bytes without control characters.
+
+    Raises:
+        InvalidRequestError: It cannot.
+    """
+    hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
+    if id is None:
+        raise InvalidRequestError("the ID is missing", hint='{"id": "abc"}')
+    if not isinstance(id, str):
+        raise InvalidRequestError(f"the ID is {_kind(id)}, not text", hint=hint)
+    if not id:
+        raise InvalidRequestError("the ID is empty", hint=hint)
+    try:
+        size_bytes = len(id.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidRequestError("the ID is not valid Unicode", why=exc.reason, hint=hint) from exc
+    if size_bytes > ID_BYTES:
+        raise InvalidRequestError("the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most", hint=hint)
+    for position, character in enumerate(id):
+        if unicodedata.category(character) == "Cc":
+            why = f"U+{ord(character):04X} at position {position}"
+            raise InvalidRequestError("the ID has a control character", why=why, hint=hint)
+    return id
+
+
+def reply(
+    *,
+    id: object,
+    flow: str | None,
+    status: str,
+    steps: Iterable[Mapping[str, object]] = (),
+    engine: str | None = None,
+    error: PflError | None = None,
+    **more: object,
+) -> dict[str, object]:
+    """A reply in the shape that every caller gets, also when something went wrong."""
+    said = {"version": 1, "id": id, "flow": flow, "status": status, "steps": list(steps), "engine": engine, **more}
+    if error is not None:
+        said["error"] = error.to_json()
+    return said
+
+
+def _object(raw: object) -> dict:
+    if isinstance(raw, str | bytes):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidRequestError("the event is not JSON", why=str(exc), hint='{"id": "abc"}') from exc
+    if not isinstance(raw, dict):
+        raise InvalidRequestError(f"the event is {_kind(raw)}, not an object", hint='{"id": "abc"}')
+    return raw
+
+
+def _typed(event: dict, name: str, kind: type, default):
+    value = event.get(name)
+    if value is None:
+        return default
+    if type(value) is not kind:
+        wanted = {str: "text", bool: "true or false", dict: "an object"}[kind]
+        raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}")
+    return value
+
+
+def _flow(name: object, manifest: Manifest) -> FlowEntry:
+    if name is not None and not isinstance(name, str):
+        raise InvalidRequestError(f"flow is {_kind(name)}", why="it has to be text")
+    flow = manifest.flows.get(name or manifest.default)
+    if flow is None:
+        raise InvalidRequestError(f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}")
+    return flow
+
+
+def _known(flow: FlowEntry, step: str) -> None:
+    if step not in flow.steps:
+        raise InvalidRequestError(
+            f"unknown step {step!r} in flow {flow.name}", hint=f"its steps are {', '.join(flow.steps)}"
+        )
+
+
+def _bust(flow: FlowEntry, event: dict, step: str | None, targets: tuple[str, ...]) -> frozenset[str]:
+    if event.get("bust") == "this" and step is not None:
+        return frozenset(targets)
+    if event.get("bust") in ("this", "all"):  # Where no step is asked for, all of them are.
+        return flow.closure(targets)
+    return _steps(flow, event, "bust", targets, also='"this", "all" or ')
+
+
+def _steps(flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], also: str = "") -> frozenset[str]:
+    value = event.get(name)
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        shown = repr(value) if isinstance(value, str) else _kind(value)
+        raise InvalidRequestError(f"{name} is {shown}", why=f"it has to be {also}a list of steps")
+    needed = flow.closure(targets)
+    for step in value:
+        _known(flow, step)
+        if step not in needed:
+            asked = " and ".join(targets)
+            raise InvalidRequestError(f"{name}: step {step} is not needed for {asked}", hint=f"leave {step} out")
+    return frozenset(value)
+
+
+def _params(flow: FlowEntry, event: dict) -> dict[str, object]:
+    given = _typed(event, "params", dict, {})
+    for name in given:
+        if name not in flow.params:
+            known = f"its parameters are {', '.join(flow.params)}" if flow.params else "it has no parameters"
+            raise InvalidRequestError(f"unknown parameter {name!r} of flow {flow.name}", hint=known)
+    return {name: p.check(name, given[name]) if name in given else p.default for name, p in flow.params.items()}
+
+
+def _kind(value: object) -> str:
+    return {
+        "dict": "an object", "list": "a list", "str": "text", "bool": "true or false", "NoneType": "null",
+        "int": "a number", "float": "a number",
+    }.get(type(value).__name__, type(value).__name__)  # fmt: skip

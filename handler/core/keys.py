@@ -1,0 +1,61 @@
+"""Names and digests: how an ID, a value, a result and a plan are written so that equal things have equal keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_LONGEST = 120  # A directory store's file names end at 255 bytes, and three of ours share a path with an ID.
+
+
+def canonical(value: object) -> str:
+    """
+    The one text of a JSON value: keys sorted, no spaces, ASCII.
+
+    ``1``, ``1.0`` and ``true`` stay apart, since JSON writes them apart. *value* has passed :func:`handler.core.values.encode`.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(text: str | bytes) -> str:
+    """The SHA-256 of *text* in 64 hex digits."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def value_digest(value: object) -> str:
+    """The identity of a value: 64 hex digits over its canonical text."""
+    return digest(canonical(value))
+
+
+def result_key(step: str, fingerprint: str, id: str, params: Mapping[str, object], inputs: Mapping[str, str]) -> str:
+    """
+    The address of a result, and Prefect's cache key: 64 hex digits.
+
+    Args:
+        step: The step's name.
+        fingerprint: Digest of the code the step reaches.
+        id: The ID, as given.
+        params: The step's parameters, defaults filled in.
+        inputs: Value digest of each upstream step.
+    """
+    return digest(canonical(["result", 1, step, fingerprint, id, params, inputs]))
+
+
+def plan_key(step: str, fingerprint: str, id: str, params: Mapping[str, object], upstream: Mapping[str, str]) -> str:
+    """The address of a plan, known before anything is read: as a result's, over the plan keys of the upstream steps."""
+    return digest(canonical(["plan", 1, step, fingerprint, id, params, upstream]))
+
+
+def encode_id(id: str) -> str:
+    """
+    The folder name of an ID: no slash, never ``.`` or ``..``, at most 120 characters.
+
+    Bytes outside letters, digits, ``-``, ``_`` and ``.`` are written ``%XX``, as in a URL. A name that would be too long
+    keeps its start and ends in ``~`` and a digest; the ID itself stands inside every object of the folder.
+    """
+    coded = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in id.encode())
+    if coded.startswith("."):
+        coded = "%2E" + coded[1:]
+    return coded if len(coded) <= _LONGEST else f"{coded[:40]}~{digest(id)}"

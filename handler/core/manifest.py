@@ -1,0 +1,182 @@
+"""
+What the image can run: flows, steps, parameters and fingerprints, known without importing the user's code.
+
+In an image the manifest is a file made when the image was built, and trusted. Elsewhere it is made on the fly and kept in
+``.pfl/manifest.json`` together with the digest of everything it came from, so that an edit is always noticed and a touch is
+not an edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from handler.core.errors import CorruptRecordError
+from handler.core.params import Param
+from handler.core.records import seal, unseal
+from handler.core.settings import Settings
+
+VERSION = 1
+
+
+class StepEntry(NamedTuple):
+    """One step of one flow: its fingerprint, the steps and parameters it takes, and how long its result is valid."""
+
+    name: str
+    fingerprint: str
+    upstream: tuple[str, ...]
+    params: tuple[str, ...]
+    takes_previous: bool
+    cache_for_s: int | None
+
+
+class FlowEntry(NamedTuple):
+    """One flow: its steps, each after those it needs, and its parameters."""
+
+    name: str
+    description: str
+    steps: dict[str, StepEntry]
+    params: dict[str, Param]
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The steps that no other step takes."""
+        taken = {name for step in self.steps.values() for name in step.upstream}
+        return tuple(name for name in self.steps if name not in taken)
+
+    def closure(self, steps: Iterable[str]) -> frozenset[str]:
+        """*steps* and all they need."""
+        return self._reach(steps, lambda name: self.steps[name].upstream)
+
+    def dependents(self, steps: Iterable[str]) -> frozenset[str]:
+        """*steps* and all that need them."""
+        return self._reach(steps, lambda name: [s.name for s in self.steps.values() if name in s.upstream])
+
+    def _reach(self, steps: Iterable[str], onward) -> frozenset[str]:
+        seen: set[str] = set()
+        todo = list(steps)
+        while todo:
+            if (name := todo.pop()) not in seen:
+                seen.add(name)
+                todo.extend(onward(name))
+        return frozenset(seen)
+
+
+class Manifest(NamedTuple):
+    """All flows by name, the one that runs when none is named, and the digest of it all."""
+
+    flows: dict[str, FlowEntry]
+    default: str
+    digest: str
+
+
+_loaded: dict[str, tuple[bytes, dict, Manifest]] = {}
+
+
+def load(settings: Settings) -> Manifest:
+    """
+    The manifest of the image, or that of the project as its files are now.
+
+    Raises:
+        CorruptRecordError: The image's manifest is not there or damaged.
+        InvalidRequestError: The flows cannot be imported, or are declared wrongly.
+    """
+    if settings.manifest:
+        if settings.manifest not in _loaded:
+            _loaded[settings.manifest] = (b"", {}, _baked(settings.manifest))
+        return _loaded[settings.manifest][2]
+    root = settings.root
+    path = str(root / ".pfl" / "manifest.json")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        if path not in _loaded or _loaded[path][0] != data:
+            body = unseal(data, path)
+            if body["version"] != VERSION:
+                raise CorruptRecordError(f"{path} is of another version")
+            _loaded[path] = (data, body["sources"], from_json(body))
+        _, sources, manifest = _loaded[path]
+        if is_current(sources, root):
+            return manifest
+    except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
+        pass  # Not there, or not ours: it is made anew below.
+    from handler.core import project  # Imports the user's code, so only when there is no manifest for it.
+
+    return project.load(settings).manifest
+
+
+def remember(body: dict, settings: Settings) -> None:
+    """Keep a manifest for the next process; a place that cannot be written costs time, and nothing else."""
+    path = settings.home / "manifest.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(f"manifest.{os.getpid()}.tmp")
+        part.write_bytes(seal(body))
+        part.replace(path)
+    except OSError:
+        pass
+
+
+def from_json(body: dict) -> Manifest:
+    """A manifest from the body that :func:`handler.core.project.describe` makes."""
+    flows = {}
+    for name, flow in body["flows"].items():
+        steps = {
+            s["name"]: StepEntry(
+                s["name"], s["fingerprint"], tuple(s["upstream"]), tuple(s["params"]), s["takes_previous"], s["cache_for_s"]
+            )
+            for s in flow["steps"]
+        }
+        params = {key: Param.from_json(each) for key, each in flow["params"].items()}
+        flows[name] = FlowEntry(name, flow["description"], steps, params)
+    return Manifest(flows, body["default"], body["digest"])
+
+
+def is_current(sources: dict, root: Path) -> bool:
+    """Whether everything a manifest came from is as it was: files and folders by content, variables, packages, Python."""
+    return (
+        sources["root"] == str(root)
+        and sources["python"] == list(sys.version_info[:2])
+        and all(os.path.isdir(place) for place in sources["packages"])
+        and all(env_digest(name) == old for name, old in sources["env"].items())
+        and all(file_digest(path) == old for path, old in sources["files"].items())
+        and all(folder_digest(path) == old for path, old in sources["folders"].items())
+    )
+
+
+def file_digest(path: str) -> str | None:
+    """The SHA-256 of a file's bytes; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return None
+
+
+def folder_digest(path: str) -> str | None:
+    """The digest of the names in a folder that an import could find: a new module can shadow an old one."""
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(
+                e.name for e in entries if not e.name.startswith((".", "__pycache__")) and ("." not in e.name or e.name.endswith(".py"))
+            )
+    except OSError:
+        return None
+    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
+def env_digest(name: str) -> str | None:
+    """The digest of a variable that the flows read when they are imported: its value may be a secret."""
+    value = os.environ.get(name)
+    return None if value is None else hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
+
+
+def _baked(path: str) -> Manifest:
+    try:
+        return from_json(unseal(Path(path).read_bytes(), path))
+    except (OSError, KeyError, TypeError, ValueError) as exc:
+        raise CorruptRecordError(f"the manifest {path} cannot be read", why=str(exc), hint="build the image anew") from exc

@@ -1,0 +1,81 @@
+"""Parameters of a flow: what each accepts, and how an event's value or a terminal's text becomes one."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from handler.core.errors import InvalidRequestError
+
+_KIND_OF = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", type(None): "null"}
+
+
+class Param(NamedTuple):
+    """
+    One parameter of a flow.
+
+    Attributes:
+        kinds: What it accepts, of ``int``, ``float``, ``str``, ``bool``, ``list``, ``dict``, ``null`` and ``any``.
+        choices: The only values it accepts, where it names them.
+        default: Its value when the event gives none.
+        place: File and line of the step that declares it.
+    """
+
+    kinds: tuple[str, ...]
+    choices: tuple[object, ...]
+    default: object
+    place: str = ""
+
+    def check(self, name: str, value: object) -> object:
+        """
+        *value*, as the key and the step see it; an int for a float becomes one, so that 2 and 2.0 have one key.
+
+        Raises:
+            InvalidRequestError: The parameter does not accept it.
+        """
+        kind = _KIND_OF.get(type(value), "other")
+        if kind == "int" and "float" in self.kinds and "int" not in self.kinds and abs(value) <= 2**53:
+            value, kind = float(value), "float"
+        if "any" not in self.kinds and kind not in self.kinds:
+            raise self._refuse(name, value)
+        if self.choices and not any(type(c) is type(value) and c == value for c in self.choices):
+            raise self._refuse(name, value)
+        return value
+
+    def parse(self, name: str, text: str) -> object:
+        """The value of ``name=text`` at a terminal: JSON where that fits, else the text itself where text does."""
+        if self.kinds == ("str",):
+            return self.check(name, text)
+        try:
+            return self.check(name, json.loads(text, parse_constant=_no_constant))
+        except (ValueError, RecursionError, InvalidRequestError):
+            try:
+                return self.check(name, text)
+            except InvalidRequestError:
+                raise self._refuse(name, text) from None
+
+    def _refuse(self, name: str, value: object) -> InvalidRequestError:
+        wanted = ", ".join(json.dumps(c) for c in self.choices) or " or ".join(self.kinds)
+        return InvalidRequestError(
+            f"parameter {name} cannot be {_cut(value)}",
+            why=f"it has to be {'one of ' if self.choices else ''}{wanted}",
+            hint=f"--param {name}={json.dumps(self.default) if self.kinds != ('str',) else self.default}",
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As the manifest keeps it."""
+        return {"kinds": list(self.kinds), "choices": list(self.choices), "default": self.default, "place": self.place}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Param:
+        """The inverse of :meth:`to_json`."""
+        return cls(tuple(data["kinds"]), tuple(data["choices"]), data["default"], data["place"])
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

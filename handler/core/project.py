@@ -1,0 +1,180 @@
+"""The user's flows, imported: declared once per edit, and described in the manifest."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import sysconfig
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from handler.core import fingerprint, manifest
+from handler.core.declare import Flow, short_place
+from handler.core.errors import DeclarationError, InvalidRequestError, PflError
+from handler.core.keys import canonical, digest
+from handler.core.settings import Settings
+
+_OURS = ("handler", "cli", "serverless")
+_NOT_PROJECT = ("site-packages", "dist-packages")
+
+
+class Project(NamedTuple):
+    """The flows of this process, by name, and the manifest of just this code."""
+
+    flows: dict[str, Flow]
+    manifest: manifest.Manifest
+
+
+_current: tuple[dict, str, Project] | None = None  # What it came from, its root, and itself.
+_imported: set[str] = set()  # Modules that came with the flows, and go when they are imported anew.
+
+
+def load(settings: Settings) -> Project:
+    """
+    Import the flows, or give those imported before if nothing they came from has changed.
+
+    Raises:
+        InvalidRequestError: ``flows/pipeline.py`` is not there or cannot be imported; the message names file and line.
+        DeclarationError: Flows or steps are declared wrongly.
+    """
+    global _current
+    root = settings.root
+    if _current is not None and _current[1] == str(root) and manifest.is_current(_current[0], root):
+        return _current[2]
+    for _ in range(3):
+        started = time.time()
+        flows, reads = _import(root)
+        body = describe(flows, root, reads)
+        if not _edited_since(body["sources"]["files"], started):
+            break  # What was imported is what was digested.
+    if settings.manifest:
+        # The image's own word counts: the fingerprints of its results were made with it.
+        loaded = Project(flows, manifest.load(settings))
+    else:
+        manifest.remember(body, settings)
+        loaded = Project(flows, manifest.from_json(body))
+    _current = (body["sources"], str(root), loaded)
+    return loaded
+
+
+def describe_one(flow: Flow, root: Path) -> dict:
+    """The body of a manifest with *flow* alone, for a flow that Prefect imported by itself."""
+    return describe({flow.name: flow}, root, fingerprint.Reads())
+
+
+def describe(flows: dict[str, Flow], root: Path, reads: fingerprint.Reads) -> dict:
+    """The body of the manifest of *flows*; see :class:`handler.core.manifest.Manifest`."""
+    prints = {id(s): fingerprint.fingerprint(s) for f in flows.values() for s in f.steps.values()}
+    described = {
+        name: {
+            "description": flow.description,
+            "params": {key: param.to_json() for key, param in flow.params.items()},
+            "steps": [
+                {
+                    "name": step.name,
+                    "fingerprint": prints[id(step)].digest,
+                    "upstream": list(flow.upstream[step.name]),
+                    "params": list(flow.own_params(step.name)),
+                    "takes_previous": "previous" in step.takes,
+                    "cache_for_s": step.cache_for_s,
+                }
+                for step in flow.steps.values()
+            ],
+        }
+        for name, flow in flows.items()
+    }
+    body = {"version": manifest.VERSION, "default": next(iter(flows)), "flows": described}
+    return body | {"digest": digest(canonical(body)), "sources": _sources(root, reads, prints.values())}
+
+
+def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
+    if not (root / "flows" / "pipeline.py").is_file():
+        raise InvalidRequestError(
+            "there are no flows here", why=f"{root / 'flows' / 'pipeline.py'} is not there", hint="run pfl inside the project"
+        )
+    for name in [name for name in sys.modules if name in _imported or name.split(".")[0] == "flows"]:
+        del sys.modules[name]
+    others = set(sys.modules)
+    sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
+    importlib.invalidate_caches()
+    try:
+        with fingerprint.record_reads() as reads:
+            pipeline = importlib.import_module("flows.pipeline")
+    except PflError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # A flow file may raise anything, SystemExit included.
+        raise InvalidRequestError("the flows cannot be imported", why=f"{_said(exc)} at {_where(exc, root)}") from exc
+    flows = _listed(pipeline, root)
+    _imported.clear()
+    _imported.update(name for name in set(sys.modules) - others if _project_file(name))
+    return flows, reads
+
+
+def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
+    listed = getattr(pipeline, "FLOWS", None)
+    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(each, Flow) for each in listed):
+        raise DeclarationError("flows/pipeline.py lists no flows", hint="FLOWS = [flow(...), flow(...)], the default one first")
+    flows: dict[str, Flow] = {}
+    steps: dict[str, object] = {}
+    for flow in listed:
+        if flow.name in flows:
+            raise flow.error("two flows have this name", why=f"the other is at {flows[flow.name].where}")
+        flows[flow.name] = flow
+        for step in flow.steps.values():
+            if steps.setdefault(step.name, step) is not step:
+                # Results are kept by ID and step, so a name means one step in the whole image.
+                raise flow.error(
+                    f"two steps of the image are named {step.name!r}", why=f"{steps[step.name].where} and {step.where}"
+                )
+    return flows
+
+
+def _sources(root: Path, reads: fingerprint.Reads, prints) -> dict:
+    modules = {file for name in _imported if (file := _project_file(name))}
+    files = modules | set(reads.files) | {path for each in prints for path in each.files}
+    folders = {str(root), *(os.path.dirname(path) for path in modules)}
+    return {
+        "root": str(root),
+        "python": list(sys.version_info[:2]),
+        "files": {path: manifest.file_digest(path) for path in sorted(files)},
+        "folders": {path: manifest.folder_digest(path) for path in sorted(folders)},
+        "env": {name: manifest.env_digest(name) for name in sorted(reads.env)},
+        "packages": sorted({path for each in prints for path in each.packages}),
+    }
+
+
+def _project_file(module: str) -> str | None:
+    """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not file or module.split(".")[0] in _OURS or any(f"/{part}/" in file for part in _NOT_PROJECT):
+        return None
+    installed = (sysconfig.get_path("stdlib"), sys.prefix + "/lib", sys.base_prefix + "/lib")
+    return None if file.startswith(installed) else file
+
+
+def _edited_since(files: dict, started: float) -> bool:
+    for path in files:
+        try:
+            if os.stat(path).st_mtime > started:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _said(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}".split("\n")[0].rstrip(": ")
+
+
+def _where(exc: BaseException, root: Path) -> str:
+    if isinstance(exc, SyntaxError) and exc.filename:
+        return short_place(exc.filename, exc.lineno or 0)
+    frames = traceback.extract_tb(exc.__traceback__)
+    inside = [f for f in frames if f.filename.startswith(str(root)) and not f.filename.startswith(str(root / "handler"))]
+    frame = (inside or frames)[-1]
+    return short_place(frame.filename, frame.lineno or 0)

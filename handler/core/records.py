@@ -1,0 +1,205 @@
+"""
+What the objects of the store hold, and how they are checked when they are read.
+
+results/<id>/<step>/<result key>       a Prefect result record: stock Prefect can read it
+plans/<id>/<step>/<plan key>.json      where the result of a plan is, and the values themselves when they are small
+history/<id>/<step>/<newest first>.json   one per computed result, created once
+values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
+
+Plans, history and the manifest are *sealed*: ``{"sha256":"<64 hex digits>","body":{…}}``, the digest being over the bytes of
+the body. A result carries the digest of its text beside the fields Prefect reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import lzma
+import time
+from collections.abc import Iterator, Mapping
+
+from handler.core.errors import CorruptRecordError, InvalidRequestError
+from handler.core.keys import digest, encode_id
+
+_HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
+_NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
+JSON_SERIALIZER = {
+    "type": "json",
+    "jsonlib": "json",
+    # Prefect's own hooks import whatever class a value names under "__class__"; ours are plain JSON both ways.
+    "object_encoder": None,
+    "object_decoder": None,
+    "dumps_kwargs": {},
+    "loads_kwargs": {},
+}
+
+
+def seal(body: object) -> bytes:
+    """*body* as JSON with its digest."""
+    data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join((_HEAD, hashlib.sha256(data).hexdigest().encode(), _MIDDLE, data, b"}"))
+
+
+def unseal(data: bytes, key: str) -> dict:
+    """
+    The body of a sealed object.
+
+    Raises:
+        CorruptRecordError: The bytes are not what was written.
+    """
+    start = len(_HEAD) + 64 + len(_MIDDLE)
+    body, written = data[start:-1], data[len(_HEAD) : len(_HEAD) + 64].decode("ascii", "replace")
+    if not (data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")):
+        raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
+    if (found := hashlib.sha256(body).hexdigest()) != written:
+        raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
+    return json.loads(body)
+
+
+def result_path(id: str, step: str, key: str) -> str:
+    """Where a result is; Prefect's storage key."""
+    return f"results/{encode_id(id)}/{step}/{key}"
+
+
+def plan_path(id: str, step: str, key: str) -> str:
+    """Where a plan is."""
+    return f"plans/{encode_id(id)}/{step}/{key}.json"
+
+
+def value_path(id: str, sha256: str) -> str:
+    """Where a value is that is too large to travel inside a record of history."""
+    return f"values/{encode_id(id)}/{sha256}"
+
+
+def history_path(id: str, step: str, time_ns: int, token: str) -> str:
+    """Where a record of history is, so that the newest is listed first."""
+    return f"history/{encode_id(id)}/{step}/{_NEWEST_FIRST - time_ns:019d}-{token}.json"
+
+
+def encode_result(path: str, text: str, about: Mapping[str, object], expires_at: str | None) -> bytes:
+    """
+    A result record as Prefect writes it, with what pfl checks in a field that Prefect passes over.
+
+    The bytes depend on nothing but the arguments: both engines write the same.
+
+    Args:
+        path: The storage key.
+        text: The value as JSON.
+        about: Step, ID and the parts of the key.
+        expires_at: When the value stops being valid, as ISO 8601 in UTC.
+
+    Source: Prefect 3.8, ``ResultRecord`` in ``prefect/_internal/result_records.py``.
+    """
+    metadata = {"storage_key": path, "expiration": expires_at, "serializer": JSON_SERIALIZER}
+    return json.dumps(
+        {"metadata": metadata, "result": text, "pfl": {"version": 1, "sha256": digest(text), **about}}, separators=(",", ":")
+    ).encode()
+
+
+def decode_result(data: bytes, path: str, *, allow_pickle: bool = False) -> tuple[str, str | None, dict]:
+    """
+    Read a result record, ours or stock Prefect's, without Prefect.
+
+    Returns:
+        The value as JSON text, when it expires (ISO 8601) or None, and what pfl noted beside it (empty in Prefect's own).
+
+    Raises:
+        CorruptRecordError: The bytes are not what was written.
+        InvalidRequestError: The value is pickled, and reading pickles is off.
+    """
+    try:
+        record = json.loads(data)
+        metadata, text, about = record["metadata"], record["result"], record.get("pfl", {})
+        serializer, expires_at, storage_key = metadata["serializer"], metadata.get("expiration"), metadata.get("storage_key")
+        kind = serializer["type"]
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise _damaged(path, f"{len(data)} bytes stored, and they are no result record ({exc!r})") from exc
+    if storage_key and not storage_key.endswith(path):
+        raise _damaged(path, f"it is the record of {storage_key}")
+    if not isinstance(text, str) or (about and about.get("sha256") != digest(text)):
+        raise _damaged(path, "its value is not the one that was written")
+    try:
+        return _as_json(text, kind, serializer, path, allow_pickle), expires_at, about
+    except (ValueError, EOFError, lzma.LZMAError) as exc:
+        raise _damaged(path, f"its {kind} value cannot be decoded ({exc})") from exc
+
+
+def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bool) -> str:
+    if kind.startswith("compressed/"):
+        if serializer.get("compressionlib", "lzma") != "lzma":
+            raise ValueError(f"compressed by {serializer['compressionlib']}")
+        text, kind = lzma.decompress(base64.b64decode(text)).decode(), kind.removeprefix("compressed/")
+    if kind == "json":
+        json.loads(text)
+        return text
+    if kind != "pickle":
+        raise ValueError(f"unknown serializer {kind}")
+    if not allow_pickle:
+        raise InvalidRequestError(
+            f"{path} holds a pickled value, and reading pickles is off",
+            why="whoever can write the store could run code here",
+            hint="PFL_ALLOW_PICKLE=1, if you trust everyone who can write it",
+        )
+    import pickle
+
+    return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
+
+
+def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str, dict]]:
+    """
+    The records of history of one step of one ID, newest first, each with its key; damaged and foreign ones are passed over.
+
+    Args:
+        store: Where.
+        id: The ID.
+        step: The step's name.
+        having: Only those whose file name contains this.
+    """
+    prefix = f"history/{encode_id(id)}/{step}"
+    for key in sorted(entry.key for entry in store.list(prefix) if having in entry.key[len(prefix) :]):
+        data = store.get(key)
+        if data is None:
+            continue
+        try:
+            body = unseal(data, key)
+        except CorruptRecordError:
+            continue
+        # Two IDs can share a folder where the file system does not tell A from a.
+        if body.get("id") == id and body.get("step") == step:
+            yield key, body
+
+
+def now_iso(at: float | None = None) -> str:
+    """A moment as ISO 8601 in UTC, to the microsecond: ``2026-11-23T12:42:42.474939Z``."""
+    at = time.time() if at is None else at
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1e6):06d}Z"
+
+
+def is_past(moment: str | None, now: str | None = None) -> bool:
+    """Whether an ISO 8601 moment in UTC is over; None never is. Prefect's spelling of the offset is understood."""
+    return moment is not None and moment.replace("+00:00", "Z") <= (now or now_iso())
+
+
+def earliest(*moments: str | None) -> str | None:
+    """The first of the moments that are given."""
+    return min((m for m in moments if m is not None), default=None)
+
+
+def _damaged(key: str, why: str) -> CorruptRecordError:
+    return CorruptRecordError(f"{key} is damaged", why=why, hint="it is passed over; computing again writes it anew")
+
+
+__all__ = [
+    "decode_result",
+    "earliest",
+    "encode_result",
+    "history_path",
+    "is_past",
+    "newest",
+    "now_iso",
+    "plan_path",
+    "result_path",
+    "seal",
+    "unseal",
+]

@@ -1,0 +1,74 @@
+"""
+Every knob of pfl in one frozen dataclass, read from the environment.
+
+Flags beat environment beats default. Only the CLI reads ``.env``, and hands it in as part of *environ*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from handler.core.errors import InvalidRequestError
+
+
+def _knob(env: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()):
+    return field(default=default, metadata={"env": env, "meaning": meaning, "secret": secret, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a call runs with; each field names its variable, default, unit and meaning."""
+
+    prefect_api_url: str = _knob("PREFECT_API_URL", "", "Prefect API to report to; empty: an embedded server")
+    prefect_api_key: str = _knob("PREFECT_API_KEY", "", "key for Prefect Cloud or a guarded server", secret=True)
+    store: str = _knob("PFL_STORE", "", "directory, file://, s3://bucket/prefix or memory://; empty: .pfl/store")
+    engine: str = _knob("PFL_ENGINE", "prefect", "what computes a miss", choices=("prefect", "direct"))
+    project: str = _knob("PFL_PROJECT", "", "directory with flows/; empty: found from the working directory")
+    manifest: str = _knob("PFL_MANIFEST", "", "manifest baked into an image, trusted as it is; empty: made on the fly")
+    inline_bytes: int = _knob("PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON")
+    allow_pickle: bool = _knob("PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here")
+    server_idle_s: int = _knob("PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """
+        Read the settings; an empty variable counts as unset.
+
+        Raises:
+            InvalidRequestError: A variable does not parse.
+        """
+        given = {f.name: _parse(f, environ[f.metadata["env"]]) for f in fields(cls) if environ.get(f.metadata["env"])}
+        return cls(**given)
+
+    @property
+    def home(self) -> Path:
+        """The project's own directory ``.pfl``: manifest, embedded store and server."""
+        return self.root / ".pfl"
+
+    @property
+    def root(self) -> Path:
+        """The directory that holds ``flows/``: set, else the nearest one upwards, else this checkout."""
+        if self.project:
+            return Path(self.project).resolve()
+        here = Path.cwd()
+        for place in (here, *here.parents):
+            if (place / "flows" / "pipeline.py").is_file():
+                return place
+        return Path(__file__).resolve().parents[2]
+
+
+def _parse(knob, text: str) -> object:
+    env, choices = knob.metadata["env"], knob.metadata["choices"]
+    if isinstance(knob.default, bool):
+        if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
+            raise InvalidRequestError(f"{env} is not yes or no", why=f"it is {text!r}", hint=f"{env}=1 or {env}=0")
+        return text.lower() in ("1", "true", "yes")
+    if isinstance(knob.default, int):
+        if not text.isascii() or not text.isdigit():
+            raise InvalidRequestError(f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}")
+        return int(text)
+    if choices and text not in choices:
+        raise InvalidRequestError(f"{env} is not one of {', '.join(choices)}", why=f"it is {text!r}")
+    return text

@@ -1,0 +1,217 @@
+"""
+Objects in a directory, in S3 or in memory behind one small interface: get, put, list, delete.
+
+What obstore raises is mapped here, once: an absent object is None, and everything else is an error, so that a store that
+forbids access is never taken for a miss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import obstore
+from obstore import exceptions
+
+from handler.core.errors import InvalidRequestError, PflError, UnavailableError
+
+_MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
+
+
+class AlreadyExistsError(PflError):
+    """An object that was to be created is there already."""
+
+
+class Entry(NamedTuple):
+    """One listed object: its key, size in bytes, and when it was last written, in seconds since 1970."""
+
+    key: str
+    size_bytes: int
+    modified: float
+
+
+class Store:
+    """
+    One object store.
+
+    Args:
+        backend: An obstore store.
+        url: What the user calls it, for messages.
+
+    ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``.
+    """
+
+    def __init__(self, backend: object, url: str) -> None:
+        self._backend, self.url = backend, url
+        self.counts: Counter[str] = Counter()
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        self.counts["get"] += 1
+        try:
+            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+            return bytes(obstore.get(self._backend, key).bytes())
+        except (exceptions.NotFoundError, FileNotFoundError) as exc:
+            if "NoSuchBucket" in str(exc):
+                raise self._unavailable("read", key, exc) from exc
+            return None
+        except Exception as exc:
+            raise self._unavailable("read", key, exc) from exc
+
+    def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
+        """
+        Write an object whole; no reader ever sees part of it.
+
+        Args:
+            key: Where.
+            data: What.
+            mode: ``"overwrite"``, or ``"create"``, which leaves an object that is there alone.
+
+        Raises:
+            AlreadyExistsError: *mode* is ``"create"`` and the object is there.
+            UnavailableError: The store did not take it.
+        """
+        self.counts["put"] += 1
+        try:
+            obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+        except exceptions.AlreadyExistsError as exc:
+            raise AlreadyExistsError(f"{key} is there already") from exc
+        except Exception as exc:
+            raise self._unavailable("write", key, exc) from exc
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory."""
+        self.counts["list"] += 1
+        try:
+            for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
+                for meta in batch:
+                    yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
+        except (exceptions.NotFoundError, FileNotFoundError) as exc:
+            if "NoSuchBucket" in str(exc):
+                raise self._unavailable("list", prefix, exc) from exc
+        except PflError:
+            raise
+        except Exception as exc:
+            raise self._unavailable("list", prefix, exc) from exc
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, a thousand a request; one that is not there is no error."""
+        batch = list(keys)
+        for start in range(0, len(batch), 1_000):
+            self.counts["delete"] += 1
+            some = batch[start : start + 1_000]
+            try:
+                obstore.delete(self._backend, some)
+            except (exceptions.NotFoundError, FileNotFoundError):
+                self._delete_singly(some)
+            except Exception as exc:
+                raise self._unavailable("delete", some[0], exc) from exc
+
+    def _delete_singly(self, keys: list[str]) -> None:
+        # A directory's batch stops at the first absent object, and the rest would stay.
+        for key in keys:
+            try:
+                obstore.delete(self._backend, key)
+            except (exceptions.NotFoundError, FileNotFoundError):
+                continue
+            except Exception as exc:
+                raise self._unavailable("delete", key, exc) from exc
+
+    def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
+        text = " ".join(str(exc).split("\n\nDebug source")[0].split())
+        hint = "check the store with: pfl config show"
+        if "NoSuchBucket" in text:
+            hint = "create the bucket, or set PFL_STORE to one that is there"
+        elif isinstance(exc, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError):
+            hint = "grant this identity access to the store; nothing was taken for a miss"
+        elif "No space left" in text:
+            hint = "free some space, or set PFL_STORE to another place"
+        elif "Read-only file system" in text:
+            hint = "set PFL_STORE to a place that can be written"
+        return UnavailableError(f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint)
+
+
+def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, credentials: object = None) -> Store:
+    """
+    Open the store that *url* names.
+
+    Args:
+        url: A directory, ``file://…``, ``s3://bucket/prefix`` or ``memory://name``.
+        environ: Where the usual AWS variables are.
+        create: Make a directory that is not there.
+        credentials: An obstore credential provider, where the AWS variables alone do not do.
+
+    Raises:
+        InvalidRequestError: The URL is none of these.
+        UnavailableError: The directory is not there or cannot be made.
+    """
+    scheme, sep, rest = url.partition("://")
+    if not sep:
+        scheme, rest = "file", url
+    if scheme == "file" and rest:
+        return Store(_directory(Path(rest).absolute(), url, create), url)
+    if scheme == "memory":
+        return Store(_MEMORY.setdefault(rest, obstore.store.MemoryStore()), url)
+    bucket, _, prefix = rest.partition("/")
+    if scheme == "s3" and bucket:
+        return Store(_s3(bucket, prefix.strip("/"), environ, credentials), url)
+    raise InvalidRequestError(
+        f"PFL_STORE names no store: {url!r}",
+        why="it is neither a directory nor file://, s3://bucket/prefix or memory://",
+        hint="PFL_STORE=s3://my-bucket/pfl",
+    )
+
+
+def _directory(path: Path, url: str, create: bool) -> object:
+    try:
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise NotADirectoryError(f"{path} is no directory" if path.exists() else f"{path} is not there")
+        return obstore.store.LocalStore(path)
+    except (OSError, exceptions.BaseError) as exc:
+        raise UnavailableError(
+            f"the store {url} cannot be opened", why=str(exc), hint=f"mkdir -p {path}, or set PFL_STORE to another place"
+        ) from exc
+
+
+def _s3(bucket: str, prefix: str, environ: Mapping[str, str], credentials: object) -> object:
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
+    options: dict[str, object] = {}
+    for option, names in {
+        "access_key_id": ("AWS_ACCESS_KEY_ID",),
+        "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+        "session_token": ("AWS_SESSION_TOKEN",),
+        "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }.items():
+        if value := next((environ[name] for name in names if environ.get(name)), None):
+            options[option] = value
+    if endpoint:
+        options["endpoint"] = endpoint
+    if credentials is not None:
+        options = {k: v for k, v in options.items() if k in ("region", "endpoint")} | {"credential_provider": credentials}
+    return obstore.store.S3Store(
+        bucket,
+        prefix=prefix or None,
+        client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "5s", "timeout": "60s"},
+        # Lambda bills the wait: five tries in some fifteen seconds, then an error that says so.
+        retry_config={"max_retries": 5, "retry_timeout": _seconds(20)},
+        **options,
+    )
+
+
+def _seconds(count: int):
+    from datetime import timedelta
+
+    return timedelta(seconds=count)
+
+
+def of(settings, environ: Mapping[str, str] | None = None, *, credentials: object = None) -> Store:
+    """The store that the settings name: by default the directory ``.pfl/store`` of the project, made when it is absent."""
+    environ = os.environ if environ is None else environ
+    if settings.store:
+        return open_store(settings.store, environ=environ, credentials=credentials)
+    return open_store(str(settings.home / "store"), environ=environ, create=True)

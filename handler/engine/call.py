@@ -1,0 +1,98 @@
+"""Calling one step's function, plain or async, with copies of its arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+
+from handler.core.declare import Step
+
+
+class _TimeUp(BaseException):
+    """Raised inside a step whose time is over; no ``except Exception`` of the step's swallows it."""
+
+
+def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = False) -> object:
+    """
+    Call the function and return what it returned.
+
+    Args:
+        step: The step.
+        arguments: JSON values by name; the function gets copies, so that nothing it does to them reaches another step.
+        in_prefect: Prefect watches the time itself.
+
+    Raises:
+        TimeoutError: The step's ``timeout_s`` is over.
+    """
+    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
+    timeout_s = None if in_prefect else step.timeout_s
+    if step.is_async:
+        return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
+    if timeout_s is None:
+        return step.function(**own)
+    return _within(timeout_s, lambda: step.function(**own))
+
+
+async def _timed(awaitable, timeout_s: float | None) -> object:
+    try:
+        async with asyncio.timeout(timeout_s) as scope:
+            return await awaitable
+    except TimeoutError:
+        if scope.expired():
+            raise _time_up(timeout_s) from None
+        raise
+
+
+def _beside_any_loop(call: Callable[[], object]) -> object:
+    """Call here, or in a thread of its own where this one runs an event loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return call()
+    future: Future = Future()
+
+    def run(context=copy_context()) -> None:  # noqa: B008
+        try:
+            future.set_result(context.run(call))
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
+
+
+def _within(timeout_s: float, call: Callable[[], object]) -> object:
+    """Call, and interrupt it between two bytecodes once *timeout_s* seconds are over, as Prefect does in a thread."""
+    caller, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
+
+    def interrupt() -> None:
+        with lock:
+            if not over.is_set():
+                raise_in_thread(caller, _TimeUp)
+
+    timer = threading.Timer(timeout_s, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        try:
+            return call()
+        finally:
+            with lock:  # After this nothing is raised any more in a thread that has moved on.
+                over.set()
+            timer.cancel()
+    except _TimeUp:
+        raise _time_up(timeout_s) from None
+
+
+def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
+    """Raise *kind* in another thread at its next bytecode; a call into C ends first."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(kind))
+
+
+def _time_up(timeout_s: float) -> TimeoutError:
+    return TimeoutError(f"no result within {timeout_s:g} s")

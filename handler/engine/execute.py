@@ -1,0 +1,256 @@
+"""
+The steps of one invocation that no plan answered: each is found by its inputs, or computed, and steps that do not wait for
+one another run at the same time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass, field
+
+from handler.core import cache, keys, records
+from handler.core.cache import Entry, Finding
+from handler.core.declare import Flow
+from handler.core.event import Request
+from handler.core.settings import Settings
+from handler.core.store import Store
+from handler.core.values import normalise
+from handler.engine import publish, why
+
+Notify = Callable[[str, str], None]
+
+
+@dataclass
+class Outcome:
+    """What became of a step: ``hit``, ``computed``, ``skipped``, ``miss`` or ``failed``; *ms* is its wall time."""
+
+    status: str
+    entry: Entry | None = None
+    why: str | None = None
+    ms: float = 0.0
+    error: BaseException | None = None
+
+
+@dataclass
+class Run:
+    """Where a step is being computed: the engine, and Prefect's IDs and link where there are any."""
+
+    engine: str
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    url: str | None = None
+
+
+@dataclass
+class Work:
+    """
+    One step to compute.
+
+    An engine calls ``finish(value, run)`` inside its own unit of work, so that a value that could not be saved fails it.
+    """
+
+    name: str
+    arguments: dict[str, object]
+    finish: Callable[[object, Run], Entry]
+
+
+Compute = Callable[[Work], None]
+
+
+@dataclass
+class Invocation:
+    """
+    One call on its way through the steps.
+
+    Attributes:
+        request: What was asked.
+        finding: What the plans answered.
+        flow: The user's flow, imported.
+        store: Where results are.
+        settings: The settings of the process.
+        request_id: Lambda's name of the call.
+        notify: Told ``(step, what it does)`` as it goes, for a person who waits.
+        outcomes: What became of each step that was touched.
+    """
+
+    request: Request
+    finding: Finding
+    flow: Flow
+    store: Store
+    settings: Settings
+    request_id: str
+    notify: Notify = lambda step, doing: None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    url: str | None = None
+    _absent: set[str] = field(default_factory=set)
+
+    def look(self) -> bool:
+        """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
+        for name in self.finding.missing:
+            if self._has_inputs(name):
+                outcome = self._settle(name, None, look_only=True)
+                if outcome is None:
+                    self._absent.add(name)
+                else:
+                    self._note(name, outcome)
+        return len(self.outcomes) < len(self.finding.missing) and self.error is None
+
+    def run(self, compute: Compute | None) -> None:
+        """
+        Settle every missing step; those after a failed one are left out.
+
+        Args:
+            compute: Runs one step and finishes it; None where nothing may be computed.
+        """
+        waiting = [name for name in self.finding.missing if name not in self.outcomes]
+        done: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
+        running = 0
+        while True:
+            ready = [name for name in waiting if self._has_inputs(name)]
+            waiting = [name for name in waiting if name not in ready]
+            if len(ready) == 1 and not running:
+                # Alone, a step runs in the thread that asked: signals and Ctrl-C reach it.
+                done.put((ready[0], self._settle(ready[0], compute)))
+            else:
+                for name in ready:
+                    context = copy_context()
+                    target = lambda name=name, context=context: done.put((name, context.run(self._settle, name, compute)))  # noqa: E731
+                    threading.Thread(target=target, name=f"step {name}", daemon=True).start()
+            running += len(ready)
+            if not running:
+                return
+            name, outcome = done.get()
+            running -= 1
+            self._note(name, outcome)
+            if isinstance(outcome.error, KeyboardInterrupt):
+                raise outcome.error
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first thing that went wrong."""
+        return next((outcome.error for outcome in self.outcomes.values() if outcome.error is not None), None)
+
+    def _has_inputs(self, name: str) -> bool:
+        return all(before in self.finding.found for before in self.flow.upstream[name])
+
+    def _note(self, name: str, outcome: Outcome) -> None:
+        self.outcomes[name] = outcome
+        if outcome.entry is not None:
+            self.finding.found[name] = outcome.entry
+
+    def _settle(self, name: str, compute: Compute | None, *, look_only: bool = False) -> Outcome | None:
+        started = time.perf_counter()
+        try:
+            outcome = None if name in self._absent else self._look_again(name)
+            if outcome is None and look_only:
+                return None
+            outcome = outcome or self._compute(name, compute)
+        except (Exception, KeyboardInterrupt) as exc:
+            outcome = Outcome("failed", error=exc)
+        outcome.ms = (time.perf_counter() - started) * 1e3
+        return outcome
+
+    def _look_again(self, name: str) -> Outcome | None:
+        """Early cut-off: the plan was new, the inputs are not."""
+        if name in self.request.bust:
+            return None
+        key = cache.result_key(self.request, name, self.finding.found)
+        entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
+        if entry is None:
+            return None
+        inline_bytes = self.settings.inline_bytes
+        for _, body in records.newest(self.store, self.request.id, name, having=key[:16]):
+            if body["key"] == key and body["sha256"] == entry.sha256:
+                told = {field: body.get(field) for field in ("computed_at", "engine", "flow_run_id", "task_run_id", "url")}
+                entry = entry._replace(**told)
+                break
+        else:  # Its writer died before the record of history.
+            entry = entry._replace(computed_at=records.now_iso())
+            publish.history(self.request, self.store, entry, {"repaired": True}, inline_bytes=inline_bytes)
+        self._plan(name, entry)
+        return Outcome("hit", entry)
+
+    def _compute(self, name: str, compute: Compute | None) -> Outcome:
+        request, step = self.request, self.flow.steps[name]
+        before = next((body for _, body in records.newest(self.store, request.id, name)), None)
+        inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
+        reason = why.explain(request, name, inputs, before)
+        if compute is None:
+            return Outcome("miss", why=reason)
+        self.notify(name, "computing")
+        arguments = {other: entry.value for other, entry in inputs.items()} | request.step_params(name)
+        if "id" in step.takes:
+            arguments["id"] = request.id
+        if "previous" in step.takes:
+            # Chosen once: every retry of this computation sees the same.
+            last = before and cache.recorded(request, before, self.store, self.finding.warnings)
+            arguments["previous"] = last.value if last else None
+        made: list[Entry] = []
+        started = time.time()
+
+        def finish(value: object, run: Run) -> Entry:
+            made.append(self._save(name, value, inputs, run, started, reason))
+            return made[-1]
+
+        compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
+        return Outcome("computed", made[-1], reason)
+
+    def _save(
+        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str
+    ) -> Entry:
+        value, text = normalise(value, step=name)
+        ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
+        entry = Entry(
+            name,
+            cache.result_key(self.request, name, inputs),
+            value,
+            keys.value_digest(value),
+            len(text),
+            records.now_iso(ended),
+            None if cache_for_s is None else records.now_iso(ended + cache_for_s),
+            run.engine,
+            run.flow_run_id,
+            run.task_run_id,
+            run.url,
+        )
+        about = {
+            "status": "computed",
+            "params": self.request.step_params(name),
+            "inputs": {other: {"key": e.key, "sha256": e.sha256} for other, e in inputs.items()},
+            "plan_key": self.finding.plan_keys[name],
+            "started_at": records.now_iso(started),
+            "ms": (ended - started) * 1e3,
+            "why": reason,
+            "request_id": self.request_id,
+        }
+        publish.result(self.request, self.store, entry, text, about, inline_bytes=self.settings.inline_bytes)
+        self._plan(name, entry)
+        return entry
+
+    def _plan(self, name: str, entry: Entry) -> None:
+        if name in self._after_skipped:
+            return  # It rests on a stale value: nobody who did not ask for that may find it.
+        known = self.finding.known | self.finding.found | {name: entry}
+        needed = self.request.flow.closure([name])
+        entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
+        replaced = self.request.flow.dependents([name]) - {name} if name in self.request.bust else frozenset()
+        publish.forget_dependents(self.request, self.store, replaced)
+        publish.plan(
+            self.request,
+            self.store,
+            self.finding.plan_keys[name],
+            [e for e in entries if e is not None] + [entry],
+            inline_bytes=self.settings.inline_bytes,
+        )
+        publish.forget_dependents(self.request, self.store, replaced)  # Whatever was planned from the old one meanwhile.
+
+    @property
+    def _after_skipped(self) -> frozenset[str]:
+        return self.request.flow.dependents(self.request.skip) - self.request.skip
+
+
+__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]

@@ -1,0 +1,96 @@
+"""Which Prefect a computation reports to, and how Prefect is set up before it is first imported."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from handler.core.errors import InvalidRequestError, UnavailableError
+from handler.core.settings import Settings
+
+
+class Api(NamedTuple):
+    """A Prefect API: its URL, its key ("" for none) and where both came from."""
+
+    url: str
+    key: str
+    source: str
+
+
+def configured(settings: Settings) -> Api | None:
+    """
+    The API that the user named: in the settings, else in the active Prefect profile; None where there is none.
+
+    Raises:
+        InvalidRequestError: The URL is no URL.
+    """
+    if settings.prefect_api_url:
+        if not settings.prefect_api_url.startswith(("http://", "https://")):
+            raise InvalidRequestError(
+                f"PREFECT_API_URL is no URL: {settings.prefect_api_url!r}", hint="PREFECT_API_URL=http://127.0.0.1:4200/api"
+            )
+        return Api(settings.prefect_api_url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL")
+    return _profile(os.environ)
+
+
+def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
+    """
+    The API to report to: the user's, else the project's embedded server, which is started when it does not run.
+
+    Raises:
+        UnavailableError: None is named and none can be started.
+    """
+    if (api := configured(settings)) is not None:
+        return api
+    if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        raise UnavailableError(
+            "there is no Prefect to report to", why="PREFECT_API_URL is not set", hint='set it, or send "engine": "direct"'
+        )
+    from handler.engine import server
+
+    running = server.ensure(settings.home, idle_s=settings.server_idle_s, progress=progress)
+    return Api(running.url, "", "embedded server")
+
+
+def prepare(api: Api, home: Path) -> None:
+    """Set Prefect's own variables, those that it reads once, before anything imports it; what the user set stays."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": "2",
+        # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    }
+    if api.source == "embedded server":
+        defaults |= {"PREFECT_HOME": str(home / "prefect"), "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml")}
+    elif os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        defaults |= {"PREFECT_HOME": "/tmp/prefect"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def flow_run_url(api_url: str, flow_run_id: str) -> str:
+    """The page of a flow run, on Prefect Cloud or beside a server's API."""
+    base = os.environ.get("PREFECT_UI_URL", "").rstrip("/")
+    if not base:
+        base = api_url.replace("https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/")
+        base = base.replace("/workspaces/", "/workspace/") if base != api_url else api_url.removesuffix("/api")
+    return f"{base}/runs/flow-run/{flow_run_id}"
+
+
+def _profile(environ) -> Api | None:
+    home = Path(environ.get("PREFECT_HOME") or Path("~/.prefect").expanduser())
+    path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    try:
+        profiles = tomllib.loads(path.read_text())
+        name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
+        profile = profiles.get("profiles", {}).get(name, {})
+    except (OSError, ValueError, AttributeError):
+        return None
+    url = str(profile.get("PREFECT_API_URL", "")).rstrip("/")
+    return Api(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}") if url else None

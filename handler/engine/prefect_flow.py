@@ -1,0 +1,184 @@
+"""
+A declared flow as an ordinary Prefect flow: one flow run per invocation, one task run per computed step.
+
+Whoever starts it (pfl, ``.serve()``, a Prefect worker), the body is the same: look up what is stored, compute the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import typing
+from contextvars import ContextVar
+
+import prefect
+from prefect.context import FlowRunContext, TagsContext, TaskRunContext
+from prefect.results import ResultRecordMetadata
+from prefect.runtime import flow_run as runtime
+from prefect.serializers import JSONSerializer
+from prefect.states import Cancelled, Completed
+
+from handler.core import cache, event, manifest, project, records, store
+from handler.core.declare import Flow, Step
+from handler.core.errors import PflError, StepFailedError, UnavailableError
+from handler.core.settings import Settings
+from handler.engine import prefect_env
+from handler.engine.call import call_step
+from handler.engine.execute import Invocation, Run, Work
+
+# Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
+current: ContextVar[Invocation | None] = ContextVar("current", default=None)
+_KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "null": None}
+
+
+def build(flow: Flow) -> prefect.Flow:
+    """
+    The Prefect flow of *flow*.
+
+    Its parameters are ``id``, ``step``, ``bust`` and ``skip`` as in an event, and the flow's own. It returns the value of each
+    step by name, and raises what the first failing step raised.
+    """
+
+    def body(**parameters: object) -> dict[str, object]:
+        invocation = current.get() or _started_by_prefect(flow, parameters)
+        invocation.url = _urls(None)[2]
+        # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
+        with TagsContext(current_tags=set()):
+            try:
+                invocation.run(functools.partial(_compute, invocation))
+            except KeyboardInterrupt:
+                return Cancelled(message="interrupted")
+        if invocation.error is not None:
+            raise invocation.error
+        return {name: entry.value for name, entry in invocation.finding.found.items()}
+
+    body.__name__ = body.__qualname__ = flow.name
+    body.__doc__ = _docstring(flow)
+    body.__signature__ = _signature(flow)
+    body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}
+    return prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+
+
+def tags(id: str, step: str | None) -> set[str]:
+    """The tags of a flow run: ``id=abc`` and ``step=b``; Prefect's UI splits a filter at commas, so an ID loses them."""
+    return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
+
+
+def _run_name() -> str:
+    parameters = runtime.parameters
+    return f"{runtime.flow_name}/{parameters.get('id')}/{parameters.get('step') or 'all'}"
+
+
+def _compute(invocation: Invocation, work: Work) -> None:
+    step = invocation.flow.steps[work.name]
+    raised: list[BaseException] = []
+
+    @functools.wraps(step.function)
+    def body(*args: object, **arguments: object) -> object:
+        raised.clear()
+        try:
+            bound = step.signature.bind(*args, **arguments).arguments
+            entry = work.finish(call_step(step, bound, in_prefect=True), Run("prefect", *_urls(TaskRunContext.get())))
+        except KeyboardInterrupt as exc:
+            raised.append(exc)
+            return Cancelled(message="interrupted")
+        except BaseException as exc:
+            raised.append(exc)
+            raise
+        return Completed(
+            data=ResultRecordMetadata(
+                storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
+                expiration=entry.expires_at,
+                serializer=JSONSerializer(object_encoder=None, object_decoder=None),
+            )
+        )
+
+    body.__wrapped__ = None  # Prefect calls what a function wraps; the wrapper is the task here.
+    body.__signature__ = step.signature
+    task = prefect.Task(
+        fn=body,
+        name=step.name,
+        task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
+        retries=step.retries,
+        retry_delay_seconds=step.retry_delay_s,
+        # What was computed and could not be saved would not be saved any better for being computed again.
+        retry_condition_fn=lambda task, run, state: not (raised and isinstance(raised[0], PflError)),
+        timeout_seconds=step.timeout_s,
+        persist_result=False,
+    )
+    state = task(**work.arguments, return_state=True)
+    if state.is_completed():
+        return
+    if raised and not state.is_crashed():
+        raise raised[0]
+    failure = state.result(raise_on_failure=False)
+    if isinstance(failure, BaseException):
+        raise failure
+    raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
+
+
+def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation:
+    settings = Settings.from_env(os.environ)
+    own = {name: parameters[name] for name in flow.params}
+    asked = {name: value for name, value in parameters.items() if name not in own and value not in (None, [])}
+    # The flow may stand in any module, not only in the image's pipeline; its manifest is then made from itself.
+    described = manifest.from_json(project.describe_one(flow, settings.root))
+    request = event.parse({**asked, "flow": flow.name, "params": own}, described, allow_pickle=settings.allow_pickle)
+    results = store.of(settings)
+    finding = cache.find(request, results)
+    return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id))
+
+
+def _urls(task_context: TaskRunContext | None) -> tuple[str | None, str | None, str | None]:
+    flow_context = FlowRunContext.get()
+    flow_run_id = str(flow_context.flow_run.id) if flow_context and flow_context.flow_run else None
+    task_run_id = str(task_context.task_run.id) if task_context else None
+    if flow_run_id is None:
+        return None, task_run_id, None
+    return flow_run_id, task_run_id, prefect_env.flow_run_url(str(prefect.settings.PREFECT_API_URL.value() or ""), flow_run_id)
+
+
+def _signature(flow: Flow) -> inspect.Signature:
+    step_names = typing.Literal[tuple(flow.steps)]
+    rows = [
+        ("id", str, inspect.Parameter.empty),
+        ("step", step_names | None, None),
+        ("bust", typing.Literal["this", "all"] | list[step_names] | None, None),
+        ("skip", list[step_names] | None, None),
+    ]
+    for name, param in flow.params.items():
+        kinds = typing.Any
+        if param.choices:
+            kinds = typing.Literal[param.choices]
+        elif "any" not in param.kinds:
+            kinds = typing.Union[tuple(_KINDS[kind] for kind in param.kinds)]
+        rows.append((name, kinds, param.default))
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(n, kind, annotation=a, default=d) for n, a, d in rows])
+
+
+def _docstring(flow: Flow) -> str:
+    lines = [
+        flow.description or f"The flow {flow.name}.",
+        "",
+        "Args:",
+        "    id: What the results are about.",
+        "    step: The step to run, with what it needs; empty for all.",
+        "    bust: Compute again: this (the asked step), all (and what it needs), or a list of steps.",
+        "    skip: Do not run these; take their newest stored value, even if it is stale.",
+    ]
+    for name in flow.params:
+        takers = [step for step in flow.steps if name in flow.own_params(step)]
+        lines.append(f"    {name}: {_said_of(name, flow.steps[takers[0]]) or 'A parameter of ' + ', '.join(takers) + '.'}")
+    return "\n".join(lines)
+
+
+def _said_of(name: str, step: Step) -> str:
+    for line in inspect.getdoc(step.function).splitlines() if step.function.__doc__ else ():
+        if line.strip().startswith(f"{name}:"):
+            return line.split(":", 1)[1].strip()
+    return ""
+
+
+__all__ = ["UnavailableError", "build", "current", "tags"]

@@ -1,0 +1,63 @@
+"""One invocation as one Prefect flow run: started, told apart from Prefect's own failures, and flushed before the reply."""
+
+from __future__ import annotations
+
+from handler.core.errors import PflError, UnavailableError
+from handler.engine import prefect_env
+from handler.engine.execute import Invocation
+
+FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
+
+
+def run(invocation: Invocation) -> None:
+    """
+    Compute what is missing inside a Prefect flow run.
+
+    Raises:
+        UnavailableError: The API did not take the run.
+        KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
+    """
+    home = invocation.settings.home
+    api = prefect_env.choose(invocation.settings, lambda text: invocation.notify("", text))
+    invocation.notify("", f"Prefect: {api.url} ({api.source})")
+    prefect_env.prepare(api, home)
+    import prefect
+    from prefect import settings as knobs
+    from prefect.logging.handlers import APILogWorker
+
+    from handler.engine import prefect_flow
+
+    updates = {
+        knobs.PREFECT_API_URL: api.url,
+        knobs.PREFECT_API_KEY: api.key or None,
+        # Prefect joins this thread for a second at the end of every flow run; the lease does its work here.
+        knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+    }
+    request = invocation.request
+    with knobs.temporary_settings(updates=updates):
+        flow = prefect_flow.build(invocation.flow)
+        arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
+        token = prefect_flow.current.set(invocation)
+        try:
+            with prefect.tags(*prefect_flow.tags(request.id, request.step)):
+                state = flow(**arguments, **request.params, return_state=True)
+        except (PflError, KeyboardInterrupt):
+            raise
+        except Exception as exc:
+            raise _unavailable(api, exc) from exc
+        finally:
+            prefect_flow.current.reset(token)
+            APILogWorker.drain_all(timeout=FLUSH_S)
+    if state.is_cancelled():
+        raise KeyboardInterrupt
+    if not state.is_completed() and invocation.error is None:
+        raise _unavailable(api, state.result(raise_on_failure=False))
+
+
+def _unavailable(api: prefect_env.Api, exc: object) -> UnavailableError:
+    why = " ".join(str(exc).split()) or type(exc).__name__
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    hint = "pfl invoke --engine direct computes without Prefect"
+    if status in (401, 403):
+        hint = f"check PREFECT_API_KEY; {hint}"
+    return UnavailableError(f"Prefect at {api.url} did not take the run", why=why[:500], hint=hint)

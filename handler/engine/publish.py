@@ -1,0 +1,76 @@
+"""
+Saving a computed result, in an order that survives a death between any two writes.
+
+    value (if large) → result → history → plan
+
+A hit reads the plan, so what a hit may answer has a result and a record of history behind it. A death before the plan is
+a miss that finds the result; a death before the record of history is repaired by whoever finds the result without one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from handler.core import cache, keys, records
+from handler.core.cache import UNREAD, Entry
+from handler.core.event import Request
+from handler.core.store import AlreadyExistsError, Store
+
+
+def result(request: Request, store: Store, entry: Entry, text: str, about: dict, *, inline_bytes: int) -> None:
+    """
+    Save a computed value, and that it was computed.
+
+    Args:
+        request: What was asked.
+        store: Where.
+        entry: The result.
+        text: Its value as JSON.
+        about: What history keeps beside the entry: parameters, inputs, timings, why it was computed.
+        inline_bytes: A longer text is kept beside the record of history, not in it.
+
+    Raises:
+        UnavailableError: The store did not take it; nothing will be served from it.
+    """
+    path = records.result_path(request.id, entry.step, entry.key)
+    key_parts = {"id": request.id, "step": entry.step, "fingerprint": request.flow.steps[entry.step].fingerprint}
+    if entry.size_bytes > inline_bytes:
+        _create(store, records.value_path(request.id, entry.sha256), text.encode())
+    store.put(path, records.encode_result(path, text, key_parts, entry.expires_at))
+    history(request, store, entry, about, inline_bytes=inline_bytes)
+
+
+def history(request: Request, store: Store, entry: Entry, about: dict, *, inline_bytes: int) -> None:
+    """Append one record to the history of a step."""
+    inside = entry.value is not UNREAD and entry.size_bytes <= inline_bytes
+    body = {
+        "version": 1,
+        "flow": request.flow.name,
+        "id": request.id,
+        "fingerprint": request.flow.steps[entry.step].fingerprint,
+        **cache.entry_json(entry, with_value=inside),
+        **about,
+    }
+    token = f"{entry.key[:16]}-{secrets.token_hex(4)}"
+    store.put(records.history_path(request.id, entry.step, time.time_ns(), token), records.seal(body), mode="create")
+
+
+def plan(request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int) -> None:
+    """Let later calls find the last of *entries*, and those before it, in one read."""
+    body = cache.plan_body(request, plan_key, entries, inline_bytes)
+    store.put(records.plan_path(request.id, entries[-1].step, plan_key), records.seal(body))
+
+
+def forget_dependents(request: Request, store: Store, steps: frozenset[str]) -> None:
+    """Remove the plans that rest on a value that is about to be replaced; results stay, so equal inputs still hit."""
+    for step in steps:
+        stale = [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{step}")]
+        store.delete(stale)
+
+
+def _create(store: Store, path: str, data: bytes) -> None:
+    try:
+        store.put(path, data, mode="create")
+    except AlreadyExistsError:
+        pass  # The name is the digest of the content.

@@ -1,0 +1,59 @@
+"""One invocation that the plans did not answer: load the flow, compute what is missing, say what became of each step."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from handler.core import project
+from handler.core.cache import Finding
+from handler.core.errors import PflError, StepFailedError, UnavailableError
+from handler.core.event import Request
+from handler.core.settings import Settings
+from handler.core.store import Store
+from handler.engine import direct
+from handler.engine.execute import Invocation, Notify
+
+
+def once(
+    request: Request, finding: Finding, store: Store, settings: Settings, *, request_id: str, notify: Notify
+) -> Invocation:
+    """
+    Settle every step of *request* that *finding* left open.
+
+    Raises:
+        UnavailableError: Prefect or the store did not answer, or the code changed while it ran.
+        KeyboardInterrupt: The person at the terminal had enough; no run is left ``Running``.
+    """
+    loaded = project.load(settings)
+    if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
+        raise UnavailableError("the flow was edited while it was being called", hint="call again")
+    flow = loaded.flows[request.flow.name]
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify)
+    if not invocation.look():
+        return invocation  # All were found by their inputs: there is nothing to tell Prefect.
+    if request.cached_only:
+        invocation.run(None)
+    elif request.engine == "direct":
+        direct.run(invocation)
+    else:
+        from handler.engine import prefect_run
+
+        prefect_run.run(invocation)
+    return invocation
+
+
+def as_error(step: str, exc: BaseException, describe: Callable[[BaseException], str] = repr) -> PflError:
+    """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
+    if isinstance(exc, PflError):
+        return exc
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if "/handler/" not in f.filename]
+    inside = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
+    at = (inside or frames or [None])[-1]
+    error = StepFailedError(
+        f"step {step} failed",
+        why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000],
+        hint=f"see {project.short_place(at.filename, at.lineno or 0)}" if at else "",
+    )
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,128 @@
+"""The Lambda handler: answer a hit from core, hand a miss to the engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from handler.core import cache, event, manifest, store
+from handler.core.errors import NotFoundError, PflError
+from handler.core.settings import Settings
+
+_cold = True
+
+
+class Context(Protocol):
+    """Lambda's context object, as far as it is read here."""
+
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+def lambda_handler(raw: object, context: Context | None = None) -> dict[str, object]:
+    """
+    Answer one event.
+
+    Args:
+        raw: The event; see the README's *Event and reply*.
+        context: Lambda's context object.
+
+    Returns:
+        A reply; what went wrong is in it, and nothing is raised that we foresaw.
+    """
+    return handle(raw, Settings.from_env(os.environ), request_id=getattr(context, "aws_request_id", ""))
+
+
+def handle(
+    raw: object,
+    settings: Settings,
+    *,
+    request_id: str = "",
+    results: store.Store | None = None,
+    notify: Callable[[str, str], None] = lambda step, doing: None,
+) -> dict[str, object]:
+    """
+    Answer one event with these settings; see :func:`lambda_handler`.
+
+    Args:
+        raw: The event.
+        settings: The settings.
+        request_id: The caller's name for this call.
+        results: The store, where the caller has opened it already.
+        notify: Told ``(step, what it does)`` while a miss is computed.
+    """
+    global _cold
+    cold, _cold = _cold, False
+    started = time.perf_counter()
+    asked = raw if isinstance(raw, Mapping) else {}
+    said = {"id": asked.get("id"), "flow": asked.get("flow")}
+    more = {"cold_start": cold, "request_id": request_id}
+    try:
+        flows = manifest.load(settings)
+        request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
+        said = {"id": request.id, "flow": request.flow.name}
+        results = _open(settings) if results is None else results
+        before = dict(results.counts)
+        finding = cache.find(request, results)
+        outcomes, engine, error, url = {}, None, None, None
+        if finding.missing:
+            from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
+
+            invocation = run.once(request, finding, results, settings, request_id=request_id, notify=notify)
+            outcomes, url = invocation.outcomes, invocation.url
+            engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
+            if invocation.error is not None:
+                failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
+                error = run.as_error(failed, invocation.error)
+        status = "completed"
+        if error is not None:
+            status = error.status
+        elif any(outcome.status == "miss" for outcome in outcomes.values()):
+            error = _missing(request, outcomes)
+            status = error.status
+        used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items()}
+        more |= {"url": url, "warnings": finding.warnings, "store": used}
+        reply = event.reply(
+            **said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more
+        )
+    except PflError as exc:
+        reply = event.reply(**said, status=exc.status, error=exc, **more)
+    reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+    return reply
+
+
+_opened: dict[Settings, store.Store] = {}
+
+
+def _open(settings: Settings) -> store.Store:
+    # One client per process: a warm call pays for no new connection.
+    if settings not in _opened:
+        _opened[settings] = store.of(settings)
+    return _opened[settings]
+
+
+def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str, object]) -> list[dict[str, object]]:
+    rows = []
+    for name in request.flow.steps:
+        outcome, entry = outcomes.get(name), finding.found.get(name)
+        if outcome is None and (entry is None or (request.step is not None and name != request.step and name not in request.skip)):
+            continue
+        row = {"step": name, "status": "skipped" if name in request.skip else "hit", "value": None, "key": None, "why": None, "ms": 0.0}
+        row |= dict.fromkeys(("computed_at", "expires_at", "flow_run_id", "task_run_id", "url"))
+        if outcome is not None:
+            row |= {"status": outcome.status, "why": outcome.why, "ms": round(outcome.ms, 3)}
+            entry = outcome.entry
+        if entry is not None:
+            row |= {field: getattr(entry, field) for field in row.keys() & set(entry._fields)}
+        rows.append(row)
+    return rows
+
+
+def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFoundError:
+    step, outcome = next((name, o) for name, o in outcomes.items() if o.status == "miss")
+    return NotFoundError(
+        f"step {step} is not in the cache for {request.id!r}", why=outcome.why or "", hint="ask again without cached_only"
+    )

@@ -40,7 +40,12 @@ def build(flow: Flow) -> prefect.Flow:
     step by name, and raises what the first failing step raised.
     """
 
-    def body(**parameters: object) -> dict[str, object]:
+    signature = _signature(flow)
+
+    def body(*args: object, **kwargs: object) -> dict[str, object]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        parameters = bound.arguments
         invocation = current.get() or _started_by_prefect(flow, parameters)
         invocation.url = _urls(None)[2]
         # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
@@ -55,7 +60,7 @@ def build(flow: Flow) -> prefect.Flow:
 
     body.__name__ = body.__qualname__ = flow.name
     body.__doc__ = _docstring(flow)
-    body.__signature__ = _signature(flow)
+    body.__signature__ = signature
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}
     return prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
 

@@ -6,6 +6,7 @@ PflError                  exit 1   anything we foresaw
 │   └── DeclarationError           a step or flow is declared wrongly; names file and line
 ├── NotFoundError         exit 3   nothing is there, or a miss where only a hit was wanted
 ├── StepFailedError       exit 4   a step raised; our code did its job
+│   └── UnstorableValueError       a step returned what JSON cannot hold
 ├── UnavailableError      exit 5   a service did not answer, or time ran out: trying again may help
 └── CorruptRecordError    exit 6   stored bytes are not what was written
 """
@@ -62,6 +63,10 @@ class StepFailedError(PflError):
     exit_code = 4
 
 
+class UnstorableValueError(StepFailedError):
+    """A step returned what JSON cannot hold."""
+
+
 class UnavailableError(PflError):
     """A service did not answer, or time ran out: trying again may help."""
 
@@ -72,3 +77,14 @@ class CorruptRecordError(PflError):
     """Stored bytes are not what was written."""
 
     exit_code = 6
+
+
+def exit_code(name: str) -> int:
+    """The exit code of the error class called *name*, as a reply tells it; 1 for one that is not ours."""
+    todo: list[type[PflError]] = [PflError]
+    while todo:
+        kind = todo.pop()
+        if kind.__name__ == name:
+            return kind.exit_code
+        todo.extend(kind.__subclasses__())
+    return 1

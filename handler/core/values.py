@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from handler.core.errors import StepFailedError
-
-
-class UnstorableValueError(StepFailedError):
-    """A step returned what JSON cannot hold."""
+from handler.core.errors import UnstorableValueError
 
 
 def encode(value: object, *, step: str = "") -> str:

@@ -21,6 +21,7 @@ from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
 
+_SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
 Notify = Callable[[str, str], None]
 
 
@@ -220,7 +221,7 @@ class Invocation:
         about = {
             "status": "computed",
             "params": self.request.step_params(name),
-            "inputs": {other: {"key": e.key, "sha256": e.sha256} for other, e in inputs.items()},
+            "inputs": {other: _input(e) for other, e in inputs.items()},
             "plan_key": self.finding.plan_keys[name],
             "started_at": records.now_iso(started),
             "ms": (ended - started) * 1e3,
@@ -251,6 +252,11 @@ class Invocation:
     @property
     def _after_skipped(self) -> frozenset[str]:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
+
+
+def _input(entry: Entry) -> dict[str, object]:
+    told = {"key": entry.key, "sha256": entry.sha256}
+    return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
 
 
 __all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]

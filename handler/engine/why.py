@@ -9,6 +9,9 @@ from handler.core.cache import Entry
 from handler.core.event import Request
 
 
+GONE = "its stored result is gone or damaged"
+
+
 def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict | None) -> str:
     """
     The reason, in a few words: ``never computed``, ``busted``, ``its code changed``, ``parameter `rate`: 2 → 3``.
@@ -30,12 +33,15 @@ def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict 
         old = before.get("params", {}).get(name)
         if json.dumps(old) != json.dumps(value):
             reasons.append(f"parameter `{name}`: {_cut(old)} → {_cut(value)}")
-    for name, entry in inputs.items():
+    for name in request.flow.steps[step].upstream:
+        if name not in inputs:
+            continue  # Not known yet.
+        entry = inputs[name]
         if before.get("inputs", {}).get(name, {}).get("sha256") != entry.sha256:
             reasons.append(f"input `{name}` changed")
     if not reasons and records.is_past(before.get("expires_at")):
         reasons.append(f"expired at {before['expires_at']}")
-    return ", ".join(reasons) or "its stored result is gone or damaged"
+    return ", ".join(reasons) or GONE
 
 
 def _cut(value: object) -> str:

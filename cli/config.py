@@ -1,0 +1,43 @@
+"""``pfl config``: the settings in force, and where each came from."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import typer
+
+from cli import output, settings
+from cli.invoke import Json
+from handler.core.settings import Settings
+
+app = typer.Typer(help="The settings in force.", no_args_is_help=True)
+
+
+@app.command("show")
+def show(json: Json = False) -> None:
+    """Show each setting, its value and where it came from; secrets are masked."""
+    from handler.engine import prefect_env
+
+    chosen = settings.load()
+    api = prefect_env.configured(chosen)
+    rows = []
+    for knob in fields(Settings):
+        env, value = knob.metadata["env"], getattr(chosen, knob.name)
+        source = settings.source(env)
+        if knob.name in ("prefect_api_url", "prefect_api_key") and source == "default" and api is not None:
+            value, source = (api.url if knob.name == "prefect_api_url" else api.key), api.source
+        if knob.name == "store":
+            value = value or str(chosen.home / "store")
+        if knob.name == "project":
+            value = str(chosen.root)
+        shown = _mask(str(value)) if knob.metadata["secret"] else value
+        rows.append({"name": env, "value": shown, "source": source, "meaning": knob.metadata["meaning"]})
+    if json:
+        for row in rows:
+            output.emit(row)
+        return
+    output.table(["setting", "value", "from"], [(row["name"], row["value"], row["source"]) for row in rows])
+
+
+def _mask(secret: str) -> str:
+    return f"{secret[:4]}…" if len(secret) > 12 else "…" if secret else ""

@@ -1,0 +1,158 @@
+"""``pfl invoke`` and ``pfl plan``: run steps for an ID, or say what would run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli import output, settings
+from handler.core import errors
+from handler.core.errors import InvalidRequestError
+
+Id = Annotated[str | None, typer.Option("--id", help="What the results are about.")]
+FlowName = Annotated[str | None, typer.Option("--flow", help="The flow; the first of flows/pipeline.py if not given.")]
+Step = Annotated[str | None, typer.Option("--step", help="The step to run, with what it needs; all if not given.")]
+Bust = Annotated[list[str] | None, typer.Option("--bust", help="Compute again: this, all, or a step; repeatable.")]
+Skip = Annotated[list[str] | None, typer.Option("--skip", help="Take this step's newest stored value; repeatable.")]
+Param = Annotated[list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
+
+
+def invoke(
+    id: Id = None,
+    flow: FlowName = None,
+    step: Step = None,
+    bust: Bust = None,
+    skip: Skip = None,
+    param: Param = None,
+    cached_only: Annotated[bool, typer.Option("--cached-only", help="Never compute; exit 3 on a miss.")] = False,
+    engine: Annotated[str | None, typer.Option("--engine", help="What computes a miss: prefect or direct.")] = None,
+    event: Annotated[str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")] = None,
+    asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait; needs a deployed function.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Run here, even if a function is deployed.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a flow, or one step of it, for an ID; what is stored is not computed again."""
+    import uuid
+
+    from handler.core import store
+
+    chosen = settings.load(engine=engine)
+    if asynchronous:
+        why = "only a deployed function goes on after the call" if local else "no function is deployed from here"
+        raise InvalidRequestError("--async cannot be used here", why=why, hint="leave --async out")
+    raw = _event(chosen, event, id, flow, step, bust, skip, param, cached_only)
+    progress = output.Progress()
+    from handler import entry
+
+    results = store.of(chosen)
+    output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
+    try:
+        with output.stdout_kept_for_data():
+            reply = entry.handle(raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=progress)
+    finally:
+        progress.stop()
+    _show(reply, json)
+    if "error" in reply:
+        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
+
+
+def plan(
+    id: Id = None, flow: FlowName = None, step: Step = None, bust: Bust = None, skip: Skip = None, param: Param = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
+    from handler.core import cache, manifest, store
+    from handler.core import event as events
+    from handler.engine import foresee
+
+    chosen = settings.load()
+    raw = _event(chosen, None, id, flow, step, bust, skip, param, False)
+    request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
+    results = store.of(chosen)
+    finding = cache.find(request, results)
+    rows = foresee.steps(request, finding, results)
+    for warning in finding.warnings:
+        output.say(f"warning: {warning}")
+    if json:
+        output.emit({"version": 1, "id": request.id, "flow": request.flow.name, "steps": rows})
+        return
+    output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
+    computing = sum(row["status"] == "compute" for row in rows)
+    depends = sum(row["status"] == "depends" for row in rows)
+    output.say(f"{computing} of {len(rows)} steps would be computed" + (f", {depends} more may be" if depends else ""))
+
+
+def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) -> dict | str:
+    """The event of the options; *event* is taken whole and goes with none of the others."""
+    options = {"id": id, "flow": flow, "step": step, "bust": bust, "skip": skip, "params": param}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    if cached_only:
+        given["cached_only"] = True
+    if event is not None:
+        if given:
+            raise InvalidRequestError(f"--event and --{next(iter(given))} do not go together", hint="put it in the event")
+        return _read(event)
+    if "bust" in given:
+        given["bust"] = given["bust"][0] if given["bust"] in (["this"], ["all"]) else given["bust"]
+    if "params" in given:
+        given["params"] = _params(chosen, flow, given["params"])
+    return given
+
+
+def _read(event: str) -> str:
+    import sys
+
+    try:
+        if event == "-":
+            return sys.stdin.read()
+        if event.startswith("@"):
+            with open(event[1:], encoding="utf-8") as file:
+                return file.read()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"the event {event} cannot be read", why=str(exc)) from exc
+    return event
+
+
+def _params(chosen, flow: str | None, texts: list[str]) -> dict[str, object]:
+    from handler.core import manifest
+
+    flows = manifest.load(chosen)
+    entry = flows.flows.get(flow or flows.default)
+    values: dict[str, object] = {}
+    for text in texts:
+        name, sep, value = text.partition("=")
+        if not sep or not name:
+            raise InvalidRequestError(f"--param {text!r} has no value", hint="--param rate=2")
+        if name in values:
+            raise InvalidRequestError(f"--param {name} is given twice")
+        # An unknown flow or parameter is told by the event's own check.
+        values[name] = entry.params[name].parse(name, value) if entry and name in entry.params else value
+    return values
+
+
+def _show(reply: dict, json: bool) -> None:
+    for warning in reply.get("warnings", ()):
+        output.say(f"warning: {output.printable(warning)}")
+    if json:
+        output.emit(reply)
+    elif reply["steps"]:
+        rows, links = [], {}
+        for y, row in enumerate(reply["steps"]):
+            shown = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+            rows.append((row["step"], row["status"], shown, _ms(row["ms"]), row["why"] or ""))
+            if row["url"]:
+                links[y, 1] = row["url"]
+        output.table(["step", "status", "value", "time>", "why"], rows, links=links)
+    if "error" in reply:
+        output.explain(reply["error"])
+    elif not json:
+        cached = sum(row["status"] == "hit" for row in reply["steps"])
+        output.say(f"{cached} of {len(reply['steps'])} steps from the cache, {_ms(reply['ms'])} in all")
+    if reply.get("url"):
+        output.say(f"flow run {reply['url']}")
+
+
+def _ms(ms: float) -> str:
+    return f"{ms / 1e3:.1f} s" if ms >= 1_000 else f"{ms:.1f} ms" if ms >= 0.05 else "-"

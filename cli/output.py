@@ -1,0 +1,153 @@
+"""Both streams of the terminal: data goes to stdout through ``emit``, everything a person reads besides to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from handler.core.errors import PflError
+
+_as_json = False
+
+
+def set_json(wanted: bool) -> None:
+    """Remember whether ``--json`` was given, so that an error too comes as JSON."""
+    global _as_json
+    _as_json = wanted
+
+
+def emit(data: object) -> None:
+    """Print data: text as it is, anything else as one line of JSON."""
+    print(data if isinstance(data, str) else json.dumps(data, ensure_ascii=False), flush=True)
+
+
+def say(text: str) -> None:
+    """Tell a person something, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
+    """Tell of an error: in words on stderr, and with ``--json`` as an object on stdout too."""
+    if _as_json:
+        told = error.to_json() | ({"type": kind} if kind else {})
+        emit({"version": 1, "status": status or error.status, "error": told})
+    explain(error.to_json())
+
+
+def explain(error: Mapping[str, str]) -> None:
+    """The words for an ``error`` object: what, why and hint."""
+    say(f"{_paint('error:', '1;31')} {error['what']}")
+    if error.get("why"):
+        say(f"  {_paint('why:', '2')} {error['why']}")
+    if error.get("hint"):
+        say(f"  {_paint('hint:', '36')} {error['hint']}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Mapping[tuple[int, int], str] | None = None) -> None:
+    """
+    Print rows under their columns on stdout.
+
+    Args:
+        columns: The headings; one ending in ``>`` is aligned to the right.
+        rows: The cells, cut to fit a terminal and whole elsewhere.
+        links: Where a terminal's cell (row, column) leads when it is clicked.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    on_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if on_terminal else 100_000)
+    grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else "")
+    for column in columns:
+        grid.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True)
+    for y, row in enumerate(rows):
+        cells = []
+        for x, cell in enumerate(row):
+            text = Text(printable(str(cell)), style=_STYLES.get(str(cell), "") if on_terminal else "")
+            if on_terminal and links and (y, x) in links:
+                text.stylize(f"link {links[y, x]}")
+            cells.append(text)
+        grid.add_row(*cells)
+    with console.capture() as captured:
+        console.print(grid)
+    emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def pairs(row: Mapping[str, object]) -> None:
+    """Print names and values on stdout, a line each; what is None is left out."""
+    shown = {name: value if isinstance(value, str) else cut(value, 200) for name, value in row.items() if value is not None}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        emit(f"{name:<{width}}  {printable(value)}")
+
+
+_STYLES = {
+    "hit": "green", "computed": "cyan", "skipped": "yellow", "miss": "magenta", "failed": "red", "compute": "cyan",
+    "depends": "yellow",
+}  # fmt: skip
+
+
+def cut(value: object, width: int = 60) -> str:
+    """A value on one line, as JSON, cut to *width* characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """*text* without what would steer a terminal: control characters and marks that turn the writing direction."""
+    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+
+
+class Progress:
+    """What a long call is doing, on stderr: one moving line on a terminal, a line each elsewhere."""
+
+    def __init__(self) -> None:
+        self._status = None
+        self._last = ""
+
+    def __call__(self, step: str, doing: str) -> None:
+        text = f"{step}: {doing}" if step else doing
+        if text == self._last:
+            return
+        self._last = text
+        if not sys.stderr.isatty():
+            say(text)
+            return
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(text)
+            self._status.start()
+        self._status.update(text)
+
+    def stop(self) -> None:
+        """Clear the moving line."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+@contextmanager
+def stdout_kept_for_data() -> Iterator[None]:
+    """Send what steps print, and what their child processes print, to stderr; stdout is for the reply."""
+    sys.stdout.flush()
+    data, stream = os.dup(1), sys.stdout
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stdout = stream
+        os.dup2(data, 1)
+        os.close(data)
+
+
+def _paint(text: str, code: str) -> str:
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        return f"\x1b[{code}m{text}\x1b[0m"
+    return text

@@ -1,0 +1,48 @@
+"""The settings of a command: flags beat the environment, which beats ``.env``, which beats the defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+
+from handler.core.errors import InvalidRequestError
+from handler.core.settings import Settings
+
+_from_dotenv: set[str] = set()
+
+
+def load(**flags: object) -> Settings:
+    """
+    Read ``.env`` of the project into the environment, where it does not stand yet, and the settings from there.
+
+    Args:
+        flags: Settings given on the command line; None for those that were not.
+
+    Raises:
+        InvalidRequestError: ``.env`` cannot be read, or a setting does not parse.
+    """
+    path = Settings.from_env(os.environ).root / ".env"
+    if path.is_file():
+        from dotenv import dotenv_values
+
+        try:
+            given = dotenv_values(path)
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidRequestError(f"{path} cannot be read", why=str(exc)) from exc
+        for name, value in given.items():
+            if value and name not in os.environ:
+                os.environ[name] = value
+                _from_dotenv.add(name)
+    settings = Settings.from_env(os.environ)
+    given = {name: value for name, value in flags.items() if value is not None}
+    if not given:
+        return settings
+    texts = {f.metadata["env"]: str(given[f.name]) for f in fields(Settings) if f.name in given}
+    return Settings.from_env({**os.environ, **texts})
+
+
+def source(env: str) -> str:
+    """Where a variable's value came from: ``environment``, ``.env`` or ``default``."""
+    if env in _from_dotenv:
+        return ".env"
+    return "environment" if os.environ.get(env) else "default"

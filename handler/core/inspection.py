@@ -1,0 +1,96 @@
+"""Looking at the store: what is there, and what one stored result rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from handler.core import cache, records
+from handler.core.errors import CorruptRecordError
+from handler.core.event import Request
+from handler.core.keys import encode_id
+from handler.core.store import Store
+
+Warn = Callable[[CorruptRecordError], None]
+
+
+def entries(store: Store, *, id: str | None, flow: str | None, step: str | None, warn: Warn) -> Iterator[dict]:
+    """
+    What the plans of the store lead to, one by one.
+
+    Args:
+        store: Where.
+        id: Only this ID; then only its folder is listed.
+        flow: Only this flow.
+        step: Only this step.
+        warn: Told of each damaged plan, which is passed over.
+    """
+    folder = "plans" if id is None else f"plans/{encode_id(id)}" + (f"/{step}" if step else "")
+    for listed in store.list(folder):
+        if step is not None and listed.key.split("/")[-2] != step:
+            continue
+        if (data := store.get(listed.key)) is None:
+            continue  # Removed since it was listed.
+        try:
+            body = records.unseal(data, listed.key)
+        except CorruptRecordError as exc:
+            warn(exc)
+            continue
+        if (id is not None and body["id"] != id) or (flow is not None and body["flow"] != flow):
+            continue
+        row = body["entries"][0]
+        about = {"id": body["id"], "flow": body["flow"], "step": body["step"], "plan_key": body["plan_key"]}
+        yield about | {name: value for name, value in row.items() if name not in ("step", "value")}
+
+
+def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
+    """
+    What was computed last for each asked step: its place, inputs, value and run.
+
+    ``current`` says whether a call would be answered with it, for today's code, these parameters and its inputs.
+    """
+    plan_keys = cache.keys_of(request)
+    for step in request.flow.steps if request.step is None else [request.step]:
+        warnings: list[str] = []
+        body = next((found for _, found in records.newest(store, request.id, step)), None)
+        if body is None:
+            continue
+        entry = cache.recorded(request, body, store, warnings)
+        path = records.plan_path(request.id, step, plan_keys[step])
+        plan = _plan(path, store, warn)
+        current = plan is not None and plan["entries"][0]["key"] == body["key"] and not records.is_past(plan["expires_at"])
+        yield {
+            "id": request.id,
+            "flow": body["flow"],
+            "step": step,
+            "current": current,
+            "value": entry.value if entry is not None else None,
+            "inputs": {name: each.get("value", f"sha256 {each['sha256']}") for name, each in body.get("inputs", {}).items()},
+            "params": body.get("params", {}),
+            "key": body["key"],
+            "plan_key": plan_keys[step] if current else body.get("plan_key"),
+            "fingerprint": body["fingerprint"],
+            "path": records.result_path(request.id, step, body["key"]),
+            "size_bytes": body["size_bytes"],
+            "sha256": body["sha256"],
+            "computed_at": body["computed_at"],
+            "expires_at": body["expires_at"],
+            "ms": body.get("ms"),
+            "why": body.get("why"),
+            "engine": body["engine"],
+            "flow_run_id": body["flow_run_id"],
+            "task_run_id": body["task_run_id"],
+            "url": body["url"],
+            "request_id": body.get("request_id"),
+        }
+        for warning in warnings:
+            warn(CorruptRecordError(warning))
+
+
+def _plan(path: str, store: Store, warn: Warn) -> dict | None:
+    if (data := store.get(path)) is None:
+        return None
+    try:
+        return records.unseal(data, path)
+    except CorruptRecordError as exc:
+        warn(exc)
+        return None

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         output.fail(exc)
         code = exc.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        output.say("interrupted")
+        output.fail(PflError("interrupted"), kind="Interrupted", status="cancelled")
         code = 130
     except BrokenPipeError:
         # Whoever read us has seen enough; what Python would flush at exit has nowhere to go.
@@ -79,7 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _usage(exc: typer.TyperException) -> int:
     context = getattr(exc, "ctx", None)
-    if not (message := exc.format_message()):  # A group called without a command: its help is the answer.
+    message = exc.format_message()
+    if message.startswith("Usage:"):  # A group called without a command: its help is the answer.
+        output.say(message)
         return exc.exit_code
     path = context.command_path if context else "pfl"
     output.fail(PflError(message.rstrip("."), hint=f"{path} --help"), kind="InvalidRequestError", status="invalid")

@@ -38,7 +38,13 @@ def load(**flags: object) -> Settings:
     if not given:
         return settings
     texts = {f.metadata["env"]: str(given[f.name]) for f in fields(Settings) if f.name in given}
-    return Settings.from_env({**os.environ, **texts})
+    try:
+        return Settings.from_env({**os.environ, **texts})
+    except InvalidRequestError as exc:
+        for flag in given:
+            env = next(f.metadata["env"] for f in fields(Settings) if f.name == flag)
+            exc = InvalidRequestError(exc.what.replace(env, f"--{flag}"), why=exc.why, hint=exc.hint)
+        raise exc from None
 
 
 def source(env: str) -> str:

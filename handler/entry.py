@@ -76,7 +76,7 @@ def handle(
             engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
-                error = run.as_error(failed, invocation.error)
+                error = run.as_error(failed, invocation.error, invocation.flow)
         status = "completed"
         if error is not None:
             status = error.status

@@ -76,7 +76,7 @@ def check_id(id: object) -> str:
     """
     hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
     if id is None:
-        raise InvalidRequestError("the ID is missing", hint='{"id": "abc"}')
+        raise InvalidRequestError("the ID is missing", hint='"id": "abc" in an event, --id abc at a terminal')
     if not isinstance(id, str):
         raise InvalidRequestError(f"the ID is {_kind(id)}, not text", hint=hint)
     if not id:

@@ -44,7 +44,7 @@ async def _timed(awaitable, timeout_s: float | None) -> object:
             return await awaitable
     except TimeoutError:
         if scope.expired():
-            raise _time_up(timeout_s) from None
+            raise time_up(timeout_s) from None
         raise
 
 
@@ -86,7 +86,7 @@ def _within(timeout_s: float, call: Callable[[], object]) -> object:
                 over.set()
             timer.cancel()
     except _TimeUp:
-        raise _time_up(timeout_s) from None
+        raise time_up(timeout_s) from None
 
 
 def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
@@ -94,5 +94,6 @@ def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(kind))
 
 
-def _time_up(timeout_s: float) -> TimeoutError:
+def time_up(timeout_s: float) -> TimeoutError:
+    """What a step raises whose ``timeout_s`` is over."""
     return TimeoutError(f"no result within {timeout_s:g} s")

@@ -20,7 +20,9 @@ from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
+from handler.engine.call import raise_in_thread
 
+_PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
 Notify = Callable[[str, str], None]
 
@@ -86,6 +88,7 @@ class Invocation:
     request_id: str
     notify: Notify = lambda step, doing: None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    flow_run_id: str | None = None
     url: str | None = None
     _absent: set[str] = field(default_factory=set)
 
@@ -109,26 +112,47 @@ class Invocation:
         """
         waiting = [name for name in self.finding.missing if name not in self.outcomes]
         done: queue.SimpleQueue[tuple[str, Outcome]] = queue.SimpleQueue()
-        running = 0
-        while True:
-            ready = [name for name in waiting if self._has_inputs(name)]
-            waiting = [name for name in waiting if name not in ready]
-            if len(ready) == 1 and not running:
-                # Alone, a step runs in the thread that asked: signals and Ctrl-C reach it.
-                done.put((ready[0], self._settle(ready[0], compute)))
-            else:
-                for name in ready:
-                    context = copy_context()
-                    target = lambda name=name, context=context: done.put((name, context.run(self._settle, name, compute)))  # noqa: E731
-                    threading.Thread(target=target, name=f"step {name}", daemon=True).start()
-            running += len(ready)
-            if not running:
-                return
-            name, outcome = done.get()
-            running -= 1
-            self._note(name, outcome)
-            if isinstance(outcome.error, KeyboardInterrupt):
-                raise outcome.error
+        running: dict[str, threading.Thread] = {}
+        try:
+            while True:
+                ready = [name for name in waiting if self._has_inputs(name)]
+                waiting = [name for name in waiting if name not in ready]
+                if len(ready) == 1 and not running:
+                    # Alone, a step runs in the thread that asked: signals and Ctrl-C reach it.
+                    done.put((ready[0], self._settle(ready[0], compute)))
+                else:
+                    for name in ready:
+                        running[name] = self._start(name, compute, done)
+                if not running and not ready:
+                    return
+                name, outcome = done.get()
+                running.pop(name, None)
+                self._note(name, outcome)
+                if isinstance(outcome.error, KeyboardInterrupt):
+                    raise outcome.error
+        except KeyboardInterrupt:
+            self._interrupt(running, done)
+            raise
+
+    def _start(self, name: str, compute: Compute | None, done: queue.SimpleQueue) -> threading.Thread:
+        context = copy_context()
+        # A daemon: a step that does not heed an interruption does not keep the process.
+        thread = threading.Thread(
+            target=lambda: done.put((name, context.run(self._settle, name, compute))), name=f"step {name}", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _interrupt(self, running: dict[str, threading.Thread], done: queue.SimpleQueue) -> None:
+        for thread in running.values():
+            raise_in_thread(thread.ident or 0, KeyboardInterrupt)
+        try:
+            while running:
+                name, outcome = done.get(timeout=_PATIENCE_S)
+                running.pop(name, None)
+                self._note(name, outcome)
+        except queue.Empty:
+            pass  # It hangs in a call into C; whoever started the run tells Prefect.
 
     @property
     def error(self) -> BaseException | None:
@@ -150,7 +174,7 @@ class Invocation:
             if outcome is None and look_only:
                 return None
             outcome = outcome or self._compute(name, compute)
-        except (Exception, KeyboardInterrupt) as exc:
+        except BaseException as exc:  # A step may raise anything, SystemExit included.
             outcome = Outcome("failed", error=exc)
         outcome.ms = (time.perf_counter() - started) * 1e3
         return outcome

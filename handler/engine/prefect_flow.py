@@ -24,7 +24,7 @@ from handler.core.declare import Flow, Step
 from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_env
-from handler.engine.call import call_step
+from handler.engine.call import call_step, time_up
 from handler.engine.execute import Invocation, Run, Work
 
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
@@ -47,7 +47,7 @@ def build(flow: Flow) -> prefect.Flow:
         bound.apply_defaults()
         parameters = bound.arguments
         invocation = current.get() or _started_by_prefect(flow, parameters)
-        invocation.url = _urls(None)[2]
+        invocation.flow_run_id, _, invocation.url = _urls(None)
         # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
         with TagsContext(current_tags=set()):
             try:
@@ -88,7 +88,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         except KeyboardInterrupt as exc:
             raised.append(exc)
             return Cancelled(message="interrupted")
-        except BaseException as exc:
+        except (Exception, SystemExit) as exc:
             raised.append(exc)
             raise
         return Completed(
@@ -115,8 +115,10 @@ def _compute(invocation: Invocation, work: Work) -> None:
     state = task(**work.arguments, return_state=True)
     if state.is_completed():
         return
-    if raised and not state.is_crashed():
+    if raised:
         raise raised[0]
+    if state.name == "TimedOut":
+        raise time_up(step.timeout_s)
     failure = state.result(raise_on_failure=False)
     if isinstance(failure, BaseException):
         raise failure

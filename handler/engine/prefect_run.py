@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from handler.core.errors import PflError, UnavailableError
 from handler.engine import prefect_env
 from handler.engine.execute import Invocation
@@ -41,17 +43,40 @@ def run(invocation: Invocation) -> None:
         try:
             with prefect.tags(*prefect_flow.tags(request.id, request.step)):
                 state = flow(**arguments, **request.params, return_state=True)
-        except (PflError, KeyboardInterrupt):
+            if state.is_cancelled():
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            _cancel(invocation)
+            raise
+        except PflError:
             raise
         except Exception as exc:
             raise _unavailable(api, exc) from exc
         finally:
             prefect_flow.current.reset(token)
             APILogWorker.drain_all(timeout=FLUSH_S)
-    if state.is_cancelled():
-        raise KeyboardInterrupt
     if not state.is_completed() and invocation.error is None:
         raise _unavailable(api, state.result(raise_on_failure=False))
+
+
+def _cancel(invocation: Invocation) -> None:
+    """Leave nothing ``Running`` behind an interrupted run: a step in a call into C has not told Prefect of its end."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.states import Cancelled
+
+    if invocation.flow_run_id is None:
+        return
+    run_id = UUID(invocation.flow_run_id)
+    state = Cancelled(message="interrupted")
+    with get_client(sync_client=True) as client:
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        for task_run in client.read_task_runs(flow_run_filter=of_run):
+            if task_run.state is None or not task_run.state.is_final():
+                client.set_task_run_state(task_run.id, state, force=True)
+        flow_run = client.read_flow_run(run_id)
+        if flow_run.state is None or not flow_run.state.is_final():
+            client.set_flow_run_state(run_id, state, force=True)
 
 
 def _unavailable(api: prefect_env.Api, exc: object) -> UnavailableError:

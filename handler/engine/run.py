@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 
 from handler.core import project
 from handler.core.cache import Finding
+from handler.core.declare import Flow, short_place
 from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import direct
 from handler.engine.execute import Invocation, Notify
+
+_NOT_THEIRS = ("/handler/", "/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
@@ -43,17 +45,14 @@ def once(
     return invocation
 
 
-def as_error(step: str, exc: BaseException, describe: Callable[[BaseException], str] = repr) -> PflError:
+def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if "/handler/" not in f.filename]
-    inside = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
-    at = (inside or frames or [None])[-1]
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not any(part in f.filename for part in _NOT_THEIRS)]
+    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
     error = StepFailedError(
-        f"step {step} failed",
-        why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000],
-        hint=f"see {project.short_place(at.filename, at.lineno or 0)}" if at else "",
+        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
     )
     error.__cause__ = exc
     return error

@@ -19,7 +19,6 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from handler.core.errors import InvalidRequestError
@@ -467,7 +466,7 @@ class Crawl:
         try:
             spec = importlib.util.find_spec(name)
             file = spec.origin if spec else None
-            text = Path(file).read_bytes() if file else b""
+            text = _content(file) if file else b""
         except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
             return
         if file:
@@ -698,7 +697,7 @@ class Crawl:
 
     def _declared(self, function: types.FunctionType, item: Any, position: int, file: str | None, line: int) -> str:
         if isinstance(item, os.PathLike):
-            path = self._find(Path(item), function)
+            path = self._find(os.fspath(item), function)
             if path is None:
                 raise InvalidRequestError(
                     f"step `{function.__name__}` depends on a file that is not there",
@@ -706,22 +705,20 @@ class Crawl:
                     hint="name it relative to the step's file or to the project's root",
                 )
             content = {}
-            for each in [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file()):
-                if "__pycache__" not in each.parts:
-                    self.files.add(str(each.resolve()))
-                    content[each.relative_to(path).as_posix()] = each.read_bytes()
-            name = self.relative(str(path)) or str(path)
-            return self.link(_Value(("file", str(path)), name, "declared", content, name, None, (), None))
+            for each in [path] if os.path.isfile(path) else _files_below(path):
+                self.files.add(os.path.abspath(each))
+                content[os.path.relpath(each, path).replace(os.sep, "/")] = _content(each)
+            name = self.relative(path) or path
+            return self.link(_Value(("file", path), name, "declared", content, name, None, (), None))
         encoded = self.encoder.top(item)
         if self._is_code(item, encoded) and encoded.links:
             return self.link(encoded.links[0])
         name = f"{function.__qualname__}.depends_on[{position}]"
         return self.link(_Value((id(function), "declared", position), name, "declared", item, file, line, (), None))
 
-    def _find(self, path: Path, function: types.FunctionType) -> Path | None:
-        here = Path(function.__code__.co_filename).parent
-        places = [path] if path.is_absolute() else [here / path, Path(self.root) / path, Path.cwd() / path]
-        return next((place_ for place_ in places if place_.exists()), None)
+    def _find(self, path: str, function: types.FunctionType) -> str | None:
+        folders = (os.path.dirname(function.__code__.co_filename), self.root, os.getcwd())
+        return next((found for folder in folders if os.path.exists(found := os.path.join(folder, path))), None)
 
     def _visit_callable(self, label: str, item: Any) -> None:
         """A partial, a cached function, an object that can be called: its value."""
@@ -913,6 +910,18 @@ def _bound_in_class(node: ast.stmt) -> Iterable[str]:
 def _field(field: Any, name: str) -> Any:
     value = getattr(field, name, None)
     return None if type(value).__name__ in ("_MISSING_TYPE", "PydanticUndefinedType") else value
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _files_below(folder: str) -> list[str]:
+    found = []
+    for place_, _, names in os.walk(folder):
+        found += [os.path.join(place_, name) for name in names if "__pycache__" not in place_]
+    return sorted(found)
 
 
 def _plain_state(member: Any) -> list[tuple[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import subprocess
 import sys
 from typing import Any
 
@@ -69,6 +68,8 @@ def unstable(target: Any) -> list[Part]:
 
 
 def _parts(target: str, seed: str) -> dict[str, Part]:
+    import subprocess  # only here: it takes a tenth of the time that this module takes to load
+
     framework = os.path.dirname(place._FRAMEWORK_DIR.rstrip(os.sep))
     path = os.pathsep.join([*(entry or os.getcwd() for entry in sys.path), framework])
     environ = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed}

@@ -39,9 +39,10 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (complex, lambda value: complex(value.real, value.imag)),
     (BaseException, lambda value: value.args),
 )
-# Their state says nothing about what a program computes, or changes while it runs.
+_SILENT = ("logging", "warnings")
+# Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
 _STATELESS = (
-    "_thread", "threading", "logging", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
+    "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
     "concurrent", "multiprocessing", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
 _RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
@@ -237,8 +238,12 @@ class Encoder:
         if owner == place.PROJECT:
             return self.join("instance", [name, *self._state(value)])
         module = kind.__module__
+        if module.startswith("pathlib"):
+            return self.join("path", [name, Encoded(self.shorten(str(value)))])
         if module == "typing" or module == "types":
             return self._typing(value, name)
+        if _within(module, _SILENT):
+            return name
         if _within(module, _STATELESS):
             return name._replace(doubts=("",))
         if _within(module, _RESOURCES):
@@ -373,10 +378,6 @@ _PRIMITIVES: dict[type, Callable[[Any], str]] = {
 
 def _kinds() -> list[tuple[Any, Callable[[Encoder, Any], Encoded]]]:
     import enum
-    import pathlib
-
-    def text(tag: str, say: Callable[[Any], str]) -> Callable[[Encoder, Any], Encoded]:
-        return lambda self, value: Encoded(f"{tag}:{self.shorten(say(value))}")
 
     return [
         (types.FunctionType, Encoder.function),
@@ -400,7 +401,6 @@ def _kinds() -> list[tuple[Any, Callable[[Encoder, Any], Encoded]]]:
         ),
         (functools.partialmethod, lambda self, value: self.many("partialmethod", (value.func, value.args, value.keywords))),
         (re.Pattern, lambda self, value: self.many("regex", (value.pattern, value.flags))),
-        (pathlib.PurePath, text("path", str)),
         (types.MappingProxyType, lambda self, value: self.join("mappingproxy", [self.encode(dict(value))])),
         (bytearray, lambda self, value: Encoded(f"bytearray:{hashlib.sha256(value).hexdigest()}")),
         (memoryview, lambda self, value: Encoded(f"memoryview:{_buffer(value)}")),

@@ -1,0 +1,88 @@
+"""
+What a fingerprint is made of, and the one way things are hashed here.
+
+A digest is SHA-256 over a tag and length-prefixed items, so ``("ab", "c")`` and ``("a", "bc")`` stay apart, and so do a
+function and a constant of the same text. Changing a tag or an order changes every stored fingerprint;
+``tests/fingerprint`` pins some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+
+def tagged(tag: str, *items: str) -> str:
+    """64 hex digits over *tag* and *items*, in this order."""
+    whole = bytearray()
+    for item in (tag, *items):
+        data = item.encode("utf-8", "surrogatepass")
+        whole += b"%d:" % len(data)
+        whole += data
+    return hashlib.sha256(whole).hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    One thing a function rests on.
+
+    Args:
+        name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; the second of a name is ``RATE#2``.
+        kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``, ``package``, ``python``,
+            ``declared`` or ``opaque``.
+        file: Relative to the project's root, with ``/``; None where there is no file. Not part of any digest.
+        line: Where it is defined. Not part of any digest.
+        digest: 64 hex digits; of an opaque part, of its name and reason.
+        text: Source without comments and docstrings, or a short repr with secrets masked, or the reason why a part
+            is opaque: enough to explain a difference when the old code is gone.
+    """
+
+    name: str
+    kind: str
+    file: str | None
+    line: int | None
+    digest: str
+    text: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values, read back by `from_json`."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Part:
+        """The part that `to_json` wrote; fields of a newer version are ignored."""
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """
+    What a function rests on, as one digest and as parts.
+
+    Args:
+        digest: 64 hex digits over the names and digests of *parts*.
+        parts: In the order in which they were reached; the first is the function.
+        opaque: Places where nothing can be known, each with its reason as text. Not part of the digest.
+        files: Absolute paths of the project's source files it rests on, and of declared files.
+    """
+
+    digest: str
+    parts: tuple[Part, ...]
+    opaque: tuple[Part, ...]
+    files: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values: digest, parts and opaque parts, without the paths of this machine."""
+        return {
+            "digest": self.digest,
+            "parts": [part.to_json() for part in self.parts],
+            "opaque": [part.to_json() for part in self.opaque],
+        }
+
+
+def digest_of(parts: list[Part]) -> str:
+    """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
+    rows = sorted((part.name, part.kind, part.digest) for part in parts)
+    return tagged("fingerprint", *(item for row in rows for item in row))

@@ -1,0 +1,161 @@
+"""
+Where code lives: the project, an installed package, the standard library, or this framework.
+
+Only project code is read. An installed package counts by name and version, found next to its files, because asking
+``importlib.metadata`` for all packages takes longer than a whole fingerprint.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+from types import ModuleType
+
+PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = "project", "installed", "standard", "framework", "generated"
+
+_FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+_STDLIB_DIRS = tuple(
+    {os.path.realpath(path) + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
+    | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
+)
+_SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+
+
+@functools.lru_cache(maxsize=None)
+def kind_of_file(path: str) -> str:
+    """To whom a file belongs; a name such as ``<string>`` is ``generated``."""
+    if path.startswith("<frozen"):
+        return STANDARD
+    if path.startswith("<") or not path:
+        return GENERATED
+    path = os.path.abspath(path)
+    if path.startswith(_FRAMEWORK_DIR):
+        return FRAMEWORK
+    if _SITE_DIR.search(path):
+        return INSTALLED
+    if path.startswith(_STDLIB_DIRS):
+        return STANDARD
+    return INSTALLED if _beside_dist_info(path) else PROJECT
+
+
+def kind_of_module(name: str) -> str:
+    """To whom a module belongs, imported or not; an unknown one counts as the project's."""
+    top = name.partition(".")[0]
+    module = sys.modules.get(name) or sys.modules.get(top)
+    file = file_of(module) if module is not None else None
+    if file is None and module is None and top not in sys.stdlib_module_names:
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError, AttributeError):
+            spec = None
+        if spec is not None:
+            file = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+    if file is not None:
+        return kind_of_file(file)
+    return STANDARD if top in sys.stdlib_module_names or top in sys.builtin_module_names else PROJECT
+
+
+def file_of(module: ModuleType) -> str | None:
+    """A module's file, or a namespace package's first folder."""
+    names = vars(module)
+    if isinstance(file := names.get("__file__"), str):
+        return file
+    try:
+        return os.path.join(next(iter(names.get("__path__") or ())), "")
+    except (StopIteration, TypeError):
+        return None
+
+
+def root_of(file: str, module: str | None) -> str:
+    """The folder from which *module* is imported, given its file; the file's own folder where they do not fit."""
+    stem = os.path.splitext(os.path.abspath(file))[0]
+    wanted = (module or "").split(".")
+    if os.path.basename(stem) == "__init__":
+        stem = os.path.dirname(stem)
+    parts = stem.split(os.sep)
+    if parts[-len(wanted) :] == wanted:
+        return os.sep.join(parts[: -len(wanted)]) or os.sep
+    return os.path.dirname(os.path.abspath(file))
+
+
+@functools.lru_cache(maxsize=None)
+def distribution_of(module: str) -> tuple[str, str]:
+    """
+    Name and version of the package that installed *module*.
+
+    Returns:
+        Where no metadata is found: the module's top-level name and its ``__version__``, or "unknown".
+    """
+    top = module.partition(".")[0]
+    loaded = sys.modules.get(module) or sys.modules.get(top)
+    file = file_of(loaded) if loaded is not None else None
+    if file is None:
+        spec = importlib.util.find_spec(top)
+        file = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
+    if file is not None:
+        match = None
+        for match in _SITE_DIR.finditer(file):
+            pass
+        root = file[: match.end()] if match else root_of(file, module if loaded is not None else top)
+        if found := _search_dist_info(root.rstrip(os.sep), top, os.path.relpath(file, root)):
+            return found
+    version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
+    return top, version if isinstance(version, str) else "unknown"
+
+
+def _search_dist_info(root: str, top: str, relative: str) -> tuple[str, str] | None:
+    infos = _dist_infos(root)
+    key = re.sub(r"[-_.]+", "_", top).lower()
+    if key in infos:
+        return infos[key][:2]
+    for name, version, folder in infos.values():  # the package's name differs from the module's: PyYAML, yaml
+        listed = _read(os.path.join(root, folder, "top_level.txt")).split()
+        record = _read(os.path.join(root, folder, "RECORD"))
+        if top in listed if listed else f"\n{relative.replace(os.sep, '/')}" in f"\n{record}":
+            return name, version
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
+    found = {}
+    try:
+        entries = sorted(os.listdir(root))
+    except OSError:
+        entries = []
+    for entry in entries:
+        stem, ending = os.path.splitext(entry)
+        if ending == ".dist-info" and "-" in stem:
+            name, _, version = stem.partition("-")
+            found[re.sub(r"[-_.]+", "_", name).lower()] = (name.replace("_", "-"), version, entry)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def _installed_tops(root: str) -> frozenset[str]:
+    """Top-level names that the dist-info folders in *root* list: a Lambda zip has its packages beside the project."""
+    tops = set()
+    for _, _, folder in _dist_infos(root).values():
+        for line in _read(os.path.join(root, folder, "RECORD")).splitlines():
+            tops.add(re.split(r"[/,]", line, maxsplit=1)[0].removesuffix(".py"))
+    return frozenset(tops)
+
+
+def _beside_dist_info(path: str) -> bool:
+    for entry in sys.path:
+        root = os.path.abspath(entry or os.getcwd())
+        if path.startswith(root.rstrip(os.sep) + os.sep) and _dist_infos(root):
+            return os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py") in _installed_tops(root)
+    return False
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,429 @@
+"""
+Values as text that is equal exactly when the values are: the digest of a constant.
+
+Order does not matter in a set and does in a dict; types are told apart; a value that holds itself is written with
+references back. Functions, classes and modules of the project are left as links, which whoever crawls follows.
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import hashlib
+import marshal
+import re
+import struct
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from handler.core.fingerprint import place
+from handler.core.fingerprint.model import tagged
+
+MAX_VALUES = 200_000  # looked at one by one in about half a second; numbers and texts in bulk cost far less
+_MAX_FOREIGN_VALUES = 5_000
+
+_BULK = {int, float, str, bytes, bool, type(None), complex}
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (dict, lambda value: list(dict.items(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+    (str, lambda value: str.__getitem__(value, slice(None))),
+    (bytes, lambda value: bytes.__getitem__(value, slice(None))),
+    (int, int.__int__),
+    (float, float.__float__),
+    (complex, lambda value: complex(value.real, value.imag)),
+    (BaseException, lambda value: value.args),
+)
+_SILENT = ("logging", "warnings")
+# Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
+_STATELESS = (
+    "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
+    "concurrent", "multiprocessing", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
+)  # fmt: skip
+_RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
+_NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
+
+
+class Encoded(NamedTuple):
+    """
+    A value as text.
+
+    Args:
+        token: A literal, or a digest.
+        links: Functions, classes and modules inside it, in order.
+        doubts: Why its state is not all in *token*; empty strings where that is as it should be.
+    """
+
+    token: str
+    links: tuple[Any, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+class TooLarge(Exception):
+    """A value holds more values than are looked at."""
+
+
+class Package(NamedTuple):
+    """A link to an installed package."""
+
+    module: str
+
+
+class Encoder:
+    """
+    Encodes values, each mutable one once.
+
+    Args:
+        kind_of_file: To whom a file belongs.
+        shorten: Takes the checkout's folder out of a text.
+        memo: What was seen before, by identity; holds the values, so that an identity stays taken.
+    """
+
+    def __init__(
+        self, kind_of_file: Callable[[str], str], shorten: Callable[[str], str], memo: dict[int, tuple[Any, Encoded]]
+    ) -> None:
+        self.kind_of_file, self.shorten, self.memo = kind_of_file, shorten, memo
+        self._stack: dict[int, int] = {}
+        self._lowest = sys.maxsize  # the outermost value that a reference back points to
+        self._left = MAX_VALUES
+
+    def top(self, value: Any) -> Encoded:
+        """Encode a value that stands alone."""
+        self._left, self._lowest = MAX_VALUES, sys.maxsize
+        self._stack.clear()
+        try:
+            return self.encode(value)
+        except (TooLarge, RecursionError):
+            size = f" of {len(value)}" if hasattr(value, "__len__") else ""
+            return Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
+
+    def encode(self, value: Any) -> Encoded:
+        """Encode a value that may stand inside another."""
+        kind = type(value)
+        if kind in _PRIMITIVES:
+            return Encoded(_PRIMITIVES[kind](value)) if kind is not str else Encoded(f"str:{self.shorten(value)}")
+        key = id(value)
+        if key in self.memo:
+            return self.memo[key][1]
+        if key in self._stack:
+            self._lowest = min(self._lowest, self._stack[key])
+            return Encoded(f"back:{len(self._stack) - self._stack[key]}")
+        self._left -= 1
+        if self._left < 0:
+            raise TooLarge
+        outer, self._lowest = self._lowest, sys.maxsize
+        depth = self._stack[key] = len(self._stack)
+        try:
+            encoded = self._compound(value, kind)
+        finally:
+            self._stack.pop(key, None)
+        if self._lowest >= depth:  # it refers to nothing around it, so it means the same anywhere
+            self.memo[key] = (value, encoded)
+            self._lowest = outer
+        else:
+            self._lowest = min(outer, self._lowest)
+        return encoded
+
+    def join(self, tag: str, parts: Iterable[Encoded]) -> Encoded:
+        """Several values as one."""
+        parts = list(parts)
+        return Encoded(
+            "#" + tagged(tag, *(part.token for part in parts)),
+            tuple(link for part in parts for link in part.links),
+            tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
+        )
+
+    def many(self, tag: str, values: Iterable[Any]) -> Encoded:
+        """Values in order."""
+        return self.join(tag, map(self.encode, values))
+
+    def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
+        """Values with names, in the order of the names."""
+        return self.join(tag, (part for name, value in sorted(items) for part in (Encoded(name), self.encode(value))))
+
+    def _compound(self, value: Any, kind: type) -> Encoded:
+        if kind in (list, tuple):
+            return self._sequence(kind.__name__, value)
+        if kind is dict:
+            keys, values = self._sequence("keys", list(value)), self._sequence("values", list(value.values()))
+            return self.join("dict", (keys, values))
+        if kind in (set, frozenset):
+            return self._unordered(kind.__name__, value)
+        for types_, encode in _KINDS:
+            if issubclass(kind, types_):  # not isinstance: a proxy may run code to say what it is
+                return encode(self, value)
+        return self._instance(value, kind)
+
+    def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
+        if len(values) > 64 and (kinds := set(map(type, values))) <= _BULK and (str not in kinds or len(values) > 4096):
+            # marshal's second format is the same on every Python, and a hundred times faster.
+            return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}")
+        return self.many(tag, values)
+
+    def _unordered(self, tag: str, values: Iterable[Any]) -> Encoded:
+        return self.join(tag, sorted((self.encode(value) for value in values), key=_sort_key))
+
+    def function(self, value: types.FunctionType) -> Encoded:
+        """A link to the project's function; a foreign one by name, with what it closes over."""
+        kind = self.kind_of_file(value.__code__.co_filename)
+        if kind == place.PROJECT or (kind == place.GENERATED and not self._is_foreign_module(value.__module__)):
+            return Encoded(f"function {value.__code__.co_qualname}", (value,))
+        if kind == place.FRAMEWORK:
+            return Encoded("framework")
+        module = value.__globals__.get("__name__") or value.__module__ or ""
+        name = self._foreign(module, value.__code__.co_qualname)
+        if getattr(value, "registry", None) is not None and hasattr(value, "dispatch"):
+            return self.join("singledispatch", [name, self._registry(value.registry)])
+        cells = []
+        for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
+            try:
+                cells.append((free, cell.cell_contents))
+            except ValueError:
+                continue
+        state = [*cells, *((f".{name}", item) for name, item in vars(value).items() if not name.startswith("__"))]
+        if "__wrapped__" in vars(value):
+            state.append(("__wrapped__", value.__wrapped__))  # type: ignore[attr-defined]
+        return self.join("foreign function", [name, self.named("state", state)]) if state else name
+
+    def _registry(self, registry: Any) -> Encoded:
+        rows = [self.join("row", [self.encode(key), self.encode(item)]) for key, item in registry.items()]
+        return self.join("registry", sorted(rows, key=_sort_key))
+
+    def builtin(self, value: Any) -> Encoded:
+        """A function written in C, with the object it is bound to."""
+        owner = getattr(value, "__self__", None)
+        if owner is None or isinstance(owner, types.ModuleType):
+            return self._foreign(getattr(value, "__module__", None) or "builtins", value.__qualname__)
+        return self.join("bound builtin", [Encoded(value.__qualname__), self.encode(owner)])
+
+    def type(self, value: type) -> Encoded:
+        """A link to the project's class; a foreign one by name."""
+        kind = self.kind_of_class(value)
+        if kind == place.PROJECT:
+            return Encoded(f"class {value.__qualname__}", (value,))
+        return Encoded("framework") if kind == place.FRAMEWORK else self._foreign(value.__module__, value.__qualname__)
+
+    def kind_of_class(self, value: type) -> str:
+        """To whom a class belongs."""
+        module = sys.modules.get(value.__module__)
+        file = place.file_of(module) if module is not None else None
+        return self.kind_of_file(file) if file else place.kind_of_module(value.__module__)
+
+    def _is_foreign_module(self, name: str | None) -> bool:
+        module = sys.modules.get(name or "")
+        file = place.file_of(module) if module is not None else None
+        return self.kind_of_file(file) != place.PROJECT if file else module is not None and name != "__main__"
+
+    def _foreign(self, module: str, name: str) -> Encoded:
+        installed = place.kind_of_module(module) == place.INSTALLED
+        return Encoded(f"{module.partition('.')[0]}:{name}", (Package(module),) if installed else ())
+
+    def module(self, value: types.ModuleType) -> Encoded:
+        """A link to the project's module or an installed package."""
+        kind = place.kind_of_module(value.__name__)
+        links = {place.PROJECT: (value,), place.INSTALLED: (Package(value.__name__),)}.get(kind, ())
+        return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
+
+    def _instance(self, value: Any, kind: type) -> Encoded:
+        name = self.type(kind)
+        owner = self.kind_of_class(kind)
+        if owner == place.FRAMEWORK:
+            steps = getattr(value, "function", None)
+            return Encoded("step", (value,)) if isinstance(steps, types.FunctionType) else Encoded("framework")
+        if owner == place.PROJECT:
+            return self.join("instance", [name, *self._state(value)])
+        module = kind.__module__
+        if module.startswith("pathlib"):
+            return self.join("path", [name, Encoded(self.shorten(str(value)))])
+        if module == "typing" or module == "types":
+            return self._typing(value, name)
+        if _within(module, _SILENT):
+            return name
+        if _within(module, _STATELESS):
+            return name._replace(doubts=("",))
+        if _within(module, _RESOURCES):
+            return name._replace(doubts=(f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",))
+        return self._foreign_instance(value, name)
+
+    def _foreign_instance(self, value: Any, name: Encoded) -> Encoded:
+        if (buffer := _buffer(value)) is not None:
+            return self.join("buffer", [name, Encoded(buffer)])
+        left = self._left
+        self._left = min(left, _MAX_FOREIGN_VALUES)
+        before = self._left
+        found: tuple[Encoded, ...] = ()
+        try:
+            reduced = value.__reduce_ex__(4)
+            if isinstance(reduced, str):
+                return self.join("global", [name, Encoded(reduced)])
+            state = self.many("reduced", [list(item) if _is_iterator(item) else item for item in reduced[1:]])
+            if not state.doubts:
+                return self.join("foreign", [name, state])
+            found = (state,)
+        except Exception:  # whatever a foreign class does when asked for its state, its class is all we know then
+            pass
+        finally:
+            self._left = max(left - (before - self._left), 0)
+        wrapped = [getattr(value, field, None) for field in ("__wrapped__", "func", "fn", "py_func", "function")]
+        links = [item for item in wrapped if isinstance(item, types.FunctionType)]
+        reason = "" if found and not any(found[0].doubts) else f"the state of a {type(value).__qualname__} cannot be known"
+        if links:
+            reason = ""
+        return self.join("foreign", [name, *map(self.function, links)])._replace(doubts=(reason,))
+
+    def _state(self, value: Any) -> Iterable[Encoded]:
+        for base, plain in _BASES:
+            if isinstance(value, base):
+                yield self.encode(plain(value))
+        yield self.named("state", state_of(value))
+
+    def _typing(self, value: Any, name: Encoded) -> Encoded:
+        origin, args = getattr(value, "__origin__", None), getattr(value, "__args__", None)
+        if args is not None:
+            union = origin is None or getattr(origin, "_name", "") == "Union"
+            return self.join("generic", [Encoded("union") if union else self.encode(origin), *map(self.encode, args)])
+        if isinstance(value, types.SimpleNamespace):
+            return self.join("namespace", [self.named("state", vars(value).items())])
+        said = getattr(value, "__forward_arg__", None) or getattr(value, "__name__", None) or getattr(value, "_name", "")
+        links = [self.encode(value.__supertype__)] if hasattr(value, "__supertype__") else []
+        return self.join("typing", [name, Encoded(str(said)), *links])
+
+    def _partial(self, value: functools.partial[Any]) -> Encoded:
+        parts = [self.encode(value.func), self._sequence("args", value.args), self.named("keywords", value.keywords.items())]
+        return self.join("partial", [self.type(type(value)), *parts, self.named("state", vars(value).items())])
+
+    def _enum(self, value: Any) -> Encoded:
+        kind = type(value)
+        if self.kind_of_class(kind) != place.PROJECT:
+            return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
+        return self.join("member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)])
+
+    def _descriptor(self, value: Any) -> Encoded:
+        inner = [getattr(value, field, None) for field in ("__func__", "fget", "fset", "fdel")]
+        return self.join(type(value).__name__, [self.type(type(value)), *map(self.encode, inner)])
+
+    def _context_var(self, value: Any) -> Encoded:
+        import contextvars
+
+        try:
+            default = [self.encode(contextvars.Context().run(value.get))]
+        except LookupError:
+            default = []
+        return self.join("context variable", [Encoded(value.name), *default])
+
+
+def state_of(value: Any) -> list[tuple[str, Any]]:
+    """Attributes and slots of an instance, without running any of its code."""
+    items: list[tuple[str, Any]] = []
+    for klass in type(value).__mro__:
+        for name, slot in vars(klass).items():
+            if isinstance(slot, types.MemberDescriptorType) and name != "__weakref__":
+                try:
+                    items.append((name, slot.__get__(value)))
+                except AttributeError:
+                    continue
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        attributes = {}
+    return items + [(str(name), item) for name, item in dict.items(attributes)]
+
+
+def _buffer(value: Any) -> str | None:
+    """Arrays of numbers: shape, format and content, through the protocol that numpy and ``array`` offer."""
+    if getattr(getattr(value, "dtype", None), "hasobject", False):
+        return None  # its bytes are addresses
+    try:
+        view = memoryview(value)
+        data = view if view.c_contiguous else view.tobytes()
+        return f"{view.format}:{view.shape}:{hashlib.sha256(data).hexdigest()}"
+    except (TypeError, ValueError, BufferError, NotImplementedError):
+        return None
+
+
+def _float(value: float) -> str:
+    return "float:nan" if value != value else f"float:{value.hex()}"
+
+
+def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[str, int]]]:
+    codes = [getattr(link, "__code__", None) for link in encoded.links]
+    return encoded.token, [(code.co_filename, code.co_firstlineno) if code else ("", 0) for code in codes]
+
+
+def _is_iterator(value: Any) -> bool:
+    return hasattr(value, "__next__")
+
+
+def _within(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in names)
+
+
+_PRIMITIVES: dict[type, Callable[[Any], str]] = {
+    type(None): lambda value: "None",
+    bool: lambda value: f"bool:{value}",
+    int: lambda value: f"int:{value:x}",
+    float: _float,
+    complex: lambda value: f"complex:{_float(value.real)}:{_float(value.imag)}",
+    str: lambda value: f"str:{value}",
+    bytes: lambda value: f"bytes:{value.hex()}" if len(value) < 64 else f"bytes#{hashlib.sha256(value).hexdigest()}",
+    type(...): lambda value: "...",
+    type(NotImplemented): lambda value: "NotImplemented",
+}
+
+
+def _kinds() -> list[tuple[Any, Callable[[Encoder, Any], Encoded]]]:
+    import enum
+
+    return [
+        (types.FunctionType, Encoder.function),
+        (types.BuiltinFunctionType, Encoder.builtin),
+        (types.MethodType, lambda self, value: self.join("method", map(self.encode, (value.__func__, value.__self__)))),
+        (enum.Enum, Encoder._enum),
+        ((types.GenericAlias, types.UnionType), lambda self, value: self._typing(value, Encoded("alias"))),
+        (type, Encoder.type),
+        (types.ModuleType, Encoder.module),
+        (functools.partial, Encoder._partial),
+        (
+            type(functools.lru_cache(lambda: None)),
+            lambda self, value: self.join(
+                "lru_cache", [self.encode(value.__wrapped__), self.encode(dict(value.cache_parameters()))]
+            ),
+        ),
+        ((property, staticmethod, classmethod), Encoder._descriptor),
+        (
+            functools.cached_property,
+            lambda self, value: self.join("cached_property", map(self.encode, (type(value), value.func))),
+        ),
+        (functools.partialmethod, lambda self, value: self.many("partialmethod", (value.func, value.args, value.keywords))),
+        (re.Pattern, lambda self, value: self.many("regex", (value.pattern, value.flags))),
+        (types.MappingProxyType, lambda self, value: self.join("mappingproxy", [self.encode(dict(value))])),
+        (bytearray, lambda self, value: Encoded(f"bytearray:{hashlib.sha256(value).hexdigest()}")),
+        (memoryview, lambda self, value: Encoded(f"memoryview:{_buffer(value)}")),
+        ((range, slice), lambda self, value: self.many(type(value).__name__, (value.start, value.stop, value.step))),
+        (struct.Struct, lambda self, value: Encoded(f"struct:{value.format!r}")),
+        (types.CodeType, code),
+        (types.CellType, lambda self, value: self.encode(value.cell_contents)),
+        (weakref.ref, lambda self, value: self.join("weakref", [self.encode(value())])),
+        (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
+        (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),
+        (type(__import__("contextvars").ContextVar("_")), Encoder._context_var),
+        (
+            (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
+             types.GetSetDescriptorType, types.MemberDescriptorType),
+            lambda self, value: Encoded(f"builtin {value.__qualname__}"),
+        ),
+    ]  # fmt: skip
+
+
+def code(self: Encoder, value: types.CodeType) -> Encoded:
+    """Bytecode, for functions without source: right on one Python, other on the next."""
+    consts = [item for item in value.co_consts]
+    return self.many("code", (value.co_code, value.co_names, value.co_varnames, value.co_freevars, consts))
+
+
+_KINDS = _kinds()

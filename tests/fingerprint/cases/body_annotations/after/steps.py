@@ -1,0 +1,3 @@
+def step(x: float, y: bytes = 'a') -> 'Other':
+    z: int = x
+    return z

@@ -1,0 +1,3 @@
+def step(x: int, y: 'str' = 'a') -> int:
+    z: float = x
+    return z

@@ -1,0 +1,5 @@
+def step(x):
+    try:
+        return int(x)
+    except ValueError:
+        return 0

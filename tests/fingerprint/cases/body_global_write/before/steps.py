@@ -1,0 +1,4 @@
+def step(x):
+    global SEEN
+    SEEN = x
+    return x

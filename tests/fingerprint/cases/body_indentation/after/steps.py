@@ -1,0 +1,4 @@
+def step(x):
+    if x:
+          return 1
+    return 2

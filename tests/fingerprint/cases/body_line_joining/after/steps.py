@@ -1,0 +1,2 @@
+def step(x):
+    return 'a' 'b' + f'{x}c' 'd'

@@ -1,0 +1,4 @@
+def step(x):
+    def inner(y=2):
+        return y
+    return inner()

@@ -1,0 +1,4 @@
+def step(x):
+    def inner(y=1):
+        return y
+    return inner()

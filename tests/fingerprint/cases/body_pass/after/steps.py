@@ -1,0 +1,5 @@
+def step(x):
+    pass
+    'note'
+    ...
+    return x

@@ -1,0 +1,2 @@
+def step(x):
+    y = x; return y

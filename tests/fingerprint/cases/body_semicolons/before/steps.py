@@ -1,0 +1,3 @@
+def step(x):
+    y = x
+    return y

@@ -1,0 +1,4 @@
+def step(x):
+    x *= 2
+    x += 1
+    return x

@@ -1,0 +1,2 @@
+def step(x):
+    return (y := x + 1) + y

@@ -1,0 +1,7 @@
+class A:
+    @classmethod
+    def make(cls):
+        return 3
+
+def step(x):
+    return A.make()

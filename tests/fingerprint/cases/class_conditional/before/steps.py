@@ -1,0 +1,9 @@
+if True:
+    class A:
+        rate = 3
+else:
+    class A:
+        rate = 4
+
+def step(x):
+    return A.rate

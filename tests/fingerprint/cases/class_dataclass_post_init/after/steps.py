@@ -1,0 +1,11 @@
+from dataclasses import dataclass
+
+@dataclass
+class A:
+    a: int = 1
+
+    def __post_init__(self):
+        self.b = self.a + 2
+
+def step(x):
+    return A().b

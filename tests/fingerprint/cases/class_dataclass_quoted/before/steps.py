@@ -1,0 +1,8 @@
+from dataclasses import dataclass
+
+@dataclass
+class A:
+    a: int = 1
+
+def step(x):
+    return A()

@@ -1,0 +1,10 @@
+def add(cls):
+    cls.rate = 4
+    return cls
+
+@add
+class A:
+    pass
+
+def step(x):
+    return A.rate

@@ -1,0 +1,5 @@
+class Bad(Exception):
+    """Bad."""
+
+def step(x):
+    raise Bad

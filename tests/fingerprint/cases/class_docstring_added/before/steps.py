@@ -1,0 +1,5 @@
+class Bad(Exception):
+    pass
+
+def step(x):
+    raise Bad

@@ -1,0 +1,11 @@
+import enum
+
+class M(enum.Enum):
+    A = 1
+
+    @classmethod
+    def _missing_(cls, value):
+        return cls.A
+
+def step(x):
+    return M(x)

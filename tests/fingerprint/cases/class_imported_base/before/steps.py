@@ -1,0 +1,7 @@
+import base
+
+class A(base.Base):
+    pass
+
+def step(x):
+    return A().f()

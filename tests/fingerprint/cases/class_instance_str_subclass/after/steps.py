@@ -1,0 +1,7 @@
+class Name(str):
+    pass
+
+NAME = Name('b')
+
+def step(x):
+    return NAME

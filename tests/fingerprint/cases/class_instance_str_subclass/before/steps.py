@@ -1,0 +1,7 @@
+class Name(str):
+    pass
+
+NAME = Name('a')
+
+def step(x):
+    return NAME

@@ -1,0 +1,4 @@
+A = type('A', (), {'rate': 4})
+
+def step(x):
+    return A.rate

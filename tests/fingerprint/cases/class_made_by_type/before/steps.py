@@ -1,0 +1,4 @@
+A = type('A', (), {'rate': 3})
+
+def step(x):
+    return A.rate

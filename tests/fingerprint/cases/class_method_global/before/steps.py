@@ -1,0 +1,8 @@
+RATE = 3
+
+class A:
+    def f(self):
+        return RATE
+
+def step(x):
+    return A().f()

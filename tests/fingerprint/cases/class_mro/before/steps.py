@@ -1,0 +1,13 @@
+class One:
+    def f(self):
+        return 1
+
+class Two:
+    def f(self):
+        return 2
+
+class A(One, Two):
+    pass
+
+def step(x):
+    return A().f()

@@ -1,0 +1,7 @@
+class A:
+    rate = 1
+
+A.rate = 4
+
+def step(x):
+    return A.rate

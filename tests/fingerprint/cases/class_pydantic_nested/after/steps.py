@@ -1,0 +1,10 @@
+from pydantic import BaseModel
+
+class In(BaseModel):
+    n: float = 1
+
+class M(BaseModel):
+    a: In | None = None
+
+def step(x):
+    return M.model_validate(x)

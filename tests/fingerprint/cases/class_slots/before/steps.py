@@ -1,0 +1,5 @@
+class A:
+    __slots__ = ('a', 'b')
+
+def step(x):
+    return A.__slots__

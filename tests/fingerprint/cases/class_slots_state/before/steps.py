@@ -1,0 +1,10 @@
+class A:
+    __slots__ = ('n',)
+
+    def __init__(self, n):
+        self.n = n
+
+ITEM = A(3)
+
+def step(x):
+    return ITEM.n

@@ -1,0 +1,5 @@
+import base
+
+class P(base.Base):
+    def f(self):
+        return 1

@@ -1,0 +1,11 @@
+import weakref
+
+class A:
+    def __init__(self, n):
+        self.n = n
+
+ITEM = A(4)
+REF = weakref.ref(ITEM)
+
+def step(x):
+    return REF().n

@@ -1,0 +1,9 @@
+def one(x):
+    return x + 1
+
+def make(inner):
+    def step(x):
+        return inner(x)
+    return step
+
+step = make(one)

@@ -1,0 +1,8 @@
+# makes
+def make(n):
+    # inner
+    def step(x):
+        return x * n
+    return step
+
+step = make(3)

@@ -1,0 +1,6 @@
+def make(n):
+    def step(x):
+        return x * n
+    return step
+
+step = make(3)

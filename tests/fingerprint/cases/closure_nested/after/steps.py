@@ -1,0 +1,8 @@
+def outer(n):
+    def middle(m):
+        def step(x):
+            return x * n * m
+        return step
+    return middle
+
+step = outer(4)(2)

@@ -1,0 +1,7 @@
+def make(n):
+    return lambda x: x * n
+
+helper = make(2)
+
+def step(x):
+    return helper(x)

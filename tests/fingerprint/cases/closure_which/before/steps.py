@@ -1,0 +1,7 @@
+def make(n):
+    return lambda x: x * n
+
+one, two = make(1), make(2)
+
+def step(x):
+    return one(x)

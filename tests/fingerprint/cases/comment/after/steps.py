@@ -1,0 +1,12 @@
+RATE = 3
+
+
+def helper(x):
+    """Doc of helper."""
+    return x * RATE
+
+
+def step(x):
+    """Doc of step."""
+    # why
+    return helper(x)

@@ -1,0 +1,4 @@
+RATE = 4
+
+def step(x):
+    return [y * RATE for y in range(x)]

@@ -1,0 +1,4 @@
+RATE = 3
+
+def step(x):
+    return [y * RATE for y in range(x)]

@@ -1,0 +1,4 @@
+VALUE = 10**50
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = bytearray(b"ac")
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = bytearray(b"ab")
+
+def step(x):
+    return x, VALUE

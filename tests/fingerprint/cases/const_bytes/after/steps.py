@@ -1,0 +1,4 @@
+VALUE = b"b"
+
+def step(x):
+    return x, VALUE

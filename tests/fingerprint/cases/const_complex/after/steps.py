@@ -1,0 +1,4 @@
+VALUE = 1+3j
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = 1+2j
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+SIZE = 3600
+
+def step(x):
+    return x * SIZE

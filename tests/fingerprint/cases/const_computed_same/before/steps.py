@@ -1,0 +1,4 @@
+SIZE = 60 * 60
+
+def step(x):
+    return x * SIZE

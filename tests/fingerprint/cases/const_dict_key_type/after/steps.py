@@ -1,0 +1,4 @@
+VALUE = {"1": "a"}
+
+def step(x):
+    return x, VALUE

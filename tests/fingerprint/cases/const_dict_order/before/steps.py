@@ -1,0 +1,4 @@
+VALUE = {"a": 1, "b": 2}
+
+def step(x):
+    return x, VALUE

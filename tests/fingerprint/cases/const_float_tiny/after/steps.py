@@ -1,0 +1,4 @@
+VALUE = 0.10000000000000002
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = frozenset({1, 2})
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,7 @@
+RATE = 3
+
+def helper(x):
+    return x * RATE
+
+def step(x):
+    return helper(x)

@@ -1,0 +1,4 @@
+VALUE = True
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,2 @@
+def step(x):
+    return x, 16, 'x', r'\d', 1000

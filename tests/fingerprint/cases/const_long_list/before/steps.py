@@ -1,0 +1,4 @@
+VALUE = list(range(1000))
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+NAN = float("nan")
+
+def step(x):
+    return x, NAN

@@ -1,0 +1,4 @@
+VALUE = (1, (2, (4,)))
+
+def step(x):
+    return x, VALUE

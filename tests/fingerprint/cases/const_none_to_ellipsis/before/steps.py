@@ -1,0 +1,4 @@
+VALUE = None
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = range(4)
+
+def step(x):
+    return x, VALUE

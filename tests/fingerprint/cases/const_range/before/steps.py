@@ -1,0 +1,4 @@
+VALUE = range(3)
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,7 @@
+
+# t
+TEXT = """a
+  b"""
+
+def step(x):
+    return TEXT + x

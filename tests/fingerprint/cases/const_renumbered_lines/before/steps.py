@@ -1,0 +1,5 @@
+TEXT = """a
+  b"""
+
+def step(x):
+    return TEXT + x

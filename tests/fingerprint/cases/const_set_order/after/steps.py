@@ -1,0 +1,4 @@
+WORDS = {"c", "b", "a"}
+
+def step(x):
+    return x in WORDS

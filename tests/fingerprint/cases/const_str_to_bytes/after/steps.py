@@ -1,0 +1,4 @@
+VALUE = b"a"
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = "a"
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,5 @@
+RATE = 3
+OTHER = 4
+
+def step(x, rate=RATE):
+    return x * rate

@@ -1,0 +1,4 @@
+RATE = 3
+
+def step(x, rate=RATE):
+    return x * rate

@@ -1,0 +1,2 @@
+def step(x, words=['b']):
+    return x in words

@@ -1,0 +1,2 @@
+def step(x, words=['a']):
+    return x in words

@@ -1,0 +1,4 @@
+def step(x, n=1):
+    return x * n
+
+step.__defaults__ = (5,)

@@ -1,0 +1,8 @@
+class Tool:
+    """
+      A tool.
+    """
+
+def step(x):
+    import inspect
+    return inspect.getdoc(Tool) + x

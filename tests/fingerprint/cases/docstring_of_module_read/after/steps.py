@@ -1,0 +1,4 @@
+"""Use {}."""
+
+def step(x):
+    return __doc__.format(x)

@@ -1,0 +1,4 @@
+"""Usage {}."""
+
+def step(x):
+    return __doc__.format(x)

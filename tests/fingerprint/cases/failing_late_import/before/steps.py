@@ -1,0 +1,3 @@
+def step(x):
+    import broken
+    return broken.f(x)

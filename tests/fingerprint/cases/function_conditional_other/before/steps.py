@@ -1,0 +1,9 @@
+if True:
+    def helper(x):
+        return x + 1
+else:
+    def helper(x):
+        return x + 2
+
+def step(x):
+    return helper(x)

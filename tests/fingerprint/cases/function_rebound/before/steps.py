@@ -1,0 +1,10 @@
+def one(x):
+    return 1
+
+def two(x):
+    return 2
+
+helper = one
+
+def step(x):
+    return helper(x)

@@ -1,0 +1,4 @@
+import helpers
+
+def step(x, name="clean"):
+    return getattr(helpers, name)(x)

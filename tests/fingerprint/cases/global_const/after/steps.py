@@ -1,0 +1,4 @@
+RATE = 4
+
+def step(x):
+    return x * RATE

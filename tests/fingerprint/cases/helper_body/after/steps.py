@@ -1,0 +1,6 @@
+def helper(x):
+    return x + 2
+
+
+def step(x):
+    return helper(x)

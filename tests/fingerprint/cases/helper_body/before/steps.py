@@ -1,0 +1,6 @@
+def helper(x):
+    return x + 1
+
+
+def step(x):
+    return helper(x)

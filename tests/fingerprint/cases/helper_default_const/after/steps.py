@@ -1,0 +1,7 @@
+RATE = 4
+
+def helper(x, rate=RATE):
+    return x * rate
+
+def step(x):
+    return helper(x)

@@ -1,0 +1,7 @@
+RATE = 3
+
+# a
+
+
+def clean(x):
+    return x + 1

@@ -1,0 +1,4 @@
+from helpers import clean as c
+
+def step(x):
+    return c(x)

@@ -1,0 +1,4 @@
+import steps
+
+def clean(x):
+    return x * steps.BASE

@@ -1,0 +1,4 @@
+from . import helpers
+
+def step(x):
+    return helpers.clean(x)

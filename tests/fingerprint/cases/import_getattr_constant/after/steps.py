@@ -1,0 +1,6 @@
+import helpers
+
+NAME = 'clean'
+
+def step(x):
+    return getattr(helpers, NAME)(x)

@@ -1,0 +1,7 @@
+RATE = 3
+
+def clean(x):
+    return x + 1
+
+def other(x):
+    return x

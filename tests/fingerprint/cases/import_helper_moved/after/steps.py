@@ -1,0 +1,4 @@
+from two import clean
+
+def step(x):
+    return clean(x)

@@ -1,0 +1,4 @@
+_VALUES = {'LAZY': 4}
+
+def __getattr__(name):
+    return _VALUES[name]

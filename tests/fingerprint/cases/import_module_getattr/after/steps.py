@@ -1,0 +1,4 @@
+import helpers
+
+def step(x):
+    return x * helpers.LAZY

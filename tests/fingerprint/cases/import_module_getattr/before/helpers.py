@@ -1,0 +1,4 @@
+_VALUES = {'LAZY': 3}
+
+def __getattr__(name):
+    return _VALUES[name]

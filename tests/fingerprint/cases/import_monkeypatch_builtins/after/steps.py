@@ -1,0 +1,12 @@
+import builtins
+
+def size(x):
+    return 2
+
+builtins.size = size
+
+def step(x):
+    return size_of(x)
+
+def size_of(x):
+    return builtins.size(x)

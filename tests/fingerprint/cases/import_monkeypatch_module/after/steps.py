@@ -1,0 +1,9 @@
+import helpers
+
+def other(x):
+    return x + 6
+
+helpers.clean = other
+
+def step(x):
+    return helpers.clean(x)

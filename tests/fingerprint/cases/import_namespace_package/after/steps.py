@@ -1,0 +1,4 @@
+from space.helpers import clean
+
+def step(x):
+    return clean(x)

@@ -1,0 +1,4 @@
+from pkg.one import f
+
+def step(x):
+    return f(x)

@@ -1,0 +1,5 @@
+from registry import register
+
+@register('a')
+def run(x):
+    return x + 2

@@ -1,0 +1,4 @@
+from pkg import tidy
+
+def step(x):
+    return tidy(x)

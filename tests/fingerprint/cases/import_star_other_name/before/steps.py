@@ -1,0 +1,4 @@
+from helpers import *
+
+def step(x):
+    return clean(x)

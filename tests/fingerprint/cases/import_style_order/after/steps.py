@@ -1,0 +1,5 @@
+import two
+import one
+
+def step(x):
+    return one.f(x) + two.f(x)

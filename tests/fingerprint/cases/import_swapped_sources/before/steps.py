@@ -1,0 +1,4 @@
+from one import clean
+
+def step(x):
+    return clean(x)

@@ -1,0 +1,6 @@
+import helpers
+import json
+
+
+def step(x):
+    return x

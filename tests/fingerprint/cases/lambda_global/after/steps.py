@@ -1,0 +1,5 @@
+RATE = 4
+scale = lambda x: x * RATE
+
+def step(x):
+    return scale(x)

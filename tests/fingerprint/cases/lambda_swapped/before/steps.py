@@ -1,0 +1,4 @@
+A, B = (lambda x: x + 1), (lambda x: x + 2)
+
+def step(x):
+    return B(x)

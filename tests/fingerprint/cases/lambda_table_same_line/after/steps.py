@@ -1,0 +1,4 @@
+T = {'a': lambda x: x + 1, 'b': lambda x: x + 3}
+
+def step(x):
+    return T['a'](x)

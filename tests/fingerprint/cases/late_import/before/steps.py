@@ -1,0 +1,3 @@
+def step(x):
+    from helpers import clean
+    return clean(x)

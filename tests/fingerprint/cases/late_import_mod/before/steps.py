@@ -1,0 +1,3 @@
+def step(x):
+    import helpers
+    return helpers.clean(x)

@@ -1,0 +1,7 @@
+__all__ = ['step']
+
+def other(x):
+    return x
+
+def step(x):
+    return x

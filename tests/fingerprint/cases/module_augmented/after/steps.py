@@ -1,0 +1,5 @@
+WORDS = ['a']
+WORDS += ['c']
+
+def step(x):
+    return x in WORDS

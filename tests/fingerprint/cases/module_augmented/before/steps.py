@@ -1,0 +1,5 @@
+WORDS = ['a']
+WORDS += ['b']
+
+def step(x):
+    return x in WORDS

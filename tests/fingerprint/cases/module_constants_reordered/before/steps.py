@@ -1,0 +1,5 @@
+A = 1
+B = 2
+
+def step(x):
+    return A, B

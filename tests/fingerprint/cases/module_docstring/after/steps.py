@@ -1,0 +1,4 @@
+"""Two."""
+
+def step(x):
+    return x

@@ -1,0 +1,4 @@
+"""One."""
+
+def step(x):
+    return x

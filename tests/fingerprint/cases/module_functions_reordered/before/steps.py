@@ -1,0 +1,8 @@
+def a(x):
+    return x + 1
+
+def b(x):
+    return a(x) * 2
+
+def step(x):
+    return b(x)

@@ -1,0 +1,7 @@
+RATE = 4
+
+if __name__ == '__main__':
+    RATE = 9
+
+def step(x):
+    return x * RATE

@@ -1,0 +1,5 @@
+def helper(x):
+    return x
+
+def step(x):
+    return helper(x)

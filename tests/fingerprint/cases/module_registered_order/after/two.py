@@ -1,0 +1,4 @@
+import base
+
+class Two(base.Base):
+    n = 2

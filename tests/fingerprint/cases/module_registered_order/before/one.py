@@ -1,0 +1,4 @@
+import base
+
+class One(base.Base):
+    n = 1

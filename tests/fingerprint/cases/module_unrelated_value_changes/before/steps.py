@@ -1,0 +1,6 @@
+import time
+
+STARTED = time.time()
+
+def step(x):
+    return x

@@ -1,0 +1,6 @@
+RATE = 4
+
+def step(x):
+    def inner(y):
+        return y * RATE
+    return inner(x)

@@ -1,0 +1,9 @@
+import lib
+
+def mine(x):
+    return x + 5
+
+lib.f = mine
+
+def step(x):
+    return lib.f(x)

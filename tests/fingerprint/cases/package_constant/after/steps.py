@@ -1,0 +1,4 @@
+from lib import RATE
+
+def step(x):
+    return x * RATE

@@ -1,0 +1,5 @@
+import lib
+
+@lib.deco(times=3)
+def step(x):
+    return x + 1

@@ -1,0 +1,7 @@
+from lib import Client
+
+C = Client('a')
+C.f(1)
+
+def step(x):
+    return C.f(x)

@@ -1,0 +1,7 @@
+import lib
+
+def other(x):
+    return lib.f(x)
+
+def step(x):
+    return x

@@ -1,0 +1,4 @@
+from lib import f
+
+def step(x):
+    return f(x)

@@ -1,0 +1,3 @@
+def step(x):
+    import lib
+    return lib.f(x)

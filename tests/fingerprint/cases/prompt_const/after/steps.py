@@ -1,0 +1,4 @@
+PROMPT = "Hi {}"
+
+def step(x):
+    return PROMPT.format(x)

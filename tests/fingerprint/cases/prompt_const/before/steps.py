@@ -1,0 +1,4 @@
+PROMPT = "Hello {}"
+
+def step(x):
+    return PROMPT.format(x)

@@ -1,0 +1,6 @@
+class Box[T]:
+    def get(self, x: T):
+        return x
+
+def step(x):
+    return Box[int]().get(x)

@@ -1,0 +1,5 @@
+def helper[T](x: T) -> T:
+    return x
+
+def step(x):
+    return helper(x)

@@ -1,0 +1,6 @@
+import re
+
+WORD = re.compile("[a-z]+")
+
+def step(x):
+    return WORD.sub("", x)

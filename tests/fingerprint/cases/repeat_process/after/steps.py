@@ -1,0 +1,5 @@
+WORDS = {"a", "b", "c", None, 1, (2, "x")}
+OBJ = object()
+
+def step(x):
+    return x in WORDS, OBJ

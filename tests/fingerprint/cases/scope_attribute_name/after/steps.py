@@ -1,0 +1,4 @@
+rate = 4
+
+def step(x):
+    return x.rate

@@ -1,0 +1,6 @@
+RATE = 3
+
+def step(x):
+    class Local:
+        rate = RATE
+    return x * Local.rate

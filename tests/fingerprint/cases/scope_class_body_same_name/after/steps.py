@@ -1,0 +1,6 @@
+rate = 4
+
+def step(x):
+    class Local:
+        rate = rate
+    return x * Local.rate

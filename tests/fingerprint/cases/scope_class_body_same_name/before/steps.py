@@ -1,0 +1,6 @@
+rate = 3
+
+def step(x):
+    class Local:
+        rate = rate
+    return x * Local.rate

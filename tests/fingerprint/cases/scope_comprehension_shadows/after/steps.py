@@ -1,0 +1,4 @@
+i = 4
+
+def step(x):
+    return [i for i in range(x)]

@@ -1,0 +1,6 @@
+RATE = 4
+
+def step(x):
+    def inner(y, rate=RATE):
+        return y * rate
+    return inner(x)

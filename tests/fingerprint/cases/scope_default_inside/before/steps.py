@@ -1,0 +1,6 @@
+RATE = 3
+
+def step(x):
+    def inner(y, rate=RATE):
+        return y * rate
+    return inner(x)

@@ -1,0 +1,7 @@
+error = 4
+
+def step(x):
+    try:
+        return int(x)
+    except ValueError as error:
+        return str(error)

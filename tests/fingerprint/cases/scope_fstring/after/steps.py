@@ -1,0 +1,4 @@
+UNIT = 'mm'
+
+def step(x):
+    return f'{x:>{len(UNIT)}} {UNIT}'

@@ -1,0 +1,4 @@
+UNIT = 'm'
+
+def step(x):
+    return f'{x:>{len(UNIT)}} {UNIT}'

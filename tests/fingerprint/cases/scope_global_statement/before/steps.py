@@ -1,0 +1,6 @@
+COUNT = 3
+
+def step(x):
+    global COUNT
+    COUNT += x
+    return COUNT

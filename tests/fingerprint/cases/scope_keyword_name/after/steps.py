@@ -1,0 +1,4 @@
+key = 4
+
+def step(x):
+    return sorted(x, key=len)

@@ -1,0 +1,4 @@
+key = 3
+
+def step(x):
+    return sorted(x, key=len)

@@ -1,0 +1,4 @@
+y = 4
+
+def step(x):
+    return (lambda y: y)(x)

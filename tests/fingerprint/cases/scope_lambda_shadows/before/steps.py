@@ -1,0 +1,4 @@
+y = 3
+
+def step(x):
+    return (lambda y: y)(x)

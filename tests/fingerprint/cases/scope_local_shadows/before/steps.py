@@ -1,0 +1,5 @@
+rate = 3
+
+def step(x):
+    rate = 2
+    return x * rate

@@ -1,0 +1,11 @@
+class Point:
+    __match_args__ = ('x',)
+
+    def __init__(self, x):
+        self.x = x
+
+def step(p):
+    match p:
+        case Point(1):
+            return 1
+    return 0

@@ -1,0 +1,4 @@
+rate = 3
+
+def step(x, rate):
+    return x * rate

@@ -1,0 +1,5 @@
+f = 3
+
+def step(x):
+    with x as f:
+        return f

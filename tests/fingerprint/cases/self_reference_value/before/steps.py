@@ -1,0 +1,5 @@
+LOOP = [1]
+LOOP.append(LOOP)
+
+def step(x):
+    return x, LOOP

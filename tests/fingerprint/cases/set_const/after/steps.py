@@ -1,0 +1,4 @@
+WORDS = {"a", "b", "d"}
+
+def step(x):
+    return x in WORDS

@@ -1,0 +1,4 @@
+WORDS = {"a", "b", "c"}
+
+def step(x):
+    return x in WORDS

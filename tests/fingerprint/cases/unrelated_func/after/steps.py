@@ -1,0 +1,15 @@
+def other(y):
+    return y
+
+
+RATE = 3
+
+
+def helper(x):
+    """Doc of helper."""
+    return x * RATE
+
+
+def step(x):
+    """Doc of step."""
+    return helper(x)

@@ -1,0 +1,6 @@
+from array import array
+
+VALUE = array("i", [1, 2])
+
+def step(x):
+    return x, VALUE

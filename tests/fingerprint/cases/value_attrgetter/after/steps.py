@@ -1,0 +1,6 @@
+import operator
+
+VALUE = operator.attrgetter("b")
+
+def step(x):
+    return x, VALUE

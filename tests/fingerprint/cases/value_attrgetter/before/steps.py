@@ -1,0 +1,6 @@
+import operator
+
+VALUE = operator.attrgetter("a")
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = "ac".join
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = "ab".join
+
+def step(x):
+    return x, VALUE

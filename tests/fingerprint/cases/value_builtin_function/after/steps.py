@@ -1,0 +1,4 @@
+VALUE = max
+
+def step(x):
+    return x, VALUE

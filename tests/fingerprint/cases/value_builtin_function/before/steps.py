@@ -1,0 +1,4 @@
+VALUE = min
+
+def step(x):
+    return x, VALUE

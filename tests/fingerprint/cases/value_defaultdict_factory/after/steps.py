@@ -1,0 +1,6 @@
+from collections import defaultdict
+
+VALUE = defaultdict(set)
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = ValueError("b")
+
+def step(x):
+    return x, VALUE

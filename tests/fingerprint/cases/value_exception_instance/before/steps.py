@@ -1,0 +1,4 @@
+VALUE = ValueError("a")
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,6 @@
+import itertools
+
+VALUE = itertools.count(2)
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = memoryview(b"ac")
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,4 @@
+VALUE = memoryview(b"ab")
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,6 @@
+from pathlib import Path
+
+VALUE = Path("a/c")
+
+def step(x):
+    return x, VALUE

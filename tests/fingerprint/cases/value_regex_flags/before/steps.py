@@ -1,0 +1,6 @@
+import re
+
+VALUE = re.compile("a")
+
+def step(x):
+    return x, VALUE

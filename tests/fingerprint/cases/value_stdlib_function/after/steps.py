@@ -1,0 +1,6 @@
+import json
+
+VALUE = json.loads
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,6 @@
+import json
+
+VALUE = json.dumps
+
+def step(x):
+    return x, VALUE

@@ -1,0 +1,10 @@
+def one(f):
+    return lambda x: f(x) + 1
+
+def two(f):
+    return lambda x: f(x) * 2
+
+@one
+@two
+def step(x):
+    return x

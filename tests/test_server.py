@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from handler.core.errors import UnavailableError
-from handler.engine import server
+from handler.engine import server, server_process
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_S = 120  # Only ever waited for when something is broken.
@@ -174,7 +174,7 @@ def test_a_project_is_one_however_its_path_is_written(
 
 
 def test_a_second_server_process_leaves_at_once(running: server.Server, project: Path) -> None:
-    command = [sys.executable, "-m", "handler.engine.server", "--home", str(project)]
+    command = [sys.executable, "-m", "handler.engine.server_process", "--home", str(project)]
     assert subprocess.run(command, cwd=ROOT, timeout=LONG_S).returncode == 3
     assert server.find(project) == running
 
@@ -285,7 +285,7 @@ def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, 
     (tmp_path / "migrated").mkdir()
     (tmp_path / "ours").mkdir()
     migrated, ours = tmp_path / "migrated" / "prefect.db", tmp_path / "ours" / "prefect.db"
-    server._create_database(ours)
+    server_process._create_database(ours)
     (((revision,),),) = rows(ours).values()
     for target in (revision, "head"):
         migrate(migrated, target)
@@ -372,6 +372,18 @@ def test_a_server_that_cannot_import_says_why(
     assert "--engine direct" in caught.value.hint
 
 
+def test_a_start_without_end_is_given_up_and_its_process_killed(
+    new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "fastapi.py").write_text(f"open({str(tmp_path / 'fifo')!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(server, "START_TIMEOUT_S", 1)
+    with pytest.raises(UnavailableError, match="no answer within 1 s"):
+        server.ensure(new_home)
+    eventually(lambda: server._holder(new_home) is None)
+
+
 def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert server.find(tmp_path / "file" / ".pfl") is None
@@ -402,7 +414,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(kind: str, head
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    watched = server.Watched(app, "token")
+    watched = server_process.Watched(app, "token")
     asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
     assert idle == [not is_use, False]
     assert watched.in_use == 0

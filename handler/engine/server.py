@@ -1,20 +1,20 @@
 """
 The embedded Prefect server: one background process per project directory, started when it is first needed.
 
-This module is the client's side and imports only the standard library; `server_process` is the server, and imports
-Prefect. Everything lives in the project's ``.pfl``:
+This module is the client's side and imports only the standard library; `server_process` is the server, and
+imports Prefect. Everything lives in the project's ``.pfl``:
 
     server.lock     flock held by the server for its life; holds its pid
     server.json     where it answers; written once it does, removed when it ends
     server.log      what it had to say
     prefect/        Prefect's home: prefect.db and the rest
 
-The lock is the truth. A client that wants a server takes it, starts the process with the locked descriptor, and closes
-its own copy, so from then on the lock is held exactly as long as the process lives:
+The lock is the truth. A client that wants a server takes it, starts the process with the locked descriptor, and
+closes its own copy, so from then on the lock is held exactly as long as the process lives:
 
-    client   lock ── spawn ── close ── wait ........ find it ── use it
-    server            └─ has the lock ── imports ── serves ── server.json ...... ends: lock is free
-    others   lock? no ── wait ...................... find it ── use it
+    client   lock ── spawn ── close ── wait .......... find it ── use it
+    server            └─ has the lock ── import ── serve ── server.json ...... end: lock is free
+    others   lock? no ── wait ........................ find it ── use it
 
 Whoever dies, at whatever point, there is no second server, and a free lock says that one must be started.
 """
@@ -41,8 +41,8 @@ STOP_GRACE_S = 10
 ANSWER_TIMEOUT_S = 10
 POLL_S = 0.1
 LOG_MAX_BYTES = 1_000_000
-INSTANCE_PATH = "/pfl/instance"  # Answers with the token of server.json, so a stranger on our old port is not taken for us.
-CLAIM_PATH = "/pfl/claim"  # The same, and counts as use: the server will not idle out before its client's first call.
+INSTANCE_PATH = "/pfl/instance"  # Answers with server.json's token, which a stranger on our old port cannot.
+CLAIM_PATH = "/pfl/claim"  # The same, and counts as use: no server idles out before its client's first call.
 FAILED = "pfl: the server did not start: "
 
 
@@ -91,7 +91,7 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
     spawned = waited = False
     log_start = _size(home / "server.log")
     while True:
-        if (server := _answering(home, CLAIM_PATH)) is not None:
+        if (server := _answering(home, CLAIM_PATH, timeout_s=1)) is not None:
             return server
         if (lock := _take_lock(home)) is None:
             waited = True
@@ -122,7 +122,7 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
 
 def find(home: Path) -> Server | None:
     """Say which server of this project is running and answers; never start one."""
-    return _answering(Path(home).resolve(), INSTANCE_PATH)
+    return _answering(Path(home).resolve(), INSTANCE_PATH, timeout_s=ANSWER_TIMEOUT_S)
 
 
 def stop(home: Path) -> Server | None:
@@ -141,6 +141,8 @@ def stop(home: Path) -> Server | None:
     while pid == 0 and time.monotonic() < deadline:  # Between the spawn and the child's first line.
         time.sleep(0.02)
         pid = _holder(home)
+    if pid == 0:
+        raise UnavailableError("the Prefect server is being started by another command", hint="try again")
     server, _ = _state(home)
     if pid and (server is None or server.pid != pid):
         server = Server("", "", pid, 0, "", "", home / "server.log", 0)
@@ -157,13 +159,10 @@ def stop(home: Path) -> Server | None:
     else:
         if _holder(home) == pid:
             raise UnavailableError(f"the Prefect server, process {pid}, does not end", hint=f"kill -9 {pid}")
-    if (home / "server.json").exists() and (lock := _take_lock(home)) is not None:  # No lock: a new one is there.
+    if (home / "server.json").exists() and (lock := _take_lock(home)) is not None:  # Else a new one is there.
         (home / "server.json").unlink(missing_ok=True)
         os.close(lock)
     return server if pid else None
-
-
-# The client's side: who holds the lock, who answers, how to start.
 
 
 def _take_lock(home: Path) -> int | None:
@@ -172,7 +171,7 @@ def _take_lock(home: Path) -> int | None:
         home.mkdir(parents=True, exist_ok=True)
         lock = os.open(home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
-        raise _not_started(home, f"{exc.strerror}: {exc.filename}") from exc
+        raise _not_started(home, exc) from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -208,11 +207,12 @@ def _state(home: Path) -> tuple[Server | None, str]:
         return None, ""
 
 
-def _answering(home: Path, path: str) -> Server | None:
+def _answering(home: Path, path: str, timeout_s: float) -> Server | None:
+    """The server of server.json, if it holds the lock, answers, and is the one that wrote that file."""
     server, token = _state(home)
     if server is None or _holder(home) != server.pid:
         return None
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=ANSWER_TIMEOUT_S)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
     try:
         for ask, wanted in ((path, token.encode()), ("/api/health", b"true")):
             connection.request("GET", ask)
@@ -227,8 +227,8 @@ def _answering(home: Path, path: str) -> Server | None:
 
 
 def _spawn(home: Path, lock: int, idle_s: float) -> None:
-    """Start the server process and give it the lock. It detaches itself, so there is no child of ours to wait for."""
-    command = [sys.executable, "-P", "-m", "handler.engine.server_process", "--home", str(home), "--lock", str(lock)]
+    """Start the server process and give it the lock. It detaches itself, so it is no child of ours."""
+    command = [sys.executable, "-P", "-m", "handler.engine.server_process"]
     log = home / "server.log"
     try:
         (home / "prefect").mkdir(exist_ok=True)
@@ -236,7 +236,7 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
             log.replace(log.with_suffix(".log.old"))
         with log.open("ab") as out:
             subprocess.run(
-                [*command, "--idle", str(idle_s)],
+                [*command, "--home", str(home), "--lock", str(lock), "--idle", str(idle_s)],
                 env=_environment(home),
                 # Prefect reads .env, prefect.toml and pyproject.toml where it stands: not the user's, then.
                 cwd=home / "prefect",
@@ -247,18 +247,20 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
                 start_new_session=True,  # The terminal's Ctrl-C and hangup are not for it.
                 check=True,
             )
-    except (OSError, subprocess.CalledProcessError) as exc:
-        raise _not_started(home, str(exc)) from exc
+    except OSError as exc:
+        raise _not_started(home, exc) from exc
+    except subprocess.CalledProcessError as exc:
+        raise _not_started(home, f"exit code {exc.returncode} of its process") from exc
     finally:
         os.close(lock)
 
 
 def _environment(home: Path) -> dict[str, str]:
     """The server's environment: nothing of the user's Prefect, and nothing that slows Python or prints."""
-    dropped = {"PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME"}
+    dropped = {"PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME"}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k not in dropped}
     root = Path(__file__).resolve().parents[2]
-    if root.name not in ("site-packages", "dist-packages"):  # A checkout; -P leaves it out, and it may not be installed.
+    if root.name not in ("site-packages", "dist-packages"):  # A checkout, and maybe not an installed one.
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     prefect = home / "prefect"
     return kept | {
@@ -280,18 +282,26 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def _not_started(home: Path, why: str) -> UnavailableError:
-    log = home / "server.log"
+def _not_started(home: Path, why: str | OSError) -> UnavailableError:
+    if isinstance(why, OSError):
+        why = f"{why.strerror}: {why.filename}" if why.filename else str(why)
     if "malformed" in why or "not a database" in why:
         return UnavailableError(
             "the embedded Prefect server's database is damaged",
             why=why,
-            hint=f"delete {home / 'prefect'} (Prefect's list of runs is lost, results are not) or use --engine direct",
+            hint=f"delete {home / 'prefect'}: the list of runs is lost, results are not; or use --engine direct",
         )
+    if "locate revision" in why:
+        return UnavailableError(
+            "the embedded Prefect server's database was made by another version of Prefect",
+            why=why,
+            hint=f"install that version, or delete {home / 'prefect'}: the list of runs is lost, results are not",
+        )
+    see = f"see {home / 'server.log'}; " if _size(home / "server.log") else ""
     return UnavailableError(
         "the embedded Prefect server did not start",
         why=why,
-        hint=f"see {log}; `pfl server stop` clears what is left; --engine direct computes without Prefect",
+        hint=f"{see}`pfl server stop` clears what is left; --engine direct computes without Prefect",
     )
 
 

@@ -1,7 +1,7 @@
 """
-The process of the embedded Prefect server, started by `server.ensure` as ``python -m handler.engine.server_process``.
+The process of the embedded Prefect server, which `server.ensure` starts.
 
-It holds the project's lock while it lives, serves Prefect on loopback, and ends when nobody has used it for a while.
+It holds the project's lock while it lives, serves Prefect on loopback, and ends when nobody used it for a while.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Watched:
     """
     An ASGI app that knows when it was last used, and by whom it is in use.
 
-    A flow at work may be silent for an hour, but it keeps a websocket open for its events: that is use. A browser tab
-    keeps one open too, for days, so a websocket with an ``Origin`` counts only when it says something.
+    A flow at work may be silent for an hour, but it keeps a websocket open for its events: that is use. A browser
+    tab keeps one open too, for days, so a websocket with an ``Origin`` counts only when it says something.
     """
 
     def __init__(self, app: Any, token: str) -> None:
@@ -74,8 +74,7 @@ class Watched:
                 self.seen = time.monotonic()
 
     async def _answer(self, send: Send) -> None:
-        status = 503 if self.is_leaving else 200
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.start", "status": 503 if self.is_leaving else 200, "headers": []})
         await send({"type": "http.response.body", "body": self.token.encode()})
 
     def _noting_use(self, receive: Receive) -> Receive:
@@ -99,12 +98,16 @@ class Watched:
 
 def _serve(home: Path, lock: int, idle_s: float) -> None:
     """Be the server: hold the lock, serve until told to stop or idle, leave no server.json behind."""
+    os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     (home / "server.json").unlink(missing_ok=True)
     listener = _bind(home)
     port = listener.getsockname()[1]
-    os.environ["PREFECT_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_UI_URL"] = f"http://127.0.0.1:{port}"
+    ui_url = f"http://127.0.0.1:{port}"
+    os.environ["PREFECT_UI_URL"] = ui_url
+    os.environ["PREFECT_UI_API_URL"] = f"{ui_url}/api"
+    # By default every web page may call the API, which here has no password. Its own pages are enough.
+    os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = f"{ui_url},http://localhost:{port}"
     os.environ["PREFECT_SERVER_API_PORT"] = str(port)
     _create_database(home / "prefect" / "prefect.db")
     _place_ui(home)
@@ -126,8 +129,8 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
                 return
             app.seen = time.monotonic()
             server = Server(
-                url=f"http://127.0.0.1:{port}/api",
-                ui_url=f"http://127.0.0.1:{port}",
+                url=f"{ui_url}/api",
+                ui_url=ui_url,
                 pid=os.getpid(),
                 port=port,
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -152,11 +155,9 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
             (home / "server.json").unlink(missing_ok=True)
             await super().shutdown(sockets)
 
-    server = OneServer(
-        uvicorn.Config(
-            app, lifespan="on", log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=3
-        )
-    )
+    config = uvicorn.Config(app, lifespan="on", log_config=None, log_level="warning", access_log=False)
+    config.timeout_graceful_shutdown = 3
+    server = OneServer(config)
     with suppress(SystemExit):  # uvicorn's way to say that the app did not start.
         server.run(sockets=[listener])
     if not server.started:
@@ -164,7 +165,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
 
 
 def _bind(home: Path) -> socket.socket:
-    """A loopback socket, on the port of last time when it is free: links to runs that were printed then stay good."""
+    """A loopback socket, on the port of last time when it is free: links that were printed then stay good."""
     try:
         wanted = int((home / "prefect" / "port").read_text())
     except (OSError, ValueError):
@@ -193,9 +194,12 @@ def _create_database(path: Path) -> None:
         return
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    with closing(sqlite3.connect(draft)) as db:
-        db.executescript(f"BEGIN;\n{SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
-    draft.replace(path)
+    try:
+        with closing(sqlite3.connect(draft)) as db:
+            db.executescript(f"BEGIN;\n{SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _place_ui(home: Path) -> None:
@@ -221,8 +225,8 @@ async def _register_blocks(app: Watched, home: Path) -> None:
     """
     Fill the catalogue of block types, which only the UI and ``prefect block`` ask for, once nobody is waiting.
 
-    Prefect does it before it serves: 4 of the 20 seconds of a first start. A client that saves a block registers
-    that block's type itself, so nothing a flow does depends on this.
+    Prefect does it before it serves: 4 of the 20 seconds of a first start. A client that saves a block
+    registers that block's type itself, so nothing a flow does depends on this.
     """
     points = importlib.metadata.entry_points(group="prefect.collections")
     collections = (f"{point.name} {point.dist.version if point.dist else ''}" for point in points)

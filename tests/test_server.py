@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from handler.core.errors import UnavailableError
-from handler.engine import server
+from handler.engine import server, server_process
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_S = 120  # Only ever waited for when something is broken.
@@ -55,12 +55,12 @@ print(meaning())
 """
 
 MIGRATE = """
-import asyncio, sys
+import asyncio
 from prefect.server.database.alembic_commands import alembic_upgrade
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
 async def main():
-    await run_sync_in_worker_thread(alembic_upgrade, sys.argv[1])
+    await run_sync_in_worker_thread(alembic_upgrade)
 
 asyncio.run(main())
 """
@@ -174,34 +174,37 @@ def test_a_project_is_one_however_its_path_is_written(
 
 
 def test_a_second_server_process_leaves_at_once(running: server.Server, project: Path) -> None:
-    command = [sys.executable, "-m", "handler.engine.server", "--home", str(project)]
+    command = [sys.executable, "-m", "handler.engine.server_process", "--home", str(project)]
     assert subprocess.run(command, cwd=ROOT, timeout=LONG_S).returncode == 3
     assert server.find(project) == running
 
 
-def test_links_to_runs_are_served(running: server.Server) -> None:
-    link = urllib.request.Request(f"{running.ui_url}/runs/flow-run/abc", headers={"accept": "text/html"})
+def test_links_to_runs_are_served_and_foreign_pages_kept_out(running: server.Server) -> None:
+    headers = {"accept": "text/html", "origin": "http://x"}
+    link = urllib.request.Request(f"{running.ui_url}/runs/flow-run/abc", headers=headers)
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"<html" in page.read()
+        assert "access-control-allow-origin" not in page.headers
     assert call(f"{running.ui_url}/ui-settings")["api_url"] == running.url
 
 
 def test_the_client_side_imports_the_standard_library_only() -> None:
-    script = "import handler.engine.server, sys; print([m for m in ('prefect', 'httpx', 'pydantic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=LONG_S)
-    assert done.stdout == "[]\n"
+    script = "import handler.engine.server, sys; print({'prefect', 'httpx', 'pydantic', 'asyncio'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 # What it keeps
 
 
 def test_a_run_of_another_process_is_recorded_with_its_task(running: server.Server, tmp_path: Path) -> None:
-    env = os.environ | {"PREFECT_API_URL": running.url, "PREFECT_HOME": str(tmp_path), "PYTHONWARNINGS": "default"}
+    env = os.environ | {"PREFECT_API_URL": running.url, "PREFECT_HOME": str(tmp_path)}
     del env["PREFECT_API_DATABASE_CONNECTION_URL"]
     done = subprocess.run([sys.executable, "-c", FLOW], env=env, capture_output=True, text=True, timeout=LONG_S)
     run_id = done.stdout.strip()
     assert call(f"{running.url}/flow_runs/{run_id}")["state_name"] == "Completed", done.stderr
-    wanted = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    is_completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    wanted = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": is_completed}
     (task_run,) = eventually(lambda: call(f"{running.url}/task_runs/filter", wanted))
     assert task_run["name"].startswith("third")
 
@@ -240,8 +243,8 @@ def test_the_log_is_empty_while_all_is_well(running: server.Server) -> None:
 
 def objects(path: Path) -> dict[tuple[str, str], list[str]]:
     """
-    Every table and index with the parts of its SQL, without what SQL ignores: space, the quotes of plain names, and the
-    order of a table's constraints, which no two runs of the migrations share. `columns` keeps the order of columns.
+    Every table and index with the parts of its SQL, without what SQL ignores: space, the quotes of plain names,
+    and the order of a table's constraints, which no two runs of the migrations share. `columns` keeps their order.
     """
     with closing(sqlite3.connect(path)) as db:
         found = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
@@ -275,25 +278,21 @@ def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, tmp_path: Path) -> None:
-    """Both at the revision of schema.sql, and at the newest one after Prefect's own migrations ran on either."""
+    """One database starts from schema.sql, one from nothing; both then go through Prefect's own migrations."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-
-    def migrate(database: Path, revision: str) -> None:
-        env["PREFECT_HOME"] = str(database.parent)
-        subprocess.run([sys.executable, "-c", MIGRATE, revision], env=env, check=True, timeout=LONG_S)
-
-    (tmp_path / "migrated").mkdir()
-    (tmp_path / "ours").mkdir()
-    migrated, ours = tmp_path / "migrated" / "prefect.db", tmp_path / "ours" / "prefect.db"
-    server._create_database(ours)
-    (((revision,),),) = rows(ours).values()
-    for target in (revision, "head"):
-        migrate(migrated, target)
-        if target == "head":
-            migrate(ours, target)
-        assert objects(ours) == objects(migrated)
-        assert columns(ours) == columns(migrated)
-        assert rows(ours) == rows(migrated)
+    ours, migrated = tmp_path / "ours" / "prefect.db", tmp_path / "migrated" / "prefect.db"
+    for database in (ours, migrated):
+        database.parent.mkdir()
+    server_process._create_database(ours)
+    assert len(rows(ours)) == 1
+    running = [
+        subprocess.Popen([sys.executable, "-c", MIGRATE], env=env | {"PREFECT_HOME": str(database.parent)})
+        for database in (ours, migrated)
+    ]
+    assert [process.wait(LONG_S) for process in running] == [0, 0]
+    assert objects(ours) == objects(migrated)
+    assert columns(ours) == columns(migrated)
+    assert rows(ours) == rows(migrated)
 
 
 # Deaths and ends
@@ -339,8 +338,8 @@ def test_stop_ends_a_server_that_is_starting_and_its_client_says_so(new_home: Pa
 def test_state_of_a_dead_server_is_not_believed(new_home: Path) -> None:
     """Its pid and its port may belong to others by now."""
     new_home.mkdir()
-    fields = {"url": "", "ui_url": "", "pid": os.getpid(), "port": 9, "started_at": "", "version": "", "idle_s": 1}
-    for text in (json.dumps(fields | {"token": "0"}), "{", "[]", ""):
+    fields = {"url": "", "ui_url": "", "started_at": "", "version": "", "idle_s": 1, "token": "0"}
+    for text in (json.dumps(fields | {"pid": os.getpid(), "port": 9}), "{", "[]", ""):
         (new_home / "server.json").write_text(text)
         assert server.find(new_home) is None
         assert server.stop(new_home) is None
@@ -360,6 +359,15 @@ def test_a_damaged_database_is_named(new_home: Path) -> None:
     assert (new_home / "prefect" / "prefect.db").read_bytes().startswith(b"not SQLite")
 
 
+def test_a_database_of_another_prefect_is_named(new_home: Path) -> None:
+    (new_home / "prefect").mkdir(parents=True)
+    with closing(sqlite3.connect(new_home / "prefect" / "prefect.db")) as db:
+        db.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('f1')")
+    with pytest.raises(UnavailableError, match="another version of Prefect") as caught:
+        server.ensure(new_home)
+    assert "'f1'" in caught.value.why
+
+
 def test_a_server_that_cannot_import_says_why(
     new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +378,18 @@ def test_a_server_that_cannot_import_says_why(
     assert caught.value.why == "TypeError: unexpected keyword argument min_items"
     assert str(new_home / "server.log") in caught.value.hint
     assert "--engine direct" in caught.value.hint
+
+
+def test_a_start_without_end_is_given_up_and_its_process_killed(
+    new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "fastapi.py").write_text(f"open({str(tmp_path / 'fifo')!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(server, "START_TIMEOUT_S", 1)
+    with pytest.raises(UnavailableError, match="no answer within 1 s"):
+        server.ensure(new_home)
+    eventually(lambda: server._holder(new_home) is None)
 
 
 def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
@@ -387,7 +407,9 @@ def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     ("kind", "headers", "is_use"),
     [("http", [(b"origin", b"x")], True), ("websocket", [], True), ("websocket", [(b"origin", b"x")], False)],
 )
-def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(kind: str, headers: list[Any], is_use: bool) -> None:
+def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
+    kind: str, headers: list[Any], is_use: bool
+) -> None:
     idle: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -402,7 +424,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(kind: str, head
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    watched = server.Watched(app, "token")
+    watched = server_process.Watched(app, "token")
     asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
     assert idle == [not is_use, False]
     assert watched.in_use == 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +141,7 @@ def is_current(sources: dict, root: Path) -> bool:
     return (
         sources["root"] == str(root)
         and sources["python"] == list(sys.version_info[:2])
-        and all(os.path.isdir(place) for place in sources["packages"])
+        and all(installed_digest(path) == old for path, old in sources["packages"].items())
         and all(env_digest(name) == old for name, old in sources["env"].items())
         and all(file_digest(path) == old for path, old in sources["files"].items())
         and all(folder_digest(path) == old for path, old in sources["folders"].items())
@@ -159,11 +159,17 @@ def file_digest(path: str) -> str | None:
 
 def folder_digest(path: str) -> str | None:
     """The digest of the names in a folder that an import could find: a new module can shadow an old one."""
+    return _names_digest(path, lambda name: not name.startswith((".", "__pycache__")) and ("." not in name or name.endswith(".py")))
+
+
+def installed_digest(path: str) -> str | None:
+    """The digest of the packages and versions that a ``site-packages`` folder holds."""
+    return _names_digest(path, lambda name: name.endswith((".dist-info", ".egg-info")))
+
+
+def _names_digest(path: str, counts: Callable[[str], bool]) -> str | None:
     try:
-        with os.scandir(path) as entries:
-            names = sorted(
-                e.name for e in entries if not e.name.startswith((".", "__pycache__")) and ("." not in e.name or e.name.endswith(".py"))
-            )
+        names = sorted(name for name in os.listdir(path) if counts(name))
     except OSError:
         return None
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()

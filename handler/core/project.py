@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import time
 import traceback
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,7 +135,13 @@ def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
     return flows
 
 
-def _sources(root: Path, reads: fingerprint.Reads, prints) -> dict:
+def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
+    if not any(part.kind == "package" for each in prints for part in each.parts):
+        return []
+    return sorted(path for path in set(sys.path) if os.path.basename(path.rstrip("/")) in _NOT_PROJECT)
+
+
+def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]) -> dict:
     modules = {file for name in _imported if (file := _project_file(name))}
     files = modules | set(reads.files) | {path for each in prints for path in each.files}
     folders = {str(root), *(os.path.dirname(path) for path in modules)}
@@ -144,7 +151,7 @@ def _sources(root: Path, reads: fingerprint.Reads, prints) -> dict:
         "files": {path: manifest.file_digest(path) for path in sorted(files)},
         "folders": {path: manifest.folder_digest(path) for path in sorted(folders)},
         "env": {name: manifest.env_digest(name) for name in sorted(reads.env)},
-        "packages": sorted({path for each in prints for path in each.packages}),
+        "packages": {path: manifest.installed_digest(path) for path in _site_folders(prints)},
     }
 
 

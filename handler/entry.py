@@ -33,7 +33,14 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     Returns:
         A reply; what went wrong is in it, and nothing is raised that we foresaw.
     """
-    return handle(raw, Settings.from_env(os.environ), request_id=getattr(context, "aws_request_id", ""))
+    request_id = getattr(context, "aws_request_id", "")
+    try:
+        settings = Settings.from_env(os.environ)
+    except PflError as exc:
+        asked = raw if isinstance(raw, Mapping) else {}
+        more = {"cold_start": _cold, "request_id": request_id, "ms": 0.0}
+        return event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
+    return handle(raw, settings, request_id=request_id)
 
 
 def handle(

@@ -259,7 +259,8 @@ def _accepts(annotation: object, default: object) -> tuple[tuple[str, ...], tupl
         return _accepts(typing.get_args(annotation)[0], default)
     if origin in (typing.Union, types.UnionType):
         parts = [_accepts(each, default) for each in typing.get_args(annotation)]
-        choices = tuple(c for _, some in parts for c in some)
+        free = {kind for kinds, some in parts if not some for kind in kinds}
+        choices = tuple(c for _, some in parts for c in some if _KINDS.get(type(c)) not in free)
         if choices and ("null",) in [kinds for kinds, _ in parts]:
             choices += (None,)
         return tuple(dict.fromkeys(kind for kinds, _ in parts for kind in kinds)), choices

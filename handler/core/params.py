@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from handler.core.errors import InvalidRequestError
+from handler.core.errors import InvalidRequestError, PflError
+from handler.core.values import normalise
 
 _KIND_OF = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", type(None): "null"}
 
@@ -16,7 +17,7 @@ class Param(NamedTuple):
 
     Attributes:
         kinds: What it accepts, of ``int``, ``float``, ``str``, ``bool``, ``list``, ``dict``, ``null`` and ``any``.
-        choices: The only values it accepts, where it names them.
+        choices: The only values it accepts of their own kind, where it names them.
         default: Its value when the event gives none.
         place: File and line of the step that declares it.
     """
@@ -38,8 +39,14 @@ class Param(NamedTuple):
             value, kind = float(value), "float"
         if "any" not in self.kinds and kind not in self.kinds:
             raise self._refuse(name, value)
-        if self.choices and not any(type(c) is type(value) and c == value for c in self.choices):
+        rivals = [choice for choice in self.choices if type(choice) is type(value)]
+        if rivals and value not in rivals:
             raise self._refuse(name, value)
+        if kind in ("int", "float", "list", "dict", "other"):
+            try:
+                value, _ = normalise(value)  # A NaN has no key, nor has what is no JSON; text and true always do.
+            except PflError as exc:
+                raise self._refuse(name, value, exc.why.replace("result", name, 1)) from exc
         return value
 
     def parse(self, name: str, text: str) -> object:
@@ -54,11 +61,12 @@ class Param(NamedTuple):
             except InvalidRequestError:
                 raise self._refuse(name, text) from None
 
-    def _refuse(self, name: str, value: object) -> InvalidRequestError:
-        wanted = ", ".join(json.dumps(c) for c in self.choices) or " or ".join(self.kinds)
+    def _refuse(self, name: str, value: object, why: str = "") -> InvalidRequestError:
+        free = [kind for kind in self.kinds if kind not in {_KIND_OF.get(type(choice)) for choice in self.choices}]
+        wanted = " or ".join(filter(None, [", ".join(json.dumps(choice) for choice in self.choices), *free]))
         return InvalidRequestError(
             f"parameter {name} cannot be {_cut(value)}",
-            why=f"it has to be {'one of ' if self.choices else ''}{wanted}",
+            why=why or f"it has to be {'one of ' if self.choices else ''}{wanted}",
             hint=f"--param {name}={json.dumps(self.default) if self.kinds != ('str',) else self.default}",
         )
 
@@ -73,7 +81,10 @@ class Param(NamedTuple):
 
 
 def _cut(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # An integer past Python's digit limit, for one.
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -175,7 +175,8 @@ def _edited_since(files: dict, started: float) -> bool:
 
 
 def _said(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}".split("\n")[0].rstrip(": ")
+    said = exc.msg if isinstance(exc, SyntaxError) else exc  # Its text repeats file and line.
+    return f"{type(exc).__name__}: {said}".split("\n")[0].rstrip(": ")
 
 
 def _where(exc: BaseException, root: Path) -> str:

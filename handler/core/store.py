@@ -18,6 +18,8 @@ from obstore import exceptions
 
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
+_FORBIDDEN = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 _MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
 
 
@@ -40,12 +42,13 @@ class Store:
     Args:
         backend: An obstore store.
         url: What the user calls it, for messages.
+        directory: Where its objects are, if that is a directory that has to be there.
 
     ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``.
     """
 
-    def __init__(self, backend: object, url: str) -> None:
-        self._backend, self.url = backend, url
+    def __init__(self, backend: object, url: str, directory: Path | None = None) -> None:
+        self._backend, self.url, self._directory = backend, url, directory
         self.counts: Counter[str] = Counter()
 
     def get(self, key: str) -> bytes | None:
@@ -55,8 +58,7 @@ class Store:
             # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
             return bytes(obstore.get(self._backend, key).bytes())
         except (exceptions.NotFoundError, FileNotFoundError) as exc:
-            if "NoSuchBucket" in str(exc):
-                raise self._unavailable("read", key, exc) from exc
+            self._check_there("read", key, exc)
             return None
         except Exception as exc:
             raise self._unavailable("read", key, exc) from exc
@@ -86,12 +88,15 @@ class Store:
         """The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory."""
         self.counts["list"] += 1
         try:
+            is_empty = True
             for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
                 for meta in batch:
+                    is_empty = False
                     yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
+            if is_empty:
+                self._check_there("list", prefix, None)
         except (exceptions.NotFoundError, FileNotFoundError) as exc:
-            if "NoSuchBucket" in str(exc):
-                raise self._unavailable("list", prefix, exc) from exc
+            self._check_there("list", prefix, exc)
         except PflError:
             raise
         except Exception as exc:
@@ -105,7 +110,8 @@ class Store:
             some = batch[start : start + 1_000]
             try:
                 obstore.delete(self._backend, some)
-            except (exceptions.NotFoundError, FileNotFoundError):
+            except (exceptions.NotFoundError, FileNotFoundError) as exc:
+                self._check_there("delete", some[0], exc)
                 self._delete_singly(some)
             except Exception as exc:
                 raise self._unavailable("delete", some[0], exc) from exc
@@ -120,12 +126,19 @@ class Store:
             except Exception as exc:
                 raise self._unavailable("delete", key, exc) from exc
 
+    def _check_there(self, verb: str, key: str, exc: Exception | None) -> None:
+        # An object is absent only from a store that is there: not from a deleted bucket or an unmounted directory.
+        if exc is not None and _NO_BUCKET in str(exc):
+            raise self._unavailable(verb, key, exc) from exc
+        if self._directory is not None and not self._directory.is_dir():
+            raise self._unavailable(verb, key, NotADirectoryError(f"{self._directory} is not there any more")) from exc
+
     def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
         text = " ".join(str(exc).split("\n\nDebug source")[0].split())
         hint = "check the store with: pfl config show"
-        if "NoSuchBucket" in text:
+        if _NO_BUCKET in text:
             hint = "create the bucket, or set PFL_STORE to one that is there"
-        elif isinstance(exc, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError | PermissionError):
+        elif isinstance(exc, _FORBIDDEN) or any(f"status code: {status}" in text for status in (401, 403)):
             hint = "grant this identity access to the store; nothing was taken for a miss"
         elif "No space left" in text:
             hint = "free some space, or set PFL_STORE to another place"
@@ -152,7 +165,8 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, cr
     if not sep:
         scheme, rest = "file", url
     if scheme == "file" and rest:
-        return Store(_directory(Path(rest).absolute(), url, create), url)
+        path = Path(rest).absolute()
+        return Store(_directory(path, url, create), url, None if create else path)
     if scheme == "memory":
         return Store(_MEMORY.setdefault(rest, obstore.store.MemoryStore()), url)
     bucket, _, prefix = rest.partition("/")

@@ -156,13 +156,16 @@ def _signature(flow: Flow) -> inspect.Signature:
     ]
     for name, param in flow.params.items():
         kinds = typing.Any
-        if param.choices:
-            kinds = typing.Literal[param.choices]
-        elif "any" not in param.kinds:
-            kinds = typing.Union[tuple(_KINDS[kind] for kind in param.kinds)]
+        if "any" not in param.kinds:
+            free = [_KINDS[kind] for kind in param.kinds if not any(_is_of(choice, kind) for choice in param.choices)]
+            kinds = typing.Union[(*([typing.Literal[param.choices]] if param.choices else []), *free)]
         rows.append((name, kinds, param.default))
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature([inspect.Parameter(n, kind, annotation=a, default=d) for n, a, d in rows])
+
+
+def _is_of(choice: object, kind: str) -> bool:
+    return choice is None if kind == "null" else type(choice) is _KINDS[kind]
 
 
 def _docstring(flow: Flow) -> str:

@@ -1,0 +1,184 @@
+"""Wiring: a clean environment, a project in a temporary directory, and real servers on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import servers
+
+from handler import entry
+from handler.core import store as stores
+from handler.core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("PFL_", "PREFECT_", "AWS_")
+
+hypothesis.settings.register_profile("pfl", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pfl")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of whoever runs the tests reaches them, and nothing of theirs is written outside temporary directories."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+    home = tmp_path_factory.mktemp("home")
+    os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DO_NOT_TRACK": "1"}
+    os.environ |= {"AWS_CONFIG_FILE": str(home / "aws"), "AWS_SHARED_CREDENTIALS_FILE": str(home / "aws")}
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def clean_environ() -> Iterator[None]:
+    """What a test does to the environment and to the import path ends with it."""
+    environ, path = dict(os.environ), list(sys.path)
+    yield
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.path[:] = path
+
+
+class Project:
+    """
+    A directory with flows, and the handler called on it.
+
+    Attributes:
+        root: The directory.
+        store: Its store; where the settings name it, a directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store: stores.Store | None = None
+        self.knobs: dict[str, object] = {"engine": "direct"}
+
+    def ship(self) -> None:
+        """Put the flows that come with pfl into it."""
+        shutil.copytree(ROOT / "flows", self.root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def write(self, text: str, name: str = "pipeline") -> Path:
+        """Write ``flows/<name>.py``; a pipeline gets the import that every one needs."""
+        path = self.root / "flows" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        (path.parent / "__init__.py").touch()
+        head = "from handler import flow, step\n" if name == "pipeline" else ""
+        path.write_text(head + textwrap.dedent(text))
+        return path
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(project=str(self.root), **self.knobs)
+
+    def handle(self, raw: object) -> dict:
+        """The reply to an event as it stands."""
+        return entry.handle(raw, self.settings, request_id="req-1", results=self.store)
+
+    def call(self, id: str = "abc", **event: object) -> dict:
+        """The reply to an event made of these fields."""
+        return self.handle({"id": id, **event})
+
+    @property
+    def results(self) -> stores.Store:
+        """The store, as another process would open it."""
+        return self.store or stores.of(self.settings)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with the flows that come with pfl, in its own directory; computing without Prefect unless told otherwise."""
+    root = tmp_path / "project"
+    root.mkdir()
+    made = Project(root)
+    made.ship()
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PFL_PROJECT", str(root))
+    return made
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """An S3 on loopback, in a process of its own."""
+    with servers.s3() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_env(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that names it."""
+    environ = {
+        "AWS_ENDPOINT_URL": s3_url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return environ
+
+
+@pytest.fixture
+def s3_client(s3_env: dict[str, str]):
+    """boto3's client of it: the other side's view of the same bytes."""
+    import boto3
+
+    return boto3.client("s3")
+
+
+@pytest.fixture
+def bucket(s3_client) -> str:
+    """A new bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3_client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> stores.Store:
+    """An empty store of each kind."""
+    if request.param == "local":
+        return stores.open_store(str(tmp_path / "store"), environ={}, create=True)
+    if request.param == "memory":
+        return stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+    name = request.getfixturevalue("bucket")
+    return stores.open_store(f"s3://{name}/pre/fix", environ=request.getfixturevalue("s3_env"))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory):
+    """A real Prefect server; the tests' own Prefect is set up for it before anything imports it."""
+    from handler.engine import prefect_env, server
+
+    home = tmp_path_factory.mktemp("prefect-server") / ".pfl"
+    found = server.ensure(home, idle_s=900)
+    prefect_env.prepare(prefect_env.Api(found.url, "", "embedded server"), home)
+    yield found
+    server.stop(home)
+
+
+@pytest.fixture
+def on_prefect(project: Project, prefect_server) -> Project:
+    """The project, computing through the Prefect server."""
+    project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
+    return project
+
+
+def statuses(reply: dict) -> dict[str, str]:
+    """What became of each step of a reply."""
+    return {row["step"]: row["status"] for row in reply["steps"]}
+
+
+def values(reply: dict) -> dict[str, object]:
+    """The value of each step of a reply."""
+    return {row["step"]: row["value"] for row in reply["steps"]}

@@ -1,0 +1,100 @@
+"""Servers on loopback: an S3 (moto) in a process of its own, one that answers as told, and one that stands before another."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Answer = tuple[int, bytes]
+
+_S3 = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """The URL of a running S3; it ends with its standard input, so also when this process is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _S3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        url = process.stdout.readline().strip()
+        assert url, "moto did not start"
+        yield url
+
+
+class Loopback:
+    """
+    An HTTP server that answers each request by ``answer(method, path)``, and passes it on to *behind* where that says None.
+
+    Attributes:
+        url: Where it listens.
+        asked: Method and path of each request, in order.
+        answer: May be replaced at any time.
+    """
+
+    def __init__(self, answer: Callable[[str, str], Answer | None], behind: str = "") -> None:
+        self.answer, self.asked = answer, []
+        outer, host = self, behind.removeprefix("http://")
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                outer.asked.append((self.command, self.path))
+                headers: list[tuple[str, str]] = [("content-type", "application/xml")]
+                if (told := outer.answer(self.command, self.path)) is not None:
+                    status, data = told
+                else:
+                    connection = http.client.HTTPConnection(host, timeout=30)
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    response = connection.getresponse()
+                    status, data = response.status, response.read()
+                    headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]
+                    connection.close()
+                self.send_response(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                if "content-length" not in {name.lower() for name, _ in headers}:
+                    self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Loopback:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+_KEPT = {"content-type", "content-length", "etag", "last-modified", "x-amz-request-id", "content-range", "accept-ranges"}
+
+
+def s3_error(status: int, code: str) -> Answer:
+    """The answer that S3 gives where something is wrong."""
+    return status, f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()

@@ -1,0 +1,118 @@
+"""What a step may return: stored and read it is the same value, and what is not JSON is told by its path."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from test_keys import json_values
+
+from handler.core.errors import StepFailedError
+from handler.core.values import UnstorableValueError, encode, normalise
+
+
+@given(json_values)
+def test_a_value_comes_back_as_it_was(value):
+    assert normalise(value) == (value, encode(value))
+    assert json.loads(encode(value)) == value
+
+
+@given(json_values)
+def test_types_come_back_as_they_were(value):
+    """``1 == 1.0 == True`` in Python, so equality alone would not notice."""
+    assert repr(normalise(value)[0]) == repr(value)
+
+
+def test_a_tuple_becomes_the_list_that_every_later_reader_gets():
+    assert normalise({"t": (1, (2,))})[0] == {"t": [1, [2]]}
+
+
+def test_an_int_or_text_of_a_subclass_becomes_a_plain_one():
+    class Colour(enum.IntEnum):
+        RED = 3
+
+    class Name(str):
+        pass
+
+    value, _ = normalise([Colour.RED, Name("n")])
+    assert [type(each) for each in value] == [int, str]
+
+
+class Row:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (Row(), "result: "),
+        ({"rows": [0, 1, 2, {"when": datetime.datetime(2026, 1, 1)}]}, "result.rows[3].when: datetime.datetime"),
+        ({"a b": {1, 2}}, "result['a b']: set"),
+        ([b"x"], "result[0]: bytes"),
+        ({"x": decimal.Decimal(1)}, "result.x: decimal.Decimal"),
+        ((1, (2, 1j)), "result[1][1]: complex"),
+        (float("nan"), "result: nan"),
+        ({"x": [float("inf")]}, "result.x[0]: inf"),
+        ({"x": -float("inf")}, "result.x: -inf"),
+        ({"x": {1: "one"}}, "result.x[1]: the key is int"),
+        ({True: 1}, "result[True]: the key is bool"),
+        ({None: 1}, "result[None]: the key is NoneType"),
+        ({("a", 1): 1}, "result[('a', 1)]: the key is tuple"),
+    ],
+)
+def test_what_json_cannot_hold_is_told_by_its_path(value, path):
+    with pytest.raises(UnstorableValueError) as caught:
+        encode(value, step="b")
+    assert caught.value.why.startswith(path)
+    assert "step b" in caught.value.what
+    assert caught.value.hint
+
+
+def test_an_unstorable_value_is_a_failure_of_the_step():
+    assert issubclass(UnstorableValueError, StepFailedError)
+
+
+def test_a_value_that_contains_itself_is_told_where():
+    inner: dict = {}
+    inner["rows"] = [inner]
+    with pytest.raises(UnstorableValueError, match=r"result\.x\.rows\[0\]: it contains itself"):
+        encode({"x": inner})
+
+
+def test_the_same_list_twice_is_no_cycle():
+    shared = [1]
+    assert normalise({"a": shared, "b": [shared, shared]})[0] == {"a": [1], "b": [[1], [1]]}
+
+
+def test_a_value_nested_beyond_what_python_can_write_is_told():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UnstorableValueError, match="nested too deeply"):
+        encode(deep)
+
+
+def test_a_value_nested_a_few_hundred_deep_is_stored():
+    deep: object = "bottom"
+    for _ in range(200):
+        deep = {"in": [deep]}
+    assert normalise(deep)[0] == deep
+
+
+def test_an_integer_past_the_digits_python_writes_is_told():
+    with pytest.raises(UnstorableValueError, match="digits"):
+        encode({"n": 10 ** (sys.get_int_max_str_digits() + 1)})
+
+
+def test_a_large_integer_is_stored_whole():
+    assert normalise(2**4_000)[0] == 2**4_000
+
+
+def test_a_lone_surrogate_is_stored_as_an_escape_and_comes_back():
+    assert encode("\ud800").isascii()
+    assert normalise({"\udfff": "a\ud800"})[0] == {"\udfff": "a\ud800"}

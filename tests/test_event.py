@@ -278,6 +278,7 @@ def test_every_error_of_the_tree_has_its_own_exit_code():
         "PflError": 1,
         "InvalidRequestError": 2,
         "DeclarationError": 2,
+        "UnstorableValueError": 4,
         "NotFoundError": 3,
         "StepFailedError": 4,
         "UnavailableError": 5,

@@ -111,7 +111,7 @@ def _read(event: str) -> str:
             with open(event[1:], encoding="utf-8") as file:
                 return file.read()
     except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidRequestError(f"the event {event} cannot be read", why=str(exc)) from exc
+        raise InvalidRequestError(f"the event {event} cannot be read", why=str(exc), hint="--event @FILE") from exc
     return event
 
 
@@ -126,7 +126,7 @@ def _params(chosen, flow: str | None, texts: list[str]) -> dict[str, object]:
         if not sep or not name:
             raise InvalidRequestError(f"--param {text!r} has no value", hint="--param rate=2")
         if name in values:
-            raise InvalidRequestError(f"--param {name} is given twice")
+            raise InvalidRequestError(f"--param {name} is given twice", hint="give it once")
         # An unknown flow or parameter is told by the event's own check.
         values[name] = entry.params[name].parse(name, value) if entry and name in entry.params else value
     return values

@@ -28,9 +28,9 @@ app.add_typer(server.app, name="server")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from handler import __version__
 
-        output.emit(f"pfl {version('pfl')}")
+        output.emit(f"pfl {__version__}")
         raise typer.Exit
 
 

@@ -43,7 +43,8 @@ def load(**flags: object) -> Settings:
     except InvalidRequestError as exc:
         for flag in given:
             env = next(f.metadata["env"] for f in fields(Settings) if f.name == flag)
-            exc = InvalidRequestError(exc.what.replace(env, f"--{flag}"), why=exc.why, hint=exc.hint)
+            hint = exc.hint.replace(f"{env}=", f"--{flag} ")
+            exc = InvalidRequestError(exc.what.replace(env, f"--{flag}"), why=exc.why, hint=hint)
         raise exc from None
 
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from handler.core.declare import step
     from handler.face import Flow, flow
 
+__version__ = "0.1.0"
 __all__ = ["Flow", "flow", "step"]
 
 

@@ -13,6 +13,11 @@ from handler.core.manifest import FlowEntry, Manifest
 ID_BYTES = 512
 _FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
 
+_EXAMPLES = {
+    "flow": '"flow": "meaning"', "step": '"step": "b"', "bust": '"bust": ["b"]', "skip": '"skip": ["a"]',
+    "params": '"params": {"rate": 2}', "engine": '"engine": "direct"', "cached_only": '"cached_only": true',
+}  # fmt: skip
+
 
 class Request(NamedTuple):
     """An event whose every name has been found in the flow it asks for."""
@@ -128,13 +133,13 @@ def _typed(event: dict, name: str, kind: type, default):
         return default
     if type(value) is not kind:
         wanted = {str: "text", bool: "true or false", dict: "an object"}[kind]
-        raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}")
+        raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=_EXAMPLES[name])
     return value
 
 
 def _flow(name: object, manifest: Manifest) -> FlowEntry:
     if name is not None and not isinstance(name, str):
-        raise InvalidRequestError(f"flow is {_kind(name)}", why="it has to be text")
+        raise InvalidRequestError(f"flow is {_kind(name)}", why="it has to be text", hint=_EXAMPLES["flow"])
     flow = manifest.flows.get(name or manifest.default)
     if flow is None:
         raise InvalidRequestError(f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}")
@@ -162,7 +167,9 @@ def _steps(flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], al
         return frozenset()
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         shown = repr(value) if isinstance(value, str) else _kind(value)
-        raise InvalidRequestError(f"{name} is {shown}", why=f"it has to be {also}a list of steps")
+        raise InvalidRequestError(
+            f"{name} is {shown}", why=f"it has to be {also}a list of steps", hint=_EXAMPLES[name]
+        )
     needed = flow.closure(targets)
     for step in value:
         _known(flow, step)

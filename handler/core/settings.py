@@ -70,5 +70,5 @@ def _parse(knob, text: str) -> object:
             raise InvalidRequestError(f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}")
         return int(text)
     if choices and text not in choices:
-        raise InvalidRequestError(f"{env} is not one of {', '.join(choices)}", why=f"it is {text!r}")
+        raise InvalidRequestError(f"{env} is not one of {', '.join(choices)}", why=f"it is {text!r}", hint=f"{env}={knob.default}")
     return text

@@ -1,0 +1,368 @@
+"""Every command through a real process: its data on stdout, its words on stderr, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import servers
+from conftest import ROOT, Project
+
+SLOW = """
+    import threading
+
+    @step
+    def quick(id: str) -> int:
+        return 1
+
+    @step
+    def hang(id: str) -> int:
+        threading.Event().wait()
+
+    FLOWS = [flow("one", hang), flow("two", quick, hang)]
+"""
+
+
+class Ran:
+    """What a command left behind: exit code, stdout, stderr."""
+
+    def __init__(self, done: subprocess.CompletedProcess) -> None:
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+    @property
+    def data(self) -> dict:
+        """stdout, which holds one JSON object and nothing else."""
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[dict]:
+        """stdout, which holds a JSON object a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def pfl(*arguments: str, stdin: str = "", **environ: str) -> Ran:
+    """Run ``pfl`` in the project that the test is in."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ)
+    )
+    assert "Traceback" not in done.stderr
+    return Ran(done)
+
+
+def _environ(more: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct", **more}
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project as a person has it: found from the working directory."""
+    monkeypatch.delenv("PFL_PROJECT")
+    return project
+
+
+def test_invoke_prints_a_table_and_says_where_it_runs(here):
+    first = pfl("invoke", "--id", "abc")
+    assert first.code == 0
+    assert [re.split(r"  +", line) for line in first.out.splitlines()][0] == ["step", "status", "value", "time", "why"]
+    assert [line.split()[:3] for line in first.out.splitlines()[1:]] == [
+        ["a", "computed", "1234"],
+        ["b", "computed", "411.3333333333333"],
+        ["c", "computed", "4113.333333333333"],
+    ]
+    assert f"running here, store {here.root}/.pfl/store" in first.err
+    assert "0 of 3 steps from the cache" in first.err
+    assert "3 of 3 steps from the cache" in pfl("invoke", "--id", "abc").err
+
+
+def test_invoke_as_json_is_the_reply_and_nothing_else(here):
+    pfl("invoke", "--id", "abc")
+    reply = pfl("invoke", "--id", "abc", "--step", "c", "--json").data
+    assert (reply["status"], [row["status"] for row in reply["steps"]], reply["store"]) == ("completed", ["hit"], {"get": 1})
+    assert {row["step"]: row["value"] for row in pfl("invoke", "--id", "abc", "--json").data["steps"]} == {
+        "a": 1234,
+        "b": 411.3333333333333,
+        "c": 4113.333333333333,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--id", ""], "the ID is empty"),
+        ([], "the ID is missing"),
+        (["--id", "x" * 513], "the ID is too long"),
+        (["--id", "a\nb"], "control character"),
+        (["--id", "abc", "--step", "z"], "unknown step 'z'"),
+        (["--id", "abc", "--flow", "z"], "unknown flow 'z'"),
+        (["--id", "abc", "--param", "rate=2"], "unknown parameter 'rate'"),
+        (["--id", "abc", "--param", "rate"], "has no value"),
+        (["--id", "abc", "--param", "a=1", "--param", "a=2"], "given twice"),
+        (["--flow", "audit", "--id", "pip", "--param", "top=many"], "parameter top cannot be 'many'"),
+        (["--id", "abc", "--bust", "z"], "unknown step 'z'"),
+        (["--id", "abc", "--step", "a", "--bust", "c"], "not needed for a"),
+        (["--id", "abc", "--skip", "a", "--bust", "a"], "both busted and skipped"),
+        (["--id", "abc", "--engine", "dask"], "--engine is not one of prefect, direct"),
+        (["--id", "abc", "--async"], "no function is deployed"),
+        (["--id", "abc", "--nope"], "No such option: --nope"),
+        (["--event", "{"], "the event is not JSON"),
+        (["--event", "[]"], "a list, not an object"),
+        (["--event", '{"id": "abc", "ids": 1}'], "unknown field 'ids'"),
+        (["--event", '{"id": 7}'], "the ID is a number"),
+        (["--event", '{"id": "abc", "bust": "these"}'], "bust is 'these'"),
+        (["--event", "@nowhere.json"], "cannot be read"),
+        (["--event", "{}", "--id", "abc"], "do not go together"),
+    ],
+)
+def test_invoke_refuses_what_is_wrong_in_words_and_with_exit_code_2(here, arguments, words):
+    ran = pfl("invoke", *arguments, "--json")
+    assert ran.code == 2
+    assert words in ran.err and "hint: " in ran.err
+    assert ran.data["status"] == "invalid" and words in ran.data["error"]["what"] + ran.data["error"]["why"]
+    assert ran.data["error"]["hint"]
+    assert not (here.root / ".pfl" / "store" / "results").exists()
+
+
+@pytest.mark.parametrize("id", ["../../x", "a/b", "%2e%2e", "..", ".", "🦜", "שלום", "a b", "-", "C:\\x"])
+def test_any_other_id_is_kept_in_its_folder_and_comes_back_unchanged(here, id):
+    assert pfl("invoke", f"--id={id}", "--json").data["id"] == id
+    stored = [path for path in (here.root / ".pfl" / "store").rglob("*") if path.is_file()]
+    assert {path.relative_to(here.root / ".pfl" / "store").parts[2] for path in stored} == {"a", "b", "c"}
+    assert [row["id"] for row in pfl("cache", "ls", f"--id={id}", "--json").rows] == [id] * 3
+
+
+def test_the_event_is_read_from_an_argument_a_file_or_stdin(here):
+    (here.root / "event.json").write_text('{"id": "abc", "step": "a"}')
+    for given in ({"event": '{"id": "abc", "step": "a"}'}, {"event": "@event.json"}, {"event": "-", "stdin": '{"id": "abc", "step": "a"}'}):
+        event = given.pop("event")
+        assert pfl("invoke", "--event", event, "--json", **given).data["steps"][0]["value"] == 1234
+
+
+def test_a_miss_with_cached_only_is_exit_code_3_and_computes_nothing(here):
+    ran = pfl("invoke", "--id", "new", "--cached-only", "--json")
+    assert (ran.code, ran.data["status"], ran.data["error"]["type"]) == (3, "miss", "NotFoundError")
+    assert not (here.root / ".pfl" / "store" / "results").exists()
+
+
+def test_a_failing_step_is_exit_code_4_and_names_its_line(here):
+    here.write("""
+        @step
+        def bad(id: str):
+            raise ValueError("not today")
+
+        FLOWS = [flow("bad", bad)]
+    """)
+    ran = pfl("invoke", "--id", "abc", "--json")
+    assert (ran.code, ran.data["status"], ran.data["error"]["why"]) == (4, "failed", "ValueError: not today")
+    assert "flows/pipeline.py:5" in ran.err
+
+
+def test_what_a_step_prints_and_its_children_print_stays_off_stdout(here):
+    here.write("""
+        import os
+
+        print("while importing")
+
+        @step
+        def loud(id: str) -> int:
+            print("from the step")
+            os.system("echo from a child")
+            return 7
+
+        FLOWS = [flow("loud", loud)]
+    """)
+    ran = pfl("invoke", "--id", "abc", "--json")
+    assert ran.data["steps"][0]["value"] == 7
+    assert all(words in ran.err for words in ("while importing", "from the step", "from a child"))
+
+
+def test_flows_that_cannot_be_imported_are_named_with_file_and_line(here):
+    here.write("def broken(:\n", name="helpers")
+    here.write("import flows.helpers\nFLOWS = []\n")
+    ran = pfl("invoke", "--id", "abc")
+    assert ran.code == 2 and "flows cannot be imported" in ran.err and "flows/helpers.py:1" in ran.err
+
+
+def test_prefect_that_does_not_answer_is_exit_code_5_and_a_hit_still_works(here):
+    pfl("invoke", "--id", "abc")
+    nowhere = {"PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    assert pfl("invoke", "--id", "abc", **nowhere).code == 0
+    ran = pfl("invoke", "--id", "new", **nowhere)
+    assert ran.code == 5 and "--engine direct" in ran.err
+
+
+def test_a_store_that_forbids_is_exit_code_5_and_no_miss(here):
+    with servers.Loopback(lambda method, path: servers.s3_error(403, "AccessDenied")) as s3:
+        environ = {"AWS_ENDPOINT_URL": s3.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+        ran = pfl("invoke", "--id", "abc", PFL_STORE="s3://bucket", **environ)
+    assert ran.code == 5 and "nothing was taken for a miss" in ran.err
+    assert {method for method, _ in s3.asked} == {"GET"}
+
+
+def test_a_damaged_result_is_computed_again_with_a_warning_that_names_the_object(here):
+    pfl("invoke", "--id", "abc")
+    for path in (here.root / ".pfl" / "store").rglob("*"):
+        if path.is_file() and path.parts[-4] in ("plans", "results"):
+            path.write_bytes(path.read_bytes()[:-9])
+    ran = pfl("invoke", "--id", "abc", "--json")
+    assert {row["status"] for row in ran.data["steps"]} == {"computed"}
+    assert "warning: plans/abc/c/" in ran.err and "is damaged" in ran.err
+
+
+def test_plan_says_what_would_run_and_why_and_writes_nothing(here):
+    store = here.root / ".pfl" / "store"
+    plan = pfl("plan", "--id", "abc", "--json").data
+    assert [(row["step"], row["status"], row["why"]) for row in plan["steps"]] == [(s, "compute", "never computed") for s in "abc"]
+    pfl("invoke", "--id", "abc")
+    before = sorted(store.rglob("*"))
+    assert [row["status"] for row in pfl("plan", "--id", "abc", "--json").data["steps"]] == ["hit"] * 3
+    (here.root / "flows" / "a.py").write_text((here.root / "flows" / "a.py").read_text().replace("420", "421"))
+    rows = pfl("plan", "--id", "abc", "--json").data["steps"]
+    assert [row["status"] for row in rows] == ["compute", "depends", "depends"]
+    assert sorted(store.rglob("*")) == before
+    assert pfl("plan", "--id", "").code == 2
+
+
+def test_inspect_shows_the_real_inputs_and_whether_they_are_current(here):
+    assert pfl("cache", "inspect", "--id", "abc").code == 3
+    pfl("invoke", "--id", "abc")
+    row = pfl("cache", "inspect", "--id", "abc", "--step", "b", "--json").data
+    assert (row["inputs"], row["value"], row["current"], row["engine"]) == ({"a": 1234}, 411.3333333333333, True, "direct")
+    assert (here.root / ".pfl" / "store" / row["path"]).is_file()
+    (here.root / "flows" / "b.py").write_text((here.root / "flows" / "b.py").read_text().replace("a / 3", "a / 4"))
+    assert pfl("cache", "inspect", "--id", "abc", "--step", "b", "--json").data["current"] is False
+
+
+def test_config_show_says_where_each_value_came_from_and_masks_secrets(here):
+    (here.root / ".env").write_text("PREFECT_API_KEY=pnu_0123456789abcdef\nPFL_INLINE_BYTES=10\n")
+    ran = pfl("config", "show", "--json", PREFECT_API_URL="https://example.invalid/api")
+    told = {row["name"]: (row["value"], row["source"]) for row in ran.rows}
+    assert told["PREFECT_API_URL"] == ("https://example.invalid/api", "environment")
+    assert told["PREFECT_API_KEY"] == ("pnu_…", ".env")
+    assert told["PFL_INLINE_BYTES"] == (10, ".env")
+    assert told["PFL_STORE"] == (str(here.root / ".pfl" / "store"), "default")
+    assert "0123456789" not in ran.out + ran.err
+
+
+def test_the_active_prefect_profile_names_the_api(here, tmp_path):
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text('active = "work"\n[profiles.work]\nPREFECT_API_URL = "http://prefect.invalid/api"\n')
+    told = {row["name"]: row for row in pfl("config", "show", "--json", PREFECT_PROFILES_PATH=str(profiles)).rows}
+    assert told["PREFECT_API_URL"]["value"] == "http://prefect.invalid/api"
+    assert told["PREFECT_API_URL"]["source"] == "Prefect profile 'work'"
+
+
+@pytest.mark.parametrize("engine", ["direct", "prefect"])
+@pytest.mark.parametrize("flow", ["one", "two"])
+def test_ctrl_c_in_the_middle_is_130_and_leaves_no_run_running(here, prefect_server, engine, flow):
+    here.write(SLOW)
+    environ = _environ({"PFL_ENGINE": engine, "PREFECT_API_URL": prefect_server.url})
+    arguments = [sys.executable, "-m", "cli.main", "invoke", "--id", f"stop-{engine}-{flow}", "--flow", flow, "--json"]
+    process = subprocess.Popen(
+        arguments,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if "hang: computing" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["status"]) == (130, "cancelled"), "".join(seen) + err
+    assert "Traceback" not in err
+    if engine == "prefect":
+        runs = _runs_of(prefect_server.url, f"id=stop-{engine}-{flow}")
+        assert runs and {run["state_type"] for run in runs} <= {"CANCELLED", "COMPLETED"}
+
+
+def _runs_of(api: str, tag: str) -> list[dict]:
+    from urllib.request import Request, urlopen
+
+    found = []
+    for kind in ("flow_runs", "task_runs"):
+        body = json.dumps({"flow_runs": {"tags": {"all_": [tag]}}}).encode()
+        with urlopen(Request(f"{api}/{kind}/filter", body, {"content-type": "application/json"})) as answer:
+            found += json.load(answer)
+    return found
+
+
+def test_a_reader_that_stops_early_is_no_error(here):
+    for id in ("a", "b", "c"):
+        pfl("invoke", "--id", id)
+    piped = subprocess.run(
+        f"{sys.executable} -m cli.main cache ls --json | head -n 1", shell=True, capture_output=True, text=True, env=_environ({})
+    )
+    assert len(piped.stdout.splitlines()) == 1 and "Error" not in piped.stderr
+
+
+def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(on_prefect, monkeypatch):
+    monkeypatch.delenv("PFL_PROJECT")
+    environ = {"PFL_ENGINE": "prefect", "PREFECT_API_URL": str(on_prefect.knobs["prefect_api_url"]), "TERM": "xterm-256color"}
+    shown = _on_terminal(["invoke", "--id", "abc"], environ)
+    assert re.search(r"\x1b\]8;[^;]*;http://127\.0\.0\.1:\d+/.*?\x1b\\.{0,12}computed", shown)
+    assert "\x1b[" not in pfl("invoke", "--id", "abc").out
+
+
+def _on_terminal(arguments: list[str], environ: dict[str, str]) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "cli.main", *arguments], stdout=theirs, stderr=theirs, env=_environ(environ))
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            if not (chunk := os.read(ours, 65_536)):
+                break
+        except OSError:  # The other side is closed.
+            break
+        shown += chunk
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["nope"], 2), (["cache"], 2), (["cache", "inspect"], 2), (["server", "status"], 3), (["--help"], 0), (["--version"], 0)],
+)
+def test_a_command_ends_with_the_exit_code_of_its_kind(here, arguments, code):
+    assert pfl(*arguments).code == code
+
+
+def test_the_server_is_started_found_and_stopped(here):
+    started = pfl("server", "start", "--json")
+    assert started.code == 0 and "starting an embedded Prefect server" in started.err
+    try:
+        assert pfl("server", "status", "--json").data["pid"] == started.data["pid"]
+        assert pfl("server", "start", "--json").data["pid"] == started.data["pid"]
+    finally:
+        assert pfl("server", "stop", "--json").data == {"stopped": True, "pid": started.data["pid"]}
+    assert pfl("server", "status").code == 3
+    assert pfl("server", "stop", "--json").data == {"stopped": False}
+
+
+def test_every_command_has_help_and_the_readme_names_it():
+    readme = Path(ROOT, "README.md").read_text()
+    from cli.main import app
+
+    def commands(app, prefix: str):
+        for command in app.registered_commands:
+            yield f"{prefix} {command.name or command.callback.__name__}", command.callback
+        for group in app.registered_groups:
+            yield from commands(group.typer_instance, f"{prefix} {group.name}")
+
+    named = dict(commands(app, "pfl"))
+    assert len(named) > 5
+    assert [name for name, callback in named.items() if not callback.__doc__] == []
+    assert [name for name in named if name not in readme] == []

@@ -270,7 +270,7 @@ def test_ctrl_c_in_the_middle_is_130_and_leaves_no_run_running(here, prefect_ser
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         seen = []

@@ -87,8 +87,8 @@ def run(
     }
     command = [python, "-S", *options, "-m", "handler.core.fingerprint", target, "--json"]  # without site: sooner still
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        return {"error": done.stderr, "code": done.returncode}
+    if done.returncode or not done.stdout.startswith("{"):
+        return {"error": done.stderr or done.stdout, "code": done.returncode}
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,44 +64,57 @@ def copy(case: Case, side: str, place: Path) -> Path:
     return goal
 
 
-def run(
-    folder: Path, target: str, *, seed: int, python: str = sys.executable, needs: str = "", options: Iterable[str] = ()
-) -> dict[str, Any]:
+class Fresh:
     """
-    The fingerprint of *target* in a fresh process.
+    Runs fingerprints under one hash seed, each in a process of its own.
 
-    Returns:
-        What the command prints as JSON; on failure ``{"error": …, "code": …}``.
+    Args:
+        seed: The children's ``PYTHONHASHSEED``.
+        python: The interpreter.
     """
-    path = [str(REPOSITORY)]
-    if (folder / "site-packages").is_dir():
-        path.append(str(folder / "site-packages"))
-    if needs:
-        path += [entry for entry in sys.path if entry.endswith("site-packages")]
-    environ = {
-        "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": os.pathsep.join(path),
-        "PYTHONHASHSEED": str(seed),
-        "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "pfl-fingerprint-pycache"),  # a start takes half as long
-    }
-    command = [python, "-S", *options, "-m", "handler.core.fingerprint", target, "--json"]  # without site: sooner still
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        return {"error": done.stderr, "code": done.returncode}
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
+    def __init__(self, seed: int, python: str = sys.executable) -> None:
+        environ = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [python, "-S", str(HERE / "fresh.py")]
+        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-def run_case(case: Case, place: Path, python: str = sys.executable) -> dict[str, dict[str, Any]]:
-    """Both sides of *case*, each in its own folder, process and hash seed."""
-    return {
-        side: run(copy(case, side, place), case.target, seed=seed, python=python, needs=case.needs)
-        for side, seed in (("before", 1), ("after", 4_000))
-    }
+    def __enter__(self) -> Fresh:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.communicate()
+
+    def run(self, folder: Path, target: str, needs: str = "") -> dict[str, Any]:
+        """
+        The fingerprint of *target* as the command prints it as JSON; on failure ``{"error": …, "code": …}``.
+        """
+        path = [str(folder / "site-packages")] if (folder / "site-packages").is_dir() else []
+        if needs:
+            path += [entry for entry in sys.path if entry.endswith("site-packages")]
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"folder": str(folder), "target": target, "path": path}) + "\n")
+        self.process.stdin.flush()
+        reply = json.loads(self.process.stdout.readline())
+        last = reply["said"].rpartition("\n{")[2] if "\n{" in reply["said"] else reply["said"].removeprefix("{")
+        if reply["code"] or "{" not in reply["said"]:
+            return {"error": reply["said"], "code": reply["code"]}
+        found: dict[str, Any] = json.loads("{" + last)
+        return found
 
 
 def run_all(cases: Iterable[Case], place: Path, python: str = sys.executable) -> dict[str, dict[str, dict[str, Any]]]:
-    """Both sides of all *cases*, two processes at a time."""
+    """Both sides of all *cases*, each in its own folder, process and hash seed; the two sides at the same time."""
     cases = list(cases)
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        return dict(zip((case.name for case in cases), pool.map(lambda case: run_case(case, place, python), cases), strict=True))
+
+    def side(name: str, seed: int) -> list[dict[str, Any]]:
+        with Fresh(seed, python) as fresh:
+            return [fresh.run(copy(case, name, place), case.target, case.needs) for case in cases]
+
+    with ThreadPoolExecutor(2) as pool:
+        before, after = pool.map(side, ("before", "after"), (1, 4_000))
+    return {case.name: {"before": old, "after": new} for case, old, new in zip(cases, before, after, strict=True)}
+
+
+def run_case(case: Case, place: Path) -> dict[str, dict[str, Any]]:
+    """Both sides of one case."""
+    return run_all([case], place)[case.name]

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from json import dumps  # bound now: what the project's modules do to json at import is their affair
 
 from handler.core.errors import PflError
 from handler.core.fingerprint import Fingerprint, find, fingerprint
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     except PflError as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
-    print(json.dumps(found.to_json()) if as_json else _table(found))
+    print(dumps(found.to_json()) if as_json else _table(found))
     return 0
 
 

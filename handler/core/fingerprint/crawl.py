@@ -73,7 +73,7 @@ def crawl(function: Any) -> Fingerprint:
         except _Restart:
             options = Options(options.docs or reading.reads_docs, options.annotations or reading.reads_annotations)
             continue
-        _memo.update(reading.encoder.memo)
+        _memo.update(reading.encoder.roots)
         return found
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
 
@@ -86,7 +86,7 @@ class Crawl:
         self.reads_docs = self.reads_annotations = False
         self.root, self.own = self._origin(function)
         self.function = function
-        self.encoder = Encoder(self.kind_of_file, self._shortener(), dict(_memo))
+        self.encoder = Encoder(self.kind_of_file, self._shortener(), _memo)
         self.labels: dict[Any, str] = {}
         self.taken: dict[str, int] = {}
         self.held: list[Any] = []  # so that no identity is given twice
@@ -338,7 +338,7 @@ class Crawl:
         """The label of a value that a function or class holds: its own part, unless it is code."""
         if value is _MISSING:
             return "unbound"
-        encoded = self.encoder.top(value)
+        encoded = self.encoder.top(value, remember=not name.startswith("("))
         if self._is_code(value, encoded):
             return encoded.token + self.link(encoded.links[0]) if encoded.links else encoded.token
         return self.link(_Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, file, line, nodes, home))
@@ -537,7 +537,7 @@ class Crawl:
         return f"{name}" if not rest else None
 
     def _submodule(self, package: types.ModuleType, name: str, where: tuple[str, str | None, int]) -> Any:
-        if not hasattr(package, "__path__"):
+        if "__path__" not in vars(package):  # hasattr would ask the module, which may run its __getattr__
             return _MISSING
         try:
             if importlib.util.find_spec(f"{package.__name__}.{name}") is None:
@@ -648,7 +648,8 @@ class Crawl:
         if item.kind == "module" and item.value is None:
             self._part(label, "module", item.file, item.line, tagged("module", *self._initial(label, item)), self._said(item))
             return
-        encoded = self.encoder.top(item.value)
+        lasts = item.kind not in ("declared", "module") and "(" not in item.name
+        encoded = self.encoder.top(item.value, remember=lasts)
         extra: list[str] = []
         if encoded.doubts:
             extra = self._initial(label, item)
@@ -656,6 +657,8 @@ class Crawl:
                 self._doubt(label, item.file, item.line, reason)
         digest = tagged(item.kind, self._join(encoded), *extra)
         text = item.value if item.kind == "python" else shown(item.name, item.value)
+        if lasts and (id(item.value) in self.encoder.roots or id(item.value) in _memo):
+            text = remembered(item.value, "(text)", text)
         self._part(label, item.kind, item.file, item.line, digest, text)
 
     def _initial(self, label: str, item: _Value) -> list[str]:
@@ -734,6 +737,7 @@ class Crawl:
 
     def _visit_class(self, label: str, klass: type) -> None:
         module = sys.modules.get(klass.__module__)
+        module = module if module is not None and self._is_own(module) else None
         self._touch(module)
         source = load(place.file_of(module) or "", vars(module)) if module is not None else None
         node = self._class_node(source, klass)
@@ -814,6 +818,8 @@ class Crawl:
         if isinstance(models := members.get("__pydantic_fields__"), dict):
             names = ("default", "default_factory", "metadata", "alias")
             kept["(fields)"] = [[key, *(_field(item, name) for name in names)] for key, item in models.items()]
+        if issubclass(klass, tuple) and "_fields" in members:
+            kept["(fields)"] = [members["_fields"], members.get("_field_defaults")]
         if isinstance(enum := members.get("_member_map_"), dict):
             state = {name: (item._value_, _plain_state(item)) for name, item in enum.items()}
             kept |= {name: _Pair(value, extra) if extra else value for name, (value, extra) in state.items()}

@@ -25,6 +25,7 @@ from handler.core.fingerprint.model import tagged
 MAX_VALUES = 200_000  # looked at one by one in about half a second; numbers and texts in bulk cost far less
 _MAX_FOREIGN_VALUES = 5_000
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
 _BULK = {int, float, str, bytes, bool, type(None), complex}
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (dict, lambda value: list(dict.items(value))),
@@ -81,26 +82,40 @@ class Encoder:
     Args:
         kind_of_file: To whom a file belongs.
         shorten: Takes the checkout's folder out of a text.
-        memo: What was seen before, by identity; holds the values, so that an identity stays taken.
+        known: What was seen by earlier readings, by identity; holds the values, so that an identity stays taken.
     """
 
     def __init__(
-        self, kind_of_file: Callable[[str], str], shorten: Callable[[str], str], memo: dict[int, tuple[Any, Encoded]]
+        self, kind_of_file: Callable[[str], str], shorten: Callable[[str], str], known: dict[int, tuple[Any, Encoded]]
     ) -> None:
-        self.kind_of_file, self.shorten, self.memo = kind_of_file, shorten, memo
+        self.kind_of_file, self.shorten, self.known = kind_of_file, shorten, known
+        self.memo: dict[int, tuple[Any, Encoded]] = {}
+        self.roots: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
         self._left = MAX_VALUES
 
-    def top(self, value: Any) -> Encoded:
-        """Encode a value that stands alone."""
+    def top(self, value: Any, *, remember: bool = True) -> Encoded:
+        """
+        Encode a value that stands alone.
+
+        Args:
+            value: Anything.
+            remember: Whether *value* will be the same object next time, and counts as it is now.
+        """
+        key = id(value)
+        if key in self.known:
+            return self.known[key][1]
         self._left, self._lowest = MAX_VALUES, sys.maxsize
         self._stack.clear()
         try:
-            return self.encode(value)
+            encoded = self.encode(value)
         except (TooLarge, RecursionError):
-            size = f" of {len(value)}" if hasattr(value, "__len__") else ""
-            return Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
+            size = f" of {len(value)}" if type(value) in (list, tuple, dict, set, frozenset) else ""
+            encoded = Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
+        if remember and type(value) not in _PRIMITIVES:
+            self.roots[key] = (value, encoded)
+        return encoded
 
     def encode(self, value: Any) -> Encoded:
         """Encode a value that may stand inside another."""
@@ -209,7 +224,9 @@ class Encoder:
         return Encoded("framework") if kind == place.FRAMEWORK else self._foreign(value.__module__, value.__qualname__)
 
     def kind_of_class(self, value: type) -> str:
-        """To whom a class belongs."""
+        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
+        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
+            return place.PROJECT
         module = sys.modules.get(value.__module__)
         file = place.file_of(module) if module is not None else None
         return self.kind_of_file(file) if file else place.kind_of_module(value.__module__)

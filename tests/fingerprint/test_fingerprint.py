@@ -1,0 +1,385 @@
+"""The face of the fingerprint: what it returns, what it refuses, and what it remembers."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from handler.core.errors import InvalidRequestError
+from handler.core.fingerprint import Part, find, fingerprint, record_reads, unstable
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Writes modules, imports them, and forgets them afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(**modules):
+        for name, text in modules.items():
+            path = tmp_path / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        importlib.invalidate_caches()
+        return importlib.import_module(next(iter(modules)).replace("__", "."))
+
+    yield write
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", "") and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def by_name(found):
+    return {part.name: part for part in found.parts}
+
+
+SAMPLE = '''
+import re
+
+RATE = 3
+API_KEY = "hunter2"
+WORD = re.compile("[a-z]+")
+
+
+class Scale:
+    """Doc."""
+
+    unit = "m"
+
+    def run(self, x):
+        return x * RATE
+
+
+def helper(x, words={"a", "b"}):
+    """Doc."""
+    return WORD.sub(API_KEY, x), Scale().run(x)
+
+
+def step(x):
+    return [helper(item) for item in x]
+'''
+
+PINNED = {
+    "step": "PIN",
+    "helper": "PIN",
+    "Scale": "PIN",
+    "RATE": "PIN",
+}
+PINNED_DIGEST = "PIN"
+
+
+def test_digests_are_what_they_were(project):
+    """Whoever changes how things are hashed makes every stored result stale, and must say so here."""
+    found = fingerprint(project(sample=SAMPLE).step)
+    assert {name: by_name(found)[name].digest for name in PINNED} == PINNED
+    assert found.digest == PINNED_DIGEST
+
+
+def test_parts_have_a_place_and_a_text(project):
+    found = fingerprint(project(sample=SAMPLE).step)
+    parts = by_name(found)
+    assert found.parts[0].name == "step"
+    assert (parts["RATE"].kind, parts["RATE"].file, parts["RATE"].line, parts["RATE"].text) == ("constant", "sample.py", 4, "3")
+    assert parts["Scale.run"].kind == "function"
+    assert parts["helper.words"].text == "{'a', 'b'}"
+    assert parts["helper"].text.startswith("def helper(x, words=") and "Doc" not in parts["helper"].text
+    assert [Path(file).name for file in found.files] == ["sample.py"]
+    assert found.opaque == ()
+
+
+def test_secrets_are_masked_by_name_and_by_shape(project):
+    module = project(
+        sample='API_KEY = "hunter2"\nURL = "postgres://me:pass@host/db"\nCONF = {"password": "abc", "n": 1}\n'
+        'GIVEN = "ghp_abcdefghijklmnopqrstuvwxyz"\n\ndef step(x):\n    return API_KEY, URL, CONF, GIVEN\n'
+    )
+    texts = json.dumps(fingerprint(module.step).to_json())
+    for secret in ("hunter2", "pass@", "'abc'", "ghp_"):
+        assert secret not in texts
+
+
+def test_parts_survive_json(project):
+    for part in fingerprint(project(sample=SAMPLE).step).parts:
+        assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
+    with pytest.raises(FrozenInstanceError):
+        part.name = "other"  # type: ignore[misc]
+
+
+def test_the_second_call_gives_the_same_whatever_ran_between(project):
+    module = project(
+        sample="import functools\n\nSEEN = {}\nCOUNT = 0\nCLIENT = None\n\nclass Box:\n    made = 0\n\n    def __init__(self):\n"
+        "        Box.made += 1\n        self.calls = []\n\nBOX = Box()\n\n@functools.lru_cache\ndef cached(x):\n    return x\n\n"
+        "def step(x):\n    global COUNT, CLIENT\n    COUNT += 1\n    CLIENT = CLIENT or object()\n    SEEN[x] = COUNT\n"
+        "    BOX.calls.append(x)\n    step.calls = COUNT\n    Box()\n    return cached(x)\n\nstep.calls = 0\n"
+    )
+    first = fingerprint(module.step)
+    module.step(1)
+    module.step(2)
+    assert fingerprint(module.step) == first
+
+
+def test_a_rebound_global_is_seen_in_the_same_process(project):
+    module = project(sample="RATE = 3\n\ndef step(x):\n    return x * RATE\n")
+    first = fingerprint(module.step)
+    module.RATE = 4
+    assert fingerprint(module.step).digest != first.digest
+
+
+def test_bytecode_makes_no_difference(tmp_path):
+    (tmp_path / "sample.py").write_text(SAMPLE)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environ["PYTHONPATH"] = str(REPOSITORY)
+    command = [sys.executable, "-m", "handler.core.fingerprint", "sample:step"]
+    outputs = [subprocess.check_output(command, cwd=tmp_path, env=environ) for _ in range(2)]
+    assert list((tmp_path / "__pycache__").glob("sample*.pyc"))
+    assert outputs[0] == outputs[1]
+
+
+def test_nothing_is_called(project):
+    """Properties, reprs, comparisons, attribute hooks: none of the project's code runs."""
+    module = project(
+        sample="RAN = []\n\nclass Meta(type):\n    def __getattribute__(cls, name):\n        if name == 'secret':\n            RAN.append(1)\n"
+        "        return super().__getattribute__(name)\n\nclass Trap(metaclass=Meta):\n    def __init__(self):\n        self.n = 1\n"
+        "    def run(self, *a):\n        RAN.append(a)\n        raise RuntimeError\n"
+        "    __repr__ = __eq__ = __len__ = __reduce_ex__ = __getstate__ = __iter__ = __bool__ = run\n    __hash__ = run\n"
+        "    @property\n    def p(self):\n        RAN.append('p')\n\nTRAP = Trap()\n\ndef __getattr__(name):\n    RAN.append(name)\n"
+        "    raise AttributeError(name)\n\ndef step(x):\n    RAN.append('step')\n    return TRAP, Trap\n"
+    )
+    module.RAN.clear()
+    fingerprint(module.step)
+    assert module.RAN == []
+
+
+@pytest.mark.parametrize("value", [len, "text", 3, None, functools.partial(len)])
+def test_what_is_not_python_is_refused(value):
+    with pytest.raises(InvalidRequestError, match="no Python source"):
+        fingerprint(value)
+
+
+def test_a_function_without_source_is_refused_with_its_place():
+    names: dict[str, object] = {"__name__": "nowhere"}
+    exec("def typed(x):\n    return x", names)
+    with pytest.raises(InvalidRequestError) as caught:
+        fingerprint(names["typed"])
+    assert "`typed`" in str(caught.value) and "<string>:1" in str(caught.value)
+    with pytest.raises(InvalidRequestError):
+        fingerprint(eval("lambda x: x", {"__name__": "nowhere"}))
+
+
+def test_a_helper_without_source_is_opaque_with_its_place(project):
+    found = fingerprint(project(sample="exec('def helper(x):\\n    return x')\n\ndef step(x):\n    return helper(x)\n").step)
+    assert [(part.name, part.kind) for part in found.opaque] == [("helper", "opaque")]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return getattr(helpers, x)()", "chosen at run time"),
+        ("return eval(x)", "`eval` runs code"),
+        ("exec(x)", "`exec` runs code"),
+        ("import importlib\n    return importlib.import_module(x)", "imports a module chosen"),
+        ("return globals()[x]", "chosen at run time"),
+        ("return open('a.txt').read()", "reads a file"),
+        ("import os\n    return os.environ['A']", "reads the environment"),
+        ("from importlib.metadata import entry_points\n    return entry_points()", "finds code at run time"),
+        ("import broken", "SyntaxError in broken.py:1"),
+        ("import failing", "ZeroDivisionError in failing.py:2"),
+        ("import nowhere_at_all", "there is no such module"),
+    ],
+)
+def test_what_cannot_be_known_is_said_with_its_place(project, tmp_path, body, reason):
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "failing.py").write_text("A = 1\nB = A / 0\n")
+    (tmp_path / "helpers.py").write_text("RATE = 3\n")
+    module = project(sample=f"import helpers\n\ndef step(x):\n    {body}\n")
+    found = fingerprint(module.step)
+    said = [(part.file, part.line, part.text) for part in found.opaque]
+    assert any(reason in text and file == "sample.py" and line in (4, 5) for file, line, text in said), said
+
+
+def test_a_client_is_opaque_and_a_lock_is_not(project):
+    found = fingerprint(
+        project(
+            sample="import socket, threading, logging, json\n\nLOCK = threading.RLock()\nlog = logging.getLogger('a')\n"
+            "SOCK = socket.socket()\nSOCK.close()\n\ndef step(x):\n    return LOCK, log, SOCK, json\n"
+        ).step
+    )
+    assert [part.name for part in found.opaque] == ["SOCK"]
+
+
+def test_a_huge_value_is_digested_or_declared_within_a_second(project):
+    module = project(
+        sample="BLOB = b'ab' * 50_000_000\nNUMBERS = list(range(3_000_000))\nNESTED = [[i, str(i)] for i in range(400_000)]\n\n"
+        "def step(x):\n    return BLOB, NUMBERS, NESTED\n"
+    )
+    found = fingerprint(module.step)
+    assert [(part.name, part.text) for part in found.opaque] == [("NESTED", "too large to look at whole")]
+
+
+def test_a_deep_value_ends(project):
+    module = project(sample="DEEP = []\nfor _ in range(100_000):\n    DEEP = [DEEP]\n\ndef step(x):\n    return DEEP\n")
+    assert [part.name for part in fingerprint(module.step).opaque] == ["DEEP"]
+
+
+def test_installed_packages_are_not_crawled(project):
+    found = fingerprint(project(sample="import pytest\n\ndef step(x):\n    return pytest.approx(x)\n").step)
+    assert [(part.kind, part.name, part.text) for part in found.parts[1:]] == [("package", "pytest", pytest.__version__)]
+
+
+def test_reading_the_python_version_makes_it_count(project):
+    found = fingerprint(project(sample="import sys\n\ndef step(x):\n    return sys.version_info > (3, 12)\n").step)
+    assert by_name(found)["python"].text == f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+# --- steps
+
+
+def step_of(function, **options):
+    """A step as ``handler.core.declare`` makes it, as far as a fingerprint looks."""
+    kind = type("Step", (), {"__module__": "handler.core.declare", "__call__": lambda self, *a: self.function(*a)})
+    made = kind()
+    vars(made).update({"function": function, "depends_on": (), "version": None, "retries": 0} | options)
+    return made
+
+
+def test_a_step_counts_by_its_function_and_not_by_its_options(project):
+    module = project(sample="def step(x):\n    return x\n")
+    first = fingerprint(step_of(module.step, retries=1))
+    assert first.digest == fingerprint(step_of(module.step, retries=9)).digest
+    assert "step" in by_name(first)
+
+
+def test_a_step_counts_by_its_version(project):
+    module = project(sample="def step(x):\n    return x\n")
+    digests = {fingerprint(step_of(module.step, version=version)).digest for version in (None, "1", "2")}
+    assert len(digests) == 3
+
+
+def test_a_step_counts_by_what_it_depends_on(project, tmp_path):
+    module = project(sample="def step(x):\n    return x\n\ndef other(x):\n    return x\n")
+    (tmp_path / "prompt.txt").write_text("a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one.txt").write_text("1")
+    options = [(), (3,), (4,), (module.other,), (Path("prompt.txt"),), (Path("folder"),), (module.other, 3)]
+    digests = [fingerprint(step_of(module.step, depends_on=each)).digest for each in options]
+    assert len(set(digests)) == len(digests)
+    (tmp_path / "prompt.txt").write_text("b")
+    (tmp_path / "folder" / "one.txt").write_text("2")
+    again = [fingerprint(step_of(module.step, depends_on=each)).digest for each in options]
+    assert [old == new for old, new in zip(digests, again, strict=True)] == [True, True, True, True, False, False, True]
+
+
+def test_a_declared_file_that_is_missing_is_named(project):
+    module = project(sample="def step(x):\n    return x\n")
+    with pytest.raises(InvalidRequestError, match=r"nowhere\.txt, declared in sample\.py:1"):
+        fingerprint(step_of(module.step, depends_on=(Path("nowhere.txt"),)))
+
+
+def test_a_step_used_as_a_helper_is_followed(project):
+    module = project(sample="def inner(x):\n    return x + 1\n\ndef step(x):\n    return helper(x)\n")
+    module.helper = step_of(module.inner)
+    first = fingerprint(module.step)
+    assert "inner" in by_name(first)
+    module.helper = step_of(module.inner, version="2")
+    assert fingerprint(module.step).digest != first.digest
+
+
+# --- the command line, processes, and reads at import
+
+
+def command(folder, *arguments):
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-m", "handler.core.fingerprint", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_prints_a_digest_and_a_table(tmp_path):
+    (tmp_path / "sample.py").write_text(SAMPLE)
+    plain, as_json = command(tmp_path, "sample:step"), command(tmp_path, "sample:step", "--json")
+    found = json.loads(as_json.stdout)
+    assert plain.stdout.splitlines()[0] == found["digest"]
+    assert {"name", "kind", "file", "line", "digest"} <= set(found["parts"][0])
+    assert found["opaque"] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "target", "said"),
+    [
+        ({}, "sample", "MODULE:FUNCTION"),
+        ({}, "sample:step", "no module sample"),
+        ({"sample.py": "x = 1\n"}, "sample:step", "sample has no step"),
+        ({"sample.py": "import broken\n", "broken.py": "def f(:\n"}, "sample:step", "SyntaxError in broken.py:1"),
+        ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError in broken.py:2: no"),
+        ({"sample.py": "import nowhere\n"}, "sample:step", "sample.py:1"),
+        ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_where(tmp_path, files, target, said):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    done = command(tmp_path, target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_the_command_without_a_target_is_wrong_usage(tmp_path):
+    done = command(tmp_path)
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_what_differs_between_processes_is_named_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "sample.py").write_text("import uuid\n\nRUN = uuid.uuid4()\n\ndef step(x):\n    return RUN\n\ndef fine(x):\n    return {1, 'a'}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [(part.name, part.file, part.line) for part in unstable("sample:step")] == [("RUN", "sample.py", 3)]
+    assert unstable("sample:fine") == []
+    assert unstable(find("sample:fine")) == []
+    sys.modules.pop("sample")
+
+
+def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
+    (tmp_path / "conf.json").write_text('{"a": 1}')
+    (tmp_path / "other.py").write_text("B = 2\n")
+    (tmp_path / "sample.py").write_text(
+        "import json, os, pathlib, other\nA = json.loads((pathlib.Path(__file__).parent / 'conf.json').read_text())\n"
+        "R = os.environ.get('PFL_SOME'), os.getenv('PFL_MORE'), 'PFL_ASKED' in os.environ\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with record_reads() as reads:
+        importlib.import_module("sample")
+    assert reads.files == {str(tmp_path / "conf.json")}
+    assert reads.env == {"PFL_SOME", "PFL_MORE", "PFL_ASKED"}
+    os.environ.get("PFL_LATER")
+    (tmp_path / "conf.json").read_text()
+    assert len(reads.files) == 1 and "PFL_LATER" not in reads.env
+    for name in ("sample", "other"):
+        sys.modules.pop(name)
+
+
+def test_recording_leaves_the_environment_as_it_was():
+    before = {name: getattr(type(os.environ), name) for name in ("__getitem__", "__iter__", "__contains__")}
+    with record_reads(), record_reads():
+        pass
+    assert before == {name: getattr(type(os.environ), name) for name in before}
+
+
+def test_threads_may_fingerprint_at_the_same_time(project):
+    module = project(sample=SAMPLE)
+    expected = fingerprint(module.step).digest
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(fingerprint(module.step).digest)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery as machinery
 import os
 import sys
 import sysconfig
 import time
 import traceback
-from collections.abc import Collection, Iterable
+import types
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +25,24 @@ _NOT_PROJECT = ("site-packages", "dist-packages")
 
 
 class Project(NamedTuple):
-    """The flows of this process, by name, and the manifest of just this code."""
+    """The flows of this process, by name, the manifest of just this code, and what each step's fingerprint is made of."""
 
     flows: dict[str, Flow]
     manifest: manifest.Manifest
+    prints: dict[str, fingerprint.Fingerprint]
+
+
+class _FromSource(machinery.SourceFileLoader):
+    """Compiles a module anew: Python takes bytecode for current by second and size, so a quick edit would go unseen."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 _current: tuple[dict, str, Project] | None = None  # What it came from, its root, and itself.
-_imported: set[str] = set()  # Modules that came with the flows, and go when they are imported anew.
+_hook: Callable[[str], object] | None = None  # Finds the project's modules; stays for what steps import when they run.
+_before: set[str] = set()  # Modules that were there before any flow; all later ones of the project go with an edit.
 
 
 def load(settings: Settings) -> Project:
@@ -47,28 +59,35 @@ def load(settings: Settings) -> Project:
         return _current[2]
     for _ in range(3):
         started = time.time()
-        flows, reads = _import(root)
-        body = describe(flows, root, reads)
+        flows, reads = _import(root, from_source=not settings.manifest)
+        prints = _fingerprints(flows)
+        body = describe(flows, root, reads, prints)
         if not _edited_since(body["sources"]["files"], started):
             break  # What was imported is what was digested.
     if settings.manifest:
         # The image's own word counts: the fingerprints of its results were made with it.
-        loaded = Project(flows, manifest.load(settings))
+        loaded = Project(flows, manifest.load(settings), prints)
     else:
         manifest.remember(body, settings)
-        loaded = Project(flows, manifest.from_json(body))
+        loaded = Project(flows, manifest.from_json(body), prints)
     _current = (body["sources"], str(root), loaded)
     return loaded
 
 
 def describe_one(flow: Flow, root: Path) -> dict:
     """The body of a manifest with *flow* alone, for a flow that Prefect imported by itself."""
-    return describe({flow.name: flow}, root, fingerprint.Reads())
+    flows = {flow.name: flow}
+    return describe(flows, root, fingerprint.Reads(), _fingerprints(flows))
 
 
-def describe(flows: dict[str, Flow], root: Path, reads: fingerprint.Reads) -> dict:
+def _fingerprints(flows: dict[str, Flow]) -> dict[str, fingerprint.Fingerprint]:
+    return {name: fingerprint.fingerprint(step) for flow in flows.values() for name, step in flow.steps.items()}
+
+
+def describe(
+    flows: dict[str, Flow], root: Path, reads: fingerprint.Reads, prints: dict[str, fingerprint.Fingerprint]
+) -> dict:
     """The body of the manifest of *flows*; see :class:`handler.core.manifest.Manifest`."""
-    prints = {id(s): fingerprint.fingerprint(s) for f in flows.values() for s in f.steps.values()}
     described = {
         name: {
             "description": flow.description,
@@ -76,7 +95,7 @@ def describe(flows: dict[str, Flow], root: Path, reads: fingerprint.Reads) -> di
             "steps": [
                 {
                     "name": step.name,
-                    "fingerprint": prints[id(step)].digest,
+                    "fingerprint": prints[step.name].digest,
                     "upstream": list(flow.upstream[step.name]),
                     "params": list(flow.own_params(step.name)),
                     "takes_previous": "previous" in step.takes,
@@ -91,16 +110,20 @@ def describe(flows: dict[str, Flow], root: Path, reads: fingerprint.Reads) -> di
     return body | {"digest": digest(canonical(body)), "sources": _sources(root, reads, prints.values())}
 
 
-def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
+def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerprint.Reads]:
     if not (root / "flows" / "pipeline.py").is_file():
         raise InvalidRequestError(
             "there are no flows here", why=f"{root / 'flows' / 'pipeline.py'} is not there", hint="run pfl inside the project"
         )
-    for name in [name for name in sys.modules if name in _imported or name.split(".")[0] == "flows"]:
-        del sys.modules[name]
-    others = set(sys.modules)
+    for name in [name for name in sys.modules if name.split(".")[0] == "flows" or (_before and _project_file(name))]:
+        if name not in _before:
+            del sys.modules[name]
+    if not _before:
+        _before.update(sys.modules)
     sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
     importlib.invalidate_caches()
+    if from_source:
+        _compile_anew(str(root))
     try:
         with fingerprint.record_reads() as reads:
             pipeline = importlib.import_module("flows.pipeline")
@@ -110,10 +133,28 @@ def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError("the flows cannot be imported", why=f"{_said(exc)} at {_where(exc, root)}") from exc
-    flows = _listed(pipeline, root)
-    _imported.clear()
-    _imported.update(name for name in set(sys.modules) - others if _project_file(name))
-    return flows, reads
+    return _listed(pipeline, root), reads
+
+
+def _compile_anew(root: str) -> None:
+    """Import what is below *root*, but for pfl and what is installed, from source; an image trusts its bytecode."""
+    global _hook
+    kinds = [
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (_FromSource, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+    ]
+    make, ours = machinery.FileFinder.path_hook(*kinds), tuple(f"{root}/{name}/" for name in _OURS)
+
+    def hook(path: str) -> object:
+        if not f"{path}/".startswith(f"{root}/") or f"{path}/".startswith(ours) or _is_installed(f"{path}/"):
+            raise ImportError(f"{path} is not the project's")
+        return make(path)
+
+    sys.path_hooks[:] = [hook, *(each for each in sys.path_hooks if each is not _hook)]
+    _hook = hook
+    for path in [path for path in sys.path_importer_cache if f"{path}/".startswith(f"{root}/")]:
+        del sys.path_importer_cache[path]
 
 
 def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
@@ -142,7 +183,8 @@ def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
 
 
 def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]) -> dict:
-    modules = {file for name in _imported if (file := _project_file(name))}
+    # The fingerprint has imported what the steps import when they run.
+    modules = {file for name in list(sys.modules) if name not in _before and (file := _project_file(name))}
     files = modules | set(reads.files) | {path for each in prints for path in each.files}
     folders = {str(root), *(os.path.dirname(path) for path in modules)}
     return {
@@ -158,10 +200,12 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
 def _project_file(module: str) -> str | None:
     """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if not file or module.split(".")[0] in _OURS or any(f"/{part}/" in file for part in _NOT_PROJECT):
-        return None
+    return None if not file or module.split(".")[0] in _OURS or _is_installed(file) else file
+
+
+def _is_installed(path: str) -> bool:
     installed = (sysconfig.get_path("stdlib"), sys.prefix + "/lib", sys.base_prefix + "/lib")
-    return None if file.startswith(installed) else file
+    return path.startswith(installed) or any(f"/{part}/" in path for part in _NOT_PROJECT)
 
 
 def _edited_since(files: dict, started: float) -> bool:

@@ -63,25 +63,49 @@ def plan(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
-    from handler.core import cache, manifest, store
-    from handler.core import event as events
-    from handler.engine import foresee
-
     chosen = settings.load()
     raw = _event(chosen, None, id, flow, step, bust, skip, param, False)
-    request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
-    results = store.of(chosen)
-    finding = cache.find(request, results)
-    rows = foresee.steps(request, finding, results)
+    request, finding, rows, loaded = foresee(chosen, raw)
     for warning in finding.warnings:
         output.say(f"warning: {warning}")
     if json:
         output.emit({"version": 1, "id": request.id, "flow": request.flow.name, "steps": rows})
+        _doubts(request, rows, loaded)
         return
     output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
+    _doubts(request, rows, loaded)
     computing = sum(row["status"] == "compute" for row in rows)
     depends = sum(row["status"] == "depends" for row in rows)
     output.say(f"{computing} of {len(rows)} steps would be computed" + (f", {depends} more may be" if depends else ""))
+
+
+def foresee(chosen, raw: dict, *, diff: bool = False):
+    """The request of an event, what is stored for it, what would be done with each step, and the project."""
+    from handler.core import accept, cache, manifest, project, store
+    from handler.core import event as events
+    from handler.engine import foresee as engine
+
+    request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
+    results = store.of(chosen)
+    finding = accept.widen(request, cache.find(request, results, []), results)
+    with output.stdout_kept_for_data():
+        loaded = project.load(chosen)
+    return request, finding, engine.steps(request, finding, results, loaded.prints, diff=diff), loaded
+
+
+def _doubts(request, rows: list[dict], loaded) -> None:
+    """Warn of what a fingerprint cannot know, and of values that differ from process to process."""
+    from handler.core import fingerprint
+
+    for row in rows:
+        for part in loaded.prints[row["step"]].opaque:
+            place = f"{part.file}:{part.line}" if part.file else "?"
+            output.say(f"warning: {row['step']} cannot be known whole: {part.name} at {place}: {part.text}")
+        if row["status"] == "compute":
+            function = loaded.flows[request.flow.name].steps[row["step"]].function
+            for part in fingerprint.unstable(function):
+                place = f"{part.file}:{part.line}" if part.file else "?"
+                output.say(f"warning: {row['step']} never hits: `{part.name}` at {place} differs in each process")
 
 
 def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) -> dict | str:

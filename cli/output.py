@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from handler.core.errors import PflError
+from handler.core.errors import InvalidRequestError, PflError
 
 _as_json = False
 
@@ -100,6 +100,25 @@ def cut(value: object, width: int = 60) -> str:
 def printable(text: str) -> str:
     """*text* without what would steer a terminal: control characters and marks that turn the writing direction."""
     return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """
+    Ask before something that is hard to take back.
+
+    Raises:
+        InvalidRequestError: There is no terminal to ask at, and ``--yes`` was not given.
+        Exit: The answer is no.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidRequestError(question, why="there is no terminal to ask at", hint="--yes, if that is what you want")
+    import typer
+
+    if not typer.confirm(question, err=True):
+        say("nothing was done")
+        raise typer.Exit(1)
 
 
 class Progress:

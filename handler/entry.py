@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from handler.core import cache, event, manifest, store
+from handler.core import accept, cache, event, manifest, store
 from handler.core.errors import NotFoundError, PflError
 from handler.core.settings import Settings
 
@@ -76,6 +76,8 @@ def handle(
         before = dict(results.counts)
         finding = cache.find(request, results, warnings)
         outcomes, engine, error, url = {}, None, None, None
+        if finding.missing:
+            finding = accept.widen(request, finding, results)
         if finding.missing:
             from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
 

@@ -45,6 +45,8 @@ class Finding(NamedTuple):
         missing: Steps with no usable plan, each after those it needs.
         plan_keys: Plan key of each step of the flow.
         warnings: Damaged objects that were passed over.
+        older: Fingerprints of older code that the present code of a step stands for, by step.
+        accepted: Steps whose value rests on older code for that reason.
     """
 
     found: dict[str, Entry]
@@ -52,6 +54,8 @@ class Finding(NamedTuple):
     missing: tuple[str, ...]
     plan_keys: dict[str, str]
     warnings: list[str]
+    older: dict[str, tuple[str, ...]] = {}
+    accepted: frozenset[str] = frozenset()
 
 
 def find(request: Request, store: Store, warnings: list[str]) -> Finding:
@@ -93,10 +97,11 @@ def keys_of(request: Request) -> dict[str, str]:
     return plan_keys
 
 
-def result_key(request: Request, step: str, inputs: dict[str, Entry]) -> str:
-    """The key of the result that *step* has for these inputs."""
+def result_key(request: Request, step: str, inputs: dict[str, Entry], fingerprint: str | None = None) -> str:
+    """The key of the result that *step* has for these inputs, with its present code or that of *fingerprint*."""
     digests = {name: inputs[name].sha256 for name in request.flow.steps[step].upstream}
-    return keys.result_key(step, request.flow.steps[step].fingerprint, request.id, request.step_params(step), digests)
+    fingerprint = fingerprint or request.flow.steps[step].fingerprint
+    return keys.result_key(step, fingerprint, request.id, request.step_params(step), digests)
 
 
 def read_result(request: Request, step: str, key: str, store: Store, warnings: list[str]) -> Entry | None:

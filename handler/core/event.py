@@ -37,6 +37,11 @@ class Request(NamedTuple):
         """The parameters that *step* takes, defaults filled in."""
         return {name: self.params[name] for name in self.flow.steps[step].params}
 
+    def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
+        """The same request, as it would be if the named steps had these fingerprints."""
+        steps = {n: s._replace(fingerprint=prints.get(n, s.fingerprint)) for n, s in self.flow.steps.items()}
+        return self._replace(flow=self.flow._replace(steps=steps))
+
 
 def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False) -> Request:
     """

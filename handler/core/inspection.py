@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from handler.core import cache, records
+from handler.core import accept, cache, records
 from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
 from handler.core.keys import encode_id
@@ -48,16 +48,14 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
 
     ``current`` says whether a call would be answered with it, for today's code, these parameters and its inputs.
     """
-    plan_keys = cache.keys_of(request)
+    finding = accept.widen(request, cache.find(request, store, []), store)
     for step in request.flow.steps if request.step is None else [request.step]:
         warnings: list[str] = []
         body = next((found for _, found in records.newest(store, request.id, step)), None)
         if body is None:
             continue
         entry = cache.recorded(request, body, store, warnings)
-        path = records.plan_path(request.id, step, plan_keys[step])
-        plan = _plan(path, store, warn)
-        current = plan is not None and plan["entries"][0]["key"] == body["key"] and not records.is_past(plan["expires_at"])
+        current = step in finding.found and finding.found[step].key == body["key"]
         yield {
             "id": request.id,
             "flow": body["flow"],
@@ -67,7 +65,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "inputs": {name: each.get("value", f"sha256 {each['sha256']}") for name, each in body.get("inputs", {}).items()},
             "params": body.get("params", {}),
             "key": body["key"],
-            "plan_key": plan_keys[step] if current else body.get("plan_key"),
+            "plan_key": body.get("plan_key"),
             "fingerprint": body["fingerprint"],
             "path": records.result_path(request.id, step, body["key"]),
             "size_bytes": body["size_bytes"],
@@ -84,13 +82,3 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         }
         for warning in warnings:
             warn(CorruptRecordError(warning))
-
-
-def _plan(path: str, store: Store, warn: Warn) -> dict | None:
-    if (data := store.get(path)) is None:
-        return None
-    try:
-        return records.unseal(data, path)
-    except CorruptRecordError as exc:
-        warn(exc)
-        return None

@@ -5,6 +5,7 @@ results/<id>/<step>/<result key>       a Prefect result record: stock Prefect ca
 plans/<id>/<step>/<plan key>.json      where the result of a plan is, and the values themselves when they are small
 history/<id>/<step>/<newest first>.json   one per computed result, created once
 values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
+code/<step>/<fingerprint>.json         the parts of a fingerprint, for those who ask what changed
 
 Plans, history and the manifest are *sealed*: ``{"sha256":"<64 hex digits>","body":{…}}``, the digest being over the bytes of
 the body. A result carries the digest of its text beside the fields Prefect reads.
@@ -72,6 +73,11 @@ def plan_path(id: str, step: str, key: str) -> str:
 def value_path(id: str, sha256: str) -> str:
     """Where a value is that is too large to travel inside a record of history."""
     return f"values/{encode_id(id)}/{sha256}"
+
+
+def code_path(step: str, fingerprint: str) -> str:
+    """Where it is told what a fingerprint is made of."""
+    return f"code/{step}/{fingerprint}.json"
 
 
 def history_path(id: str, step: str, time_ns: int, token: str) -> str:

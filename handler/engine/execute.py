@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from handler.core import cache, keys, records
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
 from handler.core.event import Request
+from handler.core.fingerprint import Fingerprint
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.core.values import normalise
@@ -77,6 +78,7 @@ class Invocation:
         settings: The settings of the process.
         request_id: Lambda's name of the call.
         notify: Told ``(step, what it does)`` as it goes, for a person who waits.
+        prints: What each step's fingerprint is made of, for those who ask later what changed.
         outcomes: What became of each step that was touched.
     """
 
@@ -87,6 +89,7 @@ class Invocation:
     settings: Settings
     request_id: str
     notify: Notify = lambda step, doing: None
+    prints: Mapping[str, Fingerprint] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
@@ -183,10 +186,15 @@ class Invocation:
         """Early cut-off: the plan was new, the inputs are not."""
         if name in self.request.bust:
             return None
-        key = cache.result_key(self.request, name, self.finding.found)
-        entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
-        if entry is None:
+        for fingerprint in (self.request.flow.steps[name].fingerprint, *self.finding.older.get(name, ())):
+            key = cache.result_key(self.request, name, self.finding.found, fingerprint)
+            entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
+            if entry is not None:
+                break
+        else:
             return None
+        if fingerprint != self.request.flow.steps[name].fingerprint:
+            self.finding = self.finding._replace(accepted=self.finding.accepted | {name})
         inline_bytes = self.settings.inline_bytes
         for _, body in records.newest(self.store, self.request.id, name, self.finding.warnings, having=key[:16]):
             if body["key"] == key and body["sha256"] == entry.sha256:
@@ -203,7 +211,8 @@ class Invocation:
         request, step = self.request, self.flow.steps[name]
         before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
-        reason = why.explain(request, name, inputs, before)
+        print = self.prints.get(name)
+        reason = "; ".join(why.explain(request, name, inputs, before, self.store, print))
         if compute is None:
             return Outcome("miss", why=reason)
         self.notify(name, "computing")
@@ -214,6 +223,8 @@ class Invocation:
             # Chosen once: every retry of this computation sees the same.
             last = before and cache.recorded(request, before, self.store, self.finding.warnings)
             arguments["previous"] = last.value if last else None
+        if print is not None and (before is None or before["fingerprint"] != print.digest):
+            publish.code(self.store, name, print)
         made: list[Entry] = []
         started = time.time()
 
@@ -257,8 +268,9 @@ class Invocation:
         return entry
 
     def _plan(self, name: str, entry: Entry) -> None:
-        if name in self._after_skipped:
-            return  # It rests on a stale value: nobody who did not ask for that may find it.
+        if name in self._after_skipped or self.request.flow.closure([name]) & self.finding.accepted:
+            # It rests on a stale value, which not everybody asks for, or on an accepted one, which may be taken back.
+            return
         known = self.finding.known | self.finding.found | {name: entry}
         needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from handler.core import cache, records
 from handler.core.cache import Finding
 from handler.core.event import Request
+from handler.core.fingerprint import Fingerprint
 from handler.core.store import Store
 from handler.engine import why
 
 
-def steps(request: Request, finding: Finding, store: Store) -> list[dict[str, str | None]]:
+def steps(
+    request: Request, finding: Finding, store: Store, prints: Mapping[str, Fingerprint], *, diff: bool = False
+) -> list[dict[str, object]]:
     """
-    The steps that would be touched, in order, each with ``step``, ``status`` and ``why``.
+    The steps that would be touched, in order, each with ``step``, ``status``, ``why`` and ``reasons``, a sentence each.
 
     A status is ``hit``, ``skip``, ``compute``, or ``depends``: the step's own code and parameters are stored, and it is
     computed only if an upstream step's new value differs.
@@ -19,25 +24,25 @@ def steps(request: Request, finding: Finding, store: Store) -> list[dict[str, st
     rows, found = [], dict(finding.found)
     for name in request.flow.steps:
         upstream = request.flow.steps[name].upstream
+        status, reasons = "hit", []
         if name in request.skip and name in found:
-            rows.append({"step": name, "status": "skip", "why": "its newest stored value is taken"})
-        elif name in found and name not in finding.missing:
-            if request.step is None or name == request.step:
-                rows.append({"step": name, "status": "hit", "why": None})
+            status, reasons = "skip", ["its newest stored value is taken"]
         elif name in finding.missing:
-            status, reason = "compute", None
-            before = next((body for _, body in records.newest(store, request.id, name)), None)
-            if all(other in found for other in upstream):
-                key = cache.result_key(request, name, found)
-                entry = None if name in request.bust else cache.read_result(request, name, key, store, finding.warnings)
-                if entry is not None:
+            status = "compute"
+            before = next((body for _, body in records.newest(store, request.id, name, finding.warnings)), None)
+            unsure = [other for other in upstream if other not in found]
+            for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
+                if unsure or name in request.bust or status == "hit":
+                    break
+                key = cache.result_key(request, name, found, fingerprint)
+                if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
                     status, found[name] = "hit", entry
-                else:
-                    reason = why.explain(request, name, found, before)
-            else:
-                unsure = [other for other in upstream if other not in found]
-                reason = why.explain(request, name, {k: v for k, v in found.items() if k in upstream}, before)
-                if reason == why.GONE:
-                    status, reason = "depends", f"on the new value of {', '.join(unsure)}"
-            rows.append({"step": name, "status": status, "why": reason})
+            if status == "compute":
+                inputs = {other: found[other] for other in upstream if other in found}
+                reasons = why.explain(request, name, inputs, before, store, prints.get(name), diff=diff)
+                if unsure and reasons == [why.GONE]:
+                    status, reasons = "depends", [f"on the new value of {', '.join(unsure)}"]
+        elif name not in found or (request.step is not None and name != request.step):
+            continue
+        rows.append({"step": name, "status": status, "why": "; ".join(reasons) or None, "reasons": reasons})
     return rows

@@ -15,6 +15,7 @@ import time
 from handler.core import cache, keys, records
 from handler.core.cache import UNREAD, Entry
 from handler.core.event import Request
+from handler.core.fingerprint import Fingerprint
 from handler.core.store import AlreadyExistsError, Store
 
 
@@ -54,6 +55,12 @@ def history(request: Request, store: Store, entry: Entry, about: dict, *, inline
     }
     token = f"{entry.key[:16]}-{secrets.token_hex(4)}"
     store.put(records.history_path(request.id, entry.step, time.time_ns(), token), records.seal(body), mode="create")
+
+
+def code(store: Store, step: str, print: Fingerprint) -> None:
+    """Keep what a fingerprint is made of, once, so that a later miss can say what changed when the old code is gone."""
+    body = {"version": 1, "step": step, "parts": [part.to_json() for part in print.parts]}
+    _create(store, records.code_path(step, print.digest), records.seal(body))
 
 
 def plan(request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int) -> None:

@@ -5,45 +5,71 @@ from __future__ import annotations
 import json
 
 from handler.core import records
+from handler.core import why as code
 from handler.core.cache import Entry
+from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
-
+from handler.core.fingerprint import Fingerprint, Part
+from handler.core.store import Store
 
 GONE = "its stored result is gone or damaged"
 
 
-def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict | None) -> str:
+def explain(
+    request: Request,
+    step: str,
+    inputs: dict[str, Entry],
+    before: dict | None,
+    store: Store,
+    print: Fingerprint | None,
+    *,
+    diff: bool = False,
+) -> list[str]:
     """
-    The reason, in a few words: ``never computed``, ``busted``, ``its code changed``, ``parameter `rate`: 2 → 3``.
+    The reasons, a sentence each: ``never computed``, ``RATE in flows/helpers.py:12: 3 → 4``, ``parameter `rate`: 2 → 3``.
 
     Args:
         request: What was asked.
         step: The step.
-        inputs: The results that it takes.
+        inputs: The results that it takes, as far as they are known.
         before: The body of its newest record of history, if there is one.
+        store: Where the parts of older fingerprints are.
+        print: The present fingerprint of the step.
+        diff: Follow a sentence about changed source with a unified diff.
     """
     if step in request.bust:
-        return "busted by this call"
+        return ["busted by this call"]
     if before is None:
-        return "never computed"
+        return ["never computed"]
     reasons = []
     if before["fingerprint"] != request.flow.steps[step].fingerprint:
-        reasons.append("its code changed")
+        old = parts(store, step, before["fingerprint"])
+        told = code.explain(old, print.parts, diff=diff) if old and print is not None else []
+        reasons += told or ["its code changed"]
     for name, value in request.step_params(step).items():
-        old = before.get("params", {}).get(name)
-        if json.dumps(old) != json.dumps(value):
-            reasons.append(f"parameter `{name}`: {_cut(old)} → {_cut(value)}")
+        was = before.get("params", {}).get(name)
+        if json.dumps(was) != json.dumps(value):
+            reasons.append(f"parameter `{name}`: {_cut(was)} → {_cut(value)}")
     for name in request.flow.steps[step].upstream:
-        if name not in inputs:
-            continue  # Not known yet.
-        entry = inputs[name]
-        if before.get("inputs", {}).get(name, {}).get("sha256") != entry.sha256:
-            reasons.append(f"input `{name}` changed")
+        was = before.get("inputs", {}).get(name, {})
+        if name in inputs and was.get("sha256") != inputs[name].sha256:
+            shown = f": {_cut(was['value'])} → {_cut(inputs[name].value)}" if "value" in was else " changed"
+            reasons.append(f"input `{name}`{shown}")
     if not reasons and records.is_past(before.get("expires_at")):
         reasons.append(f"expired at {before['expires_at']}")
-    return ", ".join(reasons) or GONE
+    return reasons or [GONE]
+
+
+def parts(store: Store, step: str, fingerprint: str) -> list[Part]:
+    """What an older fingerprint was made of; empty where nobody kept it."""
+    path = records.code_path(step, fingerprint)
+    try:
+        data = store.get(path)
+        return [Part.from_json(row) for row in records.unseal(data, path)["parts"]] if data is not None else []
+    except (CorruptRecordError, KeyError, TypeError):
+        return []
 
 
 def _cut(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -32,7 +32,12 @@ def screen(command: str) -> str:
         written += chunk
     os.close(ours)
     process.wait()
-    return "\n".join(_settled(line) for line in written.decode().replace("\r\n", "\n").split("\n"))
+    lines: list[str] = []
+    for line in written.decode().replace("\r\n", "\n").split("\n"):
+        if "\x1b[1A" in line and lines:  # A spinner that stopped takes its line back.
+            lines.pop()
+        lines.append(_settled(line))
+    return "\n".join(lines)
 
 
 def _settled(line: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import collections
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,6 @@ import os
 import re
 import sys
 import types
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ _VERSION_READS = {("sys", "version_info"), ("sys", "version"), ("sys", "hexversi
 _VERSION_MODULES = {"ast", "dis", "opcode", "symtable", "marshal", "tokenize"}
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 _ALWAYS_GENERATED = ("__pydantic", "_member_", "_value2member_", "_unhashable_values", "_hashable_values", "_sort_order_")
+_TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 _SUBCLASSES = "__subclasses__"
 
 _memo: dict[int, tuple[Any, Encoded]] = {}
@@ -90,7 +91,7 @@ class Crawl:
         self.labels: dict[Any, str] = {}
         self.taken: dict[str, int] = {}
         self.held: list[Any] = []  # so that no identity is given twice
-        self.queue: deque[tuple[str, Any]] = deque()
+        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[tuple[str, str | None, int | None], Part] = {}
         self.files: set[str] = set()
@@ -363,7 +364,7 @@ class Crawl:
             if root in _SILENT_ROOTS or value is _MISSING or module is None:
                 continue
             owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            is_code = isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType)
+            is_code = isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType | types.MethodType)
             if not is_code or not isinstance(owner, str) or owner.partition(".")[0] in _SILENT_ROOTS:
                 continue
             if place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED):
@@ -565,7 +566,7 @@ class Crawl:
             module = None
         source = load(place.file_of(module) or "", vars(module)) if module is not None else None
         if source is not None and name in source.rebound:
-            value = remembered(module, name, value)
+            value = remembered(vars(module).get("__spec__") or module, name, value)  # a reload makes a new spec
         if name in ("__doc__",) and isinstance(value, str):
             value = inspect.cleandoc(value)  # 3.13 does so itself
         if name in ("__builtins__", "__spec__", "__loader__", "__cached__"):
@@ -831,7 +832,7 @@ class Crawl:
                     continue
             if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
                 continue
-            if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
+            if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
                 continue
             is_theirs = name in written or self._is_project_code(value)
             if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:

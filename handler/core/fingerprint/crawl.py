@@ -95,6 +95,9 @@ class Crawl:
         self.parts: list[Part] = []
         self.opaque: dict[tuple[str, str | None, int | None], Part] = {}
         self.files: set[str] = set()
+        self.sources: dict[str, Source | None] = {}
+        self.relatives: dict[str, str] = {}
+        self.touched: set[str] = set()
         self.loaded = False
 
     def run(self) -> Fingerprint:
@@ -221,19 +224,31 @@ class Crawl:
         """A path as people of the project know it."""
         if not file or file.startswith("<"):
             return file or None
-        path = os.path.relpath(os.path.abspath(file), self.root)
-        return path.replace(os.sep, "/")
+        if file not in self.relatives:
+            self.relatives[file] = os.path.relpath(os.path.abspath(file), self.root).replace(os.sep, "/")
+        return self.relatives[file]
+
+    def _source(self, module: types.ModuleType | None) -> Source | None:
+        return self._load(place.file_of(module) or "", vars(module)) if module is not None else None
+
+    def _load(self, path: str, names: dict[str, Any]) -> Source | None:
+        """A file as it is at the start of this reading; asking the disk for each name would take a third of the time."""
+        if path not in self.sources:
+            self.sources[path] = load(path, names)
+        return self.sources[path]
 
     def _touch(self, module: types.ModuleType | None) -> None:
         file = place.file_of(module) if module is not None else None
-        if file and os.path.isfile(file) and self.kind_of_file(file) == place.PROJECT:
-            self.files.add(os.path.abspath(file))
+        if file and file not in self.touched:
+            self.touched.add(file)
+            if os.path.isfile(file) and self.kind_of_file(file) == place.PROJECT:
+                self.files.add(os.path.abspath(file))
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
     def _visit_function(self, label: str, function: types.FunctionType) -> None:
         code, module = function.__code__, sys.modules.get(function.__globals__.get("__name__", ""))
-        source = load(code.co_filename, function.__globals__)
+        source = self._load(code.co_filename, function.__globals__)
         nodes = source.function(code, function.__qualname__) if source else []
         file, line = self.relative(code.co_filename), code.co_firstlineno
         if source is None or not nodes:
@@ -241,8 +256,6 @@ class Crawl:
             encoded = self.encoder.top(code)
             self._part(label, "function", file, line, self._join(encoded), f"<bytecode of {label}>")
             return
-        if os.path.isfile(code.co_filename):
-            self.files.add(os.path.abspath(code.co_filename))
         self._touch(module)
         cells = self._cells(function, source)
         skipped = [item for node in nodes for item in self._framework_decorators(node, function.__globals__)]
@@ -564,7 +577,7 @@ class Crawl:
             if not self._reaches_project(value):
                 return self._foreign_module(stand_in, [name.partition(":")[2]]) or name
             module = None
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         if source is not None and name in source.rebound:
             value = remembered(vars(module).get("__spec__") or module, name, value)  # a reload makes a new spec
         if name in ("__doc__",) and isinstance(value, str):
@@ -603,7 +616,7 @@ class Crawl:
             ``module:name``.
         """
         for _ in range(32):
-            source = load(place.file_of(module) or "", vars(module))
+            source = self._source(module)
             nodes = tuple(source.bindings.get(name, ())) if source else ()
             last = nodes[-1] if nodes else None
             package = vars(module).get("__package__") or ""
@@ -657,16 +670,25 @@ class Crawl:
             for reason in filter(None, encoded.doubts):
                 self._doubt(label, item.file, item.line, reason)
         digest = tagged(item.kind, self._join(encoded), *extra)
-        text = item.value if item.kind == "python" else shown(item.name, item.value)
-        if lasts and (id(item.value) in self.encoder.roots or id(item.value) in _memo):
-            text = remembered(item.value, "(text)", text)
+        text = self._text(item, lasts)
         self._part(label, item.kind, item.file, item.line, digest, text)
+
+    def _text(self, item: _Value, lasts: bool) -> str:
+        if item.kind == "python":
+            return str(item.value)
+        key = (id(item.value), f"({item.name})")
+        if lasts and id(item.value) in _memo and key in _first:
+            return str(_first[key][1])  # as it was when its digest was made
+        text = shown(item.name, item.value)
+        if lasts and id(item.value) in self.encoder.roots:
+            _first[key] = (item.value, text)
+        return text
 
     def _initial(self, label: str, item: _Value) -> list[str]:
         """The statements that make a value, where the value itself says too little."""
         if item.home is None or not item.nodes:
             return []
-        source = load(place.file_of(item.home) or "", vars(item.home))
+        source = self._source(item.home)
         if source is None:
             return []
         skipped = [skip for node in item.nodes for skip in self._framework_decorators(node, vars(item.home))]
@@ -676,7 +698,7 @@ class Crawl:
         return [unit.text, *self._resolve(unit, label, item.file, names, {}, item.home)]
 
     def _said(self, item: _Value) -> str:
-        source = load(place.file_of(item.home) or "", vars(item.home)) if item.home is not None else None
+        source = self._source(item.home)
         return "\n".join(source.text_of(node) for node in item.nodes) if source else ""
 
     def _visit_module(self, label: str, module: types.ModuleType) -> None:
@@ -740,7 +762,7 @@ class Crawl:
         module = sys.modules.get(klass.__module__)
         module = module if module is not None and self._is_own(module) else None
         self._touch(module)
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         node = self._class_node(source, klass)
         file = self.relative(place.file_of(module)) if module is not None else None
         items = [klass.__qualname__]
@@ -792,7 +814,7 @@ class Crawl:
         for statement in node.body if node is not None else ():
             for name in _bound_in_class(statement):
                 written.setdefault(name, []).append(statement)
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         items: list[str] = []
         for name, value in sorted(self._own_members(klass, set(written)).items()):
             if source is not None and name in source.rebound:

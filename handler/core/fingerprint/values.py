@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import tagged
 
-MAX_VALUES = 200_000  # looked at one by one in about half a second; numbers and texts in bulk cost far less
+MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
 _MAX_FOREIGN_VALUES = 5_000
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
@@ -122,7 +122,7 @@ class Encoder:
         """Encode a value that may stand inside another."""
         kind = type(value)
         if kind in _PRIMITIVES:
-            return Encoded(_PRIMITIVES[kind](value)) if kind is not str else Encoded(f"str:{self.shorten(value)}")
+            return Encoded(self._literal(value))
         key = id(value)
         if key in self.memo:
             return self.memo[key][1]
@@ -175,13 +175,29 @@ class Encoder:
                 return encode(self, value)
         return self._instance(value, kind)
 
+    def _literal(self, value: Any) -> str:
+        kind = type(value)
+        if kind is not str:
+            return _PRIMITIVES[kind](value)
+        if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
+            value = self.shorten(value)
+        return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
+
+    def _literals(self, values: Iterable[Any]) -> list[str] | None:
+        """Tokens of plain values, or None if others are among them."""
+        return [self._literal(value) for value in values] if set(map(type, values)) <= _BULK else None
+
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
-        if len(values) > 64 and (kinds := set(map(type, values))) <= _BULK and (str not in kinds or len(values) > 4096):
-            # marshal's second format is the same on every Python, and a hundred times faster.
+        if len(values) > 10_000 and set(map(type, values)) <= _BULK:
+            # marshal's second format is the same on every Python, and ten times faster.
             return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}")
+        if (tokens := self._literals(values)) is not None:
+            return Encoded("#" + tagged(tag, *tokens))
         return self.many(tag, values)
 
-    def _unordered(self, tag: str, values: Iterable[Any]) -> Encoded:
+    def _unordered(self, tag: str, values: Any) -> Encoded:
+        if (tokens := self._literals(values)) is not None:
+            return Encoded("#" + tagged(tag, *sorted(tokens)))
         return self.join(tag, sorted((self.encode(value) for value in values), key=_sort_key))
 
     def function(self, value: types.FunctionType) -> Encoded:
@@ -378,8 +394,12 @@ def _float(value: float) -> str:
 def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[Any, ...]]]:
     """By content; lambdas of one name by where they stand."""
     codes = [getattr(link, "__code__", None) for link in encoded.links]
-    places = [(item.co_filename, item.co_firstlineno, *list(item.co_positions())[-1]) if item else () for item in codes]
-    return encoded.token, [tuple(-1 if part is None else part for part in place_) for place_ in places]
+    return encoded.token, [_stand(item) if item else () for item in codes]
+
+
+def _stand(item: types.CodeType) -> tuple[Any, ...]:
+    column = max((spot[3] or 0 for spot in item.co_positions()), default=0)
+    return item.co_filename, item.co_firstlineno, column, ascii(item.co_consts) if column == 0 else ""
 
 
 def _settled(state: Any) -> Any:

@@ -72,7 +72,7 @@ def test_every_supported_python_gives_the_same_fingerprint(results, tmp_path):
                 mine, theirs = results[case.name][side], found[case.name][side]
                 if mine.get("digest") != theirs.get("digest") and case.name not in PYTHON_MATTERS:
                     different[f"{version}: {case.name}/{side}"] = theirs.get("error") or _difference(mine, theirs)
-    assert not different
+    assert not different, "\n".join(f"{name}\n{said}" for name, said in different.items())
 
 
 def test_the_command_gives_what_a_forked_process_gives(results, tmp_path):

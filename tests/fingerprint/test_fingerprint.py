@@ -71,12 +71,12 @@ def step(x):
 '''
 
 PINNED = {
-    "step": "PIN",
-    "helper": "PIN",
-    "Scale": "PIN",
-    "RATE": "PIN",
+    "step": "2cec59a175c671e501aa6683f7e5c0175c39203c26cd746ad567e604b37c024d",
+    "helper": "c4283160f19b985fb6e7f9a014becee1e4184759bb1c8ddb2c31d4a3cfb8d8aa",
+    "Scale": "8f1708381de169695259e78b0c541f03b2f5bfec06ddf2c286b5acbd9e200d28",
+    "RATE": "317639fcc83ef0a2a7d89c6134f58064174de101ddc2f9ed02d369657bc4137a",
 }
-PINNED_DIGEST = "PIN"
+PINNED_DIGEST = "44b91956c2a93b8cfbde84764fab581a59f2867835997fec1da4f74c91dc49f3"
 
 
 def test_digests_are_what_they_were(project):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import collections
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,6 @@ import os
 import re
 import sys
 import types
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ _VERSION_READS = {("sys", "version_info"), ("sys", "version"), ("sys", "hexversi
 _VERSION_MODULES = {"ast", "dis", "opcode", "symtable", "marshal", "tokenize"}
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 _ALWAYS_GENERATED = ("__pydantic", "_member_", "_value2member_", "_unhashable_values", "_hashable_values", "_sort_order_")
+_TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 _SUBCLASSES = "__subclasses__"
 
 _memo: dict[int, tuple[Any, Encoded]] = {}
@@ -90,10 +91,13 @@ class Crawl:
         self.labels: dict[Any, str] = {}
         self.taken: dict[str, int] = {}
         self.held: list[Any] = []  # so that no identity is given twice
-        self.queue: deque[tuple[str, Any]] = deque()
+        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[tuple[str, str | None, int | None], Part] = {}
         self.files: set[str] = set()
+        self.sources: dict[str, Source | None] = {}
+        self.relatives: dict[str, str] = {}
+        self.touched: set[str] = set()
         self.loaded = False
 
     def run(self) -> Fingerprint:
@@ -220,19 +224,31 @@ class Crawl:
         """A path as people of the project know it."""
         if not file or file.startswith("<"):
             return file or None
-        path = os.path.relpath(os.path.abspath(file), self.root)
-        return path.replace(os.sep, "/")
+        if file not in self.relatives:
+            self.relatives[file] = os.path.relpath(os.path.abspath(file), self.root).replace(os.sep, "/")
+        return self.relatives[file]
+
+    def _source(self, module: types.ModuleType | None) -> Source | None:
+        return self._load(place.file_of(module) or "", vars(module)) if module is not None else None
+
+    def _load(self, path: str, names: dict[str, Any]) -> Source | None:
+        """A file as it is at the start of this reading; asking the disk for each name would take a third of the time."""
+        if path not in self.sources:
+            self.sources[path] = load(path, names)
+        return self.sources[path]
 
     def _touch(self, module: types.ModuleType | None) -> None:
         file = place.file_of(module) if module is not None else None
-        if file and os.path.isfile(file) and self.kind_of_file(file) == place.PROJECT:
-            self.files.add(os.path.abspath(file))
+        if file and file not in self.touched:
+            self.touched.add(file)
+            if os.path.isfile(file) and self.kind_of_file(file) == place.PROJECT:
+                self.files.add(os.path.abspath(file))
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
     def _visit_function(self, label: str, function: types.FunctionType) -> None:
         code, module = function.__code__, sys.modules.get(function.__globals__.get("__name__", ""))
-        source = load(code.co_filename, function.__globals__)
+        source = self._load(code.co_filename, function.__globals__)
         nodes = source.function(code, function.__qualname__) if source else []
         file, line = self.relative(code.co_filename), code.co_firstlineno
         if source is None or not nodes:
@@ -240,8 +256,6 @@ class Crawl:
             encoded = self.encoder.top(code)
             self._part(label, "function", file, line, self._join(encoded), f"<bytecode of {label}>")
             return
-        if os.path.isfile(code.co_filename):
-            self.files.add(os.path.abspath(code.co_filename))
         self._touch(module)
         cells = self._cells(function, source)
         skipped = [item for node in nodes for item in self._framework_decorators(node, function.__globals__)]
@@ -363,7 +377,7 @@ class Crawl:
             if root in _SILENT_ROOTS or value is _MISSING or module is None:
                 continue
             owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            is_code = isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType)
+            is_code = isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType | types.MethodType)
             if not is_code or not isinstance(owner, str) or owner.partition(".")[0] in _SILENT_ROOTS:
                 continue
             if place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED):
@@ -563,9 +577,9 @@ class Crawl:
             if not self._reaches_project(value):
                 return self._foreign_module(stand_in, [name.partition(":")[2]]) or name
             module = None
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         if source is not None and name in source.rebound:
-            value = remembered(module, name, value)
+            value = remembered(vars(module).get("__spec__") or module, name, value)  # a reload makes a new spec
         if name in ("__doc__",) and isinstance(value, str):
             value = inspect.cleandoc(value)  # 3.13 does so itself
         if name in ("__builtins__", "__spec__", "__loader__", "__cached__"):
@@ -602,7 +616,7 @@ class Crawl:
             ``module:name``.
         """
         for _ in range(32):
-            source = load(place.file_of(module) or "", vars(module))
+            source = self._source(module)
             nodes = tuple(source.bindings.get(name, ())) if source else ()
             last = nodes[-1] if nodes else None
             package = vars(module).get("__package__") or ""
@@ -656,16 +670,25 @@ class Crawl:
             for reason in filter(None, encoded.doubts):
                 self._doubt(label, item.file, item.line, reason)
         digest = tagged(item.kind, self._join(encoded), *extra)
-        text = item.value if item.kind == "python" else shown(item.name, item.value)
-        if lasts and (id(item.value) in self.encoder.roots or id(item.value) in _memo):
-            text = remembered(item.value, "(text)", text)
+        text = self._text(item, lasts)
         self._part(label, item.kind, item.file, item.line, digest, text)
+
+    def _text(self, item: _Value, lasts: bool) -> str:
+        if item.kind == "python":
+            return str(item.value)
+        key = (id(item.value), f"({item.name})")
+        if lasts and id(item.value) in _memo and key in _first:
+            return str(_first[key][1])  # as it was when its digest was made
+        text = shown(item.name, item.value)
+        if lasts and id(item.value) in self.encoder.roots:
+            _first[key] = (item.value, text)
+        return text
 
     def _initial(self, label: str, item: _Value) -> list[str]:
         """The statements that make a value, where the value itself says too little."""
         if item.home is None or not item.nodes:
             return []
-        source = load(place.file_of(item.home) or "", vars(item.home))
+        source = self._source(item.home)
         if source is None:
             return []
         skipped = [skip for node in item.nodes for skip in self._framework_decorators(node, vars(item.home))]
@@ -675,7 +698,7 @@ class Crawl:
         return [unit.text, *self._resolve(unit, label, item.file, names, {}, item.home)]
 
     def _said(self, item: _Value) -> str:
-        source = load(place.file_of(item.home) or "", vars(item.home)) if item.home is not None else None
+        source = self._source(item.home)
         return "\n".join(source.text_of(node) for node in item.nodes) if source else ""
 
     def _visit_module(self, label: str, module: types.ModuleType) -> None:
@@ -739,7 +762,7 @@ class Crawl:
         module = sys.modules.get(klass.__module__)
         module = module if module is not None and self._is_own(module) else None
         self._touch(module)
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         node = self._class_node(source, klass)
         file = self.relative(place.file_of(module)) if module is not None else None
         items = [klass.__qualname__]
@@ -791,7 +814,7 @@ class Crawl:
         for statement in node.body if node is not None else ():
             for name in _bound_in_class(statement):
                 written.setdefault(name, []).append(statement)
-        source = load(place.file_of(module) or "", vars(module)) if module is not None else None
+        source = self._source(module)
         items: list[str] = []
         for name, value in sorted(self._own_members(klass, set(written)).items()):
             if source is not None and name in source.rebound:
@@ -831,7 +854,7 @@ class Crawl:
                     continue
             if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
                 continue
-            if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
+            if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
                 continue
             is_theirs = name in written or self._is_project_code(value)
             if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:

@@ -97,12 +97,22 @@ class Source:
         if len(found) < 2:
             return list(found)
         spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
-        fits = [node for node in found if spots and all(_contains(node.body, spot) for spot in spots)]
+        if not spots:  # 3.12 forgets where a lambda is that returns a constant
+            values = [(type(item), item) for item in code.co_consts]
+            same = [node for node in found if isinstance(node.body, ast.Constant) and (type(node.body.value), node.body.value) in values]
+            return list(same or found)
+        fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
         fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0))
         return list(fits[:1] or found)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
         """Source lines of *node* without comment lines, docstrings and the statements *without*."""
+        key = ("text", id(node), len(without))
+        if key not in self.units:
+            self.units[key] = self._text_of(node, without)
+        return str(self.units[key])
+
+    def _text_of(self, node: ast.AST, without: tuple[ast.stmt, ...]) -> str:
         start, end = first_line(node), getattr(node, "end_lineno", None) or first_line(node)
         if isinstance(node, ast.Lambda):
             return ast.get_source_segment("\n".join(self.lines), node) or ""

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import tagged
 
-MAX_VALUES = 200_000  # looked at one by one in about half a second; numbers and texts in bulk cost far less
+MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
 _MAX_FOREIGN_VALUES = 5_000
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
+_NO_VALUE = object()
 _BULK = {int, float, str, bytes, bool, type(None), complex}
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (dict, lambda value: list(dict.items(value))),
@@ -44,7 +45,7 @@ _SILENT = ("logging", "warnings")
 # Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
 _STATELESS = (
     "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
-    "concurrent", "multiprocessing", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
+    "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
 _RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
 _NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
@@ -121,7 +122,7 @@ class Encoder:
         """Encode a value that may stand inside another."""
         kind = type(value)
         if kind in _PRIMITIVES:
-            return Encoded(_PRIMITIVES[kind](value)) if kind is not str else Encoded(f"str:{self.shorten(value)}")
+            return Encoded(self._literal(value))
         key = id(value)
         if key in self.memo:
             return self.memo[key][1]
@@ -174,13 +175,29 @@ class Encoder:
                 return encode(self, value)
         return self._instance(value, kind)
 
+    def _literal(self, value: Any) -> str:
+        kind = type(value)
+        if kind is not str:
+            return _PRIMITIVES[kind](value)
+        if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
+            value = self.shorten(value)
+        return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
+
+    def _literals(self, values: Iterable[Any]) -> list[str] | None:
+        """Tokens of plain values, or None if others are among them."""
+        return [self._literal(value) for value in values] if set(map(type, values)) <= _BULK else None
+
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
-        if len(values) > 64 and (kinds := set(map(type, values))) <= _BULK and (str not in kinds or len(values) > 4096):
-            # marshal's second format is the same on every Python, and a hundred times faster.
+        if len(values) > 10_000 and set(map(type, values)) <= _BULK:
+            # marshal's second format is the same on every Python, and ten times faster.
             return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}")
+        if (tokens := self._literals(values)) is not None:
+            return Encoded("#" + tagged(tag, *tokens))
         return self.many(tag, values)
 
-    def _unordered(self, tag: str, values: Iterable[Any]) -> Encoded:
+    def _unordered(self, tag: str, values: Any) -> Encoded:
+        if (tokens := self._literals(values)) is not None:
+            return Encoded("#" + tagged(tag, *sorted(tokens)))
         return self.join(tag, sorted((self.encode(value) for value in values), key=_sort_key))
 
     def function(self, value: types.FunctionType) -> Encoded:
@@ -259,6 +276,8 @@ class Encoder:
             return self.join("path", [name, Encoded(self.shorten(str(value)))])
         if module == "typing" or module == "types":
             return self._typing(value, name)
+        if module == "configparser" and hasattr(value, "_sections"):  # newer Pythons add options to its state
+            return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
         if _within(module, _SILENT):
             return name
         if _within(module, _STATELESS):
@@ -278,7 +297,7 @@ class Encoder:
             reduced = value.__reduce_ex__(4)
             if isinstance(reduced, str):
                 return self.join("global", [name, Encoded(reduced)])
-            state = self.many("reduced", [list(item) if _is_iterator(item) else item for item in reduced[1:]])
+            state = self.many("reduced", [_settled(item) for item in reduced[1:]])
             if not state.doubts:
                 return self.join("foreign", [name, state])
             found = (state,)
@@ -300,15 +319,20 @@ class Encoder:
         yield self.named("state", state_of(value))
 
     def _typing(self, value: Any, name: Encoded) -> Encoded:
+        called = getattr(value, "_name", None) or getattr(value, "__name__", None)
+        if isinstance(called, str) and getattr(sys.modules["typing"], called, None) is value:
+            return Encoded(f"typing:{called}")
         origin, args = getattr(value, "__origin__", None), getattr(value, "__args__", None)
+        if (metadata := getattr(value, "__metadata__", None)) is not None:
+            return self.join("annotated", [self.encode(origin), self.encode(metadata)])
         if args is not None:
             union = origin is None or getattr(origin, "_name", "") == "Union"
             return self.join("generic", [Encoded("union") if union else self.encode(origin), *map(self.encode, args)])
         if isinstance(value, types.SimpleNamespace):
             return self.join("namespace", [self.named("state", vars(value).items())])
-        said = getattr(value, "__forward_arg__", None) or getattr(value, "__name__", None) or getattr(value, "_name", "")
+        said = getattr(value, "__forward_arg__", None) or called
         links = [self.encode(value.__supertype__)] if hasattr(value, "__supertype__") else []
-        return self.join("typing", [name, Encoded(str(said)), *links])
+        return self.join("typing", [name, Encoded(str(said)), *links])._replace(doubts=("",))
 
     def _partial(self, value: functools.partial[Any]) -> Encoded:
         parts = [self.encode(value.func), self._sequence("args", value.args), self.named("keywords", value.keywords.items())]
@@ -325,13 +349,13 @@ class Encoder:
         return self.join(type(value).__name__, [self.type(type(value)), *map(self.encode, inner)])
 
     def _context_var(self, value: Any) -> Encoded:
-        import contextvars
-
-        try:
-            default = [self.encode(contextvars.Context().run(value.get))]
-        except LookupError:
-            default = []
-        return self.join("context variable", [Encoded(value.name), *default])
+        held = value.get(_NO_VALUE)
+        if held is _NO_VALUE:
+            try:
+                held = value.get()
+            except LookupError:
+                return Encoded(f"context variable {value.name}")
+        return self.join("context variable", [Encoded(value.name), self.encode(held)])
 
 
 def state_of(value: Any) -> list[tuple[str, Any]]:
@@ -367,13 +391,22 @@ def _float(value: float) -> str:
     return "float:nan" if value != value else f"float:{value.hex()}"
 
 
-def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[str, int]]]:
+def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[Any, ...]]]:
+    """By content; lambdas of one name by where they stand."""
     codes = [getattr(link, "__code__", None) for link in encoded.links]
-    return encoded.token, [(code.co_filename, code.co_firstlineno) if code else ("", 0) for code in codes]
+    return encoded.token, [_stand(item) if item else () for item in codes]
 
 
-def _is_iterator(value: Any) -> bool:
-    return hasattr(value, "__next__")
+def _stand(item: types.CodeType) -> tuple[Any, ...]:
+    column = max((spot[3] or 0 for spot in item.co_positions()), default=0)
+    return item.co_filename, item.co_firstlineno, column, ascii(item.co_consts) if column == 0 else ""
+
+
+def _settled(state: Any) -> Any:
+    """State with iterators written out, and without what is None or False: newer Pythons add such attributes."""
+    if type(state) is dict:
+        return sorted((name, item) for name, item in state.items() if item is not None and item is not False)
+    return list(state) if hasattr(state, "__next__") else state
 
 
 def _within(module: str, names: tuple[str, ...]) -> bool:
@@ -415,6 +448,10 @@ def _kinds() -> list[tuple[Any, Callable[[Encoder, Any], Encoded]]]:
         (
             functools.cached_property,
             lambda self, value: self.join("cached_property", map(self.encode, (type(value), value.func))),
+        ),
+        (
+            functools.singledispatchmethod,
+            lambda self, value: self.join("singledispatchmethod", [self.function(value.dispatcher), self.encode(value.func)]),
         ),
         (functools.partialmethod, lambda self, value: self.many("partialmethod", (value.func, value.args, value.keywords))),
         (re.Pattern, lambda self, value: self.many("regex", (value.pattern, value.flags))),

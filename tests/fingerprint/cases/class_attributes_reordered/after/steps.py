@@ -1,0 +1,6 @@
+class A:
+    b = 2
+    a = 1
+
+def step(x):
+    return A.a

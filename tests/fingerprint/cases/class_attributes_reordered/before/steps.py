@@ -1,0 +1,6 @@
+class A:
+    a = 1
+    b = 2
+
+def step(x):
+    return A.a

@@ -1,0 +1,9 @@
+import enum
+
+class M(enum.IntFlag):
+    R = 1
+    W = 2
+    ALL = R | W
+
+def step(x):
+    return M.ALL

@@ -1,0 +1,3 @@
+class Mixin:
+    def f(self, x):
+        return x + 2

@@ -1,0 +1,10 @@
+from mix import Mixin
+
+class Base:
+    pass
+
+class A(Mixin, Base):
+    pass
+
+def step(x):
+    return A().f(x)

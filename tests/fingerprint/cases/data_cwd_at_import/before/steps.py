@@ -1,0 +1,7 @@
+import os
+
+HERE = os.getcwd()
+DATA = os.path.join(HERE, 'data')
+
+def step(x):
+    return DATA

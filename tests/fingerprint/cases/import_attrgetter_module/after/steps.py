@@ -1,0 +1,5 @@
+import operator
+import helpers
+
+def step(x):
+    return operator.attrgetter('RATE')(helpers)

@@ -1,0 +1,7 @@
+import one
+import two
+
+ALL = [one, two]
+
+def step(x):
+    return [m.f(x) for m in ALL]

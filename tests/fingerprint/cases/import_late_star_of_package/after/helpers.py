@@ -1,0 +1,3 @@
+def clean(x):
+    import pkg.deep.far as f
+    return f.go(x)

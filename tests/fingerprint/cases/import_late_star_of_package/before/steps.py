@@ -1,0 +1,4 @@
+import helpers
+
+def step(x):
+    return helpers.clean(x)

@@ -1,0 +1,8 @@
+import helpers as h
+
+PIPE = (h.clean, str)
+
+def step(x):
+    for f in PIPE:
+        x = f(x)
+    return x

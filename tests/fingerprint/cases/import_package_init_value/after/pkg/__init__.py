@@ -1,0 +1,3 @@
+from . import base
+
+RATE = base.N * 2

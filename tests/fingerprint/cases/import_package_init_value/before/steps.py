@@ -1,0 +1,4 @@
+import pkg
+
+def step(x):
+    return x * pkg.RATE

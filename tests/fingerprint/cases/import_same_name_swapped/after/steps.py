@@ -1,0 +1,5 @@
+import one
+import two
+
+def step(x):
+    return one.f(x) - two.f(x)

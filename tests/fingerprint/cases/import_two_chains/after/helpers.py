@@ -1,0 +1,4 @@
+RATE = 4
+
+def clean(x):
+    return x + 1

@@ -1,0 +1,5 @@
+import helpers
+from helpers import clean
+
+def step(x):
+    return clean(x) + helpers.RATE

@@ -1,0 +1,4 @@
+from helpers import clean
+
+def step(x):
+    return clean(x)

@@ -1,0 +1,4 @@
+RATE = 3
+
+def clean(x):
+    return x + 1

@@ -1,0 +1,6 @@
+import argparse
+
+NS = argparse.Namespace(a=2)
+
+def step(x):
+    return NS.a

@@ -1,0 +1,6 @@
+import argparse
+
+NS = argparse.Namespace(a=1)
+
+def step(x):
+    return NS.a

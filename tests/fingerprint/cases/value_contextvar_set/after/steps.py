@@ -1,0 +1,7 @@
+from contextvars import ContextVar
+
+VAR = ContextVar('VAR')
+VAR.set(4)
+
+def step(x):
+    return VAR.get()

@@ -1,0 +1,8 @@
+class P:
+    def __init__(self, n):
+        self.n = n
+
+ITEMS = {P(1), P(2)}
+
+def step(x):
+    return [i.n for i in ITEMS]

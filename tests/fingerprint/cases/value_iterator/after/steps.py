@@ -1,0 +1,4 @@
+ITEMS = iter([1, 3])
+
+def step(x):
+    return next(ITEMS)

@@ -1,0 +1,4 @@
+ITEMS = iter([1, 2])
+
+def step(x):
+    return next(ITEMS)

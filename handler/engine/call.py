@@ -28,7 +28,19 @@ def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = Fa
 
     Raises:
         TimeoutError: The step's ``timeout_s`` is over.
+        RuntimeError: The step raised what would end the process, such as SystemExit; Ctrl-C alone does.
     """
+    try:
+        return _call(step, arguments, in_prefect)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        if isinstance(exc, asyncio.CancelledError) and type(exc) is not asyncio.CancelledError:
+            raise  # Prefect's own word that the time is over.
+        raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
+
+
+def _call(step: Step, arguments: dict[str, object], in_prefect: bool) -> object:
     own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
     timeout_s = None if in_prefect else step.timeout_s
     if step.is_async:
@@ -44,7 +56,7 @@ async def _timed(awaitable, timeout_s: float | None) -> object:
             return await awaitable
     except TimeoutError:
         if scope.expired():
-            raise _time_up(timeout_s) from None
+            raise time_up(timeout_s) from None
         raise
 
 
@@ -86,7 +98,7 @@ def _within(timeout_s: float, call: Callable[[], object]) -> object:
                 over.set()
             timer.cancel()
     except _TimeUp:
-        raise _time_up(timeout_s) from None
+        raise time_up(timeout_s) from None
 
 
 def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
@@ -94,5 +106,6 @@ def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(kind))
 
 
-def _time_up(timeout_s: float) -> TimeoutError:
+def time_up(timeout_s: float) -> TimeoutError:
+    """What a step fails with when its time is over, whoever watched it."""
     return TimeoutError(f"no result within {timeout_s:g} s")

@@ -13,18 +13,20 @@ import typing
 from contextvars import ContextVar
 
 import prefect
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed
+from prefect.utilities.engine import emit_task_run_state_change_event
 
 from handler.core import cache, event, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_env
-from handler.engine.call import call_step
+from handler.engine.call import call_step, time_up
 from handler.engine.execute import Invocation, Run, Work
 
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
@@ -48,11 +50,13 @@ def build(flow: Flow) -> prefect.Flow:
         parameters = bound.arguments
         invocation = current.get() or _started_by_prefect(flow, parameters)
         invocation.url = _urls(None)[2]
+        running: dict[str, TaskRun] = {}
         # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
         with TagsContext(current_tags=set()):
             try:
-                invocation.run(functools.partial(_compute, invocation))
+                invocation.run(functools.partial(_compute, invocation, running))
             except KeyboardInterrupt:
+                _cancel(running)
                 return Cancelled(message="interrupted")
         if invocation.error is not None:
             raise invocation.error
@@ -75,7 +79,7 @@ def _run_name() -> str:
     return f"{runtime.flow_name}/{parameters.get('id')}/{parameters.get('step') or 'all'}"
 
 
-def _compute(invocation: Invocation, work: Work) -> None:
+def _compute(invocation: Invocation, running: dict[str, TaskRun], work: Work) -> None:
     step = invocation.flow.steps[work.name]
     raised: list[BaseException] = []
 
@@ -84,6 +88,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         raised.clear()
         try:
             bound = step.signature.bind(*args, **arguments).arguments
+            running[step.name] = TaskRunContext.get().task_run
             entry = work.finish(call_step(step, bound, in_prefect=True), Run("prefect", *_urls(TaskRunContext.get())))
         except KeyboardInterrupt as exc:
             raised.append(exc)
@@ -91,6 +96,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
         except BaseException as exc:
             raised.append(exc)
             raise
+        finally:
+            running.pop(step.name, None)
         return Completed(
             data=ResultRecordMetadata(
                 storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
@@ -115,12 +122,21 @@ def _compute(invocation: Invocation, work: Work) -> None:
     state = task(**work.arguments, return_state=True)
     if state.is_completed():
         return
+    if state.name == "TimedOut" and not (raised and isinstance(raised[0], Exception)):
+        raise time_up(step.timeout_s or 0)
     if raised and not state.is_crashed():
         raise raised[0]
     failure = state.result(raise_on_failure=False)
     if isinstance(failure, BaseException):
         raise failure
     raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
+
+
+def _cancel(running: dict[str, TaskRun]) -> None:
+    """Tell Prefect of the steps that go on in threads of their own and end with the process, which nobody else will."""
+    for task_run in list(running.values()):
+        state = Cancelled(message="interrupted")
+        emit_task_run_state_change_event(task_run, task_run.state, state)
 
 
 def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import direct
 from handler.engine.execute import Invocation, Notify
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def once(
@@ -47,7 +50,7 @@ def as_error(step: str, exc: BaseException, describe: Callable[[BaseException], 
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if "/handler/" not in f.filename]
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
     inside = [f for f in frames if "site-packages" not in f.filename and "/lib/python" not in f.filename]
     at = (inside or frames or [None])[-1]
     error = StepFailedError(

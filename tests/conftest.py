@@ -21,7 +21,7 @@ from handler.core.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("PFL_", "PREFECT_", "AWS_")
 
-hypothesis.settings.register_profile("pfl", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("pfl", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("pfl")
 
 

@@ -28,7 +28,19 @@ def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = Fa
 
     Raises:
         TimeoutError: The step's ``timeout_s`` is over.
+        RuntimeError: The step raised what would end the process, such as SystemExit; Ctrl-C alone does.
     """
+    try:
+        return _call(step, arguments, in_prefect)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        if isinstance(exc, asyncio.CancelledError) and type(exc) is not asyncio.CancelledError:
+            raise  # Prefect's own word that the time is over.
+        raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
+
+
+def _call(step: Step, arguments: dict[str, object], in_prefect: bool) -> object:
     own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
     timeout_s = None if in_prefect else step.timeout_s
     if step.is_async:
@@ -95,5 +107,5 @@ def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
 
 
 def time_up(timeout_s: float) -> TimeoutError:
-    """What a step raises whose ``timeout_s`` is over."""
+    """What a step fails with when its time is over, whoever watched it."""
     return TimeoutError(f"no result within {timeout_s:g} s")

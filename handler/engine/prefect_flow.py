@@ -88,7 +88,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         except KeyboardInterrupt as exc:
             raised.append(exc)
             return Cancelled(message="interrupted")
-        except (Exception, SystemExit) as exc:
+        except Exception as exc:
             raised.append(exc)
             raise
         return Completed(

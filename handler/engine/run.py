@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from handler.core import project
@@ -14,7 +15,8 @@ from handler.core.store import Store
 from handler.engine import direct
 from handler.engine.execute import Invocation, Notify
 
-_NOT_THEIRS = ("/handler/", "/site-packages/", "/dist-packages/", "/lib/python")
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
@@ -49,7 +51,8 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not any(part in f.filename for part in _NOT_THEIRS)]
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
+    frames = [f for f in frames if not any(part in f.filename for part in _NOT_THEIRS)]
     at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
     error = StepFailedError(
         f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"

@@ -6,15 +6,18 @@ one another run at the same time.
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from handler.core import cache, keys, records
+from handler.core import cache, keys, lease, records
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
+from handler.core.errors import BusyError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
@@ -29,7 +32,7 @@ Notify = Callable[[str, str], None]
 
 @dataclass
 class Outcome:
-    """What became of a step: ``hit``, ``computed``, ``skipped``, ``miss`` or ``failed``; *ms* is its wall time."""
+    """What became of a step: ``hit``, ``computed``, ``joined``, ``miss``, ``busy`` or ``failed``; *ms* is its wall time."""
 
     status: str
     entry: Entry | None = None
@@ -77,6 +80,7 @@ class Invocation:
         settings: The settings of the process.
         request_id: Lambda's name of the call.
         notify: Told ``(step, what it does)`` as it goes, for a person who waits.
+        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: What became of each step that was touched.
     """
 
@@ -87,10 +91,25 @@ class Invocation:
     settings: Settings
     request_id: str
     notify: Notify = lambda step, doing: None
+    deadline: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
     _absent: set[str] = field(default_factory=set)
+    _claimed: set[str] = field(default_factory=set)
+    _held: dict[str, lease.Held] = field(default_factory=dict)
+
+    @property
+    def stop_at(self) -> float:
+        """When to stop what is being computed, so that what is done can still be saved and told."""
+        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
+
+    @cached_property
+    def call(self) -> lease.Call:
+        """The claim of this invocation on what it computes; on record from its first step on."""
+        about = {"flow": self.flow.name, "step": self.request.step, "request_id": self.request_id}
+        about |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id}
+        return lease.Call(self.store, self.request.id, about, ttl_s=self.settings.lease_s, deadline=self.deadline)
 
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
@@ -102,6 +121,66 @@ class Invocation:
                 else:
                     self._note(name, outcome)
         return len(self.outcomes) < len(self.finding.missing) and self.error is None
+
+    def join(self) -> bool:
+        """
+        Wait, without an engine, while all that could be computed now is computed by other calls.
+
+        Returns:
+            Whether something is left to compute; the first of it is claimed then.
+        """
+        while ready := [name for name in self.finding.missing if name not in self.outcomes and self._has_inputs(name)]:
+            before = len(self.outcomes)
+            for name in ready:
+                started = time.perf_counter()
+                try:
+                    got = (None if name in self._absent else self._look_again(name)) or self._try(name)
+                except Exception as exc:
+                    got = _failed(exc)
+                if got is True:
+                    return True
+                if got is not False:
+                    got.ms = (time.perf_counter() - started) * 1e3
+                    self._note(name, got)
+            if self.error is not None:
+                return False
+            if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
+                self._note(ready[0], _failed(trouble))
+                return False
+        return False
+
+    def _try(self, name: str) -> Outcome | bool:
+        """What another call computed meanwhile, else whether *name* is ours to compute."""
+        held = self._held.get(name)
+        got = self.call.try_claim(name, held, lambda: self._look_again(name))
+        if isinstance(got, lease.Held):
+            if held is None:
+                self.notify(name, f"waiting: it is {got.words}")
+            self._held[name] = got
+            return False
+        if isinstance(got, Outcome):
+            got.status = "joined"
+            return got
+        self._claimed.add(name)
+        return True
+
+    def _pause(self, name: str) -> BusyError | None:
+        """Wait for the next look at a step that another call holds; an error where no time is left for that."""
+        pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
+        if time.monotonic() + pause_s < self.stop_at:
+            time.sleep(pause_s)
+            return None
+        why = f"it is {self._held[name].words}"
+        return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+
+    def _claim(self, name: str) -> Outcome | None:
+        """Hold *name*, however long others do; what they computed meanwhile ends it."""
+        while name not in self._claimed:
+            if isinstance(got := self._try(name), Outcome):
+                return got
+            if got is False and (trouble := self._pause(name)) is not None:
+                raise trouble
+        return None
 
     def run(self, compute: Compute | None) -> None:
         """
@@ -173,9 +252,14 @@ class Invocation:
             outcome = None if name in self._absent else self._look_again(name)
             if outcome is None and look_only:
                 return None
+            if outcome is None and compute is not None:
+                outcome = self._claim(name)
             outcome = outcome or self._compute(name, compute)
         except BaseException as exc:  # A step may raise anything, SystemExit included.
-            outcome = Outcome("failed", error=exc)
+            outcome = _failed(exc)
+        finally:
+            if compute is not None:
+                self.call.release(name)
         outcome.ms = (time.perf_counter() - started) * 1e3
         return outcome
 
@@ -252,8 +336,10 @@ class Invocation:
             "why": reason,
             "request_id": self.request_id,
         }
+        self.call.check(name)
         publish.result(self.request, self.store, entry, text, about, inline_bytes=self.settings.inline_bytes)
         self._plan(name, entry)
+        self.call.release(name)  # Not when Prefect is through with the task: others wait for it.
         return entry
 
     def _plan(self, name: str, entry: Entry) -> None:
@@ -276,6 +362,10 @@ class Invocation:
     @property
     def _after_skipped(self) -> frozenset[str]:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
+
+
+def _failed(exc: BaseException) -> Outcome:
+    return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
 
 
 def _input(entry: Entry) -> dict[str, object]:

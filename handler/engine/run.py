@@ -18,7 +18,14 @@ _NOT_THEIRS = ("/handler/", "/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
-    request: Request, finding: Finding, store: Store, settings: Settings, *, request_id: str, notify: Notify
+    request: Request,
+    finding: Finding,
+    store: Store,
+    settings: Settings,
+    *,
+    request_id: str,
+    notify: Notify,
+    deadline: float | None = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -31,18 +38,34 @@ def once(
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify)
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, deadline)
     if not invocation.look():
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
         invocation.run(None)
-    elif request.engine == "direct":
-        direct.run(invocation)
     else:
-        from handler.engine import prefect_run
-
-        prefect_run.run(invocation)
+        _compute(invocation)
     return invocation
+
+
+def _compute(invocation: Invocation) -> None:
+    left = ""
+    try:
+        if not invocation.join():
+            return  # Other calls computed it all: there is nothing to tell Prefect either.
+        if invocation.request.engine == "direct":
+            direct.run(invocation)
+        else:
+            from handler.engine import prefect_run
+
+            left = "Prefect did not take the end of the run"
+            prefect_run.run(invocation)
+            left = ""
+    except KeyboardInterrupt:
+        left = ""
+        raise
+    finally:
+        invocation.call.end(left)
 
 
 def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:

@@ -24,6 +24,7 @@ from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
 from handler.engine.call import raise_in_thread
+from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
@@ -98,11 +99,20 @@ class Invocation:
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
+    _is_over: bool = False
+    _here: str | None = None  # The step that computes in this thread; "" while it waits for other threads.
+    _saved: dict[str, Entry | None] = field(default_factory=dict)  # None while it is being saved.
+    _guard: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def stop_at(self) -> float:
         """When to stop what is being computed, so that what is done can still be saved and told."""
         return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether what this thread does may be interrupted: a step that is being saved is not."""
+        return self._here is not None and self._here not in self._saved
 
     @cached_property
     def call(self) -> lease.Call:
@@ -136,7 +146,7 @@ class Invocation:
                 try:
                     got = (None if name in self._absent else self._look_again(name)) or self._try(name)
                 except Exception as exc:
-                    got = _failed(exc)
+                    got = self._failed(name, exc)
                 if got is True:
                     return True
                 if got is not False:
@@ -145,7 +155,7 @@ class Invocation:
             if self.error is not None:
                 return False
             if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
-                self._note(ready[0], _failed(trouble))
+                self._note(ready[0], self._failed(ready[0], trouble))
                 return False
         return False
 
@@ -198,20 +208,30 @@ class Invocation:
                 waiting = [name for name in waiting if name not in ready]
                 if len(ready) == 1 and not running:
                     # Alone, a step runs in the thread that asked: signals and Ctrl-C reach it.
+                    self._here = ready[0]
                     done.put((ready[0], self._settle(ready[0], compute)))
                 else:
                     for name in ready:
                         running[name] = self._start(name, compute, done)
                 if not running and not ready:
                     return
+                self._here = ""
                 name, outcome = done.get()
+                self._here = None
                 running.pop(name, None)
                 self._note(name, outcome)
                 if isinstance(outcome.error, KeyboardInterrupt):
                     raise outcome.error
         except KeyboardInterrupt:
-            self._interrupt(running, done)
+            self._interrupt(running, done, KeyboardInterrupt, _PATIENCE_S)
             raise
+        except Stopped:
+            self._here = None
+            self._interrupt(running, done, Stopped, self.settings.margin_s / 4)
+            for name in running:
+                self._note(name, self._failed(name, Stopped()))
+        finally:
+            self._here = None
 
     def _start(self, name: str, compute: Compute | None, done: queue.SimpleQueue) -> threading.Thread:
         context = copy_context()
@@ -222,12 +242,16 @@ class Invocation:
         thread.start()
         return thread
 
-    def _interrupt(self, running: dict[str, threading.Thread], done: queue.SimpleQueue) -> None:
-        for thread in running.values():
-            raise_in_thread(thread.ident or 0, KeyboardInterrupt)
+    def _interrupt(
+        self, running: dict[str, threading.Thread], done: queue.SimpleQueue, kind: type[BaseException], patience_s: float
+    ) -> None:
+        for name, thread in running.items():
+            with self._guard:
+                if name not in self._saved:
+                    raise_in_thread(thread.ident or 0, kind)
         try:
             while running:
-                name, outcome = done.get(timeout=_PATIENCE_S)
+                name, outcome = done.get(timeout=patience_s)
                 running.pop(name, None)
                 self._note(name, outcome)
         except queue.Empty:
@@ -238,10 +262,29 @@ class Invocation:
         """The first thing that went wrong."""
         return next((outcome.error for outcome in self.outcomes.values() if outcome.error is not None), None)
 
+    def _failed(self, name: str, exc: BaseException) -> Outcome:
+        if isinstance(exc, Stopped):
+            if (entry := self._saved.get(name)) is not None:
+                return Outcome("computed", entry)
+            exc = out_of_time(name, "was stopped before it had a result", self.settings.margin_s)
+        return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
+
+    def give_up(self, why: str) -> None:
+        """Say what is known now; whatever goes on in other threads is not heard any more."""
+        self._is_over = True
+        for name in self.finding.missing:
+            if name not in self.outcomes and (entry := self._saved.get(name)) is not None:
+                self.outcomes[name] = Outcome("computed", entry)
+        left = [name for name in self.finding.missing if name not in self.outcomes]
+        if left and self.error is None:
+            self.outcomes[left[0]] = Outcome("failed", error=out_of_time(left[0], why, self.settings.margin_s))
+
     def _has_inputs(self, name: str) -> bool:
         return all(before in self.finding.found for before in self.flow.upstream[name])
 
     def _note(self, name: str, outcome: Outcome) -> None:
+        if self._is_over:
+            return
         self.outcomes[name] = outcome
         if outcome.entry is not None:
             self.finding.found[name] = outcome.entry
@@ -255,8 +298,10 @@ class Invocation:
             if outcome is None and compute is not None:
                 outcome = self._claim(name)
             outcome = outcome or self._compute(name, compute)
+        except GivenUp:
+            raise
         except BaseException as exc:  # A step may raise anything, SystemExit included.
-            outcome = _failed(exc)
+            outcome = self._failed(name, exc)
         finally:
             if compute is not None:
                 self.call.release(name)
@@ -290,6 +335,8 @@ class Invocation:
         reason = why.explain(request, name, inputs, before)
         if compute is None:
             return Outcome("miss", why=reason)
+        if time.monotonic() >= self.stop_at:
+            raise out_of_time(name, "was not started", self.settings.margin_s)
         self.notify(name, "computing")
         arguments = {other: entry.value for other, entry in inputs.items()} | request.step_params(name)
         if "id" in step.takes:
@@ -336,9 +383,12 @@ class Invocation:
             "why": reason,
             "request_id": self.request_id,
         }
+        with self._guard:
+            self._saved[name] = None
         self.call.check(name)
         publish.result(self.request, self.store, entry, text, about, inline_bytes=self.settings.inline_bytes)
         self._plan(name, entry)
+        self._saved[name] = entry
         self.call.release(name)  # Not when Prefect is through with the task: others wait for it.
         return entry
 
@@ -362,10 +412,6 @@ class Invocation:
     @property
     def _after_skipped(self) -> frozenset[str]:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
-
-
-def _failed(exc: BaseException) -> Outcome:
-    return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
 
 
 def _input(entry: Entry) -> dict[str, object]:

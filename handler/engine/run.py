@@ -11,7 +11,7 @@ from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import direct
+from handler.engine import deadline, direct
 from handler.engine.execute import Invocation, Notify
 
 _NOT_THEIRS = ("/handler/", "/site-packages/", "/dist-packages/", "/lib/python")
@@ -25,7 +25,7 @@ def once(
     *,
     request_id: str,
     notify: Notify,
-    deadline: float | None = None,
+    kill_at: float | None = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -38,7 +38,7 @@ def once(
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, deadline)
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, kill_at)
     if not invocation.look():
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
@@ -53,14 +53,19 @@ def _compute(invocation: Invocation) -> None:
     try:
         if not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
-        if invocation.request.engine == "direct":
-            direct.run(invocation)
-        else:
-            from handler.engine import prefect_run
+        with deadline.watch(invocation):
+            if invocation.request.engine == "direct":
+                direct.run(invocation)
+            else:
+                from handler.engine import prefect_run
 
-            left = "Prefect did not take the end of the run"
-            prefect_run.run(invocation)
-            left = ""
+                left = "Prefect did not take the end of the run"
+                prefect_run.run(invocation)
+                left = ""
+    except deadline.GivenUp:
+        invocation.give_up("was given up: Prefect or the store did not answer in time")
+        if invocation.error is None:
+            invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
     except KeyboardInterrupt:
         left = ""
         raise

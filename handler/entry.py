@@ -40,7 +40,8 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
         asked = raw if isinstance(raw, Mapping) else {}
         more = {"cold_start": _cold, "request_id": request_id, "ms": 0.0}
         return event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
-    return handle(raw, settings, request_id=request_id)
+    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
+    return handle(raw, settings, request_id=request_id, deadline=deadline)
 
 
 def handle(
@@ -48,6 +49,7 @@ def handle(
     settings: Settings,
     *,
     request_id: str = "",
+    deadline: float | None = None,
     results: store.Store | None = None,
     notify: Callable[[str, str], None] = lambda step, doing: None,
 ) -> dict[str, object]:
@@ -58,6 +60,7 @@ def handle(
         raw: The event.
         settings: The settings.
         request_id: The caller's name for this call.
+        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None if nobody does that.
         results: The store, where the caller has opened it already.
         notify: Told ``(step, what it does)`` while a miss is computed.
     """
@@ -81,7 +84,9 @@ def handle(
         if finding.missing:
             from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
 
-            invocation = run.once(request, finding, results, settings, request_id=request_id, notify=notify)
+            invocation = run.once(
+                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline
+            )
             outcomes, url = invocation.outcomes, invocation.url
             engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:

@@ -96,7 +96,8 @@ def test_an_odd_id_is_valid_comes_back_unchanged_and_stays_in_its_folder(flows, 
     assert len(kept) == 1
     assert len(kept[0].split("/")) == 4
     assert [path.name for path in flows.root.parent.iterdir()] == ["project"]
-    assert sorted(path.name for path in (flows.root / ".pfl" / "store").iterdir()) == ["history", "plans", "results"]
+    folders = ["calls", "history", "leases", "plans", "results"]
+    assert sorted(path.name for path in (flows.root / ".pfl" / "store").iterdir()) == folders
 
 
 BAD_EVENTS = {
@@ -255,6 +256,9 @@ def test_the_handler_reads_its_settings_from_the_environment(project, monkeypatc
     class Context:
         aws_request_id = "lambda-7"
 
+        def get_remaining_time_in_millis(self) -> int:
+            return 60_000
+
     monkeypatch.setenv("PFL_ENGINE", "direct")
     reply = entry.lambda_handler({"id": "xyz"}, Context())
     assert (reply["status"], reply["engine"], reply["request_id"]) == ("completed", "direct", "lambda-7")
@@ -282,5 +286,8 @@ def test_every_error_of_the_tree_has_its_own_exit_code():
         "NotFoundError": 3,
         "StepFailedError": 4,
         "UnavailableError": 5,
+        "BusyError": 5,
+        "LeaseLostError": 5,
+        "OutOfTimeError": 5,
         "CorruptRecordError": 6,
     }

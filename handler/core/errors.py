@@ -8,6 +8,9 @@ PflError                  exit 1   anything we foresaw
 ├── StepFailedError       exit 4   a step raised; our code did its job
 │   └── UnstorableValueError       a step returned what JSON cannot hold
 ├── UnavailableError      exit 5   a service did not answer, or time ran out: trying again may help
+│   ├── BusyError                  another call computes the step, and there is no time left to wait for it
+│   ├── LeaseLostError             the call was taken for dead while it computed: it may not publish
+│   └── OutOfTimeError             the Lambda deadline came before the end
 └── CorruptRecordError    exit 6   stored bytes are not what was written
 """
 
@@ -71,6 +74,20 @@ class UnavailableError(PflError):
     """A service did not answer, or time ran out: trying again may help."""
 
     exit_code = 5
+
+
+class BusyError(UnavailableError):
+    """Another call computes the step, and there is no time left to wait for it."""
+
+    status = "busy"
+
+
+class LeaseLostError(UnavailableError):
+    """The call was taken for dead while it computed, so another may be computing: nothing of it may be published."""
+
+
+class OutOfTimeError(UnavailableError):
+    """The Lambda deadline came before the end."""
 
 
 class CorruptRecordError(PflError):

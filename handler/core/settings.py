@@ -31,6 +31,9 @@ class Settings:
     allow_pickle: bool = _knob("PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here")
     server_idle_s: int = _knob("PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds")
 
+    margin_s: int = _knob("PFL_MARGIN_S", 2, "seconds before the Lambda deadline in which nothing computes, only saves and replies")
+    lease_s: int = _knob("PFL_LEASE_S", 60, "seconds without a sign of life after which a call with no deadline counts as dead")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """

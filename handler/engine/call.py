@@ -35,8 +35,8 @@ def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = Fa
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as exc:
-        if isinstance(exc, asyncio.CancelledError) and type(exc) is not asyncio.CancelledError:
-            raise  # Prefect's own word that the time is over.
+        if type(exc).__module__.split(".")[0] in ("handler", "prefect"):
+            raise  # Our own word, or Prefect's, that the time is over.
         raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
 
 

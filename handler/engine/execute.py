@@ -6,15 +6,18 @@ one another run at the same time.
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from handler.core import cache, keys, records
+from handler.core import cache, keys, lease, records
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
+from handler.core.errors import BusyError
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.settings import Settings
@@ -22,6 +25,7 @@ from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
 from handler.engine.call import raise_in_thread
+from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
@@ -30,7 +34,7 @@ Notify = Callable[[str, str], None]
 
 @dataclass
 class Outcome:
-    """What became of a step: ``hit``, ``computed``, ``skipped``, ``miss`` or ``failed``; *ms* is its wall time."""
+    """What became of a step: ``hit``, ``computed``, ``joined``, ``miss``, ``busy`` or ``failed``; *ms* is its wall time."""
 
     status: str
     entry: Entry | None = None
@@ -79,6 +83,7 @@ class Invocation:
         request_id: Lambda's name of the call.
         notify: Told ``(step, what it does)`` as it goes, for a person who waits.
         prints: What each step's fingerprint is made of, for those who ask later what changed.
+        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: What became of each step that was touched.
     """
 
@@ -90,10 +95,34 @@ class Invocation:
     request_id: str
     notify: Notify = lambda step, doing: None
     prints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    deadline: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
     _absent: set[str] = field(default_factory=set)
+    _claimed: set[str] = field(default_factory=set)
+    _held: dict[str, lease.Held] = field(default_factory=dict)
+    _is_over: bool = False
+    _here: str | None = None  # The step that computes in this thread; "" while it waits for other threads.
+    _saved: dict[str, Entry | None] = field(default_factory=dict)  # None while it is being saved.
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def stop_at(self) -> float:
+        """When to stop what is being computed, so that what is done can still be saved and told."""
+        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether what this thread does may be interrupted: a step that is being saved is not."""
+        return self._here is not None and self._here not in self._saved
+
+    @cached_property
+    def call(self) -> lease.Call:
+        """The claim of this invocation on what it computes; on record from its first step on."""
+        about = {"flow": self.flow.name, "step": self.request.step, "request_id": self.request_id}
+        about |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id}
+        return lease.Call(self.store, self.request.id, about, ttl_s=self.settings.lease_s, deadline=self.deadline)
 
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
@@ -105,6 +134,66 @@ class Invocation:
                 else:
                     self._note(name, outcome)
         return len(self.outcomes) < len(self.finding.missing) and self.error is None
+
+    def join(self) -> bool:
+        """
+        Wait, without an engine, while all that could be computed now is computed by other calls.
+
+        Returns:
+            Whether something is left to compute; the first of it is claimed then.
+        """
+        while ready := [name for name in self.finding.missing if name not in self.outcomes and self._has_inputs(name)]:
+            before = len(self.outcomes)
+            for name in ready:
+                started = time.perf_counter()
+                try:
+                    got = (None if name in self._absent else self._look_again(name)) or self._try(name)
+                except Exception as exc:
+                    got = self._failed(name, exc)
+                if got is True:
+                    return True
+                if got is not False:
+                    got.ms = (time.perf_counter() - started) * 1e3
+                    self._note(name, got)
+            if self.error is not None:
+                return False
+            if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
+                self._note(ready[0], self._failed(ready[0], trouble))
+                return False
+        return False
+
+    def _try(self, name: str) -> Outcome | bool:
+        """What another call computed meanwhile, else whether *name* is ours to compute."""
+        held = self._held.get(name)
+        got = self.call.try_claim(name, held, lambda: self._look_again(name))
+        if isinstance(got, lease.Held):
+            if held is None:
+                self.notify(name, f"waiting: it is {got.words}")
+            self._held[name] = got
+            return False
+        if isinstance(got, Outcome):
+            got.status = "joined"
+            return got
+        self._claimed.add(name)
+        return True
+
+    def _pause(self, name: str) -> BusyError | None:
+        """Wait for the next look at a step that another call holds; an error where no time is left for that."""
+        pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
+        if time.monotonic() + pause_s < self.stop_at:
+            time.sleep(pause_s)
+            return None
+        why = f"it is {self._held[name].words}"
+        return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+
+    def _claim(self, name: str) -> Outcome | None:
+        """Hold *name*, however long others do; what they computed meanwhile ends it."""
+        while name not in self._claimed:
+            if isinstance(got := self._try(name), Outcome):
+                return got
+            if got is False and (trouble := self._pause(name)) is not None:
+                raise trouble
+        return None
 
     def run(self, compute: Compute | None) -> None:
         """
@@ -122,20 +211,30 @@ class Invocation:
                 waiting = [name for name in waiting if name not in ready]
                 if len(ready) == 1 and not running:
                     # Alone, a step runs in the thread that asked: signals and Ctrl-C reach it.
+                    self._here = ready[0]
                     done.put((ready[0], self._settle(ready[0], compute)))
                 else:
                     for name in ready:
                         running[name] = self._start(name, compute, done)
                 if not running and not ready:
                     return
+                self._here = ""
                 name, outcome = done.get()
+                self._here = None
                 running.pop(name, None)
                 self._note(name, outcome)
                 if isinstance(outcome.error, KeyboardInterrupt):
                     raise outcome.error
         except KeyboardInterrupt:
-            self._interrupt(running, done)
+            self._interrupt(running, done, KeyboardInterrupt, _PATIENCE_S)
             raise
+        except Stopped:
+            self._here = None
+            self._interrupt(running, done, Stopped, self.settings.margin_s / 4)
+            for name in running:
+                self._note(name, self._failed(name, Stopped()))
+        finally:
+            self._here = None
 
     def _start(self, name: str, compute: Compute | None, done: queue.SimpleQueue) -> threading.Thread:
         context = copy_context()
@@ -146,12 +245,16 @@ class Invocation:
         thread.start()
         return thread
 
-    def _interrupt(self, running: dict[str, threading.Thread], done: queue.SimpleQueue) -> None:
-        for thread in running.values():
-            raise_in_thread(thread.ident or 0, KeyboardInterrupt)
+    def _interrupt(
+        self, running: dict[str, threading.Thread], done: queue.SimpleQueue, kind: type[BaseException], patience_s: float
+    ) -> None:
+        for name, thread in running.items():
+            with self._guard:
+                if name not in self._saved:
+                    raise_in_thread(thread.ident or 0, kind)
         try:
             while running:
-                name, outcome = done.get(timeout=_PATIENCE_S)
+                name, outcome = done.get(timeout=patience_s)
                 running.pop(name, None)
                 self._note(name, outcome)
         except queue.Empty:
@@ -162,10 +265,29 @@ class Invocation:
         """The first thing that went wrong."""
         return next((outcome.error for outcome in self.outcomes.values() if outcome.error is not None), None)
 
+    def _failed(self, name: str, exc: BaseException) -> Outcome:
+        if isinstance(exc, Stopped):
+            if (entry := self._saved.get(name)) is not None:
+                return Outcome("computed", entry)
+            exc = out_of_time(name, "was stopped before it had a result", self.settings.margin_s)
+        return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
+
+    def give_up(self, why: str) -> None:
+        """Say what is known now; whatever goes on in other threads is not heard any more."""
+        self._is_over = True
+        for name in self.finding.missing:
+            if name not in self.outcomes and (entry := self._saved.get(name)) is not None:
+                self.outcomes[name] = Outcome("computed", entry)
+        left = [name for name in self.finding.missing if name not in self.outcomes]
+        if left and self.error is None:
+            self.outcomes[left[0]] = Outcome("failed", error=out_of_time(left[0], why, self.settings.margin_s))
+
     def _has_inputs(self, name: str) -> bool:
         return all(before in self.finding.found for before in self.flow.upstream[name])
 
     def _note(self, name: str, outcome: Outcome) -> None:
+        if self._is_over:
+            return
         self.outcomes[name] = outcome
         if outcome.entry is not None:
             self.finding.found[name] = outcome.entry
@@ -176,9 +298,16 @@ class Invocation:
             outcome = None if name in self._absent else self._look_again(name)
             if outcome is None and look_only:
                 return None
+            if outcome is None and compute is not None:
+                outcome = self._claim(name)
             outcome = outcome or self._compute(name, compute)
+        except GivenUp:
+            raise
         except BaseException as exc:  # A step may raise anything, SystemExit included.
-            outcome = Outcome("failed", error=exc)
+            outcome = self._failed(name, exc)
+        finally:
+            if compute is not None:
+                self.call.release(name)
         outcome.ms = (time.perf_counter() - started) * 1e3
         return outcome
 
@@ -215,6 +344,8 @@ class Invocation:
         reason = "; ".join(why.explain(request, name, inputs, before, self.store, print))
         if compute is None:
             return Outcome("miss", why=reason)
+        if time.monotonic() >= self.stop_at:
+            raise out_of_time(name, "was not started", self.settings.margin_s)
         self.notify(name, "computing")
         arguments = {other: entry.value for other, entry in inputs.items()} | request.step_params(name)
         if "id" in step.takes:
@@ -263,8 +394,13 @@ class Invocation:
             "why": reason,
             "request_id": self.request_id,
         }
+        with self._guard:
+            self._saved[name] = None
+        self.call.check(name)
         publish.result(self.request, self.store, entry, text, about, inline_bytes=self.settings.inline_bytes)
         self._plan(name, entry)
+        self._saved[name] = entry
+        self.call.release(name)  # Not when Prefect is through with the task: others wait for it.
         return entry
 
     def _plan(self, name: str, entry: Entry) -> None:

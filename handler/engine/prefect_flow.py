@@ -17,14 +17,15 @@ from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
-from prefect.states import Cancelled, Completed
+from prefect.states import Cancelled, Completed, Crashed
 
 from handler.core import cache, event, manifest, project, records, store
 from handler.core.declare import Flow, Step
-from handler.core.errors import PflError, StepFailedError, UnavailableError
+from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_env
 from handler.engine.call import call_step, time_up
+from handler.engine.deadline import Stopped, message, out_of_time
 from handler.engine.execute import Invocation, Run, Work
 
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
@@ -46,14 +47,21 @@ def build(flow: Flow) -> prefect.Flow:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         parameters = bound.arguments
-        invocation = current.get() or _started_by_prefect(flow, parameters)
+        ours = current.get()
+        invocation = ours or _started_by_prefect(flow, parameters)
         invocation.flow_run_id, _, invocation.url = _urls(None)
+        invocation.call.about["flow_run_id"] = invocation.flow_run_id
         # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
         with TagsContext(current_tags=set()):
             try:
                 invocation.run(functools.partial(_compute, invocation))
             except KeyboardInterrupt:
                 return Cancelled(message="interrupted")
+            finally:
+                if ours is None:
+                    invocation.call.end()
+        if isinstance(invocation.error, OutOfTimeError):
+            return Crashed(message=message(invocation.error))
         if invocation.error is not None:
             raise invocation.error
         return {name: entry.value for name, entry in invocation.finding.found.items()}
@@ -78,16 +86,23 @@ def _run_name() -> str:
 def _compute(invocation: Invocation, work: Work) -> None:
     step = invocation.flow.steps[work.name]
     raised: list[BaseException] = []
+    attempts: list[None] = []
 
     @functools.wraps(step.function)
     def body(*args: object, **arguments: object) -> object:
         raised.clear()
+        attempts.append(None)
         try:
+            run = Run("prefect", *_urls(TaskRunContext.get()))
+            invocation.call.note(step.name, flow_run_id=run.flow_run_id, task_run_id=run.task_run_id, attempt=len(attempts))
             bound = step.signature.bind(*args, **arguments).arguments
-            entry = work.finish(call_step(step, bound, in_prefect=True), Run("prefect", *_urls(TaskRunContext.get())))
+            entry = work.finish(call_step(step, bound, in_prefect=True), run)
         except KeyboardInterrupt as exc:
             raised.append(exc)
             return Cancelled(message="interrupted")
+        except Stopped as exc:
+            raised.append(exc)
+            return Crashed(message=message(out_of_time(step.name, "was stopped", invocation.settings.margin_s)))
         except Exception as exc:
             raised.append(exc)
             raise

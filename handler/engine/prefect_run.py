@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from math import inf
 from uuid import UUID
 
-from handler.core.errors import PflError, UnavailableError
+from handler.core.errors import OutOfTimeError, PflError, UnavailableError
 from handler.engine import prefect_env
+from handler.engine.deadline import message
 from handler.engine.execute import Invocation
 
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
@@ -26,6 +29,7 @@ def run(invocation: Invocation) -> None:
     import prefect
     from prefect import settings as knobs
     from prefect.logging.handlers import APILogWorker
+    from prefect.states import Cancelled, Crashed
 
     from handler.engine import prefect_flow
 
@@ -41,12 +45,16 @@ def run(invocation: Invocation) -> None:
         arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
         token = prefect_flow.current.set(invocation)
         try:
-            with prefect.tags(*prefect_flow.tags(request.id, request.step)):
+            # By this tag a run is found whose process died before it could say that it had one.
+            with prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"):
                 state = flow(**arguments, **request.params, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
+            if isinstance(invocation.error, OutOfTimeError):
+                APILogWorker.drain_all(timeout=1)
+                end(invocation.flow_run_id, Crashed(message=message(invocation.error)))
         except KeyboardInterrupt:
-            _cancel(invocation)
+            end(invocation.flow_run_id, Cancelled(message="interrupted"))
             raise
         except PflError:
             raise
@@ -54,29 +62,36 @@ def run(invocation: Invocation) -> None:
             raise _unavailable(api, exc) from exc
         finally:
             prefect_flow.current.reset(token)
-            APILogWorker.drain_all(timeout=FLUSH_S)
+            APILogWorker.drain_all(timeout=min(FLUSH_S, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
     if not state.is_completed() and invocation.error is None:
         raise _unavailable(api, state.result(raise_on_failure=False))
 
 
-def _cancel(invocation: Invocation) -> None:
-    """Leave nothing ``Running`` behind an interrupted run: a step in a call into C has not told Prefect of its end."""
+def end(flow_run_id: str | None, state: object) -> list[str]:
+    """
+    Leave nothing ``Running`` behind a run: task runs first, for that frees their slots.
+
+    Returns:
+        The IDs of what was not in a terminal state, and now is.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-    from prefect.states import Cancelled
 
-    if invocation.flow_run_id is None:
-        return
-    run_id = UUID(invocation.flow_run_id)
-    state = Cancelled(message="interrupted")
+    if flow_run_id is None:
+        return []
+    run_id, changed = UUID(flow_run_id), []
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
     with get_client(sync_client=True) as client:
-        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        # Without force the server itself refuses to let a terminal state that came meanwhile become Crashed.
         for task_run in client.read_task_runs(flow_run_filter=of_run):
             if task_run.state is None or not task_run.state.is_final():
-                client.set_task_run_state(task_run.id, state, force=True)
+                client.set_task_run_state(task_run.id, state, force=state.is_cancelled())
+                changed.append(str(task_run.id))
         flow_run = client.read_flow_run(run_id)
         if flow_run.state is None or not flow_run.state.is_final():
-            client.set_flow_run_state(run_id, state, force=True)
+            client.set_flow_run_state(run_id, state, force=state.is_cancelled())
+            changed.append(flow_run_id)
+    return changed
 
 
 def _unavailable(api: prefect_env.Api, exc: object) -> UnavailableError:

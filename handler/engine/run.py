@@ -12,7 +12,7 @@ from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import direct
+from handler.engine import deadline, direct
 from handler.engine.execute import Invocation, Notify
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -20,7 +20,14 @@ _NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
-    request: Request, finding: Finding, store: Store, settings: Settings, *, request_id: str, notify: Notify
+    request: Request,
+    finding: Finding,
+    store: Store,
+    settings: Settings,
+    *,
+    request_id: str,
+    notify: Notify,
+    kill_at: float | None = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -33,18 +40,39 @@ def once(
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints)
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at)
     if not invocation.look():
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
         invocation.run(None)
-    elif request.engine == "direct":
-        direct.run(invocation)
     else:
-        from handler.engine import prefect_run
-
-        prefect_run.run(invocation)
+        _compute(invocation)
     return invocation
+
+
+def _compute(invocation: Invocation) -> None:
+    left = ""
+    try:
+        if not invocation.join():
+            return  # Other calls computed it all: there is nothing to tell Prefect either.
+        with deadline.watch(invocation):
+            if invocation.request.engine == "direct":
+                direct.run(invocation)
+            else:
+                from handler.engine import prefect_run
+
+                left = "Prefect did not take the end of the run"
+                prefect_run.run(invocation)
+                left = ""
+    except deadline.GivenUp:
+        invocation.give_up("was given up: Prefect or the store did not answer in time")
+        if invocation.error is None:
+            invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
+    except KeyboardInterrupt:
+        left = ""
+        raise
+    finally:
+        invocation.call.end(left)
 
 
 def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:

@@ -1,0 +1,128 @@
+"""Shortly before the Lambda deadline a call stops, saves what is finished, and replies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from handler import entry
+from handler.core import lease
+from handler.core.errors import exit_code
+
+SLOW = """
+import time
+@step
+def a(id: str) -> int:
+    return 1
+@step
+def b(id: str, a: int) -> int:
+    {slow}
+    return 2
+@step
+def c(id: str, b: int) -> int:
+    return 3
+FLOWS = [flow("slow", a, b, c)]
+"""
+
+
+def call(project, within_s: float, **event) -> dict:
+    deadline = time.monotonic() + within_s
+    reply = entry.handle({"id": "abc", **event}, project.settings, request_id="r", deadline=deadline)
+    assert time.monotonic() < deadline
+    return reply
+
+
+def rows(reply: dict) -> list[tuple[str, str]]:
+    return [(row["step"], row["status"]) for row in reply["steps"]]
+
+
+def runs_of(server, call_url: str):
+    """State types and messages of the flow run of a reply and of its task runs."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    run_id = call_url.rsplit("/", 1)[1]
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+        return client.read_flow_run(run_id).state, {task.task_key.split("-")[0].split(".")[-1]: task.state for task in tasks}
+
+
+@pytest.mark.parametrize("engine", ["direct", "prefect"])
+@pytest.mark.parametrize("slow", ["time.sleep(60)", "while True: pass"])
+def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engine, slow, request):
+    project.write(SLOW.format(slow=slow))
+    if engine == "prefect":
+        request.getfixturevalue("on_prefect").call("warm", step="a")
+    reply = call(project, 6, engine=engine)
+    assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
+    assert exit_code(reply["error"]["type"]) == 5
+    assert "PFL_MARGIN_S" in reply["error"]["why"]
+    assert rows(reply) == [("a", "computed"), ("b", "failed")]
+    assert lease.calls(project.results) == {}
+    project.write(SLOW.format(slow="pass"))
+    assert rows(call(project, 60, engine="direct")) == [("a", "hit"), ("b", "computed"), ("c", "computed")]
+    if engine == "prefect":
+        state, tasks = runs_of(request.getfixturevalue("prefect_server"), reply["url"])
+        assert state.is_crashed()
+        assert "the Lambda deadline was 2 s away" in state.message
+        assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED"]
+
+
+def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_prefect, prefect_server):
+    on_prefect.write(
+        """
+        import time
+        @step
+        def heeds(id: str) -> int:
+            while True:
+                time.sleep(0.01)
+        @step
+        def hangs(id: str) -> int:
+            time.sleep(600)
+        @step
+        def quick(id: str) -> int:
+            return 1
+        FLOWS = [flow("three", heeds, hangs, quick)]
+        """
+    )
+    on_prefect.call("warm", step="quick")
+    reply = call(on_prefect, 6)
+    assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
+    state, tasks = runs_of(prefect_server, reply["url"])
+    assert state.is_crashed()
+    assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED", "CRASHED"]
+    assert lease.calls(on_prefect.results) == {}
+
+
+def test_a_step_is_not_started_when_less_than_the_margin_is_left(project):
+    reply = call(project, 1.5)
+    assert reply["error"]["what"] == "step a was not started"
+    assert list(project.results.list("results")) == []
+
+
+def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monkeypatch):
+    """Prefect's API may take longer than there is time; what was saved is told."""
+    from handler.engine import direct
+
+    def hang(invocation, real=direct.run):
+        real(invocation)
+        try:
+            time.sleep(60)
+        except BaseException:
+            asyncio.run(asyncio.sleep(60))  # As Prefect does: it catches, and waits again.
+
+    monkeypatch.setattr(direct, "run", hang)
+    reply = call(project, 4, step="b")
+    assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
+    assert "pfl runs reap" in reply["warnings"][0]
+
+
+def test_a_signal_handler_of_the_user_is_there_again_afterwards(project):
+    import signal
+
+    before = signal.getsignal(signal.SIGUSR1)
+    call(project, 60)
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -14,7 +14,7 @@ from typing import Any
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import tagged
-from handler.core.fingerprint.pieces import Pair, remembered
+from handler.core.fingerprint.pieces import Pair, isa, remembered
 from handler.core.fingerprint.source import Source, blocks, bound_by, docstring_of, first_line
 from handler.core.fingerprint.unit import unquoted
 
@@ -115,14 +115,14 @@ class Classes:
             state = {name: (item._value_, _plain_state(item)) for name, item in enum.items()}
             kept |= {name: Pair(value, extra) if extra else value for name, (value, extra) in state.items()}
             kept["(members)"] = list(enum)
-            members = {name: value for name, value in members.items() if name not in enum and not isinstance(value, klass)}
+            members = {name: value for name, value in members.items() if name not in enum and not isa(value, klass)}
         for name, value in members.items():
             if name in ("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__slots__"):
                 if name != "__slots__" or "__slots__" not in written:
                     continue
             if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
                 continue
-            if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
+            if isa(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
                 continue
             is_theirs = name in written or self._is_project_code(value)
             if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
@@ -133,7 +133,7 @@ class Classes:
 
     def _generated(self, klass: type) -> str:
         """Whether a maker of classes wrote some members: enum, namedtuple, protocol, model."""
-        if "_member_map_" in vars(klass) or getattr(klass, "_is_protocol", False):
+        if "_member_map_" in vars(klass) or vars(klass).get("_is_protocol", False):
             return "code"
         if issubclass(klass, tuple) and "_fields" in vars(klass):
             return "code"
@@ -141,7 +141,7 @@ class Classes:
 
     def _is_project_code(self, value: Any) -> bool:
         value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-        if isinstance(value, type):
+        if isa(value, type):
             return self.encoder.kind_of_class(value) == place.PROJECT
         code = getattr(value, "__code__", None)
         return code is not None and self.kind_of_file(code.co_filename) == place.PROJECT

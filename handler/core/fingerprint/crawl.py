@@ -22,7 +22,7 @@ from handler.core.fingerprint import place
 from handler.core.fingerprint.classes import Classes
 from handler.core.fingerprint.model import Fingerprint, Part, digest_of, tagged
 from handler.core.fingerprint.names import Names, content_of
-from handler.core.fingerprint.pieces import FIRST, MEMO, MISSING, Value, is_step, plain, remembered
+from handler.core.fingerprint.pieces import FIRST, MEMO, MISSING, Value, is_step, isa, plain, remembered
 from handler.core.fingerprint.source import Source, load, root_name
 from handler.core.fingerprint.unit import Options, Unit, analyse
 from handler.core.fingerprint.values import Encoded, Encoder, Package
@@ -252,7 +252,7 @@ class Crawl(Names, Classes):
         names = (root_name(item) for node in nodes for item in getattr(node, "decorator_list", ()) if item not in skipped)
         for name in names:
             value = function.__globals__.get(name or "")
-            owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            owner = value.__name__ if isa(value, types.ModuleType) else getattr(value, "__module__", None)
             if isinstance(owner, str) and (place.kind_of_module(owner) == place.INSTALLED or name == "singledispatch"):
                 return self.options._replace(annotations=True)
         return self.options
@@ -281,7 +281,7 @@ class Crawl(Names, Classes):
         found = []
         for item in getattr(node, "decorator_list", ()):
             value = names.get(root_name(item) or "")
-            owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or ""
+            owner = value.__name__ if isa(value, types.ModuleType) else getattr(value, "__module__", None) or ""
             if owner.partition(".")[0] == "handler" and place.kind_of_module(owner) == place.FRAMEWORK:
                 found.append(item)
         return found
@@ -337,7 +337,7 @@ class Crawl(Names, Classes):
     def _is_code(value: Any, encoded: Encoded) -> bool:
         """Whether a value is a function, class, module or step, which have parts of their own, or foreign code."""
         code = types.FunctionType | types.BuiltinFunctionType | type | types.ModuleType
-        return len(encoded.links) < 2 and not encoded.token.startswith("#") and (isinstance(value, code) or is_step(value))
+        return len(encoded.links) < 2 and not encoded.token.startswith("#") and (isa(value, code) or is_step(value))
 
     def _effects(
         self, source: Source, names: dict[str, Any], module: types.ModuleType | None, file: str | None
@@ -352,8 +352,8 @@ class Crawl(Names, Classes):
             value = names.get(root, MISSING)
             if root in _SILENT_ROOTS or value is MISSING or module is None:
                 continue
-            owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            is_code = isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType | types.MethodType)
+            owner = value.__name__ if isa(value, types.ModuleType) else getattr(value, "__module__", None)
+            is_code = isa(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType | types.MethodType)
             if not is_code or not isinstance(owner, str) or owner.partition(".")[0] in _SILENT_ROOTS:
                 continue
             if place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED):
@@ -413,7 +413,7 @@ class Crawl(Names, Classes):
         """A module of which anything may be asked: every name that it binds itself."""
         file, items = self.relative(place.file_of(module)), []
         for name, value in sorted(vars(module).items()):
-            if (name.startswith("__") and name != "__getattr__") or isinstance(value, types.ModuleType):
+            if (name.startswith("__") and name != "__getattr__") or isa(value, types.ModuleType):
                 continue
             items += [name, self._bound(value, (), (module, name)) or ""]
         self._part(label, "module", file, 1, tagged("module", *items), "\n".join(items[::2]))

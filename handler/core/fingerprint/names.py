@@ -17,7 +17,7 @@ from typing import Any
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import tagged
-from handler.core.fingerprint.pieces import MISSING, Value, describe, remembered
+from handler.core.fingerprint.pieces import MISSING, Value, describe, isa, remembered
 from handler.core.fingerprint.source import Source
 from handler.core.fingerprint.unit import CHOSEN, OWN_MODULE, Read, Unit, imported
 from handler.core.fingerprint.values import Package
@@ -59,7 +59,7 @@ class Names:
         return items
 
     def _read_cell(self, read: Read, value: Any, names: dict[str, Any], where: tuple[str, str | None, int]) -> str | None:
-        if isinstance(value, types.ModuleType):
+        if isa(value, types.ModuleType):
             return self._follow(value, read.attrs, None, names, where, escapes=read.escapes)
         return self._bind(*where[:1], read.root, "closure", value, *where[1:], (), None, mark=":")
 
@@ -73,7 +73,7 @@ class Names:
             if module is not None and (fallback := names.get("__getattr__")) is not None and read.level >= 0:
                 return self.link(fallback)
             return "unbound" if read.escapes else None
-        if isinstance(value, types.FunctionType) and self.kind_of_file(value.__code__.co_filename) == place.PROJECT:
+        if isa(value, types.FunctionType) and self.kind_of_file(value.__code__.co_filename) == place.PROJECT:
             return self.link(value)  # the project replaced a builtin
         return None
 
@@ -140,7 +140,7 @@ class Names:
     ) -> str | None:
         """Walk attributes through modules, to what is read in the end."""
         rest = list(attrs)
-        while isinstance(value, types.ModuleType):
+        while isa(value, types.ModuleType):
             self._touch(value)
             kind = place.kind_of_module(value.__name__) if not self._is_own(value) else place.PROJECT
             if kind == place.FRAMEWORK:
@@ -165,7 +165,7 @@ class Names:
                 fallback = vars(value).get("__getattr__")
                 return self.link(fallback) if isinstance(fallback, types.FunctionType) else "unbound"
             value, origin = held, (value, name)
-        if not escapes and not rest and isinstance(value, types.ModuleType):
+        if not escapes and not rest and isa(value, types.ModuleType):
             return None
         return self._bound(value, rest, origin)
 
@@ -176,9 +176,9 @@ class Names:
     def _is_replaced(self, module: types.ModuleType, name: str) -> bool:
         """Whether the project put something of its own into a foreign module, or a submodule is meant."""
         value = vars(module).get(name)
-        if isinstance(value, types.ModuleType):
+        if isa(value, types.ModuleType):
             return True
-        return isinstance(value, types.FunctionType) and self.kind_of_file(value.__code__.co_filename) == place.PROJECT
+        return isa(value, types.FunctionType) and self.kind_of_file(value.__code__.co_filename) == place.PROJECT
 
     def _foreign_module(self, module: types.ModuleType, rest: Sequence[str]) -> str | None:
         name = module.__name__
@@ -204,7 +204,7 @@ class Names:
     def _bound(self, value: Any, rest: Sequence[str], origin: tuple[types.ModuleType | None, str] | None) -> str | None:
         """What a name is bound to, as an item of a digest."""
         module, name = origin if origin is not None else (None, "")
-        if isinstance(value, type) and _SUBCLASSES in rest and self.encoder.kind_of_class(value) == place.PROJECT:
+        if isa(value, type) and _SUBCLASSES in rest and self.encoder.kind_of_class(value) == place.PROJECT:
             self._link_subclasses(value)
         if module is None:
             encoded = self.encoder.top(value)
@@ -220,7 +220,7 @@ class Names:
         source = self._source(module)
         if source is not None and name in source.rebound:
             value = remembered(vars(module).get("__spec__") or module, name, value)  # a reload makes a new spec
-        if name in ("__doc__",) and isinstance(value, str):
+        if name in ("__doc__",) and isa(value, str):
             value = inspect.cleandoc(value)  # 3.13 does so itself
         if name in ("__builtins__", "__spec__", "__loader__", "__cached__"):
             return None

@@ -76,3 +76,8 @@ def describe(error: BaseException, relative: Callable[[str | None], str | None])
         trace = trace.tb_next
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__} in {relative(file)}:{line}: {said}" if file else f"{type(error).__name__}: {said}"
+
+
+def isa(value: Any, kinds: Any) -> bool:
+    """``isinstance`` that asks the type only: a proxy may run code to say what it is."""
+    return issubclass(type(value), kinds)

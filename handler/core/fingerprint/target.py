@@ -12,7 +12,7 @@ from typing import Any
 
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place
-from handler.core.fingerprint.crawl import describe, plain
+from handler.core.fingerprint.pieces import describe, plain
 from handler.core.fingerprint.model import Part
 
 

@@ -314,7 +314,7 @@ class Encoder:
 
     def _state(self, value: Any) -> Iterable[Encoded]:
         for base, plain in _BASES:
-            if isinstance(value, base):
+            if issubclass(type(value), base):
                 yield self.encode(plain(value))
         yield self.named("state", state_of(value))
 

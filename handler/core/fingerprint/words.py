@@ -48,9 +48,9 @@ def _render(value: Any, depth: int) -> str:
     if kind is dict:
         rows = [f"{_render(key, depth - 1)}: {_pair(key, item, depth)}" for key, item in list(value.items())[:40]]
         return "{" + ", ".join(rows + ["…"] * (len(value) > 40)) + "}"
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+    if issubclass(kind, types.FunctionType | types.BuiltinFunctionType | type):
         return value.__qualname__
-    if isinstance(value, re.Pattern):
+    if kind is re.Pattern:
         return f"re.compile({_text(value.pattern)})"
     if kind.__module__ in ("datetime", "decimal", "fractions", "uuid", "pathlib", "zoneinfo"):
         return _short(repr(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -61,7 +62,7 @@ def inspect(
     rows = list(inspection.inspect(request, store.of(chosen), warn=_warn))
     if not rows:
         what = f"nothing is stored for {id!r}" + (f", step {step}" if step else "")
-        raise NotFoundError(what, hint=f"pfl invoke --id {id}" + (f" --step {step}" if step else ""))
+        raise NotFoundError(what, hint=f"pfl invoke --id {shlex.quote(id)}" + (f" --step {step}" if step else ""))
     for number, row in enumerate(rows):
         if json:
             output.emit(row)

@@ -21,12 +21,17 @@ def set_json(wanted: bool) -> None:
 
 def emit(data: object) -> None:
     """Print data: text as it is, anything else as one line of JSON."""
-    print(data if isinstance(data, str) else json.dumps(data, ensure_ascii=False), flush=True)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # A lone surrogate, or a terminal that knows ASCII alone.
+        text = text.encode("ascii", "backslashreplace").decode() if isinstance(data, str) else json.dumps(data)
+    print(text, flush=True)
 
 
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
 
 
 def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
@@ -39,11 +44,11 @@ def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
 
 def explain(error: Mapping[str, str]) -> None:
     """The words for an ``error`` object: what, why and hint."""
-    say(f"{_paint('error:', '1;31')} {error['what']}")
-    if error.get("why"):
-        say(f"  {_paint('why:', '2')} {error['why']}")
-    if error.get("hint"):
-        say(f"  {_paint('hint:', '36')} {error['hint']}")
+    for name, colour in (("what", "1;31"), ("why", "2"), ("hint", "36")):
+        if error.get(name):
+            label = _paint("error:" if name == "what" else f"{name}:", colour)
+            lines = [printable(line) for line in error[name].splitlines() if line.strip()]
+            say(f"{'' if name == 'what' else '  '}{label} " + "\n       ".join(lines))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Mapping[tuple[int, int], str] | None = None) -> None:
@@ -63,7 +68,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Ma
     console = Console(highlight=False, width=None if on_terminal else 100_000)
     grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else "")
     for column in columns:
-        grid.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True)
+        name, index = column.rstrip(">"), columns.index(column)
+        # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
+        least = None if name in ("value", "why") else max(len(name), *(len(str(row[index])) for row in rows), 0)
+        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=True, min_width=least)
     for y, row in enumerate(rows):
         cells = []
         for x, cell in enumerate(row):

@@ -34,6 +34,9 @@ def load(**flags: object) -> Settings:
                 os.environ[name] = value
                 _from_dotenv.add(name)
     settings = Settings.from_env(os.environ)
+    from handler.engine import prefect_env
+
+    prefect_env.prepare(settings)  # Before the user's flows are imported, which may import Prefect.
     given = {name: value for name, value in flags.items() if value is not None}
     if not given:
         return settings

@@ -67,7 +67,7 @@ def handle(
     global _cold
     cold, _cold = _cold, False
     started = time.perf_counter()
-    asked = raw if isinstance(raw, Mapping) else {}
+    asked = event.peek(raw)
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
     more: dict[str, object] = {"cold_start": cold, "request_id": request_id}
     warnings: list[str] = []

@@ -162,7 +162,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory):
 
     home = tmp_path_factory.mktemp("prefect-server") / ".pfl"
     found = server.ensure(home, idle_s=900)
-    prefect_env.prepare(prefect_env.Api(found.url, "", "embedded server"), home)
+    prefect_env.prepare(Settings(project=str(home.parent)))
     yield found
     server.stop(home)
 

@@ -132,8 +132,9 @@ def test_invoke_refuses_what_is_wrong_in_words_and_with_exit_code_2(here, argume
 @pytest.mark.parametrize("id", ["../../x", "a/b", "%2e%2e", "..", ".", "🦜", "שלום", "a b", "-", "C:\\x"])
 def test_any_other_id_is_kept_in_its_folder_and_comes_back_unchanged(here, id):
     assert pfl("invoke", f"--id={id}", "--json").data["id"] == id
-    stored = [path for path in (here.root / ".pfl" / "store").rglob("*") if path.is_file()]
-    assert {path.relative_to(here.root / ".pfl" / "store").parts[2] for path in stored} == {"a", "b", "c"}
+    store = here.root / ".pfl" / "store"
+    stored = [path.relative_to(store).parts for path in store.rglob("*") if path.is_file()]
+    assert {parts[2] for parts in stored if parts[0] in ("plans", "results", "history")} == {"a", "b", "c"}
     assert [row["id"] for row in pfl("cache", "ls", f"--id={id}", "--json").rows] == [id] * 3
 
 
@@ -366,3 +367,63 @@ def test_every_command_has_help_and_the_readme_names_it():
     assert len(named) > 5
     assert [name for name, callback in named.items() if not callback.__doc__] == []
     assert [name for name in named if name not in readme] == []
+
+
+def test_a_project_without_an_init_file_runs_its_own_flows(here):
+    here.write("""
+        @step
+        def mine(id: str) -> str:
+            return "mine"
+
+        FLOWS = [flow("own", mine)]
+    """)
+    (here.root / "flows" / "__init__.py").unlink()
+    assert pfl("invoke", "--id", "abc", "--json").data["steps"][0]["value"] == "mine"
+
+
+def test_flows_that_import_prefect_leave_the_home_directory_alone(here, prefect_server, tmp_path):
+    with (here.root / "flows" / "pipeline.py").open("a") as pipeline:
+        pipeline.write("meaning.to_prefect()\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = {"HOME": str(home), "PREFECT_HOME": "", "PFL_ENGINE": "direct"}
+    ran = pfl("invoke", "--id", "abc", **environ)
+    assert ran.code == 0 and "| INFO |" not in ran.err
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["\\ud800", "é", "🦜"])
+def test_a_value_that_stdout_cannot_encode_is_still_json(here, value):
+    here.write(f"""
+        @step
+        def odd(id: str) -> str:
+            return "{value}"
+
+        FLOWS = [flow("odd", odd)]
+    """)
+    ran = pfl("invoke", "--id", "é", "--json", PYTHONIOENCODING="ascii")
+    assert (ran.data["id"], ran.data["steps"][0]["value"]) == ("é", json.loads(f'"{value}"'))
+    assert pfl("invoke", "--id", "é", PYTHONIOENCODING="ascii").code == 0
+
+
+def test_what_a_step_says_cannot_steer_the_terminal(here):
+    here.write("""
+        @step
+        def bad(id: str):
+            raise ValueError("one\\ntwo \\x1b[31m")
+
+        FLOWS = [flow("bad", bad)]
+    """)
+    ran = pfl("invoke", "--id", "abc")
+    assert ran.code == 4 and "\x1b" not in ran.err and "two \\u001b[31m" in ran.err
+
+
+def test_a_narrow_terminal_cuts_values_and_keeps_steps_and_statuses(here):
+    shown = _on_terminal(["invoke", "--id", "abc"], {"COLUMNS": "40", "TERM": "xterm"})
+    assert all(f"\n{step}  " in shown.replace("\r", "") for step in "abc") and shown.count("computed") >= 3
+
+
+def test_a_failing_reply_knows_the_id_of_an_event_given_as_text(here):
+    ran = pfl("invoke", "--event", '{"id": "abc", "step": "zz"}', "--json")
+    assert (ran.code, ran.data["id"]) == (2, "abc")
+    assert pfl("invoke", "--id", "abc", "--flow", "").code == 2

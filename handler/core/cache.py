@@ -8,6 +8,7 @@ depth is one read.
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -133,7 +134,7 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
     raise NotFoundError(
         f"there is no stored value of step {step} for {request.id!r}",
         why="it is to be skipped, and was never computed",
-        hint=f"pfl invoke --id {request.id} --step {step}",
+        hint=f"pfl invoke --id {quote(request.id)} --step {step}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
@@ -73,6 +74,12 @@ class Step:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         return self.function(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> object:
+        # By name where it has one: a function pickled by value has lost its source, and so its fingerprint.
+        if getattr(sys.modules.get(self.function.__module__), self.name, None) is self and self.function.__module__ != "__main__":
+            return _named, (self.function.__module__, self.name)
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"<step {self.name} at {self.where}>"
@@ -233,6 +240,10 @@ def _with(function: Callable, options: dict[str, object]) -> Step:
             hint=f"the options are {', '.join(sorted(known))}",
         )
     return Step(function, **options)
+
+
+def _named(module: str, name: str) -> object:
+    return getattr(importlib.import_module(module), name)
 
 
 def place(thing: object) -> str:

@@ -77,6 +77,14 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
     return Request(id, flow, step, targets, bust, skip, _params(flow, event), engine, cached_only, allow_pickle)
 
 
+def peek(raw: object) -> Mapping[str, object]:
+    """The fields of an event that may be wrong, for a reply that says so."""
+    try:
+        return _object(raw)
+    except InvalidRequestError:
+        return {}
+
+
 def check_id(id: object) -> str:
     """
     *id*, if it can be one: text of 1 to 512 bytes without control characters.
@@ -145,7 +153,7 @@ def _typed(event: dict, name: str, kind: type, default):
 def _flow(name: object, manifest: Manifest) -> FlowEntry:
     if name is not None and not isinstance(name, str):
         raise InvalidRequestError(f"flow is {_kind(name)}", why="it has to be text", hint=_EXAMPLES["flow"])
-    flow = manifest.flows.get(name or manifest.default)
+    flow = manifest.flows.get(manifest.default if name is None else name)
     if flow is None:
         raise InvalidRequestError(f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}")
     return flow

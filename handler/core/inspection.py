@@ -48,10 +48,10 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
 
     ``current`` says whether a call would be answered with it, for today's code, these parameters and its inputs.
     """
-    finding = accept.widen(request, cache.find(request, store, []), store)
+    warnings: list[str] = []
+    finding = accept.widen(request, cache.find(request, store, warnings), store)
     for step in request.flow.steps if request.step is None else [request.step]:
-        warnings: list[str] = []
-        body = next((found for _, found in records.newest(store, request.id, step)), None)
+        body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
         if body is None:
             continue
         entry = cache.recorded(request, body, store, warnings)
@@ -80,5 +80,5 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "url": body["url"],
             "request_id": body.get("request_id"),
         }
-        for warning in warnings:
-            warn(CorruptRecordError(warning))
+    for warning in warnings:
+        warn(CorruptRecordError(warning))

@@ -74,10 +74,11 @@ def load(settings: Settings) -> Project:
     return loaded
 
 
-def describe_one(flow: Flow, root: Path) -> dict:
-    """The body of a manifest with *flow* alone, for a flow that Prefect imported by itself."""
+def describe_one(flow: Flow, root: Path) -> tuple[dict, dict[str, fingerprint.Fingerprint]]:
+    """The body and the fingerprints of a manifest with *flow* alone, for a flow that Prefect imported by itself."""
     flows = {flow.name: flow}
-    return describe(flows, root, fingerprint.Reads(), _fingerprints(flows))
+    prints = _fingerprints(flows)
+    return describe(flows, root, fingerprint.Reads(), prints), prints
 
 
 def _fingerprints(flows: dict[str, Flow]) -> dict[str, fingerprint.Fingerprint]:
@@ -115,7 +116,7 @@ def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerpr
         raise InvalidRequestError(
             "there are no flows here", why=f"{root / 'flows' / 'pipeline.py'} is not there", hint="run pfl inside the project"
         )
-    for name in [name for name in sys.modules if name.split(".")[0] == "flows" or (_before and _project_file(name))]:
+    for name in [name for name in list(sys.modules) if name.split(".")[0] == "flows" or (_before and _project_file(name))]:
         if name not in _before:
             del sys.modules[name]
     if not _before:
@@ -124,6 +125,10 @@ def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerpr
     importlib.invalidate_caches()
     if from_source:
         _compile_anew(str(root))
+    if not (root / "flows" / "__init__.py").is_file():
+        # Without it, another package of this name on the path would win over the project's folder.
+        sys.modules["flows"] = types.ModuleType("flows")
+        sys.modules["flows"].__path__ = [str(root / "flows")]
     try:
         with fingerprint.record_reads() as reads:
             pipeline = importlib.import_module("flows.pipeline")
@@ -185,6 +190,7 @@ def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
 def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]) -> dict:
     # The fingerprint has imported what the steps import when they run.
     modules = {file for name in list(sys.modules) if name not in _before and (file := _project_file(name))}
+    modules |= {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
     files = modules | set(reads.files) | {path for each in prints for path in each.files}
     folders = {str(root), *(os.path.dirname(path) for path in modules)}
     return {

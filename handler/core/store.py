@@ -188,7 +188,7 @@ def _directory(path: Path, url: str, create: bool) -> object:
         return obstore.store.LocalStore(path)
     except (OSError, exceptions.BaseError) as exc:
         raise UnavailableError(
-            f"the store {url} cannot be opened", why=str(exc), hint=f"mkdir -p {path}, or set PFL_STORE to another place"
+            f"the store {url} cannot be opened", why=str(exc), hint=("" if path.exists() or create else f"mkdir -p {path}, or ") + "set PFL_STORE to another place"
         ) from exc
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +54,12 @@ def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
     return Api(running.url, "", "embedded server")
 
 
-def prepare(api: Api, home: Path) -> None:
-    """Set Prefect's own variables, those that it reads once, before anything imports it; what the user set stays."""
+def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) -> None:
+    """
+    Set Prefect's own variables, those that it reads once; what the user set stays.
+
+    Call it before anything imports Prefect, the user's flows included.
+    """
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
@@ -66,12 +69,13 @@ def prepare(api: Api, home: Path) -> None:
         # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
-    if api.source == "embedded server":
-        defaults |= {"PREFECT_HOME": str(home / "prefect"), "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml")}
-    elif os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+    if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         defaults |= {"PREFECT_HOME": "/tmp/prefect"}
+    elif not settings.prefect_api_url and _profile(environ) is None:
+        home = settings.home / "prefect"
+        defaults |= {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(home / "profiles.toml")}
     for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+        environ.setdefault(name, value)
 
 
 def flow_run_url(api_url: str, flow_run_id: str) -> str:
@@ -84,13 +88,17 @@ def flow_run_url(api_url: str, flow_run_id: str) -> str:
 
 
 def _profile(environ) -> Api | None:
-    home = Path(environ.get("PREFECT_HOME") or Path("~/.prefect").expanduser())
-    path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     try:
+        home = Path(environ.get("PREFECT_HOME") or Path("~/.prefect").expanduser())
+        path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+        if not path.is_file():
+            return None
+        import tomllib
+
         profiles = tomllib.loads(path.read_text())
         name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
         profile = profiles.get("profiles", {}).get(name, {})
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: a user without a home.
         return None
     url = str(profile.get("PREFECT_API_URL", "")).rstrip("/")
     return Api(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}") if url else None

@@ -17,9 +17,9 @@ from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
-from prefect.states import Cancelled, Completed, Crashed
+from prefect.states import Cancelled, Completed, Crashed, State
 
-from handler.core import cache, event, manifest, project, records, store
+from handler.core import accept, cache, event, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
@@ -44,33 +44,36 @@ def build(flow: Flow) -> prefect.Flow:
     signature = _signature(flow)
 
     def body(*args: object, **kwargs: object) -> dict[str, object]:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        parameters = bound.arguments
-        ours = current.get()
-        invocation = ours or _started_by_prefect(flow, parameters)
-        invocation.flow_run_id, _, invocation.url = _urls(None)
-        invocation.call.about["flow_run_id"] = invocation.flow_run_id
-        # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
-        with TagsContext(current_tags=set()):
-            try:
-                invocation.run(functools.partial(_compute, invocation))
-            except KeyboardInterrupt:
-                return Cancelled(message="interrupted")
-            finally:
-                if ours is None:
-                    invocation.call.end()
-        if isinstance(invocation.error, OutOfTimeError):
-            return Crashed(message=message(invocation.error))
-        if invocation.error is not None:
-            raise invocation.error
-        return {name: entry.value for name, entry in invocation.finding.found.items()}
+        return _run(flow, signature.bind(*args, **kwargs))
 
     body.__name__ = body.__qualname__ = flow.name
     body.__doc__ = _docstring(flow)
     body.__signature__ = signature
     body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}
     return prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+
+
+def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State:
+    """The body of every flow: a function of this module, since a served flow is pickled, and what it holds with it."""
+    bound.apply_defaults()
+    ours = current.get()
+    invocation = ours or _started_by_prefect(flow, bound.arguments)
+    invocation.flow_run_id, _, invocation.url = _urls(None)
+    invocation.call.about["flow_run_id"] = invocation.flow_run_id
+    # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
+    with TagsContext(current_tags=set()):
+        try:
+            invocation.run(functools.partial(_compute, invocation))
+        except KeyboardInterrupt:
+            return Cancelled(message="interrupted")
+        finally:
+            if ours is None:
+                invocation.call.end()
+    if isinstance(invocation.error, OutOfTimeError):
+        return Crashed(message=message(invocation.error))
+    if invocation.error is not None:
+        raise invocation.error
+    return {name: entry.value for name, entry in invocation.finding.found.items()}
 
 
 def tags(id: str, step: str | None) -> set[str]:
@@ -145,11 +148,12 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     own = {name: parameters[name] for name in flow.params}
     asked = {name: value for name, value in parameters.items() if name not in own and value not in (None, [])}
     # The flow may stand in any module, not only in the image's pipeline; its manifest is then made from itself.
-    described = manifest.from_json(project.describe_one(flow, settings.root))
+    body, prints = project.describe_one(flow, settings.root)
+    described = manifest.from_json(body)
     request = event.parse({**asked, "flow": flow.name, "params": own}, described, allow_pickle=settings.allow_pickle)
     results = store.of(settings)
-    finding = cache.find(request, results, [])
-    return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id))
+    finding = accept.widen(request, cache.find(request, results, []), results)
+    return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id), prints=prints)
 
 
 def _urls(task_context: TaskRunContext | None) -> tuple[str | None, str | None, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from math import inf
+from contextlib import suppress
 from uuid import UUID
 
 from handler.core.errors import OutOfTimeError, PflError, UnavailableError
@@ -22,10 +23,9 @@ def run(invocation: Invocation) -> None:
         UnavailableError: The API did not take the run.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
-    home = invocation.settings.home
     api = prefect_env.choose(invocation.settings, lambda text: invocation.notify("", text))
     invocation.notify("", f"Prefect: {api.url} ({api.source})")
-    prefect_env.prepare(api, home)
+    prefect_env.prepare(invocation.settings)
     import prefect
     from prefect import settings as knobs
     from prefect.logging.handlers import APILogWorker
@@ -54,17 +54,20 @@ def run(invocation: Invocation) -> None:
                 APILogWorker.drain_all(timeout=1)
                 end(invocation.flow_run_id, Crashed(message=message(invocation.error)))
         except KeyboardInterrupt:
-            end(invocation.flow_run_id, Cancelled(message="interrupted"))
+            with suppress(Exception):  # Prefect is away; the lease is what tells of the run later.
+                end(invocation.flow_run_id, Cancelled(message="interrupted"))
             raise
         except PflError:
             raise
         except Exception as exc:
-            raise _unavailable(api, exc) from exc
+            if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in invocation.outcomes.values()):
+                raise KeyboardInterrupt from exc
+            raise _unavailable(api, exc, invocation) from exc
         finally:
             prefect_flow.current.reset(token)
             APILogWorker.drain_all(timeout=min(FLUSH_S, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
     if not state.is_completed() and invocation.error is None:
-        raise _unavailable(api, state.result(raise_on_failure=False))
+        raise _unavailable(api, state.result(raise_on_failure=False), invocation)
 
 
 def end(flow_run_id: str | None, state: object) -> list[str]:
@@ -94,10 +97,13 @@ def end(flow_run_id: str | None, state: object) -> list[str]:
     return changed
 
 
-def _unavailable(api: prefect_env.Api, exc: object) -> UnavailableError:
+def _unavailable(api: prefect_env.Api, exc: object, invocation: Invocation) -> UnavailableError:
     why = " ".join(str(exc).split()) or type(exc).__name__
     status = getattr(getattr(exc, "response", None), "status_code", None)
     hint = "pfl invoke --engine direct computes without Prefect"
     if status in (401, 403):
         hint = f"check PREFECT_API_KEY; {hint}"
+    if saved := [name for name, outcome in invocation.outcomes.items() if outcome.status == "computed"]:
+        what = f"Prefect at {api.url} went away during the run"
+        return UnavailableError(what, why=why[:500], hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit")
     return UnavailableError(f"Prefect at {api.url} did not take the run", why=why[:500], hint=hint)

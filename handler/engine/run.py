@@ -12,7 +12,7 @@ from handler.core.errors import PflError, StepFailedError, UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import deadline, direct
+from handler.engine import deadline, direct, prefect_env
 from handler.engine.execute import Invocation, Notify
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -36,6 +36,7 @@ def once(
         UnavailableError: Prefect or the store did not answer, or the code changed while it ran.
         KeyboardInterrupt: The person at the terminal had enough; no run is left ``Running``.
     """
+    prefect_env.prepare(settings)  # The user's code may import Prefect.
     loaded = project.load(settings)
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")

@@ -66,14 +66,15 @@ def handle(
     started = time.perf_counter()
     asked = raw if isinstance(raw, Mapping) else {}
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
-    more = {"cold_start": cold, "request_id": request_id}
+    more: dict[str, object] = {"cold_start": cold, "request_id": request_id}
+    warnings: list[str] = []
     try:
         flows = manifest.load(settings)
         request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
         said = {"id": request.id, "flow": request.flow.name}
         results = _open(settings) if results is None else results
         before = dict(results.counts)
-        finding = cache.find(request, results)
+        finding = cache.find(request, results, warnings)
         outcomes, engine, error, url = {}, None, None, None
         if finding.missing:
             from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
@@ -90,12 +91,16 @@ def handle(
         elif any(outcome.status == "miss" for outcome in outcomes.values()):
             error = _missing(request, outcomes)
             status = error.status
-        used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items()}
-        more |= {"url": url, "warnings": finding.warnings, "store": used}
+        used = {
+            verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)
+        }
+        more |= {"url": url, "warnings": warnings, "store": used}
         reply = event.reply(
             **said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more
         )
     except PflError as exc:
+        if warnings:
+            more |= {"warnings": warnings}
         reply = event.reply(**said, status=exc.status, error=exc, **more)
     reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     return reply

@@ -54,16 +54,21 @@ class Finding(NamedTuple):
     warnings: list[str]
 
 
-def find(request: Request, store: Store) -> Finding:
+def find(request: Request, store: Store, warnings: list[str]) -> Finding:
     """
     Look up what *request* asks for: the plan of the asked step, and those of the steps before it only where that misses.
+
+    Args:
+        request: What is asked.
+        store: Where.
+        warnings: Told of damaged objects, also where this raises.
 
     Raises:
         NotFoundError: A step is to be skipped and has no stored value.
         UnavailableError: The store did not answer.
     """
     flow = request.flow
-    finding = Finding({}, {}, (), keys_of(request), [])
+    finding = Finding({}, {}, (), keys_of(request), warnings)
     # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
     undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
@@ -117,7 +122,7 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
     Raises:
         NotFoundError: There is none.
     """
-    for _, body in records.newest(store, request.id, step):
+    for _, body in records.newest(store, request.id, step, warnings):
         if (entry := recorded(request, body, store, warnings)) is not None:
             return entry
     raise NotFoundError(
@@ -200,11 +205,15 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
         body = records.unseal(data, path)
         if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
             raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
+        is_past, entries = records.is_past(body["expires_at"]), {row["step"]: _entry(row) for row in body["entries"]}
     except CorruptRecordError as exc:
         finding.warnings.append(str(exc))
         return False
-    if records.is_past(body["expires_at"]):
+    except (KeyError, TypeError, AttributeError) as exc:
+        finding.warnings.append(f"{path} is damaged: it is no plan ({exc!r})")
         return False
-    for row in body["entries"]:
-        finding.known.setdefault(row["step"], _entry(row))
+    if is_past:
+        return False
+    for name, entry in entries.items():
+        finding.known.setdefault(name, entry)
     return _is_known(request, step, store, finding)

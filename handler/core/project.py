@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery as machinery
 import os
 import sys
 import sysconfig
 import time
 import traceback
-from collections.abc import Collection, Iterable
+import types
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +31,16 @@ class Project(NamedTuple):
     manifest: manifest.Manifest
 
 
+class _FromSource(machinery.SourceFileLoader):
+    """Compiles a module anew: Python takes bytecode for current by second and size, so a quick edit would go unseen."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 _current: tuple[dict, str, Project] | None = None  # What it came from, its root, and itself.
+_hook: Callable[[str], object] | None = None  # Finds the project's modules; stays for what steps import when they run.
 _imported: set[str] = set()  # Modules that came with the flows, and go when they are imported anew.
 
 
@@ -47,7 +58,7 @@ def load(settings: Settings) -> Project:
         return _current[2]
     for _ in range(3):
         started = time.time()
-        flows, reads = _import(root)
+        flows, reads = _import(root, from_source=not settings.manifest)
         body = describe(flows, root, reads)
         if not _edited_since(body["sources"]["files"], started):
             break  # What was imported is what was digested.
@@ -91,7 +102,7 @@ def describe(flows: dict[str, Flow], root: Path, reads: fingerprint.Reads) -> di
     return body | {"digest": digest(canonical(body)), "sources": _sources(root, reads, prints.values())}
 
 
-def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
+def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerprint.Reads]:
     if not (root / "flows" / "pipeline.py").is_file():
         raise InvalidRequestError(
             "there are no flows here", why=f"{root / 'flows' / 'pipeline.py'} is not there", hint="run pfl inside the project"
@@ -101,6 +112,8 @@ def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
     others = set(sys.modules)
     sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
     importlib.invalidate_caches()
+    if from_source:
+        _compile_anew(str(root))
     try:
         with fingerprint.record_reads() as reads:
             pipeline = importlib.import_module("flows.pipeline")
@@ -114,6 +127,27 @@ def _import(root: Path) -> tuple[dict[str, Flow], fingerprint.Reads]:
     _imported.clear()
     _imported.update(name for name in set(sys.modules) - others if _project_file(name))
     return flows, reads
+
+
+def _compile_anew(root: str) -> None:
+    """Import what is below *root*, but for pfl and what is installed, from source; an image trusts its bytecode."""
+    global _hook
+    kinds = [
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (_FromSource, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+    ]
+    make, ours = machinery.FileFinder.path_hook(*kinds), tuple(f"{root}/{name}/" for name in _OURS)
+
+    def hook(path: str) -> object:
+        if not f"{path}/".startswith(f"{root}/") or f"{path}/".startswith(ours) or _is_installed(f"{path}/"):
+            raise ImportError(f"{path} is not the project's")
+        return make(path)
+
+    sys.path_hooks[:] = [hook, *(each for each in sys.path_hooks if each is not _hook)]
+    _hook = hook
+    for path in [path for path in sys.path_importer_cache if f"{path}/".startswith(f"{root}/")]:
+        del sys.path_importer_cache[path]
 
 
 def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
@@ -158,10 +192,12 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
 def _project_file(module: str) -> str | None:
     """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if not file or module.split(".")[0] in _OURS or any(f"/{part}/" in file for part in _NOT_PROJECT):
-        return None
+    return None if not file or module.split(".")[0] in _OURS or _is_installed(file) else file
+
+
+def _is_installed(path: str) -> bool:
     installed = (sysconfig.get_path("stdlib"), sys.prefix + "/lib", sys.base_prefix + "/lib")
-    return None if file.startswith(installed) else file
+    return path.startswith(installed) or any(f"/{part}/" in path for part in _NOT_PROJECT)
 
 
 def _edited_since(files: dict, started: float) -> bool:

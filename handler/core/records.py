@@ -54,7 +54,9 @@ def unseal(data: bytes, key: str) -> dict:
         raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
     if (found := hashlib.sha256(body).hexdigest()) != written:
         raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
-    return json.loads(body)
+    if not isinstance(found := json.loads(body), dict):
+        raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
+    return found
 
 
 def result_path(id: str, step: str, key: str) -> str:
@@ -146,7 +148,7 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
     return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
 
 
-def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str, dict]]:
+def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") -> Iterator[tuple[str, dict]]:
     """
     The records of history of one step of one ID, newest first, each with its key; damaged and foreign ones are passed over.
 
@@ -154,6 +156,7 @@ def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str
         store: Where.
         id: The ID.
         step: The step's name.
+        warnings: Told of damaged ones.
         having: Only those whose file name contains this.
     """
     prefix = f"history/{encode_id(id)}/{step}"
@@ -163,7 +166,9 @@ def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str
             continue
         try:
             body = unseal(data, key)
-        except CorruptRecordError:
+        except CorruptRecordError as exc:
+            if str(exc) not in warnings:
+                warnings.append(str(exc))
             continue
         # Two IDs can share a folder where the file system does not tell A from a.
         if body.get("id") == id and body.get("step") == step:

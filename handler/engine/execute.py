@@ -188,7 +188,7 @@ class Invocation:
         if entry is None:
             return None
         inline_bytes = self.settings.inline_bytes
-        for _, body in records.newest(self.store, self.request.id, name, having=key[:16]):
+        for _, body in records.newest(self.store, self.request.id, name, self.finding.warnings, having=key[:16]):
             if body["key"] == key and body["sha256"] == entry.sha256:
                 told = {field: body.get(field) for field in ("computed_at", "engine", "flow_run_id", "task_run_id", "url")}
                 entry = entry._replace(**told)
@@ -201,7 +201,7 @@ class Invocation:
 
     def _compute(self, name: str, compute: Compute | None) -> Outcome:
         request, step = self.request, self.flow.steps[name]
-        before = next((body for _, body in records.newest(self.store, request.id, name)), None)
+        before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
         reason = why.explain(request, name, inputs, before)
         if compute is None:

@@ -133,7 +133,7 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     described = manifest.from_json(project.describe_one(flow, settings.root))
     request = event.parse({**asked, "flow": flow.name, "params": own}, described, allow_pickle=settings.allow_pickle)
     results = store.of(settings)
-    finding = cache.find(request, results)
+    finding = cache.find(request, results, [])
     return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id))
 
 

@@ -71,7 +71,7 @@ def plan(
     raw = _event(chosen, None, id, flow, step, bust, skip, param, False)
     request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
     results = store.of(chosen)
-    finding = cache.find(request, results)
+    finding = cache.find(request, results, [])
     rows = foresee.steps(request, finding, results)
     for warning in finding.warnings:
         output.say(f"warning: {warning}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from handler.core.errors import PflError
+from handler.core.errors import InvalidRequestError, PflError
 
 _as_json = False
 
@@ -145,6 +145,22 @@ def stdout_kept_for_data() -> Iterator[None]:
         sys.stdout = stream
         os.dup2(data, 1)
         os.close(data)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """
+    Ask a person; a no ends the command.
+
+    Raises:
+        InvalidRequestError: There is no terminal to ask at, and *yes* was not given.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidRequestError(f"{question} Nothing was done", why="there is no terminal to ask at", hint="--yes")
+    import typer
+
+    typer.confirm(question, abort=True, err=True)
 
 
 def _paint(text: str, code: str) -> str:

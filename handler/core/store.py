@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +45,16 @@ class Store:
         url: What the user calls it, for messages.
         directory: Where its objects are, if that is a directory that has to be there.
 
-    ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``.
+    ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``. ``is_ordered`` says
+    whether a listing comes in order of key, ``format`` which version of the store's format was found in it.
     """
+
+    format: int | None = None
 
     def __init__(self, backend: object, url: str, directory: Path | None = None) -> None:
         self._backend, self.url, self._directory = backend, url, directory
         self.counts: Counter[str] = Counter()
+        self.is_ordered = url.startswith("s3://")
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -84,12 +89,18 @@ class Store:
         except Exception as exc:
             raise self._unavailable("write", key, exc) from exc
 
-    def list(self, prefix: str) -> Iterator[Entry]:
-        """The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        """
+        The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory.
+
+        Args:
+            prefix: The folder.
+            after: Only those whose key is greater.
+        """
         self.counts["list"] += 1
         try:
             is_empty = True
-            for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
+            for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=after or None):
                 for meta in batch:
                     is_empty = False
                     yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
@@ -104,10 +115,9 @@ class Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""
-        batch = list(keys)
-        for start in range(0, len(batch), 1_000):
+        rest = iter(keys)
+        while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
-            some = batch[start : start + 1_000]
             try:
                 obstore.delete(self._backend, some)
             except (exceptions.NotFoundError, FileNotFoundError) as exc:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
-from handler.core import cache, keys, records
+from handler.core import bust, cache, keys, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
 from handler.core.event import Request
@@ -91,6 +91,13 @@ class Invocation:
     flow_run_id: str | None = None
     url: str | None = None
     _absent: set[str] = field(default_factory=set)
+    _marks: bust.Marks = field(default_factory=bust.Marks)
+    _busted: dict[str, bust.Mark] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        store_format.check(self.store)
+        # Older marks than there are do no harm: what was computed with them in view is void, or its plan is withdrawn.
+        self._marks = bust.marks(self.store, keys.encode_id(self.request.id))
 
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
@@ -187,15 +194,14 @@ class Invocation:
         entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
         if entry is None:
             return None
-        inline_bytes = self.settings.inline_bytes
-        for _, body in records.newest(self.store, self.request.id, name, self.finding.warnings, having=key[:16]):
-            if body["key"] == key and body["sha256"] == entry.sha256:
-                told = {field: body.get(field) for field in ("computed_at", "engine", "flow_run_id", "task_run_id", "url")}
-                entry = entry._replace(**told)
-                break
-        else:  # Its writer died before the record of history.
-            entry = entry._replace(computed_at=records.now_iso())
-            publish.history(self.request, self.store, entry, {"repaired": True}, inline_bytes=inline_bytes)
+        recorded = cache.told(self.request, entry, self.store, self.finding.warnings)
+        if mark := self._marks.void(self.request.id, recorded or entry):
+            self._busted[name] = mark
+            return None
+        if recorded is None:
+            recorded = entry._replace(computed_at=records.now_iso())
+            publish.history(self.request, self.store, recorded, {"repaired": True}, inline_bytes=self.settings.inline_bytes)
+        entry = recorded
         self._plan(name, entry)
         return Outcome("hit", entry)
 
@@ -203,7 +209,8 @@ class Invocation:
         request, step = self.request, self.flow.steps[name]
         before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
-        reason = why.explain(request, name, inputs, before)
+        seen = self._marks.seen(request.id, name, cache.result_key(request, name, inputs))
+        reason = why.explain(request, name, inputs, before, self._busted.get(name))
         if compute is None:
             return Outcome("miss", why=reason)
         self.notify(name, "computing")
@@ -218,20 +225,25 @@ class Invocation:
         started = time.time()
 
         def finish(value: object, run: Run) -> Entry:
-            made.append(self._save(name, value, inputs, run, started, reason))
+            made.append(self._save(name, value, inputs, run, started, reason, seen))
             return made[-1]
 
         compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
         return Outcome("computed", made[-1], reason)
 
     def _save(
-        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str
-    ) -> Entry:
+        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str,
+        seen: tuple[str, ...],
+    ) -> Entry:  # fmt: skip
         value, text = normalise(value, step=name)
         ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
+        key = cache.result_key(self.request, name, inputs)
+        if name in self.request.bust:
+            seen = (*seen, bust.new_name(by_call=True))
+            bust.mark(self.store, seen[-1], name, bust.Scope(keys.encode_id(self.request.id)), result=key)
         entry = Entry(
             name,
-            cache.result_key(self.request, name, inputs),
+            key,
             value,
             keys.value_digest(value),
             len(text),
@@ -241,6 +253,7 @@ class Invocation:
             run.flow_run_id,
             run.task_run_id,
             run.url,
+            seen,
         )
         about = {
             "status": "computed",
@@ -262,16 +275,19 @@ class Invocation:
         known = self.finding.known | self.finding.found | {name: entry}
         needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
-        replaced = self.request.flow.dependents([name]) - {name} if name in self.request.bust else frozenset()
-        publish.forget_dependents(self.request, self.store, replaced)
-        publish.plan(
-            self.request,
-            self.store,
-            self.finding.plan_keys[name],
-            [e for e in entries if e is not None] + [entry],
-            inline_bytes=self.settings.inline_bytes,
-        )
-        publish.forget_dependents(self.request, self.store, replaced)  # Whatever was planned from the old one meanwhile.
+        entries = [e for e in entries if e is not None] + [entry]
+        if name in self.request.bust:
+            publish.forget_dependents(self.request, self.store, self.request.flow.dependents([name]) - {name})
+        if self._is_void(entries):
+            return
+        plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
+        publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
+        self._marks = bust.marks(self.store, keys.encode_id(self.request.id))
+        if self._is_void(entries):  # Busted while it was computed or planned; see handler.core.bust.
+            self.store.delete([records.plan_path(self.request.id, name, plan_key)])
+
+    def _is_void(self, entries: list[Entry]) -> bool:
+        return any(self._marks.void(self.request.id, entry) for entry in entries)
 
     @property
     def _after_skipped(self) -> frozenset[str]:

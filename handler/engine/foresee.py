@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from handler.core import cache, records
+from handler.core import bust, cache, records
 from handler.core.cache import Finding
 from handler.core.event import Request
+from handler.core.keys import encode_id
 from handler.core.store import Store
 from handler.engine import why
 
@@ -16,7 +17,9 @@ def steps(request: Request, finding: Finding, store: Store) -> list[dict[str, st
     A status is ``hit``, ``skip``, ``compute``, or ``depends``: the step's own code and parameters are stored, and it is
     computed only if an upstream step's new value differs.
     """
-    rows, found = [], dict(finding.found)
+    rows, found, marks = [], dict(finding.found), bust.Marks()
+    if finding.missing:
+        marks = bust.marks(store, encode_id(request.id))
     for name in request.flow.steps:
         upstream = request.flow.steps[name].upstream
         if name in request.skip and name in found:
@@ -26,14 +29,16 @@ def steps(request: Request, finding: Finding, store: Store) -> list[dict[str, st
                 rows.append({"step": name, "status": "hit", "why": None})
         elif name in finding.missing:
             status, reason = "compute", None
-            before = next((body for _, body in records.newest(store, request.id, name)), None)
+            before = next((body for _, body in records.newest(store, request.id, name, finding.warnings)), None)
             if all(other in found for other in upstream):
                 key = cache.result_key(request, name, found)
                 entry = None if name in request.bust else cache.read_result(request, name, key, store, finding.warnings)
-                if entry is not None:
+                told = entry and cache.told(request, entry, store, finding.warnings)
+                busted = entry and marks.void(request.id, told or entry)
+                if entry is not None and busted is None:
                     status, found[name] = "hit", entry
                 else:
-                    reason = why.explain(request, name, found, before)
+                    reason = why.explain(request, name, found, before, busted)
             else:
                 unsure = [other for other in upstream if other not in found]
                 reason = why.explain(request, name, {k: v for k, v in found.items() if k in upstream}, before)

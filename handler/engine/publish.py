@@ -35,6 +35,8 @@ def result(request: Request, store: Store, entry: Entry, text: str, about: dict,
     """
     path = records.result_path(request.id, entry.step, entry.key)
     key_parts = {"id": request.id, "step": entry.step, "fingerprint": request.flow.steps[entry.step].fingerprint}
+    if entry.after:
+        key_parts["after"] = list(entry.after)
     if entry.size_bytes > inline_bytes:
         _create(store, records.value_path(request.id, entry.sha256), text.encode())
     store.put(path, records.encode_result(path, text, key_parts, entry.expires_at))

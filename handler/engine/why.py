@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from handler.core import records
+from handler.core.bust import Mark
 from handler.core.cache import Entry
 from handler.core.event import Request
 
@@ -12,7 +13,7 @@ from handler.core.event import Request
 GONE = "its stored result is gone or damaged"
 
 
-def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict | None) -> str:
+def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict | None, busted: Mark | None = None) -> str:
     """
     The reason, in a few words: ``never computed``, ``busted``, ``its code changed``, ``parameter `rate`: 2 → 3``.
 
@@ -21,6 +22,7 @@ def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict 
         step: The step.
         inputs: The results that it takes.
         before: The body of its newest record of history, if there is one.
+        busted: The bust that made its stored result void, if one did.
     """
     if step in request.bust:
         return "busted by this call"
@@ -41,6 +43,8 @@ def explain(request: Request, step: str, inputs: dict[str, Entry], before: dict 
             reasons.append(f"input `{name}` changed")
     if not reasons and records.is_past(before.get("expires_at")):
         reasons.append(f"expired at {before['expires_at']}")
+    if not reasons and busted is not None:
+        return f"busted at {records.now_iso(busted.at)[:19]}Z"
     return ", ".join(reasons) or GONE
 
 

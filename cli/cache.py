@@ -159,7 +159,7 @@ def restore(
     folder = None if id is None else keys.encode_id(event.check_id(id))
     asked = [
         m
-        for m in sorted(bust.marks(results, folder), key=lambda m: m.name)
+        for m in sorted(bust.marks(results, folder), key=lambda m: (m.name, m.key))
         if not m.by_call
         and (not names or m.name in names)
         and (folder is None or m.folder == folder)

@@ -147,7 +147,7 @@ class _Check:
             return None
         for record in self.store.list(f"history/{folder}"):
             text = self.store.get(record.key) or b""
-            if sha256.encode() in text:
+            if sha256.encode() in text and records.unseal(text, record.key).get("sha256") == sha256:
                 return None
         return "orphaned", "no record of history leads to it"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 
@@ -313,6 +314,7 @@ def race(project, url: str, acts: dict, **event) -> int:
 @pytest.mark.parametrize("stored", ["nothing", "all", "an older plan", "another rate"])
 def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
     """The mark falls before operation n of the call, the removal of plans before operation m: every pair of them."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)  # In one thread, nobody goes on while another waits.
     kept = {}
     removal = bust._forget
     monkeypatch.setattr(bust, "_forget", lambda *args: kept.setdefault("removal", args) and 0)
@@ -349,8 +351,9 @@ def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
     assert tried >= count
 
 
-def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outside):
+def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outside, monkeypatch):
     """Call one computes c from the old b; call two busts b at any moment of it."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
     moment = 0
     while True:
         moment += 1
@@ -365,6 +368,70 @@ def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outsid
 
         count = race(outside, whole.url, {moment: [act]}, step="c")
         assert values(outside.call(step="c"))["c"] == 80, moment
+        if moment > count:
+            break
+
+
+def test_a_bust_waits_for_a_plan_that_is_being_written(outside):
+    """Else a call between the bust's end and the plan's withdrawal would be answered with the old value."""
+    writing, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    class Slow(stores.Store):
+        def put(self, key, data, *, mode="overwrite"):
+            if key.startswith("plans/abc/b/"):
+                writing.set()
+                assert go_on.wait(60)
+            super().put(key, data, mode=mode)
+
+    whole = outside.results
+    outside.store = Slow(whole._backend, whole.url)
+    caller = threading.Thread(target=lambda: done.append(outside.call(step="b")["status"]))
+    caller.start()
+    assert writing.wait(60)
+    outside.store = whole
+    change(outside, 5)
+    buster = threading.Thread(target=lambda: done.append(busted(outside, "b")))
+    asked = whole.counts["list"]
+    buster.start()
+    while whole.counts["list"] < asked + 6:
+        assert buster.is_alive()
+    assert done == []
+    go_on.set()
+    caller.join(60)
+    buster.join(60)
+    assert values(outside.call(step="b"))["b"] == 8
+
+
+def test_a_bust_does_not_wait_for_one_that_died(outside, monkeypatch):
+    outside.call()
+    outside.results.put("publishing/abc/dead", b"{}")
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
+    busted(outside, "b")
+    monkeypatch.undo()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    asked = outside.results.counts["list"]
+    busted(outside, "b")
+    assert outside.results.counts["list"] - asked == 3  # Older marks, who publishes, plans.
+
+
+def test_of_two_calls_that_bust_neither_leaves_the_older_value(outside, monkeypatch):
+    """Call two begins and ends at any moment of call one; what it replied is never followed by an older value."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
+    moment = 0
+    while True:
+        moment += 1
+        change(outside, 1)
+        outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+        outside.call(step="b")
+
+        def act() -> None:
+            change(outside, 5)
+            assert values(outside.call(step="b", bust="this")) == {"b": 8}
+
+        count = race(outside, outside.store.url, {moment: [act]}, step="b", bust="this")
+        assert values(outside.call(step="b")) == {"b": 8}, moment
         if moment > count:
             break
 

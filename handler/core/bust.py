@@ -10,18 +10,20 @@ A step ``~`` is all steps; *before*, in microseconds, spares what was computed l
 Results name the marks that their computation had seen when it began (``after``). Nothing is deleted but plans, since a hit
 reads a plan and nothing else:
 
-    computation   look at marks ── compute ── result(after) ── plan ── look again: plan of a void entry? remove it
-    bust          ────────── mark ── remove plans that rest on what it covers ──
+    computation   look at marks ── compute ── result(after) ── announce ── look again ── plan, if none is void ── retract
+    bust          mark ── wait for who has announced a plan ── remove plans ── done
 
-However the two lie in time: was the mark there before the second look, the computation removes its plan; was it not, the plan
-was written before the mark, and the bust finds it. The result stays, void; so restoring is removing the mark.
+However the two lie in time: announced before the bust looks, the plan is there before plans are removed, and goes with them;
+announced later, the second look comes after the mark, and there is no plan. A publisher that takes longer than a bust waits for
+it, because it was frozen or has died, looks once more behind its plan and takes it back. The result stays, void; so restoring is
+removing the mark.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from handler.core import cache, keys, records
@@ -33,6 +35,7 @@ from handler.core.values import encode
 
 ALL = "~"  # No ID's folder and no step is called so.
 _DAY_S = 86_400
+_PATIENCE_S = 10.0  # Between announcing a plan and retracting lie three requests.
 
 
 class Mark(NamedTuple):
@@ -101,14 +104,13 @@ class Mark(NamedTuple):
 class Marks(tuple[Mark, ...]):
     """The marks that were there at some moment."""
 
-    def seen(self, id: str, step: str, result: str) -> tuple[str, ...]:
+    def seen(self, folder: str, step: str, result: str) -> tuple[str, ...]:
         """The names a result has to carry whose computation begins now; one that looks at age spares it anyway."""
-        folder = keys.encode_id(id)
         return tuple(sorted(m.name for m in self if m.before is None and m.result in ("", result) and m.covers(folder, step)))
 
-    def void(self, id: str, entry: Entry) -> Mark | None:
-        """The mark that makes *entry* void, if there is one."""
-        return next((m for m in self if m.voids(keys.encode_id(id), entry)), None)
+    def void(self, folder: str, *entries: Entry) -> Mark | None:
+        """A mark that makes one of the entries void, if there is one."""
+        return next((m for m in self for entry in entries if m.voids(folder, entry)), None)
 
 
 class Scope(NamedTuple):
@@ -137,9 +139,11 @@ def new_name(*, by_call: bool = False) -> str:
     return f"{'x' if by_call else ''}{int(time.time() * 1e3):011x}{secrets.token_hex(3)}"
 
 
-def mark(store: Store, name: str, step: str, scope: Scope, *, result: str = "", retention_s: float = 0) -> Mark:
+def mark(
+    store: Store, name: str, step: str, scope: Scope, *, result: str = "", retention_s: float = 0, seen: Collection[str] = ()
+) -> Mark:
     """
-    Make a mark; older ones that it makes needless go, once they cannot be restored any more.
+    Make a mark, and wait for plans that were about to be written; older marks go that are of no more use.
 
     Args:
         store: Where.
@@ -148,24 +152,66 @@ def mark(store: Store, name: str, step: str, scope: Scope, *, result: str = "", 
         scope: What else it is about; its steps are not looked at.
         result: The key of the one result it is about; empty: all.
         retention_s: How long a bust can be restored, in seconds.
+        seen: Marks that whoever calls had seen before it computed what it will write.
     """
     if len(scope.prefix) > keys.LONGEST:
         raise InvalidRequestError("the prefix is too long", why=f"{len(scope.prefix)} characters, {keys.LONGEST} at most")
     before = "" if scope.before is None else str(int(scope.before * 1e6))
     place = f"busts/{scope.folder}/{step}"
     [made] = parsed([f"{place}/{name}~{before}~{scope.prefix}~{result}.json"])
-    store.put(made.key, records.seal({"version": 1, **made.to_json()}), mode="create")
+    store.put(made.key, records.seal({"version": 1, **made.to_json()}))
     needless = []
     for old in parsed(entry.key for entry in store.list(place)):
         is_within = (old.prefix, old.result) == (made.prefix, result) and (
             made.before is None or (old.before is not None and old.before <= made.before)
         )
-        # What a call busted is followed by that call's own value: its mark only warns those who computed meanwhile.
-        is_done = old.at + (0 if old.by_call else retention_s) < made.at
+        # Behind a mark that a call made for itself stands its own value: the mark only warns those who computed meanwhile.
+        is_done = old.name in seen if old.by_call else old.at + retention_s < made.at
         if old.name != name and ((is_within and is_done) or (old.by_call and old.at + _DAY_S < made.at)):
             needless.append(old.key)
     store.delete(needless)
+    _wait(store, scope)
     return made
+
+
+def publish(store: Store, folder: str, entries: Iterable[Entry], write: Callable[[], str]) -> Marks:
+    """
+    Write a plan, unless something in it is void; see the time line above.
+
+    Args:
+        store: Where.
+        folder: The ID's.
+        entries: What the plan rests on.
+        write: Writes it, and says where.
+
+    Returns:
+        The marks that are there.
+    """
+    started, key = time.monotonic(), f"publishing/{folder}/{new_name()}"
+    store.put(key, b"{}")
+    try:
+        there = marks(store, folder)
+        if not there.void(folder, *entries):
+            path = write()
+            if time.monotonic() - started >= _PATIENCE_S / 2:
+                there = marks(store, folder)
+                if there.void(folder, *entries):
+                    store.delete([path])
+    finally:
+        store.delete([key])
+    return there
+
+
+def _wait(store: Store, scope: Scope) -> None:
+    place, until = "publishing" if scope.folder == ALL else f"publishing/{scope.folder}", time.monotonic() + _PATIENCE_S
+    announced: set[str] | None = None
+    while True:
+        # Ages differ by what two clocks do; what is a minute old is of one that died.
+        there = {entry.key for entry in store.list(place) if entry.modified + 60 > time.time()}
+        announced = there if announced is None else announced & there
+        if not announced or time.monotonic() >= until:
+            return
+        time.sleep(0.02)
 
 
 def results(store: Store, scope: Scope) -> Iterator[Listed]:

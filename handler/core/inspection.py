@@ -55,7 +55,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         if body is None:
             continue
         entry = cache.recorded(request, body, store, warnings)
-        mark = marks.void(request.id, cache.entry_of(body))
+        mark = marks.void(encode_id(request.id), cache.entry_of(body))
         path = records.plan_path(request.id, step, plan_keys[step])
         plan = _plan(path, store, warn)
         current = plan is not None and plan["entries"][0]["key"] == body["key"] and not records.is_past(plan["expires_at"])

@@ -23,8 +23,8 @@ from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.store import Entry as Listed
 from handler.core.store import Store
 
-KINDS = ("busts", "history", "plans", "results", "values")
-_WRITING_S = 3_600  # A younger value may wait for the record of history that leads to it.
+KINDS = ("busts", "history", "plans", "publishing", "results", "values")
+_WRITING_S = 3_600  # Whoever wrote what is younger may still be at it.
 
 
 class Problem(NamedTuple):
@@ -92,6 +92,10 @@ class _Check:
             return "damaged", "its name is not that of a bust"
         return None
 
+    def _publishing(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
+        is_over = listed.modified + _WRITING_S < time.time()
+        return ("orphaned", "whoever announced a plan here has died") if is_over else None
+
     def _history(self, listed: Listed, data: bytes, folder: str, step: str, name: str) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)
         self._in_place(body, folder, step)
@@ -116,7 +120,7 @@ class _Check:
         for entry in entries:
             if entry.value is not UNREAD and keys.value_digest(entry.value) != entry.sha256:
                 return "damaged", f"its value of {entry.step} is not the one that was written"
-        if voided := next((m for entry in entries if (m := self.marks.void(body["id"], entry))), None):
+        if voided := self.marks.void(folder, *entries):
             return "stale", f"busted by {voided.name}"
         if entries[0].value is UNREAD and self.store.get(records.result_path(body["id"], step, entries[0].key)) is None:
             return "orphaned", "its result is gone"

@@ -97,7 +97,8 @@ class Invocation:
     def __post_init__(self) -> None:
         store_format.check(self.store)
         # Older marks than there are do no harm: what was computed with them in view is void, or its plan is withdrawn.
-        self._marks = bust.marks(self.store, keys.encode_id(self.request.id))
+        self._folder = keys.encode_id(self.request.id)
+        self._marks = bust.marks(self.store, self._folder)
 
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
@@ -195,7 +196,7 @@ class Invocation:
         if entry is None:
             return None
         recorded = cache.told(self.request, entry, self.store, self.finding.warnings)
-        if mark := self._marks.void(self.request.id, recorded or entry):
+        if mark := self._marks.void(self._folder, recorded or entry):
             self._busted[name] = mark
             return None
         if recorded is None:
@@ -209,7 +210,7 @@ class Invocation:
         request, step = self.request, self.flow.steps[name]
         before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
-        seen = self._marks.seen(request.id, name, cache.result_key(request, name, inputs))
+        seen = self._marks.seen(self._folder, name, cache.result_key(request, name, inputs))
         reason = why.explain(request, name, inputs, before, self._busted.get(name))
         if compute is None:
             return Outcome("miss", why=reason)
@@ -239,8 +240,10 @@ class Invocation:
         ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
         key = cache.result_key(self.request, name, inputs)
         if name in self.request.bust:
-            seen = (*seen, bust.new_name(by_call=True))
-            bust.mark(self.store, seen[-1], name, bust.Scope(keys.encode_id(self.request.id)), result=key)
+            own = bust.new_name(by_call=True)
+            bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
+            publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
+            seen = (*seen, own)
         entry = Entry(
             name,
             key,
@@ -276,18 +279,13 @@ class Invocation:
         needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
-        if name in self.request.bust:
-            publish.forget_dependents(self.request, self.store, self.request.flow.dependents([name]) - {name})
-        if self._is_void(entries):
-            return
         plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
-        publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
-        self._marks = bust.marks(self.store, keys.encode_id(self.request.id))
-        if self._is_void(entries):  # Busted while it was computed or planned; see handler.core.bust.
-            self.store.delete([records.plan_path(self.request.id, name, plan_key)])
-
-    def _is_void(self, entries: list[Entry]) -> bool:
-        return any(self._marks.void(self.request.id, entry) for entry in entries)
+        self._marks = bust.publish(
+            self.store,
+            self._folder,
+            entries,
+            lambda: publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes),
+        )
 
     @property
     def _after_skipped(self) -> frozenset[str]:

@@ -34,7 +34,7 @@ def steps(request: Request, finding: Finding, store: Store) -> list[dict[str, st
                 key = cache.result_key(request, name, found)
                 entry = None if name in request.bust else cache.read_result(request, name, key, store, finding.warnings)
                 told = entry and cache.told(request, entry, store, finding.warnings)
-                busted = entry and marks.void(request.id, told or entry)
+                busted = entry and marks.void(encode_id(request.id), told or entry)
                 if entry is not None and busted is None:
                     status, found[name] = "hit", entry
                 else:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from handler.core import cache, keys, records
 from handler.core.cache import UNREAD, Entry
-from handler.core.errors import CorruptRecordError, InvalidRequestError
+from handler.core.errors import CorruptRecordError, InvalidRequestError, UnavailableError
 from handler.core.store import Entry as Listed
 from handler.core.store import Store
 from handler.core.values import encode
@@ -198,7 +198,10 @@ def publish(store: Store, folder: str, entries: Iterable[Entry], write: Callable
                 if there.void(folder, *entries):
                     store.delete([path])
     finally:
-        store.delete([key])
+        try:
+            store.delete([key])
+        except UnavailableError:
+            pass  # The plan is there or is not; what stays behind costs the next bust of this ID a wait.
     return there
 
 

@@ -20,6 +20,7 @@ from obstore import exceptions
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
 _FORBIDDEN = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 _MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
 
@@ -98,33 +99,41 @@ class Store:
             after: Only those whose key is greater.
         """
         self.counts["list"] += 1
-        try:
-            is_empty = True
-            for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=after or None):
-                for meta in batch:
-                    is_empty = False
-                    yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
-            if is_empty:
-                self._check_there("list", prefix, None)
-        except (exceptions.NotFoundError, FileNotFoundError) as exc:
-            self._check_there("list", prefix, exc)
-        except PflError:
-            raise
-        except Exception as exc:
-            raise self._unavailable("list", prefix, exc) from exc
+        last, tries = "", _TRIES if self.is_ordered else 1
+        while True:
+            try:
+                for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=last or after or None):
+                    for meta in batch:
+                        last = meta["path"]
+                        yield Entry(last, meta["size"], meta["last_modified"].timestamp())
+                if not last:
+                    self._check_there("list", prefix, None)
+                return
+            except (exceptions.NotFoundError, FileNotFoundError) as exc:
+                return self._check_there("list", prefix, exc)
+            except PflError:
+                raise
+            except Exception as exc:
+                tries -= 1
+                if not tries or _BROKEN not in str(exc):
+                    raise self._unavailable("list", prefix, exc) from exc
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
-            try:
-                obstore.delete(self._backend, some)
-            except (exceptions.NotFoundError, FileNotFoundError) as exc:
-                self._check_there("delete", some[0], exc)
-                self._delete_singly(some)
-            except Exception as exc:
-                raise self._unavailable("delete", some[0], exc) from exc
+            for left in reversed(range(_TRIES)):
+                try:
+                    obstore.delete(self._backend, some)
+                    break
+                except (exceptions.NotFoundError, FileNotFoundError) as exc:
+                    self._check_there("delete", some[0], exc)
+                    self._delete_singly(some)
+                    break
+                except Exception as exc:
+                    if not left or _BROKEN not in str(exc):
+                        raise self._unavailable("delete", some[0], exc) from exc
 
     def _delete_singly(self, keys: list[str]) -> None:
         # A directory's batch stops at the first absent object, and the rest would stay.

@@ -9,6 +9,7 @@ import typer
 
 from cli import output, settings
 from cli.invoke import FlowName, Json, Param, Step
+from handler.core import records
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
 
 app = typer.Typer(help="What is stored, for which IDs, and what it rests on.", no_args_is_help=True)
@@ -153,3 +154,209 @@ def accept(
 
 def _warn(exc: CorruptRecordError) -> None:
     output.say(f"warning: {output.printable(str(exc))}")
+
+
+Dry = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command("bust")
+def bust(
+    id: Annotated[str | None, typer.Option("--id", help="Of this ID; of all if not given.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="This step; all if not given.")] = None,
+    dependents: Annotated[bool, typer.Option("--dependents", help="And all steps that need it.")] = False,
+    upstream: Annotated[bool, typer.Option("--upstream", help="And all steps that it needs.")] = False,
+    older_than: Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="What is older, such as 7d.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Of all IDs that begin so.")] = None,
+    dry_run: Dry = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Have steps computed again: what is stored of them is not served any more. pfl cache restore undoes it."""
+    import time
+
+    from handler.core import bust, event, keys, manifest, store, store_format
+
+    if id is None and step is None and older_than is None and prefix is None:
+        raise InvalidRequestError("nothing says what to bust", hint="--id, --step, --older-than or --prefix")
+    if id is not None and prefix is not None:
+        raise InvalidRequestError("--id and --prefix do not go together", hint="leave one of the two out")
+    if dependents and upstream:
+        raise InvalidRequestError("--dependents and --upstream do not go together", hint="bust twice")
+    if (dependents or upstream) and step is None:
+        raise InvalidRequestError(f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b")
+    chosen = settings.load()
+    flows = manifest.load(chosen).flows
+    steps, reach = _reach(flows, step, dependents, upstream)
+    folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
+    before = None if older_than is None else time.time() - _seconds(older_than)
+    scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
+    results = store.of(chosen)
+    rows = {each: {"step": each, "results": 0, "bytes": 0, "oldest": None, "newest": None} for each in steps if each != bust.ALL}
+    for found in bust.results(results, scope):
+        name = found.key.split("/")[2]
+        row = rows.setdefault(name, {"step": name, "results": 0, "bytes": 0, "oldest": None, "newest": None})
+        row["results"] += 1
+        row["bytes"] += found.size_bytes
+        moment = records.now_iso(found.modified)
+        row["oldest"], row["newest"] = min(row["oldest"] or moment, moment), max(row["newest"] or moment, moment)
+    count = sum(row["results"] for row in rows.values())
+    if not json:
+        cells = [(r["step"], r["results"], r["bytes"], (r["oldest"] or "")[:19], (r["newest"] or "")[:19]) for r in rows.values()]
+        output.table(["step", "results>", "bytes>", "oldest", "newest"], cells)
+    said = {"version": 1, "bust": None, "steps": list(rows.values()), "plans": 0, "restorable_until": None, "dry_run": dry_run}
+    if not dry_run:
+        output.confirm(f"Bust {count} {'result' if count == 1 else 'results'}?", yes=yes)
+        store_format.check(results)
+        retention_s = chosen.retention_days * 86_400
+        name = bust.new_name()
+        plans = bust.bust(results, scope, name, dependents=reach, known=_steps(flows), retention_s=retention_s)
+        until = records.now_iso(time.time() + retention_s)
+        said |= {"bust": name, "plans": plans, "restorable_until": until}
+        output.say(f"busted; until {until[:10]} this undoes it: pfl cache restore {name}")
+    if json:
+        output.emit(said)
+
+
+@app.command("restore")
+def restore(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust named them.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="All busts of this ID.")] = None,
+    step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
+    dry_run: Dry = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Undo busts: what was stored is served again, and replaces what was computed since. With --dry-run, list them."""
+    import time
+
+    from handler.core import bust, event, keys, manifest, store, store_format
+
+    if not (names or id or step or dry_run):
+        raise InvalidRequestError("nothing says what to restore", hint="pfl cache restore --dry-run lists what can be")
+    chosen = settings.load()
+    results, flows = store.of(chosen), manifest.load(chosen).flows
+    folder = None if id is None else keys.encode_id(event.check_id(id))
+    asked = [
+        m
+        for m in sorted(bust.marks(results, folder), key=lambda m: (m.name, m.key))
+        if not m.by_call
+        and (not names or m.name in names)
+        and (folder is None or m.folder == folder)
+        and (step is None or m.step == step)
+    ]
+    undone = [m for m in asked if m.at + chosen.retention_days * 86_400 > time.time()]
+    if not undone and not (dry_run and not (names or id or step)):
+        why = f"they were kept for {chosen.retention_days} days" if asked else ""
+        raise NotFoundError("there is no such bust to restore", why=why, hint="pfl cache restore --dry-run lists them")
+    if not json:
+        rows = [(m.name, m.shown_id, m.step.replace(bust.ALL, "all"), m.before or "", records.now_iso(m.at)[:19]) for m in undone]
+        output.table(["bust", "id", "step", "before", "busted at"], rows)
+    counts = {"back": 0, "replaced": 0, "plans": 0}
+    if not dry_run:
+        output.confirm(f"Restore {len(undone)} {'bust' if len(undone) == 1 else 'busts'}?", yes=yes)
+        store_format.check(results)
+        reach = frozenset().union(*(_reach(flows, m.step, True, False, strict=False)[1] for m in undone))
+        counts = bust.restore(results, undone, dependents=reach, known=_steps(flows))
+        output.say(f"{counts['back']} results are back, of which {counts['replaced']} replaced newer ones")
+    if json:
+        output.emit({"version": 1, "restored": [m.to_json() for m in undone], **counts, "dry_run": dry_run})
+
+
+@app.command("verify")
+def verify(
+    repair: Annotated[bool, typer.Option("--repair", help="Set aside what nobody can use, below aside/ in the store.")] = False,
+    after: Annotated[str, typer.Option("--after", metavar="KEY", help="Go on behind this key.")] = "",
+    dry_run: Dry = False,
+    json: Json = False,
+) -> None:
+    """Read and check every object of the store; exit 6 if some are damaged and were not set aside."""
+    from collections import Counter
+
+    from handler.core import store, store_format
+    from handler.core import verify as checks
+
+    if after and after.split("/")[0] not in checks.KINDS:
+        raise InvalidRequestError(f"--after {after!r} is no key of the store", hint=f"it begins with {', '.join(checks.KINDS)}")
+    chosen, repair = settings.load(), repair and not dry_run
+    results = store.of(chosen)
+    if repair:
+        store_format.check(results)
+    counts, last, progress = Counter(), after, output.Progress()
+    try:
+        for checked in checks.walk(results, repair=repair, retention_s=chosen.retention_days * 86_400, after=after):
+            last = checked.key
+            counts["checked"] += 1
+            if counts["checked"] % 1_000 == 0:
+                progress("", f"{counts['checked']} checked, at {last}")
+            if (problem := checked.problem) is None:
+                continue
+            counts[problem.problem] += 1
+            counts["aside"] += problem.aside is not None
+            counts["left"] += problem.problem == "damaged" and problem.aside is None
+            if json:
+                output.emit(problem._asdict())
+            else:
+                output.emit(f"{problem.problem:<9} {output.printable(problem.key)}: {output.printable(problem.why)}")
+    except BaseException:
+        progress.stop()
+        if last:
+            output.say(f"stopped; this goes on from here: pfl cache verify{' --repair' if repair else ''} --after '{last}'")
+        raise
+    progress.stop()
+    found = ", ".join(f"{counts[name]} {name}" for name in ("damaged", "orphaned", "expired", "stale"))
+    output.say(f"{counts['checked']} checked: {found}" + (f"; {counts['aside']} set aside" if repair else ""))
+    if counts["left"]:
+        raise typer.Exit(CorruptRecordError.exit_code)
+
+
+@app.command("stats")
+def stats(
+    id: Annotated[str | None, typer.Option("--id", help="Only this ID.")] = None,
+    json: Json = False,
+) -> None:
+    """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
+    from handler.core import event, keys, manifest, store
+    from handler.core import stats as counting
+
+    chosen = settings.load()
+    folder = None if id is None else keys.encode_id(event.check_id(id))
+    of_step = {name: flow.name for flow in manifest.load(chosen).flows.values() for name in flow.steps}
+    rows = counting.count(store.of(chosen), of_step, folder=folder)
+    if json:
+        for row in rows:
+            output.emit(row)
+        return
+    cells = [
+        (r["flow"] or "-", r["step"], r["results"], r["plans"], r["history"], r["bytes"], (r["oldest"] or "")[:19], (r["newest"] or "")[:19])
+        for r in rows
+    ]
+    output.table(["flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest"], cells)
+
+
+def _steps(flows: dict) -> frozenset[str]:
+    return frozenset(name for flow in flows.values() for name in flow.steps)
+
+
+def _reach(flows: dict, step: str | None, dependents: bool, upstream: bool, *, strict: bool = True) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The steps to bust, and all those whose plans rest on one of them."""
+    from handler.core.bust import ALL
+
+    if step is None or step == ALL:
+        return (ALL,), frozenset()
+    within = [flow for flow in flows.values() if step in flow.steps]
+    if not within and strict:
+        raise InvalidRequestError(f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(_steps(flows)))}")
+    busted = {step}
+    for flow in within:
+        busted |= flow.dependents([step]) if dependents else flow.closure([step]) if upstream else set()
+    return tuple(sorted(busted)), frozenset().union({step}, *(flow.dependents(busted & set(flow.steps)) for flow in within))
+
+
+def _seconds(age: str) -> int:
+    import re
+
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age)
+    if not match:
+        raise InvalidRequestError(f"--older-than is {age!r}", why="it has to be a number with s, m, h, d or w", hint="--older-than 7d")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]

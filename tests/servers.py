@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import io
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -10,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = tuple[int, bytes]
+Answer = tuple[int, bytes] | str
 
 _S3 = """
 import sys
@@ -40,6 +43,9 @@ class Loopback:
     """
     An HTTP server that answers each request by ``answer(method, path)``, and passes it on to *behind* where that says None.
 
+    An answer can also be a fault: ``reset`` (the connection breaks), ``lost`` (it breaks after the server behind has done its
+    work), ``cut`` (half the body arrives) or ``slow`` (the answer comes late).
+
     Attributes:
         url: Where it listens.
         asked: Method and path of each request, in order.
@@ -57,7 +63,10 @@ class Loopback:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 outer.asked.append((self.command, self.path))
                 headers: list[tuple[str, str]] = [("content-type", "application/xml")]
-                if (told := outer.answer(self.command, self.path)) is not None:
+                told = outer.answer(self.command, self.path)
+                if told == "reset":
+                    return self._break()
+                if isinstance(told, tuple):
                     status, data = told
                 else:
                     connection = http.client.HTTPConnection(host, timeout=30)
@@ -66,13 +75,27 @@ class Loopback:
                     status, data = response.status, response.read()
                     headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]
                     connection.close()
+                if told == "lost":
+                    return self._break()
+                if told == "slow":
+                    threading.Event().wait(0.2)
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
                 if "content-length" not in {name.lower() for name, _ in headers}:
                     self.send_header("content-length", str(len(data)))
                 self.end_headers()
+                if told == "cut" and data and self.command != "HEAD":
+                    self.wfile.write(data[: len(data) // 2])
+                    return self._break()
                 self.wfile.write(data)
+
+            def _break(self) -> None:
+                self.close_connection = True
+                # Not a polite end: what lingers is dropped, and the other side sees a reset.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.rfile, self.wfile = io.BytesIO(), io.BytesIO()
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do
 

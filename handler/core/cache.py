@@ -21,7 +21,11 @@ UNREAD = object()
 
 
 class Entry(NamedTuple):
-    """One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it."""
+    """
+    One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it.
+
+    ``after`` names the busts that its computation had seen when it began.
+    """
 
     step: str
     key: str
@@ -34,6 +38,7 @@ class Entry(NamedTuple):
     flow_run_id: str | None = None
     task_run_id: str | None = None
     url: str | None = None
+    after: tuple[str, ...] = ()
 
 
 class Finding(NamedTuple):
@@ -111,14 +116,24 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
     if (data := store.get(path)) is None:
         return None
     try:
-        text, expires_at, _ = records.decode_result(data, path, allow_pickle=request.allow_pickle)
+        text, expires_at, about = records.decode_result(data, path, allow_pickle=request.allow_pickle)
     except CorruptRecordError as exc:
         warnings.append(str(exc))
         return None
     if records.is_past(expires_at):
         return None
     value = json.loads(text)
-    return Entry(step, key, value, keys.value_digest(value), len(text), None, expires_at)
+    after = tuple(about.get("after", ()))
+    return Entry(step, key, value, keys.value_digest(value), len(text), None, expires_at, after=after)
+
+
+def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:
+    """A result that was found by its inputs, with what history knows of it; None where its writer died before telling."""
+    for _, body in records.newest(store, request.id, entry.step, warnings, having=entry.key[:16]):
+        if body["key"] == entry.key and body["sha256"] == entry.sha256:
+            known = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
+            return entry._replace(**{field: body.get(field) for field in known})
+    return None
 
 
 def newest(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
@@ -140,7 +155,7 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
 
 def recorded(request: Request, body: dict, store: Store, warnings: list[str]) -> Entry | None:
     """The result that a record of history is about; None where its value is gone."""
-    entry = _entry(body)
+    entry = entry_of(body)
     if entry.value is not UNREAD:
         return entry
     path = records.value_path(request.id, entry.sha256)
@@ -184,11 +199,16 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict:
     """An entry as plans and history keep it."""
-    return {name: getattr(entry, name) for name in Entry._fields if name != "value" or with_value}
+    said = {name: getattr(entry, name) for name in Entry._fields if name != "value" or with_value}
+    if not said["after"]:
+        del said["after"]
+    return said
 
 
-def _entry(row: dict) -> Entry:
-    return Entry(**{name: row.get(name, UNREAD if name == "value" else None) for name in Entry._fields})
+def entry_of(row: dict) -> Entry:
+    """The entry in a row of a plan, or in a record of history."""
+    after = tuple(row.get("after", ()))
+    return Entry(**{name: row.get(name, UNREAD if name == "value" else None) for name in Entry._fields[:-1]}, after=after)
 
 
 def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
@@ -211,7 +231,7 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
         body = records.unseal(data, path)
         if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
             raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
-        is_past, entries = records.is_past(body["expires_at"]), {row["step"]: _entry(row) for row in body["entries"]}
+        is_past, entries = records.is_past(body["expires_at"]), {row["step"]: entry_of(row) for row in body["entries"]}
     except CorruptRecordError as exc:
         finding.warnings.append(str(exc))
         return False

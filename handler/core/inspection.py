@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from handler.core import accept, cache, records
+from handler.core import accept, bust, cache, records
 from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
 from handler.core.keys import encode_id
@@ -49,12 +49,14 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
     ``current`` says whether a call would be answered with it, for today's code, these parameters and its inputs.
     """
     warnings: list[str] = []
+    marks = bust.marks(store, encode_id(request.id))
     finding = accept.widen(request, cache.find(request, store, warnings), store)
     for step in request.flow.steps if request.step is None else [request.step]:
         body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
         if body is None:
             continue
         entry = cache.recorded(request, body, store, warnings)
+        mark = marks.void(encode_id(request.id), cache.entry_of(body))
         current = step in finding.found and finding.found[step].key == body["key"]
         yield {
             "id": request.id,
@@ -72,13 +74,22 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "sha256": body["sha256"],
             "computed_at": body["computed_at"],
             "expires_at": body["expires_at"],
+            "busted_at": records.now_iso(mark.at) if mark else None,
             "ms": body.get("ms"),
             "why": body.get("why"),
             "engine": body["engine"],
             "flow_run_id": body["flow_run_id"],
             "task_run_id": body["task_run_id"],
             "url": body["url"],
+            "task_run_url": _task_run_url(body),
             "request_id": body.get("request_id"),
         }
     for warning in warnings:
         warn(CorruptRecordError(warning))
+
+
+def _task_run_url(body: dict) -> str | None:
+    """The page of the task run, open at what went into it."""
+    if not body["url"] or not body["task_run_id"]:
+        return None
+    return f"{body['url'].split('/runs/')[0]}/runs/task-run/{body['task_run_id']}?tab=Task%20Inputs"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-_LONGEST = 120  # A directory store's file names end at 255 bytes, and three of ours share a path with an ID.
+LONGEST = 120  # A directory store's file names end at 255 bytes, and three of ours share a path with an ID.
 
 
 def canonical(value: object) -> str:
@@ -55,7 +55,11 @@ def encode_id(id: str) -> str:
     Bytes outside letters, digits, ``-``, ``_`` and ``.`` are written ``%XX``, as in a URL. A name that would be too long
     keeps its start and ends in ``~`` and a digest; the ID itself stands inside every object of the folder.
     """
-    coded = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in id.encode())
-    if coded.startswith("."):
-        coded = "%2E" + coded[1:]
-    return coded if len(coded) <= _LONGEST else f"{coded[:40]}~{digest(id)}"
+    text = coded(id)
+    return text if len(text) <= LONGEST else f"{text[:40]}~{digest(id)}"
+
+
+def coded(id: str) -> str:
+    """An ID, or how IDs begin, in the characters of a folder name; however long."""
+    text = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in id.encode())
+    return "%2E" + text[1:] if text.startswith(".") else text

@@ -3,9 +3,13 @@ What the objects of the store hold, and how they are checked when they are read.
 
 results/<id>/<step>/<result key>       a Prefect result record: stock Prefect can read it
 plans/<id>/<step>/<plan key>.json      where the result of a plan is, and the values themselves when they are small
-history/<id>/<step>/<newest first>.json   one per computed result, created once
+history/<id>/<step>/<newest first>.json   one per computed result, created once; others have a status that says so
 values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
 code/<step>/<fingerprint>.json         the parts of a fingerprint, for those who ask what changed
+busts/<id>/<step>/…                    what was made void, see handler.core.bust
+publishing/<id>/…                      who is about to write a plan
+aside/…                                what verify set aside, below the name it had
+format.json                            the version of all this
 
 Plans, history and the manifest are *sealed*: ``{"sha256":"<64 hex digits>","body":{…}}``, the digest being over the bytes of
 the body. A result carries the digest of its text beside the fields Prefect reads.
@@ -19,12 +23,14 @@ import json
 import lzma
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.keys import digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
 _NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
+_READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
 JSON_SERIALIZER = {
     "type": "json",
     "jsonlib": "json",
@@ -156,7 +162,7 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
 
 def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") -> Iterator[tuple[str, dict]]:
     """
-    The records of history of one step of one ID, newest first, each with its key; damaged and foreign ones are passed over.
+    What one step of one ID computed, newest first, each record with its key; damaged and foreign ones are passed over.
 
     Args:
         store: Where.
@@ -166,7 +172,9 @@ def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") 
         having: Only those whose file name contains this.
     """
     prefix = f"history/{encode_id(id)}/{step}"
-    for key in sorted(entry.key for entry in store.list(prefix) if having in entry.key[len(prefix) :]):
+    found = (entry.key for entry in islice(store.list(prefix), _READ_AT_MOST if store.is_ordered else None))
+    wanted = (key for key in found if having in key[len(prefix) :])
+    for key in wanted if store.is_ordered else sorted(wanted):
         data = store.get(key)
         if data is None:
             continue
@@ -177,7 +185,7 @@ def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") 
                 warnings.append(str(exc))
             continue
         # Two IDs can share a folder where the file system does not tell A from a.
-        if body.get("id") == id and body.get("step") == step:
+        if body.get("id") == id and body.get("step") == step and body.get("status", "computed") == "computed":
             yield key, body
 
 

@@ -29,6 +29,7 @@ class Settings:
     manifest: str = _knob("PFL_MANIFEST", "", "manifest baked into an image, trusted as it is; empty: made on the fly")
     inline_bytes: int = _knob("PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON")
     allow_pickle: bool = _knob("PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here")
+    retention_days: int = _knob("PFL_RETENTION_DAYS", 30, "how long a busted value can be restored, in days")
     server_idle_s: int = _knob("PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds")
 
     margin_s: int = _knob("PFL_MARGIN_S", 2, "seconds before the Lambda deadline in which nothing computes, only saves and replies")

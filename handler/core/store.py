@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from obstore import exceptions
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
 _FORBIDDEN = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
 _MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
 
@@ -44,12 +46,16 @@ class Store:
         url: What the user calls it, for messages.
         directory: Where its objects are, if that is a directory that has to be there.
 
-    ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``.
+    ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``. ``is_ordered`` says
+    whether a listing comes in order of key, ``format`` which version of the store's format was found in it.
     """
+
+    format: int | None = None
 
     def __init__(self, backend: object, url: str, directory: Path | None = None) -> None:
         self._backend, self.url, self._directory = backend, url, directory
         self.counts: Counter[str] = Counter()
+        self.is_ordered = url.startswith("s3://")
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -84,37 +90,50 @@ class Store:
         except Exception as exc:
             raise self._unavailable("write", key, exc) from exc
 
-    def list(self, prefix: str) -> Iterator[Entry]:
-        """The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        """
+        The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory.
+
+        Args:
+            prefix: The folder.
+            after: Only those whose key is greater.
+        """
         self.counts["list"] += 1
-        try:
-            is_empty = True
-            for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/"):
-                for meta in batch:
-                    is_empty = False
-                    yield Entry(meta["path"], meta["size"], meta["last_modified"].timestamp())
-            if is_empty:
-                self._check_there("list", prefix, None)
-        except (exceptions.NotFoundError, FileNotFoundError) as exc:
-            self._check_there("list", prefix, exc)
-        except PflError:
-            raise
-        except Exception as exc:
-            raise self._unavailable("list", prefix, exc) from exc
+        last, tries = "", _TRIES if self.is_ordered else 1
+        while True:
+            try:
+                for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=last or after or None):
+                    for meta in batch:
+                        last = meta["path"]
+                        yield Entry(last, meta["size"], meta["last_modified"].timestamp())
+                if not last:
+                    self._check_there("list", prefix, None)
+                return
+            except (exceptions.NotFoundError, FileNotFoundError) as exc:
+                return self._check_there("list", prefix, exc)
+            except PflError:
+                raise
+            except Exception as exc:
+                tries -= 1
+                if not tries or _BROKEN not in str(exc):
+                    raise self._unavailable("list", prefix, exc) from exc
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""
-        batch = list(keys)
-        for start in range(0, len(batch), 1_000):
+        rest = iter(keys)
+        while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
-            some = batch[start : start + 1_000]
-            try:
-                obstore.delete(self._backend, some)
-            except (exceptions.NotFoundError, FileNotFoundError) as exc:
-                self._check_there("delete", some[0], exc)
-                self._delete_singly(some)
-            except Exception as exc:
-                raise self._unavailable("delete", some[0], exc) from exc
+            for left in reversed(range(_TRIES)):
+                try:
+                    obstore.delete(self._backend, some)
+                    break
+                except (exceptions.NotFoundError, FileNotFoundError) as exc:
+                    self._check_there("delete", some[0], exc)
+                    self._delete_singly(some)
+                    break
+                except Exception as exc:
+                    if not left or _BROKEN not in str(exc):
+                        raise self._unavailable("delete", some[0], exc) from exc
 
     def _delete_singly(self, keys: list[str]) -> None:
         # A directory's batch stops at the first absent object, and the rest would stay.

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from handler.core import cache, keys, lease, records
+from handler.core import bust, cache, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
 from handler.core.errors import BusyError
@@ -106,6 +106,14 @@ class Invocation:
     _here: str | None = None  # The step that computes in this thread; "" while it waits for other threads.
     _saved: dict[str, Entry | None] = field(default_factory=dict)  # None while it is being saved.
     _guard: threading.Lock = field(default_factory=threading.Lock)
+    _marks: bust.Marks = field(default_factory=bust.Marks)
+    _busted: dict[str, bust.Mark] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        store_format.check(self.store)
+        # Older marks than there are do no harm: what was computed with them in view is void, or its plan is withdrawn.
+        self._folder = keys.encode_id(self.request.id)
+        self._marks = bust.marks(self.store, self._folder)
 
     @property
     def stop_at(self) -> float:
@@ -324,15 +332,14 @@ class Invocation:
             return None
         if fingerprint != self.request.flow.steps[name].fingerprint:
             self.finding = self.finding._replace(accepted=self.finding.accepted | {name})
-        inline_bytes = self.settings.inline_bytes
-        for _, body in records.newest(self.store, self.request.id, name, self.finding.warnings, having=key[:16]):
-            if body["key"] == key and body["sha256"] == entry.sha256:
-                told = {field: body.get(field) for field in ("computed_at", "engine", "flow_run_id", "task_run_id", "url")}
-                entry = entry._replace(**told)
-                break
-        else:  # Its writer died before the record of history.
-            entry = entry._replace(computed_at=records.now_iso())
-            publish.history(self.request, self.store, entry, {"repaired": True}, inline_bytes=inline_bytes)
+        recorded = cache.told(self.request, entry, self.store, self.finding.warnings)
+        if mark := self._marks.void(self._folder, recorded or entry):
+            self._busted[name] = mark
+            return None
+        if recorded is None:
+            recorded = entry._replace(computed_at=records.now_iso())
+            publish.history(self.request, self.store, recorded, {"repaired": True}, inline_bytes=self.settings.inline_bytes)
+        entry = recorded
         self._plan(name, entry)
         return Outcome("hit", entry)
 
@@ -341,7 +348,8 @@ class Invocation:
         before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
         print = self.prints.get(name)
-        reason = "; ".join(why.explain(request, name, inputs, before, self.store, print))
+        seen = self._marks.seen(self._folder, name, cache.result_key(request, name, inputs))
+        reason = "; ".join(why.explain(request, name, inputs, before, self.store, print, busted=self._busted.get(name)))
         if compute is None:
             return Outcome("miss", why=reason)
         if time.monotonic() >= self.stop_at:
@@ -360,20 +368,27 @@ class Invocation:
         started = time.time()
 
         def finish(value: object, run: Run) -> Entry:
-            made.append(self._save(name, value, inputs, run, started, reason))
+            made.append(self._save(name, value, inputs, run, started, reason, seen))
             return made[-1]
 
         compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
         return Outcome("computed", made[-1], reason)
 
     def _save(
-        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str
-    ) -> Entry:
+        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str,
+        seen: tuple[str, ...],
+    ) -> Entry:  # fmt: skip
         value, text = normalise(value, step=name)
         ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
+        key = cache.result_key(self.request, name, inputs)
+        if name in self.request.bust:
+            own = bust.new_name(by_call=True)
+            bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
+            publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
+            seen = (*seen, own)
         entry = Entry(
             name,
-            cache.result_key(self.request, name, inputs),
+            key,
             value,
             keys.value_digest(value),
             len(text),
@@ -383,6 +398,7 @@ class Invocation:
             run.flow_run_id,
             run.task_run_id,
             run.url,
+            seen,
         )
         about = {
             "status": "computed",
@@ -410,16 +426,14 @@ class Invocation:
         known = self.finding.known | self.finding.found | {name: entry}
         needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
-        replaced = self.request.flow.dependents([name]) - {name} if name in self.request.bust else frozenset()
-        publish.forget_dependents(self.request, self.store, replaced)
-        publish.plan(
-            self.request,
+        entries = [e for e in entries if e is not None] + [entry]
+        plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
+        self._marks = bust.publish(
             self.store,
-            self.finding.plan_keys[name],
-            [e for e in entries if e is not None] + [entry],
-            inline_bytes=self.settings.inline_bytes,
+            self._folder,
+            entries,
+            lambda: publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes),
         )
-        publish.forget_dependents(self.request, self.store, replaced)  # Whatever was planned from the old one meanwhile.
 
     @property
     def _after_skipped(self) -> frozenset[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handler.core import cache, records
+from handler.core import bust, cache, records
 from handler.core.cache import Finding
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
+from handler.core.keys import encode_id
 from handler.core.store import Store
 from handler.engine import why
 
@@ -21,25 +22,31 @@ def steps(
     A status is ``hit``, ``skip``, ``compute``, or ``depends``: the step's own code and parameters are stored, and it is
     computed only if an upstream step's new value differs.
     """
-    rows, found = [], dict(finding.found)
+    rows, found, marks = [], dict(finding.found), bust.Marks()
+    if finding.missing:
+        marks = bust.marks(store, encode_id(request.id))
     for name in request.flow.steps:
         upstream = request.flow.steps[name].upstream
         status, reasons = "hit", []
         if name in request.skip and name in found:
             status, reasons = "skip", ["its newest stored value is taken"]
         elif name in finding.missing:
-            status = "compute"
+            status, busted = "compute", None
             before = next((body for _, body in records.newest(store, request.id, name, finding.warnings)), None)
             unsure = [other for other in upstream if other not in found]
             for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
                 if unsure or name in request.bust or status == "hit":
                     break
                 key = cache.result_key(request, name, found, fingerprint)
-                if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
-                    status, found[name] = "hit", entry
+                if (entry := cache.read_result(request, name, key, store, finding.warnings)) is None:
+                    continue
+                told = cache.told(request, entry, store, finding.warnings)
+                busted = marks.void(encode_id(request.id), told or entry)
+                if busted is None:
+                    status, found[name] = "hit", told or entry
             if status == "compute":
                 inputs = {other: found[other] for other in upstream if other in found}
-                reasons = why.explain(request, name, inputs, before, store, prints.get(name), diff=diff)
+                reasons = why.explain(request, name, inputs, before, store, prints.get(name), busted=busted, diff=diff)
                 if unsure and reasons == [why.GONE]:
                     status, reasons = "depends", [f"on the new value of {', '.join(unsure)}"]
         elif name not in found or (request.step is not None and name != request.step):

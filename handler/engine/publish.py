@@ -1,7 +1,7 @@
 """
 Saving a computed result, in an order that survives a death between any two writes.
 
-    value (if large) → result → history → plan
+    value (if large) → result → history → plan        and before these, where a call busts: mark → plans of the old value
 
 A hit reads the plan, so what a hit may answer has a result and a record of history behind it. A death before the plan is
 a miss that finds the result; a death before the record of history is repaired by whoever finds the result without one.
@@ -16,7 +16,7 @@ from handler.core import cache, keys, records
 from handler.core.cache import UNREAD, Entry
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
-from handler.core.store import AlreadyExistsError, Store
+from handler.core.store import Store
 
 
 def result(request: Request, store: Store, entry: Entry, text: str, about: dict, *, inline_bytes: int) -> None:
@@ -36,8 +36,10 @@ def result(request: Request, store: Store, entry: Entry, text: str, about: dict,
     """
     path = records.result_path(request.id, entry.step, entry.key)
     key_parts = {"id": request.id, "step": entry.step, "fingerprint": request.flow.steps[entry.step].fingerprint}
+    if entry.after:
+        key_parts["after"] = list(entry.after)
     if entry.size_bytes > inline_bytes:
-        _create(store, records.value_path(request.id, entry.sha256), text.encode())
+        store.put(records.value_path(request.id, entry.sha256), text.encode())
     store.put(path, records.encode_result(path, text, key_parts, entry.expires_at))
     history(request, store, entry, about, inline_bytes=inline_bytes)
 
@@ -54,30 +56,26 @@ def history(request: Request, store: Store, entry: Entry, about: dict, *, inline
         **about,
     }
     token = f"{entry.key[:16]}-{secrets.token_hex(4)}"
-    store.put(records.history_path(request.id, entry.step, time.time_ns(), token), records.seal(body), mode="create")
+    # The name is never used twice; a put that is no create may be tried again when its answer is lost.
+    store.put(records.history_path(request.id, entry.step, time.time_ns(), token), records.seal(body))
 
 
 def code(store: Store, step: str, print: Fingerprint) -> None:
     """Keep what a fingerprint is made of, once, so that a later miss can say what changed when the old code is gone."""
     body = {"version": 1, "step": step, "parts": [part.to_json() for part in print.parts]}
-    _create(store, records.code_path(step, print.digest), records.seal(body))
+    store.put(records.code_path(step, print.digest), records.seal(body))
 
 
-def plan(request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int) -> None:
-    """Let later calls find the last of *entries*, and those before it, in one read."""
-    body = cache.plan_body(request, plan_key, entries, inline_bytes)
-    store.put(records.plan_path(request.id, entries[-1].step, plan_key), records.seal(body))
+def plan(request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int) -> str:
+    """Let later calls find the last of *entries*, and those before it, in one read; where the plan is."""
+    path = records.plan_path(request.id, entries[-1].step, plan_key)
+    store.put(path, records.seal(cache.plan_body(request, plan_key, entries, inline_bytes)))
+    return path
 
 
-def forget_dependents(request: Request, store: Store, steps: frozenset[str]) -> None:
+def forget(request: Request, store: Store, step: str, plan_key: str) -> None:
     """Remove the plans that rest on a value that is about to be replaced; results stay, so equal inputs still hit."""
-    for step in steps:
-        stale = [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{step}")]
-        store.delete(stale)
-
-
-def _create(store: Store, path: str, data: bytes) -> None:
-    try:
-        store.put(path, data, mode="create")
-    except AlreadyExistsError:
-        pass  # The name is the digest of the content.
+    stale = [records.plan_path(request.id, step, plan_key)]
+    for other in request.flow.dependents([step]) - {step}:
+        stale += [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{other}")]
+    store.delete(stale)

@@ -6,6 +6,7 @@ import json
 
 from handler.core import records
 from handler.core import why as code
+from handler.core.bust import Mark
 from handler.core.cache import Entry
 from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
@@ -23,6 +24,7 @@ def explain(
     store: Store,
     print: Fingerprint | None,
     *,
+    busted: Mark | None = None,
     diff: bool = False,
 ) -> list[str]:
     """
@@ -35,6 +37,7 @@ def explain(
         before: The body of its newest record of history, if there is one.
         store: Where the parts of older fingerprints are.
         print: The present fingerprint of the step.
+        busted: The bust that made its stored result void, if one did.
         diff: Follow a sentence about changed source with a unified diff.
     """
     if step in request.bust:
@@ -57,6 +60,8 @@ def explain(
             reasons.append(f"input `{name}`{shown}")
     if not reasons and records.is_past(before.get("expires_at")):
         reasons.append(f"expired at {before['expires_at']}")
+    if not reasons and busted is not None:
+        reasons.append(f"busted at {records.now_iso(busted.at)[:19]}Z")
     return reasons or [GONE]
 
 

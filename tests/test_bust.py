@@ -1,0 +1,481 @@
+"""Busts: what was computed before one is not served after it, whatever the order of their reads and writes; and back again."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+import pytest
+from conftest import statuses, values
+
+from handler.core import bust, keys, manifest, records, store_format
+from handler.core import store as stores
+from handler.core.errors import CorruptRecordError, InvalidRequestError
+
+OUTSIDE = """
+from pathlib import Path
+
+@step
+def a(id: str) -> int:
+    return len(id)
+
+@step
+def b(a: int) -> int:
+    return a + int(Path('outside.txt').read_text())
+
+@step
+def c(b: int, rate: int = 10) -> int:
+    return b * rate
+
+FLOWS = [flow("chain", a, b, c)]
+"""
+HIT, NEW = "hit", "computed"
+DAY_S = 86_400
+
+
+def of(*each: str) -> dict[str, str]:
+    return dict(zip("abc", each, strict=True))
+
+
+@pytest.fixture
+def outside(project):
+    """Step b rests on a file that no key knows of: what a bust is for."""
+    project.write(OUTSIDE)
+    (project.root / "outside.txt").write_text("1")
+    project.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+    return project
+
+
+def change(project, number: int) -> None:
+    (project.root / "outside.txt").write_text(str(number))
+
+
+def busted(project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None, retention_s: float = DAY_S) -> str:
+    """Bust as the command does; the name of the bust."""
+    flow = manifest.load(project.settings).flows["chain"]
+    scope = bust.Scope(bust.ALL if id is None else keys.encode_id(id), keys.coded(prefix), steps or (bust.ALL,), before)
+    name = bust.new_name()
+    reach = flow.dependents(steps)
+    bust.bust(project.results, scope, name, dependents=reach, known=frozenset(flow.steps), retention_s=retention_s)
+    return name
+
+
+def restored(project, name: str) -> dict[str, int]:
+    flow = manifest.load(project.settings).flows["chain"]
+    undone = [mark for mark in bust.marks(project.results) if mark.name == name]
+    reach = flow.dependents([mark.step for mark in undone])
+    return bust.restore(project.results, undone, dependents=reach, known=frozenset(flow.steps))
+
+
+def would(project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None) -> list[str]:
+    """ID folder and step of the results that a bust would make void."""
+    scope = bust.Scope(bust.ALL if id is None else keys.encode_id(id), keys.coded(prefix), steps or (bust.ALL,), before)
+    return sorted("/".join(found.key.split("/")[1:3]) for found in bust.results(project.results, scope))
+
+
+# What a bust does.
+
+
+def test_a_busted_step_is_computed_again_and_its_dependents_with_its_new_value(outside):
+    outside.call()
+    change(outside, 5)
+    busted(outside, "b")
+    reply = outside.call()
+    assert statuses(reply) == of(HIT, NEW, NEW)
+    assert values(reply) == {"a": 3, "b": 8, "c": 80}
+    assert reply["steps"][1]["why"].startswith("busted at 20")
+    assert outside.call()["store"] == {"get": 1}
+
+
+def test_a_busted_step_that_gives_the_same_value_leaves_its_dependents_stored(outside):
+    outside.call()
+    busted(outside, "b")
+    assert statuses(outside.call()) == of(HIT, NEW, HIT)
+
+
+def test_a_bust_leaves_what_the_step_needs_one_read_away(outside):
+    outside.call()
+    busted(outside, "b")
+    assert outside.call(step="a")["store"] == {"get": 1}
+
+
+def test_busted_dependents_are_computed_even_from_the_same_value(outside):
+    outside.call()
+    busted(outside, "b", "c")
+    assert statuses(outside.call()) == of(HIT, NEW, NEW)
+
+
+def test_a_bust_of_an_id_is_of_all_its_steps(outside):
+    outside.call()
+    busted(outside)
+    assert statuses(outside.call()) == of(NEW, NEW, NEW)
+
+
+def test_a_bust_of_one_id_leaves_the_others_alone(outside):
+    outside.call("abc")
+    outside.call("abcd")
+    busted(outside, "b")
+    assert outside.call("abcd")["store"] == {"get": 1}
+    assert statuses(outside.call("abc"))["b"] == NEW
+
+
+def test_a_bust_of_a_step_is_of_every_id_also_of_one_not_stored_yet(outside):
+    for id in ("abc", "abcd", "x"):
+        outside.call(id)
+    busted(outside, "b", id=None)
+    for id in ("abc", "abcd", "x"):
+        assert statuses(outside.call(id)) == of(HIT, NEW, HIT)
+
+
+@pytest.mark.parametrize(("prefix", "hit"), [("ab", ["abc", "ab"]), ("a", ["abc", "ab", "a/b"]), ("a/", ["a/b"]), (".", [".x"]), ("q", [])])
+def test_a_bust_of_a_prefix_is_of_the_ids_that_begin_so(outside, prefix, hit):
+    ids = ["abc", "ab", "a/b", ".x", "x"]
+    for id in ids:
+        outside.call(id)
+    assert would(outside, "b", id=None, prefix=prefix) == sorted(f"{keys.encode_id(id)}/b" for id in hit)
+    busted(outside, "b", id=None, prefix=prefix)
+    assert [id for id in ids if statuses(outside.call(id))["b"] == NEW] == hit
+
+
+def test_a_bust_of_a_prefix_reaches_an_id_too_long_for_its_folder(outside):
+    id = "long-" + "x" * 400
+    outside.call(id)
+    busted(outside, "b", id=None, prefix=id[:39])
+    assert statuses(outside.call(id))["b"] == NEW
+    busted(outside, "b", id=None, prefix=id[:100])
+    assert statuses(outside.call(id))["b"] == NEW
+
+
+def test_a_bust_by_age_spares_what_is_younger(outside):
+    outside.call("old")
+    moment = time.time()
+    outside.call("new")
+    busted(outside, id=None, before=moment)
+    assert outside.call("new")["store"] == {"get": 1}
+    assert statuses(outside.call("old")) == of(NEW, NEW, NEW)
+    assert outside.call("old")["store"] == {"get": 1}
+
+
+def test_a_bust_by_age_takes_a_young_plan_that_rests_on_an_old_result(outside):
+    outside.call(params={"rate": 10})
+    moment = time.time()
+    outside.call(params={"rate": 20})
+    change(outside, 5)
+    busted(outside, "b", before=moment)
+    assert values(outside.call(params={"rate": 20}))["c"] == 160
+
+
+def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
+    """c once took b; today it does not. Whoever goes back to the old code must not meet the old value."""
+    outside.call()
+    outside.write(OUTSIDE.replace("def c(b: int, rate: int = 10)", "def c(rate: int = 10)").replace("b * rate", "rate"))
+    change(outside, 5)
+    busted(outside, "b")
+    outside.write(OUTSIDE)
+    assert values(outside.call(step="c"))["c"] == 80
+
+
+def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value(outside):
+    outside.call()
+    busted(outside, "b")
+    assert values(outside.call(step="c", skip=["b"]))["b"] == 4
+
+
+def test_what_would_be_busted_is_told_without_a_read_and_not_told_twice(outside):
+    for id in ("abc", "abcd"):
+        outside.call(id)
+    before = dict(outside.results.counts)
+    assert would(outside, "b", id=None) == ["abc/b", "abcd/b"]
+    assert outside.results.counts["get"] == before["get"]
+    busted(outside, "b", id=None)
+    assert would(outside, "b", id=None) == []
+    outside.call("abc")
+    assert would(outside, "b") == ["abc/b"]
+
+
+def test_a_call_that_busts_makes_only_its_own_result_void(outside):
+    outside.write(OUTSIDE.replace("def b(a: int)", "def b(a: int, more: int = 0)").replace("return a +", "return a + more +"))
+    outside.call(params={"more": 0})
+    outside.call(params={"more": 1})
+    outside.call(params={"more": 0}, bust=["b"])
+    assert statuses(outside.call(params={"more": 1})) == of(HIT, HIT, HIT)
+
+
+def test_busting_an_id_in_many_calls_keeps_few_marks(outside):
+    for _ in range(5):
+        outside.call(bust="all")
+    assert len(bust.marks(outside.results)) == 3
+    for _ in range(3):
+        busted(outside, "b", retention_s=-1)
+    assert len([mark for mark in bust.marks(outside.results) if not mark.by_call]) == 1
+
+
+# Back again.
+
+
+def test_a_restored_value_is_served_again(outside):
+    outside.call()
+    name = busted(outside, "b")
+    assert restored(outside, name)["back"] == 1
+    assert statuses(outside.call()) == of(HIT, HIT, HIT)
+    assert outside.call()["store"] == {"get": 1}
+
+
+def test_a_restored_value_replaces_the_one_computed_since(outside):
+    outside.call()
+    change(outside, 5)
+    name = busted(outside, "b")
+    assert values(outside.call())["c"] == 80
+    assert restored(outside, name) == {"back": 1, "replaced": 1, "plans": 2}
+    reply = outside.call()
+    assert (statuses(reply), values(reply)) == (of(HIT, HIT, HIT), {"a": 3, "b": 4, "c": 40})
+
+
+def test_a_restored_large_value_comes_back_too(outside):
+    outside.knobs["inline_bytes"] = 50
+    outside.write(OUTSIDE.replace("return a + int(", "return 'x' * 99 + (").replace("b: int", "b").replace("b * rate", "len(b)"))
+    outside.call()
+    change(outside, 5)
+    name = busted(outside, "b")
+    outside.call()
+    restored(outside, name)
+    assert values(outside.call(step="b"))["b"] == "x" * 99 + "1"
+
+
+def test_of_two_busts_restoring_one_leaves_the_other_in_force(outside):
+    outside.call()
+    first = busted(outside, "b")
+    busted(outside, "b")
+    restored(outside, first)
+    assert statuses(outside.call())["b"] == NEW
+
+
+def test_a_bust_of_all_ids_is_restored_for_all(outside):
+    for id in ("abc", "abcd"):
+        outside.call(id)
+    name = busted(outside, "b", id=None)
+    outside.call("abc")
+    assert restored(outside, name)["back"] == 2
+    for id in ("abc", "abcd"):
+        assert statuses(outside.call(id)) == of(HIT, HIT, HIT)
+
+
+# Races.
+
+
+class Interrupted(stores.Store):
+    """A store that lets others act just before its operations: ``acts[n]`` before the n-th."""
+
+    def __init__(self, url: str, acts: dict) -> None:
+        inner = stores.open_store(url, environ={})
+        super().__init__(inner._backend, url)
+        self.acts, self.done = acts, 0
+
+    def _next(self) -> None:
+        self.done += 1
+        for act in self.acts.pop(self.done, ()):
+            act()
+
+    def get(self, key):
+        self._next()
+        return super().get(key)
+
+    def put(self, key, data, *, mode="overwrite"):
+        self._next()
+        super().put(key, data, mode=mode)
+
+    def list(self, prefix, *, after=""):
+        self._next()
+        yield from super().list(prefix, after=after)
+
+    def delete(self, keys):
+        self._next()
+        super().delete(keys)
+
+
+def race(project, url: str, acts: dict, **event) -> int:
+    """One call, with others acting inside it; how many operations it took."""
+    own = project.store
+
+    def apart(act) -> None:
+        between, project.store = project.store, own
+        act()
+        project.store = between
+
+    project.store = mine = Interrupted(url, {n: [lambda act=act: apart(act) for act in some] for n, some in acts.items()})
+    project.call(**event)
+    project.store = own
+    for late in [act for n in sorted(mine.acts) for act in mine.acts[n]]:
+        late()
+    return mine.done
+
+
+@pytest.mark.parametrize("stored", ["nothing", "all", "an older plan", "another rate"])
+def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
+    """The mark falls before operation n of the call, the removal of plans before operation m: every pair of them."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)  # In one thread, nobody goes on while another waits.
+    kept = {}
+    removal = bust._forget
+    monkeypatch.setattr(bust, "_forget", lambda *args: kept.setdefault("removal", args) and 0)
+
+    def mark() -> None:
+        change(outside, 5)
+        busted(outside, "b")
+
+    def remove() -> None:
+        removal(*kept.pop("removal"))
+
+    first = last = 1
+    tried = 0
+    while True:
+        change(outside, 1)
+        outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+        if stored != "nothing":
+            outside.call(**({"params": {"rate": 7}} if stored == "another rate" else {}))
+        if stored == "an older plan":
+            outside.results.delete([e.key for e in outside.results.list("plans/abc")])
+        acts: dict = {}
+        acts.setdefault(first, []).append(mark)
+        acts.setdefault(last, []).append(remove)
+        count = race(outside, outside.store.url, acts)
+        assert values(outside.call())["c"] == 80, (first, last)
+        assert values(outside.call())["c"] == 80, (first, last)
+        tried += 1
+        last += 1
+        if last > count + 1:
+            first += 1
+            last = first
+        if first > count + 1:
+            break
+    assert tried >= count
+
+
+def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outside, monkeypatch):
+    """Call one computes c from the old b; call two busts b at any moment of it."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
+    moment = 0
+    while True:
+        moment += 1
+        change(outside, 1)
+        outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+        outside.call(step="b")
+        whole = outside.store
+
+        def act() -> None:
+            change(outside, 5)
+            outside.call(step="b", bust="this")
+
+        count = race(outside, whole.url, {moment: [act]}, step="c")
+        assert values(outside.call(step="c"))["c"] == 80, moment
+        if moment > count:
+            break
+
+
+def test_a_bust_waits_for_a_plan_that_is_being_written(outside):
+    """Else a call between the bust's end and the plan's withdrawal would be answered with the old value."""
+    writing, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    class Slow(stores.Store):
+        def put(self, key, data, *, mode="overwrite"):
+            if key.startswith("plans/abc/b/"):
+                writing.set()
+                assert go_on.wait(60)
+            super().put(key, data, mode=mode)
+
+    whole = outside.results
+    outside.store = Slow(whole._backend, whole.url)
+    caller = threading.Thread(target=lambda: done.append(outside.call(step="b")["status"]))
+    caller.start()
+    assert writing.wait(60)
+    outside.store = whole
+    change(outside, 5)
+    buster = threading.Thread(target=lambda: done.append(busted(outside, "b")))
+    asked = whole.counts["list"]
+    buster.start()
+    while whole.counts["list"] < asked + 6:
+        assert buster.is_alive()
+    assert done == []
+    go_on.set()
+    caller.join(60)
+    buster.join(60)
+    assert values(outside.call(step="b"))["b"] == 8
+
+
+def test_a_bust_does_not_wait_for_one_that_died(outside, monkeypatch):
+    outside.call()
+    outside.results.put("publishing/abc/dead", b"{}")
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
+    busted(outside, "b")
+    monkeypatch.undo()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    asked = outside.results.counts["list"]
+    busted(outside, "b")
+    assert outside.results.counts["list"] - asked == 3  # Older marks, who publishes, plans.
+
+
+def test_of_two_calls_that_bust_neither_leaves_the_older_value(outside, monkeypatch):
+    """Call two begins and ends at any moment of call one; what it replied is never followed by an older value."""
+    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
+    moment = 0
+    while True:
+        moment += 1
+        change(outside, 1)
+        outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+        outside.call(step="b")
+
+        def act() -> None:
+            change(outside, 5)
+            assert values(outside.call(step="b", bust="this")) == {"b": 8}
+
+        count = race(outside, outside.store.url, {moment: [act]}, step="b", bust="this")
+        assert values(outside.call(step="b")) == {"b": 8}, moment
+        if moment > count:
+            break
+
+
+# The format of the store.
+
+
+def test_a_new_store_notes_its_format_and_is_asked_once(outside):
+    outside.call()
+    assert outside.results.get(store_format.KEY) == b'{"version": 1, "by": "pfl"}'
+    asked = outside.results.counts["get"]
+    store_format.check(outside.results)
+    assert outside.results.counts["get"] == asked
+
+
+def test_a_store_of_another_format_is_not_written_and_says_which(outside):
+    outside.results.put(store_format.KEY, b'{"version": 7}')
+    reply = outside.call()
+    assert (reply["status"], reply["error"]["type"]) == ("invalid", "InvalidRequestError")
+    assert "format 7" in reply["error"]["what"]
+    assert [entry.key for entry in outside.results.list("")] == [store_format.KEY]
+
+
+def test_a_hit_does_not_ask_for_the_format(outside):
+    outside.call()
+    fresh = stores.open_store(outside.results.url, environ={})
+    outside.store = fresh
+    assert outside.call()["store"] == {"get": 1}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"version": "1"}', b'{"version": true}', b"\xff"])
+def test_a_format_that_cannot_be_read_is_damage(outside, data):
+    outside.results.put(store_format.KEY, data)
+    with pytest.raises(CorruptRecordError, match="format.json"):
+        store_format.check(outside.results)
+
+
+def test_a_prefix_too_long_to_be_noted_is_refused(outside):
+    with pytest.raises(InvalidRequestError, match="prefix is too long"):
+        busted(outside, "b", id=None, prefix="é" * 100)
+
+
+def test_a_record_of_history_with_another_status_is_no_last_value(outside):
+    outside.call()
+    body = {"id": "abc", "step": "b", "status": "crashed"}
+    outside.results.put(records.history_path("abc", "b", time.time_ns(), "x"), records.seal(body))
+    assert values(outside.call(step="c", skip=["b"]))["b"] == 4

@@ -1,0 +1,170 @@
+"""``pfl cache`` as a person and a script meet it: real processes, exit codes, both streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from test_bust import OUTSIDE, change
+
+RUN = [sys.executable, "-c", "from cli.main import main; main()"]
+
+
+@pytest.fixture
+def pfl(project):
+    """Runs the command in the project: exit code, standard output, standard error."""
+    project.write(OUTSIDE)
+    change(project, 1)
+
+    def run(*words: str, stdin=subprocess.DEVNULL, **environ: str) -> tuple[int, str, str]:
+        more = {"PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct", "PYTHONWARNINGS": "error"}
+        done = subprocess.run([*RUN, *words], capture_output=True, text=True, stdin=stdin, env={**os.environ, **more, **environ})
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_a_bust_shows_what_goes_asks_nothing_when_told_yes_and_names_its_restore(pfl, project):
+    project.call()
+    code, out, err = pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes")
+    assert code == 0
+    assert out.split()[:5] == ["step", "results", "bytes", "oldest", "newest"]
+    assert out.splitlines()[1].split()[:2] == ["b", "1"]
+    name = err.rstrip().rsplit(" ", 1)[1]
+    assert project.call(cached_only=True)["status"] == "miss"
+    code, out, err = pfl("cache", "restore", name, "--yes")
+    assert (code, "1 results are back" in err) == (0, True)
+    assert project.call(cached_only=True)["status"] == "completed"
+
+
+def test_a_dry_run_says_the_same_and_does_nothing(pfl, project):
+    project.call()
+    code, out, _ = pfl("cache", "bust", "--id", "abc", "--step", "b", "--dependents", "--dry-run", "--json")
+    said = json.loads(out)
+    assert (code, said["bust"], said["dry_run"]) == (0, None, True)
+    assert {row["step"]: row["results"] for row in said["steps"]} == {"b": 1, "c": 1}
+    assert project.call()["store"] == {"get": 1}
+    code, out, _ = pfl("cache", "bust", "--id", "abc", "--step", "b", "--upstream", "--yes", "--json")
+    said = json.loads(out)
+    assert {row["step"]: row["results"] for row in said["steps"]} == {"a": 1, "b": 1}
+    assert (said["plans"], bool(said["bust"]), bool(said["restorable_until"])) == (3, True, True)
+    code, out, _ = pfl("cache", "restore", "--dry-run", "--json")
+    assert (code, [row["step"] for row in json.loads(out)["restored"]]) == (0, ["a", "b"])
+    assert project.call(cached_only=True)["status"] == "miss"
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_is_done(pfl, project):
+    project.call()
+    code, out, err = pfl("cache", "bust", "--id", "abc")
+    assert (code, "--yes" in err) == (2, True)
+    assert project.call()["store"] == {"get": 1}
+
+
+@pytest.mark.parametrize(("answer", "code", "status"), [(b"y\n", 0, "miss"), (b"n\n", 130, "completed")])
+def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
+    project.call()
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*RUN, "cache", "bust", "--id", "abc"], stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environ)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == code
+    assert project.call(cached_only=True)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["bust", "--yes"], 2, "nothing says what to bust"),
+        (["bust", "--step", "nope", "--yes"], 2, "unknown step"),
+        (["bust", "--id", "a", "--prefix", "b", "--yes"], 2, "do not go together"),
+        (["bust", "--step", "b", "--dependents", "--upstream"], 2, "do not go together"),
+        (["bust", "--id", "abc", "--dependents"], 2, "needs a step"),
+        (["bust", "--older-than", "7 days", "--yes"], 2, "--older-than is '7 days'"),
+        (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
+        (["restore", "--yes"], 2, "nothing says what to restore"),
+        (["restore", "nope", "--yes"], 3, "no such bust"),
+        (["restore", "--id", "abc", "--yes"], 3, "no such bust"),
+        (["verify", "--after", "nowhere/x"], 2, "is no key of the store"),
+        (["verify", "--bogus"], 2, "No such option"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_its_exit_code(pfl, words, code, told):
+    done = pfl("cache", *words)
+    assert done[0] == code
+    assert done[1] == ""
+    assert told in done[2]
+    assert "Traceback" not in done[2]
+
+
+def test_a_bust_whose_retention_is_over_cannot_be_restored(pfl, project):
+    project.call()
+    pfl("cache", "bust", "--id", "abc", "--yes")
+    code, out, err = pfl("cache", "restore", "--id", "abc", "--yes", "--json", PFL_RETENTION_DAYS="0")
+    assert (code, json.loads(out)["error"]["type"]) == (3, "NotFoundError")
+    assert "kept for 0 days" in err
+
+
+def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
+    project.call()
+    assert pfl("cache", "verify")[::2] == (0, "9 checked: 0 damaged, 0 orphaned, 0 expired, 0 stale\n")
+    [path] = [entry.key for entry in project.results.list("results/abc/b")]
+    project.results.put(path, b"x")
+    code, out, err = pfl("cache", "verify", "--json")
+    assert (code, json.loads(out)["key"], json.loads(out)["problem"], json.loads(out)["aside"]) == (6, path, "damaged", None)
+    assert pfl("cache", "verify", "--repair", "--dry-run")[0] == 6
+    code, out, err = pfl("cache", "verify", "--repair")
+    assert (code, out.split()[0], "1 set aside" in err) == (0, "damaged", True)
+    assert pfl("cache", "verify")[0] == 0
+
+
+def test_stats_counts_each_step_of_each_flow(pfl, project):
+    project.call()
+    project.call("x")
+    code, out, _ = pfl("cache", "stats", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(r["flow"], r["step"], r["results"], r["plans"], r["history"]) for r in rows] == [("chain", s, 2, 2, 2) for s in "abc"]
+    assert all(r["bytes"] > 500 and r["oldest"] <= r["newest"] for r in rows)
+    code, out, _ = pfl("cache", "stats", "--id", "x")
+    assert (code, out.splitlines()[1].split()[:5]) == (0, ["chain", "a", "1", "1", "1"])
+
+
+def test_inspect_tells_of_a_bust(pfl, project):
+    project.call()
+    pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes")
+    code, out, _ = pfl("cache", "inspect", "--id", "abc", "--json")
+    rows = {row["step"]: row for row in map(json.loads, out.splitlines())}
+    assert (rows["b"]["current"], bool(rows["b"]["busted_at"])) == (False, True)
+    assert (rows["a"]["current"], rows["a"]["busted_at"]) == (True, None)
+
+
+def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):
+    project.call()
+    project.results.put("format.json", b'{"version": 2}')
+    for words in (["bust", "--id", "abc", "--yes"], ["verify", "--repair"]):
+        code, _, err = pfl("cache", *words)
+        assert (code, "format 2" in err) == (2, True)
+    assert pfl("cache", "verify")[0] == 0
+    assert pfl("invoke", "--id", "abc")[0] == 0
+    assert pfl("invoke", "--id", "new")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "told"),
+    [
+        ("s4://bucket", 2, "PFL_STORE names no store"),
+        ("s3:/bucket", 5, "is not there"),
+        ("/nowhere/at/all", 5, "is not there"),
+        ("s3://no-such-bucket-here/pfl", 5, "create the bucket"),
+    ],
+)
+def test_a_store_that_is_not_there_is_said_by_every_command(pfl, s3_env, url, code, told):
+    for words in (["cache", "verify"], ["cache", "bust", "--id", "abc", "--yes"], ["invoke", "--id", "abc"]):
+        done = pfl(*words, PFL_STORE=url)
+        assert (done[0], told in done[2]) == (code, True), (words, done)

@@ -1,0 +1,112 @@
+"""Sixteen processes call, bust and verify the same few IDs; a model checks every reply."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PROCESSES, ROUNDS, IDS = 16, 12, ("x", "yy", "zzz")
+CHAIN = """
+from pathlib import Path
+
+@step
+def a(id: str) -> int:
+    return len(id)
+
+@step
+def b(id: str, a: int) -> int:
+    return a * 1_000_000 + int(Path(id + '.txt').read_text())
+
+@step
+def c(b: int) -> int:
+    return b * 10
+
+FLOWS = [flow("chain", a, b, c)]
+"""
+# What b rests on only grows; so whoever calls after a bust ended must get at least what stood there when it began.
+_WORK = """
+import fcntl, json, random, sys, time
+from handler import entry
+from handler.core import bust, store, verify
+from handler.core.settings import Settings
+
+settings, seed, rounds, ids = Settings(**json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+opened, chance = store.of(settings), random.Random(seed)
+sys.stdin.readline()
+
+
+def grow(id):
+    with open("lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(f"{id}.txt", "r+") as file:
+            number = int(file.read()) + 1
+            file.seek(0)
+            file.write(str(number))
+    return number
+
+
+for _ in range(rounds):
+    id, act = chance.choice(ids), chance.choice(["call", "call", "call", "step", "bust", "bust by call", "verify"])
+    row = {"id": id, "act": act, "began": time.monotonic()}
+    if act == "verify":
+        walked = verify.walk(opened, repair=True, retention_s=3600)
+        row["problems"] = [each.problem for each in walked if each.problem]
+    elif act == "bust":
+        row["least"] = grow(id)
+        steps = {"b", "c"}
+        bust.bust(opened, bust.Scope(id, "", ("b",)), bust.new_name(), dependents=steps, known={"a", *steps}, retention_s=3600)
+    else:
+        event = {"id": id, **({"step": "b"} if act == "step" else {"bust": ["b"]} if act == "bust by call" else {})}
+        reply = entry.handle(event, settings, results=opened)
+        row |= {"status": reply["status"], "error": reply.get("error"), "warnings": reply.get("warnings")}
+        row["values"] = {each["step"]: each["value"] for each in reply["steps"]}
+    print(json.dumps(row | {"ended": time.monotonic()}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(project, request, tmp_path, kind):
+    project.write(CHAIN)
+    for id in IDS:
+        (project.root / f"{id}.txt").write_text("1")
+    knobs = {"project": str(project.root), "engine": "direct", "store": str(tmp_path)}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if kind == "s3":
+        knobs["store"] = f"s3://{request.getfixturevalue('bucket')}/pfl"
+        environ |= request.getfixturevalue("s3_env")
+    project.call("x")  # The manifest is made.
+    rounds = ROUNDS if kind == "local" else ROUNDS // 3
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORK, json.dumps(knobs), str(seed), str(rounds), *IDS],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=project.root,
+        )
+        for seed in range(PROCESSES)
+    ]  # fmt: skip
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    rows = []
+    for worker in workers:
+        out, err = worker.communicate()
+        assert worker.returncode == 0, err
+        rows += [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == PROCESSES * rounds
+    busts = [row for row in rows if "least" in row]
+    calls = [row for row in rows if "values" in row]
+    busts += [row | {"least": row["values"]["b"] % 1_000_000} for row in calls if row["act"] == "bust by call"]
+    assert len(busts) > 5 and len(calls) > 20
+    for row in calls:
+        assert row["status"] == "completed", row
+        found, a = row["values"], len(row["id"])
+        assert found["b"] // 1_000_000 == a == found.get("a", a)
+        assert found.get("c", found["b"] * 10) == found["b"] * 10
+        least = max((each["least"] for each in busts if each["id"] == row["id"] and each["ended"] < row["began"]), default=1)
+        assert found["b"] % 1_000_000 >= least, (row, least)
+    for row in rows:
+        assert [p for p in row.get("problems", ()) if p[1] == "damaged"] == []

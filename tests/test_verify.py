@@ -1,0 +1,202 @@
+"""Walking the store: everything that nobody can use is told of, and set aside on request; what is sound stays where it is."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+import uuid
+
+import pytest
+from conftest import values
+from test_bust import DAY_S, OUTSIDE, busted, change
+
+from handler.core import records, verify
+from handler.core import store as stores
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
+def chain(request, project):
+    project.write(OUTSIDE)
+    change(project, 1)
+    if request.param == "memory":
+        project.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+    elif request.param == "local":
+        project.store = stores.open_store(str(project.root / "store"), environ={}, create=True)
+    else:
+        bucket = request.getfixturevalue("bucket")
+        project.store = stores.open_store(f"s3://{bucket}/pfl", environ=request.getfixturevalue("s3_env"))
+    project.call()
+    return project
+
+
+@pytest.fixture
+def one(project):
+    project.write(OUTSIDE)
+    change(project, 1)
+    project.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+    project.call()
+    return project
+
+
+def problems(project, *, repair: bool = False, retention_s: float = DAY_S, after: str = "") -> dict[str, str]:
+    walked = verify.walk(project.results, repair=repair, retention_s=retention_s, after=after)
+    return {each.key: each.problem.problem for each in walked if each.problem}
+
+
+def objects(project, folder: str) -> list[str]:
+    return sorted(entry.key for entry in project.results.list(folder))
+
+
+def test_a_sound_store_has_no_problems_and_is_left_alone(chain):
+    busted(chain, "b")
+    chain.call()
+    before = objects(chain, "")
+    assert problems(chain, repair=True) == {}
+    assert objects(chain, "") == before
+
+
+DAMAGES = {"empty": b"", "no JSON": b"\x00", "null": b"null", "another shape": b'{"a":1}', "sealed, another shape": records.seal({})}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("kind", ["plans", "results", "history", "busts"])
+def test_damage_is_found_set_aside_and_made_good_by_the_next_call(one, kind, damage):
+    busted(one, "b")
+    one.call()
+    path = objects(one, f"{kind}/abc")[0]
+    if kind == "busts" and damage == DAMAGES["sealed, another shape"]:
+        return  # A mark is its name.
+    one.results.put(path, damage)
+    assert problems(one) == {path: "damaged"}
+    assert one.results.get(path) == damage
+    assert problems(one, repair=True) == {path: "damaged"}
+    assert (one.results.get(path), one.results.get(f"aside/{path}")) == (None, damage)
+    assert problems(one) == {}
+    assert values(one.call()) == {"a": 3, "b": 4, "c": 40}
+
+
+@pytest.mark.parametrize("kind", ["plans", "results", "history"])
+def test_a_whole_object_in_the_wrong_place_is_damaged(one, kind):
+    one.call("x")
+    ours, theirs = objects(one, f"{kind}/abc/a")[0], objects(one, f"{kind}/x/a")[0]
+    one.results.put(ours, one.results.get(theirs))
+    assert problems(one) == {ours: "damaged"}
+
+
+def test_a_value_that_no_history_leads_to_is_orphaned_once_its_writer_cannot_be_at_work(one, monkeypatch):
+    one.knobs["inline_bytes"] = 5
+    one.write(OUTSIDE.replace("return len(id)", "return 'x' * 99").replace("(a: int)", "(a)").replace("return a +", "return len(a) +"))
+    one.call()
+    [value] = objects(one, "values")
+    assert problems(one) == {}
+    for path in objects(one, "history/abc/a"):
+        one.results.delete([path])
+    assert problems(one) == {}
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 4_000)
+    assert problems(one, repair=True) == {value: "orphaned"}
+
+
+def test_a_plan_without_its_large_result_and_history_without_its_large_value_are_orphaned(one):
+    one.knobs["inline_bytes"] = 5
+    one.write(OUTSIDE.replace("return len(id)", "return 'x' * 99").replace("(a: int)", "(a)").replace("return a +", "return len(a) +"))
+    one.call(step="a")
+    [value], [plan] = objects(one, "values"), [p for p in objects(one, "plans/abc/a") if one.results.get(p).count(b"x" * 99) == 0 and b'"size_bytes":101' in one.results.get(p)]
+    [result] = [p for p in objects(one, "results/abc/a") if b"x" * 99 in one.results.get(p)]
+    one.results.delete([value, result])
+    found = problems(one)
+    assert found.pop(plan) == "orphaned"
+    assert list(found.values()) == ["orphaned"] and next(iter(found)).startswith("history/abc/a/")
+
+
+def test_what_has_expired_is_told(one, monkeypatch):
+    one.write(OUTSIDE.replace("@step\ndef b", '@step(cache_for="1h")\ndef b'))
+    one.call(bust=["b"])
+    assert problems(one) == {}
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3_700)
+    found = problems(one, repair=True)
+    assert sorted(found.values()) == ["expired"] * 3  # b's result, and the plans of b and c.
+    assert problems(one) == {}
+
+
+def test_a_busted_result_goes_with_its_bust_when_it_cannot_be_restored_any_more(one):
+    busted(one, "b")
+    assert problems(one) == {}
+    [result] = objects(one, "results/abc/b")
+    assert problems(one, repair=True, retention_s=-1) == {result: "expired"}
+    assert objects(one, "busts") == []
+    change(one, 5)
+    assert values(one.call())["b"] == 8
+
+
+def test_a_plan_that_a_dead_publisher_left_is_stale(one):
+    """It died after it wrote a plan and before it saw the bust."""
+    kept = {path: one.results.get(path) for path in objects(one, "plans")}
+    busted(one, "b")
+    for path, data in kept.items():
+        one.results.put(path, data)
+    found = problems(one, repair=True)
+    assert sorted((path.split("/")[2], problem) for path, problem in found.items()) == [("b", "stale"), ("c", "stale")]
+    change(one, 5)
+    assert values(one.call())["c"] == 80
+
+
+def test_an_interrupted_walk_goes_on_behind_its_last_key(chain):
+    for id in ("x", "y", "z"):
+        chain.call(id)
+    whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
+    assert sorted(whole) == sorted(e.key for e in chain.results.list("") if e.key != "format.json")
+    for place in (0, 5, 17, len(whole) - 1):
+        rest = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[place])]
+        assert rest == whole[place + 1 :]
+
+
+def test_a_walk_that_goes_on_behind_a_key_that_has_gone_misses_nothing(chain):
+    for id in ("x", "y"):
+        chain.call(id)
+    whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
+    chain.results.delete([whole[7]])
+    rest = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[7])]
+    assert set(rest) >= set(whole[8:])
+
+
+def test_what_was_written_anew_meanwhile_is_not_set_aside(one):
+    path = objects(one, "results/abc/a")[0]
+    whole = one.results.get(path)
+    one.results.put(path, b"damaged")
+    walk = verify.walk(one.results, repair=True, retention_s=DAY_S)
+    real, seen = one.results.get, []
+
+    def get(key):
+        if key == path and seen.count(path):
+            one.results.put(path, whole)
+        seen.append(key)
+        return real(key)
+
+    one.results.get = get
+    found = [each.problem for each in walk if each.problem]
+    assert [(p.key, p.aside) for p in found] == [(path, None)]
+    assert "meanwhile" in found[0].why
+    assert real(path) == whole
+
+
+def test_a_pickled_result_is_not_opened(one):
+    metadata = {"storage_key": "results/abc/a/x", "expiration": None, "serializer": {"type": "pickle"}}
+    one.results.put("results/abc/a/x", json.dumps({"metadata": metadata, "result": "gASVAAAA"}).encode())
+    assert problems(one) == {}
+
+
+def test_a_walk_of_many_objects_keeps_none_of_them(tmp_path):
+    """Ten times the objects, the same memory."""
+    peaks = []
+    for count in (300, 3_000):
+        store = stores.open_store(str(tmp_path / str(count)), environ={}, create=True)
+        for number in range(count):
+            store.put(f"history/id{number}/a/{number}.json", records.seal({"id": f"id{number}", "step": "a", "status": "x" * 99}))
+        tracemalloc.start()
+        assert sum(each.problem is None for each in verify.walk(store, repair=False, retention_s=DAY_S)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]

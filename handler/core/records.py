@@ -24,6 +24,7 @@ from handler.core.keys import digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
 _NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
+CRASHED = "crashed"  # In the name of a record that has no value.
 JSON_SERIALIZER = {
     "type": "json",
     "jsonlib": "json",
@@ -146,7 +147,7 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
     return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
 
 
-def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str, dict]]:
+def newest(store, id: str, step: str, *, having: str = "", crashed: bool = False) -> Iterator[tuple[str, dict]]:
     """
     The records of history of one step of one ID, newest first, each with its key; damaged and foreign ones are passed over.
 
@@ -155,9 +156,12 @@ def newest(store, id: str, step: str, *, having: str = "") -> Iterator[tuple[str
         id: The ID.
         step: The step's name.
         having: Only those whose file name contains this.
+        crashed: Also those of computations that died; they have no value.
     """
     prefix = f"history/{encode_id(id)}/{step}"
     for key in sorted(entry.key for entry in store.list(prefix) if having in entry.key[len(prefix) :]):
+        if f"-{CRASHED}-" in key[len(prefix) :] and not crashed:
+            continue
         data = store.get(key)
         if data is None:
             continue

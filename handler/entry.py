@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from handler.core import accept, cache, event, manifest, store
-from handler.core.errors import NotFoundError, PflError
+from handler.core.errors import InvalidRequestError, NotFoundError, PflError
 from handler.core.settings import Settings
 
 _cold = True
@@ -68,6 +68,8 @@ def handle(
     cold, _cold = _cold, False
     started = time.perf_counter()
     asked = event.peek(raw)
+    if "action" in asked:
+        return _act(asked, settings, results, request_id, cold)
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
     more: dict[str, object] = {"cold_start": cold, "request_id": request_id}
     warnings: list[str] = []
@@ -111,6 +113,31 @@ def handle(
         reply = event.reply(**said, status=exc.status, error=exc, **more)
     reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     return reply
+
+
+def _act(
+    asked: Mapping, settings: Settings, results: store.Store | None, request_id: str, cold: bool
+) -> dict[str, object]:
+    """What is no call for an ID: ``{"action": "reap"}``, sent by a schedule."""
+    started = time.perf_counter()
+    more: dict[str, object] = {"action": asked["action"], "reaped": [], "cold_start": cold, "request_id": request_id}
+    error = None
+    try:
+        if asked["action"] != "reap":
+            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"}')
+        if unknown := sorted(set(asked) - {"action", "dry_run"}):
+            raise InvalidRequestError(f"unknown field {unknown[0]!r} in the event", hint="the fields are action, dry_run")
+        if not isinstance(asked.get("dry_run", False), bool):
+            raise InvalidRequestError("dry_run is not true or false")
+        from handler.engine import reap
+
+        results = _open(settings) if results is None else results
+        for row in reap.reap(results, settings, dry_run=asked.get("dry_run", False)):
+            more["reaped"].append(row)
+    except PflError as exc:
+        error = exc
+    more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+    return event.reply(id=None, flow=None, status=error.status if error else "completed", error=error, **more)
 
 
 _opened: dict[Settings, store.Store] = {}

@@ -317,20 +317,24 @@ def take_dead(store: Store, call: str, *, clock: Callable[[], float] = time.mono
 
 
 def claims_of(store: Store, id: str, call: str) -> list[dict]:
-    """The bodies of the claims that *call* holds on steps of *id*, each with its ``number``."""
-    newest: dict[str, Entry] = {}
-    for entry in store.list(f"leases/{encode_id(id)}"):
-        folder = entry.key.rsplit("/", 1)[0]
-        if folder not in newest or entry.key > newest[folder].key:
-            newest[folder] = entry
-    bodies = [(entry, _read(store, entry.key)) for entry in newest.values()]
-    return [b | {"number": _number(e.key)} for e, b in bodies if b and b["state"] == "held" and b["call"] == call]
+    """The claims of *call* on steps of *id* that it did not give back, each with its ``number``; some may be taken over by now."""
+    found: dict[str, dict] = {}
+    for key in sorted(entry.key for entry in store.list(f"leases/{encode_id(id)}")):
+        body = _read(store, key)
+        if body and body["call"] == call:
+            found[body["step"]] = body | {"number": _number(key)}
+    return [body for body in found.values() if body["state"] == "held"]
 
 
 def free(store: Store, claim: dict) -> None:
     """Free a claim of a dead call; nothing happens where another has it already."""
     body = {name: value for name, value in claim.items() if name != "number"} | {"state": "free"}
     _create(store, _path(_folder(claim["id"], claim["step"]), claim["number"] + 1), body)
+
+
+def give_back(store: Store, call: str, life: Life) -> None:
+    """Leave a call that was taken by :func:`take_dead` to the next who tries."""
+    store.delete([_call_path(call, life.number + 1)])
 
 
 def bury(store: Store, call: str) -> None:

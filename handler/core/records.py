@@ -31,6 +31,7 @@ from handler.core.keys import digest, encode_id
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
 _NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
 _READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
+CRASHED = "crashed"  # In the name of a record that has no value.
 JSON_SERIALIZER = {
     "type": "json",
     "jsonlib": "json",
@@ -160,7 +161,9 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
     return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
 
 
-def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") -> Iterator[tuple[str, dict]]:
+def newest(
+    store, id: str, step: str, warnings: list[str], *, having: str = "", crashed: bool = False
+) -> Iterator[tuple[str, dict]]:
     """
     What one step of one ID computed, newest first, each record with its key; damaged and foreign ones are passed over.
 
@@ -170,11 +173,14 @@ def newest(store, id: str, step: str, warnings: list[str], *, having: str = "") 
         step: The step's name.
         warnings: Told of damaged ones.
         having: Only those whose file name contains this.
+        crashed: Also those of computations that died; they have no value.
     """
     prefix = f"history/{encode_id(id)}/{step}"
     found = (entry.key for entry in islice(store.list(prefix), _READ_AT_MOST if store.is_ordered else None))
     wanted = (key for key in found if having in key[len(prefix) :])
     for key in wanted if store.is_ordered else sorted(wanted):
+        if f"-{CRASHED}-" in key[len(prefix) :] and not crashed:
+            continue
         data = store.get(key)
         if data is None:
             continue

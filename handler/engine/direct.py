@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from handler.core.errors import PflError
+from handler.engine import reap
 from handler.engine.call import call_step
 from handler.engine.execute import Invocation, Run, Work
 
@@ -14,6 +15,7 @@ def run(invocation: Invocation) -> None:
 
     def compute(work: Work) -> None:
         step = invocation.flow.steps[work.name]
+        reap.followed(invocation, direct=True)
         for attempt in range(step.retries + 1):
             try:
                 value = call_step(step, work.arguments)

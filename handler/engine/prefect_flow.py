@@ -23,7 +23,7 @@ from handler.core import accept, cache, event, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import prefect_env
+from handler.engine import prefect_env, reap
 from handler.engine.call import call_step, time_up
 from handler.engine.deadline import Stopped, message, out_of_time
 from handler.engine.execute import Invocation, Run, Work
@@ -88,6 +88,7 @@ def _run_name() -> str:
 
 def _compute(invocation: Invocation, work: Work) -> None:
     step = invocation.flow.steps[work.name]
+    reap.followed(invocation, direct=False)
     raised: list[BaseException] = []
     attempts: list[None] = []
 

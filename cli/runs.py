@@ -1,0 +1,86 @@
+"""``pfl runs``: what runs or ran, and burying what died."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import output, settings
+from cli.invoke import Json
+
+app = typer.Typer(help="What runs or ran, and burying what died.", no_args_is_help=True)
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+@app.command("ls")
+def ls(
+    id: Annotated[str | None, typer.Option("--id", help="Only this ID.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only these: running, crashed, completed, failed, …")] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that look alive, and whose process is dead.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from handler.core import event, store
+    from handler.engine import runs
+
+    if id is not None:
+        event.check_id(id)
+    chosen, progress = settings.load(), output.Progress()
+    try:
+        found = list(runs.ls(store.of(chosen), chosen, id=id, status=status, stuck=stuck, limit=limit, notify=progress))
+    finally:
+        progress.stop()
+    if json:
+        for row in found:
+            output.emit(row)
+    elif found:
+        shown = [
+            (
+                output.printable(str(row["id"])), row["flow"] or "", row["step"] or "all",
+                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], row["flow_run_id"] or row["holder"],
+            )
+            for row in found
+        ]  # fmt: skip
+        output.table(["id", "flow", "step", "status", "started", "run"], shown)
+    dead = sum(row["stuck"] for row in found)
+    output.say(f"{len(found)} runs" + (f", {dead} stuck: pfl runs reap" if dead else ""))
+
+
+@app.command("reap")
+def reap(dry_run: DryRun = False, json: Json = False) -> None:
+    """Mark runs whose process died as Crashed, and free their leases and slots."""
+    from handler.core import store
+    from handler.engine import reap as reaper
+
+    chosen, progress, count = settings.load(), output.Progress(), 0
+    try:
+        for row in reaper.reap(store.of(chosen), chosen, dry_run=dry_run, notify=progress):
+            count += 1
+            progress.stop()
+            if json:
+                output.emit(row | {"dry_run": dry_run})
+            else:
+                output.emit(output.printable(f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"))
+    finally:
+        progress.stop()
+    output.say(f"{count} dead runs " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
+
+
+@app.command("open")
+def open_run(run: Annotated[str, typer.Argument(help="The ID of a flow run.")], json: Json = False) -> None:
+    """Print the page of a run in Prefect's UI; at a terminal, open it."""
+    from handler.engine import runs
+
+    chosen, progress = settings.load(), output.Progress()
+    try:
+        url = runs.link(chosen, run, progress)
+    finally:
+        progress.stop()
+    output.emit({"url": url} if json else url)
+    if sys.stdout.isatty() and not json:
+        import webbrowser
+
+        webbrowser.open(url)

@@ -416,26 +416,6 @@ def test_a_bust_does_not_wait_for_one_that_died(outside, monkeypatch):
     assert outside.results.counts["list"] - asked == 3  # Older marks, who publishes, plans.
 
 
-def test_of_two_calls_that_bust_neither_leaves_the_older_value(outside, monkeypatch):
-    """Call two begins and ends at any moment of call one; what it replied is never followed by an older value."""
-    monkeypatch.setattr(bust, "_PATIENCE_S", 0)
-    moment = 0
-    while True:
-        moment += 1
-        change(outside, 1)
-        outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
-        outside.call(step="b")
-
-        def act() -> None:
-            change(outside, 5)
-            assert values(outside.call(step="b", bust="this")) == {"b": 8}
-
-        count = race(outside, outside.store.url, {moment: [act]}, step="b", bust="this")
-        assert values(outside.call(step="b")) == {"b": 8}, moment
-        if moment > count:
-            break
-
-
 # The format of the store.
 
 

@@ -96,7 +96,9 @@ def test_an_odd_id_is_valid_comes_back_unchanged_and_stays_in_its_folder(flows, 
     assert len(kept) == 1
     assert len(kept[0].split("/")) == 4
     assert [path.name for path in flows.root.parent.iterdir()] == ["project"]
-    assert sorted(path.name for path in (flows.root / ".pfl" / "store").iterdir()) == ["history", "plans", "results"]
+    assert sorted(path.name for path in (flows.root / ".pfl" / "store").iterdir()) == [
+        "format.json", "history", "plans", "publishing", "results"
+    ]  # fmt: skip
 
 
 BAD_EVENTS = {

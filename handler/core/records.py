@@ -6,7 +6,7 @@ plans/<id>/<step>/<plan key>.json      where the result of a plan is, and the va
 history/<id>/<step>/<newest first>.json   one per computed result, created once; others have a status that says so
 values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
 busts/<id>/<step>/…                    what was made void, see handler.core.bust
-publishing/<id>/…                      who is about to write a plan
+publishing/<id>~…                      who is about to write a plan
 aside/…                                what verify set aside, below the name it had
 format.json                            the version of all this
 

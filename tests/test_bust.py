@@ -405,7 +405,7 @@ def test_a_bust_waits_for_a_plan_that_is_being_written(outside):
 
 def test_a_bust_does_not_wait_for_one_that_died(outside, monkeypatch):
     outside.call()
-    outside.results.put("publishing/abc/dead", b"{}")
+    outside.results.put("publishing/abc~dead", b"{}")
     monkeypatch.setattr(bust, "_PATIENCE_S", 0)
     busted(outside, "b")
     monkeypatch.undo()

@@ -187,7 +187,7 @@ def publish(store: Store, folder: str, entries: Iterable[Entry], write: Callable
     Returns:
         The marks that are there.
     """
-    started, key = time.monotonic(), f"publishing/{folder}/{new_name()}"
+    started, key = time.monotonic(), f"publishing/{folder}~{new_name()}"
     store.put(key, b"{}")
     try:
         there = marks(store, folder)
@@ -206,11 +206,12 @@ def publish(store: Store, folder: str, entries: Iterable[Entry], write: Callable
 
 
 def _wait(store: Store, scope: Scope) -> None:
-    place, until = "publishing" if scope.folder == ALL else f"publishing/{scope.folder}", time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + _PATIENCE_S
     announced: set[str] | None = None
     while True:
         # Ages differ by what two clocks do; what is a minute old is of one that died.
-        there = {entry.key for entry in store.list(place) if entry.modified + 60 > time.time()}
+        young = (entry.key for entry in store.list("publishing") if entry.modified + 60 > time.time())
+        there = {key for key in young if scope.folder in (ALL, key.removeprefix("publishing/").rpartition("~")[0])}
         announced = there if announced is None else announced & there
         if not announced or time.monotonic() >= until:
             return

@@ -207,8 +207,8 @@ def entry_json(entry: Entry, *, with_value: bool) -> dict:
 
 def entry_of(row: dict) -> Entry:
     """The entry in a row of a plan, or in a record of history."""
-    after = tuple(row.get("after", ()))
-    return Entry(**{name: row.get(name, UNREAD if name == "value" else None) for name in Entry._fields[:-1]}, after=after)
+    found = {"value": UNREAD, **row, "after": tuple(row.get("after", ()))}
+    return Entry(*map(found.get, Entry._fields))
 
 
 def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 LONGEST = 120  # A directory store's file names end at 255 bytes, and three of ours share a path with an ID.
 
 
@@ -16,7 +17,7 @@ def canonical(value: object) -> str:
 
     ``1``, ``1.0`` and ``true`` stay apart, since JSON writes them apart. *value* has passed :func:`handler.core.values.encode`.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL(value)
 
 
 def digest(text: str | bytes) -> str:

@@ -7,7 +7,7 @@ history/<id>/<step>/<newest first>.json   one per computed result, created once;
 values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
 code/<step>/<fingerprint>.json         the parts of a fingerprint, for those who ask what changed
 busts/<id>/<step>/…                    what was made void, see handler.core.bust
-publishing/<id>/…                      who is about to write a plan
+publishing/<id>~…                      who is about to write a plan
 aside/…                                what verify set aside, below the name it had
 format.json                            the version of all this
 

@@ -43,8 +43,11 @@ class Settings:
         Raises:
             InvalidRequestError: A variable does not parse.
         """
-        given = {f.name: _parse(f, environ[f.metadata["env"]]) for f in fields(cls) if environ.get(f.metadata["env"])}
-        return cls(**given)
+        # A warm call reads the same variables again: they are parsed once.
+        texts = tuple(map(environ.get, _NAMES))
+        if texts not in _read:
+            _read[texts] = cls(**{f.name: _parse(f, text) for f, text in zip(fields(cls), texts, strict=True) if text})
+        return _read[texts]
 
     @property
     def home(self) -> Path:
@@ -61,6 +64,10 @@ class Settings:
             if (place / "flows" / "pipeline.py").is_file():
                 return place
         return Path(__file__).resolve().parents[2]
+
+
+_NAMES = [knob.metadata["env"] for knob in fields(Settings)]
+_read: dict[tuple[str | None, ...], Settings] = {}
 
 
 def _parse(knob, text: str) -> object:

@@ -14,14 +14,26 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import obstore
-from obstore import exceptions
-
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
 _BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
-_FORBIDDEN = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
+
+
+class _Lazily:
+    """A module that is imported when something in it is first asked for: a hit in a directory needs no obstore."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> object:
+        import importlib
+
+        found = self.__dict__[name] = getattr(importlib.import_module(self._name), name)
+        return found
+
+
+obstore, exceptions = _Lazily("obstore"), _Lazily("obstore.exceptions")
 _MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
 
 
@@ -42,9 +54,10 @@ class Store:
     One object store.
 
     Args:
-        backend: An obstore store.
+        backend: An obstore store; None for a directory.
         url: What the user calls it, for messages.
-        directory: Where its objects are, if that is a directory that has to be there.
+        directory: Where its objects are, if that is a directory.
+        is_made: Whether the directory is made when it is not there, so that one without objects may be gone.
 
     ``counts`` holds how often each verb was asked of the backend: ``get``, ``put``, ``list``, ``delete``. ``is_ordered`` says
     whether a listing comes in order of key, ``format`` which version of the store's format was found in it.
@@ -52,18 +65,28 @@ class Store:
 
     format: int | None = None
 
-    def __init__(self, backend: object, url: str, directory: Path | None = None) -> None:
-        self._backend, self.url, self._directory = backend, url, directory
+    def __init__(self, backend: object, url: str, directory: Path | None = None, *, is_made: bool = False) -> None:
+        self._opened, self.url, self._directory, self._is_made = backend, url, directory, is_made
         self.counts: Counter[str] = Counter()
         self.is_ordered = url.startswith("s3://")
+
+    @property
+    def _backend(self) -> object:
+        if self._opened is None:
+            self._opened = obstore.store.LocalStore(self._directory)
+        return self._opened
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
         try:
+            if self._directory is not None:
+                # obstore reads a file in another thread, and takes five times as long.
+                with open(f"{self._directory}/{key}", "rb") as file:
+                    return file.read()
             # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
             return bytes(obstore.get(self._backend, key).bytes())
-        except (exceptions.NotFoundError, FileNotFoundError) as exc:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
             self._check_there("read", key, exc)
             return None
         except Exception as exc:
@@ -149,7 +172,7 @@ class Store:
         # An object is absent only from a store that is there: not from a deleted bucket or an unmounted directory.
         if exc is not None and _NO_BUCKET in str(exc):
             raise self._unavailable(verb, key, exc) from exc
-        if self._directory is not None and not self._directory.is_dir():
+        if self._directory is not None and not self._is_made and not self._directory.is_dir():
             raise self._unavailable(verb, key, NotADirectoryError(f"{self._directory} is not there any more")) from exc
 
     def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
@@ -157,7 +180,7 @@ class Store:
         hint = "check the store with: pfl config show"
         if _NO_BUCKET in text:
             hint = "create the bucket, or set PFL_STORE to one that is there"
-        elif isinstance(exc, _FORBIDDEN) or any(f"status code: {status}" in text for status in (401, 403)):
+        elif isinstance(exc, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)) or any(f"status code: {status}" in text for status in (401, 403)):
             hint = "grant this identity access to the store; nothing was taken for a miss"
         elif "No space left" in text:
             hint = "free some space, or set PFL_STORE to another place"
@@ -185,7 +208,8 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, cr
         scheme, rest = "file", url
     if scheme == "file" and rest:
         path = Path(rest).absolute()
-        return Store(_directory(path, url, create), url, None if create else path)
+        _check_directory(path, url, create)
+        return Store(None, url, path, is_made=create)
     if scheme == "memory":
         return Store(_MEMORY.setdefault(rest, obstore.store.MemoryStore()), url)
     bucket, _, prefix = rest.partition("/")
@@ -198,14 +222,13 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, cr
     )
 
 
-def _directory(path: Path, url: str, create: bool) -> object:
+def _check_directory(path: Path, url: str, create: bool) -> None:
     try:
         if create:
             path.mkdir(parents=True, exist_ok=True)
         if not path.is_dir():
             raise NotADirectoryError(f"{path} is no directory" if path.exists() else f"{path} is not there")
-        return obstore.store.LocalStore(path)
-    except (OSError, exceptions.BaseError) as exc:
+    except OSError as exc:
         raise UnavailableError(
             f"the store {url} cannot be opened", why=str(exc), hint=("" if path.exists() or create else f"mkdir -p {path}, or ") + "set PFL_STORE to another place"
         ) from exc

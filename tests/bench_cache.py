@@ -1,0 +1,193 @@
+"""
+What a hit costs, against the least that could answer it: ``python tests/bench_cache.py [--objects 1000000]`` prints a table.
+
+Each row compares two things in one run on one machine, taking turns, by their medians. Nothing here is collected by pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import obstore  # noqa: E402
+import servers  # noqa: E402
+
+from handler import entry  # noqa: E402
+from handler.core import bust, event, manifest, records, store  # noqa: E402
+from handler.core.cache import keys_of  # noqa: E402
+from handler.core.settings import Settings  # noqa: E402
+
+_GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
+_HIT = "from handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); assert r['store'] == {'get': 1}, r"
+_CLI = "from cli.main import main; main(['invoke', '--id', 'abc', '--json'])"
+_PREFECT = """
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+
+@task(cache_policy=INPUTS, persist_result=True)
+def a(id): return 1234
+@task(cache_policy=INPUTS, persist_result=True)
+def b(id, a): return a / 3
+@task(cache_policy=INPUTS, persist_result=True)
+def c(id, b): return b * 10
+@flow
+def meaning(id):
+    first = a(id)
+    return c(id, b(id, first))
+
+assert meaning("abc") > 4000
+"""
+
+
+def taking_turns(rounds: int, *works: Callable[[], object]) -> list[float]:
+    """The median time of each, in milliseconds."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for work, found in zip(works, times, strict=True):
+            started = time.perf_counter()
+            work()
+            found.append((time.perf_counter() - started) * 1e3)
+    return [statistics.median(each) for each in times]
+
+
+def row(what: str, ms: float, against: str, base_ms: float, target: str) -> None:
+    ratio = ms / base_ms
+    print(f"| {what} | {ms:.3g} ms | {against} | {base_ms:.3g} ms | {ratio:.2g} × | {target} |", flush=True)
+
+
+def process(*words: str, environ: dict[str, str]) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, *words], check=True, env=environ, cwd=environ["PFL_PROJECT"], capture_output=True)
+
+
+def warm(name: str, settings: Settings, backend: object, rounds: int) -> None:
+    """A warm three-step hit against one GET of the same bytes."""
+    os.environ |= {"PFL_STORE": settings.store, "PFL_MANIFEST": settings.manifest, "PFL_ENGINE": "direct"}
+    assert entry.lambda_handler({"id": "abc"})["status"] == "completed"
+    flow = manifest.load(settings)
+    request = event.parse({"id": "abc"}, flow)
+    key = records.plan_path("abc", "c", keys_of(request)["c"])
+    hit, get = taking_turns(rounds, lambda: entry.lambda_handler({"id": "abc"}), lambda: obstore.get(backend, key).bytes())
+    row(f"warm hit of three steps, {name}", hit, "one obstore GET", get, "≤ 1.3")
+
+
+def cold(place: Path, settings: Settings, environ: dict[str, str], rounds: int) -> None:
+    """A fresh process that answers a hit, against the least one."""
+    key = next(Path(settings.store).glob("plans/abc/c/*.json")).relative_to(settings.store)
+    library = next(path for path in sys.path if path.endswith("site-packages"))
+    least = f"import sys; sys.path.append({library!r}); " + _GET.format(place=settings.store, key=str(key))
+    for package in ("handler", "cli"):  # As in the image.
+        compileall.compile_dir(str(ROOT / package), quiet=2)
+    hit, get = taking_turns(rounds, process("-c", _HIT, environ=environ), process("-S", "-c", least, environ=environ))
+    row("cold hit", hit, "`python -S`, one obstore GET", get, "≤ 2")
+    cli, typer = taking_turns(rounds, process("-c", _CLI, environ=environ), process("-c", "import typer", environ=environ))
+    row("`pfl invoke`, a hit", cli, "`python -c 'import typer'`", typer, "≤ 3")
+    with servers_prefect(place) as api:
+        script = place / "plain.py"
+        script.write_text(_PREFECT)
+        plain = environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(place / "home"), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        run = process(str(script), environ=plain)
+        run()
+        prefect, hit = taking_turns(3, run, process("-c", _HIT, environ=environ))
+    row("cold hit", hit, "the same hit through plain Prefect", prefect, "≤ 1/15")
+
+
+class servers_prefect:
+    def __init__(self, place: Path) -> None:
+        self.home = place / "server"
+
+    def __enter__(self) -> str:
+        from handler.engine import server
+
+        return server.ensure(self.home, idle_s=600).url
+
+    def __exit__(self, *exc: object) -> None:
+        from handler.engine import server
+
+        server.stop(self.home)
+
+
+def fill(opened: store.Store, numbers: range, directory: Path | None) -> None:
+    """Small results of as many IDs; written straight into a directory, which is what the store would do."""
+    for number in numbers:
+        path = f"results/id{number:07}/b/{'0' * 64}"
+        if directory is None:
+            opened.put(path, b"{}")
+        else:
+            os.makedirs((directory / path).parent)
+            (directory / path).write_bytes(b"{}")
+
+
+def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: Path | None) -> None:
+    """Listing and busting one ID, in a small store and in a large one."""
+    found = []
+    for count in counts:
+        fill(opened, range(counts[0] if found else 0, count), directory)
+        times = []
+        for _ in range(21):
+            before, started = sum(opened.counts.values()), time.perf_counter()
+            list(opened.list("results/id0000007"))
+            listing = (time.perf_counter() - started) * 1e3
+            started = time.perf_counter()
+            scope = bust.Scope("id0000007", "", ("b",))
+            list(bust.results(opened, scope))
+            bust.bust(opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0)
+            times.append((listing, (time.perf_counter() - started) * 1e3, sum(opened.counts.values()) - before))
+        found.append([statistics.median(column) for column in zip(*times, strict=True)])
+    (list_small, bust_small, requests_small), (list_large, bust_large, requests_large) = found
+    for what, small, large in (("list", list_small, list_large), ("bust", bust_small, bust_large)):
+        row(f"{what} one ID, {name}, {counts[1]:,} IDs", large, f"{counts[0]:,} IDs", small, "1")
+    print(f"| requests of both, {name} | {requests_large:g} | | {requests_small:g} | | equal |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser.add_argument("--objects", type=int, default=1_000_000, help="IDs of the large directory")
+    parser.add_argument("--s3-objects", type=int, default=20_000, help="IDs of the large bucket")
+    parser.add_argument("--rounds", type=int, default=15, help="fresh processes for each row")
+    chosen = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_", "AWS_"))]:
+        del os.environ[name]
+    place = Path(tempfile.mkdtemp())
+    try:
+        shutil.copytree(ROOT / "flows", place / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        (place / "store").mkdir()
+        os.environ["PFL_PROJECT"] = str(place)
+        manifest.load(Settings(project=str(place)))
+        baked = str(place / "manifest.json")
+        shutil.copy(place / ".pfl" / "manifest.json", baked)
+        settings = Settings(project=str(place), manifest=baked, engine="direct", store=str(place / "store"))
+        print("| | median | against | median | ratio | target |\n| --- | ---: | --- | ---: | ---: | ---: |")
+        warm("directory", settings, obstore.store.LocalStore(place / "store"), 2_000)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        cold(place, settings, environ, chosen.rounds)
+        with servers.s3() as url:
+            keys = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+            os.environ |= keys
+            import boto3
+
+            boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="bench")
+            on_s3 = Settings(project=str(place), manifest=baked, engine="direct", store="s3://bench/pfl")
+            opened = store.open_store(on_s3.store, environ=os.environ)
+            warm("S3 (moto)", on_s3, opened._backend, 200)
+            scale("S3 (moto)", opened, (1_000, chosen.s3_objects), None)
+        large = place / "large"
+        large.mkdir()
+        scale("directory", store.open_store(str(large), environ={}), (1_000, chosen.objects), large)
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()

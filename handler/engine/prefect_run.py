@@ -97,7 +97,7 @@ def asking() -> Iterator[object]:
     try:
         with get_client(sync_client=True) as client:
             yield client
-    except (httpx.HTTPError, OSError) as exc:
+    except httpx.HTTPError as exc:
         url = str(knobs.PREFECT_API_URL.value())
         raise UnavailableError(f"Prefect at {url} did not answer", why=" ".join(str(exc).split())[:500] or type(exc).__name__) from exc
 

@@ -58,7 +58,11 @@ def states(project, id: str = "abc") -> tuple[list[str], list[str], list]:
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         flows = client.read_flow_runs(flow_run_filter=chosen)
         tasks = client.read_task_runs(flow_run_filter=chosen)
-    return sorted(r.state.type.value for r in flows), sorted(r.state.type.value for r in tasks), flows
+    return _types(flows), _types(tasks), flows
+
+
+def _types(runs: list) -> list[str]:
+    return sorted(run.state.type.value if run.state else "NONE" for run in runs)
 
 
 def crashed(project, id: str = "abc") -> list[dict]:

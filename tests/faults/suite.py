@@ -151,7 +151,7 @@ def under_load(root: Path, settings: Settings, engine: str, *, kills: int, proce
                 with lock:
                     if count["killed"] >= kills:
                         return
-                    id, at, bust = chance.choice(names), chance.randrange(30), chance.random() < 0.7
+                    id, at, bust = chance.choice(names), chance.randrange(80), chance.random() < 0.7
                 event = {"id": id, "engine": engine, "bust": "all"} if bust else {"id": id, "engine": engine}
                 answer = nursery.order(event, at)
                 with lock:

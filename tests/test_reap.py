@@ -62,7 +62,9 @@ def states(project, id: str = "abc") -> tuple[list[str], list[str], list]:
 
 
 def _types(runs: list) -> list[str]:
-    return sorted(run.state.type.value if run.state else "NONE" for run in runs)
+    # Under load Prefect may have a task run whose state is not in its table yet.
+    kinds = [run.state.type if run.state else run.state_type for run in runs]
+    return sorted(kind.value if kind else "NONE" for kind in kinds)
 
 
 def crashed(project, id: str = "abc") -> list[dict]:

@@ -103,7 +103,7 @@ def handle(
         used = {
             verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)
         }
-        more |= {"url": url, "warnings": warnings, "store": used}
+        more |= {"url": url, "warnings": list(dict.fromkeys(warnings)), "store": used}
         reply = event.reply(
             **said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more
         )

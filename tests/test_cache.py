@@ -170,7 +170,7 @@ def test_a_step_whose_code_changed_and_whose_value_did_not_stops_the_change(chai
     chain.write(CHAIN.replace("len(id) * rate", "rate * len(id)"))
     reply = chain.call()
     assert statuses(reply) == of(NEW, HIT, HIT)
-    assert reply["steps"][0]["why"] == "its code changed"
+    assert reply["steps"][0]["why"] == "`a()` in flows/pipeline.py:4 changed"
     assert chain.call()["store"] == {"get": 1}
 
 
@@ -185,7 +185,9 @@ def test_a_step_whose_value_changed_carries_the_change_on(chain):
     chain.write(CHAIN.replace("len(id) * rate", "len(id) * rate + 1"))
     reply = chain.call()
     assert statuses(reply) == of(NEW, NEW, NEW)
-    assert [row["why"] for row in reply["steps"]] == ["its code changed", "input `a` changed", "input `b` changed"]
+    assert [row["why"] for row in reply["steps"]] == [
+        "`a()` in flows/pipeline.py:4 changed", "input `a`: 6 → 7", "input `b`: 7 → 8"
+    ]  # fmt: skip
     assert values(reply) == {"a": 7, "b": 8, "c": 80}
 
 

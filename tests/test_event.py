@@ -290,4 +290,5 @@ def test_every_error_of_the_tree_has_its_own_exit_code():
         "LeaseLostError": 5,
         "OutOfTimeError": 5,
         "CorruptRecordError": 6,
+        "RunCancelledError": 130,
     }

@@ -11,7 +11,8 @@ PflError                  exit 1   anything we foresaw
 │   ├── BusyError                  another call computes the step, and there is no time left to wait for it
 │   ├── LeaseLostError             the call was taken for dead while it computed: it may not publish
 │   └── OutOfTimeError             the Lambda deadline came before the end
-└── CorruptRecordError    exit 6   stored bytes are not what was written
+├── CorruptRecordError    exit 6   stored bytes are not what was written
+└── RunCancelledError     exit 130 someone cancelled the run in Prefect
 """
 
 from __future__ import annotations
@@ -94,6 +95,13 @@ class CorruptRecordError(PflError):
     """Stored bytes are not what was written."""
 
     exit_code = 6
+
+
+class RunCancelledError(PflError):
+    """Someone cancelled the run in Prefect."""
+
+    exit_code = 130
+    status = "cancelled"
 
 
 def exit_code(name: str) -> int:

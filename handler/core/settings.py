@@ -35,6 +35,8 @@ class Settings:
     margin_s: int = _knob("PFL_MARGIN_S", 2, "seconds before the Lambda deadline in which nothing computes, only saves and replies")
     lease_s: int = _knob("PFL_LEASE_S", 60, "seconds without a sign of life after which a call with no deadline counts as dead")
 
+    tag_limits: str = _knob("PFL_TAG_LIMITS", "off", "give each step of each ID a limit of 1 in Prefect too", choices=("off", "per-id"))
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """

@@ -76,10 +76,14 @@ def watch(invocation: Invocation) -> Iterator[None]:
     before = signal.signal(signal.SIGUSR1, on_signal) if is_main else None
     threading.Thread(target=wake, name="deadline", daemon=True).start()
     try:
-        yield
-    finally:
-        with lock:
+        try:
+            yield
+        finally:
             over.set()
+    finally:
+        over.set()  # Again: a poke may have struck between the end of the call and the line above.
+        with lock:  # None is under way any more.
+            pass
         if is_main:
             signal.signal(signal.SIGUSR1, before)
 

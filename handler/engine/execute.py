@@ -120,6 +120,11 @@ class Invocation:
         """When to stop what is being computed, so that what is done can still be saved and told."""
         return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
 
+    @cached_property
+    def limited(self) -> frozenset[str]:
+        """Where the limits stand that were set by hand; see :mod:`handler.engine.limits`."""
+        return frozenset(entry.key for entry in self.store.list("limits"))
+
     @property
     def may_stop(self) -> bool:
         """Whether what this thread does may be interrupted: a step that is being saved is not."""

@@ -23,7 +23,7 @@ from handler.core import accept, cache, event, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import prefect_env, reap
+from handler.engine import limits, prefect_env, reap
 from handler.engine.call import call_step, time_up
 from handler.engine.deadline import Stopped, message, out_of_time
 from handler.engine.execute import Invocation, Run, Work
@@ -124,6 +124,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         fn=body,
         name=step.name,
         task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
+        tags=limits.tags_of(invocation, step.name, str(prefect.settings.PREFECT_API_URL.value())),
         retries=step.retries,
         retry_delay_seconds=step.retry_delay_s,
         # What was computed and could not be saved would not be saved any better for being computed again.

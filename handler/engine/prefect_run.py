@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from math import inf
 from uuid import UUID
 
-from handler.core.errors import OutOfTimeError, PflError, UnavailableError
+from handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_env
 from handler.engine.deadline import message
@@ -23,6 +23,7 @@ def run(invocation: Invocation) -> None:
 
     Raises:
         UnavailableError: The API did not take the run.
+        RunCancelledError: Someone cancelled it in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
     with session(invocation.settings, invocation.notify) as api:
@@ -30,7 +31,7 @@ def run(invocation: Invocation) -> None:
         from prefect.logging.handlers import APILogWorker
         from prefect.states import Cancelled, Crashed
 
-        from handler.engine import prefect_flow
+        from handler.engine import cancel, prefect_flow
 
         request = invocation.request
         flow = prefect_flow.build(invocation.flow)
@@ -38,7 +39,10 @@ def run(invocation: Invocation) -> None:
         token = prefect_flow.current.set(invocation)
         try:
             # By this tag a run is found whose process died before it could say that it had one.
-            with prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"):
+            with (
+                prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
+                cancel.watch(invocation) as cancelled,
+            ):
                 state = flow(**arguments, **request.params, return_state=True)
             if state.is_cancelled():
                 raise KeyboardInterrupt
@@ -48,6 +52,8 @@ def run(invocation: Invocation) -> None:
         except KeyboardInterrupt:
             with suppress(Exception):  # Prefect is away; the lease is what tells of the run later.
                 end(invocation.flow_run_id, Cancelled(message="interrupted"))
+            if cancelled.is_set():
+                raise RunCancelledError("the run was cancelled in Prefect", hint="call again to compute it") from None
             raise
         except PflError:
             raise
@@ -100,7 +106,7 @@ def asking() -> Iterator[object]:
     try:
         with get_client(sync_client=True) as client:
             yield client
-    except (httpx.HTTPError, OSError) as exc:
+    except httpx.HTTPError as exc:
         url = str(knobs.PREFECT_API_URL.value())
         raise UnavailableError(f"Prefect at {url} did not answer", why=" ".join(str(exc).split())[:500] or type(exc).__name__) from exc
 

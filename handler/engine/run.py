@@ -8,7 +8,7 @@ import traceback
 from handler.core import project
 from handler.core.cache import Finding
 from handler.core.declare import Flow, short_place
-from handler.core.errors import PflError, StepFailedError, UnavailableError
+from handler.core.errors import PflError, RunCancelledError, StepFailedError, UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
@@ -69,7 +69,7 @@ def _compute(invocation: Invocation) -> None:
         invocation.give_up("was given up: Prefect or the store did not answer in time")
         if invocation.error is None:
             invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunCancelledError):
         left = ""
         raise
     finally:

@@ -1,0 +1,150 @@
+"""``pfl limits``: how many computations of a step may run at once, as limits on tags in Prefect."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from cli import output, settings
+from cli.invoke import Json
+from cli.runs import DryRun
+from handler.core.errors import InvalidRequestError
+
+app = typer.Typer(help="How many computations of a step may run at once.", no_args_is_help=True)
+Id = Annotated[str | None, typer.Option("--id", help="Of this ID; with --step.")]
+Step = Annotated[str | None, typer.Option("--step", help="Of this step; across IDs where no --id is given.")]
+Tag = Annotated[str | None, typer.Option("--tag", help="Of this tag.")]
+
+
+@app.command("ls")
+def ls(json: Json = False) -> None:
+    """List limits: slots taken, by whom, since when, and which are leaked."""
+    with _prefect() as (limits, client, results, api):
+        count = leaked = 0
+        for row in limits.ls(client, results, api.url):
+            count, leaked = count + 1, leaked + row["leaked"]
+            if json:
+                output.emit(row)
+                continue
+            output.emit(f"{row['taken']} of {row['limit']}  {output.printable(row['tag'])}" + _note(row))
+            for each in row["holders"]:
+                who = each["name"] or each["task_run_id"]
+                dead = "  leaked: its process is dead" if each["is_dead"] else ""
+                output.emit(output.printable(f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"))
+    output.say(f"{count} limits" + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
+
+
+@app.command("set")
+def set_limit(
+    limit: Annotated[int, typer.Argument(min=0, help="How many at once; 0 lets none run.")],
+    id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False,
+) -> None:  # fmt: skip
+    """Set a limit; those that run go on."""
+    name = _tag(id, step, tag)
+    with _prefect() as (limits, client, results, _):
+        if not dry_run:
+            limits.put(client, results, name, limit)
+    _done({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{name}: {limit} at once")
+
+
+@app.command("rm")
+def rm(
+    id: Id = None, step: Step = None, tag: Tag = None,
+    idle: Annotated[str | None, typer.Option("--idle", help="All of single IDs that nobody used for so long, as 7d.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False, json: Json = False,
+) -> None:  # fmt: skip
+    """Remove a limit, or those made for single IDs that are idle."""
+    if idle is not None and (id or step or tag):
+        raise InvalidRequestError("--idle goes with no other selection")
+    seconds, named = (_seconds(idle), "") if idle is not None else (0, _tag(id, step, tag))
+    with _prefect() as (limits, client, results, api):
+        if idle is not None:
+            names = limits.idle(client, results, api.url, seconds)
+        else:
+            names = [limits.one(client, results, api.url, named)["tag"]]
+            waiting = limits.waiting(client, names[0])
+            if waiting and not yes and not dry_run:
+                _ask(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?")
+        for name in names:
+            if not dry_run:
+                limits.rm(client, results, name)
+            _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
+    output.say(f"{len(names)} limits " + ("would be removed" if dry_run else "removed"))
+
+
+@app.command("reset")
+def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Free the slots of a limit whose holders are no more, and say which; what runs keeps its slot."""
+    named = _tag(id, step, tag)
+    with _prefect() as (limits, client, results, api):
+        row = limits.one(client, results, api.url, named)
+        freed = [] if dry_run else limits.reset(client, row)
+        taken = limits.one(client, results, api.url, row["tag"])["taken"]
+    if json:
+        output.emit({"tag": row["tag"], "leaked": row["leaked"], "freed": freed, "taken": taken, "dry_run": dry_run})
+    else:
+        for line in freed:
+            output.emit(output.printable(f"freed: {line}"))
+    done = f"{row['leaked']} would be freed" if dry_run else f"{len(freed)} freed"
+    output.say(f"{row['tag']}: {done}, {taken} of {row['limit']} taken")
+
+
+@contextmanager
+def _prefect() -> Iterator[tuple]:
+    from handler.core import store
+    from handler.engine import limits, prefect_run
+
+    chosen, progress = settings.load(), output.Progress()
+    try:
+        with prefect_run.session(chosen, progress) as api, prefect_run.asking() as client:
+            progress.stop()
+            yield limits, client, store.of(chosen), api
+    finally:
+        progress.stop()
+
+
+def _tag(id: str | None, step: str | None, tag: str | None) -> str:
+    from handler.core import event, manifest
+    from handler.engine import limits
+
+    if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
+        raise InvalidRequestError("which limit?", why="it is named by --tag, --step, or --id and --step", hint="--id abc --step b")
+    if tag is not None:
+        return limits.check_tag(tag)
+    if id is not None:
+        event.check_id(id)
+    known = {name for flow in manifest.load(settings.load()).flows.values() for name in flow.steps}
+    if step not in known:
+        raise InvalidRequestError(f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}")
+    return limits.tag_of(id, step)
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if match is None:
+        raise InvalidRequestError(f"--idle is {text!r}", why="it has to be a number with s, m, h, d or w", hint="--idle 7d")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidRequestError(question.rstrip("?"), why="there is no terminal to ask at", hint="--yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _done(row: dict, json: bool, words: str) -> None:
+    if json:
+        output.emit(row)
+    else:
+        output.emit(output.printable(words) + (" (not done: --dry-run)" if row["dry_run"] else ""))
+
+
+def _note(row: dict) -> str:
+    leaked = f"  {row['leaked']} leaked" if row["leaked"] else ""
+    return leaked + ("" if row["set_by_pfl"] else "  (not set by pfl: steps heed it only if their code or PFL_TAG_LIMITS says so)")

@@ -1,0 +1,1 @@
+"""Faults: processes killed at every point, and counted afterwards."""

@@ -1,0 +1,80 @@
+"""Cancelled by Ctrl-C or in Prefect: the run ends as Cancelled, and lease and slot are free."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_lease import GATED, ROOT, until
+from test_limits import client_of, limit
+from test_reap import states
+
+from handler.core import lease
+
+CHILD = """
+import json, os, sys
+from handler import entry
+from handler.core.settings import Settings
+from handler.engine import cancel
+cancel.watch.__wrapped__.__kwdefaults__["poll_s"] = 0.1
+tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
+try:
+    reply = entry.handle({"id": sys.argv[1]}, Settings.from_env(os.environ), request_id="r", notify=tell)
+    print(json.dumps(reply), flush=True)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture
+def on_server(project, prefect_server, monkeypatch):
+    project.write(GATED)
+    os.mkfifo(project.root / "gate")
+    project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
+    monkeypatch.setenv("PFL_TAG_LIMITS", "per-id")
+    return project
+
+
+def begun(project, id: str) -> tuple[subprocess.Popen, int]:
+    """A process inside step a, known to Prefect, and the gate it waits at."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, id], cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
+    until(child, '"computing"')
+    gate = os.open(project.root / "gate", os.O_WRONLY)
+    while states(project, id)[1] != ["RUNNING"]:
+        pass
+    return child, gate
+
+
+def all_free(project, id: str) -> None:
+    assert states(project, id)[:2] == (["CANCELLED"], ["CANCELLED"])
+    assert lease.calls(project.results) == {}
+    assert limit(project, f"id={id}:task-a")["taken"] == 0
+    assert list(project.results.list("results")) == []
+
+
+def test_ctrl_c_leaves_nothing_running_and_nothing_taken(on_server):
+    child, gate = begun(on_server, "stop-1")
+    with child:
+        child.send_signal(signal.SIGINT)
+    os.close(gate)
+    assert child.returncode == 130
+    all_free(on_server, "stop-1")
+
+
+def test_a_run_that_is_cancelled_in_prefect_stops_and_says_so(on_server):
+    from prefect.states import Cancelled
+
+    child, gate = begun(on_server, "stop-2")
+    with client_of(on_server) as client:
+        client.set_flow_run_state(states(on_server, "stop-2")[2][0].id, Cancelled())
+    with child:
+        reply = json.loads(child.stdout.read().splitlines()[-1])
+    os.close(gate)
+    assert (reply["status"], reply["error"]["type"]) == ("cancelled", "RunCancelledError")
+    all_free(on_server, "stop-2")

@@ -160,7 +160,7 @@ def test_a_lambda_is_no_step():
     assert HERE in caught.value.what
 
 
-@pytest.mark.parametrize("thing", [len, functools.partial(len), Path, "a", staticmethod(lambda_free)], ids=repr)
+@pytest.mark.parametrize("thing", [len, functools.partial(len), Path, "a", staticmethod(lambda_free)], ids=lambda v: type(v).__name__)
 def test_only_a_function_can_be_a_step(thing):
     with pytest.raises(DeclarationError, match="plain function"):
         step(thing)
@@ -299,7 +299,7 @@ def test_a_parameter_that_two_steps_declare_unlike_is_told_with_both_lines():
     assert caught.value.why.count(HERE) == 2
 
 
-@pytest.mark.parametrize("default", [{1}, Path("x"), float("nan"), [float("inf")], {1: 2}, b"x", object()], ids=repr)
+@pytest.mark.parametrize("default", [{1}, Path("x"), float("nan"), [float("inf")], {1: 2}, b"x", object()], ids=lambda v: type(v).__name__)
 def test_a_default_that_cannot_be_stored_is_refused_with_the_parameters_name(default):
     def s(wrong=default):
         return wrong

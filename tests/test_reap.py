@@ -68,7 +68,7 @@ def _types(runs: list) -> list[str]:
 
 
 def crashed(project, id: str = "abc") -> list[dict]:
-    bodies = records.newest(project.results, id, "a", crashed=True)
+    bodies = records.newest(project.results, id, "a", [], crashed=True)
     return [body for _, body in bodies if body.get("status") == "crashed"]
 
 
@@ -185,7 +185,7 @@ def test_the_direct_engine_is_covered_and_a_crash_is_no_result(gated):
     assert (row["engine"], row["cause"], row["runs"]) == ("direct", "killed", [])
     assert len(crashed(gated)) == 1
     assert lease.calls(gated.results) == {}
-    assert [body["value"] for _, body in records.newest(gated.results, "abc", "a")] == [7]
+    assert [body["value"] for _, body in records.newest(gated.results, "abc", "a", [])] == [7]
     reply = gated.call(skip=["a"], bust=["b"])
     assert [(r["status"], r["value"]) for r in reply["steps"]] == [("skipped", 7), ("computed", 42)]
 

@@ -191,7 +191,7 @@ def newest(
                 warnings.append(str(exc))
             continue
         # Two IDs can share a folder where the file system does not tell A from a.
-        if body.get("id") == id and body.get("step") == step and body.get("status", "computed") == "computed":
+        if body.get("id") == id and body.get("step") == step and (crashed or body.get("status", "computed") == "computed"):
             yield key, body
 
 

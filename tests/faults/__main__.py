@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, servers.s3() as s3:
         root = Path(place)
         found = server.ensure(root / "prefect-home" / ".pfl", idle_s=3_600)
-        prefect_env.prepare(prefect_env.Api(found.url, "", "embedded server"), root / "prefect-home" / ".pfl")
+        prefect_env.prepare(Settings(project=str(root / "prefect-home")))
         os.environ |= {"PREFECT_API_URL": found.url, "AWS_ENDPOINT_URL": s3, "AWS_REGION": "us-east-1"}
         os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
         import boto3

@@ -59,7 +59,7 @@ def main() -> None:
 
         from handler.engine import prefect_env
 
-        prefect_env.prepare(prefect_env.Api("", "", ""), Path(".pfl"))
+        prefect_env.prepare(Settings.from_env(os.environ))
         import handler.engine.prefect_flow  # noqa: F401
     print("ready", flush=True)
     for line in sys.stdin:

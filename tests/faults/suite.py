@@ -115,6 +115,7 @@ def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", 
     """
     results, wrong = store.of(settings), {}
     with Nursery(root) as nursery:
+        nursery.order({"id": f"{name}-first", "engine": engine})  # What a store is told once: its format, what the code is.
         points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
         for number, point in enumerate(points):
             if only not in point:

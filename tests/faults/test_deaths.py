@@ -20,10 +20,3 @@ def test_a_death_at_any_change_of_a_flow_runs_state_leaves_nothing_running(tmp_p
     os.environ["PREFECT_API_URL"] = prefect_server.url
     settings = suite.project(tmp_path / "project")
     assert suite.every_point(tmp_path / "project", settings, "prefect", only="flow run", name="fault") == {}
-
-
-def test_random_kills_under_load_lose_nothing_and_leave_nothing(tmp_path):
-    settings = suite.project(tmp_path / "project")
-    table = suite.under_load(tmp_path / "project", settings, "direct", kills=40, processes=4, ids=6)
-    assert [table[what] for what in ("wrong values", "lost replied results", "runs left Running", "leases left")] == [0] * 4
-    assert table["failed or busy"] == 0

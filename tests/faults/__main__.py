@@ -12,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import servers  # noqa: E402
 
+from handler.core.settings import Settings  # noqa: E402
 from handler.engine import prefect_env, server  # noqa: E402
 
 from . import suite  # noqa: E402

@@ -55,8 +55,7 @@ def main() -> None:
     import handler.engine.run  # noqa: F401
 
     if os.environ.get("PREFECT_API_URL"):
-        from pathlib import Path
-
+        from handler.core.settings import Settings
         from handler.engine import prefect_env
 
         prefect_env.prepare(Settings.from_env(os.environ))

@@ -96,14 +96,14 @@ class Deployment:
             InvalidRequestError: It is not; *why* names all that is missing, a line each.
         """
         missing = []
-        for look in (self._node, self._identity, self._stack, self._prefect, self._tool if building else None, None if dirty else self._git):
-            if look is not None:
-                try:
-                    look()
-                except PflError as exc:
-                    missing.append(f"{exc}" + (f" ({exc.hint})" if exc.hint else ""))
-        with contextlib.suppress(StopIteration):
-            manifest.load(self.settings)  # Flows that cannot be imported here cannot be there.
+        looks = [self._node, self._identity, self._stack, self._prefect, lambda: manifest.load(self.settings)]
+        looks += [self._tool] if building else []
+        looks += [] if dirty else [self._git]
+        for look in looks:
+            try:
+                look()
+            except PflError as exc:
+                missing.append(f"{exc}" + (f" ({exc.hint})" if exc.hint else ""))
         if missing:
             many = f"{len(missing)} things are" if len(missing) > 1 else "one thing is"
             raise InvalidRequestError(f"{many} missing for a deployment", why="\n".join(missing))

@@ -246,6 +246,19 @@ def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
     assert image.digest(here.root, "x86_64") != first
 
 
+def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):
+    import boto3
+
+    at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), tell=lambda text: None)
+    at._identity()
+    assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
+    ecr = boto3.client("ecr")
+    ecr.create_repository(repositoryName="pfl")
+    tag = f"{image.digest(here.root, 'x86_64')[:16]}-x86_64"
+    pushed = ecr.put_image(repositoryName="pfl", imageManifest='{"schemaVersion": 2}', imageTag=tag)["image"]["imageId"]["imageDigest"]
+    assert at.find_image(build=True) == f"123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@{pushed}"
+
+
 def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here, s3_env):
     import boto3
 

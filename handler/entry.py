@@ -84,7 +84,7 @@ def handle(
         if finding.missing:
             finding = accept.widen(request, finding, results)
         if finding.missing:
-            from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
+            from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
                 request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline
@@ -93,7 +93,7 @@ def handle(
             engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
-                error = run.as_error(failed, invocation.error, invocation.flow)
+                error = call.as_error(failed, invocation.error, invocation.flow)
         status = "completed"
         if error is not None:
             status = error.status

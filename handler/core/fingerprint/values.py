@@ -25,7 +25,6 @@ from handler.core.fingerprint.model import tagged
 MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
 _MAX_FOREIGN_VALUES = 5_000
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
 _NO_VALUE = object()
 _BULK = {int, float, str, bytes, bool, type(None), complex}
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -71,9 +70,10 @@ class TooLarge(Exception):
 
 
 class Package(NamedTuple):
-    """A link to an installed package."""
+    """A link to an installed package, by a module of it; with a version, by its own name."""
 
-    module: str
+    name: str
+    version: str = ""
 
 
 class Encoder:
@@ -81,42 +81,30 @@ class Encoder:
     Encodes values, each mutable one once.
 
     Args:
-        kind_of_file: To whom a file belongs.
-        shorten: Takes the checkout's folder out of a text.
-        known: What was seen by earlier readings, by identity; holds the values, so that an identity stays taken.
+        home: The project, whose functions, classes and modules are left as links.
     """
 
-    def __init__(
-        self, kind_of_file: Callable[[str], str], shorten: Callable[[str], str], known: dict[int, tuple[Any, Encoded]]
-    ) -> None:
-        self.kind_of_file, self.shorten, self.known = kind_of_file, shorten, known
+    def __init__(self, home: place.Home) -> None:
+        self.home = home
         self.memo: dict[int, tuple[Any, Encoded]] = {}
-        self.roots: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
         self._left = MAX_VALUES
 
-    def top(self, value: Any, *, remember: bool = True) -> Encoded:
-        """
-        Encode a value that stands alone.
+    @staticmethod
+    def is_plain(value: Any) -> bool:
+        """Whether a value cannot change, and is encoded in no time."""
+        return type(value) in _PRIMITIVES
 
-        Args:
-            value: Anything.
-            remember: Whether *value* will be the same object next time, and counts as it is now.
-        """
-        key = id(value)
-        if key in self.known:
-            return self.known[key][1]
+    def top(self, value: Any) -> Encoded:
+        """Encode a value that stands alone."""
         self._left, self._lowest = MAX_VALUES, sys.maxsize
         self._stack.clear()
         try:
-            encoded = self.encode(value)
+            return self.encode(value)
         except (TooLarge, RecursionError):
             size = f" of {len(value)}" if type(value) in (list, tuple, dict, set, frozenset) else ""
-            encoded = Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
-        if remember and type(value) not in _PRIMITIVES:
-            self.roots[key] = (value, encoded)
-        return encoded
+            return Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
 
     def encode(self, value: Any) -> Encoded:
         """Encode a value that may stand inside another."""
@@ -180,7 +168,7 @@ class Encoder:
         if kind is not str:
             return _PRIMITIVES[kind](value)
         if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
-            value = self.shorten(value)
+            value = self.home.shorten(value)
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _literals(self, values: Iterable[Any]) -> list[str] | None:
@@ -202,7 +190,7 @@ class Encoder:
 
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
-        kind = self.kind_of_file(value.__code__.co_filename)
+        kind = self.home.kind_of_file(value.__code__.co_filename)
         if kind == place.PROJECT or (kind == place.GENERATED and not self._is_foreign_module(value.__module__)):
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
         if kind == place.FRAMEWORK:
@@ -235,23 +223,14 @@ class Encoder:
 
     def type(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.kind_of_class(value)
+        kind = self.home.kind_of_class(value)
         if kind == place.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
         return Encoded("framework") if kind == place.FRAMEWORK else self._foreign(value.__module__, value.__qualname__)
 
-    def kind_of_class(self, value: type) -> str:
-        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
-        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
-            return place.PROJECT
-        module = sys.modules.get(value.__module__)
-        file = place.file_of(module) if module is not None else None
-        return self.kind_of_file(file) if file else place.kind_of_module(value.__module__)
-
     def _is_foreign_module(self, name: str | None) -> bool:
         module = sys.modules.get(name or "")
-        file = place.file_of(module) if module is not None else None
-        return self.kind_of_file(file) != place.PROJECT if file else module is not None and name != "__main__"
+        return module is not None and name != "__main__" and self.home.kind_of_module(module) != place.PROJECT
 
     def _foreign(self, module: str, name: str) -> Encoded:
         installed = place.kind_of_module(module) == place.INSTALLED
@@ -259,13 +238,13 @@ class Encoder:
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        kind = place.kind_of_module(value.__name__)
+        kind = self.home.kind_of_module(value)
         links = {place.PROJECT: (value,), place.INSTALLED: (Package(value.__name__),)}.get(kind, ())
         return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.type(kind)
-        owner = self.kind_of_class(kind)
+        owner = self.home.kind_of_class(kind)
         if owner == place.FRAMEWORK:
             steps = getattr(value, "function", None)
             return Encoded("step", (value,)) if isinstance(steps, types.FunctionType) else Encoded("framework")
@@ -273,7 +252,7 @@ class Encoder:
             return self.join("instance", [name, *self._state(value)])
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.shorten(str(value)))])
+            return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
         if module == "typing" or module == "types":
             return self._typing(value, name)
         if module == "configparser" and hasattr(value, "_sections"):  # newer Pythons add options to its state
@@ -340,7 +319,7 @@ class Encoder:
 
     def _enum(self, value: Any) -> Encoded:
         kind = type(value)
-        if self.kind_of_class(kind) != place.PROJECT:
+        if self.home.kind_of_class(kind) != place.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self.join("member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)])
 

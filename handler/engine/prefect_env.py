@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
+from handler.engine import secret
 
 
 class Api(NamedTuple):
@@ -27,6 +28,7 @@ def configured(settings: Settings) -> Api | None:
     Raises:
         InvalidRequestError: The URL is no URL.
     """
+    settings = secret.filled(settings)
     if settings.prefect_api_url:
         if not settings.prefect_api_url.startswith(("http://", "https://")):
             raise InvalidRequestError(

@@ -10,7 +10,7 @@ import pytest
 from conftest import values
 from test_bust import DAY_S, OUTSIDE, busted, change
 
-from handler.core import inspection, records, verify
+from handler.core import accept, inspection, records, verify
 from handler.core import store as stores
 
 
@@ -59,11 +59,12 @@ DAMAGES = {"empty": b"", "no JSON": b"\x00", "null": b"null", "another shape": b
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("kind", ["plans", "results", "history", "busts"])
+@pytest.mark.parametrize("kind", ["plans", "results", "history", "busts", "code", "accepted"])
 def test_damage_is_found_set_aside_and_made_good_by_the_next_call(one, kind, damage):
     busted(one, "b")
     one.call()
-    path = objects(one, f"{kind}/abc")[0]
+    accept.accept(one.results, "a", "f" * 64, "e" * 64, by="x", changes=[])
+    path = objects(one, kind)[0]
     if kind == "busts" and damage == DAMAGES["sealed, another shape"]:
         return  # A mark is its name.
     one.results.put(path, damage)

@@ -17,7 +17,7 @@ import servers
 
 from handler import entry
 from handler.core import store as stores
-from handler.core.settings import Settings
+from handler.core.settings import Settings, of_process
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("PFL_", "PREFECT_", "AWS_")
@@ -47,6 +47,7 @@ def clean_environ() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(environ)
+    of_process.cache_clear()
     sys.path[:] = path
 
 

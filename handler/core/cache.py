@@ -8,7 +8,6 @@ depth is one read.
 from __future__ import annotations
 
 import json
-from shlex import quote
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -148,6 +147,8 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
     for _, body in records.newest(store, request.id, step, warnings):
         if (entry := recorded(body, store, warnings)) is not None:
             return entry
+    from shlex import quote
+
     raise NotFoundError(
         f"there is no stored value of step {step} for {request.id!r}",
         why="it is to be skipped, and was never computed",
@@ -187,7 +188,8 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     for entry in reversed(entries):
         inside = entry.value is not UNREAD and entry.size_bytes <= room
         room -= entry.size_bytes if inside else 0
-        rows.append(entry_json(entry, with_value=inside))
+        # What is None is left out, all but a value: a hit has less to parse.
+        rows.append({name: each for name, each in entry_json(entry, with_value=inside).items() if each is not None or name == "value"})
     return {
         "version": 1,
         "flow": request.flow.name,
@@ -201,16 +203,21 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict:
     """An entry as plans and history keep it."""
-    said = {name: getattr(entry, name) for name in Entry._fields if name != "value" or with_value}
-    if not said["after"]:
+    said = entry._asdict()
+    if not with_value:
+        del said["value"]
+    if not entry.after:
         del said["after"]
     return said
 
 
 def entry_of(row: dict) -> Entry:
     """The entry in a row of a plan, or in a record of history."""
-    found = {"value": UNREAD, **row, "after": tuple(row.get("after", ()))}
-    return Entry(*map(found.get, Entry._fields))
+    get = row.get
+    return Entry(
+        row["step"], row["key"], get("value", UNREAD), row["sha256"], row["size_bytes"], get("computed_at"), get("expires_at"),
+        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(get("after", ())),
+    )  # fmt: skip
 
 
 def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:

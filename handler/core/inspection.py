@@ -37,9 +37,8 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
             continue
         if (id is not None and body["id"] != id) or (flow is not None and body["flow"] != flow):
             continue
-        row = body["entries"][0]
         about = {"id": body["id"], "flow": body["flow"], "step": body["step"], "plan_key": body["plan_key"]}
-        yield about | {name: value for name, value in row.items() if name not in ("step", "value")}
+        yield about | cache.entry_json(cache.entry_of(body["entries"][0]), with_value=False)
 
 
 def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:

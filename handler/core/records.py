@@ -18,10 +18,8 @@ the body. A result carries the digest of its text beside the fields Prefect read
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import lzma
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -64,7 +62,7 @@ def unseal(data: bytes, key: str) -> dict:
         raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
     if (found := hashlib.sha256(body).hexdigest()) != written:
         raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
-    if not isinstance(found := json.loads(body), dict):
+    if not isinstance(found := json.loads(body.decode()), dict):
         raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
     return found
 
@@ -138,15 +136,13 @@ def decode_result(data: bytes, path: str, *, allow_pickle: bool = False) -> tupl
         raise _damaged(path, "its value is not the one that was written")
     try:
         return _as_json(text, kind, serializer, path, allow_pickle), expires_at, about
-    except (ValueError, EOFError, lzma.LZMAError) as exc:
+    except (ValueError, EOFError) as exc:
         raise _damaged(path, f"its {kind} value cannot be decoded ({exc})") from exc
 
 
 def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bool) -> str:
     if kind.startswith("compressed/"):
-        if serializer.get("compressionlib", "lzma") != "lzma":
-            raise ValueError(f"compressed by {serializer['compressionlib']}")
-        text, kind = lzma.decompress(base64.b64decode(text)).decode(), kind.removeprefix("compressed/")
+        text, kind = _decompressed(text, serializer.get("compressionlib", "lzma")), kind.removeprefix("compressed/")
     if kind == "json":
         json.loads(text)
         return text
@@ -159,8 +155,21 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
             hint="PFL_ALLOW_PICKLE=1, if you trust everyone who can write it",
         )
     import pickle
+    from base64 import b64decode
 
-    return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
+    return json.dumps(pickle.loads(b64decode(text)), allow_nan=False)
+
+
+def _decompressed(text: str, library: str) -> str:
+    import lzma
+    from base64 import b64decode
+
+    if library != "lzma":
+        raise ValueError(f"compressed by {library}")
+    try:
+        return lzma.decompress(b64decode(text)).decode()
+    except lzma.LZMAError as exc:
+        raise ValueError(str(exc)) from exc
 
 
 def newest(

@@ -17,14 +17,14 @@ from functools import cached_property
 from handler.core import bust, cache, history, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
-from handler.core.errors import BusyError, PflError
+from handler.core.errors import BusyError, PflError, StepFailedError
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.core.values import normalise
-from handler.engine import about, publish, why
-from handler.engine.call import raise_in_thread
+from handler.engine import publish, why
+from handler.engine.call import as_error, raise_in_thread
 from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
@@ -86,6 +86,7 @@ class Invocation:
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: What became of each step that was touched.
         is_cold: Whether it is the first call of its process.
+        code: Which code of the image this is: the digest of its manifest.
     """
 
     request: Request
@@ -101,8 +102,12 @@ class Invocation:
     flow_run_id: str | None = None
     url: str | None = None
     is_cold: bool = False
+    code: str = ""
     _called_at: float = field(default_factory=time.time)
     _untold: set[str] = field(default_factory=set)  # Results whose writer may be about to write their record.
+    left: str = ""  # What a reaper has still to do, once this has ended.
+    tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
+    finished: set[str] = field(default_factory=set)
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
@@ -182,17 +187,23 @@ class Invocation:
     def _try(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, else whether *name* is ours to compute."""
         held = self._held.get(name)
-        got = self.call.try_claim(name, held, lambda: self._look_again(name))
+        got = self.call.try_claim(name, held, lambda waited: self._failed_there(name, waited) or self._look_again(name))
         if isinstance(got, lease.Held):
             if held is None:
                 self.notify(name, f"waiting: it is {got.words}")
             self._held[name] = got
             return False
         if isinstance(got, Outcome):
-            got.status = "joined"
+            got.status = "joined" if got.error is None else "failed"
             return got
         self._claimed.add(name)
         return True
+
+    def _failed_there(self, name: str, waited: dict) -> Outcome | None:
+        """The failure of the call that was waited for, if it computed the same: it would be ours too, and as slow."""
+        if waited.get("failed_plan") != self.finding.plan_keys[name]:
+            return None
+        return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
     def _pause(self, name: str) -> BusyError | None:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
@@ -310,7 +321,7 @@ class Invocation:
             self.finding.found[name] = outcome.entry
 
     def _settle(self, name: str, compute: Compute | None, *, look_only: bool = False) -> Outcome | None:
-        started = time.perf_counter()
+        started, told = time.perf_counter(), {}
         try:
             outcome = None if name in self._absent else self._look_again(name)
             if outcome is None and look_only:
@@ -322,9 +333,12 @@ class Invocation:
             raise
         except BaseException as exc:  # A step may raise anything, SystemExit included.
             outcome = self._failed(name, exc)
+            if isinstance(exc, Exception) and isinstance(error := as_error(name, exc, self.flow), StepFailedError):
+                failure = {"what": error.what, "why": error.why, "hint": error.hint}
+                told = {"failure": failure, "failed_plan": self.finding.plan_keys[name]}
         finally:
             if compute is not None:
-                self.call.release(name)
+                self.call.release(name, **told)
         outcome.ms = (time.perf_counter() - started) * 1e3
         return outcome
 
@@ -429,7 +443,7 @@ class Invocation:
             self.finding.warnings.append(f"the failure of step {name} is not in its history ({trouble})")
 
     def _process(self) -> dict[str, object]:
-        return about.process(self.is_cold, self.settings.root)
+        return {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
 
     def _save(
         self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,

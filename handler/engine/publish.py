@@ -10,6 +10,8 @@ result says what its record is called, so that of all who tell of it one does.
 
 from __future__ import annotations
 
+import sys
+
 from handler.core import cache, history, keys, records
 from handler.core.cache import UNREAD, Entry
 from handler.core.event import Request
@@ -80,3 +82,13 @@ def forget(request: Request, store: Store, step: str, plan_key: str) -> None:
     for other in request.flow.dependents([step]) - {step}:
         stale += [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{other}")]
     store.delete(stale)
+
+
+def memory_peak_bytes() -> int | None:
+    """The most memory that this process had so far."""
+    try:
+        import resource
+    except ImportError:  # There is none on Windows.
+        return None
+    # Kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)

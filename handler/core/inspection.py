@@ -55,7 +55,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
         if body is None:
             continue
-        entry = cache.recorded(request, body, store, warnings)
+        entry = cache.recorded(body, store, warnings)
         mark = marks.void(encode_id(request.id), cache.entry_of(body))
         current = step in finding.found and finding.found[step].key == body["key"]
         yield {

@@ -116,12 +116,17 @@ class Store:
             UnavailableError: The store did not take it.
         """
         self.counts["put"] += 1
-        try:
-            obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
-        except exceptions.AlreadyExistsError as exc:
-            raise AlreadyExistsError(f"{key} is there already") from exc
-        except Exception as exc:
-            raise self._unavailable("write", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+                return
+            except exceptions.AlreadyExistsError as exc:
+                if left < _TRIES - 1 and self.get(key) == data:
+                    return  # The answer of an earlier try was lost.
+                raise AlreadyExistsError(f"{key} is there already") from exc
+            except Exception as exc:
+                if not left or mode != "create" or _BROKEN not in str(exc):
+                    raise self._unavailable("write", key, exc) from exc
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """
@@ -150,6 +155,31 @@ class Store:
                 tries -= 1
                 if not tries or _BROKEN not in str(exc):
                     raise self._unavailable("list", prefix, exc) from exc
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The names of the objects in a folder, in order; unlike a listing, without a look at each file of a directory."""
+        if self._directory is None:
+            listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
+            yield from listed if self.is_ordered else sorted(listed)
+            return
+        self.counts["list"] += 1
+        try:
+            yield from sorted(os.listdir(f"{self._directory}/{folder}"))
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            self._check_there("list", folder, exc)
+        except OSError as exc:
+            raise self._unavailable("list", folder, exc) from exc
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder that holds nothing else, in order."""
+        if self._directory is not None:
+            return list(self.names(folder))
+        self.counts["list"] += 1
+        try:
+            found = obstore.list_with_delimiter(self._backend, prefix=f"{folder}/")["common_prefixes"]
+        except Exception as exc:
+            raise self._unavailable("list", folder, exc) from exc
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""

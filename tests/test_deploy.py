@@ -96,7 +96,8 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert re.search(r"completed abc  one=hit two=hit  [\d.]+ ms  \S+", run("logs", "--id", "abc").out)
     assert run("logs", "--id", "other").out == ""
     told = run("status", "--json").data
-    assert (told["is_current"], told["state"], told["stack"], told["concurrency"]) == (True, "Active", "CREATE_COMPLETE", 20)
+    assert (told["is_current"], told["state"], told["concurrency"]) == (True, "Active", 20)
+    assert told["stack"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
     again = run("deploy", "--image", IMAGE)
     assert again.code == 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from handler.core import accept, cache, event, manifest, store
+from handler.core import cache, event, manifest, shapes, store
 from handler.core.errors import InvalidRequestError, NotFoundError, PflError
-from handler.core.settings import Settings
+from handler.core.settings import Settings, of_process
 
 _cold = True
 
@@ -27,21 +28,28 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     Answer one event.
 
     Args:
-        raw: The event; see the README's *Event and reply*.
+        raw: The event, plain or in one of the shapes of :mod:`handler.core.shapes`; see the README's *Event and reply*.
         context: Lambda's context object.
 
     Returns:
-        A reply; what went wrong is in it, and nothing is raised that we foresaw.
+        A reply, in the shape that the caller knows; what went wrong is in it, and nothing is raised that we foresaw.
     """
     request_id = getattr(context, "aws_request_id", "")
+    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
+    finish = shapes.over_http if shapes.is_http(raw) else dict
     try:
-        settings = Settings.from_env(os.environ)
+        raw, finish = shapes.unwrap(raw)
+        settings = of_process()
     except PflError as exc:
         asked = raw if isinstance(raw, Mapping) else {}
-        more = {"cold_start": _cold, "request_id": request_id, "ms": 0.0}
-        return event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
-    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    return handle(raw, settings, request_id=request_id, deadline=deadline)
+        more = {"cold_start": _cold, "request_id": request_id, "code": "", "ms": 0.0}
+        reply = event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
+    else:
+        reply = handle(raw, settings, request_id=request_id, deadline=deadline)
+    if context is not None:
+        print(_log_line(reply), flush=True)
+        reply = shapes.fit(reply)
+    return finish(reply)
 
 
 def handle(
@@ -71,10 +79,11 @@ def handle(
     if "action" in asked:
         return _act(asked, settings, results, request_id, cold)
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
-    more: dict[str, object] = {"cold_start": cold, "request_id": request_id}
+    more: dict[str, object] = {"cold_start": cold, "request_id": request_id, "code": ""}
     warnings: list[str] = []
     try:
         flows = manifest.load(settings)
+        more["code"] = flows.digest
         request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
         said = {"id": request.id, "flow": request.flow.name}
         results = _open(settings) if results is None else results
@@ -82,18 +91,20 @@ def handle(
         finding = cache.find(request, results, warnings)
         outcomes, engine, error, url = {}, None, None, None
         if finding.missing:
+            from handler.core import accept
+
             finding = accept.widen(request, finding, results)
         if finding.missing:
-            from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
+            from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
-                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline
+                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold
             )
             outcomes, url = invocation.outcomes, invocation.url
             engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
-                error = run.as_error(failed, invocation.error, invocation.flow)
+                error = call.as_error(failed, invocation.error, invocation.flow)
         status = "completed"
         if error is not None:
             status = error.status
@@ -123,8 +134,13 @@ def _act(
     more: dict[str, object] = {"action": asked["action"], "reaped": [], "cold_start": cold, "request_id": request_id}
     error = None
     try:
+        if asked == {"action": "check"}:
+            from handler.engine import check
+
+            more |= check.check(settings, _open(settings) if results is None else results)
+            return event.reply(id=None, flow=None, status="completed", **more)
         if asked["action"] != "reap":
-            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"}')
+            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"} or {"action": "check"}')
         if unknown := sorted(set(asked) - {"action", "dry_run"}):
             raise InvalidRequestError(f"unknown field {unknown[0]!r} in the event", hint="the fields are action, dry_run")
         if not isinstance(asked.get("dry_run", False), bool):
@@ -140,6 +156,13 @@ def _act(
     return event.reply(id=None, flow=None, status=error.status if error else "completed", error=error, **more)
 
 
+def _log_line(reply: Mapping) -> str:
+    """One line of JSON for the log: who asked for what, what became of it, and how long it took."""
+    said = {name: reply.get(name) for name in ("request_id", "id", "flow", "action", "status", "engine", "ms", "cold_start")}
+    said["steps"] = {row["step"]: row["status"] for row in reply.get("steps", ())}
+    return json.dumps({"pfl": 1} | said | {name: reply[name] for name in ("url", "error", "warnings") if reply.get(name)})
+
+
 _opened: dict[Settings, store.Store] = {}
 
 
@@ -150,19 +173,21 @@ def _open(settings: Settings) -> store.Store:
     return _opened[settings]
 
 
+_NOTHING = cache.Entry(*[None] * len(cache.Entry._fields))
+
+
 def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str, object]) -> list[dict[str, object]]:
     rows = []
     for name in request.flow.steps:
         outcome, entry = outcomes.get(name), finding.found.get(name)
         if outcome is None and (entry is None or (request.step is not None and name != request.step and name not in request.skip)):
             continue
-        row = {"step": name, "status": "skipped" if name in request.skip else "hit", "value": None, "key": None, "why": None, "ms": 0.0}
-        row |= dict.fromkeys(("computed_at", "expires_at", "flow_run_id", "task_run_id", "url"))
+        status, why, ms = "skipped" if name in request.skip else "hit", None, 0.0
         if outcome is not None:
-            row |= {"status": outcome.status, "why": outcome.why, "ms": round(outcome.ms, 3)}
-            entry = outcome.entry
-        if entry is not None:
-            row |= {field: getattr(entry, field) for field in row.keys() & set(entry._fields)}
+            status, why, ms, entry = outcome.status, outcome.why, round(outcome.ms, 3), outcome.entry
+        of = entry or _NOTHING
+        row = {"step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at}
+        row |= {"expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url}
         rows.append(row)
     return rows
 
@@ -172,3 +197,23 @@ def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFound
     return NotFoundError(
         f"step {step} is not in the cache for {request.id!r}", why=outcome.why or "", hint="ask again without cached_only"
     )
+
+
+def _preload() -> None:
+    """Import in the init phase what a miss needs, for functions that mostly miss; what fails here, the first call tells."""
+    try:
+        settings = of_process()
+        if settings.preload:
+            from handler.core import project
+            from handler.engine import prefect_env, run
+
+            prefect_env.prepare(settings)
+            if settings.engine == "prefect":
+                from handler.engine import prefect_run
+            project.load(settings)
+            _open(settings)
+    except PflError:
+        pass
+
+
+_preload()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-
 from handler.core import project
 from handler.core.cache import Finding
-from handler.core.declare import Flow, short_place
-from handler.core.errors import PflError, RunCancelledError, StepFailedError, UnavailableError
+from handler.core.errors import UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import deadline, direct, prefect_env
 from handler.engine.execute import Invocation, Notify
-
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
@@ -28,6 +21,7 @@ def once(
     request_id: str,
     notify: Notify,
     kill_at: float | None = None,
+    is_cold: bool = False,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -41,7 +35,7 @@ def once(
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at)
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
     if not invocation.look():
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
@@ -52,7 +46,6 @@ def once(
 
 
 def _compute(invocation: Invocation) -> None:
-    left = ""
     try:
         if not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
@@ -62,29 +55,10 @@ def _compute(invocation: Invocation) -> None:
             else:
                 from handler.engine import prefect_run
 
-                left = "Prefect did not take the end of the run"
                 prefect_run.run(invocation)
-                left = ""
     except deadline.GivenUp:
         invocation.give_up("was given up: Prefect or the store did not answer in time")
         if invocation.error is None:
             invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
-    except (KeyboardInterrupt, RunCancelledError):
-        left = ""
-        raise
     finally:
-        invocation.call.end(left)
-
-
-def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
-    """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
-    if isinstance(exc, PflError):
-        return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
-    frames = [f for f in frames if not any(part in f.filename for part in _NOT_THEIRS)]
-    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
-    error = StepFailedError(
-        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
-    )
-    error.__cause__ = exc
-    return error
+        invocation.call.end(invocation.left)

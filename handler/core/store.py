@@ -16,7 +16,7 @@ from typing import NamedTuple
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
-_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -78,16 +78,19 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        try:
-            if self._directory is not None:
-                return _read(f"{self._directory}/{key}")
-            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-            return bytes(obstore.get(self._backend, key).bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
-            self._check_there("read", key, exc)
-            return None
-        except Exception as exc:
-            raise self._unavailable("read", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                if self._directory is not None:
+                    return _read(f"{self._directory}/{key}")
+                # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+                return bytes(obstore.get(self._backend, key).bytes())
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
+                self._check_there("read", key, exc)
+                return None
+            except Exception as exc:
+                if not left or _BROKEN not in str(exc):
+                    raise self._unavailable("read", key, exc) from exc
+        raise AssertionError("unreachable")
 
     def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
         """

@@ -29,6 +29,7 @@ from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
+_sleep = time.sleep
 Notify = Callable[[str, str], None]
 
 
@@ -209,7 +210,7 @@ class Invocation:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
         if time.monotonic() + pause_s < self.stop_at:
-            time.sleep(pause_s)
+            _sleep(pause_s)
             return None
         why = f"it is {self._held[name].words}"
         return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")

@@ -202,7 +202,7 @@ def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFound
 def _preload() -> None:
     """Import in the init phase what a miss needs, for functions that mostly miss; what fails here, the first call tells."""
     try:
-        settings = Settings.from_env(os.environ)
+        settings = of_process()
         if settings.preload:
             from handler.core import project
             from handler.engine import prefect_env, run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import uuid
@@ -29,6 +30,8 @@ hypothesis.settings.load_profile("pfl")
 @pytest.fixture(scope="session", autouse=True)
 def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting of whoever runs the tests reaches them, and nothing of theirs is written outside temporary directories."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As a shell starts its background jobs; children would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]

@@ -19,13 +19,14 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
 
     Args:
         store: Where.
-        id: Only this ID; then only its folder is listed.
+        id: Only this ID; then only its folder is listed, and they come in order of step.
         flow: Only this flow.
         step: Only this step.
         warn: Told of each damaged plan, which is passed over.
     """
     folder = "plans" if id is None else f"plans/{encode_id(id)}" + (f"/{step}" if step else "")
-    for listed in store.list(folder):
+    # One ID's plans are few enough to be put in order.
+    for listed in store.list(folder) if id is None else sorted(store.list(folder)):
         if step is not None and listed.key.split("/")[-2] != step:
             continue
         if (data := store.get(listed.key)) is None:

@@ -82,25 +82,23 @@ def reap(
         yield row | {"runs": runs}
 
 
-def after_error(store: Store, settings: Settings, request_id: str, kind: str, message: str) -> list[dict]:
+def after_error(store: Store, settings: Settings, request_id: str, cause: str, why: str) -> list[dict]:
     """
-    Bury the call of a request that Lambda answered with a function error, with the cause that this tells; what was buried.
+    Bury the call of a request that Lambda answered with a function error; what was buried.
 
     Args:
         store: Where the calls are on record.
         settings: Which Prefect to tell.
         request_id: Lambda's name of the request.
-        kind: ``errorType`` of the payload.
-        message: Its ``errorMessage``.
+        cause: What it died of, of :data:`handler.engine.death.ADVICE`.
+        why: Lambda's own words.
 
     Raises:
         UnavailableError: Prefect or the store did not answer.
     """
-    if (told := death.of_error(kind, message)) is None:
-        return []
     dead = [call for call in lease.calls(store) if lease.life_of(store, call).body.get("request_id") == request_id]
     for call in dead:
-        lease.report(store, call, *told)
+        lease.report(store, call, cause, why)
     return list(reap(store, settings, only=dead))
 
 

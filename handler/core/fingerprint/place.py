@@ -13,7 +13,9 @@ import os
 import re
 import sys
 import sysconfig
-from types import ModuleType
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any
 
 PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = "project", "installed", "standard", "framework", "generated"
 
@@ -23,6 +25,78 @@ _STDLIB_DIRS = tuple(
     | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
 )
 _SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
+
+
+class Home:
+    """
+    The project of one function: what belongs to it, and what its files are called.
+
+    Args:
+        root: The folder from which its modules are imported.
+        own: The function's package, with a separator at its end, or its file: the project's wherever it is installed.
+    """
+
+    def __init__(self, root: str, own: str) -> None:
+        self.root, self._own = root, own
+        self._relative: dict[str, str] = {}
+        folders = {root, _checkout_of(root) or root}
+        kept = sorted((re.escape(folder) for folder in folders if len(folder.strip(os.sep)) > 3), key=len, reverse=True)
+        self._folders = re.compile(f"(?:{'|'.join(kept)})(?![\\w.-])") if kept else None
+
+    def kind_of_file(self, path: str) -> str:
+        """To whom a file belongs."""
+        return PROJECT if path.startswith(self._own) else kind_of_file(path)
+
+    def kind_of_module(self, module: ModuleType) -> str:
+        """To whom a module belongs."""
+        file = file_of(module)
+        return self.kind_of_file(file) if file else kind_of_module(module.__name__)
+
+    def kind_of_class(self, value: type) -> str:
+        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
+        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
+            return PROJECT
+        module = sys.modules.get(value.__module__)
+        return self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(value.__module__)
+
+    def owns(self, value: Any) -> bool:
+        """Whether a function, class or module is written in the project."""
+        kind = type(value)
+        if issubclass(kind, FunctionType):
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+        if issubclass(kind, type):
+            return self.kind_of_class(value) == PROJECT
+        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT
+
+    def relative(self, file: str | None) -> str | None:
+        """A path as people of the project know it."""
+        if not file or file.startswith("<"):
+            return file or None
+        if file not in self._relative:
+            self._relative[file] = os.path.relpath(os.path.abspath(file), self.root).replace(os.sep, "/")
+        return self._relative[file]
+
+    def shorten(self, text: str) -> str:
+        """*text* without the checkout's folder: a path below it is the same path in another checkout."""
+        return self._folders.sub("<root>", text) if self._folders and os.sep in text else text
+
+
+@functools.lru_cache(maxsize=256)
+def home_of(file: str, module: str) -> Home:
+    """The project of a function, given its file and the name of its module."""
+    root = root_of(file, module)
+    top = os.path.join(root, module.partition(".")[0]) + os.sep
+    return Home(root, top if file.startswith(top) else file)
+
+
+def _checkout_of(root: str) -> str | None:
+    for _ in range(3):
+        if any(os.path.exists(os.path.join(root, mark)) for mark in _CHECKOUT_MARKS):
+            return root
+        root = os.path.dirname(root)
+    return None
 
 
 @functools.lru_cache(maxsize=None)
@@ -70,10 +144,10 @@ def file_of(module: ModuleType) -> str | None:
         return None
 
 
-def root_of(file: str, module: str | None) -> str:
+def root_of(file: str, module: str) -> str:
     """The folder from which *module* is imported, given its file; the file's own folder where they do not fit."""
     stem = os.path.splitext(os.path.abspath(file))[0]
-    wanted = (module or "").split(".")
+    wanted = module.split(".")
     if os.path.basename(stem) == "__init__":
         stem = os.path.dirname(stem)
     parts = stem.split(os.sep)
@@ -159,3 +233,22 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def content_of(path: str) -> bytes:
+    """A file's bytes."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def describe(error: BaseException, relative: Callable[[str | None], str | None]) -> str:
+    """An exception with the file and line of the project where it came from."""
+    file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None and not isinstance(error, SyntaxError):
+        path = trace.tb_frame.f_code.co_filename
+        if kind_of_file(path) == PROJECT:
+            file, line = path, trace.tb_lineno
+        trace = trace.tb_next
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__} in {relative(file)}:{line}: {said}" if file else f"{type(error).__name__}: {said}"

@@ -12,8 +12,8 @@ from typing import Any
 
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place
-from handler.core.fingerprint.pieces import describe, plain
 from handler.core.fingerprint.model import Part
+from handler.core.fingerprint.reading import plain
 
 
 def find(target: str) -> Any:
@@ -32,10 +32,10 @@ def find(target: str) -> Any:
     try:
         value = importlib.import_module(name)
     except ModuleNotFoundError as exc:
-        where = os.getcwd() if exc.name and name.startswith(exc.name) else describe(exc, _relative)
+        where = os.getcwd() if exc.name and name.startswith(exc.name) else place.describe(exc, _relative)
         raise InvalidRequestError(f"there is no module {exc.name}", why=f"looked from {where}") from exc
     except Exception as exc:
-        raise InvalidRequestError(f"module {name} cannot be imported", why=describe(exc, _relative)) from exc
+        raise InvalidRequestError(f"module {name} cannot be imported", why=place.describe(exc, _relative)) from exc
     for attr in path.split("."):
         try:
             value = getattr(value, attr)

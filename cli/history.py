@@ -247,7 +247,7 @@ def _pairs(store, log: _Log, records: list[str], ids: list[str], runs: list[str]
         sides = [history.run(store, each, folder=folders[0] if folders else None, warn=log) for each in runs]
         for name in sorted({**sides[0], **sides[1]}) if step is None else [step]:
             # A step that a run did not compute had the value that stood there then.
-            yield name, *(side.get(name) or history.standing(store, *_end(side), name, log) for side in sides)
+            yield name, *(side.get(name) or _standing(store, side, name, log) for side in sides)
     elif ids and len(ids) <= 2 and not records and not runs:
         names = {name for folder in folders for name in store.folders(f"history/{folder}")} if step is None else {step}
         pairs = [(name, *_newest(store, folders, name, log)) for name in sorted(names - {history.ALL})]
@@ -259,9 +259,11 @@ def _pairs(store, log: _Log, records: list[str], ids: list[str], runs: list[str]
         raise InvalidRequestError("nothing says what to compare", why="it takes two records, one or two --id, or two --run", hint="pfl history diff --id abc")
 
 
-def _end(side: dict) -> tuple[str, int]:
-    name = min((name for name, _ in side.values()), key=lambda name: name.order)
-    return name.folder, name.time_ns
+def _standing(store, side: dict, step: str, log: _Log):
+    from handler.core import history
+
+    last = min((name for name, _ in side.values()), key=lambda name: name.order)
+    return history.standing(store, last.folder, step, last.time_ns, log)
 
 
 def _newest(store, folders: list[str], step: str, log: _Log) -> list:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cache, config, deploy, invoke, limits, output, runs, server
+from cli import cache, config, deploy, history, invoke, limits, output, runs, server
 from handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("status")(deploy.status)
 app.command("logs")(deploy.logs)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
+app.add_typer(history.app, name="history")
 app.add_typer(limits.app, name="limits")
 app.add_typer(runs.app, name="runs")
 app.add_typer(server.app, name="server")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cache, config, invoke, limits, output, runs, server
+from cli import cache, config, invoke, limits, output, runs, server, setup, worker
 from handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.add_typer(config.app, name="config")
 app.add_typer(limits.app, name="limits")
 app.add_typer(runs.app, name="runs")
 app.add_typer(server.app, name="server")
+app.add_typer(setup.app, name="setup")
+app.add_typer(worker.app, name="worker")
 
 
 def _version(wanted: bool) -> None:

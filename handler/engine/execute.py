@@ -64,6 +64,8 @@ class Work:
     name: str
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
+    before: dict | None = None  # The record of the computation before this one.
+    why: str = ""
 
 
 Compute = Callable[[Work], None]
@@ -99,6 +101,9 @@ class Invocation:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
+    artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
+    flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
@@ -376,7 +381,7 @@ class Invocation:
             made.append(self._save(name, value, inputs, run, started, reason, seen))
             return made[-1]
 
-        compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
+        compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
         return Outcome("computed", made[-1], reason)
 
     def _save(
@@ -414,7 +419,7 @@ class Invocation:
             "ms": (ended - started) * 1e3,
             "why": reason,
             "request_id": self.request_id,
-        }
+        } | ({"degraded": self.degraded} if self.degraded else {})
         with self._guard:
             self._saved[name] = None
         self.call.check(name)

@@ -19,11 +19,11 @@ from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Crashed, State
 
-from handler.core import accept, cache, event, manifest, project, records, store
+from handler.core import accept, cache, event, links, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import limits, prefect_env, reap
+from handler.engine import artifacts, limits, reap
 from handler.engine.call import call_step, time_up
 from handler.engine.deadline import Stopped, message, out_of_time
 from handler.engine.execute import Invocation, Run, Work
@@ -71,6 +71,9 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
                 invocation.call.end()
     if isinstance(invocation.error, OutOfTimeError):
         return Crashed(message=message(invocation.error))
+    if ours is None or ours.flow_run is not None:
+        _show_hits(invocation)
+    artifacts.publish(invocation)
     if invocation.error is not None:
         raise invocation.error
     return {name: entry.value for name, entry in invocation.finding.found.items()}
@@ -79,6 +82,16 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
 def tags(id: str, step: str | None) -> set[str]:
     """The tags of a flow run: ``id=abc`` and ``step=b``; Prefect's UI splits a filter at commas, so an ID loses them."""
     return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
+
+
+def tell_apart(invocation: Invocation) -> None:
+    """Give a run that Prefect started the tags that one of ours has."""
+    from handler.engine import prefect_run
+
+    run, request = invocation.flow_run, invocation.request
+    mine = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
+    with prefect_run.asking() as client:
+        client.update_flow_run(run.id, tags=mine)
 
 
 def _run_name() -> str:
@@ -100,7 +113,10 @@ def _compute(invocation: Invocation, work: Work) -> None:
             run = Run("prefect", *_urls(TaskRunContext.get()))
             invocation.call.note(step.name, flow_run_id=run.flow_run_id, task_run_id=run.task_run_id, attempt=len(attempts))
             bound = step.signature.bind(*args, **arguments).arguments
+            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, None)
             entry = work.finish(call_step(step, bound, in_prefect=True), run)
+            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, entry.key)
+            artifacts.note(invocation, work, entry)
         except KeyboardInterrupt as exc:
             raised.append(exc)
             return Cancelled(message="interrupted")
@@ -110,13 +126,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         except Exception as exc:
             raised.append(exc)
             raise
-        return Completed(
-            data=ResultRecordMetadata(
-                storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
-                expiration=entry.expires_at,
-                serializer=JSONSerializer(object_encoder=None, object_decoder=None),
-            )
-        )
+        return Completed(data=_where(invocation, entry))
 
     body.__wrapped__ = None  # Prefect calls what a function wraps; the wrapper is the task here.
     body.__signature__ = step.signature
@@ -145,6 +155,32 @@ def _compute(invocation: Invocation, work: Work) -> None:
     raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
 
 
+def _show_hits(invocation: Invocation) -> None:
+    """A task run each, named ``Cached``, for what was found: who started the run in Prefect looks for all its steps."""
+    computed = {name for name, outcome in invocation.outcomes.items() if outcome.status == "computed"}
+    found = invocation.finding.found
+    for name in [name for name in invocation.flow.steps if name in found and name not in computed]:
+        takes = invocation.flow.steps[name].takes
+        given = {other: found[other].value for other in takes if other in found} | invocation.request.step_params(name)
+        given |= {"id": invocation.request.id} if "id" in takes else {}
+
+        def hit(entry=found[name], given=given) -> State:
+            artifacts.show_inputs(TaskRunContext.get().task_run, given, entry.key)
+            text = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}" if entry.computed_at else None
+            return Completed(name="Cached", message=text, data=_where(invocation, entry))
+
+        task_run_name = f"{name}[{invocation.request.id}]".replace("{", "{{").replace("}", "}}")
+        prefect.Task(fn=hit, name=name, task_run_name=task_run_name, persist_result=False)(return_state=True)
+
+
+def _where(invocation: Invocation, entry: cache.Entry) -> ResultRecordMetadata:
+    return ResultRecordMetadata(
+        storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
+        expiration=entry.expires_at,
+        serializer=JSONSerializer(object_encoder=None, object_decoder=None),
+    )
+
+
 def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation:
     settings = Settings.from_env(os.environ)
     own = {name: parameters[name] for name in flow.params}
@@ -164,7 +200,8 @@ def _urls(task_context: TaskRunContext | None) -> tuple[str | None, str | None, 
     task_run_id = str(task_context.task_run.id) if task_context else None
     if flow_run_id is None:
         return None, task_run_id, None
-    return flow_run_id, task_run_id, prefect_env.flow_run_url(str(prefect.settings.PREFECT_API_URL.value() or ""), flow_run_id)
+    base = links.base_of(str(prefect.settings.PREFECT_API_URL.value() or ""), os.environ)
+    return flow_run_id, task_run_id, links.task_run(base, task_run_id) if task_run_id else links.flow_run(base, flow_run_id)
 
 
 def _signature(flow: Flow) -> inspect.Signature:

@@ -28,6 +28,7 @@ def run(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
+        from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
         from prefect.states import Cancelled, Crashed
 
@@ -43,7 +44,11 @@ def run(invocation: Invocation) -> None:
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
                 cancel.watch(invocation) as cancelled,
             ):
-                state = flow(**arguments, **request.params, return_state=True)
+                if invocation.flow_run is None:
+                    state = flow(**arguments, **request.params, return_state=True)
+                else:
+                    prefect_flow.tell_apart(invocation)
+                    state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
             if state.is_cancelled():
                 raise KeyboardInterrupt
             if isinstance(invocation.error, OutOfTimeError):

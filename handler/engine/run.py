@@ -28,6 +28,7 @@ def once(
     request_id: str,
     notify: Notify,
     kill_at: float | None = None,
+    flow_run: object = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -42,7 +43,8 @@ def once(
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
     invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at)
-    if not invocation.look():
+    invocation.flow_run = flow_run
+    if not invocation.look() and flow_run is None:
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
         invocation.run(None)
@@ -54,7 +56,7 @@ def once(
 def _compute(invocation: Invocation) -> None:
     left = ""
     try:
-        if not invocation.join():
+        if invocation.flow_run is None and not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
         with deadline.watch(invocation):
             if invocation.request.engine == "direct":
@@ -63,8 +65,15 @@ def _compute(invocation: Invocation) -> None:
                 from handler.engine import prefect_run
 
                 left = "Prefect did not take the end of the run"
-                prefect_run.run(invocation)
-                left = ""
+                try:
+                    prefect_run.run(invocation)
+                except UnavailableError as exc:
+                    if invocation.settings.on_prefect_down == "fail" or invocation.error is not None or invocation.flow_run is not None:
+                        raise
+                    _degrade(invocation, exc)
+                    left = left if invocation.flow_run_id else ""
+                else:
+                    left = ""
     except deadline.GivenUp:
         invocation.give_up("was given up: Prefect or the store did not answer in time")
         if invocation.error is None:
@@ -74,6 +83,15 @@ def _compute(invocation: Invocation) -> None:
         raise
     finally:
         invocation.call.end(left)
+
+
+def _degrade(invocation: Invocation, exc: UnavailableError) -> None:
+    """Compute what is left without Prefect, and say so in the reply and in each record."""
+    invocation.degraded = str(exc)
+    invocation.finding.warnings.append(f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {exc}")
+    invocation.notify("", "Prefect does not answer: computing without it")
+    invocation.request = invocation.request._replace(engine="direct")
+    direct.run(invocation)
 
 
 def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:

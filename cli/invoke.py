@@ -31,6 +31,8 @@ def invoke(
     event: Annotated[str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait; needs a deployed function.")] = False,
     local: Annotated[bool, typer.Option("--local", help="Run here, even if a function is deployed.")] = False,
+    function: Annotated[str | None, typer.Option("--function", help="The Lambda function to call.")] = None,
+    endpoint_url: Annotated[str, typer.Option("--endpoint-url", help="Where Lambda listens.")] = "",
     json: Json = False,
 ) -> None:
     """Run a flow, or one step of it, for an ID; what is stored is not computed again."""
@@ -38,11 +40,18 @@ def invoke(
 
     from handler.core import store
 
-    chosen = settings.load(engine=engine)
-    if asynchronous:
+    chosen = settings.load(engine=engine, function=function)
+    if local and function:
+        raise InvalidRequestError("--local and --function do not go together", hint="leave one of the two out")
+    target = None if local else _target(chosen)
+    if asynchronous and target is None:
         why = "only a deployed function goes on after the call" if local else "no function is deployed from here"
         raise InvalidRequestError("--async cannot be used here", why=why, hint="leave --async out")
     raw = _event(chosen, event, id, flow, step, bust, skip, param, cached_only)
+    if target is not None:
+        if isinstance(raw, dict) and engine is not None:
+            raw["engine"] = engine
+        return _remote(chosen, target, raw, endpoint_url, asynchronous, json)
     progress = output.Progress()
     from handler import entry
 
@@ -56,6 +65,39 @@ def invoke(
     _show(reply, json)
     if "error" in reply:
         raise typer.Exit(errors.exit_code(reply["error"]["type"]))
+
+
+def _target(chosen):
+    """The deployed function; without one, nothing of AWS is imported."""
+    if not chosen.function and not (chosen.home / "deployed.json").exists():
+        return None
+    from serverless import remote
+
+    return remote.target(chosen)
+
+
+def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bool) -> None:
+    from handler.core import manifest
+    from serverless import remote
+
+    output.say(f"calling function {target.function}{f' in {target.region}' if target.region else ''}")
+    sent = remote.call(target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say)
+    if sent.reply is None:
+        asked = raw.get("id") if isinstance(raw, dict) else None
+        output.emit({"version": 1, "status": "queued", "id": asked, "function": target.function, "request_id": sent.request_id}) if json else None
+        output.say(f"queued as {sent.request_id}; to follow it: pfl logs -f{f' --id {asked}' if asked else ''}, or invoke with --cached-only")
+        return
+    remote.fetch(sent.reply, chosen)
+    try:
+        with output.stdout_kept_for_data():
+            here = manifest.load(chosen).digest
+        if sent.reply.get("code") not in (None, "", here):
+            output.say("warning: the deployed code is not the code here; pfl deploy --dry-run says what differs")
+    except errors.PflError:
+        pass  # No flows here, or none that can be imported: nothing to compare with.
+    _show(sent.reply, json)
+    if "error" in sent.reply:
+        raise typer.Exit(errors.exit_code(sent.reply["error"]["type"]))
 
 
 def plan(

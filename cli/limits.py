@@ -24,9 +24,9 @@ Tag = Annotated[str | None, typer.Option("--tag", help="Of this tag.")]
 @app.command("ls")
 def ls(json: Json = False) -> None:
     """List limits: slots taken, by whom, since when, and which are leaked."""
-    with _prefect() as (limits, client, results, api):
+    with _prefect() as (limits, api, results):
         count = leaked = 0
-        for row in limits.ls(client, results, api.url):
+        for row in limits.ls(api, results):
             count, leaked = count + 1, leaked + row["leaked"]
             if json:
                 output.emit(row)
@@ -46,9 +46,9 @@ def set_limit(
 ) -> None:  # fmt: skip
     """Set a limit; those that run go on."""
     name = _tag(id, step, tag)
-    with _prefect() as (limits, client, results, _):
+    with _prefect() as (limits, api, results):
         if not dry_run:
-            limits.put(client, results, name, limit)
+            limits.put(api, results, name, limit)
     _done({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{name}: {limit} at once")
 
 
@@ -63,17 +63,17 @@ def rm(
     if idle is not None and (id or step or tag):
         raise InvalidRequestError("--idle goes with no other selection")
     seconds, named = (_seconds(idle), "") if idle is not None else (0, _tag(id, step, tag))
-    with _prefect() as (limits, client, results, api):
+    with _prefect() as (limits, api, results):
         if idle is not None:
-            names = limits.idle(client, results, api.url, seconds)
+            names = limits.idle(api, results, seconds)
         else:
-            names = [limits.one(client, results, api.url, named)["tag"]]
-            waiting = limits.waiting(client, names[0])
+            names = [limits.one(api, results, named)["tag"]]
+            waiting = limits.waiting(api, names[0])
             if waiting and not yes and not dry_run:
                 _ask(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?")
         for name in names:
             if not dry_run:
-                limits.rm(client, results, name)
+                limits.rm(api, results, name)
             _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
     output.say(f"{len(names)} limits " + ("would be removed" if dry_run else "removed"))
 
@@ -82,10 +82,10 @@ def rm(
 def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Free the slots of a limit whose holders are no more, and say which; what runs keeps its slot."""
     named = _tag(id, step, tag)
-    with _prefect() as (limits, client, results, api):
-        row = limits.one(client, results, api.url, named)
-        freed = [] if dry_run else limits.reset(client, row)
-        taken = limits.one(client, results, api.url, row["tag"])["taken"]
+    with _prefect() as (limits, api, results):
+        row = limits.one(api, results, named)
+        freed = [] if dry_run else limits.reset(api, row)
+        taken = limits.one(api, results, row["tag"])["taken"]
     if json:
         output.emit({"tag": row["tag"], "leaked": row["leaked"], "freed": freed, "taken": taken, "dry_run": dry_run})
     else:
@@ -98,15 +98,14 @@ def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = F
 @contextmanager
 def _prefect() -> Iterator[tuple]:
     from handler.core import store
-    from handler.engine import limits, prefect_run
+    from handler.engine import limits, prefect_env
 
     chosen, progress = settings.load(), output.Progress()
     try:
-        with prefect_run.session(chosen, progress) as api, prefect_run.asking() as client:
-            progress.stop()
-            yield limits, client, store.of(chosen), api
+        api = prefect_env.choose(chosen, lambda text: progress("", text))
     finally:
         progress.stop()
+    yield limits, api, store.of(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:

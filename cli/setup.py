@@ -65,10 +65,10 @@ def rm(
         output.confirm(f"Remove {', '.join(f'{c.kind} {c.name}' for c in changes if c.action == 'remove')}?", yes=yes)
 
     try:
-        with prefect_run.session(chosen, progress):
+        with prefect_run.session(chosen, progress) as api:
             progress.stop()
             changes = prefect_setup.remove(
-                chosen, set(what or KINDS), name=name, pool=pool or chosen.work_pool, dry_run=dry_run, agree=agree
+                api, chosen, set(what or KINDS), name=name, pool=pool or chosen.work_pool, dry_run=dry_run, agree=agree
             )
     finally:
         progress.stop()
@@ -87,14 +87,14 @@ def _make(
     chosen, progress = settings.load(), output.Progress()
     pool = pool or chosen.work_pool
     try:
-        with prefect_run.session(chosen, progress):
+        with prefect_run.session(chosen, progress) as api:
             from serverless import prefect_setup
 
             progress.stop()
             makers = {
-                "blocks": lambda: prefect_setup.blocks(chosen, name=name, with_keys=with_keys, dry_run=dry_run),
-                "deployments": lambda: prefect_setup.deployments(chosen, pool=pool, function=_function(chosen), dry_run=dry_run),
-                "automations": lambda: prefect_setup.automations(chosen, dry_run=dry_run),
+                "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
+                "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool, function=_function(chosen), dry_run=dry_run),
+                "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
             }
             with output.stdout_kept_for_data():
                 made = [change for kind in kinds for change in makers[kind]()]
@@ -104,7 +104,10 @@ def _make(
 
 
 def _function(chosen) -> str:
-    return getattr(chosen, "function", "") or "pfl"
+    from serverless import remote
+
+    target = remote.target(chosen)
+    return target.function if target else "pfl"
 
 
 def _show(changes: Iterable, dry_run: bool, json: bool) -> None:

@@ -29,9 +29,9 @@ def start(
     from handler.engine import prefect_run
 
     try:
-        with prefect_run.session(chosen, progress):
+        with prefect_run.session(chosen, progress) as api:
             progress.stop()
-            _check(pool)
+            _check(api, pool)
             import asyncio
 
             from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
@@ -45,18 +45,16 @@ def start(
         progress.stop()
 
 
-def _check(pool: str) -> None:
-    from prefect.exceptions import ObjectNotFound
+def _check(api, pool: str) -> None:
+    from urllib.parse import quote
 
-    from handler.engine import prefect_run
+    from handler.engine import prefect_api
 
-    with prefect_run.asking() as client:
-        try:
-            found = client.read_work_pool(pool)
-        except ObjectNotFound as exc:
-            raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments") from exc
-        if found.type != "aws-lambda":
-            raise InvalidRequestError(f"the work pool {pool} is of type {found.type}", why="this worker is for aws-lambda", hint="--pool NAME")
-        others = [each.name for each in client.read_workers_for_work_pool(pool) if str(each.status).endswith("ONLINE")]
-    if others:
-        output.say(f"{len(others)} worker{'s' * (len(others) != 1)} of this pool may be alive: {', '.join(others)}; each run is taken by one")
+    found = prefect_api.ask(api, f"/work_pools/{quote(pool)}")
+    if found is None:
+        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
+    if found["type"] != "aws-lambda":
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why="this worker is for aws-lambda", hint="--pool NAME")
+    workers = prefect_api.ask(api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
+    if others := [each["name"] for each in workers if each["status"] == "ONLINE"]:
+        output.say(f"of this pool there may be {len(others)} more: {', '.join(others)}; each run is taken by one")

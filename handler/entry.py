@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from handler.core import accept, cache, event, manifest, store
+from handler.core import accept, cache, event, manifest, shapes, store
 from handler.core.errors import InvalidRequestError, NotFoundError, PflError
 from handler.core.settings import Settings
 
@@ -27,21 +28,28 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     Answer one event.
 
     Args:
-        raw: The event; see the README's *Event and reply*.
+        raw: The event, plain or in one of the shapes of :mod:`handler.core.shapes`; see the README's *Event and reply*.
         context: Lambda's context object.
 
     Returns:
-        A reply; what went wrong is in it, and nothing is raised that we foresaw.
+        A reply, in the shape that the caller knows; what went wrong is in it, and nothing is raised that we foresaw.
     """
     request_id = getattr(context, "aws_request_id", "")
+    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
+    finish = shapes.over_http if shapes.is_http(raw) else dict
     try:
+        raw, finish = shapes.unwrap(raw)
         settings = Settings.from_env(os.environ)
     except PflError as exc:
         asked = raw if isinstance(raw, Mapping) else {}
-        more = {"cold_start": _cold, "request_id": request_id, "ms": 0.0}
-        return event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
-    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    return handle(raw, settings, request_id=request_id, deadline=deadline)
+        more = {"cold_start": _cold, "request_id": request_id, "code": "", "ms": 0.0}
+        reply = event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
+    else:
+        reply = handle(raw, settings, request_id=request_id, deadline=deadline)
+    if context is not None:
+        print(_log_line(reply), flush=True)
+        reply = shapes.fit(reply)
+    return finish(reply)
 
 
 def handle(
@@ -73,10 +81,11 @@ def handle(
     if "action" in asked or "flow_run_id" in asked:
         return _act(asked, settings, results, request_id, cold, deadline, notify)
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
-    more: dict[str, object] = {"cold_start": cold, "request_id": request_id}
+    more: dict[str, object] = {"cold_start": cold, "request_id": request_id, "code": ""}
     warnings: list[str] = []
     try:
         flows = manifest.load(settings)
+        more["code"] = flows.digest
         request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
         said = {"id": request.id, "flow": request.flow.name}
         results = _open(settings) if results is None else results
@@ -86,7 +95,7 @@ def handle(
         if finding.missing:
             finding = accept.widen(request, finding, results)
         if finding.missing or flow_run is not None:
-            from handler.engine import run  # Prefect loads behind this, on a miss, and nowhere else.
+            from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
                 request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, flow_run=flow_run
@@ -95,7 +104,7 @@ def handle(
             engine = invocation.request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
-                error = run.as_error(failed, invocation.error, invocation.flow)
+                error = call.as_error(failed, invocation.error, invocation.flow)
         status = "completed"
         if error is not None:
             status = error.status
@@ -126,6 +135,11 @@ def _act(
     more: dict[str, object] = {"action": asked.get("action"), "cold_start": cold, "request_id": request_id}
     error = None
     try:
+        if asked == {"action": "check"}:
+            from handler.engine import check
+
+            more |= check.check(settings, _open(settings) if results is None else results)
+            return event.reply(id=None, flow=None, status="completed", **more)
         if "flow_run_id" in asked or asked["action"] == "poll":
             event.check_started(asked)
             from handler.engine import claim
@@ -138,7 +152,7 @@ def _act(
             more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
             return event.reply(id=None, flow=None, status="completed", **more)
         if asked["action"] != "reap":
-            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"} or {"action": "poll"}')
+            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
         if unknown := sorted(set(asked) - {"action", "dry_run"}):
             raise InvalidRequestError(f"unknown field {unknown[0]!r} in the event", hint="the fields are action, dry_run")
         if not isinstance(asked.get("dry_run", False), bool):
@@ -153,6 +167,13 @@ def _act(
         error = exc
     more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     return event.reply(id=None, flow=None, status=error.status if error else "completed", error=error, **more)
+
+
+def _log_line(reply: Mapping) -> str:
+    """One line of JSON for the log: who asked for what, what became of it, and how long it took."""
+    said = {name: reply.get(name) for name in ("request_id", "id", "flow", "action", "status", "engine", "ms", "cold_start")}
+    said["steps"] = {row["step"]: row["status"] for row in reply.get("steps", ())}
+    return json.dumps({"pfl": 1} | said | {name: reply[name] for name in ("url", "error", "warnings") if reply.get(name)})
 
 
 _opened: dict[Settings, store.Store] = {}
@@ -187,3 +208,23 @@ def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFound
     return NotFoundError(
         f"step {step} is not in the cache for {request.id!r}", why=outcome.why or "", hint="ask again without cached_only"
     )
+
+
+def _preload() -> None:
+    """Import in the init phase what a miss needs, for functions that mostly miss; what fails here, the first call tells."""
+    try:
+        settings = Settings.from_env(os.environ)
+        if settings.preload:
+            from handler.core import project
+            from handler.engine import prefect_env, run
+
+            prefect_env.prepare(settings)
+            if settings.engine == "prefect":
+                from handler.engine import prefect_run
+            project.load(settings)
+            _open(settings)
+    except PflError:
+        pass
+
+
+_preload()

@@ -7,15 +7,17 @@ Each function yields a :class:`Change` per object. Nothing is written where noth
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import quote
 
 from handler.core import project, store
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import claim, prefect_run
+from handler.engine import claim, prefect_api
+from handler.engine.prefect_env import Api
 
 TAG = "pfl"  # What a deployment has that pfl made, and may remove.
 DEPLOYMENT = "lambda"
@@ -40,26 +42,24 @@ def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: 
     return Change(kind, name, "create" if before is None else "update" if fields else "keep", fields, note)
 
 
-@contextmanager
-def permitted(what: str) -> Iterator[object]:
-    """
-    Prefect's client, for making *what*.
-
-    Raises:
-        UnavailableError: Prefect refused or did not answer; the hint says what to do about it.
-    """
+def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "") -> object:
+    """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
     try:
-        with prefect_run.asking() as client:
-            yield client
+        return prefect_api.ask(api, path, body, method=method)
     except UnavailableError as exc:
-        status = getattr(getattr(exc.__cause__, "response", None), "status_code", None)
-        if status is None:
-            raise
-        hint = _DENIED.get(status, _OLD if status in (404, 405, 422) else "pfl doctor")
-        raise UnavailableError(f"Prefect did not take {what}", why=f"HTTP {status}: {exc.why[:300]}", hint=hint) from exc
+        raise _refused(what, exc) from exc
 
 
-def blocks(settings: Settings, *, name: str, with_keys: bool, dry_run: bool) -> Iterator[Change]:
+def _refused(what: str, exc: Exception) -> UnavailableError:
+    status = re.search(r"HTTP (\d{3})|\b'?(401|403|404|405|422)\b", str(exc))
+    if status is None:
+        return exc if isinstance(exc, UnavailableError) else UnavailableError(f"Prefect did not take {what}", why=str(exc)[:300])
+    code = int(status[1] or status[2])
+    hint = _DENIED.get(code, _OLD if code in (404, 405, 422) else "pfl doctor")
+    return UnavailableError(f"Prefect did not take {what}", why=" ".join(str(exc).split())[:300], hint=hint)
+
+
+def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run: bool) -> Iterator[Change]:
     """
     The block of the store that results go to: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a directory.
 
@@ -70,27 +70,24 @@ def blocks(settings: Settings, *, name: str, with_keys: bool, dry_run: bool) -> 
         raise InvalidRequestError("a store in memory has no block", why=f"PFL_STORE={settings.store}", hint="PFL_STORE=s3://bucket/prefix")
     results = store.of(settings)
     slug = "s3-bucket" if scheme == "s3" else "local-file-system"
-    with permitted("the block") as client:
-        found = _block(client, slug, name)
-        twins = [f"{s}/{name}" for s in ("s3", "s3-bucket", "local-file-system") if s != slug and _block(client, s, name) is not None]
-        block, before = (_s3 if slug == "s3-bucket" else _directory)(results, settings, found, with_keys)
-        note = f"beside it there is {', '.join(twins)}, of another type: tasks that name it use other results" if twins else ""
-        change = _change("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
-        if not dry_run:
-            proof = _prove(block, results)
-            if change.action != "keep":
+    found = _block(api, slug, name)
+    twins = [f"{s}/{name}" for s in ("s3", "s3-bucket", "local-file-system") if s != slug and _block(api, s, name) is not None]
+    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found and found["data"], with_keys)
+    note = f"beside it there is {', '.join(twins)}, of another type: tasks that name it use other results" if twins else ""
+    change = _change("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
+    if not dry_run:
+        proof = _prove(block, results)
+        if change.action != "keep":
+            try:
                 block.save(name, overwrite=True)
-            change = change._replace(note="; ".join(filter(None, [proof, note])))
-        yield change
+            except Exception as exc:
+                raise _refused("the block", exc) from exc
+        change = change._replace(note="; ".join(filter(None, [proof, note])))
+    yield change
 
 
-def _block(client, slug: str, name: str):
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:
-        return None
+def _block(api: Api, slug: str, name: str) -> dict | None:
+    return _ask(api, "the block", f"/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true")
 
 
 def _fields(data: Mapping) -> dict[str, object]:
@@ -106,13 +103,13 @@ def _fields(data: Mapping) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _s3(results: store.Store, settings: Settings, found: object, with_keys: bool) -> tuple[object, dict | None]:
+def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
     from prefect_aws import AwsCredentials, S3Bucket
     from prefect_aws.client_parameters import AwsClientParameters
 
     bucket, _, folder = settings.store.removeprefix("s3://").partition("/")
-    before = None if found is None else _fields(found.data)
-    given = dict(found.data.get("credentials") or {}) if found is not None else {}
+    before = None if found is None else _fields(found)
+    given = dict(found.get("credentials") or {}) if found is not None else {}
     if before is None or before["keys"] == "not stored" or with_keys:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
@@ -125,11 +122,11 @@ def _s3(results: store.Store, settings: Settings, found: object, with_keys: bool
     return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given), before
 
 
-def _directory(results: store.Store, settings: Settings, found: object, with_keys: bool) -> tuple[object, dict | None]:
+def _directory(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
     from prefect.filesystems import LocalFileSystem
 
     directory = settings.store.removeprefix("file://") or str(settings.home / "store")
-    return LocalFileSystem(basepath=os.path.abspath(directory)), None if found is None else _fields(found.data)
+    return LocalFileSystem(basepath=os.path.abspath(directory)), None if found is None else _fields(found)
 
 
 def _prove(block: object, results: store.Store) -> str:
@@ -154,46 +151,37 @@ def _prove(block: object, results: store.Store) -> str:
     raise UnavailableError("the block still reads what the store has deleted", why=key)
 
 
-def deployments(settings: Settings, *, pool: str, function: str, dry_run: bool) -> Iterator[Change]:
+def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_run: bool) -> Iterator[Change]:
     """A work pool of type ``aws-lambda``, and a deployment per flow of the image, ordinary Prefect flows of ``flows/`` included."""
-    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-    from prefect.exceptions import ObjectNotFound
-
     from serverless.worker import LambdaWorker, template
 
-    loaded = project.load(settings)
-    with permitted("the work pool") as client:
-        try:
-            found = client.read_work_pool(pool)
-        except ObjectNotFound:
-            found = None
-        if found is not None and found.type != LambdaWorker.type:
-            raise InvalidRequestError(
-                f"the work pool {pool} is of type {found.type}", why=f"pfl needs one of type {LambdaWorker.type}", hint="--pool OTHER-NAME"
-            )
-        wanted = template(function)
-        before = None if found is None else {"type": found.type, "function": _default(found.base_job_template)}
-        yield (change := _change("work pool", pool, before, {"type": LambdaWorker.type, "function": function}))
-        if not dry_run and change.action == "create":
-            client.create_work_pool(WorkPoolCreate(name=pool, type=LambdaWorker.type, base_job_template=wanted, description="Runs flows in AWS Lambda."))
-        elif not dry_run and change.action == "update":
-            client.update_work_pool(pool, WorkPoolUpdate(base_job_template=wanted))
+    loaded, path = project.load(settings), f"/work_pools/{quote(pool)}"
+    found = _ask(api, "the work pool", path)
+    if found is not None and found["type"] != LambdaWorker.type:
+        why = f"pfl needs one of type {LambdaWorker.type}"
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint="--pool OTHER-NAME")
+    before = None if found is None else {"type": found["type"], "function": function_of(found)}
+    yield (change := _change("work pool", pool, before, {"type": LambdaWorker.type, "function": function}))
+    wanted = {"base_job_template": template(function), "description": "Runs flows in AWS Lambda."}
+    if not dry_run and change.action == "create":
+        _ask(api, "the work pool", "/work_pools/", wanted | {"name": pool, "type": LambdaWorker.type})
+    elif not dry_run and change.action == "update":
+        _ask(api, "the work pool", path, wanted, method="PATCH")
     flows = {name: (flow.to_prefect(), f"flows/pipeline.py:{name}", loaded.manifest.digest) for name, flow in loaded.flows.items()}
     for name, (flow, entrypoint) in claim.ordinary(settings).items():
         flows.setdefault(name, (flow, entrypoint, flow.version))
-    for name, (flow, entrypoint, version) in flows.items():
-        with permitted("the deployment") as client:
-            yield _deployment(client, flow, entrypoint, version, pool, dry_run)
-    with permitted("the deployments") as client:
-        for old in _ours(client, pool):
-            if (name := client.read_flow(old.flow_id).name) not in flows:
-                if not dry_run:
-                    client.delete_deployment(old.id)
-                yield Change("deployment", f"{name}/{DEPLOYMENT}", "remove", {}, "its flow is not in flows/ any more")
+    for flow, entrypoint, version in flows.values():
+        yield _deployment(api, flow, entrypoint, version, pool, dry_run)
+    for name, old in _ours(api, pool):
+        if name not in flows:
+            if not dry_run:
+                _ask(api, "the deployments", f"/deployments/{old}", method="DELETE")
+            yield Change("deployment", f"{name}/{DEPLOYMENT}", "remove", {}, "its flow is not in flows/ any more")
 
 
-def _default(base_job_template: Mapping) -> object:
-    return base_job_template.get("variables", {}).get("properties", {}).get("function", {}).get("default")
+def function_of(pool: Mapping) -> object:
+    """The function that a work pool calls where a deployment names no other."""
+    return pool["base_job_template"].get("variables", {}).get("properties", {}).get("function", {}).get("default")
 
 
 def form(flow) -> dict:
@@ -207,78 +195,70 @@ def form(flow) -> dict:
     return schema
 
 
-def _deployment(client, flow, entrypoint: str, version: str | None, pool: str, dry_run: bool) -> Change:
-    from prefect.exceptions import ObjectNotFound
-
-    after = {"pool": pool, "entrypoint": entrypoint, "version": version, "description": _described(flow), "form": form(flow)}
-    try:
-        found = client.read_deployment_by_name(f"{flow.name}/{DEPLOYMENT}")
-        before = {"pool": found.work_pool_name, "entrypoint": found.entrypoint, "version": found.version, "description": found.description}
-        before |= {"form": found.parameter_openapi_schema}
-    except ObjectNotFound:
-        before = None
+def _deployment(api: Api, flow, entrypoint: str, version: str | None, pool: str, dry_run: bool) -> Change:
+    after = {"work_pool_name": pool, "entrypoint": entrypoint, "version": version, "description": _described(flow), "parameter_openapi_schema": form(flow)}
+    before = _ask(api, "the deployment", f"/deployments/name/{quote(flow.name)}/{DEPLOYMENT}")
     change = _change("deployment", f"{flow.name}/{DEPLOYMENT}", before, after)
     if not dry_run and change.action != "keep":
-        client.create_deployment(
-            client.create_flow_from_name(flow.name), DEPLOYMENT, version=version, work_pool_name=pool, tags=[TAG], entrypoint=entrypoint,
-            path=".", description=after["description"], parameter_openapi_schema=after["form"], enforce_parameter_schema=True,
-        )  # fmt: skip
-    shown = {field: (b and f"{len(b['properties'])} fields", f"{len(a['properties'])} fields") if field == "form" else (b, a) for field, (b, a) in change.fields.items()}
-    return change._replace(fields=shown)
+        flow_id = _ask(api, "the flow", "/flows/", {"name": flow.name})["id"]
+        more = {"flow_id": flow_id, "name": DEPLOYMENT, "tags": [TAG], "path": ".", "enforce_parameter_schema": True}
+        _ask(api, "the deployment", "/deployments/", after | more)
+    shown = {"parameter_openapi_schema": "form", "work_pool_name": "pool"}
+    return change._replace(fields={shown.get(field, field): (_short(b), _short(a)) for field, (b, a) in change.fields.items()})
+
+
+def _short(value: object) -> object:
+    return f"{len(value['properties'])} fields" if isinstance(value, dict) and "properties" in value else value or None
 
 
 def _described(flow) -> str:
     return (flow.description or "").split("\nArgs:")[0].strip()  # The fields of the form have the rest.
 
 
-def _ours(client, pool: str) -> list:
-    from prefect.client.schemas import filters
+def _ours(api: Api, pool: str) -> list[tuple[str, str]]:
+    """The deployments that pfl made in a work pool: the flow's name, and the ID."""
+    chosen = {"deployments": {"tags": {"all_": [TAG]}, "name": {"any_": [DEPLOYMENT]}}, "work_pools": {"name": {"any_": [pool]}}}
+    names = {}
+    for each in prefect_api.pages(api, "/deployments/filter", chosen):
+        names[each["id"]] = (_ask(api, "the deployments", f"/flows/{each['flow_id']}") or {}).get("name", "?")
+    return [(name, id) for id, name in names.items()]
 
-    wanted = filters.DeploymentFilter(tags=filters.DeploymentFilterTags(all_=[TAG]))
-    return [each for each in client.read_deployments(deployment_filter=wanted, limit=200) if each.name == DEPLOYMENT and each.work_pool_name == pool]
 
-
-def automations(settings: Settings, *, dry_run: bool) -> Iterator[Change]:
+def automations(api: Api, *, dry_run: bool) -> Iterator[Change]:
     """Prefect's own answer to dead runs, as a second line of defence for flows that send heartbeats."""
-    with permitted("the automation") as client:
-        found = client.read_automations_by_name(ZOMBIES)
-        wanted = _zombies()
-        about = {"description": wanted.description, "enabled": True}
-        before = {"description": found[0].description, "enabled": found[0].enabled} if found else None
-        change = _change("automation", ZOMBIES, before, about, "covers runs that send heartbeats, and their flow run alone; pfl runs reap does the rest")
-        if not dry_run and change.action == "create":
-            client.create_automation(wanted)
-        elif not dry_run and change.action == "update":
-            client.update_automation(found[0].id, wanted)
-        yield change
+    found = _zombies(api)
+    ends = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Completed", "Failed", "Crashed", "Cancelled")]
+    wanted = {
+        "name": ZOMBIES, "enabled": True,
+        "description": f"A flow run whose heartbeats stop for {3 * claim.HEARTBEAT_S} s becomes Crashed. Made by pfl setup automations.",
+        "trigger": {
+            "type": "event", "posture": "Proactive", "after": ends[:1], "expect": sorted(ends), "threshold": 1, "within": 3 * claim.HEARTBEAT_S,
+            "match": {"prefect.resource.id": "prefect.flow-run.*"}, "for_each": ["prefect.resource.id"],
+        },
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "Its heartbeats stopped: the process is gone, most likely."}],
+    }  # fmt: skip
+    note = "it covers runs that send heartbeats, and of those the flow run alone; pfl runs reap does the rest"
+    about = {name: wanted[name] for name in ("description", "enabled")}
+    change = _change("automation", ZOMBIES, found[0] if found else None, about, note)
+    if not dry_run and change.action == "create":
+        _ask(api, "the automation", "/automations/", wanted)
+    elif not dry_run and change.action == "update":
+        _ask(api, "the automation", f"/automations/{found[0]['id']}", wanted, method="PUT")
+    yield change
 
 
-def _zombies():
-    from datetime import timedelta
-
-    from prefect.automations import AutomationCore
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
-
-    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled")}
-    return AutomationCore(
-        name=ZOMBIES,
-        description=f"A flow run whose heartbeats stop for {3 * claim.HEARTBEAT_S} s becomes Crashed. Made by pfl setup automations.",
-        trigger=EventTrigger(
-            posture=Posture.Proactive, after={"prefect.flow-run.heartbeat"}, expect={"prefect.flow-run.heartbeat", *ends},
-            match={"prefect.resource.id": "prefect.flow-run.*"}, for_each={"prefect.resource.id"}, threshold=1,
-            within=timedelta(seconds=3 * claim.HEARTBEAT_S),
-        ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its heartbeats stopped: the process is gone, most likely.")],
-    )  # fmt: skip
+def _zombies(api: Api) -> list[dict]:
+    return _ask(api, "the automation", "/automations/filter", {"automations": {"name": {"any_": [ZOMBIES]}}}) or []
 
 
-def remove(settings: Settings, what: set[str], *, name: str, pool: str, dry_run: bool, agree: Callable[[list[Change]], None]) -> list[Change]:
+def remove(
+    api: Api, settings: Settings, what: set[str], *, name: str, pool: str, dry_run: bool, agree: Callable[[list[Change]], None]
+) -> list[Change]:
     """
     Undo the others.
 
     Args:
+        api: Prefect's.
         settings: For the store whose block it is.
         what: Of ``blocks``, ``deployments`` and ``automations``.
         name: The block's.
@@ -286,39 +266,24 @@ def remove(settings: Settings, what: set[str], *, name: str, pool: str, dry_run:
         dry_run: Say what, and do nothing.
         agree: Asked with what would be removed, and raises where the answer is no.
     """
-    from prefect.exceptions import ObjectNotFound
-
-    found: list[tuple[Change, Callable[[], object]]] = []
+    found: list[tuple[Change, str]] = []
     slug = "s3-bucket" if settings.store.startswith("s3://") else "local-file-system"
-    with permitted("the removal") as client:
-        if "automations" in what:
-            for each in client.read_automations_by_name(ZOMBIES):
-                found.append((Change("automation", ZOMBIES, "remove", {}), lambda each=each: client.delete_automation(each.id)))
-        if "deployments" in what:
-            for each in _ours(client, pool):
-                full = f"{client.read_flow(each.flow_id).name}/{each.name}"
-                found.append((Change("deployment", full, "remove", {}), lambda each=each: client.delete_deployment(each.id)))
-            try:
-                client.read_work_pool(pool)
-                others = [each for each in _in_pool(client, pool) if TAG not in each.tags]
-                if others:
-                    found.append((Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it"), lambda: None))
-                else:
-                    found.append((Change("work pool", pool, "remove", {}), lambda: client.delete_work_pool(pool)))
-            except ObjectNotFound:
-                pass
-        if "blocks" in what and (document := _block(client, slug, name)) is not None:
-            found.append((Change("block", f"{slug}/{name}", "remove", {}), lambda: client.delete_block_document(document.id)))
-        changes = [change for change, _ in found]
-        if not dry_run and any(change.action == "remove" for change in changes):
-            agree(changes)
-            for _, act in found:
-                act()
+    if "automations" in what:
+        found += [(Change("automation", ZOMBIES, "remove", {}), f"/automations/{each['id']}") for each in _zombies(api)]
+    if "deployments" in what:
+        mine = _ours(api, pool)
+        found += [(Change("deployment", f"{flow}/{DEPLOYMENT}", "remove", {}), f"/deployments/{id}") for flow, id in mine]
+        if _ask(api, "the work pool", path := f"/work_pools/{quote(pool)}") is not None:
+            in_pool = prefect_api.pages(api, "/deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
+            others = {each["id"] for each in in_pool} - {id for _, id in mine}
+            kept = Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it")
+            found.append((kept, "") if others else (Change("work pool", pool, "remove", {}), path))
+    if "blocks" in what and (document := _block(api, slug, name)) is not None:
+        found.append((Change("block", f"{slug}/{name}", "remove", {}), f"/block_documents/{document['id']}"))
+    changes = [change for change, _ in found]
+    if not dry_run and any(path for _, path in found):
+        agree(changes)
+        for change, path in found:
+            if path:
+                _ask(api, f"the end of the {change.kind}", path, method="DELETE")
     return changes
-
-
-def _in_pool(client, pool: str) -> list:
-    from prefect.client.schemas import filters
-
-    named = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool]))
-    return client.read_deployments(work_pool_filter=named, limit=200)

@@ -80,9 +80,9 @@ class LambdaWorker(BaseWorker):
         """Prefect's round, and once a minute the end of those runs that never began."""
         if time.monotonic() - self._looked_at > _LOOK_S:
             self._looked_at = time.monotonic()
-            from handler.engine import claim
+            from handler.engine import claim, prefect_flow
 
-            for name in await anyio.to_thread.run_sync(claim.end_lost, self._work_pool_name):
+            for name in await anyio.to_thread.run_sync(claim.end_lost, prefect_flow.api_around(), self._work_pool_name):
                 self._logger.warning("%s never began: it is marked as Crashed", name)
         return await super().get_and_submit_flow_runs()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from handler import entry
 from handler.core import errors
 
-REPLY = {"version", "id", "flow", "status", "steps", "engine", "cold_start", "ms", "request_id"}
+REPLY = {"version", "id", "flow", "status", "steps", "engine", "cold_start", "ms", "request_id", "code"}
 ROW = {"step", "status", "value", "key", "why", "ms", "computed_at", "flow_run_id", "task_run_id", "url"}
 
 FLOWS = """

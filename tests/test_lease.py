@@ -19,7 +19,7 @@ from handler.core.lease import Call, Claim, Held
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def nothing() -> None:
+def nothing(waited: dict) -> None:
     return None
 
 
@@ -51,7 +51,7 @@ def test_a_waiter_is_given_what_was_computed_instead_of_the_lease(store):
     first.try_claim("b", None, nothing)
     held = second.try_claim("b", None, nothing)
     first.release("b")
-    assert second.try_claim("b", held, lambda: "found") == "found"
+    assert second.try_claim("b", held, lambda waited: waited["state"]) == "free"
     assert isinstance(second.try_claim("b", held, nothing), Claim)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.parse
+import urllib.request
 import uuid
 
 import httpx
@@ -12,6 +14,7 @@ from test_lease import GATED, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
 
 from handler.core import lease
+from handler.engine import limits, prefect_env
 
 
 @pytest.fixture
@@ -32,6 +35,13 @@ def id() -> str:
 def asked(monkeypatch) -> list[str]:
     """The API paths that are asked for, by whichever client."""
     paths: list[str] = []
+    real_open = urllib.request.urlopen
+
+    def urlopen(request, *args, **more):
+        paths.append(urllib.parse.urlsplit(request.full_url).path)
+        return real_open(request, *args, **more)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     for kind in (httpx.Client, httpx.AsyncClient):
 
         def send(self, request, *args, real=kind.send, **more):
@@ -55,10 +65,8 @@ def rows(project, *arguments: str) -> list[dict]:
 
 
 def limit(project, tag: str) -> dict | None:
-    from handler.engine import limits
-
-    with client_of(project) as client:
-        return next(limits.ls(client, project.results, project.settings.prefect_api_url, tag=tag), None)
+    api = prefect_env.configured(project.settings)
+    return next(limits.ls(api, project.results, tag=tag), None)
 
 
 def test_a_limit_is_set_listed_and_removed(on_server, id):

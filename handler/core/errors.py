@@ -38,6 +38,11 @@ class PflError(Exception):
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" if self.why else self.what
 
+    @property
+    def lines(self) -> str:
+        """What happened, why, and what to do, a line each: the message of a Prefect state."""
+        return "\n".join(part for part in (self.what, self.why, self.hint) if part)
+
     def to_json(self) -> dict[str, str]:
         """The ``error`` object of a reply: ``type``, ``what``, ``why``, ``hint``."""
         return {"type": type(self).__name__, "what": self.what, "why": self.why, "hint": self.hint}

@@ -26,9 +26,11 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -38,6 +40,7 @@ from handler.core.errors import CorruptRecordError, LeaseLostError, PflError, Un
 from handler.core.keys import encode_id
 from handler.core.store import AlreadyExistsError, Entry, Store
 
+SANDBOX_NOTE = os.path.join(tempfile.gettempdir(), "pfl-call")  # The call under way in a sandbox of Lambda, for its extension.
 COARSE_S = 2  # S3 tells when an object was written in whole seconds.
 _LOOK_S = 2.5  # How often a waiter asks whether the holder lives.
 
@@ -111,14 +114,15 @@ class Call:
         self._trash: list[str] = []
         self._lock, self._ended = threading.RLock(), threading.Event()
 
-    def try_claim(self, step: str, held: Held | None, look: Callable[[], object]) -> Claim | Held | object:
+    def try_claim(self, step: str, held: Held | None, look: Callable[[dict], object]) -> Claim | Held | object:
         """
         Take the lease of *step* if it is free, or if its holder died.
 
         Args:
             step: The step.
             held: What the last try gave, so that a poll is one request.
-            look: Asked before a lease is taken that others held before; what it finds is given instead of the lease.
+            look: Asked before a lease is taken that others held before, with what the one that was waited for gave back;
+                what it finds is given instead of the lease.
         """
         folder = _folder(self.id, step)
         while True:
@@ -137,7 +141,8 @@ class Call:
                 if not life.entries and _newest(self.store, folder) != number:
                     continue  # It ended, and gave the step back just before.
                 dead = body["call"]
-            if number and (found := look()) is not None:
+            waited = body if held is not None and held.body["call"] == body.get("call") else {}
+            if number and (found := look(waited)) is not None:
                 return found
             self._begin()
             claim = Claim(step, number + 1, self._claim_body(step), _number(entries[0].key) if entries else 1)
@@ -156,9 +161,9 @@ class Call:
         """Put the call on record now, not with its first claim: what it does before that can be missed too."""
         self._begin()
 
-    def note(self, step: str, **more: object) -> None:
+    def note(self, step: str, **more: object) -> dict:
         """
-        Say more about a claim, such as where it is being computed.
+        Say more about a claim, such as where it is being computed; all that is said of it.
 
         Raises:
             LeaseLostError: The step was taken over.
@@ -166,6 +171,7 @@ class Call:
         claim = self._claims[step]
         claim.body |= more | {"noted_at": records.now_iso()}
         self._next(claim)
+        return claim.body
 
     def check(self, step: str) -> None:
         """
@@ -182,11 +188,11 @@ class Call:
         if _newest(self.store, _folder(self.id, step)) != claim.number:
             raise _lost(step, self.id, "another call has taken it over")
 
-    def release(self, step: str) -> None:
-        """Give a step back, if this call holds it still."""
+    def release(self, step: str, **more: object) -> None:
+        """Give a step back, if this call holds it still, with a word for those who wait for it."""
         if (claim := self._claims.pop(step, None)) is None:
             return
-        claim.body |= {"state": "free", "noted_at": records.now_iso()}
+        claim.body |= {"state": "free", "noted_at": records.now_iso(), **more}
         try:
             self._next(claim)
         except LeaseLostError:
@@ -206,8 +212,10 @@ class Call:
         with self._lock:
             if not self._number:
                 return
+            with suppress(OSError):
+                os.unlink(SANDBOX_NOTE)
             if why:
-                _create(self.store, _call_path(self.token, self._number + 1), self._body() | {"state": "ended", "why": why})
+                _create(self.store, _call_path(self.token, self._number + 1), self._body() | _ended("left", why))
             else:
                 self._trash += [_call_path(self.token, number) for number in range(max(1, self._number - 1), self._number + 1)]
             self._number = 0
@@ -220,6 +228,9 @@ class Call:
                 return
             if not self._renew():
                 raise UnavailableError("the call could not be put on record", hint="call again")
+            if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+                with open(SANDBOX_NOTE, "w") as file:
+                    file.write(self.token)
             if self._deadline is None:
                 threading.Thread(target=self._keep, name=f"lease {self.token}", daemon=True).start()
 
@@ -297,6 +308,18 @@ def life_of(store: Store, call: str, *, clock: Callable[[], float] = time.monoto
     if not body or body["state"] == "ended" or is_gone(body.get("host")):
         return Life(False, entries, body)
     return Life(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
+
+
+def report(store: Store, call: str, cause: str, why: str) -> bool:
+    """Put on record that a call died, and of what: nobody waits then until it expires. False if it is not on record, or dead."""
+    life = life_of(store, call)
+    if not life.is_alive:
+        return False
+    return _create(store, _call_path(call, life.number + 1), life.body | _ended(cause, why))
+
+
+def _ended(cause: str, why: str) -> dict[str, str]:
+    return {"state": "ended", "cause": cause, "why": why}
 
 
 def take_dead(store: Store, call: str, *, clock: Callable[[], float] = time.monotonic) -> Life | None:

@@ -41,6 +41,12 @@ class Settings:
 
     tag_limits: str = _knob("PFL_TAG_LIMITS", "off", "give each step of each ID a limit of 1 in Prefect too", choices=("off", "per-id"))
 
+    function: str = _knob("PFL_FUNCTION", "", "Lambda function that pfl invoke calls; empty: the one deployed from here, else none")
+    preload: bool = _knob("PFL_PRELOAD", False, "import the engine in Lambda's init phase, for functions that mostly miss")
+    prefect_secret: str = _knob(
+        "PFL_PREFECT_SECRET", "", "ARN of the Secrets Manager secret or SSM parameter with the key, read in Lambda on a miss"
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from handler.core import links
 from handler.core.cache import Entry
 from handler.core.errors import PflError
+from handler.engine import prefect_api
+from handler.engine.prefect_env import Api
 
 if TYPE_CHECKING:
     from handler.engine.execute import Invocation, Work
@@ -64,20 +66,13 @@ def note(invocation: Invocation, work: Work, entry: Entry) -> None:
     invocation.artifacts.append(about | {"flow_run_id": entry.flow_run_id, "task_run_id": entry.task_run_id})
 
 
-def publish(invocation: Invocation) -> None:
+def publish(invocation: Invocation, api: Api) -> None:
     """Send what was noted; what Prefect does not take is a warning, for the result itself is saved."""
-    from prefect.client.schemas.actions import ArtifactCreate
-
-    from handler.engine import prefect_run
-
-    if not invocation.artifacts:
-        return
     try:
-        with prefect_run.asking() as client:
-            while invocation.artifacts:
-                client.create_artifact(ArtifactCreate(**invocation.artifacts[0]))
-                invocation.artifacts.pop(0)
-    except (PflError, ValueError) as exc:
+        while invocation.artifacts:
+            prefect_api.ask(api, "/artifacts/", invocation.artifacts[0])
+            invocation.artifacts.pop(0)
+    except PflError as exc:
         invocation.finding.warnings.append(f"{len(invocation.artifacts)} artifacts were not written ({exc})")
 
 

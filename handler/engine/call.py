@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import os
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 
-from handler.core.declare import Step
+from handler.core.declare import Flow, Step, short_place
+from handler.core.errors import PflError, StepFailedError
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
 
 
 class _TimeUp(BaseException):
@@ -109,3 +115,17 @@ def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
 def time_up(timeout_s: float) -> TimeoutError:
     """What a step fails with when its time is over, whoever watched it."""
     return TimeoutError(f"no result within {timeout_s:g} s")
+
+
+def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
+    """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
+    if isinstance(exc, PflError):
+        return exc
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
+    frames = [f for f in frames if not any(part in f.filename for part in _NOT_THEIRS)]
+    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
+    error = StepFailedError(
+        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
+    )
+    error.__cause__ = exc
+    return error

@@ -6,10 +6,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 
 from handler.core.errors import PflError
-from handler.engine import prefect_run
+from handler.engine import prefect_api
 from handler.engine.call import raise_in_thread
 from handler.engine.execute import Invocation
 
@@ -17,9 +16,9 @@ POLL_S = 5  # A run that is shorter costs Prefect no request for this.
 
 
 @contextmanager
-def watch(invocation: Invocation, *, poll_s: float = POLL_S) -> Iterator[threading.Event]:
+def watch(invocation: Invocation, api: prefect_api.Api, *, poll_s: float = POLL_S) -> Iterator[threading.Event]:
     """
-    Interrupt this thread once the flow run of *invocation* is cancelled, inside a session of Prefect's.
+    Interrupt this thread once the flow run of *invocation* is cancelled.
 
     Yields:
         Set when that happened.
@@ -30,10 +29,11 @@ def watch(invocation: Invocation, *, poll_s: float = POLL_S) -> Iterator[threadi
     def look() -> None:
         while not over.wait(poll_s):
             try:
-                if invocation.flow_run_id is None or not _is_cancelled(invocation.flow_run_id):
-                    continue
-            except (PflError, ValueError):
+                run = prefect_api.ask(api, f"/flow_runs/{invocation.flow_run_id}") if invocation.flow_run_id else None
+            except PflError:
                 continue  # Prefect does not answer now.
+            if run is None or run["state_type"] not in ("CANCELLED", "CANCELLING"):
+                continue
             with lock:
                 if not over.is_set():
                     cancelled.set()
@@ -43,18 +43,9 @@ def watch(invocation: Invocation, *, poll_s: float = POLL_S) -> Iterator[threadi
                         raise_in_thread(thread, KeyboardInterrupt)
             return
 
-    context = copy_context()
-    threading.Thread(target=lambda: context.run(look), name="cancel", daemon=True).start()
+    threading.Thread(target=look, name="cancel", daemon=True).start()
     try:
         yield cancelled
     finally:
         with lock:
             over.set()
-
-
-def _is_cancelled(flow_run_id: str) -> bool:
-    from uuid import UUID
-
-    with prefect_run.asking() as client:
-        state = client.read_flow_run(UUID(flow_run_id)).state
-    return state is not None and (state.is_cancelled() or state.is_cancelling())

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 from uuid import UUID
 
 from handler.core import event, lease, project, store
 from handler.core.declare import Flow
 from handler.core.errors import InvalidRequestError, NotFoundError, OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import prefect_env, prefect_run
+from handler.engine import prefect_api, prefect_env, prefect_run
 from handler.engine.execute import Notify
 
 HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
@@ -65,11 +66,11 @@ def run(
         left = "it was claimed, and Prefect did not take its end"
         call.begin()  # Before the claim: who dies between the two is found.
         try:
-            flow_run, name, why = _take(run_id)
+            flow_run, name, why = _take(api, run_id, call.token)
             if flow_run is None:
                 left = ""
                 return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
-            reply = _run(flow_run, name, settings, request_id, deadline, results, notify)
+            reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
             if (reply.get("error") or {}).get("type") != "UnavailableError":
                 left = ""
             return {**reply, "claimed": True, **said}
@@ -81,36 +82,39 @@ def run(
             call.end(left)
 
 
-def _take(run_id: UUID) -> tuple[object, str | None, str]:
+def _take(api: prefect_env.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:
     """The flow run, if it is ours now, its flow's name, and else why it is not."""
-    from prefect.exceptions import Abort, ObjectNotFound
-    from prefect.states import Cancelled, Pending
-    from prefect.utilities.engine import propose_state_sync
-
-    with prefect_run.asking() as client:
-        try:
-            flow_run = client.read_flow_run(run_id)
-            name = client.read_flow(flow_run.flow_id).name
-        except ObjectNotFound as exc:
-            raise NotFoundError(f"there is no flow run {run_id}", why="it was deleted, or is of another Prefect") from exc
-        state = flow_run.state
-        if state is not None and state.is_cancelling():
-            client.set_flow_run_state(run_id, Cancelled(message="cancelled before it began"), force=True)
-        if state is not None and not (state.is_scheduled() or state.is_pending()):
-            return None, name, f"it is {state.name} already"
-        try:
-            got = propose_state_sync(client, Pending(name=CLAIMED), flow_run_id=run_id)
-        except Abort as exc:
-            return None, name, f"another delivery has it ({exc})"
-        if not got.is_pending():
-            return None, name, f"it is {got.name}"
-        return flow_run, name, ""
+    path = f"/flow_runs/{run_id}"
+    run = prefect_api.ask(api, path)
+    if run is None:
+        raise NotFoundError(f"there is no flow run {run_id}", why="it was deleted, or is of another Prefect")
+    name = (prefect_api.ask(api, f"/flows/{run['flow_id']}") or {}).get("name")
+    if run["state_type"] == "CANCELLING":
+        prefect_api.set_state(api, "flow_runs", str(run_id), "CANCELLED", "cancelled before it began", force=True)
+    if run["state_type"] not in ("SCHEDULED", "PENDING"):
+        return None, name, f"it is {run['state_name']} already"
+    # The name is the same for all: Prefect refuses a second state of one name, and so all but one of those who claim.
+    state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
+    answer = prefect_api.ask(api, f"{path}/set_state", {"state": state, "force": False}) or {}
+    if answer.get("status") == "ACCEPT":
+        return run, name, ""
+    now = (prefect_api.ask(api, path) or {}).get("state") or {}
+    if (now.get("name"), now.get("message")) == (CLAIMED, state["message"]):
+        return run, name, ""  # The answer to our claim was lost, and it was sent again.
+    return None, name, f"another has it: it is {now.get('name')}"
 
 
 def _run(
-    flow_run: object, name: str, settings: Settings, request_id: str, deadline: float | None, results: store.Store, notify: Notify
+    api: prefect_env.Api, run: dict, name: str, settings: Settings, request_id: str, deadline: float | None,
+    results: store.Store, notify: Notify,
 ) -> dict[str, object]:
-    prefect_env.prepare(settings)
+    from prefect.client.schemas.objects import FlowRun
+
+    flow_run = FlowRun.model_validate(run)
+
+    def fail(words: str) -> None:
+        prefect_api.set_state(api, "flow_runs", run["id"], "FAILED", words, force=True)
+
     try:
         declared = project.load(settings).flows.get(name)
         if declared is not None:
@@ -122,15 +126,15 @@ def _run(
             )
             if reply["status"] in ("invalid", "miss"):
                 error = reply["error"]
-                _fail(flow_run, "\n".join(filter(None, (error["what"], error["why"], error["hint"]))))
+                fail("\n".join(filter(None, (error["what"], error["why"], error["hint"]))))
             return reply
         plain = ordinary(settings).get(name)
         if plain is None:
             known = ", ".join([*project.load(settings).flows, *ordinary(settings)])
             raise InvalidRequestError(f"the image has no flow {name!r}", why=f"its flows are {known}", hint="deploy the image again, or run pfl setup deployments")
-        return _run_ordinary(plain[0], flow_run, settings, deadline)
+        return _run_ordinary(api, plain[0], flow_run, settings, deadline)
     except InvalidRequestError as exc:
-        _fail(flow_run, "\n".join(filter(None, (exc.what, exc.why, exc.hint))))
+        fail(exc.lines)
         raise
 
 
@@ -138,13 +142,6 @@ def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
     own = {name: value for name, value in parameters.items() if name in flow.params}
     asked = {name: value for name, value in parameters.items() if name not in own and value not in (None, [], "")}
     return {**asked, "flow": flow.name, "params": own, "engine": "prefect"}
-
-
-def _fail(flow_run: object, words: str) -> None:
-    from prefect.states import Failed
-
-    with prefect_run.asking() as client:
-        client.set_flow_run_state(flow_run.id, Failed(message=words), force=True)
 
 
 # Ordinary Prefect flows.
@@ -189,11 +186,10 @@ class _Watched:
         return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
 
 
-def _run_ordinary(flow: object, flow_run: object, settings: Settings, deadline: float | None) -> dict[str, object]:
+def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings: Settings, deadline: float | None) -> dict[str, object]:
     from prefect import settings as knobs
     from prefect.flow_engine import run_flow
     from prefect.logging.handlers import APILogWorker
-    from prefect.states import Cancelled, Crashed
 
     from handler.engine import cancel
     from handler.engine import deadline as deadlines
@@ -205,7 +201,7 @@ def _run_ordinary(flow: object, flow_run: object, settings: Settings, deadline: 
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
             deadlines.watch(watched),
-            cancel.watch(watched) as cancelled,
+            cancel.watch(watched, api) as cancelled,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
@@ -213,7 +209,7 @@ def _run_ordinary(flow: object, flow_run: object, settings: Settings, deadline: 
         if not state.is_completed():
             error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500])
     except KeyboardInterrupt:
-        prefect_run.end(str(flow_run.id), Cancelled(message="interrupted"))
+        prefect_api.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
         if not cancelled.is_set():
             raise
         return event.reply(**said, status="cancelled")
@@ -221,7 +217,7 @@ def _run_ordinary(flow: object, flow_run: object, settings: Settings, deadline: 
         why, hint = f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)", "give the function more time, or make the flow smaller"
         error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
         with suppress(PflError):
-            prefect_run.end(str(flow_run.id), Crashed(message=deadlines.message(error)))
+            prefect_api.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
     finally:
         APILogWorker.drain_all(timeout=prefect_run.FLUSH_S if deadline is None else max(0.1, min(prefect_run.FLUSH_S, deadline - time.monotonic() - 0.5)))
     ms = round((time.perf_counter() - started) * 1e3, 3)
@@ -241,24 +237,21 @@ def poll(
         NotFoundError: There is no such work pool.
         UnavailableError: Prefect did not answer.
     """
-    from prefect.exceptions import ObjectNotFound
-
-    end_lost(pool, settings, notify)
-    with prefect_run.session(settings, notify), prefect_run.asking() as client:
-        try:
-            due = client.get_scheduled_flow_runs_for_work_pool(pool, scheduled_before=datetime.now(UTC))
-        except ObjectNotFound as exc:
-            raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments") from exc
+    api = prefect_env.choose(settings, lambda text: notify("", text))
+    end_lost(api, pool)
+    due = prefect_api.ask(api, f"/work_pools/{quote(pool)}/get_scheduled_flow_runs", {"scheduled_before": datetime.now(UTC).isoformat()})
+    if due is None:
+        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
     rows, function = [], os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
     for number, each in enumerate(due[:_POLLED]):
-        row: dict[str, object] = {"flow_run_id": str(each.flow_run.id), "name": each.flow_run.name, "invoked": False}
-        if function and (why := _invoke(function, str(each.flow_run.id))) is None:
+        row: dict[str, object] = {"flow_run_id": each["flow_run"]["id"], "name": each["flow_run"]["name"], "invoked": False}
+        if function and (why := _invoke(function, each["flow_run"]["id"])) is None:
             rows.append(row | {"invoked": True})
             continue
         if function and number:
             rows.append(row | {"why": f"left for the next poll: {why}"})
             continue  # This invocation has time for one.
-        reply = run(str(each.flow_run.id), settings, request_id=request_id, deadline=deadline, results=results, notify=notify)
+        reply = run(each["flow_run"]["id"], settings, request_id=request_id, deadline=deadline, results=results, notify=notify)
         rows.append(row | {name: reply[name] for name in ("status", "claimed", "why") if name in reply})
     return rows
 
@@ -278,22 +271,13 @@ def _invoke(function: str, flow_run_id: str) -> str | None:
     return None
 
 
-def end_lost(pool: str, settings: Settings | None = None, notify: Notify = lambda step, doing: None) -> list[str]:
-    """Mark runs Crashed that were handed over, and never began; their names. Inside a session of Prefect's if no *settings* are given."""
-    from contextlib import nullcontext
-
-    with nullcontext() if settings is None else prefect_run.session(settings, notify):
-        from prefect.client.schemas import filters
-        from prefect.states import Crashed, StateType
-
-        pending = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.PENDING]))
-        named = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[pool]))
-        before, names = datetime.now(UTC) - timedelta(seconds=_LOST_S), []
-        with prefect_run.asking() as client:
-            runs = client.read_flow_runs(flow_run_filter=filters.FlowRunFilter(state=pending), work_pool_filter=named, limit=200)
-        for each in runs:
-            if each.state.timestamp < before:
-                text = f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\nLook at the function's log: it is gone, throttled, or cannot be imported."
-                prefect_run.end(str(each.id), Crashed(message=text))
-                names.append(each.name)
-        return names
+def end_lost(api: prefect_env.Api, pool: str) -> list[str]:
+    """Mark runs of a work pool Crashed that were handed over, and never began; their names."""
+    before, names = (datetime.now(UTC) - timedelta(seconds=_LOST_S)).isoformat(), []
+    chosen = {"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}, "work_pools": {"name": {"any_": [pool]}}}
+    for run in list(prefect_api.pages(api, "/flow_runs/filter", chosen)):
+        if run["state"]["timestamp"].replace("Z", "+00:00") < before:
+            text = f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\nLook at the function's log: it is gone, throttled, or cannot be imported."
+            prefect_api.end(api, "CRASHED", text, flow_runs=[run["id"]])
+            names.append(run["name"])
+    return names

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from handler.core.errors import OutOfTimeError, PflError
+from handler.core.errors import OutOfTimeError
 from handler.engine.call import raise_in_thread
 
 if TYPE_CHECKING:
@@ -95,8 +95,3 @@ def out_of_time(step: str, what: str, margin_s: int) -> OutOfTimeError:
         why=f"the Lambda deadline was {margin_s} s away (PFL_MARGIN_S)",
         hint="call again: what was finished is saved; if it happens again, give the function more time",
     )
-
-
-def message(error: PflError) -> str:
-    """The message of a Prefect state: what happened, why, and what to do."""
-    return "\n".join(part for part in (error.what, error.why, error.hint) if part)

@@ -15,7 +15,7 @@ def run(invocation: Invocation) -> None:
 
     def compute(work: Work) -> None:
         step = invocation.flow.steps[work.name]
-        reap.followed(invocation, direct=True)
+        reap.followed(invocation, api=None)
         for attempt in range(step.retries + 1):
             try:
                 value = call_step(step, work.arguments)

@@ -17,14 +17,14 @@ from functools import cached_property
 from handler.core import bust, cache, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
-from handler.core.errors import BusyError
+from handler.core.errors import BusyError, StepFailedError
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
-from handler.engine.call import raise_in_thread
+from handler.engine.call import as_error, raise_in_thread
 from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
@@ -101,6 +101,9 @@ class Invocation:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
+    left: str = ""  # What a reaper has still to do, once this has ended.
+    tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
+    finished: set[str] = field(default_factory=set)
     artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
     flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
     degraded: str | None = None  # Why it computes without Prefect, though it should have.
@@ -183,17 +186,23 @@ class Invocation:
     def _try(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, else whether *name* is ours to compute."""
         held = self._held.get(name)
-        got = self.call.try_claim(name, held, lambda: self._look_again(name))
+        got = self.call.try_claim(name, held, lambda waited: self._failed_there(name, waited) or self._look_again(name))
         if isinstance(got, lease.Held):
             if held is None:
                 self.notify(name, f"waiting: it is {got.words}")
             self._held[name] = got
             return False
         if isinstance(got, Outcome):
-            got.status = "joined"
+            got.status = "joined" if got.error is None else "failed"
             return got
         self._claimed.add(name)
         return True
+
+    def _failed_there(self, name: str, waited: dict) -> Outcome | None:
+        """The failure of the call that was waited for, if it computed the same: it would be ours too, and as slow."""
+        if waited.get("failed_plan") != self.finding.plan_keys[name]:
+            return None
+        return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
     def _pause(self, name: str) -> BusyError | None:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
@@ -311,7 +320,7 @@ class Invocation:
             self.finding.found[name] = outcome.entry
 
     def _settle(self, name: str, compute: Compute | None, *, look_only: bool = False) -> Outcome | None:
-        started = time.perf_counter()
+        started, told = time.perf_counter(), {}
         try:
             outcome = None if name in self._absent else self._look_again(name)
             if outcome is None and look_only:
@@ -323,9 +332,12 @@ class Invocation:
             raise
         except BaseException as exc:  # A step may raise anything, SystemExit included.
             outcome = self._failed(name, exc)
+            if isinstance(exc, Exception) and isinstance(error := as_error(name, exc, self.flow), StepFailedError):
+                failure = {"what": error.what, "why": error.why, "hint": error.hint}
+                told = {"failure": failure, "failed_plan": self.finding.plan_keys[name]}
         finally:
             if compute is not None:
-                self.call.release(name)
+                self.call.release(name, **told)
         outcome.ms = (time.perf_counter() - started) * 1e3
         return outcome
 

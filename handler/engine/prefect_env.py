@@ -10,14 +10,16 @@ from typing import NamedTuple
 from handler.core import links
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
+from handler.engine import secret
 
 
 class Api(NamedTuple):
-    """A Prefect API: its URL, its key ("" for none) and where both came from."""
+    """A Prefect API: its URL, its key ("" for none), where both came from, and ``user:password`` where it asks for that."""
 
     url: str
     key: str
     source: str
+    auth: str = ""
 
 
 def configured(settings: Settings) -> Api | None:
@@ -27,12 +29,14 @@ def configured(settings: Settings) -> Api | None:
     Raises:
         InvalidRequestError: The URL is no URL.
     """
+    settings = secret.filled(settings)
     if settings.prefect_api_url:
         if not settings.prefect_api_url.startswith(("http://", "https://")):
             raise InvalidRequestError(
                 f"PREFECT_API_URL is no URL: {settings.prefect_api_url!r}", hint="PREFECT_API_URL=http://127.0.0.1:4200/api"
             )
-        return Api(settings.prefect_api_url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL")
+        auth = os.environ.get("PREFECT_API_AUTH_STRING", "")
+        return Api(settings.prefect_api_url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL", auth)
     return _profile(os.environ)
 
 
@@ -98,4 +102,7 @@ def _profile(environ) -> Api | None:
     except (OSError, ValueError, AttributeError, RuntimeError):  # RuntimeError: a user without a home.
         return None
     url = str(profile.get("PREFECT_API_URL", "")).rstrip("/")
-    return Api(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}") if url else None
+    if not url:
+        return None
+    auth = environ.get("PREFECT_API_AUTH_STRING") or str(profile.get("PREFECT_API_AUTH_STRING", ""))
+    return Api(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}", auth)

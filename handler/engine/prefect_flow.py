@@ -11,21 +11,23 @@ import inspect
 import os
 import typing
 from contextvars import ContextVar
+from uuid import UUID, uuid4
 
 import prefect
-from prefect.context import FlowRunContext, TagsContext, TaskRunContext
+from prefect.context import FlowRunContext, TagsContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Crashed, State
+from prefect.task_engine import run_task
 
 from handler.core import accept, cache, event, links, manifest, project, records, store
 from handler.core.declare import Flow, Step
-from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
+from handler.core.errors import OutOfTimeError, PflError, StepFailedError
 from handler.core.settings import Settings
-from handler.engine import artifacts, limits, reap
+from handler.engine import artifacts, limits, prefect_api, prefect_env, reap
 from handler.engine.call import call_step, time_up
-from handler.engine.deadline import Stopped, message, out_of_time
+from handler.engine.deadline import Stopped, out_of_time
 from handler.engine.execute import Invocation, Run, Work
 
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
@@ -58,8 +60,9 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     bound.apply_defaults()
     ours = current.get()
     invocation = ours or _started_by_prefect(flow, bound.arguments)
-    invocation.flow_run_id, _, invocation.url = _urls(None)
-    invocation.call.about["flow_run_id"] = invocation.flow_run_id
+    if (context := FlowRunContext.get()) and context.flow_run:
+        invocation.flow_run_id = invocation.call.about["flow_run_id"] = str(context.flow_run.id)
+        invocation.url = prefect_env.flow_run_url(api_around().url, invocation.flow_run_id)
     # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
     with TagsContext(current_tags=set()):
         try:
@@ -70,10 +73,10 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
             if ours is None:
                 invocation.call.end()
     if isinstance(invocation.error, OutOfTimeError):
-        return Crashed(message=message(invocation.error))
+        return Crashed(message=invocation.error.lines)
     if ours is None or ours.flow_run is not None:
         _show_hits(invocation)
-    artifacts.publish(invocation)
+    artifacts.publish(invocation, api_around())
     if invocation.error is not None:
         raise invocation.error
     return {name: entry.value for name, entry in invocation.finding.found.items()}
@@ -86,12 +89,9 @@ def tags(id: str, step: str | None) -> set[str]:
 
 def tell_apart(invocation: Invocation) -> None:
     """Give a run that Prefect started the tags that one of ours has."""
-    from handler.engine import prefect_run
-
     run, request = invocation.flow_run, invocation.request
     mine = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
-    with prefect_run.asking() as client:
-        client.update_flow_run(run.id, tags=mine)
+    prefect_api.ask(api_around(), f"/flow_runs/{run.id}", {"tags": sorted(mine)}, method="PATCH")
 
 
 def _run_name() -> str:
@@ -100,8 +100,9 @@ def _run_name() -> str:
 
 
 def _compute(invocation: Invocation, work: Work) -> None:
-    step = invocation.flow.steps[work.name]
-    reap.followed(invocation, direct=False)
+    step, api = invocation.flow.steps[work.name], api_around()
+    reap.followed(invocation, api=api)
+    tags, task_run_id = limits.tags_of(invocation, work.name, api), str(uuid4())
     raised: list[BaseException] = []
     attempts: list[None] = []
 
@@ -110,8 +111,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
         raised.clear()
         attempts.append(None)
         try:
-            run = Run("prefect", *_urls(TaskRunContext.get()))
-            invocation.call.note(step.name, flow_run_id=run.flow_run_id, task_run_id=run.task_run_id, attempt=len(attempts))
+            if len(attempts) > 1:
+                invocation.call.note(step.name, attempt=len(attempts))
             bound = step.signature.bind(*args, **arguments).arguments
             artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, None)
             entry = work.finish(call_step(step, bound, in_prefect=True), run)
@@ -122,7 +123,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
             return Cancelled(message="interrupted")
         except Stopped as exc:
             raised.append(exc)
-            return Crashed(message=message(out_of_time(step.name, "was stopped", invocation.settings.margin_s)))
+            return Crashed(message=out_of_time(step.name, "was stopped", invocation.settings.margin_s).lines)
         except Exception as exc:
             raised.append(exc)
             raise
@@ -134,7 +135,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         fn=body,
         name=step.name,
         task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
-        tags=limits.tags_of(invocation, step.name, str(prefect.settings.PREFECT_API_URL.value())),
+        tags=tags,
         retries=step.retries,
         retry_delay_seconds=step.retry_delay_s,
         # What was computed and could not be saved would not be saved any better for being computed again.
@@ -142,7 +143,15 @@ def _compute(invocation: Invocation, work: Work) -> None:
         timeout_seconds=step.timeout_s,
         persist_result=False,
     )
-    state = task(**work.arguments, return_state=True)
+    url = invocation.url and links.task_run(invocation.url.split("/runs/")[0], task_run_id)
+    run = Run("prefect", invocation.flow_run_id, task_run_id, url)
+    # Before it takes a slot: whoever buries us would not know whose that is.
+    noted = invocation.call.note(step.name, flow_run_id=run.flow_run_id, task_run_id=task_run_id, tags=tags)
+    invocation.tasks[task_run_id] = noted
+    state = run_task(task, task_run_id=UUID(task_run_id), parameters=work.arguments, return_type="state")
+    if state.is_completed() or state.is_failed():
+        invocation.finished.add(task_run_id)
+        del invocation.tasks[task_run_id]
     if state.is_completed():
         return
     if raised:
@@ -194,14 +203,11 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id), prints=prints)
 
 
-def _urls(task_context: TaskRunContext | None) -> tuple[str | None, str | None, str | None]:
-    flow_context = FlowRunContext.get()
-    flow_run_id = str(flow_context.flow_run.id) if flow_context and flow_context.flow_run else None
-    task_run_id = str(task_context.task_run.id) if task_context else None
-    if flow_run_id is None:
-        return None, task_run_id, None
-    base = links.base_of(str(prefect.settings.PREFECT_API_URL.value() or ""), os.environ)
-    return flow_run_id, task_run_id, links.task_run(base, task_run_id) if task_run_id else links.flow_run(base, flow_run_id)
+def api_around() -> prefect_env.Api:
+    """Where the run around us is told."""
+    key, auth = prefect.settings.PREFECT_API_KEY.value(), prefect.settings.PREFECT_API_AUTH_STRING.value()
+    plain = [secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret or "" for secret in (key, auth)]
+    return prefect_env.Api(str(prefect.settings.PREFECT_API_URL.value() or ""), plain[0], "the run around", plain[1])
 
 
 def _signature(flow: Flow) -> inspect.Signature:
@@ -247,6 +253,3 @@ def _said_of(name: str, step: Step) -> str:
         if line.strip().startswith(f"{name}:"):
             return line.split(":", 1)[1].strip()
     return ""
-
-
-__all__ = ["UnavailableError", "build", "current", "tags"]

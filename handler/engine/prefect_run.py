@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import inf
-from uuid import UUID
 
 from handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import prefect_env
-from handler.engine.deadline import message
+from handler.engine import prefect_api, prefect_env
 from handler.engine.execute import Invocation, Notify
 
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
@@ -30,7 +28,6 @@ def run(invocation: Invocation) -> None:
         import prefect
         from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
-        from prefect.states import Cancelled, Crashed
 
         from handler.engine import cancel, prefect_flow
 
@@ -38,11 +35,12 @@ def run(invocation: Invocation) -> None:
         flow = prefect_flow.build(invocation.flow)
         arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
         token = prefect_flow.current.set(invocation)
+        invocation.left = "Prefect did not take the end of the run"
         try:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
-                cancel.watch(invocation) as cancelled,
+                cancel.watch(invocation, api) as cancelled,
             ):
                 if invocation.flow_run is None:
                     state = flow(**arguments, **request.params, return_state=True)
@@ -51,12 +49,11 @@ def run(invocation: Invocation) -> None:
                     state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
             if state.is_cancelled():
                 raise KeyboardInterrupt
+            invocation.left = ""
             if isinstance(invocation.error, OutOfTimeError):
-                APILogWorker.drain_all(timeout=1)
-                end(invocation.flow_run_id, Crashed(message=message(invocation.error)))
+                _end(invocation, api, "CRASHED", invocation.error.lines)
         except KeyboardInterrupt:
-            with suppress(Exception):  # Prefect is away; the lease is what tells of the run later.
-                end(invocation.flow_run_id, Cancelled(message="interrupted"))
+            _end(invocation, api, "CANCELLED", "interrupted")
             if cancelled.is_set():
                 raise RunCancelledError("the run was cancelled in Prefect", hint="call again to compute it") from None
             raise
@@ -71,6 +68,17 @@ def run(invocation: Invocation) -> None:
             APILogWorker.drain_all(timeout=min(FLUSH_S, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
     if not state.is_completed() and invocation.error is None:
         raise _unavailable(api, state.result(raise_on_failure=False), invocation)
+
+
+def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str) -> None:
+    """End what Prefect's own engine left open: a step that hangs, and what an interruption struck between two states."""
+    invocation.left = "Prefect did not take the end of the run"
+    with suppress(PflError):  # It is away: the call stays on record, and a reaper tells of it.
+        prefect_api.end(
+            api, type, message, call=invocation.call.token, tasks=invocation.tasks, spared=invocation.finished,
+            force=type == "CANCELLED", wait_s=1,
+        )  # fmt: skip
+        invocation.left = ""
 
 
 @contextmanager
@@ -94,86 +102,6 @@ def session(settings: Settings, notify: Notify) -> Iterator[prefect_env.Api]:
     }
     with knobs.temporary_settings(updates=updates):
         yield api
-
-
-@contextmanager
-def asking() -> Iterator[object]:
-    """
-    Prefect's client, inside a :func:`session`.
-
-    Raises:
-        UnavailableError: The API did not answer, or refused.
-    """
-    import httpx
-    from prefect import settings as knobs
-    from prefect.client.orchestration import get_client
-
-    try:
-        with get_client(sync_client=True) as client:
-            yield client
-    except httpx.HTTPError as exc:
-        url = str(knobs.PREFECT_API_URL.value())
-        raise UnavailableError(f"Prefect at {url} did not answer", why=" ".join(str(exc).split())[:500] or type(exc).__name__) from exc
-
-
-def crash(call: str, flow_run_ids: Iterable[str], task_run_ids: Iterable[str | None], text: str, *, wait_s: float) -> list[str]:
-    """
-    Mark the runs of a dead call ``Crashed``, also one that it had not told us of.
-
-    Args:
-        call: The call; its flow run has it as a tag.
-        flow_run_ids: Those that it told of.
-        task_run_ids: Those that it told of; None for a step that was about to have one.
-        text: The message of the state.
-        wait_s: How long Prefect may take to hear of the task runs: their states are events, some still on their way.
-
-    Returns:
-        The IDs of the runs that were not in a terminal state.
-    """
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
-
-    with asking() as client:
-        tagged = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"call={call}"])))
-    changed: list[str] = []
-    run_ids, wanted, until = {*flow_run_ids, *(str(run.id) for run in tagged)}, set(task_run_ids), time.monotonic() + wait_s
-    while run_ids:
-        for run_id in list(run_ids):
-            try:
-                changed += end(run_id, Crashed(message=text))
-            except ObjectNotFound:
-                run_ids.remove(run_id)  # Deleted, or of another Prefect.
-        if wanted <= set(changed) or time.monotonic() >= until:
-            break
-        time.sleep(0.25)
-    return changed
-
-
-def end(flow_run_id: str | None, state: object) -> list[str]:
-    """
-    Leave nothing ``Running`` behind a run: task runs first, for that frees their slots.
-
-    Returns:
-        The IDs of what was not in a terminal state, and now is.
-    """
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    if flow_run_id is None:
-        return []
-    run_id, changed = UUID(flow_run_id), []
-    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    with asking() as client:
-        # Without force the server itself refuses to let a terminal state that came meanwhile become Crashed.
-        for task_run in client.read_task_runs(flow_run_filter=of_run):
-            if task_run.state is None or not task_run.state.is_final():
-                client.set_task_run_state(task_run.id, state, force=state.is_cancelled())
-                changed.append(str(task_run.id))
-        flow_run = client.read_flow_run(run_id)
-        if flow_run.state is None or not flow_run.state.is_final():
-            client.set_flow_run_state(run_id, state, force=state.is_cancelled())
-            changed.append(flow_run_id)
-    return changed
 
 
 def _unavailable(api: prefect_env.Api, exc: object, invocation: Invocation) -> UnavailableError:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-
 from handler.core import project
 from handler.core.cache import Finding
-from handler.core.declare import Flow, short_place
-from handler.core.errors import PflError, RunCancelledError, StepFailedError, UnavailableError
+from handler.core.errors import UnavailableError
 from handler.core.event import Request
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import deadline, direct, prefect_env
 from handler.engine.execute import Invocation, Notify
-
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
 
 
 def once(
@@ -54,7 +47,6 @@ def once(
 
 
 def _compute(invocation: Invocation) -> None:
-    left = ""
     try:
         if invocation.flow_run is None and not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
@@ -64,25 +56,18 @@ def _compute(invocation: Invocation) -> None:
             else:
                 from handler.engine import prefect_run
 
-                left = "Prefect did not take the end of the run"
                 try:
                     prefect_run.run(invocation)
                 except UnavailableError as exc:
                     if invocation.settings.on_prefect_down == "fail" or invocation.error is not None or invocation.flow_run is not None:
                         raise
                     _degrade(invocation, exc)
-                    left = left if invocation.flow_run_id else ""
-                else:
-                    left = ""
     except deadline.GivenUp:
         invocation.give_up("was given up: Prefect or the store did not answer in time")
         if invocation.error is None:
             invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
-    except (KeyboardInterrupt, RunCancelledError):
-        left = ""
-        raise
     finally:
-        invocation.call.end(left)
+        invocation.call.end(invocation.left)
 
 
 def _degrade(invocation: Invocation, exc: UnavailableError) -> None:
@@ -91,18 +76,6 @@ def _degrade(invocation: Invocation, exc: UnavailableError) -> None:
     invocation.finding.warnings.append(f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {exc}")
     invocation.notify("", "Prefect does not answer: computing without it")
     invocation.request = invocation.request._replace(engine="direct")
+    if invocation.flow_run_id is None:
+        invocation.left = ""  # There is no run that could be left open.
     direct.run(invocation)
-
-
-def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
-    """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
-    if isinstance(exc, PflError):
-        return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
-    frames = [f for f in frames if not any(part in f.filename for part in _NOT_THEIRS)]
-    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
-    error = StepFailedError(
-        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
-    )
-    error.__cause__ = exc
-    return error

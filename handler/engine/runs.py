@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from handler.core import lease
 from handler.core.errors import InvalidRequestError, NotFoundError
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import prefect_env, prefect_run
-from handler.engine.execute import Notify
+from handler.engine import prefect_env
+from handler.engine.prefect_api import Api, ask, pages
+
+Notify = Callable[[str, str], None]
 
 STATES = ("scheduled", "pending", "running", "completed", "failed", "cancelled", "crashed", "paused", "cancelling")
 _OPEN = {"scheduled", "pending", "running", "paused", "cancelling"}
@@ -29,7 +31,8 @@ def ls(
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
     lives = {call: lease.life_of(store, call) for call in lease.calls(store)}
     seen = set()
-    for row in _of_prefect(settings, id, status, stuck, limit, notify):
+    api = prefect_env.choose(settings, lambda text: notify("", text))
+    for row in _of_prefect(api, id, status, stuck, limit):
         life = lives.get(row["call"])
         seen.add(row["call"])
         row["stuck"] = row["status"] in _OPEN and life is not None and not life.is_alive
@@ -58,49 +61,31 @@ def link(settings: Settings, run: str, notify: Notify) -> str:
     from uuid import UUID
 
     try:
-        run_id = UUID(run)
+        UUID(run)
     except ValueError as exc:
         raise InvalidRequestError(f"{run!r} is no run ID", hint="pfl runs ls shows them") from exc
-    with prefect_run.session(settings, notify) as api, prefect_run.asking() as client:
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            client.read_flow_run(run_id)
-        except ObjectNotFound as exc:
-            raise NotFoundError(f"there is no flow run {run}", why=f"Prefect at {api.url} knows none", hint="pfl runs ls") from exc
-        return prefect_env.flow_run_url(api.url, run)
+    api = prefect_env.choose(settings, lambda text: notify("", text))
+    if ask(api, f"/flow_runs/{run}") is None:
+        raise NotFoundError(f"there is no flow run {run}", why=f"Prefect at {api.url} knows none", hint="pfl runs ls")
+    return prefect_env.flow_run_url(api.url, run)
 
 
-def _of_prefect(settings: Settings, id: str | None, status: str | None, stuck: bool, limit: int, notify: Notify) -> Iterator[dict]:
-    with prefect_run.session(settings, notify) as api, prefect_run.asking() as client:
-        from prefect.client.schemas import filters
-        from prefect.client.schemas.sorting import FlowRunSort
-        from prefect.states import StateType
-
-        wanted = [status] if status else sorted(_OPEN) if stuck else list(STATES)
-        types = filters.FlowRunFilterStateType(any_=[StateType(each.upper()) for each in wanted])
-        chosen = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=types))
-        if id is not None:
-            chosen.tags = filters.FlowRunFilterTags(all_=[f"id={id.replace(',', '%2C')}"])
-        offset = 0
-        while offset < limit:
-            page = client.read_flow_runs(
-                flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=min(200, limit - offset), offset=offset
-            )
-            for run in page:
-                tags = dict(tag.split("=", 1) for tag in run.tags if "=" in tag)
-                yield {
-                    "id": run.parameters.get("id", tags.get("id")),
-                    "flow": run.name.split("/")[0] if "call" in tags else None,
-                    "step": run.parameters.get("step"),
-                    "status": run.state.type.value.lower() if run.state else None,
-                    "name": run.name,
-                    "call": tags.get("call"),
-                    "started_at": run.start_time.isoformat().replace("+00:00", "Z") if run.start_time else None,
-                    "flow_run_id": str(run.id),
-                    "url": prefect_env.flow_run_url(api.url, str(run.id)),
-                    "message": run.state.message if run.state else None,
-                }
-            offset += 200
-            if len(page) < 200:
-                return
+def _of_prefect(api: Api, id: str | None, status: str | None, stuck: bool, limit: int) -> Iterator[dict]:
+    wanted = [status] if status else sorted(_OPEN) if stuck else list(STATES)
+    chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in wanted]}}}
+    if id is not None:
+        chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
+    for run in pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}, limit=limit):
+        tags = dict(tag.split("=", 1) for tag in run["tags"] if "=" in tag)
+        yield {
+            "id": run["parameters"].get("id", tags.get("id")),
+            "flow": run["name"].split("/")[0] if "call" in tags else None,
+            "step": run["parameters"].get("step"),
+            "status": run["state_type"] and run["state_type"].lower(),
+            "name": run["name"],
+            "call": tags.get("call"),
+            "started_at": run["start_time"],
+            "flow_run_id": run["id"],
+            "url": prefect_env.flow_run_url(api.url, run["id"]),
+            "message": (run["state"] or {}).get("message"),
+        }

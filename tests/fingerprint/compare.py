@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from corpus import HERE, REPOSITORY, Case, copy, load_cases
+from corpus import HERE, REPOSITORY, Case, copy_all, folder_of, load_cases
 
 
 SECONDS = 4  # per case; a tool that takes longer counts as an error
@@ -114,7 +114,7 @@ def keys(tool: str, side: str, seed: int, cases: list[Case], place: Path) -> lis
     environ = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
     jobs = []
     for case in cases:
-        folder = copy(case, side, place / tool)
+        folder = folder_of(case, side, place)
         jobs.append(json.dumps([str(folder), case.target, [str(folder / "site-packages")]]))
     command = [sys.executable, str(HERE / "compare.py"), "--serve", tool]
     done = subprocess.run(command, input="\n".join(jobs) + "\n", env=environ, capture_output=True, text=True, check=False)
@@ -126,6 +126,7 @@ def main(every: int) -> None:
     cases = [case for case in load_cases() if case.can_run() and not case.name.startswith("huge_")][::every]
     rows, absent = [], []
     with tempfile.TemporaryDirectory() as name:
+        copy_all(cases, Path(name))
         for tool in TOOLS:
             print(f"{tool.__name__} …", file=sys.stderr)
             sides = [keys(tool.__name__, side, seed, cases, Path(name)) for side, seed in (("before", 1), ("after", 4_000))]

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -55,13 +54,16 @@ def load_cases() -> list[Case]:
     return found
 
 
-def copy(case: Case, side: str, place: Path) -> Path:
-    """
-    A copy of one side of *case*, in a folder of another name and depth than the other side's.
-    """
-    goal = place / (f"{case.name}/a" if side == "before" else f"other-place/{case.name}/deeper/b")
-    shutil.copytree(case.folder / side, goal, ignore=shutil.ignore_patterns("__pycache__"))
-    return goal
+def copy_all(cases: Sequence[Case], place: Path) -> None:
+    """Put both sides of *cases* below *place*, each in a checkout of another name and depth."""
+    for goal in (place / "a", place / "other-place" / "deeper" / "b"):
+        goal.mkdir(parents=True)
+        subprocess.run(["cp", "-R", *(str(case.folder) for case in cases), str(goal)], check=True)  # ten times as fast as shutil
+
+
+def folder_of(case: Case, side: str, place: Path) -> Path:
+    """Where `copy_all` put one side of *case*."""
+    return place / ("a" if side == "before" else "other-place/deeper/b") / case.name / side
 
 
 class Fresh:
@@ -71,11 +73,13 @@ class Fresh:
     Args:
         seed: The children's ``PYTHONHASHSEED``.
         python: The interpreter.
+        needs: A package that is there, and imported once for all.
     """
 
-    def __init__(self, seed: int, python: str = sys.executable) -> None:
+    def __init__(self, seed: int, python: str = sys.executable, needs: str = "") -> None:
         environ = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [python, "-S", str(HERE / "fresh.py")]
+        path = [entry for entry in sys.path if entry.endswith("site-packages")] if needs else []
+        command = [python, "-S", str(HERE / "fresh.py"), needs, *path]
         self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Fresh:
@@ -84,37 +88,42 @@ class Fresh:
     def __exit__(self, *exc: object) -> None:
         self.process.communicate()
 
-    def run(self, folder: Path, target: str, needs: str = "") -> dict[str, Any]:
-        """
-        The fingerprint of *target* as the command prints it as JSON; on failure ``{"error": …, "code": …}``.
-        """
+    def command(self, folder: Path, *arguments: str) -> tuple[int, str, str]:
+        """What ``python -m handler.core.fingerprint`` does with *arguments* in *folder*: exit code, stdout, stderr."""
         path = [str(folder / "site-packages")] if (folder / "site-packages").is_dir() else []
-        if needs:
-            path += [entry for entry in sys.path if entry.endswith("site-packages")]
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"folder": str(folder), "target": target, "path": path}) + "\n")
+        self.process.stdin.write(json.dumps({"folder": str(folder), "arguments": arguments, "path": path}) + "\n")
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline())
-        last = reply["said"].rpartition("\n{")[2] if "\n{" in reply["said"] else reply["said"].removeprefix("{")
-        if reply["code"] or "{" not in reply["said"]:
-            return {"error": reply["said"], "code": reply["code"]}
-        found: dict[str, Any] = json.loads("{" + last)
+        return reply["code"], reply["out"], reply["err"]
+
+    def run(self, folder: Path, target: str) -> dict[str, Any]:
+        """
+        The fingerprint of *target* as the command prints it as JSON; on failure ``{"error": …}``.
+        """
+        code, out, err = self.command(folder, target, "--json")
+        found: dict[str, Any] = json.loads(out.splitlines()[-1]) if code == 0 else {"error": err}  # a module may print, too
         return found
 
 
-def run_all(cases: Iterable[Case], place: Path, python: str = sys.executable) -> dict[str, dict[str, dict[str, Any]]]:
-    """Both sides of all *cases*, each in its own folder, process and hash seed; the two sides at the same time."""
-    cases = list(cases)
+def run_all(
+    cases: Sequence[Case], place: Path, python: str = sys.executable, sides: Sequence[str] = ("before", "after")
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """
+    The fingerprints of *cases*, each in its own folder and process; the two sides under another hash seed, at the same time.
 
-    def side(name: str, seed: int) -> list[dict[str, Any]]:
-        with Fresh(seed, python) as fresh:
-            return [fresh.run(copy(case, name, place), case.target, case.needs) for case in cases]
+    Returns:
+        For each case's name and side what `Fresh.run` gives.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {case.name: {} for case in cases}
+
+    def run(side: str) -> None:
+        for needs in sorted({case.needs for case in cases}):
+            with Fresh({"before": 1, "after": 4_000}[side], python, needs) as fresh:
+                for case in cases:
+                    if case.needs == needs:
+                        found[case.name][side] = fresh.run(folder_of(case, side, place), case.target)
 
     with ThreadPoolExecutor(2) as pool:
-        before, after = pool.map(side, ("before", "after"), (1, 4_000))
-    return {case.name: {"before": old, "after": new} for case, old, new in zip(cases, before, after, strict=True)}
-
-
-def run_case(case: Case, place: Path) -> dict[str, dict[str, Any]]:
-    """Both sides of one case."""
-    return run_all([case], place)[case.name]
+        list(pool.map(run, sides))
+    return found

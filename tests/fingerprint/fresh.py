@@ -1,12 +1,15 @@
 """
 Fingerprints in fresh processes, quickly: a child is forked for each before anything of a project is imported.
 
-Reads one job a line from stdin (``folder``, ``target``, ``path``), writes one reply a line to stdout.
+``fresh.py [PACKAGE FOLDER…]`` imports that package for all. Reads one job a line from stdin (``folder``, ``arguments``,
+``path``), writes one reply a line to stdout (``code``, ``out``, ``err``).
 """
 
+import gc
 import json
 import os
 import sys
+import tempfile
 import traceback
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -14,35 +17,32 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__
 from handler.core.fingerprint.__main__ import main  # noqa: E402  the line above finds it
 
 
-def child(job):
-    """Print the fingerprint, as the command would in that folder; returns the exit code."""
-    os.chdir(job["folder"])
-    sys.path[1:1] = [job["folder"], *job["path"]]
-    try:
-        return main([job["target"], "--json"])
-    except BaseException:
-        traceback.print_exc()
-        return 1
-
-
 def run(job):
-    """Fork for one job; returns what it printed, and its exit code."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        code = child(job)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    return {"said": said, "code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}
+    """Run the command in a child, in the job's folder."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            os.chdir(job["folder"])
+            sys.path[1:1] = [job["folder"], *job["path"]]
+            try:
+                code = main(job["arguments"])
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
+    return {"code": code, "out": said[0], "err": said[1]}
 
 
 if __name__ == "__main__":
+    sys.path += sys.argv[2:]
+    if sys.argv[1]:
+        __import__(sys.argv[1])
+    gc.freeze()  # what is here already is not looked at, so not copied, in each child
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

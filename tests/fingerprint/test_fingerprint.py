@@ -13,11 +13,10 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from corpus import REPOSITORY, Fresh
 
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import Part, find, fingerprint, record_reads, unstable
-
-REPOSITORY = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -297,18 +296,18 @@ def test_a_step_used_as_a_helper_is_followed(project):
 # --- the command line, processes, and reads at import
 
 
-def command(folder, *arguments):
-    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, "-m", "handler.core.fingerprint", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module")
+def command():
+    """Runs the command in a folder, in a fresh process."""
+    with Fresh(7) as fresh:
+        yield fresh.command
 
 
-def test_the_command_prints_a_digest_and_a_table(tmp_path):
+def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
     (tmp_path / "sample.py").write_text(SAMPLE)
     plain, as_json = command(tmp_path, "sample:step"), command(tmp_path, "sample:step", "--json")
-    found = json.loads(as_json.stdout)
-    assert plain.stdout.splitlines()[0] == found["digest"]
+    found = json.loads(as_json[1])
+    assert plain[1].splitlines()[0] == found["digest"]
     assert {"name", "kind", "file", "line", "digest"} <= set(found["parts"][0])
     assert found["opaque"] == []
 
@@ -325,17 +324,17 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path):
         ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
     ],
 )
-def test_the_command_says_what_is_wrong_and_where(tmp_path, files, target, said):
+def test_the_command_says_what_is_wrong_and_where(tmp_path, command, files, target, said):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    done = command(tmp_path, target)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    code, out, err = command(tmp_path, target)
+    assert (code, out) == (2, "")
+    assert said in err
 
 
-def test_the_command_without_a_target_is_wrong_usage(tmp_path):
-    done = command(tmp_path)
-    assert done.returncode == 2 and "usage" in done.stderr
+def test_the_command_without_a_target_is_wrong_usage(tmp_path, command):
+    code, _, err = command(tmp_path)
+    assert code == 2 and "usage" in err
 
 
 def test_what_differs_between_processes_is_named_with_its_place(tmp_path, monkeypatch):

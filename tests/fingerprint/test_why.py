@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from corpus import load_cases, run_case
+from corpus import copy_all, load_cases, run_all
 
 from handler.core.fingerprint import Part
 from handler.core.why import explain
@@ -60,8 +58,7 @@ def test_two_parts_of_one_name_are_told_apart_by_file():
     assert explain(old, new) == ["`RATE` in b.py:12: 5 → 6"]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
+TOLD = dict(
     [
         ("global_const", ["`RATE` in steps.py:1: 3 → 4"]),
         ("xmod_from_import", ["`clean()` in helpers.py:3 changed"]),
@@ -73,10 +70,18 @@ def test_two_parts_of_one_name_are_told_apart_by_file():
         ("package_version", ["lib 1.0 → 1.1"]),
         ("enum_value", ["`Mode.SLOW` in steps.py:5: 2 → 3"]),
         ("function_rebound", ["`two()` in steps.py:4 is reached now", "`one()` in steps.py:1 is no longer reached"]),
-    ],
+    ]
 )
-def test_a_real_change_is_told_from_json_alone(name, expected, tmp_path):
-    case = next(case for case in load_cases() if case.name == name)
-    sides = json.loads(json.dumps(run_case(case, tmp_path)))
-    old, new = ([Part.from_json(row) for row in sides[side]["parts"]] for side in ("before", "after"))
-    assert explain(old, new) == expected
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    place, cases = tmp_path_factory.mktemp("cases"), [case for case in load_cases() if case.name in TOLD]
+    copy_all(cases, place)
+    return run_all(cases, place)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_real_change_is_told_from_json_alone(name, sides):
+    old, new = ([Part.from_json(row) for row in sides[name][side]["parts"]] for side in ("before", "after"))
+    assert explain(old, new) == TOLD[name]

@@ -1,0 +1,29 @@
+"""``python -m handler.bake FILE``: the manifest of the project, written when its image is built."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from handler.core import project
+from handler.core.errors import PflError
+from handler.core.settings import Settings
+
+
+def bake(settings: Settings, path: Path) -> None:
+    """
+    Write the manifest of the project's flows to *path*.
+
+    Raises:
+        InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
+    """
+    project.load(settings)
+    path.write_bytes((settings.home / "manifest.json").read_bytes())
+
+
+if __name__ == "__main__":
+    try:
+        bake(Settings.from_env(os.environ), Path(sys.argv[1]))
+    except PflError as exc:
+        sys.exit(f"error: {exc}\n{exc.hint}".strip())

@@ -1,0 +1,157 @@
+"""
+Prefect's REST API with the standard library alone: for whoever looks at runs and limits, or ends them, and need not load Prefect.
+
+An extension of Lambda has two seconds for that, and Prefect takes as long to import.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+from handler.core.errors import UnavailableError
+from handler.engine.prefect_env import Api
+
+TIMEOUT_S = 20
+FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+_PAGE = 200
+_TRIES, _PAUSE_S = 3, 0.3
+
+
+def ask(api: Api, path: str, body: object = None, *, method: str = "") -> object:
+    """
+    What the API answers to a POST of *body*, or to a GET without one; None where there is no such thing.
+
+    Raises:
+        UnavailableError: It did not answer, or refused.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json", "user-agent": "pfl"}
+    if api.key:
+        headers["authorization"] = f"Bearer {api.key}"
+    elif api.auth:
+        headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
+    request = urllib.request.Request(api.url + path, data, headers, method=method or None)
+    for left in reversed(range(_TRIES)):
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_trusted(api.url)) as response:
+                text = response.read()
+                return json.loads(text) if text else {}
+        except urllib.error.HTTPError as exc:
+            why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
+            if exc.code == 404:
+                return None
+            # Whatever is said here may be said twice.
+            if not left or exc.code not in (429, 502, 503, 504):
+                hint = "check PREFECT_API_KEY" if exc.code in (401, 403) else ""
+                raise UnavailableError(f"Prefect at {api.url} refused {path}", why=" ".join(why.split()), hint=hint) from exc
+        except (OSError, ValueError) as exc:
+            if not left:
+                raise UnavailableError(f"Prefect at {api.url} did not answer", why=" ".join(str(exc).split())[:500]) from exc
+        time.sleep(_PAUSE_S)
+    raise AssertionError("unreachable")
+
+
+def pages(api: Api, path: str, chosen: Mapping[str, object] = {}, *, limit: int | None = None) -> Iterator[dict]:  # noqa: B006
+    """All that a filter finds, asked for page by page; at most *limit*."""
+    offset, left = 0, limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(_PAGE, left)
+        page = ask(api, path, {**chosen, "limit": size, "offset": offset}) or []
+        yield from page
+        if len(page) < size:
+            return
+        offset, left = offset + size, None if left is None else left - size
+
+
+def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
+    """
+    Say that a run, of *kind* ``flow_runs`` or ``task_runs``, is ``CRASHED`` or ``CANCELLED``; whether it became so.
+
+    Without *force* the server itself refuses to change a terminal state that came meanwhile.
+    """
+    state = {"type": type, "name": type.capitalize(), "message": message}
+    answer = ask(api, f"/{kind}/{run_id}/set_state", {"state": state, "force": force})
+    return answer is not None and answer["status"] == "ACCEPT"
+
+
+def end(
+    api: Api,
+    type: str,
+    message: str,
+    *,
+    call: str = "",
+    flow_runs: Iterable[str] = (),
+    tasks: Mapping[str, dict] = {},  # noqa: B006
+    spared: Collection[str] = (),
+    force: bool = False,
+    wait_s: float = 0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """
+    Leave nothing open behind a run: task runs first, for that frees their slots.
+
+    States of task runs are events, which may be on their way still when their process is dead. So a task run that looks open may
+    have ended, and one that holds a slot may be unknown.
+
+    Args:
+        api: Prefect's.
+        type: ``CRASHED`` or ``CANCELLED``.
+        message: Of the state: what happened, why, and what to do, a line each.
+        call: Flow runs with the tag of this call, too.
+        flow_runs: Their IDs, as far as known.
+        tasks: Task runs that surely did not end, each with ``flow_run_id``, ``step``, ``id`` and ``tags``.
+        spared: Task runs that surely ended.
+        force: Also where a terminal state came meanwhile.
+        wait_s: How long the events of others may take.
+
+    Returns:
+        The IDs of the runs that were not in a terminal state, and now are.
+    """
+    until, changed = time.monotonic() + wait_s, []
+    ids = set(flow_runs)
+    if call:
+        ids |= {run["id"] for run in pages(api, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"call={call}"]}}})}
+    chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
+    runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)} if ids else {}
+    tasks = {task: about for task, about in tasks.items() if about["flow_run_id"] in runs}
+    while runs:
+        is_late = time.monotonic() >= until
+        known = {task["id"]: task for task in pages(api, "/task_runs/filter", chosen)}
+        open_now = [task for task in known.values() if task["state_type"] not in FINAL and task["id"] not in spared]
+        for task in open_now:
+            if (is_late or task["id"] in tasks) and set_state(api, "task_runs", task["id"], type, message, force=force):
+                changed.append(task["id"])
+        if is_late or (tasks.keys() <= known.keys() and all(task["id"] in tasks for task in open_now)):
+            break
+        sleep(0.25)
+    for task, about in tasks.items():
+        if task not in known:  # It was killed before it said more than that it took a slot: that is freed by its end.
+            body = {"id": task, "flow_run_id": about["flow_run_id"], "task_key": about["step"], "dynamic_key": task}
+            body |= {"name": f"{about['step']}[{about['id']}]", "tags": about.get("tags") or []}
+            ask(api, "/task_runs/", body | {"state": {"type": type, "name": type.capitalize(), "message": message}})
+            changed.append(task)
+    for run in runs.values():
+        if run["state_type"] not in FINAL and set_state(api, "flow_runs", run["id"], type, message, force=force):
+            changed.append(run["id"])
+    return changed
+
+
+_contexts: dict[str, ssl.SSLContext] = {}
+
+
+def _trusted(url: str) -> ssl.SSLContext | None:
+    if not url.startswith("https://"):
+        return None
+    if url not in _contexts:
+        _contexts[url] = ssl.create_default_context()
+        if not _contexts[url].get_ca_certs():
+            import certifi  # A Python that knows no authorities of its machine; Prefect brings these.
+
+            _contexts[url].load_verify_locations(certifi.where())
+    return _contexts[url]

@@ -1,0 +1,353 @@
+"""``pfl invoke`` and boto3 on a deployed function: real sandboxes behind the service's own contract."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import json
+import shutil
+import sys
+import textwrap
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Project, statuses, values
+from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
+from test_cli import Ran, pfl
+
+from handler.core.settings import Settings
+from serverless import remote
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator and runtime client are Linux programs")
+
+FLOWS = """
+    import os, signal, sys, threading
+
+    @step
+    def one(id: str, size: int = 0, rate: float = 1.0) -> object:
+        return "x" * size if size else rate
+
+    @step
+    def two(id: str, one) -> object:
+        print("two is computed")
+        return [one, 2]
+
+    @step
+    def die(id: str, one, how: str = "") -> int:
+        if how == "exit":
+            os._exit(3)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "raise":
+            raise ValueError("as asked")
+        if how == "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            threading.Event().wait()
+        if how == "eat":
+            eaten = []
+            while True:
+                eaten.append(bytearray(os.urandom(1024)) * 4096)
+        return 7
+
+    @step
+    def where(id: str) -> list:
+        threading.Barrier(1).wait()
+        with open(os.environ["MEET"] + "/" + id, "w"):
+            pass
+        while len(os.listdir(os.environ["MEET"])) < 8:
+            threading.Event().wait(0.01)
+        return [os.getpid()]
+
+    FLOWS = [flow("main", one, two), flow("deaths", one, die), flow("meet", where)]
+"""
+
+
+def _role() -> str:
+    import boto3
+
+    iam = boto3.client("iam")
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+    return iam.create_role(RoleName=f"pfl-{uuid.uuid4().hex[:8]}", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+
+
+class Deployed:
+    """A project with a function in the service, called with boto3 and by ``pfl``."""
+
+    def __init__(self, service: LambdaService, root: Path, client, role: str, meet: Path) -> None:
+        self.service, self.root, self.client, self.role, self.meet = service, root, client, role, meet
+
+    def function(self, timeout: int = 30, memory: int = 512, concurrency: int | None = None, handler: str = "", **variables: str) -> str:
+        """A new function of this code; its name."""
+        name = f"pfl-{uuid.uuid4().hex[:8]}"
+        with io.BytesIO() as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("empty", "")
+            code = file.getvalue()
+        environ = {"PFL_PROJECT": str(self.root), "PFL_STORE": str(self.root / "store"), "PFL_ENGINE": "direct", "PFL_MANIFEST": str(self.root / "manifest.json"), "MEET": str(self.meet)}
+        self.client.create_function(
+            FunctionName=name, Runtime="python3.12", Role=self.role, Handler=handler or "handler.entry.lambda_handler",
+            Code={"ZipFile": code}, Timeout=timeout, MemorySize=memory, Environment={"Variables": environ | variables},
+        )  # fmt: skip
+        if concurrency is not None:
+            self.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=concurrency)
+        return name
+
+    def raw(self, function: str, event: object) -> dict:
+        """The answer to *event* as it stands."""
+        answer = self.client.invoke(FunctionName=function, Payload=json.dumps(event).encode())
+        return json.loads(answer["Payload"].read())
+
+    def pfl(self, function: str, *arguments: str, **environ: str) -> Ran:
+        """``pfl invoke`` of it."""
+        environ = {"PFL_STORE": str(self.root / "store")} | environ
+        return pfl("invoke", "--function", function, "--endpoint-url", self.service.url, *arguments, **environ)
+
+
+@pytest.fixture(scope="module")
+def service(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LambdaService]:
+    with LambdaService(s3_url, tmp_path_factory.mktemp("task")) as running:
+        yield running
+
+
+@pytest.fixture
+def deployed(service: LambdaService, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> Deployed:
+    import boto3
+    from botocore.config import Config
+
+    root = service.task
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+    if not (root / "manifest.json").exists():
+        project = Project(root)
+        project.write(FLOWS)
+        (root / "store").mkdir()
+        from handler import bake
+
+        bake.bake(Settings(project=str(root)), root / "manifest.json")
+    client = boto3.client("lambda", endpoint_url=service.url, config=Config(retries={"total_max_attempts": 1}))
+    return Deployed(service, root, client, _role(), tmp_path_factory.mktemp("meet"))
+
+
+def test_a_miss_is_computed_in_a_sandbox_and_the_next_call_is_a_hit(deployed):
+    function = deployed.function()
+    first, second = deployed.raw(function, {"id": "m1"}), deployed.raw(function, {"id": "m1"})
+    assert statuses(first) == {"one": "computed", "two": "computed"}
+    assert values(first) == {"one": 1.0, "two": [1.0, 2]}
+    assert statuses(second) == {"one": "hit", "two": "hit"}
+    assert second["store"] == {"get": 1}
+    assert (first["cold_start"], second["cold_start"]) == (True, False)
+    assert first["request_id"] != second["request_id"]
+
+
+def test_pfl_invoke_calls_the_function_and_prints_its_reply(deployed):
+    function = deployed.function()
+    ran = deployed.pfl(function, "--id", "m2", "--param", "rate=2", "--json")
+    assert (ran.code, values(ran.data)) == (0, {"one": 2.0, "two": [2.0, 2]})
+    assert f"calling function {function}" in ran.err
+    assert "deployed code" not in ran.err
+    again = deployed.pfl(function, "--id", "m2", "--param", "rate=2")
+    assert again.out.splitlines()[1].split()[:3] == ["one", "hit", "2.0"]
+    assert "2 of 2 steps from the cache" in again.err
+    assert deployed.pfl(function, "--id", "m2", "--step", "nope").code == 2
+    assert deployed.pfl(function, "--id", "never", "--cached-only").code == 3
+    local = pfl("invoke", "--id", "m2", "--local", PFL_FUNCTION=function, PFL_STORE=str(deployed.root / "store"))
+    assert "running here" in local.err
+
+
+def test_a_function_of_other_code_is_called_and_said_to_be_that(deployed, monkeypatch):
+    function = deployed.function()
+    path = deployed.root / "flows" / "pipeline.py"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("[one, 2]", "[one, 3]"))
+        ran = deployed.pfl(function, "--id", "m1", "--flow", "main", "--json")
+    finally:
+        path.write_text(before)
+    assert ran.code == 0
+    assert "the deployed code is not the code here" in ran.err
+
+
+def test_a_step_that_raises_is_a_reply_and_no_function_error(deployed):
+    ran = deployed.pfl(deployed.function(), "--id", "e1", "--flow", "deaths", "--param", "how=raise", "--json")
+    assert (ran.code, ran.data["error"]["type"]) == (4, "StepFailedError")
+    assert statuses(ran.data) == {"one": "computed", "die": "failed"}
+
+
+DEATHS = {
+    "exit": ({}, "FunctionExitedError", "exit status 3"),
+    "kill": ({}, "FunctionOutOfMemoryError", "most likely for want of memory"),
+    "eat": ({"memory": 128}, "FunctionOutOfMemoryError", "ran out of memory"),
+    "hang": ({"timeout": 3, "PFL_MARGIN_S": "1"}, "FunctionTimedOutError", "Task timed out after 3.00 seconds"),
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, how):
+    config, kind, words = DEATHS[how]
+    function = deployed.function(**config)
+    ran = deployed.pfl(function, "--id", f"d-{how}", "--flow", "deaths", "--param", f"how={how}", "--json")
+    assert ran.code == 5
+    assert ran.data["error"]["type"] == kind
+    assert words in ran.data["error"]["what"] + ran.data["error"]["why"]
+    assert ran.data["error"]["hint"]
+    assert "the end of its log:" in ran.err
+    assert "START RequestId" in ran.err
+    after = deployed.raw(function, {"id": f"d-{how}", "flow": "deaths", "step": "one", "params": {}})
+    assert statuses(after) == {"one": "hit"}  # What was finished before the death is saved.
+
+
+def test_a_module_that_cannot_be_imported_is_told_so(deployed):
+    ran = deployed.pfl(deployed.function(handler="handler.nowhere.f"), "--id", "x", "--json")
+    assert (ran.code, ran.data["error"]["type"]) == (5, "FunctionImportError")
+    assert "No module named" in ran.data["error"]["why"]
+
+
+def test_a_value_too_large_to_send_comes_back_by_reference_and_is_fetched(deployed):
+    function = deployed.function(timeout=60)
+    size = SYNC_BYTES + 1
+    raw = deployed.raw(function, {"id": "big", "step": "one", "params": {"size": size}})
+    assert (raw["steps"][0]["value"], raw["steps"][0]["value_bytes"]) == (None, size + 2)
+    ran = deployed.pfl(function, "--id", "big", "--step", "one", "--param", f"size={size}", "--json")
+    assert ran.data["steps"][0]["value"] == "x" * size
+    assert "value_bytes" not in ran.data["steps"][0]
+    lost = deployed.pfl(function, "--id", "big", "--step", "one", "--param", f"size={size}", PFL_STORE="")
+    assert lost.code == 5
+    assert "PFL_STORE" in lost.err
+
+
+def test_an_event_too_large_is_refused_before_it_is_sent(deployed):
+    function = deployed.function()
+    before = len(deployed.service.asked)
+    for more, most in (([], SYNC_BYTES), (["--async"], ASYNC_BYTES)):
+        event = deployed.root / "event.json"
+        event.write_text(json.dumps({"id": "x", "params": {"rate": "9" * most}}))
+        ran = deployed.pfl(function, "--event", f"@{event}", *more, "--json")
+        assert (ran.code, ran.data["error"]["what"]) == (2, "the event is too large for Lambda")
+        assert f"{event.stat().st_size} bytes, {most} at most" in ran.data["error"]["why"]
+    assert len(deployed.service.asked) == before
+    # What Lambda itself says to those who send it all the same.
+    with pytest.raises(deployed.client.exceptions.RequestTooLargeException):
+        deployed.client.invoke(FunctionName=function, Payload=event.read_bytes(), InvocationType="Event")
+
+
+def test_a_throttled_call_is_tried_again_and_says_how_often(deployed):
+    function = deployed.function()
+    deployed.service.throttle = 2
+    ran = deployed.pfl(function, "--id", "t1", "--json")
+    assert ran.code == 0
+    assert [line.split("(")[1] for line in ran.err.splitlines() if "throttled" in line] == ["1 of 5)", "2 of 5)"]
+
+
+def test_a_function_throttled_for_good_is_given_up(deployed, monkeypatch):
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    function, told = deployed.function(concurrency=0), []
+    with pytest.raises(remote.UnavailableError, match="is throttled: refused 6 times"):
+        remote.call(remote.Target(function), {"id": "x"}, tell=told.append)
+    assert len(told) == 5
+
+
+def test_async_returns_at_once_and_the_value_is_there_later(deployed):
+    function = deployed.function()
+    ran = deployed.pfl(function, "--id", "later", "--async", "--json")
+    assert (ran.code, ran.data["status"]) == (0, "queued")
+    assert f"to follow it: pfl logs -f --id later" in ran.err
+    deployed.service.drain()
+    assert statuses(deployed.raw(function, {"id": "later", "cached_only": True})) == {"one": "hit", "two": "hit"}
+
+
+def test_an_async_call_that_dies_is_tried_twice_more_and_then_dead(deployed):
+    function, event = deployed.function(), {"id": "dead", "flow": "deaths", "params": {"how": "exit"}}
+    deployed.client.invoke(FunctionName=function, Payload=json.dumps(event).encode(), InvocationType="Event")
+    deployed.service.drain()
+    (name, payload, error) = deployed.service.dead.pop()
+    assert (name, json.loads(payload), error["errorType"]) == (function, event, "Runtime.ExitError")
+
+
+def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deployed):
+    function = deployed.function(concurrency=8)
+    for path in deployed.meet.iterdir():
+        path.unlink()
+    deployed.client.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=8)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda n: deployed.raw(function, {"id": f"c{n}", "flow": "meet"}), range(8)))
+    assert len({reply["steps"][0]["value"][0] for reply in replies}) == 8
+    assert all(reply["cold_start"] for reply in replies)
+    # They met inside; now each answers from its sandbox again, thawed.
+    assert statuses(deployed.raw(function, {"id": "c3", "flow": "meet"})) == {"where": "hit"}
+
+
+def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed):
+    """Real S3 connections are open when it is frozen; none that died is met."""
+    function = deployed.function()
+    first = deployed.raw(function, {"id": "f1"})
+    frozen = [pid for box in deployed.service.sandboxes for pid in box._below()]
+    assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen} == {"T"}
+    second = deployed.raw(function, {"id": "f2"})
+    assert (statuses(second), second["cold_start"]) == (statuses(first), False)
+
+
+def test_a_request_of_a_function_url_is_answered_with_a_status(deployed):
+    function = deployed.function()
+
+    def post(body: str, **more: object) -> dict:
+        context = {"http": {"method": "POST", "path": "/"}}
+        answer = deployed.raw(function, {"version": "2.0", "requestContext": context, "body": body, "isBase64Encoded": False} | more)
+        return {"status": answer["statusCode"], **json.loads(answer["body"])}
+
+    assert post('{"id": "u1"}')["steps"][0]["status"] == "computed"
+    import base64
+
+    assert post(base64.b64encode(b'{"id": "u1"}').decode(), isBase64Encoded=True)["steps"][0]["status"] == "hit"
+    got = {body: post(body)["status"] for body in ('{"id": "u2", "cached_only": true}', '{"id": ""}', "{", "", '{"id": "u1", "flow": "deaths", "params": {"how": "raise"}}')}
+    assert list(got.values()) == [404, 400, 400, 400, 500]
+    assert deployed.raw(function, {"version": "2.0", "requestContext": {"http": {}}, "body": "{}"})["statusCode"] == 400
+
+
+def test_a_schedule_reaps_or_sends_what_it_was_given(deployed):
+    function = deployed.function()
+    tick = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}, "time": "2026-01-01T00:00:00Z"}
+    assert deployed.raw(function, tick)["action"] == "reap"
+    assert deployed.raw(function, {"action": "reap"})["status"] == "completed"
+    assert statuses(deployed.raw(function, tick | {"detail": {"id": "s1", "step": "one"}})) == {"one": "computed"}
+
+
+@pytest.mark.parametrize("event", [{"Records": [{"eventSource": "aws:sqs"}]}, {"httpMethod": "GET", "requestContext": {"elb": {}}}, {"source": "aws.s3", "detail-type": "Object Created", "detail": {"id": "x"}}])
+def test_an_event_of_another_shape_is_told_so(deployed, event):
+    reply = deployed.raw(deployed.function(), event)
+    assert (reply["status"], reply["error"]["what"]) == ("invalid", "the event is of a shape that is not known here")
+    assert "function URL" in reply["error"]["hint"]
+
+
+def test_each_call_leaves_one_line_of_json_in_the_log(deployed, s3_env):
+    function = deployed.function()
+    reply = deployed.raw(function, {"id": "l1"})
+    deployed.raw(function, {"id": "l1", "flow": "deaths", "params": {"how": "raise"}})
+    logged = [json.loads(line) for box in deployed.service.sandboxes for line in box.log if line.startswith('{"pfl"')]
+    mine = [line for line in logged if line["id"] == "l1"]
+    assert mine[0]["request_id"] == reply["request_id"]
+    assert (mine[0]["steps"], mine[0]["status"], mine[0]["cold_start"]) == ({"one": "computed", "two": "computed"}, "completed", True)
+    assert mine[1]["error"]["type"] == "StepFailedError"
+
+
+def test_with_preload_the_flows_are_imported_before_the_first_call(deployed):
+    slow = deployed.raw(deployed.function(), {"id": "p1", "step": "one"})
+    fast = deployed.raw(deployed.function(PFL_PRELOAD="1"), {"id": "p2", "step": "one"})
+    assert (statuses(slow), statuses(fast)) == ({"one": "computed"}, {"one": "computed"})
+
+
+def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):
+    ran = deployed.pfl("nowhere", "--id", "x", "--json")
+    assert (ran.code, ran.data["error"]["type"]) == (3, "NotFoundError")
+    assert "pfl deploy" in ran.data["error"]["hint"]
+    none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    ran = deployed.pfl("nowhere", "--id", "x", "--json", **none)
+    assert (ran.code, ran.data["error"]["what"]) == (2, "there are no AWS credentials")
+    ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_REGION="", AWS_DEFAULT_REGION="")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is chosen")
+    ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_PROFILE="nobody")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "the AWS profile is not known")
+    ran = pfl("invoke", "--function", "f", "--id", "x", "--endpoint-url", "http://127.0.0.1:9", "--json")
+    assert (ran.code, "could not be reached" in ran.data["error"]["what"]) == (5, True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cache, config, invoke, limits, output, runs, server, setup, worker
+from cli import cache, config, doctor, invoke, limits, output, runs, server, setup, worker
 from handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("invoke")(invoke.invoke)
 app.command("plan")(invoke.plan)
+app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(limits.app, name="limits")

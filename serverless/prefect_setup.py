@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -59,7 +60,7 @@ def _refused(what: str, exc: Exception) -> UnavailableError:
     return UnavailableError(f"Prefect did not take {what}", why=" ".join(str(exc).split())[:300], hint=hint)
 
 
-def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run: bool) -> Iterator[Change]:
+def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run: bool, prove: bool = False) -> Iterator[Change]:
     """
     The block of the store that results go to: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a directory.
 
@@ -75,7 +76,7 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run:
     block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found and found["data"], with_keys)
     note = f"beside it there is {', '.join(twins)}, of another type: tasks that name it use other results" if twins else ""
     change = _change("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
-    if not dry_run:
+    if not dry_run or (prove and change.action == "keep"):
         proof = _prove(block, results)
         if change.action != "keep":
             try:
@@ -143,7 +144,8 @@ def _prove(block: object, results: store.Store) -> str:
         hint = "check bucket, AWS_ENDPOINT_URL and the AWS credentials of this process; nothing was saved"
         raise UnavailableError("the block does not work", why=f"{type(exc).__name__}: {why}", hint=hint) from exc
     finally:
-        results.delete([key])
+        with suppress(PflError):  # What is wrong with the store is told above.
+            results.delete([key])
     try:
         block.read_path(key)
     except Exception:  # Each file system has its own word for an object that is gone.

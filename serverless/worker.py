@@ -7,7 +7,7 @@ region and endpoint are those of the process, and nothing of them is stored in P
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import time
 
@@ -17,6 +17,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 from pydantic import Field
 
+from serverless import remote
+
 _FUNCTION = "Name or ARN of the function; a version or alias goes behind a colon."
 _LOOK_S = 60  # How often runs are looked for that were handed over, and never began.
 
@@ -25,7 +27,7 @@ def template(function: str) -> dict:
     """The base job template of a work pool, with its function."""
     variables = {
         "function": {"title": "Function", "type": "string", "default": function, "description": _FUNCTION},
-        "region": {"title": "Region", "type": "string", "description": "AWS region; the worker's own if empty."},
+        "region": {"title": "Region", "type": "string", "description": "AWS region, where the worker's own settings name none."},
     }
     return {
         "job_configuration": {"function": "{{ function }}", "region": "{{ region }}"},
@@ -65,10 +67,12 @@ class LambdaWorker(BaseWorker):
         Call the function, and do not wait for it.
 
         Raises:
-            RuntimeError: AWS did not take the call; the run becomes Crashed with these words.
+            PflError: AWS did not take the call; the run becomes Crashed with these words.
         """
-        request_id = await anyio.to_thread.run_sync(invoke, configuration.function, configuration.region, str(flow_run.id))
-        identifier = f"{configuration.function}/{request_id}"
+        # AWS's own variable in Lambda, which boto3 does not look at.
+        at = remote.Target(configuration.function, configuration.region or os.environ.get("AWS_REGION", ""))
+        call = functools.partial(remote.call, at, {"flow_run_id": str(flow_run.id)}, asynchronous=True)
+        identifier = f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
         if task_status is not None:
             task_status.started(identifier)
         return LambdaWorkerResult(status_code=0, identifier=identifier)
@@ -85,41 +89,3 @@ class LambdaWorker(BaseWorker):
             for name in await anyio.to_thread.run_sync(claim.end_lost, prefect_flow.api_around(), self._work_pool_name):
                 self._logger.warning("%s never began: it is marked as Crashed", name)
         return await super().get_and_submit_flow_runs()
-
-
-def invoke(function: str, region: str | None, flow_run_id: str) -> str:
-    """
-    Have the function run a flow run, asynchronously.
-
-    Returns:
-        Lambda's request ID.
-
-    Raises:
-        RuntimeError: AWS did not take the call; why, and what to do.
-    """
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    payload = json.dumps({"flow_run_id": flow_run_id}).encode()
-    try:
-        config = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
-        # AWS's own variable in Lambda, which boto3 does not look at.
-        region = region or os.environ.get("AWS_REGION") or None
-        client = boto3.client("lambda", region_name=region, config=config)
-        answer = client.invoke(FunctionName=function, InvocationType="Event", Payload=payload)
-    except ClientError as exc:
-        code = exc.response.get("Error", {}).get("Code", "")
-        raise RuntimeError(f"function {function}: {_WORDS.get(code, code)} ({exc})") from None
-    except BotoCoreError as exc:
-        raise RuntimeError(f"function {function}: AWS was not reached ({exc})") from None
-    return answer["ResponseMetadata"].get("RequestId", "")
-
-
-_WORDS = {
-    "ResourceNotFoundException": "it is not there; deploy it, or correct its name in the work pool",
-    "TooManyRequestsException": "it is throttled; raise its concurrency, or run fewer at once",
-    "AccessDeniedException": "the worker may not call it; allow lambda:InvokeFunction",
-    "UnrecognizedClientException": "AWS does not know the worker's credentials",
-    "ExpiredTokenException": "the worker's AWS credentials have expired",
-}

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from uuid import UUID, uuid4
 
 import prefect
-from prefect.context import FlowRunContext, TagsContext
+from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer

@@ -147,9 +147,11 @@ def _registry(folder: Path) -> Iterator[str]:
     with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         from lambda_service import _wait_for_port
 
-        _wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-        process.terminate()
+        try:
+            _wait_for_port(port, process)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def _environ(s3: str, prefect: str) -> dict[str, str]:
@@ -191,7 +193,7 @@ def _called(environ: dict[str, str]) -> None:
     assert [row["status"] for row in hit["steps"]] == ["hit"] * 3 and hit["store"] == {"get": 1}, hit
     assert wrong["status"] == "invalid", wrong
     assert "Read-only file system" not in log, log
-    assert re.search(r"Name: pfl\s+State: Ready", log), log  # The extension.
+    assert re.search(r"External agent pfl .* registered", log), log
 
 
 def _post(port: int, event: dict) -> dict:

@@ -163,7 +163,7 @@ def _environ(s3: str, prefect: str) -> dict[str, str]:
 
 
 def _options(environ: dict[str, str]) -> list[str]:
-    limits = ["--network", "host", "-m", "512m", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,size=512m"]
+    limits = ["--network", "host", "-m", "512m", "--cpu-shares", "262144", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,size=512m"]
     return [*limits, *(part for name, value in environ.items() for part in ("-e", f"{name}={value}"))]
 
 

@@ -225,7 +225,9 @@ def _preload() -> None:
 
             prefect_env.prepare(settings)
             if settings.engine == "prefect":
-                from handler.engine import prefect_run
+                from prefect import flow_engine
+
+                from handler.engine import cancel, prefect_flow, prefect_run
             project.load(settings)
             _open(settings)
     except PflError:

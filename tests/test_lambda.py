@@ -19,6 +19,7 @@ import pytest
 from conftest import Project, statuses, values
 from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
 from test_cli import Ran, pfl
+from test_imports import loaded_after
 
 from handler.core.settings import Settings
 from serverless import remote
@@ -368,6 +369,11 @@ def test_with_preload_the_flows_are_imported_in_the_init_phase(deployed, preload
     (sandbox,) = set(deployed.service.sandboxes) - set(before)
     order = [word for line in sandbox.log for word in ("the flows are imported", "INVOKE START") if word in line]
     assert order == (["the flows are imported", "INVOKE START"] if preload == "1" else ["INVOKE START", "the flows are imported"])
+
+
+def test_with_preload_prefect_too_is_imported_before_the_first_call(deployed):
+    loaded = loaded_after("import handler.entry", deployed.root, PFL_PRELOAD="1", PFL_PROJECT=str(deployed.root), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert {"prefect.flow_engine", "handler.engine.prefect_run", "flows.pipeline"} <= loaded
 
 
 def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):

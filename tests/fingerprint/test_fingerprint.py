@@ -321,6 +321,18 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
         ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError: no at broken.py:2"),
         ({"sample.py": "import nowhere\n"}, "sample:step", "sample.py:1"),
         ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
+        ({"sample.py": "raise SystemExit(5)\n"}, "sample:step", "SystemExit: 5 at sample.py:1"),
+        ({}, ".sample:step", "names no function"),
+        (
+            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            "sample:lazy.step",
+            "RuntimeError: step at sample.py:3",
+        ),
+        (
+            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            "sample:lazy",
+            "a Lazy has no Python source",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong_and_where(tmp_path, command, files, target, said):

@@ -220,7 +220,10 @@ def plain(function: Any) -> Any:
         if isinstance(function, types.FunctionType | type):
             return function
         fields = ("function", "__wrapped__", "__func__", "func")
-        inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+        try:
+            inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+        except Exception:  # an object that answers with an error has none of them
+            inner = None
         if inner is None:
             break
         function = inner

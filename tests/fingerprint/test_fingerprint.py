@@ -69,12 +69,12 @@ def step(x):
 '''
 
 PINNED = {
-    "step": "4dac112ea05a7210cebbddea9d57a82a6d045e7ccb09bff1ffdf0192d0141fb0",
-    "helper": "7652e383289d3e41e086610e8d9c77c4dc6097eec45e5c1eb9ae56e8ae519c1c",
-    "Scale": "0a7e773d097652addd0eab7ec2104f4581683cd513d6971f9d8cb0d73fc919a0",
+    "step": "5c359c9628a410285fd9fa3a64fb498a8eefb2c790107e30a0192b82fed220e2",
+    "helper": "45bc735a9e9033bfda5be6cb2b1fdb93dbe2d510f837c1358f4eae33752e5940",
+    "Scale": "e8b35a31716ddf761a4c15fe82f5a16adf9a9bd9f1c58123f092362ca39967a6",
     "RATE": "4eaafee46a32d58ceaef28ade242006f209631b33d210e24e3a2148d4700bca3",
 }
-PINNED_DIGEST = "856512c3297f279102823e056aa09c05329535459c791367f3845b04d4a07737"
+PINNED_DIGEST = "9dd9186832f734f371b2356b33e53fb061087e56869020bc783b7ab4e600ae0e"
 
 
 def test_digests_are_what_they_were(project):

@@ -53,7 +53,7 @@ def crawl(function: Any) -> Fingerprint:
 
 
 def _visit(reading: Reading, label: str, item: Any) -> None:
-    visit = next((visit for kind in type(item).__mro__ if (visit := _VISITS.get(kind))), None)
+    visit = _VISITS.get(type(item)) or next((_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None)
     (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
 
 

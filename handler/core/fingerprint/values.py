@@ -98,11 +98,6 @@ class Encoder:
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
         self._left = MAX_VALUES
 
-    @staticmethod
-    def is_plain(value: Any) -> bool:
-        """Whether a value cannot change, and is encoded in no time."""
-        return type(value) in _PRIMITIVES
-
     def top(self, value: Any) -> Encoded:
         """Encode a value that stands alone."""
         self._left, self._lowest = MAX_VALUES, sys.maxsize

@@ -54,7 +54,7 @@ def changes(old: object, new: object, *, within: Tolerance = Tolerance(), key: s
             a, b = _plain(a), _plain(b)
             change = {"path": _path(old, new, steps, key), "change": _KINDS[kind]}
             change |= ({} if kind == "add" else {"old": a}) | ({} if kind == "remove" else {"new": b})
-            if kind == "change" and _is_number(a) and _is_number(b):
+            if kind == "change" and is_number(a) and is_number(b):
                 if within.size and within.allows(a, b):
                     continue
                 change |= {"by": b - a} | ({"ratio": (b - a) / abs(a)} if a else {})
@@ -179,5 +179,6 @@ def _natural(path: str) -> list[object]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path)]
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -116,7 +116,7 @@ class Sandbox:
     def close(self) -> None:
         """End the sandbox as Lambda does: extensions are told, and whatever stays is killed."""
         self._signal(signal.SIGCONT)
-        left = self._below()
+        left = self.processes()
         self._process.terminate()
         try:
             self._process.wait(timeout=5)
@@ -139,7 +139,7 @@ class Sandbox:
 
     def _watch_memory(self, over: threading.Event) -> None:
         while True:
-            for pid in self._below():
+            for pid in self.processes():
                 try:
                     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
                     self.most_bytes = max(self.most_bytes, resident)
@@ -151,13 +151,13 @@ class Sandbox:
                 return
 
     def _signal(self, number: int) -> None:
-        for pid in self._below():
+        for pid in self.processes():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 pass
 
-    def _below(self) -> list[int]:
+    def processes(self) -> list[int]:
         """The processes that the emulator has started, and theirs."""
         found, todo = [], [self._process.pid]
         while todo:

@@ -305,14 +305,17 @@ def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deplo
     assert statuses(deployed.raw(function, {"id": "c3", "flow": "meet"})) == {"where": "hit"}
 
 
-def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed):
-    """Real S3 connections are open when it is frozen; none that died is met."""
-    function = deployed.plain
+def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, prefect_server):
+    """Connections to S3 and to Prefect are open when it is frozen; the next call goes on, and Prefect has each run."""
+    function = deployed.function(PFL_STORE=f"s3://{bucket}/pfl", PFL_ENGINE="prefect", PREFECT_API_URL=prefect_server.url)
     first = deployed.raw(function, {"id": "f1"})
-    frozen = [pid for box in deployed.service.sandboxes for pid in box._below()]
+    frozen = [pid for box in deployed.service.sandboxes for pid in box.processes()]
     assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen} == {"T"}
-    second = deployed.raw(function, {"id": "f2"})
-    assert (statuses(second), second["cold_start"]) == (statuses(first), False)
+    second, third = deployed.raw(function, {"id": "f2"}), deployed.raw(function, {"id": "f2"})
+    assert [statuses(reply) for reply in (first, second)] == [{"one": "computed", "two": "computed"}] * 2
+    assert [reply["warnings"] for reply in (first, second, third)] == [[], [], []]
+    assert (second["cold_start"], third["store"]) == (False, {"get": 1})
+    assert {reply["url"].split("/runs/")[0] for reply in (first, second)} == {prefect_server.url.removesuffix("/api")}
 
 
 def test_a_request_of_a_function_url_is_answered_with_a_status(deployed):

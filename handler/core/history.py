@@ -235,13 +235,14 @@ def ls(
         warn: Told of each damaged record.
     """
     found = names(store, folder=None if id is None else keys.encode_id(id), step=step)
-    for name, body in bodies(store, (name for name in _since(found, since_ns) if status in (None, name.status)), warn):
+    for name, body in bodies(store, (name for name in since(found, since_ns) if status in (None, name.status)), warn):
         is_about = id is None or body["id"] == id or (body["id"] is None and keys.encode_id(id).startswith(body.get("prefix") or ""))
         if is_about and flow in (None, body.get("flow")):
             yield name, body
 
 
-def _since(found: Iterator[Name], since_ns: int | None) -> Iterator[Name]:
+def since(found: Iterator[Name], since_ns: int | None) -> Iterator[Name]:
+    """Those of the names, newest first, that are not older than a moment."""
     for name in found:
         if since_ns is not None and name.time_ns < since_ns:
             return
@@ -293,9 +294,9 @@ def run(store: Store, of: str, *, folder: str | None = None, warn: Warn) -> dict
     if name is None:
         raise NotFoundError(f"there is no record of a run {of!r}", hint="give the start of its request ID or flow run ID, and --id where it is old")
     # All that the call did lies between its start and this, its last record.
-    since = body.get("called_at") or body.get("started_at")
-    began_ns, found = (None if since is None else ns_of(since)), {}
-    for name, body in bodies(store, _since(names(store, folder=name.folder), began_ns), warn):
+    began = body.get("called_at") or body.get("started_at")
+    began_ns, found = (None if began is None else ns_of(began)), {}
+    for name, body in bodies(store, since(names(store, folder=name.folder), began_ns), warn):
         if is_of(body) and body.get("step"):
             found.setdefault(body["step"], (name, body))
     return found

@@ -29,6 +29,7 @@ from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
+_sleep = time.sleep
 Notify = Callable[[str, str], None]
 
 
@@ -64,6 +65,8 @@ class Work:
     name: str
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
+    before: dict | None = None  # The record of the computation before this one.
+    why: str = ""
 
 
 Compute = Callable[[Work], None]
@@ -108,6 +111,9 @@ class Invocation:
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
     finished: set[str] = field(default_factory=set)
+    artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
+    flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
@@ -209,7 +215,7 @@ class Invocation:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
         if time.monotonic() + pause_s < self.stop_at:
-            time.sleep(pause_s)
+            _sleep(pause_s)
             return None
         why = f"it is {self._held[name].words}"
         return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
@@ -406,7 +412,7 @@ class Invocation:
 
         history.store_in_use.set(self.store)
         try:
-            compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
+            compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
         except (GivenUp, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -443,7 +449,8 @@ class Invocation:
             self.finding.warnings.append(f"the failure of step {name} is not in its history ({trouble})")
 
     def _process(self) -> dict[str, object]:
-        return {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        told = {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        return told | ({"degraded": self.degraded} if self.degraded else {})
 
     def _save(
         self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -97,7 +98,7 @@ def handle(
             from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
-                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline
+                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold
             )
             outcomes, url = invocation.outcomes, invocation.url
             engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None

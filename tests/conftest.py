@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -66,6 +67,7 @@ class Project:
         self.root = root
         self.store: stores.Store | None = None
         self.knobs: dict[str, object] = {"engine": "direct"}
+        self._requests = itertools.count(1)
 
     def ship(self) -> None:
         """Put the flows that come with pfl into it."""
@@ -86,7 +88,7 @@ class Project:
 
     def handle(self, raw: object) -> dict:
         """The reply to an event as it stands."""
-        return entry.handle(raw, self.settings, request_id="req-1", results=self.store)
+        return entry.handle(raw, self.settings, request_id=f"req-{next(self._requests)}", results=self.store)
 
     def call(self, id: str = "abc", **event: object) -> dict:
         """The reply to an event made of these fields."""

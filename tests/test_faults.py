@@ -89,6 +89,19 @@ def test_a_hit_whose_body_is_cut_is_read_again(proxied):
     assert values(reply) == {"a": 3, "b": 4, "c": 40}
 
 
+def test_a_long_history_is_not_listed_to_its_end(proxied):
+    """It has two pages here; what asks for the newest record reads one of them, and a hit none."""
+    proxied.call()
+    for number in range(120):
+        proxied.direct.put(f"history/abc/b/9{number:018d}-x.json", b"{}")
+    for event, listed in ({"step": "b"}, 0), ({"step": "c", "skip": ["b"]}, 1), ({"step": "b", "bust": "this"}, 1):
+        before = len(proxied.proxy.asked)
+        assert proxied.call(**event)["status"] == "completed"
+        pages = [path for _, path in proxied.proxy.asked[before:] if "list-type" in path and "history%2Fabc%2Fb" in path]
+        assert len(pages) == listed, event
+        assert "continuation-token" not in str(pages)
+
+
 def test_a_store_that_stays_down_is_told_with_its_exit_code(proxied, bucket, s3_env):
     at(proxied.proxy, 1, servers.s3_error(503, "SlowDown"), last=10**9)
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_STORE": f"s3://{bucket}/pfl", "AWS_ENDPOINT_URL": proxied.proxy.url}
@@ -206,7 +219,7 @@ def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(project, requ
         environ |= request.getfixturevalue("s3_env")
     else:
         (tmp_path / "store").mkdir()
-    acts = ["call", "bust by call", "bust", "restore"] if kind == "local" else ["call"]
+    acts = ["call", "bust by call", "bust", "restore"] if kind == "local" else ["call", "bust", "restore"]
     run = [sys.executable, "-c", _DIE, json.dumps(knobs), *acts]
     done = subprocess.run(run, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr

@@ -8,13 +8,12 @@ Prefect, a lease is freed by a numbered create, and a record of history has the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from handler.core import lease, records
+from handler.core import history, keys, lease, records
 from handler.core.errors import PflError
 from handler.core.settings import Settings
-from handler.core.store import AlreadyExistsError, Store
+from handler.core.store import Store
 from handler.engine import death, prefect_api, prefect_env
 
 if TYPE_CHECKING:
@@ -134,9 +133,6 @@ def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
     since = claim["since"]
     about = {name: value for name, value in claim.items() if name not in ("state", "number", "host", "noted_at", "expires_at", "tags")}
     body = about | {"status": "crashed", "cause": cause, "started_at": since, "error": error.to_json()}
-    at_ns = int(datetime.fromisoformat(since).timestamp() * 1e6) * 1_000
-    try:
-        path = records.history_path(claim["id"], claim["step"], at_ns, f"{records.CRASHED}-{claim['call']}")
-        store.put(path, records.seal(body), mode="create")
-    except AlreadyExistsError:
-        pass  # A reaper before us did this, and died.
+    token = keys.digest(f"{claim['call']} {claim['step']}")[:8]  # A reaper before us that died gave it the same name.
+    name = history.new_name(keys.encode_id(claim["id"]), claim["step"], records.CRASHED, time_ns=history.ns_of(since), token=token)
+    history.append(store, name, body)

@@ -515,9 +515,10 @@ def test_the_api_has_one_flow_run_with_one_task_run_for_each_computed_step(on_pr
     tasks = sorted(task_runs(on_prefect, run["id"], 2), key=lambda task: task["name"])
     assert [task["name"] for task in tasks] == ["a[api,✓]", "b[api,✓]"]
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+    pages = on_prefect.settings.prefect_api_url.removesuffix("/api") + "/v2/runs"
     for task, row in zip(tasks, reply["steps"], strict=True):
         assert (row["flow_run_id"], row["task_run_id"]) == (run["id"], task["id"])
-        assert row["url"] == reply["url"] == on_prefect.settings.prefect_api_url.removesuffix("/api") + f"/runs/flow-run/{run['id']}"
+        assert (reply["url"], row["url"]) == (f"{pages}/flow-run/{run['id']}", f"{pages}/task-run/{task['id']}?tab=TaskInputs")
     flow = ask(on_prefect.settings.prefect_api_url, f"/flows/{run['flow_id']}")
     assert flow["name"] == "told"
 

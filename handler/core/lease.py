@@ -157,6 +157,10 @@ class Call:
                 self.dead.append(dead)
             return claim
 
+    def begin(self) -> None:
+        """Put the call on record now, not with its first claim: what it does before that can be missed too."""
+        self._begin()
+
     def note(self, step: str, **more: object) -> dict:
         """
         Say more about a claim, such as where it is being computed; all that is said of it.

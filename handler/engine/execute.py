@@ -65,6 +65,8 @@ class Work:
     name: str
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
+    before: dict | None = None  # The record of the computation before this one.
+    why: str = ""
 
 
 Compute = Callable[[Work], None]
@@ -109,6 +111,9 @@ class Invocation:
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
     finished: set[str] = field(default_factory=set)
+    artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
+    flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
@@ -402,7 +407,7 @@ class Invocation:
 
         history.store_in_use.set(self.store)
         try:
-            compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
+            compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
         except (GivenUp, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -439,7 +444,8 @@ class Invocation:
             self.finding.warnings.append(f"the failure of step {name} is not in its history ({trouble})")
 
     def _process(self) -> dict[str, object]:
-        return {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        told = {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        return told | ({"degraded": self.degraded} if self.degraded else {})
 
     def _save(
         self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,

@@ -27,6 +27,7 @@ def run(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
+        from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
 
         from handler.engine import cancel, prefect_flow
@@ -42,7 +43,11 @@ def run(invocation: Invocation) -> None:
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
                 cancel.watch(invocation, api) as cancelled,
             ):
-                state = flow(**arguments, **request.params, return_state=True)
+                if invocation.flow_run is None:
+                    state = flow(**arguments, **request.params, return_state=True)
+                else:
+                    prefect_flow.tell_apart(invocation)
+                    state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
             if state.is_cancelled():
                 raise KeyboardInterrupt
             if state.is_completed() or invocation.error is not None:

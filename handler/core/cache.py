@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """
     One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it.
 
-    ``after`` names the busts that its computation had seen when it began.
+    ``after`` names the busts that its computation had seen when it began, ``record`` the file of its record of history.
     """
 
     step: str
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     task_run_id: str | None = None
     url: str | None = None
     after: tuple[str, ...] = ()
+    record: str | None = None
 
 
 class Finding(NamedTuple):
@@ -125,12 +126,13 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
     value, size_bytes = json.loads(text), len(text)
     del text
     after = tuple(about.get("after", ()))
-    return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after)
+    return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
 
 
 def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:
     """A result that was found by its inputs, with what history knows of it; None where its writer died before telling."""
-    for _, body in records.newest(store, request.id, entry.step, warnings, having=entry.key[:16]):
+    having = entry.record or entry.key[:16]
+    for _, body in records.newest(store, request.id, entry.step, warnings, having=having):
         if body["key"] == entry.key and body["sha256"] == entry.sha256:
             known = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
             return entry._replace(**{field: body.get(field) for field in known})
@@ -145,7 +147,7 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
         NotFoundError: There is none.
     """
     for _, body in records.newest(store, request.id, step, warnings):
-        if (entry := recorded(request, body, store, warnings)) is not None:
+        if (entry := recorded(body, store, warnings)) is not None:
             return entry
     from shlex import quote
 
@@ -156,12 +158,12 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
     )
 
 
-def recorded(request: Request, body: dict, store: Store, warnings: list[str]) -> Entry | None:
+def recorded(body: dict, store: Store, warnings: list[str]) -> Entry | None:
     """The result that a record of history is about; None where its value is gone."""
     entry = entry_of(body)
     if entry.value is not UNREAD:
         return entry
-    path = records.value_path(request.id, entry.sha256)
+    path = records.value_path(body["id"], entry.sha256)
     if (data := store.get(path)) is None:
         return None
     try:

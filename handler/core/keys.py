@@ -72,3 +72,10 @@ def coded(id: str) -> str:
     """An ID, or how IDs begin, in the characters of a folder name; however long."""
     text = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in id.encode())
     return "%2E" + text[1:] if text.startswith(".") else text
+
+
+def decoded(folder: str) -> str | None:
+    """The ID of a folder; None for one that is kept by its digest."""
+    from urllib.parse import unquote
+
+    return None if "~" in folder else unquote(folder)

@@ -29,7 +29,7 @@ _HINTS = {
     ("Read-only file system",): "set PFL_STORE to a place that can be written",
     ("error sending request",): "check AWS_ENDPOINT_URL, AWS_REGION and the network",
 }  # By what the system or S3 says; the first that fits. Source: Amazon S3 API Reference, "Error responses".
-_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -91,16 +91,19 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        try:
-            if self._directory is not None:
-                return _read(f"{self._directory}/{key}")
-            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-            return bytes(obstore.get(self._backend, key).bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
-            self._check_there("read", key, exc)
-            return None
-        except Exception as exc:
-            raise self._unavailable("read", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                if self._directory is not None:
+                    return _read(f"{self._directory}/{key}")
+                # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+                return bytes(obstore.get(self._backend, key).bytes())
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
+                self._check_there("read", key, exc)
+                return None
+            except Exception as exc:
+                if not left or _BROKEN not in str(exc):
+                    raise self._unavailable("read", key, exc) from exc
+        raise AssertionError("unreachable")
 
     def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
         """
@@ -116,12 +119,17 @@ class Store:
             UnavailableError: The store did not take it.
         """
         self.counts["put"] += 1
-        try:
-            obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
-        except exceptions.AlreadyExistsError as exc:
-            raise AlreadyExistsError(f"{key} is there already") from exc
-        except Exception as exc:
-            raise self._unavailable("write", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+                return
+            except exceptions.AlreadyExistsError as exc:
+                if left < _TRIES - 1 and self.get(key) == data:
+                    return  # The answer of an earlier try was lost.
+                raise AlreadyExistsError(f"{key} is there already") from exc
+            except Exception as exc:
+                if not left or mode != "create" or _BROKEN not in str(exc):
+                    raise self._unavailable("write", key, exc) from exc
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """
@@ -150,6 +158,31 @@ class Store:
                 tries -= 1
                 if not tries or _BROKEN not in str(exc):
                     raise self._unavailable("list", prefix, exc) from exc
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The names of the objects in a folder, in order; unlike a listing, without a look at each file of a directory."""
+        if self._directory is None:
+            listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
+            yield from listed if self.is_ordered else sorted(listed)
+            return
+        self.counts["list"] += 1
+        try:
+            yield from sorted(os.listdir(f"{self._directory}/{folder}"))
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            self._check_there("list", folder, exc)
+        except OSError as exc:
+            raise self._unavailable("list", folder, exc) from exc
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder that holds nothing else, in order."""
+        if self._directory is not None:
+            return list(self.names(folder))
+        self.counts["list"] += 1
+        try:
+            found = obstore.list_with_delimiter(self._backend, prefix=f"{folder}/")["common_prefixes"]
+        except Exception as exc:
+            raise self._unavailable("list", folder, exc) from exc
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""

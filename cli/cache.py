@@ -22,7 +22,7 @@ def ls(
     step: Annotated[str | None, typer.Option("--step", help="Only this step.")] = None,
     json: Json = False,
 ) -> None:
-    """List what a call can be answered from, one line per stored plan, as it is found."""
+    """List what a call can be answered from, one line per stored plan: of one ID in order of step, else as it is found."""
     from handler.core import event, inspection, store
 
     if id is not None:

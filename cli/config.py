@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import typer
 
 from cli import output, settings
 from cli.invoke import Json
-from handler.core.settings import Settings
+from handler.core.settings import KNOBS
 
 app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 
@@ -21,17 +19,17 @@ def show(json: Json = False) -> None:
     chosen = settings.load()
     api = prefect_env.configured(chosen)
     rows = []
-    for knob in fields(Settings):
-        env, value = knob.metadata["env"], getattr(chosen, knob.name)
+    for name, knob in KNOBS.items():
+        env, value = knob.env, getattr(chosen, name)
         source = settings.source(env)
-        if knob.name in ("prefect_api_url", "prefect_api_key") and source == "default" and api is not None:
-            value, source = (api.url if knob.name == "prefect_api_url" else api.key), api.source
-        if knob.name == "store":
+        if name in ("prefect_api_url", "prefect_api_key") and source == "default" and api is not None:
+            value, source = (api.url if name == "prefect_api_url" else api.key), api.source
+        if name == "store":
             value = value or str(chosen.home / "store")
-        if knob.name == "project":
+        if name == "project":
             value = str(chosen.root)
-        shown = _mask(str(value)) if knob.metadata["secret"] else value
-        rows.append({"name": env, "value": shown, "source": source, "meaning": knob.metadata["meaning"]})
+        shown = _mask(str(value)) if knob.secret else value
+        rows.append({"name": env, "value": shown, "source": source, "meaning": knob.meaning})
     if json:
         for row in rows:
             output.emit(row)

@@ -129,6 +129,21 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
+def optional(module: str, extra: str):
+    """
+    A library that comes with an extra of pfl.
+
+    Raises:
+        InvalidRequestError: It is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        raise InvalidRequestError(f"{module} is not installed", why=f"it comes with the extra {extra}", hint=f"pip install 'pfl[{extra}]'") from exc
+
+
 class Progress:
     """What a long call is doing, on stderr: one moving line on a terminal, a line each elsewhere."""
 

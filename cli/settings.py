@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 
 from handler.core.errors import InvalidRequestError
-from handler.core.settings import Settings
+from handler.core.settings import KNOBS, Settings
 
 _from_dotenv: set[str] = set()
 
@@ -40,12 +39,12 @@ def load(**flags: object) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     if not given:
         return settings
-    texts = {f.metadata["env"]: str(given[f.name]) for f in fields(Settings) if f.name in given}
+    texts = {KNOBS[name].env: str(value) for name, value in given.items()}
     try:
         return Settings.from_env({**os.environ, **texts})
     except InvalidRequestError as exc:
         for flag in given:
-            env = next(f.metadata["env"] for f in fields(Settings) if f.name == flag)
+            env = KNOBS[flag].env
             hint = exc.hint.replace(f"{env}=", f"--{flag} ")
             exc = InvalidRequestError(exc.what.replace(env, f"--{flag}"), why=exc.why, hint=hint)
         raise exc from None

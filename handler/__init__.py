@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from handler.core.declare import step
+    from handler.core.history import outputs as history
     from handler.face import Flow, flow
 
 __version__ = "0.1.0"
-__all__ = ["Flow", "flow", "step"]
+__all__ = ["Flow", "flow", "history", "step"]
 
 
 def __getattr__(name: str) -> object:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> object:
         from handler.core.declare import step
 
         return step
+    if name == "history":
+        from handler.core.history import outputs
+
+        return outputs
     if name in ("Flow", "flow"):
         from handler import face
 

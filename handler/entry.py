@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from handler.core import accept, cache, event, manifest, shapes, store
+from handler.core import cache, event, manifest, shapes, store
 from handler.core.errors import InvalidRequestError, NotFoundError, PflError
-from handler.core.settings import Settings
+from handler.core.settings import Settings, of_process
 
 _cold = True
 
@@ -39,7 +39,7 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     finish = shapes.over_http if shapes.is_http(raw) else dict
     try:
         raw, finish = shapes.unwrap(raw)
-        settings = Settings.from_env(os.environ)
+        settings = of_process()
     except PflError as exc:
         asked = raw if isinstance(raw, Mapping) else {}
         more = {"cold_start": _cold, "request_id": request_id, "code": "", "ms": 0.0}
@@ -93,12 +93,15 @@ def handle(
         finding = cache.find(request, results, warnings)
         outcomes, engine, error, url = {}, None, None, None
         if finding.missing:
+            from handler.core import accept
+
             finding = accept.widen(request, finding, results)
         if finding.missing or flow_run is not None:
             from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
-                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, flow_run=flow_run
+                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold,
+                flow_run=flow_run,
             )
             outcomes, url = invocation.outcomes, invocation.url
             engine = invocation.request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
@@ -186,19 +189,21 @@ def _open(settings: Settings) -> store.Store:
     return _opened[settings]
 
 
+_NOTHING = cache.Entry(*[None] * len(cache.Entry._fields))
+
+
 def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str, object]) -> list[dict[str, object]]:
     rows = []
     for name in request.flow.steps:
         outcome, entry = outcomes.get(name), finding.found.get(name)
         if outcome is None and (entry is None or (request.step is not None and name != request.step and name not in request.skip)):
             continue
-        row = {"step": name, "status": "skipped" if name in request.skip else "hit", "value": None, "key": None, "why": None, "ms": 0.0}
-        row |= dict.fromkeys(("computed_at", "expires_at", "flow_run_id", "task_run_id", "url"))
+        status, why, ms = "skipped" if name in request.skip else "hit", None, 0.0
         if outcome is not None:
-            row |= {"status": outcome.status, "why": outcome.why, "ms": round(outcome.ms, 3)}
-            entry = outcome.entry
-        if entry is not None:
-            row |= {field: getattr(entry, field) for field in row.keys() & set(entry._fields)}
+            status, why, ms, entry = outcome.status, outcome.why, round(outcome.ms, 3), outcome.entry
+        of = entry or _NOTHING
+        row = {"step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at}
+        row |= {"expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url}
         rows.append(row)
     return rows
 
@@ -213,7 +218,7 @@ def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFound
 def _preload() -> None:
     """Import in the init phase what a miss needs, for functions that mostly miss; what fails here, the first call tells."""
     try:
-        settings = Settings.from_env(os.environ)
+        settings = of_process()
         if settings.preload:
             from handler.core import project
             from handler.engine import prefect_env, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +29,13 @@ def client(service: str, *, endpoint_url: str = "", region: str = "", read_timeo
     with told(f"AWS {service}"):
         session = boto3.Session()
         config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=read_timeout_s)
-        return session.client(service, endpoint_url=endpoint_url or None, region_name=session.region_name or region or None, config=config)
+        region = session.region_name or os.environ.get("AWS_REGION") or region
+        if not region:
+            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
+        try:
+            return session.client(service, endpoint_url=endpoint_url or None, region_name=region, config=config)
+        except ValueError as exc:
+            raise InvalidRequestError("the endpoint or the region is not one", why=str(exc), hint="AWS_ENDPOINT_URL, AWS_REGION") from exc
 
 
 @contextmanager
@@ -45,8 +52,6 @@ def told(asked: str) -> Iterator[None]:
         yield
     except boto.ProfileNotFound as exc:
         raise InvalidRequestError("the AWS profile is not known", why=str(exc), hint="AWS_PROFILE, or aws configure") from exc
-    except boto.NoRegionError as exc:
-        raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one") from exc
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.TokenRetrievalError) as exc:
         hint = "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login"
         raise InvalidRequestError("there are no AWS credentials", why=str(exc), hint=hint) from exc

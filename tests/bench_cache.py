@@ -172,7 +172,7 @@ def main() -> None:
         warm("directory", settings, obstore.store.LocalStore(place / "store"), 2_000)
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         cold(place, settings, environ, chosen.rounds)
-        with servers.s3() as url:
+        with servers.s3(page_objects=1_000) as url:
             keys = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
             os.environ |= keys
             import boto3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import uuid
@@ -16,7 +18,7 @@ import servers
 
 from handler import entry
 from handler.core import store as stores
-from handler.core.settings import Settings
+from handler.core.settings import Settings, of_process
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("PFL_", "PREFECT_", "AWS_")
@@ -28,6 +30,8 @@ hypothesis.settings.load_profile("pfl")
 @pytest.fixture(scope="session", autouse=True)
 def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting of whoever runs the tests reaches them, and nothing of theirs is written outside temporary directories."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As a shell starts its background jobs; children would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]
@@ -46,6 +50,7 @@ def clean_environ() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(environ)
+    of_process.cache_clear()
     sys.path[:] = path
 
 
@@ -62,6 +67,7 @@ class Project:
         self.root = root
         self.store: stores.Store | None = None
         self.knobs: dict[str, object] = {"engine": "direct"}
+        self._requests = itertools.count(1)
 
     def ship(self) -> None:
         """Put the flows that come with pfl into it."""
@@ -82,7 +88,7 @@ class Project:
 
     def handle(self, raw: object) -> dict:
         """The reply to an event as it stands."""
-        return entry.handle(raw, self.settings, request_id="req-1", results=self.store)
+        return entry.handle(raw, self.settings, request_id=f"req-{next(self._requests)}", results=self.store)
 
     def call(self, id: str = "abc", **event: object) -> dict:
         """The reply to an event made of these fields."""

@@ -32,6 +32,7 @@ SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
 ATTEMPTS = 3  # Of an asynchronous call: the first, and two more.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test"}
 HANDLER = "handler.entry.lambda_handler"  # Of an image, which names its own.
+_END = re.compile(r"^REPORT |Waiting for runtime domain processes termination")  # Of a call that was answered; of one that died.
 _INVOKE = re.compile(r"/2015-03-31/functions/([^/?]+)/invocations")
 
 
@@ -72,7 +73,8 @@ class Sandbox:
         self._process = subprocess.Popen(
             command, cwd=task, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         _wait_for_port(self._port, self._process)
 
     def invoke(self, body: bytes) -> tuple[dict | None, bytes, list[str]]:
@@ -92,11 +94,19 @@ class Sandbox:
             over.set()
             watcher.join()
         with self._told:
-            self._told.wait_for(lambda: any(line.startswith("REPORT ") for line in self._lines[start:]), timeout=2)
+            self._told.wait_for(lambda: any(_END.search(line) for line in self._lines[start:]), timeout=2)
         self._signal(signal.SIGSTOP)  # Lambda freezes what is idle.
-        used = f"Max Memory Used: {self.most_bytes // 1024 // 1024} MB"
-        lines = [re.sub(r"Max Memory Used: \d+ MB", used, line) for line in self._lines[start:]]
+        lines = self._as_lambda_logs(self._lines[start:])
         return *_as_lambda_tells(status, data, lines), lines
+
+    def _as_lambda_logs(self, lines: list[str]) -> list[str]:
+        """The lines without the emulator's own, and with a last one that tells the memory used, also after a death."""
+        lines = [line for line in lines if "(rapid)" not in line and not line.startswith(("END ", "REPORT "))]
+        if not (request_id := _request_id(lines)):
+            return lines
+        used = min(self.most_bytes, self.memory_bytes) >> 20
+        memory = f"Memory Size: {self.memory_bytes >> 20} MB\tMax Memory Used: {used} MB"
+        return [*lines, f"END RequestId: {request_id}", f"REPORT RequestId: {request_id}\tDuration: 1.00 ms\tBilled Duration: 1 ms\t{memory}\t"]
 
     @property
     def log(self) -> list[str]:
@@ -106,7 +116,7 @@ class Sandbox:
     def close(self) -> None:
         """End the sandbox as Lambda does: extensions are told, and whatever stays is killed."""
         self._signal(signal.SIGCONT)
-        left = self._below()
+        left = self.processes()
         self._process.terminate()
         try:
             self._process.wait(timeout=5)
@@ -118,6 +128,8 @@ class Sandbox:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        self._reader.join()
+        self._process.stdout.close()
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -127,7 +139,7 @@ class Sandbox:
 
     def _watch_memory(self, over: threading.Event) -> None:
         while True:
-            for pid in self._below():
+            for pid in self.processes():
                 try:
                     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
                     self.most_bytes = max(self.most_bytes, resident)
@@ -139,13 +151,13 @@ class Sandbox:
                 return
 
     def _signal(self, number: int) -> None:
-        for pid in self._below():
+        for pid in self.processes():
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 pass
 
-    def _below(self) -> list[int]:
+    def processes(self) -> list[int]:
         """The processes that the emulator has started, and theirs."""
         found, todo = [], [self._process.pid]
         while todo:
@@ -161,7 +173,7 @@ class Sandbox:
 
 def _as_lambda_tells(status: int, data: bytes, lines: list[str]) -> tuple[dict | None, bytes]:
     """The emulator's answer in the words of the service: ``(error, body)``."""
-    request_id = next((line.split()[2] for line in lines if line.startswith("START RequestId:")), "")
+    request_id = _request_id(lines)
     try:
         body = json.loads(data)
     except ValueError:
@@ -175,6 +187,10 @@ def _as_lambda_tells(status: int, data: bytes, lines: list[str]) -> tuple[dict |
         return None, data
     error = body if isinstance(body, dict) else {"errorType": "Runtime.Unknown", "errorMessage": data.decode(errors="replace")}
     return error, json.dumps(error).encode()
+
+
+def _request_id(lines: list[str]) -> str:
+    return next((line.split()[2] for line in lines if line.startswith("START RequestId:")), "")
 
 
 class LambdaService:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import struct
 import subprocess
@@ -28,10 +29,11 @@ server.stop()
 
 
 @contextmanager
-def s3() -> Iterator[str]:
-    """The URL of a running S3; it ends with its standard input, so also when this process is killed."""
+def s3(page_objects: int = 100) -> Iterator[str]:
+    """The URL of a running S3, whose listings come in pages of so many; it ends with its standard input, so also when this process is killed."""
+    environ = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(page_objects)}
     process = subprocess.Popen(
-        [sys.executable, "-c", _S3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", _S3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
     )
     with process:
         url = process.stdout.readline().strip()

@@ -113,7 +113,7 @@ def test_a_bust_whose_retention_is_over_cannot_be_restored(pfl, project):
 
 def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
     project.call()
-    assert pfl("cache", "verify")[::2] == (0, "9 checked: 0 damaged, 0 orphaned, 0 expired, 0 stale\n")
+    assert pfl("cache", "verify")[::2] == (0, "12 checked: 0 damaged, 0 orphaned, 0 expired, 0 stale\n")
     [path] = [entry.key for entry in project.results.list("results/abc/b")]
     project.results.put(path, b"x")
     code, out, err = pfl("cache", "verify", "--json")

@@ -28,6 +28,7 @@ FLOWS = [flow("slow", a, b, c)]
 
 
 def call(project, within_s: float, **event) -> dict:
+    project.knobs["margin_s"] = 1
     deadline = time.monotonic() + within_s
     reply = entry.handle({"id": "abc", **event}, project.settings, request_id="r", deadline=deadline)
     assert time.monotonic() < deadline
@@ -56,7 +57,7 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
     project.write(SLOW.format(slow=slow))
     if engine == "prefect":
         request.getfixturevalue("on_prefect").call("warm", step="a")
-    reply = call(project, 6, engine=engine)
+    reply = call(project, 4.5 if engine == "prefect" else 2, engine=engine)
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     assert exit_code(reply["error"]["type"]) == 5
     assert "PFL_MARGIN_S" in reply["error"]["why"]
@@ -67,7 +68,7 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
     if engine == "prefect":
         state, tasks = runs_of(request.getfixturevalue("prefect_server"), reply["url"])
         assert state.is_crashed()
-        assert "the Lambda deadline was 2 s away" in state.message
+        assert "the Lambda deadline was 1 s away" in state.message
         assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED"]
 
 
@@ -89,7 +90,7 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_pr
         """
     )
     on_prefect.call("warm", step="quick")
-    reply = call(on_prefect, 6)
+    reply = call(on_prefect, 4.5)
     assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
     state, tasks = runs_of(prefect_server, reply["url"])
     assert state.is_crashed()
@@ -98,7 +99,7 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_pr
 
 
 def test_a_step_is_not_started_when_less_than_the_margin_is_left(project):
-    reply = call(project, 1.5)
+    reply = call(project, 0.9)
     assert reply["error"]["what"] == "step a was not started"
     assert list(project.results.list("results")) == []
 
@@ -115,7 +116,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
             asyncio.run(asyncio.sleep(60))  # As Prefect does: it catches, and waits again.
 
     monkeypatch.setattr(direct, "run", hang)
-    reply = call(project, 4, step="b")
+    reply = call(project, 2, step="b")
     assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
     assert "pfl runs reap" in reply["warnings"][0]
 

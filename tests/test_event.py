@@ -96,7 +96,7 @@ def test_an_odd_id_is_valid_comes_back_unchanged_and_stays_in_its_folder(flows, 
     assert len(kept) == 1
     assert len(kept[0].split("/")) == 4
     assert [path.name for path in flows.root.parent.iterdir()] == ["project"]
-    folders = {"calls", "code", "format.json", "history", "leases", "plans", "publishing", "results"}
+    folders = {"calls", "code", "format.json", "history", "leases", "plans", "publishing", "recent", "results"}
     assert {path.name for path in (flows.root / ".pfl" / "store").iterdir()} <= folders
 
 

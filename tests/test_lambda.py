@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
+import contextlib
 import io
 import json
-import shutil
+import os
+import subprocess
 import sys
-import textwrap
 import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Project, statuses, values
+from conftest import Project, statuses, values
 from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
 from test_cli import Ran, pfl
 
@@ -79,6 +81,13 @@ class Deployed:
     def __init__(self, service: LambdaService, root: Path, client, role: str, meet: Path) -> None:
         self.service, self.root, self.client, self.role, self.meet = service, root, client, role, meet
 
+    @property
+    def plain(self) -> str:
+        """A function that many tests share, so that few pay for a cold start."""
+        if not self.service.__dict__.get("plain"):
+            self.service.plain = self.function()
+        return self.service.plain
+
     def function(self, timeout: int = 30, memory: int = 512, concurrency: int | None = None, handler: str = "", **variables: str) -> str:
         """A new function of this code; its name."""
         name = f"pfl-{uuid.uuid4().hex[:8]}"
@@ -101,9 +110,23 @@ class Deployed:
         return json.loads(answer["Payload"].read())
 
     def pfl(self, function: str, *arguments: str, **environ: str) -> Ran:
-        """``pfl invoke`` of it."""
-        environ = {"PFL_STORE": str(self.root / "store")} | environ
-        return pfl("invoke", "--function", function, "--endpoint-url", self.service.url, *arguments, **environ)
+        """``pfl invoke`` of it, in this process: boto3 takes its time to import."""
+        return run("invoke", "--function", function, *arguments, **{"PFL_STORE": str(self.root / "store"), "PFL_ENGINE": "direct"} | environ)
+
+
+def run(*arguments: str, **environ: str) -> Ran:
+    """A command of ``pfl`` in this process."""
+    from cli import main
+
+    before, out, err = dict(os.environ), io.StringIO(), io.StringIO()
+    os.environ.update(environ)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main.main(list(arguments))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return Ran(subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue()))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +166,7 @@ def test_a_miss_is_computed_in_a_sandbox_and_the_next_call_is_a_hit(deployed):
 
 
 def test_pfl_invoke_calls_the_function_and_prints_its_reply(deployed):
-    function = deployed.function()
+    function = deployed.plain
     ran = deployed.pfl(function, "--id", "m2", "--param", "rate=2", "--json")
     assert (ran.code, values(ran.data)) == (0, {"one": 2.0, "two": [2.0, 2]})
     assert f"calling function {function}" in ran.err
@@ -153,12 +176,14 @@ def test_pfl_invoke_calls_the_function_and_prints_its_reply(deployed):
     assert "2 of 2 steps from the cache" in again.err
     assert deployed.pfl(function, "--id", "m2", "--step", "nope").code == 2
     assert deployed.pfl(function, "--id", "never", "--cached-only").code == 3
-    local = pfl("invoke", "--id", "m2", "--local", PFL_FUNCTION=function, PFL_STORE=str(deployed.root / "store"))
+    local = run("invoke", "--id", "m2", "--local", PFL_FUNCTION=function, PFL_STORE=str(deployed.root / "store"), PFL_ENGINE="direct")
     assert "running here" in local.err
+    process = pfl("invoke", "--id", "m2", "--endpoint-url", deployed.service.url, "--json", PFL_FUNCTION=function, AWS_ENDPOINT_URL="")
+    assert values(process.data) == {"one": 1.0, "two": [1.0, 2]}
 
 
 def test_a_function_of_other_code_is_called_and_said_to_be_that(deployed, monkeypatch):
-    function = deployed.function()
+    function = deployed.plain
     path = deployed.root / "flows" / "pipeline.py"
     before = path.read_text()
     try:
@@ -171,7 +196,7 @@ def test_a_function_of_other_code_is_called_and_said_to_be_that(deployed, monkey
 
 
 def test_a_step_that_raises_is_a_reply_and_no_function_error(deployed):
-    ran = deployed.pfl(deployed.function(), "--id", "e1", "--flow", "deaths", "--param", "how=raise", "--json")
+    ran = deployed.pfl(deployed.plain, "--id", "e1", "--flow", "deaths", "--param", "how=raise", "--json")
     assert (ran.code, ran.data["error"]["type"]) == (4, "StepFailedError")
     assert statuses(ran.data) == {"one": "computed", "die": "failed"}
 
@@ -201,12 +226,13 @@ def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, 
 
 def test_a_module_that_cannot_be_imported_is_told_so(deployed):
     ran = deployed.pfl(deployed.function(handler="handler.nowhere.f"), "--id", "x", "--json")
+    assert "No module named" in ran.err  # The log's own words.
     assert (ran.code, ran.data["error"]["type"]) == (5, "FunctionImportError")
     assert "No module named" in ran.data["error"]["why"]
 
 
 def test_a_value_too_large_to_send_comes_back_by_reference_and_is_fetched(deployed):
-    function = deployed.function(timeout=60)
+    function = deployed.plain
     size = SYNC_BYTES + 1
     raw = deployed.raw(function, {"id": "big", "step": "one", "params": {"size": size}})
     assert (raw["steps"][0]["value"], raw["steps"][0]["value_bytes"]) == (None, size + 2)
@@ -219,7 +245,7 @@ def test_a_value_too_large_to_send_comes_back_by_reference_and_is_fetched(deploy
 
 
 def test_an_event_too_large_is_refused_before_it_is_sent(deployed):
-    function = deployed.function()
+    function = deployed.plain
     before = len(deployed.service.asked)
     for more, most in (([], SYNC_BYTES), (["--async"], ASYNC_BYTES)):
         event = deployed.root / "event.json"
@@ -234,7 +260,7 @@ def test_an_event_too_large_is_refused_before_it_is_sent(deployed):
 
 
 def test_a_throttled_call_is_tried_again_and_says_how_often(deployed):
-    function = deployed.function()
+    function = deployed.plain
     deployed.service.throttle = 2
     ran = deployed.pfl(function, "--id", "t1", "--json")
     assert ran.code == 0
@@ -250,7 +276,7 @@ def test_a_function_throttled_for_good_is_given_up(deployed, monkeypatch):
 
 
 def test_async_returns_at_once_and_the_value_is_there_later(deployed):
-    function = deployed.function()
+    function = deployed.plain
     ran = deployed.pfl(function, "--id", "later", "--async", "--json")
     assert (ran.code, ran.data["status"]) == (0, "queued")
     assert f"to follow it: pfl logs -f --id later" in ran.err
@@ -259,11 +285,11 @@ def test_async_returns_at_once_and_the_value_is_there_later(deployed):
 
 
 def test_an_async_call_that_dies_is_tried_twice_more_and_then_dead(deployed):
-    function, event = deployed.function(), {"id": "dead", "flow": "deaths", "params": {"how": "exit"}}
+    function, event = deployed.function(handler="handler.nowhere.f"), {"id": "dead"}
     deployed.client.invoke(FunctionName=function, Payload=json.dumps(event).encode(), InvocationType="Event")
     deployed.service.drain()
     (name, payload, error) = deployed.service.dead.pop()
-    assert (name, json.loads(payload), error["errorType"]) == (function, event, "Runtime.ExitError")
+    assert (name, json.loads(payload), error["errorType"]) == (function, event, "Runtime.ImportModuleError")
 
 
 def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deployed):
@@ -279,35 +305,36 @@ def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deplo
     assert statuses(deployed.raw(function, {"id": "c3", "flow": "meet"})) == {"where": "hit"}
 
 
-def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed):
-    """Real S3 connections are open when it is frozen; none that died is met."""
-    function = deployed.function()
+def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, prefect_server):
+    """Connections to S3 and to Prefect are open when it is frozen; the next call goes on, and Prefect has each run."""
+    function = deployed.function(PFL_STORE=f"s3://{bucket}/pfl", PFL_ENGINE="prefect", PREFECT_API_URL=prefect_server.url)
     first = deployed.raw(function, {"id": "f1"})
-    frozen = [pid for box in deployed.service.sandboxes for pid in box._below()]
+    frozen = [pid for box in deployed.service.sandboxes for pid in box.processes()]
     assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen} == {"T"}
-    second = deployed.raw(function, {"id": "f2"})
-    assert (statuses(second), second["cold_start"]) == (statuses(first), False)
+    second, third = deployed.raw(function, {"id": "f2"}), deployed.raw(function, {"id": "f2"})
+    assert [statuses(reply) for reply in (first, second)] == [{"one": "computed", "two": "computed"}] * 2
+    assert [reply["warnings"] for reply in (first, second, third)] == [[], [], []]
+    assert (second["cold_start"], third["store"]) == (False, {"get": 1})
+    assert {reply["url"].split("/runs/")[0] for reply in (first, second)} == {prefect_server.url.removesuffix("/api")}
 
 
 def test_a_request_of_a_function_url_is_answered_with_a_status(deployed):
-    function = deployed.function()
+    function = deployed.plain
 
     def post(body: str, **more: object) -> dict:
         context = {"http": {"method": "POST", "path": "/"}}
         answer = deployed.raw(function, {"version": "2.0", "requestContext": context, "body": body, "isBase64Encoded": False} | more)
-        return {"status": answer["statusCode"], **json.loads(answer["body"])}
+        return {"http": answer["statusCode"], **json.loads(answer["body"])}
 
     assert post('{"id": "u1"}')["steps"][0]["status"] == "computed"
-    import base64
-
     assert post(base64.b64encode(b'{"id": "u1"}').decode(), isBase64Encoded=True)["steps"][0]["status"] == "hit"
-    got = {body: post(body)["status"] for body in ('{"id": "u2", "cached_only": true}', '{"id": ""}', "{", "", '{"id": "u1", "flow": "deaths", "params": {"how": "raise"}}')}
+    got = {body: post(body)["http"] for body in ('{"id": "u2", "cached_only": true}', '{"id": ""}', "{", "", '{"id": "u1", "flow": "deaths", "params": {"how": "raise"}}')}
     assert list(got.values()) == [404, 400, 400, 400, 500]
     assert deployed.raw(function, {"version": "2.0", "requestContext": {"http": {}}, "body": "{}"})["statusCode"] == 400
 
 
 def test_a_schedule_reaps_or_sends_what_it_was_given(deployed):
-    function = deployed.function()
+    function = deployed.plain
     tick = {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}, "time": "2026-01-01T00:00:00Z"}
     assert deployed.raw(function, tick)["action"] == "reap"
     assert deployed.raw(function, {"action": "reap"})["status"] == "completed"
@@ -316,19 +343,19 @@ def test_a_schedule_reaps_or_sends_what_it_was_given(deployed):
 
 @pytest.mark.parametrize("event", [{"Records": [{"eventSource": "aws:sqs"}]}, {"httpMethod": "GET", "requestContext": {"elb": {}}}, {"source": "aws.s3", "detail-type": "Object Created", "detail": {"id": "x"}}])
 def test_an_event_of_another_shape_is_told_so(deployed, event):
-    reply = deployed.raw(deployed.function(), event)
+    reply = deployed.raw(deployed.plain, event)
     assert (reply["status"], reply["error"]["what"]) == ("invalid", "the event is of a shape that is not known here")
     assert "function URL" in reply["error"]["hint"]
 
 
 def test_each_call_leaves_one_line_of_json_in_the_log(deployed, s3_env):
-    function = deployed.function()
+    function = deployed.plain
     reply = deployed.raw(function, {"id": "l1"})
     deployed.raw(function, {"id": "l1", "flow": "deaths", "params": {"how": "raise"}})
     logged = [json.loads(line) for box in deployed.service.sandboxes for line in box.log if line.startswith('{"pfl"')]
     mine = [line for line in logged if line["id"] == "l1"]
     assert mine[0]["request_id"] == reply["request_id"]
-    assert (mine[0]["steps"], mine[0]["status"], mine[0]["cold_start"]) == ({"one": "computed", "two": "computed"}, "completed", True)
+    assert (mine[0]["steps"], mine[0]["status"], mine[0]["cold_start"]) == ({"one": "computed", "two": "computed"}, "completed", reply["cold_start"])
     assert mine[1]["error"]["type"] == "StepFailedError"
 
 
@@ -345,9 +372,9 @@ def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed
     none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     ran = deployed.pfl("nowhere", "--id", "x", "--json", **none)
     assert (ran.code, ran.data["error"]["what"]) == (2, "there are no AWS credentials")
-    ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_REGION="", AWS_DEFAULT_REGION="")
-    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is chosen")
+    ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_REGION="", AWS_DEFAULT_REGION="", AWS_ENDPOINT_URL="")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is chosen"), ran.data
     ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_PROFILE="nobody")
     assert (ran.code, ran.data["error"]["what"]) == (2, "the AWS profile is not known")
-    ran = pfl("invoke", "--function", "f", "--id", "x", "--endpoint-url", "http://127.0.0.1:9", "--json")
+    ran = deployed.pfl("f", "--id", "x", "--endpoint-url", "http://127.0.0.1:9", "--json")
     assert (ran.code, "could not be reached" in ran.data["error"]["what"]) == (5, True)

@@ -64,6 +64,7 @@ def accept(store: Store, step: str, new: str, old: str, *, by: str, changes: lis
     body |= {"at": records.now_iso(), "changes": changes}
     store.put(f"accepted/{step}/{new}.json", records.seal(body))
     _reindex(store)
+    _tell(store, step, body | {"why": f"stands for {old[:12]}: " + "; ".join(changes)})
     return body
 
 
@@ -79,7 +80,15 @@ def undo(store: Store, step: str, new: str) -> dict:
         raise NotFoundError(f"no edit of step {step} is accepted for its present code", hint="pfl cache accept --step " + step)
     store.delete([path])
     _reindex(store)
-    return records.unseal(data, path)
+    body = records.unseal(data, path)
+    _tell(store, step, body | {"why": "taken back"})
+    return body
+
+
+def _tell(store: Store, step: str, body: dict) -> None:
+    from handler.core import history  # A hit that is told of an acceptance need not load it.
+
+    history.note(store, history.ALL, step, history.ACCEPTED, {"id": None, **{k: v for k, v in body.items() if k not in ("version", "step")}})
 
 
 def _reindex(store: Store) -> None:

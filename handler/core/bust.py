@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from handler.core import cache, keys, records
+from handler.core import cache, history, keys, records
 from handler.core.cache import UNREAD, Entry
 from handler.core.errors import CorruptRecordError, InvalidRequestError, UnavailableError
 from handler.core.store import Entry as Listed
@@ -249,6 +249,7 @@ def bust(store: Store, scope: Scope, name: str, *, dependents: Collection[str], 
         retention_s: How long the bust can be restored, in seconds.
     """
     made = [mark(store, name, step, scope, retention_s=retention_s) for step in scope.steps]
+    _tell(store, history.BUSTED, made)
     return _forget(store, scope, made, dependents, known)
 
 
@@ -283,7 +284,14 @@ def restore(store: Store, undone: Collection[Mark], *, dependents: Collection[st
     for keys_to_go in ((), [m.key for m in undone]):
         store.delete(keys_to_go)
         counts["plans"] += sum(_forget(store, scope, (), dependents, known) for scope in scopes)
+    _tell(store, history.RESTORED, undone)
     return counts
+
+
+def _tell(store: Store, status: str, told: Iterable[Mark]) -> None:
+    for m in told:
+        about = m.to_json() | {"id": None if m.folder == ALL else keys.decoded(m.folder), "why": f"{status}: {m.name}"}
+        history.note(store, m.folder, m.step, status, {name: said for name, said in about.items() if name != "step"})
 
 
 def _forget(store: Store, scope: Scope, made: Collection[Mark], dependents: Collection[str], known: Collection[str]) -> int:
@@ -343,7 +351,7 @@ def _entries(store: Store, path: str) -> list[Entry]:
 def _older(store: Store, noted: dict, path: str, names: set[str]) -> bytes | None:
     """The record that the result at *path* had before the busts called *names*, made anew from history."""
     _, _, step, key = path.split("/")
-    for _, body in records.newest(store, noted["id"], step, [], having=key[:16]):
+    for record, body in records.newest(store, noted["id"], step, [], having=key[:16]):
         entry = cache.entry_of(body)
         if entry.key != key or names & set(entry.after):
             continue
@@ -353,6 +361,6 @@ def _older(store: Store, noted: dict, path: str, names: set[str]) -> bytes | Non
             text = data.decode()
         else:
             continue
-        about = {name: noted[name] for name in ("id", "step", "fingerprint")} | ({"after": list(entry.after)} if entry.after else {})
+        about = {name: noted[name] for name in ("id", "step", "fingerprint")} | {"record": record.rpartition("/")[2]} | ({"after": list(entry.after)} if entry.after else {})
         return records.encode_result(path, text, about, entry.expires_at)
     return None

@@ -8,7 +8,6 @@ depth is one read.
 from __future__ import annotations
 
 import json
-from shlex import quote
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -24,7 +23,7 @@ class Entry(NamedTuple):
     """
     One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it.
 
-    ``after`` names the busts that its computation had seen when it began.
+    ``after`` names the busts that its computation had seen when it began, ``record`` the file of its record of history.
     """
 
     step: str
@@ -39,6 +38,7 @@ class Entry(NamedTuple):
     task_run_id: str | None = None
     url: str | None = None
     after: tuple[str, ...] = ()
+    record: str | None = None
 
 
 class Finding(NamedTuple):
@@ -122,14 +122,17 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
         return None
     if records.is_past(expires_at):
         return None
-    value = json.loads(text)
+    del data  # A value can be large: it is in memory three times at most.
+    value, size_bytes = json.loads(text), len(text)
+    del text
     after = tuple(about.get("after", ()))
-    return Entry(step, key, value, keys.value_digest(value), len(text), None, expires_at, after=after)
+    return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
 
 
 def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:
     """A result that was found by its inputs, with what history knows of it; None where its writer died before telling."""
-    for _, body in records.newest(store, request.id, entry.step, warnings, having=entry.key[:16]):
+    having = entry.record or entry.key[:16]
+    for _, body in records.newest(store, request.id, entry.step, warnings, having=having):
         if body["key"] == entry.key and body["sha256"] == entry.sha256:
             known = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
             return entry._replace(**{field: body.get(field) for field in known})
@@ -144,8 +147,10 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
         NotFoundError: There is none.
     """
     for _, body in records.newest(store, request.id, step, warnings):
-        if (entry := recorded(request, body, store, warnings)) is not None:
+        if (entry := recorded(body, store, warnings)) is not None:
             return entry
+    from shlex import quote
+
     raise NotFoundError(
         f"there is no stored value of step {step} for {request.id!r}",
         why="it is to be skipped, and was never computed",
@@ -153,12 +158,12 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
     )
 
 
-def recorded(request: Request, body: dict, store: Store, warnings: list[str]) -> Entry | None:
+def recorded(body: dict, store: Store, warnings: list[str]) -> Entry | None:
     """The result that a record of history is about; None where its value is gone."""
     entry = entry_of(body)
     if entry.value is not UNREAD:
         return entry
-    path = records.value_path(request.id, entry.sha256)
+    path = records.value_path(body["id"], entry.sha256)
     if (data := store.get(path)) is None:
         return None
     try:
@@ -185,7 +190,8 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     for entry in reversed(entries):
         inside = entry.value is not UNREAD and entry.size_bytes <= room
         room -= entry.size_bytes if inside else 0
-        rows.append(entry_json(entry, with_value=inside))
+        # What is None is left out, all but a value: a hit has less to parse.
+        rows.append({name: each for name, each in entry_json(entry, with_value=inside).items() if each is not None or name == "value"})
     return {
         "version": 1,
         "flow": request.flow.name,
@@ -199,16 +205,21 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict:
     """An entry as plans and history keep it."""
-    said = {name: getattr(entry, name) for name in Entry._fields if name != "value" or with_value}
-    if not said["after"]:
+    said = entry._asdict()
+    if not with_value:
+        del said["value"]
+    if not entry.after:
         del said["after"]
     return said
 
 
 def entry_of(row: dict) -> Entry:
     """The entry in a row of a plan, or in a record of history."""
-    found = {"value": UNREAD, **row, "after": tuple(row.get("after", ()))}
-    return Entry(*map(found.get, Entry._fields))
+    get = row.get
+    return Entry(
+        row["step"], row["key"], get("value", UNREAD), row["sha256"], row["size_bytes"], get("computed_at"), get("expires_at"),
+        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(get("after", ())),
+    )  # fmt: skip
 
 
 def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:

@@ -19,13 +19,14 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
 
     Args:
         store: Where.
-        id: Only this ID; then only its folder is listed.
+        id: Only this ID; then only its folder is listed, and they come in order of step.
         flow: Only this flow.
         step: Only this step.
         warn: Told of each damaged plan, which is passed over.
     """
     folder = "plans" if id is None else f"plans/{encode_id(id)}" + (f"/{step}" if step else "")
-    for listed in store.list(folder):
+    # One ID's plans are few enough to be put in order.
+    for listed in store.list(folder) if id is None else sorted(store.list(folder)):
         if step is not None and listed.key.split("/")[-2] != step:
             continue
         if (data := store.get(listed.key)) is None:
@@ -37,9 +38,8 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
             continue
         if (id is not None and body["id"] != id) or (flow is not None and body["flow"] != flow):
             continue
-        row = body["entries"][0]
         about = {"id": body["id"], "flow": body["flow"], "step": body["step"], "plan_key": body["plan_key"]}
-        yield about | {name: value for name, value in row.items() if name not in ("step", "value")}
+        yield about | cache.entry_json(cache.entry_of(body["entries"][0]), with_value=False)
 
 
 def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
@@ -55,7 +55,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
         if body is None:
             continue
-        entry = cache.recorded(request, body, store, warnings)
+        entry = cache.recorded(body, store, warnings)
         mark = marks.void(encode_id(request.id), cache.entry_of(body))
         current = step in finding.found and finding.found[step].key == body["key"]
         yield {

@@ -12,13 +12,15 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from handler.core.errors import CorruptRecordError
 from handler.core.params import Param
 from handler.core.records import seal, unseal
 from handler.core.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VERSION = 1
 
@@ -183,6 +185,7 @@ def env_digest(name: str) -> str | None:
 
 def _baked(path: str) -> Manifest:
     try:
-        return from_json(unseal(Path(path).read_bytes(), path))
+        with open(path, "rb") as file:
+            return from_json(unseal(file.read(), path))
     except (OSError, KeyError, TypeError, ValueError) as exc:
         raise CorruptRecordError(f"the manifest {path} cannot be read", why=str(exc), hint="build the image anew") from exc

@@ -4,6 +4,7 @@ What the objects of the store hold, and how they are checked when they are read.
 results/<id>/<step>/<result key>       a Prefect result record: stock Prefect can read it
 plans/<id>/<step>/<plan key>.json      where the result of a plan is, and the values themselves when they are small
 history/<id>/<step>/<newest first>.json   one per computed result, created once; others have a status that says so
+recent/…                               which records of history are the newest, see handler.core.history
 values/<id>/<sha256>                   a value too large for history, as JSON: it outlives its result
 code/<step>/<fingerprint>.json         the parts of a fingerprint, for those who ask what changed
 busts/<id>/<step>/…                    what was made void, see handler.core.bust
@@ -17,10 +18,8 @@ the body. A result carries the digest of its text beside the fields Prefect read
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import lzma
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -29,9 +28,10 @@ from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.keys import digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
-_NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
+NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
 _READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
-CRASHED = "crashed"  # In the name of a record that has no value.
+CRASHED = "crashed"
+WITHOUT_VALUE = (CRASHED, "failed", "busted", "restored", "accepted")  # In the names of records that are about no value.
 JSON_SERIALIZER = {
     "type": "json",
     "jsonlib": "json",
@@ -62,7 +62,7 @@ def unseal(data: bytes, key: str) -> dict:
         raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
     if (found := hashlib.sha256(body).hexdigest()) != written:
         raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
-    if not isinstance(found := json.loads(body), dict):
+    if not isinstance(found := json.loads(body.decode()), dict):
         raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
     return found
 
@@ -89,7 +89,7 @@ def code_path(step: str, fingerprint: str) -> str:
 
 def history_path(id: str, step: str, time_ns: int, token: str) -> str:
     """Where a record of history is, so that the newest is listed first."""
-    return f"history/{encode_id(id)}/{step}/{_NEWEST_FIRST - time_ns:019d}-{token}.json"
+    return f"history/{encode_id(id)}/{step}/{NEWEST_FIRST - time_ns:019d}-{token}.json"
 
 
 def encode_result(path: str, text: str, about: Mapping[str, object], expires_at: str | None) -> bytes:
@@ -136,15 +136,13 @@ def decode_result(data: bytes, path: str, *, allow_pickle: bool = False) -> tupl
         raise _damaged(path, "its value is not the one that was written")
     try:
         return _as_json(text, kind, serializer, path, allow_pickle), expires_at, about
-    except (ValueError, EOFError, lzma.LZMAError) as exc:
+    except (ValueError, EOFError) as exc:
         raise _damaged(path, f"its {kind} value cannot be decoded ({exc})") from exc
 
 
 def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bool) -> str:
     if kind.startswith("compressed/"):
-        if serializer.get("compressionlib", "lzma") != "lzma":
-            raise ValueError(f"compressed by {serializer['compressionlib']}")
-        text, kind = lzma.decompress(base64.b64decode(text)).decode(), kind.removeprefix("compressed/")
+        text, kind = _decompressed(text, serializer.get("compressionlib", "lzma")), kind.removeprefix("compressed/")
     if kind == "json":
         json.loads(text)
         return text
@@ -157,8 +155,21 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
             hint="PFL_ALLOW_PICKLE=1, if you trust everyone who can write it",
         )
     import pickle
+    from base64 import b64decode
 
-    return json.dumps(pickle.loads(base64.b64decode(text)), allow_nan=False)
+    return json.dumps(pickle.loads(b64decode(text)), allow_nan=False)
+
+
+def _decompressed(text: str, library: str) -> str:
+    import lzma
+    from base64 import b64decode
+
+    if library != "lzma":
+        raise ValueError(f"compressed by {library}")
+    try:
+        return lzma.decompress(b64decode(text)).decode()
+    except lzma.LZMAError as exc:
+        raise ValueError(str(exc)) from exc
 
 
 def newest(
@@ -175,11 +186,11 @@ def newest(
         having: Only those whose file name contains this.
         crashed: Also those of computations that died; they have no value.
     """
-    prefix = f"history/{encode_id(id)}/{step}"
-    found = (entry.key for entry in islice(store.list(prefix), _READ_AT_MOST if store.is_ordered else None))
-    wanted = (key for key in found if having in key[len(prefix) :])
-    for key in wanted if store.is_ordered else sorted(wanted):
-        if f"-{CRASHED}-" in key[len(prefix) :] and not crashed:
+    folder = f"history/{encode_id(id)}/{step}"
+    for name in islice(store.names(folder), _READ_AT_MOST if store.is_ordered else None):
+        key = f"{folder}/{name}"
+        kind = name[20:].partition("-")[0]
+        if having not in name or (kind in WITHOUT_VALUE and not (crashed and kind == CRASHED)):
             continue
         data = store.get(key)
         if data is None:
@@ -189,6 +200,9 @@ def newest(
         except CorruptRecordError as exc:
             if str(exc) not in warnings:
                 warnings.append(str(exc))
+            continue
+        if body.get("version", 1) != 1:
+            warnings.append(f"{key} is of version {body['version']}: passed over")
             continue
         # Two IDs can share a folder where the file system does not tell A from a.
         if body.get("id") == id and body.get("step") == step and (crashed or body.get("status", "computed") == "computed"):

@@ -8,16 +8,28 @@ forbids access is never taken for a miss.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
-_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
+_FORBIDDEN = "status code: 403"
+_HINTS = {
+    (_NO_BUCKET,): "create the bucket, or set PFL_STORE to one that is there",
+    ("ExpiredToken", "TokenRefreshRequired"): "the AWS credentials have expired: sign in again, such as by aws sso login",
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"): "check the AWS credentials: aws sts get-caller-identity",
+    ("redirect without LOCATION", "AuthorizationHeaderMalformed"): "the bucket is in another region: set AWS_REGION to it",
+    ("RequestTimeTooSkewed",): "set this machine's clock",
+    (_FORBIDDEN, "status code: 401"): "grant this identity access to the store; nothing was taken for a miss",
+    ("No space left",): "free some space, or set PFL_STORE to another place",
+    ("Read-only file system",): "set PFL_STORE to a place that can be written",
+    ("error sending request",): "check AWS_ENDPOINT_URL, AWS_REGION and the network",
+}  # By what the system or S3 says; the first that fits. Source: Amazon S3 API Reference, "Error responses".
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -65,7 +77,7 @@ class Store:
 
     format: int | None = None
 
-    def __init__(self, backend: object, url: str, directory: Path | None = None, *, is_made: bool = False) -> None:
+    def __init__(self, backend: object, url: str, directory: str | None = None, *, is_made: bool = False) -> None:
         self._opened, self.url, self._directory, self._is_made = backend, url, directory, is_made
         self.counts: Counter[str] = Counter()
         self.is_ordered = url.startswith("s3://")
@@ -79,18 +91,19 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        try:
-            if self._directory is not None:
-                # obstore reads a file in another thread, and takes five times as long.
-                with open(f"{self._directory}/{key}", "rb") as file:
-                    return file.read()
-            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-            return bytes(obstore.get(self._backend, key).bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
-            self._check_there("read", key, exc)
-            return None
-        except Exception as exc:
-            raise self._unavailable("read", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                if self._directory is not None:
+                    return _read(f"{self._directory}/{key}")
+                # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+                return bytes(obstore.get(self._backend, key).bytes())
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
+                self._check_there("read", key, exc)
+                return None
+            except Exception as exc:
+                if not left or _BROKEN not in str(exc):
+                    raise self._unavailable("read", key, exc) from exc
+        raise AssertionError("unreachable")
 
     def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
         """
@@ -106,12 +119,17 @@ class Store:
             UnavailableError: The store did not take it.
         """
         self.counts["put"] += 1
-        try:
-            obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
-        except exceptions.AlreadyExistsError as exc:
-            raise AlreadyExistsError(f"{key} is there already") from exc
-        except Exception as exc:
-            raise self._unavailable("write", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
+                return
+            except exceptions.AlreadyExistsError as exc:
+                if left < _TRIES - 1 and self.get(key) == data:
+                    return  # The answer of an earlier try was lost.
+                raise AlreadyExistsError(f"{key} is there already") from exc
+            except Exception as exc:
+                if not left or mode != "create" or _BROKEN not in str(exc):
+                    raise self._unavailable("write", key, exc) from exc
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """
@@ -140,6 +158,31 @@ class Store:
                 tries -= 1
                 if not tries or _BROKEN not in str(exc):
                     raise self._unavailable("list", prefix, exc) from exc
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The names of the objects in a folder, in order; unlike a listing, without a look at each file of a directory."""
+        if self._directory is None:
+            listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
+            yield from listed if self.is_ordered else sorted(listed)
+            return
+        self.counts["list"] += 1
+        try:
+            yield from sorted(os.listdir(f"{self._directory}/{folder}"))
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            self._check_there("list", folder, exc)
+        except OSError as exc:
+            raise self._unavailable("list", folder, exc) from exc
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder that holds nothing else, in order."""
+        if self._directory is not None:
+            return list(self.names(folder))
+        self.counts["list"] += 1
+        try:
+            found = obstore.list_with_delimiter(self._backend, prefix=f"{folder}/")["common_prefixes"]
+        except Exception as exc:
+            raise self._unavailable("list", folder, exc) from exc
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""
@@ -172,49 +215,55 @@ class Store:
         # An object is absent only from a store that is there: not from a deleted bucket or an unmounted directory.
         if exc is not None and _NO_BUCKET in str(exc):
             raise self._unavailable(verb, key, exc) from exc
-        if self._directory is not None and not self._is_made and not self._directory.is_dir():
+        if self._directory is not None and not self._is_made and not os.path.isdir(self._directory):
             raise self._unavailable(verb, key, NotADirectoryError(f"{self._directory} is not there any more")) from exc
 
     def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
         text = " ".join(str(exc).split("\n\nDebug source")[0].split())
-        hint = "check the store with: pfl config show"
-        if _NO_BUCKET in text:
-            hint = "create the bucket, or set PFL_STORE to one that is there"
-        elif isinstance(exc, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)) or any(f"status code: {status}" in text for status in (401, 403)):
-            hint = "grant this identity access to the store; nothing was taken for a miss"
-        elif "No space left" in text:
-            hint = "free some space, or set PFL_STORE to another place"
-        elif "Read-only file system" in text:
-            hint = "set PFL_STORE to a place that can be written"
+        forbids = isinstance(exc, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError))
+        said = f"{text} {_FORBIDDEN if forbids else ''}"
+        hint = next((hint for words, hint in _HINTS.items() if any(word in said for word in words)), "check the store with: pfl config show")
         return UnavailableError(f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint)
 
 
-def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, credentials: object = None) -> Store:
+def _read(path: str) -> bytes:
+    # obstore reads a file in another thread, and takes five times as long; open() asks the system six times where this asks four.
+    file = os.open(path, os.O_RDONLY)
+    try:
+        left = os.fstat(file).st_size
+        data = os.read(file, left)
+        while len(data) < left and (more := os.read(file, left - len(data))):  # Linux hands out 2 GiB at a time.
+            data += more
+        return data
+    finally:
+        os.close(file)
+
+
+def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) -> Store:
     """
     Open the store that *url* names.
 
     Args:
         url: A directory, ``file://…``, ``s3://bucket/prefix`` or ``memory://name``.
-        environ: Where the usual AWS variables are.
+        environ: Where the usual AWS variables are; without keys in it, they come from a profile, as for any AWS tool.
         create: Make a directory that is not there.
-        credentials: An obstore credential provider, where the AWS variables alone do not do.
 
     Raises:
-        InvalidRequestError: The URL is none of these.
-        UnavailableError: The directory is not there or cannot be made.
+        InvalidRequestError: The URL is none of these, or ``AWS_PROFILE`` names no profile.
+        UnavailableError: The directory is not there or cannot be made, or there are no AWS credentials.
     """
     scheme, sep, rest = url.partition("://")
     if not sep:
         scheme, rest = "file", url
     if scheme == "file" and rest:
-        path = Path(rest).absolute()
+        path = os.path.abspath(rest)
         _check_directory(path, url, create)
         return Store(None, url, path, is_made=create)
     if scheme == "memory":
         return Store(_MEMORY.setdefault(rest, obstore.store.MemoryStore()), url)
     bucket, _, prefix = rest.partition("/")
     if scheme == "s3" and bucket:
-        return Store(_s3(bucket, prefix.strip("/"), environ, credentials), url)
+        return Store(_s3(bucket, prefix.strip("/"), environ), url)
     raise InvalidRequestError(
         f"PFL_STORE names no store: {url!r}",
         why="it is neither a directory nor file://, s3://bucket/prefix or memory://",
@@ -222,19 +271,19 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False, cr
     )
 
 
-def _check_directory(path: Path, url: str, create: bool) -> None:
+def _check_directory(path: str, url: str, create: bool) -> None:
     try:
         if create:
-            path.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
-            raise NotADirectoryError(f"{path} is no directory" if path.exists() else f"{path} is not there")
+            os.makedirs(path, exist_ok=True)
+        if not os.path.isdir(path):
+            raise NotADirectoryError(f"{path} is no directory" if os.path.exists(path) else f"{path} is not there")
     except OSError as exc:
         raise UnavailableError(
-            f"the store {url} cannot be opened", why=str(exc), hint=("" if path.exists() or create else f"mkdir -p {path}, or ") + "set PFL_STORE to another place"
+            f"the store {url} cannot be opened", why=str(exc), hint=("" if os.path.exists(path) or create else f"mkdir -p {path}, or ") + "set PFL_STORE to another place"
         ) from exc
 
 
-def _s3(bucket: str, prefix: str, environ: Mapping[str, str], credentials: object) -> object:
+def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
     options: dict[str, object] = {}
     for option, names in {
@@ -247,8 +296,15 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str], credentials: objec
             options[option] = value
     if endpoint:
         options["endpoint"] = endpoint
-    if credentials is not None:
-        options = {k: v for k, v in options.items() if k in ("region", "endpoint")} | {"credential_provider": credentials}
+    for name, text, allowed, hint in (
+        ("PFL_STORE", bucket, r"[A-Za-z0-9._-]{3,63}", "PFL_STORE=s3://my-bucket/pfl"),
+        ("AWS_REGION", options.get("region", "-"), r"[a-z0-9-]+", "AWS_REGION=eu-west-1"),
+        ("AWS_ENDPOINT_URL", endpoint or "http://x", r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?", "AWS_ENDPOINT_URL=https://…"),
+    ):
+        if not re.fullmatch(allowed, text):  # obstore would panic, and take the process with it.
+            raise InvalidRequestError(f"{name} cannot be used for S3", why=f"it says {text!r}", hint=hint)
+    if not {"access_key_id", "secret_access_key"} <= options.keys():
+        options["credential_provider"] = _found_credentials()
     return obstore.store.S3Store(
         bucket,
         prefix=prefix or None,
@@ -259,15 +315,38 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str], credentials: objec
     )
 
 
+def _found_credentials() -> object:
+    """
+    Those of a profile, a single sign-on, a container or a machine; Lambda has its own in the environment, and never asks here.
+
+    Raises:
+        InvalidRequestError: ``AWS_PROFILE`` names no profile.
+        UnavailableError: There are none, or they have expired.
+    """
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        found = Boto3CredentialProvider()
+        found()  # What has expired is renewed now, or told.
+        return found
+    except Exception as exc:
+        kind = type(exc).__name__
+        if kind == "ProfileNotFound":
+            raise InvalidRequestError("AWS_PROFILE names no profile", why=str(exc), hint="aws configure list-profiles") from exc
+        why = "" if isinstance(exc, ValueError) else str(exc)
+        hint = "aws sso login" if "SSO" in kind or "Token" in kind else "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise UnavailableError("there are no AWS credentials", why=why, hint=hint) from exc
+
+
 def _seconds(count: int):
     from datetime import timedelta
 
     return timedelta(seconds=count)
 
 
-def of(settings, environ: Mapping[str, str] | None = None, *, credentials: object = None) -> Store:
+def of(settings, environ: Mapping[str, str] | None = None) -> Store:
     """The store that the settings name: by default the directory ``.pfl/store`` of the project, made when it is absent."""
     environ = os.environ if environ is None else environ
     if settings.store:
-        return open_store(settings.store, environ=environ, credentials=credentials)
+        return open_store(settings.store, environ=environ)
     return open_store(str(settings.home / "store"), environ=environ, create=True)

@@ -7,7 +7,8 @@ Walking the store: every object is read and checked, and what nobody can use is 
     stale      a plan that rests on what was busted: whoever wrote it died before taking it back
 
 One object at a time is in memory, so the size of the store does not matter. Setting aside moves an object below ``aside/``; a
-walk that was interrupted goes on behind the last key it told.
+walk that was interrupted goes on behind the last key it told. ``leases/`` and ``calls/`` are left to the calls under way and to
+``pfl runs reap``: a damaged one counts as free there, and who is dead has to stay on record until it is buried.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.store import Entry as Listed
 from handler.core.store import Store
 
-KINDS = ("busts", "history", "plans", "publishing", "results", "values")
+KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 _WRITING_S = 3_600  # Whoever wrote what is younger may still be at it.
 
 
@@ -84,6 +85,15 @@ class _Check:
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             found = ("damaged", f"it is not what its name says ({exc!r})")
         return Problem(listed.key, *found) if found else None
+
+    def _accepted(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
+        body = records.unseal(data, listed.key)
+        is_ours = place == ("index.json",) or place == (body["step"], f"{body['fingerprint']}.json")
+        return None if is_ours and body["stands_for"] is not None else ("damaged", "it is that of other code")
+
+    def _code(self, listed: Listed, data: bytes, step: str, name: str) -> tuple[str, str] | None:
+        body = records.unseal(data, listed.key)
+        return None if body["step"] == step and body["parts"] else ("damaged", f"it is the code of {body['step']}")
 
     def _busts(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
         records.unseal(data, listed.key)

@@ -103,7 +103,7 @@ def _called(part: Part) -> str:
     name = _name(part)
     if part.kind == "function":
         return f"{name}()"
-    return "module-level code" if name == "(module)" else name
+    return "module-level code" if name.startswith("(module)") else name
 
 
 def _name(part: Part) -> str:

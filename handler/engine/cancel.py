@@ -38,14 +38,18 @@ def watch(invocation: Invocation, api: prefect_api.Api, *, poll_s: float = POLL_
                 if not over.is_set():
                     cancelled.set()
                     if is_main:
-                        signal.pthread_kill(thread, signal.SIGINT)
+                        signal.pthread_kill(thread, signal.SIGUSR2)
                     else:
                         raise_in_thread(thread, KeyboardInterrupt)
             return
 
+    # Not SIGINT, which a shell lets its background jobs ignore.
+    before = signal.signal(signal.SIGUSR2, signal.default_int_handler) if is_main else None
     threading.Thread(target=look, name="cancel", daemon=True).start()
     try:
         yield cancelled
     finally:
         with lock:
             over.set()
+        if is_main:
+            signal.signal(signal.SIGUSR2, before)

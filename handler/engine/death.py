@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 # Cause: what happened, and what to do about it.
 ADVICE = {
     "timeout": ("ran into the function's time limit", "raise its timeout, or give the step less to do at once"),
@@ -21,26 +19,6 @@ ADVICE = {
     ),
     "left": ("ended, but Prefect did not take the end of its run", "nothing, if its results are there: pfl cache ls"),
 }
-_ERRORS = (
-    (r"Sandbox\.Timedout|Task timed out", "timeout"),
-    (r"OutOfMemory", "memory"),
-    (r"Runtime\.(ImportModuleError|HandlerNotFound|UserCodeSyntaxError|MalformedHandlerName)", "import"),
-    (r"signal: killed", "killed"),
-    (r"Runtime\.ExitError|Runtime exited", "exit"),
-)
-
-
-def of_error(kind: str, message: str) -> tuple[str, str] | None:
-    """
-    The cause, of :data:`ADVICE`, and Lambda's words for it; None for an error that did not end the process.
-
-    Args:
-        kind: ``errorType`` of the payload of a function error.
-        message: Its ``errorMessage``.
-    """
-    words = f"{kind}: {message}".strip(": ")
-    cause = next((cause for pattern, cause in _ERRORS if re.search(pattern, words)), None)
-    return cause and (cause, re.sub(r"RequestId: \S+ (Error: )?", "", words))
 
 
 def of_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:

@@ -14,10 +14,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from handler.core import bust, cache, keys, lease, records, store_format
+from handler.core import bust, cache, history, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
-from handler.core.errors import BusyError, StepFailedError
+from handler.core.errors import BusyError, PflError, StepFailedError
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.settings import Settings
@@ -29,6 +29,7 @@ from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
+_sleep = time.sleep
 Notify = Callable[[str, str], None]
 
 
@@ -87,6 +88,8 @@ class Invocation:
         prints: What each step's fingerprint is made of, for those who ask later what changed.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: What became of each step that was touched.
+        is_cold: Whether it is the first call of its process.
+        code: Which code of the image this is: the digest of its manifest.
     """
 
     request: Request
@@ -101,6 +104,10 @@ class Invocation:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run_id: str | None = None
     url: str | None = None
+    is_cold: bool = False
+    code: str = ""
+    _called_at: float = field(default_factory=time.time)
+    _untold: set[str] = field(default_factory=set)  # Results whose writer may be about to write their record.
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
     finished: set[str] = field(default_factory=set)
@@ -208,7 +215,7 @@ class Invocation:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
         if time.monotonic() + pause_s < self.stop_at:
-            time.sleep(pause_s)
+            _sleep(pause_s)
             return None
         why = f"it is {self._held[name].words}"
         return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
@@ -326,7 +333,7 @@ class Invocation:
             if outcome is None and look_only:
                 return None
             if outcome is None and compute is not None:
-                outcome = self._claim(name)
+                outcome = self._claim(name) or (self._look_again(name) if name in self._untold else None)
             outcome = outcome or self._compute(name, compute)
         except GivenUp:
             raise
@@ -358,18 +365,27 @@ class Invocation:
         if mark := self._marks.void(self._folder, recorded or entry):
             self._busted[name] = mark
             return None
+        if recorded is None and name not in self._claimed and not self.request.cached_only:
+            self._untold.add(name)  # Who holds the lease may be just about to tell.
+            return None
         if recorded is None:
             recorded = entry._replace(computed_at=records.now_iso())
-            publish.history(self.request, self.store, recorded, {"repaired": True}, inline_bytes=self.settings.inline_bytes)
+            told = {"repaired": True} | self._about(name)
+            publish.record(self.request, self.store, recorded, told, inline_bytes=self.settings.inline_bytes)
         entry = recorded
         self._plan(name, entry)
         return Outcome("hit", entry)
 
     def _compute(self, name: str, compute: Compute | None) -> Outcome:
         request, step = self.request, self.flow.steps[name]
-        before = next((body for _, body in records.newest(self.store, request.id, name, self.finding.warnings)), None)
+        last, before, earlier = self._before(name)
         inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
         print = self.prints.get(name)
+        if earlier is not None and name in request.bust and self.request_id and before.get("request_id") == self.request_id:
+            # This very call computed it before its process died and it was sent again: no turn is taken twice.
+            if not records.is_past(earlier.expires_at) and not self._marks.void(self._folder, earlier):
+                self._plan(name, earlier)
+                return Outcome("hit", earlier)
         seen = self._marks.seen(self._folder, name, cache.result_key(request, name, inputs))
         reason = "; ".join(why.explain(request, name, inputs, before, self.store, print, busted=self._busted.get(name)))
         if compute is None:
@@ -382,22 +398,62 @@ class Invocation:
             arguments["id"] = request.id
         if "previous" in step.takes:
             # Chosen once: every retry of this computation sees the same.
-            last = before and cache.recorded(request, before, self.store, self.finding.warnings)
-            arguments["previous"] = last.value if last else None
+            arguments["previous"] = earlier.value if earlier is not None else None
         if print is not None and (before is None or before["fingerprint"] != print.digest):
             publish.code(self.store, name, print)
         made: list[Entry] = []
         started = time.time()
+        told = self._about(name) | {"started_at": records.now_iso(started), "why": reason, "previous": last}
+        told |= {"called_at": records.now_iso(self._called_at), "request_id": self.request_id}
 
         def finish(value: object, run: Run) -> Entry:
-            made.append(self._save(name, value, inputs, run, started, reason, seen))
+            made.append(self._save(name, value, inputs, run, started, told, seen))
             return made[-1]
 
-        compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
+        history.store_in_use.set(self.store)
+        try:
+            compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
+        except (GivenUp, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            if name not in self._saved:
+                self._note_failure(name, exc, started, told)
+            raise
         return Outcome("computed", made[-1], reason)
 
+    def _about(self, name: str) -> dict[str, object]:
+        """What history tells of a result beside it."""
+        return {
+            "status": history.COMPUTED,
+            "params": self.request.step_params(name),
+            "inputs": {other: _input(self.finding.found[other]) for other in self.flow.upstream[name]},
+            "plan_key": self.finding.plan_keys[name],
+        }
+
+    def _before(self, name: str) -> tuple[str | None, dict | None, Entry | None]:
+        """The newest record of the step that has its value still: its key, the record, the value."""
+        for key, body in records.newest(self.store, self.request.id, name, self.finding.warnings):
+            if (entry := cache.recorded(body, self.store, self.finding.warnings)) is not None:
+                return key, body, entry
+        return None, None, None
+
+    def _note_failure(self, name: str, exc: BaseException, started: float, told: dict[str, object]) -> None:
+        error = self._failed(name, exc).error
+        said = error.to_json() if isinstance(error, PflError) else {"type": type(error).__name__, "what": str(error)[:1_000]}
+        body = {"flow": self.request.flow.name, "id": self.request.id, "fingerprint": self.request.flow.steps[name].fingerprint}
+        body |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id, "url": self.url, "key": None}
+        body |= told | {"status": history.FAILED, "ms": (time.time() - started) * 1e3, "error": said, **self._process()}
+        try:
+            history.note(self.store, self._folder, name, history.FAILED, body)
+        except PflError as trouble:
+            self.finding.warnings.append(f"the failure of step {name} is not in its history ({trouble})")
+
+    def _process(self) -> dict[str, object]:
+        told = {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        return told | ({"degraded": self.degraded} if self.degraded else {})
+
     def _save(
-        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, reason: str,
+        self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,
         seen: tuple[str, ...],
     ) -> Entry:  # fmt: skip
         value, text = normalise(value, step=name)
@@ -422,20 +478,11 @@ class Invocation:
             run.url,
             seen,
         )
-        about = {
-            "status": "computed",
-            "params": self.request.step_params(name),
-            "inputs": {other: _input(e) for other, e in inputs.items()},
-            "plan_key": self.finding.plan_keys[name],
-            "started_at": records.now_iso(started),
-            "ms": (ended - started) * 1e3,
-            "why": reason,
-            "request_id": self.request_id,
-        } | ({"degraded": self.degraded} if self.degraded else {})
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
-        publish.result(self.request, self.store, entry, text, about, inline_bytes=self.settings.inline_bytes)
+        told = told | {"ms": (ended - started) * 1e3, **self._process()}
+        entry = publish.result(self.request, self.store, entry, text, told, inline_bytes=self.settings.inline_bytes)
         self._plan(name, entry)
         self._saved[name] = entry
         self.call.release(name)  # Not when Prefect is through with the task: others wait for it.

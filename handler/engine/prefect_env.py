@@ -73,6 +73,7 @@ def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) 
         "PREFECT_CLIENT_MAX_RETRIES": "2",
         # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     }
     if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         defaults |= {"PREFECT_HOME": "/tmp/prefect"}

@@ -4,24 +4,24 @@ Saving a computed result, in an order that survives a death between any two writ
     value (if large) → result → history → plan        and before these, where a call busts: mark → plans of the old value
 
 A hit reads the plan, so what a hit may answer has a result and a record of history behind it. A death before the plan is
-a miss that finds the result; a death before the record of history is repaired by whoever finds the result without one.
+a miss that finds the result; a death before the record of history is repaired by whoever finds the result without one. The
+result says what its record is called, so that of all who tell of it one does.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
+import sys
 
-from handler.core import cache, keys, records
+from handler.core import cache, history, keys, records
 from handler.core.cache import UNREAD, Entry
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.store import Store
 
 
-def result(request: Request, store: Store, entry: Entry, text: str, about: dict, *, inline_bytes: int) -> None:
+def result(request: Request, store: Store, entry: Entry, text: str, about: dict, *, inline_bytes: int) -> Entry:
     """
-    Save a computed value, and that it was computed.
+    Save a computed value, and that it was computed; the entry, with the name of its record.
 
     Args:
         request: What was asked.
@@ -38,26 +38,29 @@ def result(request: Request, store: Store, entry: Entry, text: str, about: dict,
     key_parts = {"id": request.id, "step": entry.step, "fingerprint": request.flow.steps[entry.step].fingerprint}
     if entry.after:
         key_parts["after"] = list(entry.after)
+    name = history.new_name(keys.encode_id(request.id), entry.step, entry.key[:16], after=about.get("previous"))
+    entry = entry._replace(record=name.file)
+    key_parts["record"] = name.file
     if entry.size_bytes > inline_bytes:
         store.put(records.value_path(request.id, entry.sha256), text.encode())
     store.put(path, records.encode_result(path, text, key_parts, entry.expires_at))
-    history(request, store, entry, about, inline_bytes=inline_bytes)
+    record(request, store, entry, about, inline_bytes=inline_bytes)
+    return entry
 
 
-def history(request: Request, store: Store, entry: Entry, about: dict, *, inline_bytes: int) -> None:
+def record(request: Request, store: Store, entry: Entry, about: dict, *, inline_bytes: int) -> None:
     """Append one record to the history of a step."""
     inside = entry.value is not UNREAD and entry.size_bytes <= inline_bytes
     body = {
-        "version": 1,
         "flow": request.flow.name,
         "id": request.id,
         "fingerprint": request.flow.steps[entry.step].fingerprint,
         **cache.entry_json(entry, with_value=inside),
         **about,
     }
-    token = f"{entry.key[:16]}-{secrets.token_hex(4)}"
-    # The name is never used twice; a put that is no create may be tried again when its answer is lost.
-    store.put(records.history_path(request.id, entry.step, time.time_ns(), token), records.seal(body))
+    folder = keys.encode_id(request.id)
+    made = history.new_name(folder, entry.step, entry.key[:16])
+    history.append(store, history.Name(folder, entry.step, entry.record) if entry.record else made, body)
 
 
 def code(store: Store, step: str, print: Fingerprint) -> None:
@@ -79,3 +82,13 @@ def forget(request: Request, store: Store, step: str, plan_key: str) -> None:
     for other in request.flow.dependents([step]) - {step}:
         stale += [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{other}")]
     store.delete(stale)
+
+
+def memory_peak_bytes() -> int | None:
+    """The most memory that this process had so far."""
+    try:
+        import resource
+    except ImportError:  # There is none on Windows.
+        return None
+    # Kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)

@@ -8,13 +8,12 @@ Prefect, a lease is freed by a numbered create, and a record of history has the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from handler.core import lease, records
+from handler.core import history, keys, lease, records
 from handler.core.errors import PflError
 from handler.core.settings import Settings
-from handler.core.store import AlreadyExistsError, Store
+from handler.core.store import Store
 from handler.engine import death, prefect_api, prefect_env
 
 if TYPE_CHECKING:
@@ -83,25 +82,23 @@ def reap(
         yield row | {"runs": runs}
 
 
-def after_error(store: Store, settings: Settings, request_id: str, kind: str, message: str) -> list[dict]:
+def after_error(store: Store, settings: Settings, request_id: str, cause: str, why: str) -> list[dict]:
     """
-    Bury the call of a request that Lambda answered with a function error, with the cause that this tells; what was buried.
+    Bury the call of a request that Lambda answered with a function error; what was buried.
 
     Args:
         store: Where the calls are on record.
         settings: Which Prefect to tell.
         request_id: Lambda's name of the request.
-        kind: ``errorType`` of the payload.
-        message: Its ``errorMessage``.
+        cause: What it died of, of :data:`handler.engine.death.ADVICE`.
+        why: Lambda's own words.
 
     Raises:
         UnavailableError: Prefect or the store did not answer.
     """
-    if (told := death.of_error(kind, message)) is None:
-        return []
     dead = [call for call in lease.calls(store) if lease.life_of(store, call).body.get("request_id") == request_id]
     for call in dead:
-        lease.report(store, call, *told)
+        lease.report(store, call, cause, why)
     return list(reap(store, settings, only=dead))
 
 
@@ -136,9 +133,6 @@ def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
     since = claim["since"]
     about = {name: value for name, value in claim.items() if name not in ("state", "number", "host", "noted_at", "expires_at", "tags")}
     body = about | {"status": "crashed", "cause": cause, "started_at": since, "error": error.to_json()}
-    at_ns = int(datetime.fromisoformat(since).timestamp() * 1e6) * 1_000
-    try:
-        path = records.history_path(claim["id"], claim["step"], at_ns, f"{records.CRASHED}-{claim['call']}")
-        store.put(path, records.seal(body), mode="create")
-    except AlreadyExistsError:
-        pass  # A reaper before us did this, and died.
+    token = keys.digest(f"{claim['call']} {claim['step']}")[:8]  # A reaper before us that died gave it the same name.
+    name = history.new_name(keys.encode_id(claim["id"]), claim["step"], records.CRASHED, time_ns=history.ns_of(since), token=token)
+    history.append(store, name, body)

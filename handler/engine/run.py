@@ -21,6 +21,7 @@ def once(
     request_id: str,
     notify: Notify,
     kill_at: float | None = None,
+    is_cold: bool = False,
     flow_run: object = None,
 ) -> Invocation:
     """
@@ -35,7 +36,7 @@ def once(
     if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at)
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
     invocation.flow_run = flow_run
     if not invocation.look() and flow_run is None:
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -70,12 +69,12 @@ def step(x):
 '''
 
 PINNED = {
-    "step": "2cec59a175c671e501aa6683f7e5c0175c39203c26cd746ad567e604b37c024d",
-    "helper": "c4283160f19b985fb6e7f9a014becee1e4184759bb1c8ddb2c31d4a3cfb8d8aa",
-    "Scale": "8f1708381de169695259e78b0c541f03b2f5bfec06ddf2c286b5acbd9e200d28",
-    "RATE": "317639fcc83ef0a2a7d89c6134f58064174de101ddc2f9ed02d369657bc4137a",
+    "step": "4dac112ea05a7210cebbddea9d57a82a6d045e7ccb09bff1ffdf0192d0141fb0",
+    "helper": "7652e383289d3e41e086610e8d9c77c4dc6097eec45e5c1eb9ae56e8ae519c1c",
+    "Scale": "0a7e773d097652addd0eab7ec2104f4581683cd513d6971f9d8cb0d73fc919a0",
+    "RATE": "4eaafee46a32d58ceaef28ade242006f209631b33d210e24e3a2148d4700bca3",
 }
-PINNED_DIGEST = "44b91956c2a93b8cfbde84764fab581a59f2867835997fec1da4f74c91dc49f3"
+PINNED_DIGEST = "856512c3297f279102823e056aa09c05329535459c791367f3845b04d4a07737"
 
 
 def test_digests_are_what_they_were(project):
@@ -110,7 +109,7 @@ def test_secrets_are_masked_by_name_and_by_shape(project):
 def test_parts_survive_json(project):
     for part in fingerprint(project(sample=SAMPLE).step).parts:
         assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         part.name = "other"  # type: ignore[misc]
 
 
@@ -191,8 +190,8 @@ def test_a_helper_without_source_is_opaque_with_its_place(project):
         ("return open('a.txt').read()", "reads a file"),
         ("import os\n    return os.environ['A']", "reads the environment"),
         ("from importlib.metadata import entry_points\n    return entry_points()", "finds code at run time"),
-        ("import broken", "SyntaxError in broken.py:1"),
-        ("import failing", "ZeroDivisionError in failing.py:2"),
+        ("import broken", "SyntaxError: invalid syntax at broken.py:1"),
+        ("import failing", "ZeroDivisionError: division by zero at failing.py:2"),
         ("import nowhere_at_all", "there is no such module"),
     ],
 )
@@ -318,8 +317,8 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
         ({}, "sample", "MODULE:FUNCTION"),
         ({}, "sample:step", "no module sample"),
         ({"sample.py": "x = 1\n"}, "sample:step", "sample has no step"),
-        ({"sample.py": "import broken\n", "broken.py": "def f(:\n"}, "sample:step", "SyntaxError in broken.py:1"),
-        ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError in broken.py:2: no"),
+        ({"sample.py": "import broken\n", "broken.py": "def f(:\n"}, "sample:step", "SyntaxError: invalid syntax at broken.py:1"),
+        ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError: no at broken.py:2"),
         ({"sample.py": "import nowhere\n"}, "sample:step", "sample.py:1"),
         ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
     ],

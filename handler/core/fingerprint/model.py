@@ -1,8 +1,8 @@
 """
 What a fingerprint is made of, and the one way things are hashed here.
 
-A digest is SHA-256 over a tag and length-prefixed items, so ``("ab", "c")`` and ``("a", "bc")`` stay apart, and so do a
-function and a constant of the same text. Changing a tag or an order changes every stored fingerprint;
+A digest is SHA-256 over a tag and items, written as Python writes a tuple, so ``("ab", "c")`` and ``("a", "bc")`` stay
+apart, and so do a function and a constant of the same text. Changing a tag or an order changes every stored fingerprint;
 ``tests/fingerprint`` pins some.
 """
 
@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def tagged(tag: str, *items: str) -> str:
     """64 hex digits over *tag* and *items*, in this order."""
-    whole = bytearray()
-    for item in (tag, *items):
-        data = item.encode("utf-8", "surrogatepass")
-        whole += b"%d:" % len(data)
-        whole += data
-    return hashlib.sha256(whole).hexdigest()
+    return hashlib.sha256(ascii((tag, *items)).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """
     One thing a function rests on.
 
@@ -48,12 +42,12 @@ class Part:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values, read back by `from_json`."""
-        return dict(vars(self))
+        return self._asdict()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Part:
         """The part that `to_json` wrote; fields of a newer version are ignored."""
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        return cls(**{name: data[name] for name in cls._fields if name in data})
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,90 @@ import os
 import re
 import sys
 import sysconfig
-from types import ModuleType
+import traceback
+from types import FunctionType, ModuleType
+from typing import Any
 
 PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = "project", "installed", "standard", "framework", "generated"
 
-_FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _STDLIB_DIRS = tuple(
     {os.path.realpath(path) + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
     | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
 )
 _SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
+
+
+class Home:
+    """
+    The project of one function: what belongs to it, and what its files are called.
+
+    Args:
+        root: The folder from which its modules are imported.
+        own: The function's package, with a separator at its end, or its file: the project's wherever it is installed.
+    """
+
+    def __init__(self, root: str, own: str) -> None:
+        self.root, self._own = root, own
+        self._relative: dict[str, str] = {}
+        folders = {root, _checkout_of(root) or root}
+        kept = sorted((re.escape(folder) for folder in folders if len(folder.strip(os.sep)) > 3), key=len, reverse=True)
+        self._folders = re.compile(f"(?:{'|'.join(kept)})(?![\\w.-])") if kept else None
+
+    def kind_of_file(self, path: str) -> str:
+        """To whom a file belongs."""
+        return PROJECT if path.startswith(self._own) else kind_of_file(path)
+
+    def kind_of_module(self, module: ModuleType) -> str:
+        """To whom a module belongs."""
+        file = file_of(module)
+        return self.kind_of_file(file) if file else kind_of_module(module.__name__)
+
+    def kind_of_class(self, value: type) -> str:
+        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
+        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
+            return PROJECT
+        module = sys.modules.get(value.__module__)
+        return self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(value.__module__)
+
+    def owns(self, value: Any) -> bool:
+        """Whether a function, class or module is written in the project."""
+        kind = type(value)
+        if issubclass(kind, FunctionType):
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+        if issubclass(kind, type):
+            return self.kind_of_class(value) == PROJECT
+        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT
+
+    def relative(self, file: str | None) -> str | None:
+        """A path as people of the project know it."""
+        if not file or file.startswith("<"):
+            return file or None
+        if file not in self._relative:
+            self._relative[file] = os.path.relpath(os.path.abspath(file), self.root).replace(os.sep, "/")
+        return self._relative[file]
+
+    def shorten(self, text: str) -> str:
+        """*text* without the checkout's folder: a path below it is the same path in another checkout."""
+        return self._folders.sub("<root>", text) if self._folders and os.sep in text else text
+
+
+@functools.lru_cache(maxsize=256)
+def home_of(file: str, module: str) -> Home:
+    """The project of a function, given its file and the name of its module."""
+    root = root_of(file, module)
+    top = os.path.join(root, module.partition(".")[0]) + os.sep
+    return Home(root, top if file.startswith(top) else file)
+
+
+def _checkout_of(root: str) -> str | None:
+    for _ in range(3):
+        if any(os.path.exists(os.path.join(root, mark)) for mark in _CHECKOUT_MARKS):
+            return root
+        root = os.path.dirname(root)
+    return None
 
 
 @functools.lru_cache(maxsize=None)
@@ -33,7 +107,7 @@ def kind_of_file(path: str) -> str:
     if path.startswith("<") or not path:
         return GENERATED
     path = os.path.abspath(path)
-    if path.startswith(_FRAMEWORK_DIR):
+    if path.startswith(FRAMEWORK_DIR + os.sep):
         return FRAMEWORK
     if _SITE_DIR.search(path):
         return INSTALLED
@@ -70,10 +144,10 @@ def file_of(module: ModuleType) -> str | None:
         return None
 
 
-def root_of(file: str, module: str | None) -> str:
+def root_of(file: str, module: str) -> str:
     """The folder from which *module* is imported, given its file; the file's own folder where they do not fit."""
     stem = os.path.splitext(os.path.abspath(file))[0]
-    wanted = (module or "").split(".")
+    wanted = module.split(".")
     if os.path.basename(stem) == "__init__":
         stem = os.path.dirname(stem)
     parts = stem.split(os.sep)
@@ -97,27 +171,12 @@ def distribution_of(module: str) -> tuple[str, str]:
         spec = importlib.util.find_spec(top)
         file = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
     if file is not None:
-        match = None
-        for match in _SITE_DIR.finditer(file):
-            pass
-        root = file[: match.end()] if match else root_of(file, module if loaded is not None else top)
-        if found := _search_dist_info(root.rstrip(os.sep), top, os.path.relpath(file, root)):
+        sites = list(_SITE_DIR.finditer(file))
+        root = file[: sites[-1].end()] if sites else root_of(file, module if loaded is not None else top)
+        if found := _installer_of(root.rstrip(os.sep), top):
             return found
     version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
     return top, version if isinstance(version, str) else "unknown"
-
-
-def _search_dist_info(root: str, top: str, relative: str) -> tuple[str, str] | None:
-    infos = _dist_infos(root)
-    key = re.sub(r"[-_.]+", "_", top).lower()
-    if key in infos:
-        return infos[key][:2]
-    for name, version, folder in infos.values():  # the package's name differs from the module's: PyYAML, yaml
-        listed = _read(os.path.join(root, folder, "top_level.txt")).split()
-        record = _read(os.path.join(root, folder, "RECORD"))
-        if top in listed if listed else f"\n{relative.replace(os.sep, '/')}" in f"\n{record}":
-            return name, version
-    return None
 
 
 @functools.lru_cache(maxsize=None)
@@ -136,20 +195,23 @@ def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
 
 
 @functools.lru_cache(maxsize=None)
-def _installed_tops(root: str) -> frozenset[str]:
-    """Top-level names that the dist-info folders in *root* list: a Lambda zip has its packages beside the project."""
-    tops = set()
-    for _, _, folder in _dist_infos(root).values():
-        for line in _read(os.path.join(root, folder, "RECORD")).splitlines():
-            tops.add(re.split(r"[/,]", line, maxsplit=1)[0].removesuffix(".py"))
-    return frozenset(tops)
+def _installer_of(root: str, top: str) -> tuple[str, str] | None:
+    """Name and version of the package that put the top-level name *top* into *root*: yaml was put there by PyYAML."""
+    infos = _dist_infos(root)
+    likely = infos.get(re.sub(r"[-_.]+", "_", top).lower())
+    for name, version, folder in [likely, *infos.values()] if likely else infos.values():
+        if re.search(rf"^{re.escape(top)}(/|\.|,)", _read(os.path.join(root, folder, "RECORD")), re.MULTILINE):
+            return name, version
+    return likely and likely[:2]
 
 
 def _beside_dist_info(path: str) -> bool:
+    """Whether a package put *path* beside its dist-info folder: in a Lambda zip, packages are beside the project."""
     for entry in sys.path:
         root = os.path.abspath(entry or os.getcwd())
         if path.startswith(root.rstrip(os.sep) + os.sep) and _dist_infos(root):
-            return os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py") in _installed_tops(root)
+            top = os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py")
+            return _installer_of(root, top) is not None
     return False
 
 
@@ -159,3 +221,23 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def content_of(path: str) -> bytes:
+    """A file's bytes."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
+    """An exception in one line, with the project's file, relative to *root*, and line where it came from."""
+    file, line = None, 0
+    if isinstance(error, SyntaxError):
+        file, line, said = error.filename, error.lineno, error.msg  # its text repeats file and line
+    else:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if kind_of_file(frame.f_code.co_filename) == PROJECT:
+                file, line = frame.f_code.co_filename, number
+        said = str(error)
+    where = f" at {os.path.relpath(file, root)}:{line}" if file and not file.startswith("<") else ""
+    return f"{type(error).__name__}: {said}".split("\n")[0].rstrip(": ") + where

@@ -8,12 +8,29 @@ import ast
 import functools
 import linecache
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 _BLOCKS = ("body", "orelse", "finalbody")
+
+
+class Read(NamedTuple):
+    """
+    An outside name that is read, and the attributes taken from it.
+
+    Args:
+        root: A name of the closure or module, or, with a level, a module's name.
+        attrs: The attributes that follow.
+        level: Leading dots of a relative import; 0 for an absolute one; -1 where *root* is a name.
+        escapes: False where a module is only written to or imported, and nothing can be asked of it.
+    """
+
+    root: str
+    attrs: tuple[str, ...] = ()
+    level: int = -1
+    escapes: bool = True
 
 
 class Source:
@@ -31,39 +48,39 @@ class Source:
         self.tree = ast.parse(text)
         self.lines = text.splitlines()
         self.defs: dict[str, list[Definition]] = {}
-        self.bindings: dict[str, list[ast.stmt]] = {}  # what binds a module's name: assignment, def, import
+        self.bindings: dict[str, list[ast.stmt]] = {}  # what binds a name of the module or of a class: assignment, def, import
         self.touches: dict[str, list[ast.stmt]] = {}  # what acts on it at import: TABLE.update(…), X.y = …
         self.stars: list[ast.ImportFrom] = []
         self.rebound: set[str] = set()  # names and attributes that functions set while they run
         self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
+        self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
+        self._for_effect: list[str] | None = None
         self._lambdas: dict[int, list[ast.Lambda]] | None = None
         self._index(self.tree.body, "", "module")
 
     def _index(self, body: list[ast.stmt], prefix: str, where: str) -> None:
         for node in body:
+            if where == "function":
+                self.rebound.update(_rebinds(node))
+            else:
+                self._bind(node, prefix)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 self.defs.setdefault(prefix + node.name, []).append(node)
-                inner = "." if isinstance(node, ast.ClassDef) else ".<locals>."
-                place = "class" if isinstance(node, ast.ClassDef) and where != "function" else "function"
-                self._index(node.body, prefix + node.name + inner, place)
-                if where == "module":
-                    self.bindings.setdefault(node.name, []).append(node)
-                continue
-            if where == "module":
-                self._bind(node)
-            elif where == "function":
-                self.rebound.update(_rebinds(node))
-            if isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
+                is_class = isinstance(node, ast.ClassDef)
+                self._index(node.body, prefix + node.name + ("." if is_class else ".<locals>."), "class" if is_class else "function")
+            elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
                 self._index(node.orelse, prefix, where)
-                continue
-            for block in blocks(node):
-                self._index(block, prefix, where)
+            else:
+                for block in blocks(node):
+                    self._index(block, prefix, where)
 
-    def _bind(self, node: ast.stmt) -> None:
+    def _bind(self, node: ast.stmt, prefix: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             self.stars.append(node)
         for name in bound_by(node):
-            self.bindings.setdefault(name, []).append(node)
+            self.bindings.setdefault(prefix + name, []).append(node)
+        if prefix:
+            return
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
             targets = node.targets
@@ -77,6 +94,22 @@ class Source:
         for target in targets:
             if not isinstance(target, ast.Name) and (root := root_name(target)):
                 self.touches.setdefault(root, []).append(node)
+
+    def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
+        """The statements that give a module's name its value, and what it imports by the last of them."""
+        if name not in self._origins:
+            nodes = self.bindings.get(name, [])
+            read = dict(imported(nodes[-1]))[name] if nodes and isinstance(nodes[-1], ast.ImportFrom) else None
+            self._origins[name] = (*nodes, *self.touches.get(name, ())), read
+        return self._origins[name]
+
+    def imported_for_effect(self) -> list[str]:
+        """Modules that the module imports, and whose names it never uses: ``import patches  # noqa``."""
+        if self._for_effect is None:
+            imports = {name: node for name, nodes in self.bindings.items() for node in nodes if isinstance(node, ast.Import)}
+            used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} if imports else set()
+            self._for_effect = [alias.name for name, node in imports.items() if name not in used for alias in node.names]
+        return self._for_effect
 
     def function(self, code: CodeType, qualname: str) -> list[Definition]:
         """
@@ -199,6 +232,17 @@ def bound_by(node: ast.AST) -> Iterator[str]:
             yield inner.rest
         elif isinstance(inner, ast.ExceptHandler) and inner.name:
             yield inner.name
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> Iterable[tuple[str, Read]]:
+    """Each name that an import binds, with what it is bound to."""
+    for alias in node.names:
+        if isinstance(node, ast.ImportFrom):
+            yield alias.asname or alias.name, Read(node.module or "", (alias.name,), node.level)
+        elif alias.asname:
+            yield alias.asname, Read(alias.name, (), 0)
+        else:
+            yield alias.name.partition(".")[0], Read(alias.name.partition(".")[0], (), 0)
 
 
 def expressions(node: ast.AST) -> Iterator[ast.AST]:

@@ -8,6 +8,9 @@ references back. Functions, classes and modules of the project are left as links
 from __future__ import annotations
 
 import _thread
+import contextvars
+import copyreg
+import enum
 import functools
 import hashlib
 import marshal
@@ -15,6 +18,7 @@ import re
 import struct
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -25,7 +29,6 @@ from handler.core.fingerprint.model import tagged
 MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
 _MAX_FOREIGN_VALUES = 5_000
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
 _NO_VALUE = object()
 _BULK = {int, float, str, bytes, bool, type(None), complex}
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -41,6 +44,9 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (complex, lambda value: complex(value.real, value.imag)),
     (BaseException, lambda value: value.args),
 )
+_PLAIN = tuple(base for base, _ in _BASES)
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
+_HOOKS = {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__getattr__", "__getattribute__"}
 _SILENT = ("logging", "warnings")
 # Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
 _STATELESS = (
@@ -71,9 +77,10 @@ class TooLarge(Exception):
 
 
 class Package(NamedTuple):
-    """A link to an installed package."""
+    """A link to an installed package, by a module of it; with a version, by its own name."""
 
-    module: str
+    name: str
+    version: str = ""
 
 
 class Encoder:
@@ -81,42 +88,30 @@ class Encoder:
     Encodes values, each mutable one once.
 
     Args:
-        kind_of_file: To whom a file belongs.
-        shorten: Takes the checkout's folder out of a text.
-        known: What was seen by earlier readings, by identity; holds the values, so that an identity stays taken.
+        home: The project, whose functions, classes and modules are left as links.
     """
 
-    def __init__(
-        self, kind_of_file: Callable[[str], str], shorten: Callable[[str], str], known: dict[int, tuple[Any, Encoded]]
-    ) -> None:
-        self.kind_of_file, self.shorten, self.known = kind_of_file, shorten, known
+    def __init__(self, home: place.Home) -> None:
+        self.home = home
         self.memo: dict[int, tuple[Any, Encoded]] = {}
-        self.roots: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
         self._left = MAX_VALUES
 
-    def top(self, value: Any, *, remember: bool = True) -> Encoded:
-        """
-        Encode a value that stands alone.
+    @staticmethod
+    def is_plain(value: Any) -> bool:
+        """Whether a value cannot change, and is encoded in no time."""
+        return type(value) in _PRIMITIVES
 
-        Args:
-            value: Anything.
-            remember: Whether *value* will be the same object next time, and counts as it is now.
-        """
-        key = id(value)
-        if key in self.known:
-            return self.known[key][1]
+    def top(self, value: Any) -> Encoded:
+        """Encode a value that stands alone."""
         self._left, self._lowest = MAX_VALUES, sys.maxsize
         self._stack.clear()
         try:
-            encoded = self.encode(value)
+            return self.encode(value)
         except (TooLarge, RecursionError):
             size = f" of {len(value)}" if type(value) in (list, tuple, dict, set, frozenset) else ""
-            encoded = Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
-        if remember and type(value) not in _PRIMITIVES:
-            self.roots[key] = (value, encoded)
-        return encoded
+            return Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
 
     def encode(self, value: Any) -> Encoded:
         """Encode a value that may stand inside another."""
@@ -180,7 +175,7 @@ class Encoder:
         if kind is not str:
             return _PRIMITIVES[kind](value)
         if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
-            value = self.shorten(value)
+            value = self.home.shorten(value)
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _literals(self, values: Iterable[Any]) -> list[str] | None:
@@ -202,7 +197,7 @@ class Encoder:
 
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
-        kind = self.kind_of_file(value.__code__.co_filename)
+        kind = self.home.kind_of_file(value.__code__.co_filename)
         if kind == place.PROJECT or (kind == place.GENERATED and not self._is_foreign_module(value.__module__)):
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
         if kind == place.FRAMEWORK:
@@ -235,23 +230,14 @@ class Encoder:
 
     def type(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.kind_of_class(value)
+        kind = self.home.kind_of_class(value)
         if kind == place.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
         return Encoded("framework") if kind == place.FRAMEWORK else self._foreign(value.__module__, value.__qualname__)
 
-    def kind_of_class(self, value: type) -> str:
-        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
-        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
-            return place.PROJECT
-        module = sys.modules.get(value.__module__)
-        file = place.file_of(module) if module is not None else None
-        return self.kind_of_file(file) if file else place.kind_of_module(value.__module__)
-
     def _is_foreign_module(self, name: str | None) -> bool:
         module = sys.modules.get(name or "")
-        file = place.file_of(module) if module is not None else None
-        return self.kind_of_file(file) != place.PROJECT if file else module is not None and name != "__main__"
+        return module is not None and name != "__main__" and self.home.kind_of_module(module) != place.PROJECT
 
     def _foreign(self, module: str, name: str) -> Encoded:
         installed = place.kind_of_module(module) == place.INSTALLED
@@ -259,23 +245,30 @@ class Encoder:
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        kind = place.kind_of_module(value.__name__)
+        kind = self.home.kind_of_module(value)
         links = {place.PROJECT: (value,), place.INSTALLED: (Package(value.__name__),)}.get(kind, ())
         return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
-        name = self.type(kind)
-        owner = self.kind_of_class(kind)
+        name, owner = self.type(kind), self.home.kind_of_class(kind)
         if owner == place.FRAMEWORK:
             steps = getattr(value, "function", None)
             return Encoded("step", (value,)) if isinstance(steps, types.FunctionType) else Encoded("framework")
-        if owner == place.PROJECT:
-            return self.join("instance", [name, *self._state(value)])
+        if owner != place.PROJECT:
+            return self._foreign_instance(value, kind, name)
+        parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
+        parts.append(self.named("state", state_of(value)))
+        solid = next(base for base in kind.__mro__ if base.__flags__ & _IMMUTABLE or _within(base.__module__, _STATELESS))
+        if solid is not object and not issubclass(solid, _PLAIN):  # written in C, which may keep what no attribute shows
+            is_quiet = all(base.__flags__ & _IMMUTABLE or _HOOKS.isdisjoint(vars(base)) for base in kind.__mro__)
+            parts.append(self._foreign_instance(value, solid, Encoded("")) if is_quiet else self._unknown(kind))
+        return self.join("instance", [name, *parts])
+
+    def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
+        """An instance of *kind*, which is not the project's, or is the part of an instance that is not."""
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.shorten(str(value)))])
-        if module == "typing" or module == "types":
-            return self._typing(value, name)
+            return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
         if module == "configparser" and hasattr(value, "_sections"):  # newer Pythons add options to its state
             return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
         if _within(module, _SILENT):
@@ -284,69 +277,43 @@ class Encoder:
             return name._replace(doubts=("",))
         if _within(module, _RESOURCES):
             return name._replace(doubts=(f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",))
-        return self._foreign_instance(value, name)
-
-    def _foreign_instance(self, value: Any, name: Encoded) -> Encoded:
         if (buffer := _buffer(value)) is not None:
-            return self.join("buffer", [name, Encoded(buffer)])
+            return self.join("buffer", [name, Encoded(buffer), self.named("state", state_of(value))])
+        return self._reduced(value, name)
+
+    def _reduced(self, value: Any, name: Encoded) -> Encoded:
+        """What an instance gives to be pickled."""
         left = self._left
-        self._left = min(left, _MAX_FOREIGN_VALUES)
-        before = self._left
-        found: tuple[Encoded, ...] = ()
+        before = self._left = min(left, _MAX_FOREIGN_VALUES)
         try:
-            reduced = value.__reduce_ex__(4)
-            if isinstance(reduced, str):
-                return self.join("global", [name, Encoded(reduced)])
-            state = self.many("reduced", [_settled(item) for item in reduced[1:]])
-            if not state.doubts:
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
+            if isinstance(reduced, str):  # a global, by its name: Python's own, or one that the project made
+                is_own = getattr(sys.modules.get(type(value).__module__), reduced, None) is value
+                return self.join("global", [name, Encoded(reduced, (), () if is_own else ("",))])
+            state = self.many("reduced", map(_settled, reduced[1:]))
+            if not any(state.doubts):
                 return self.join("foreign", [name, state])
-            found = (state,)
         except Exception:  # whatever a foreign class does when asked for its state, its class is all we know then
             pass
         finally:
             self._left = max(left - (before - self._left), 0)
         wrapped = [getattr(value, field, None) for field in ("__wrapped__", "func", "fn", "py_func", "function")]
-        links = [item for item in wrapped if isinstance(item, types.FunctionType)]
-        reason = "" if found and not any(found[0].doubts) else f"the state of a {type(value).__qualname__} cannot be known"
-        if links:
-            reason = ""
-        return self.join("foreign", [name, *map(self.function, links)])._replace(doubts=(reason,))
+        links = [self.function(item) for item in wrapped if isinstance(item, types.FunctionType)]
+        return self.join("foreign", [name, *links, Encoded("", (), ("",)) if links else self._unknown(type(value))])
 
-    def _state(self, value: Any) -> Iterable[Encoded]:
-        for base, plain in _BASES:
-            if issubclass(type(value), base):
-                yield self.encode(plain(value))
-        yield self.named("state", state_of(value))
-
-    def _typing(self, value: Any, name: Encoded) -> Encoded:
-        called = getattr(value, "_name", None) or getattr(value, "__name__", None)
-        if isinstance(called, str) and getattr(sys.modules["typing"], called, None) is value:
-            return Encoded(f"typing:{called}")
-        origin, args = getattr(value, "__origin__", None), getattr(value, "__args__", None)
-        if (metadata := getattr(value, "__metadata__", None)) is not None:
-            return self.join("annotated", [self.encode(origin), self.encode(metadata)])
-        if args is not None:
-            union = origin is None or getattr(origin, "_name", "") == "Union"
-            return self.join("generic", [Encoded("union") if union else self.encode(origin), *map(self.encode, args)])
-        if isinstance(value, types.SimpleNamespace):
-            return self.join("namespace", [self.named("state", vars(value).items())])
-        said = getattr(value, "__forward_arg__", None) or called
-        links = [self.encode(value.__supertype__)] if hasattr(value, "__supertype__") else []
-        return self.join("typing", [name, Encoded(str(said)), *links])._replace(doubts=("",))
-
-    def _partial(self, value: functools.partial[Any]) -> Encoded:
-        parts = [self.encode(value.func), self._sequence("args", value.args), self.named("keywords", value.keywords.items())]
-        return self.join("partial", [self.type(type(value)), *parts, self.named("state", vars(value).items())])
+    @staticmethod
+    def _unknown(kind: type) -> Encoded:
+        return Encoded("", (), (f"the state of a {kind.__qualname__} cannot be known",))
 
     def _enum(self, value: Any) -> Encoded:
         kind = type(value)
-        if self.kind_of_class(kind) != place.PROJECT:
+        if self.home.kind_of_class(kind) != place.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self.join("member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)])
 
-    def _descriptor(self, value: Any) -> Encoded:
-        inner = [getattr(value, field, None) for field in ("__func__", "fget", "fset", "fdel")]
-        return self.join(type(value).__name__, [self.type(type(value)), *map(self.encode, inner)])
+    def _by_attributes(self, value: Any, names: tuple[str, ...]) -> Encoded:
+        return self.join(type(value).__name__, [self.type(type(value)), *(self.encode(getattr(value, name)) for name in names)])
 
     def _context_var(self, value: Any) -> Encoded:
         held = value.get(_NO_VALUE)
@@ -426,58 +393,38 @@ _PRIMITIVES: dict[type, Callable[[Any], str]] = {
 }
 
 
-def _kinds() -> list[tuple[Any, Callable[[Encoder, Any], Encoded]]]:
-    import enum
+_ATTRIBUTES: dict[Any, tuple[str, ...]] = {
+    types.MethodType: ("__func__", "__self__"),
+    property: ("fget", "fset", "fdel"),
+    (staticmethod, classmethod): ("__func__",),
+    functools.partial: ("func", "args", "keywords", "__dict__"),
+    functools.partialmethod: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+    functools.singledispatchmethod: ("dispatcher", "func"),
+    (range, slice): ("start", "stop", "step"),
+    re.Pattern: ("pattern", "flags"),
+    struct.Struct: ("format",),
+    typing.ForwardRef: ("__forward_arg__",),
+    types.CellType: ("cell_contents",),
+    types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),  # right on one Python, other on the next
+    (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
+     types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),
+}  # fmt: skip
 
-    return [
-        (types.FunctionType, Encoder.function),
-        (types.BuiltinFunctionType, Encoder.builtin),
-        (types.MethodType, lambda self, value: self.join("method", map(self.encode, (value.__func__, value.__self__)))),
-        (enum.Enum, Encoder._enum),
-        ((types.GenericAlias, types.UnionType), lambda self, value: self._typing(value, Encoded("alias"))),
-        (type, Encoder.type),
-        (types.ModuleType, Encoder.module),
-        (functools.partial, Encoder._partial),
-        (
-            type(functools.lru_cache(lambda: None)),
-            lambda self, value: self.join(
-                "lru_cache", [self.encode(value.__wrapped__), self.encode(dict(value.cache_parameters()))]
-            ),
-        ),
-        ((property, staticmethod, classmethod), Encoder._descriptor),
-        (
-            functools.cached_property,
-            lambda self, value: self.join("cached_property", map(self.encode, (type(value), value.func))),
-        ),
-        (
-            functools.singledispatchmethod,
-            lambda self, value: self.join("singledispatchmethod", [self.function(value.dispatcher), self.encode(value.func)]),
-        ),
-        (functools.partialmethod, lambda self, value: self.many("partialmethod", (value.func, value.args, value.keywords))),
-        (re.Pattern, lambda self, value: self.many("regex", (value.pattern, value.flags))),
-        (types.MappingProxyType, lambda self, value: self.join("mappingproxy", [self.encode(dict(value))])),
-        (bytearray, lambda self, value: Encoded(f"bytearray:{hashlib.sha256(value).hexdigest()}")),
-        (memoryview, lambda self, value: Encoded(f"memoryview:{_buffer(value)}")),
-        ((range, slice), lambda self, value: self.many(type(value).__name__, (value.start, value.stop, value.step))),
-        (struct.Struct, lambda self, value: Encoded(f"struct:{value.format!r}")),
-        (types.CodeType, code),
-        (types.CellType, lambda self, value: self.encode(value.cell_contents)),
-        (weakref.ref, lambda self, value: self.join("weakref", [self.encode(value())])),
-        (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-        (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),
-        (type(__import__("contextvars").ContextVar("_")), Encoder._context_var),
-        (
-            (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
-             types.GetSetDescriptorType, types.MemberDescriptorType),
-            lambda self, value: Encoded(f"builtin {value.__qualname__}"),
-        ),
-    ]  # fmt: skip
-
-
-def code(self: Encoder, value: types.CodeType) -> Encoded:
-    """Bytecode, for functions without source: right on one Python, other on the next."""
-    consts = [item for item in value.co_consts]
-    return self.many("code", (value.co_code, value.co_names, value.co_varnames, value.co_freevars, consts))
-
-
-_KINDS = _kinds()
+_KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
+    (types.FunctionType, Encoder.function),
+    (types.BuiltinFunctionType, Encoder.builtin),
+    (enum.Enum, Encoder._enum),
+    (type, Encoder.type),
+    (types.ModuleType, Encoder.module),
+    *((kind, lambda self, value, names=names: self._by_attributes(value, names)) for kind, names in _ATTRIBUTES.items()),
+    (
+        type(functools.lru_cache(lambda: None)),
+        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
+    ),
+    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [dict(value)])),
+    (weakref.ref, lambda self, value: self.many("weakref", [value()])),
+    (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
+    (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),
+    (contextvars.ContextVar, Encoder._context_var),
+]

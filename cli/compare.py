@@ -1,0 +1,184 @@
+"""What differs between two stored values, and paths into them: ``$.rows[2].total``, ``$.rows[id=7].total``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import operator
+import re
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import NamedTuple
+
+from handler.core.errors import InvalidRequestError
+
+_STEP = re.compile(r"""\.([A-Za-z_][A-Za-z0-9_-]*)|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[([A-Za-z_][A-Za-z0-9_-]*)=([^\]]*)\]""")
+_OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+_KINDS = {"add": "added", "remove": "removed", "change": "changed"}
+ABSENT = object()
+
+
+class Tolerance(NamedTuple):
+    """How far two numbers may lie apart and count as equal; relative to the larger one where that is said."""
+
+    size: float = 0.0
+    is_relative: bool = False
+
+    def allows(self, a: float, b: float) -> bool:
+        """Whether *a* and *b* count as equal."""
+        return abs(a - b) <= self.size * (max(abs(a), abs(b)) if self.is_relative else 1)
+
+
+def tolerance(text: str | None) -> Tolerance:
+    """``0.01`` is absolute, ``1%`` relative."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text or "0")
+    if not match:
+        raise InvalidRequestError(f"--tolerance is {text!r}", why="it has to be a number, or one with %", hint="--tolerance 0.001 or --tolerance 1%")
+    return Tolerance(float(match[1]) / (100 if match[2] else 1), bool(match[2]))
+
+
+def changes(old: object, new: object, *, within: Tolerance = Tolerance(), key: str = "id") -> list[dict[str, object]]:
+    """
+    Each difference, with ``path``, ``change`` (``added``, ``removed``, ``changed``), ``old`` and ``new``.
+
+    Numbers have ``by`` and, where there is one, ``ratio``; texts of several lines have ``diff``, a unified diff. Lists of
+    objects that all have a column *key*, each another one, are compared row by row whatever their order.
+    """
+    from dictdiffer import diff
+
+    old, new = _prepared(old, new, key)
+    found = []
+    for kind, path, told in diff(old, new, dot_notation=False, node=[]):
+        rows = [(path, *told)] if kind == "change" else [([*path, name], each, each) for name, each in told]
+        for steps, a, b in rows:
+            a, b = _plain(a), _plain(b)
+            change = {"path": _path(old, new, steps, key), "change": _KINDS[kind]}
+            change |= ({} if kind == "add" else {"old": a}) | ({} if kind == "remove" else {"new": b})
+            if kind == "change" and is_number(a) and is_number(b):
+                if within.size and within.allows(a, b):
+                    continue
+                change |= {"by": b - a} | ({"ratio": (b - a) / abs(a)} if a else {})
+            elif kind == "change" and isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
+                change["diff"] = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2))
+            found.append(change)
+    return sorted(found, key=lambda change: _natural(change["path"]))
+
+
+def at(value: object, path: str) -> object:
+    """
+    What stands at *path* in a value; ``ABSENT`` where nothing does.
+
+    Raises:
+        InvalidRequestError: *path* is none.
+    """
+    for step in _steps(path):
+        if isinstance(step, tuple):
+            rows = [row for row in value if isinstance(row, dict) and str(row.get(step[0])) == step[1]] if isinstance(value, list) else []
+            value = rows[0] if rows else ABSENT
+        elif isinstance(step, int):
+            value = value[step] if isinstance(value, list) and -len(value) <= step < len(value) else ABSENT
+        else:
+            value = value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
+        if value is ABSENT:
+            return ABSENT
+    return value
+
+
+def condition(text: str) -> Callable[[object], bool]:
+    """
+    A test such as ``value > 100``: value, one of ``== != < <= > >= contains``, and a JSON value. Nothing is evaluated.
+
+    What cannot be compared does not pass.
+    """
+    match = re.fullmatch(r"\s*value\s*(==|!=|<=|>=|<|>|contains\b)\s*(.+?)\s*", text, re.DOTALL)
+    try:
+        wanted = json.loads(match[2]) if match else None
+    except ValueError:
+        match = None
+    if not match:
+        raise InvalidRequestError(f"--when {text!r} is no condition", why="value, one of == != < <= > >= contains, and a JSON value", hint="--when 'value > 100', --when 'value == \"ok\"'")
+
+    def passes(value: object) -> bool:
+        if value is ABSENT:
+            return False
+        try:
+            if match[1] == "contains":
+                return wanted in value
+            if isinstance(value, bool) is not isinstance(wanted, bool) and match[1] in ("==", "!="):
+                return match[1] == "!="
+            return bool(_OPERATORS[match[1]](value, wanted))
+        except TypeError:
+            return False
+
+    return passes
+
+
+class _Table(dict):
+    """The rows of a table by the text of their key."""
+
+
+def _prepared(old: object, new: object, key: str) -> tuple[object, object]:
+    """Both sides with their tables as dicts, and each leaf as its JSON text: ``1``, ``1.0`` and ``true`` are not equal."""
+    if isinstance(old, list) and isinstance(new, list):
+        if not ((old or new) and _is_table(old, key) and _is_table(new, key)):
+            pairs = [_prepared(a, b, key) for a, b in zip_longest(old, new)]
+            return [pair[0] for pair in pairs[: len(old)]], [pair[1] for pair in pairs[: len(new)]]
+        old, new = (_Table((str(row[key]), row) for row in rows) for rows in (old, new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return tuple(json.dumps(side) if not isinstance(side, dict | list) else _prepared(side, side.copy(), key)[0] for side in (old, new))
+    pairs = {name: _prepared(old.get(name), new.get(name), key) for name in [*old, *(name for name in new if name not in old)]}
+    return tuple(type(side)((name, pairs[name][number]) for name in side) for number, side in enumerate((old, new)))
+
+
+def _is_table(rows: list, key: str) -> bool:
+    found = [str(row[key]) for row in rows if isinstance(row, dict) and isinstance(row.get(key), str | int)]
+    return len(found) == len(rows) == len(set(found))
+
+
+def _plain(side: object) -> object:
+    if isinstance(side, dict):
+        return [_plain(row) for row in side.values()] if isinstance(side, _Table) else {name: _plain(each) for name, each in side.items()}
+    return [_plain(each) for each in side] if isinstance(side, list) else json.loads(side)
+
+
+def _path(old: object, new: object, steps: list, key: str) -> str:
+    text = "$"
+    for step in steps:
+        holder = old if isinstance(old, dict | list) else new
+        if isinstance(holder, _Table):
+            text += f"[{key}={step}]"
+        elif isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", step) else f"[{json.dumps(step, ensure_ascii=False)}]"
+        old, new = (_inner(side, step) for side in (old, new))
+    return text
+
+
+def _inner(side: object, step: object) -> object:
+    try:
+        return side[step]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _steps(path: str) -> list[object]:
+    steps, place = [], 1
+    while path.startswith("$") and place < len(path):
+        if not (match := _STEP.match(path, place)):
+            break
+        name, index, quoted, column, wanted = match.groups()
+        steps.append((column, wanted) if column else int(index) if index else quoted[1:-1] if quoted else name)
+        place = match.end()
+    if not path.startswith("$") or place < len(path):
+        raise InvalidRequestError(f"--path {path!r} is no path", why="it starts with $, and goes on with .name, [0], ['name'] or [id=7]", hint="--path $.rows[0].total")
+    return steps
+
+
+def _natural(path: str) -> list[object]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path)]
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

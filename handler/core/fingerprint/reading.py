@@ -1,0 +1,248 @@
+"""
+One reading, from one function: what was reached, under which label, and where nothing can be known.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import os
+import types
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from handler.core.fingerprint import place
+from handler.core.fingerprint.model import Part, tagged
+from handler.core.fingerprint.reads import Unit, analyse
+from handler.core.fingerprint.source import Source, load, root_name
+from handler.core.fingerprint.values import Encoded, Encoder, Package
+from handler.core.fingerprint.words import shown
+
+MISSING = object()
+CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
+
+_FIRST: dict[tuple[int, str], tuple[Any, Any]] = {}
+_KNOWN: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}  # with the texts that were made, by name
+
+
+class About(NamedTuple):
+    """A module, whose it is, its relative file, and, of the project's own, its source."""
+
+    module: types.ModuleType | None
+    kind: str
+    file: str | None
+    source: Source | None
+
+
+
+class Spot(NamedTuple):
+    """Where a value is written: relative file, line, the statements that give it, and their module."""
+
+    file: str | None = None
+    line: int | None = None
+    nodes: tuple[ast.AST, ...] = ()
+    module: types.ModuleType | None = None
+
+
+class Value(NamedTuple):
+    """A value that gets a part of its own; *lasts* says whether it is the same object next time."""
+
+    key: tuple[Any, ...]
+    name: str
+    kind: str
+    value: Any
+    spot: Spot = Spot()
+    lasts: bool = True
+
+
+class Effects(NamedTuple):
+    """What a module does to others when it is imported."""
+
+    module: types.ModuleType
+
+
+class Reading:
+    """
+    What one reading has found so far.
+
+    Args:
+        home: The project.
+        asked: What counts besides code, because something that is reached reads it.
+    """
+
+    def __init__(self, home: place.Home, asked: frozenset[str]) -> None:
+        self.home, self.asked = home, asked
+        self.found_asked = asked
+        self.has_imported = False  # a module that was not there before: what was read until now may have changed
+        self.encoder = Encoder(home)
+        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
+        self.parts: list[Part] = []
+        self.opaque: dict[tuple[Any, ...], Part] = {}
+        self.files: set[str] = set()
+        self._known: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
+        self._labels: dict[Any, str] = {}
+        self._taken: dict[str, int] = {}
+        self._held: list[Any] = []  # so that no identity is given twice
+        self._sources: dict[str, Source | None] = {}
+        self._about: dict[int, About] = {}
+
+    def keep(self) -> None:
+        """Let later readings see values as this one did, whatever runs in between."""
+        _KNOWN.update(self._known)
+
+    # --- what is reached
+
+    def link(self, item: Any) -> str:
+        """The label of something reached; it is read later if it is new."""
+        if isinstance(item, Package):
+            item = Package(*place.distribution_of(item.name))
+        key = item.key if isinstance(item, Value) else item if isinstance(item, Package) else id(item)
+        if isinstance(item, Effects):
+            key = (Effects, id(item.module))
+        if key not in self._labels:
+            name = _name(item)
+            self._taken[name] = count = self._taken.get(name, 0) + 1
+            self._labels[key] = name if count == 1 else f"{name}#{count}"
+            self._held.append(item)
+            self.queue.append((self._labels[key], item))
+        return self._labels[key]
+
+    def bind(self, owner: str, name: str, kind: str, value: Any, spot: Spot, mark: str = ".") -> str:
+        """What *owner* holds under *name*, as an item of a digest: code by its label, any other value by a part of its own."""
+        if value is MISSING:
+            return "unbound"
+        if (code := self.code(value)) is not None:
+            return code
+        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot))
+
+    def code(self, value: Any) -> str | None:
+        """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
+        if not (isa(value, CODE) or is_step(value)) or isa(value, types.MethodType):
+            return None
+        encoded = self.encoder.top(value)
+        if encoded.token.startswith("#") or len(encoded.links) > 1:
+            return None
+        return " ".join((encoded.token, *map(self.link, encoded.links)))
+
+    def part(self, label: str, kind: str, spot: Spot, items: Sequence[str], text: str) -> None:
+        """Note what was read of something reached."""
+        self.parts.append(Part(label, kind, spot.file, spot.line, tagged(kind, *items), text))
+
+    def doubt(self, label: str, spot: Spot, reason: str) -> None:
+        """Note a place where nothing can be known."""
+        part = Part(label, "opaque", spot.file, spot.line, tagged("opaque", label, reason), reason)
+        self.opaque.setdefault((label, spot.file, spot.line, reason), part)
+
+    def encoded(self, item: Value) -> tuple[Encoded, str]:
+        """A value and a short text of it, as they were when first seen in this process."""
+        key = id(item.value)
+        known = _KNOWN.get(key) or self._known.get(key) if item.lasts else None
+        if known is None:
+            known = (item.value, self.encoder.top(item.value), {})
+            if item.lasts and not self.encoder.is_plain(item.value):
+                self._known[key] = known
+        texts = known[2]
+        if item.name not in texts:
+            texts[item.name] = shown(item.name, item.value)
+        return known[1], texts[item.name]
+
+    # --- source
+
+    def about(self, module: types.ModuleType | None) -> About:
+        """Whose a module is, and its source; what it does when it is imported is linked."""
+        if module is None:
+            return About(None, place.GENERATED, None, None)
+        if (known := self._about.get(id(module))) is None:
+            file = place.file_of(module)
+            kind = self.home.kind_of_file(file) if file else place.kind_of_module(module.__name__)
+            source = self.source(file, vars(module)) if file and kind == place.PROJECT else None
+            known = self._about[id(module)] = About(module, kind, self.home.relative(file), source)
+            if file and source is not None:
+                self.files.add(os.path.abspath(file))
+                self.link(Effects(module))
+        return known
+
+    def source(self, path: str, names: dict[str, Any]) -> Source | None:
+        """A file as it is at the start of this reading; asking the disk for each name would take a third of the time."""
+        if path not in self._sources:
+            self._sources[path] = load(path, names)
+        return self._sources[path]
+
+    def unit(self, source: Source, nodes: Sequence[ast.AST], names: dict[str, Any], *, body_only: bool = False) -> Unit:
+        """
+        What *nodes* say and read.
+
+        Decorators such as ``@step(retries=2)`` say how a step runs, not what it computes. Those of installed packages may
+        read annotations.
+        """
+        skip, asked = [], self.asked
+        for decorator in (item for node in nodes for item in getattr(node, "decorator_list", ())):
+            name = root_name(decorator) or ""
+            owner = owner_of(names.get(name)) or ""
+            kind = place.kind_of_module(owner) if owner else place.PROJECT
+            if kind == place.FRAMEWORK:
+                skip.append(decorator)
+            elif kind == place.INSTALLED or name == "singledispatch":
+                asked |= {"annotations"}
+        key = (*map(id, nodes), asked, body_only, len(skip))
+        if key not in source.units:
+            source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only)
+        unit: Unit = source.units[key]
+        self.found_asked |= unit.asked
+        return unit
+
+
+def _name(item: Any) -> str:
+    if isinstance(item, Value | Package):
+        return item.name
+    if isinstance(item, Effects):
+        return f"(module) {item.module.__name__}"
+    if isinstance(item, types.FunctionType):
+        return item.__code__.co_qualname
+    if isinstance(item, types.ModuleType):
+        return item.__name__.rpartition(".")[2]
+    if is_step(item):
+        return f"@{item.function.__code__.co_qualname}"
+    return str(getattr(item, "__qualname__", type(item).__qualname__))
+
+
+def owner_of(value: Any) -> str | None:
+    """The name of the module that *value* is, or says it is from."""
+    if isa(value, types.ModuleType):
+        return str(value.__name__)
+    owner = getattr(value if isa(value, CODE) else type(value), "__module__", None)
+    return owner if isinstance(owner, str) else None
+
+
+def plain(function: Any) -> Any:
+    """The Python function or class inside a step, partial, method or cached function; None if there is none."""
+    for _ in range(32):
+        if isinstance(function, types.FunctionType | type):
+            return function
+        fields = ("function", "__wrapped__", "__func__", "func")
+        inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+        if inner is None:
+            break
+        function = inner
+    call = getattr(type(function), "__call__", None)
+    return call if isinstance(call, types.FunctionType) else None
+
+
+def is_step(item: Any) -> bool:
+    """Whether *item* is a step: an object of the framework that holds a function."""
+    kind = type(item)
+    return kind.__module__.partition(".")[0] == "handler" and isinstance(getattr(item, "function", None), types.FunctionType)
+
+
+def remembered(owner: Any, name: str, value: Any) -> Any:
+    """
+    A value that code sets while it runs, as it was when first seen in this process.
+
+    So the second fingerprint of a process equals the first, whatever ran in between.
+    """
+    return _FIRST.setdefault((id(owner), name), (owner, value))[1]
+
+
+def isa(value: Any, kinds: Any) -> bool:
+    """``isinstance`` that asks the type only: a proxy may run code to say what it is."""
+    return issubclass(type(value), kinds)

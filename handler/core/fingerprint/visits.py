@@ -1,0 +1,188 @@
+"""
+What one thing that is reached says and reads: functions, values, modules, steps. Classes have a file of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from handler.core.errors import InvalidRequestError
+from handler.core.fingerprint import place
+from handler.core.fingerprint.names import Names
+from handler.core.fingerprint.reading import CODE, MISSING, Effects, Reading, Spot, Value, isa, owner_of, plain, remembered
+from handler.core.fingerprint.source import Source
+from handler.core.fingerprint.values import Package
+
+_SILENT_ROOTS = {"logging", "warnings", "print", "sys", "typing", "super", "faulthandler"}
+
+
+def visit_function(reading: Reading, label: str, function: types.FunctionType) -> None:
+    """Its source, what the names in it are bound to, its defaults and attributes."""
+    code, names = function.__code__, function.__globals__
+    source = reading.source(code.co_filename, names)
+    nodes = source.function(code, function.__qualname__) if source else []
+    spot = Spot(reading.home.relative(code.co_filename), code.co_firstlineno)
+    if source is None or not nodes:
+        reading.doubt(label, spot, "there is no source; its bytecode counts, which differs between Python versions")
+        encoded = reading.encoder.top(code)
+        reading.part(label, "function", spot, [encoded.token, *map(reading.link, encoded.links)], f"<bytecode of {label}>")
+        return
+    module = reading.about(sys.modules.get(names.get("__name__", ""))).module
+    unit = reading.unit(source, nodes, names, body_only=True)
+    items = [
+        unit.text,
+        *Names(reading, label, spot.file, names, module, _cells(function, source)).resolve(unit),
+        *_defaults(reading, label, function, nodes[0].args, spot),  # type: ignore[union-attr]
+    ]
+    for name, value in sorted(vars(function).items()):
+        if name not in ("__type_params__", "__isabstractmethod__"):
+            items += [name, reading.bind(label, name, "constant", remembered(function, name, value), spot)]
+    text = "\n".join(source.text_of(node) for node in nodes)
+    reading.part(label, "function", spot._replace(line=nodes[0].lineno), items, text)
+
+
+def _cells(function: types.FunctionType, source: Source) -> dict[str, Any]:
+    cells = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = MISSING
+        cells[name] = remembered(cell, "", value) if name in source.rebound else value
+    return cells
+
+
+def _defaults(reading: Reading, label: str, function: types.FunctionType, args: ast.arguments, spot: Spot) -> Iterator[str]:
+    """Default values, but for those that the source says by themselves."""
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args)]
+    values = function.__defaults__ or ()
+    held = dict(zip(names[len(names) - len(values) :], values, strict=True)) | (function.__kwdefaults__ or {})
+    written = dict(zip(names[len(names) - len(args.defaults) :], args.defaults, strict=True))
+    written |= {arg.arg: node for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True) if node}
+    for name, value in held.items():
+        node = written.get(name)
+        if not (isinstance(node, ast.Constant) and type(node.value) is type(value) and node.value == value):
+            where = Spot(spot.file, node and node.lineno, (node,) if node else (), sys.modules.get(function.__module__ or ""))
+            yield name
+            yield reading.bind(label, name, "default", value, where)
+
+
+def visit_value(reading: Reading, label: str, item: Value) -> None:
+    """Its content; where that says too little, the statements that make it, too."""
+    encoded, text = reading.encoded(item)
+    items = [encoded.token, *map(reading.link, encoded.links)]
+    if encoded.doubts:
+        items += _statements(reading, label, item.spot, without=item.name)
+        for reason in filter(None, encoded.doubts):
+            reading.doubt(label, item.spot, reason)
+    reading.part(label, item.kind, item.spot, items, item.value if item.kind == "python" else text)
+
+
+def _statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
+    source = reading.about(spot.module).source
+    if source is None or spot.module is None or not spot.nodes:
+        return []
+    names = vars(spot.module)
+    unit = reading.unit(source, spot.nodes, names)
+    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
+    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
+
+
+def visit_module(reading: Reading, label: str, module: types.ModuleType) -> None:
+    """A module of which anything may be asked: every name that it binds itself."""
+    spot = Spot(reading.about(module).file, 1)
+    items = Names(reading, label, spot.file, vars(module), module).members_of(module)
+    reading.part(label, "module", spot, items, "\n".join(items[::2]))
+
+
+def visit_package(reading: Reading, label: str, package: Package) -> None:
+    """Name and version; none of its code."""
+    reading.part(label, "package", Spot(), package, package.version)
+
+
+def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
+    """
+    Statements of a module that change what is not its own: ``random.seed(3)``, ``getcontext().prec = 9``, ``setup()``.
+
+    What they change is read by no name, so their source counts; so does that of modules imported for nothing else.
+    """
+    module, _, file, source = reading.about(effects.module)
+    if source is None:
+        return
+    for name in (*_parents(module.__name__), *source.imported_for_effect()):
+        if isa(other := sys.modules.get(name), types.ModuleType):
+            reading.about(other)
+    names = vars(module)
+    found = {id(node): node for root, nodes in source.touches.items() for node in nodes if _acts(node, root, names.get(root))}
+    nodes = sorted(found.values(), key=lambda node: node.lineno)
+    if nodes:
+        spot = Spot(file, nodes[0].lineno, tuple(nodes), module)
+        text = "\n".join(source.text_of(node) for node in nodes)
+        reading.part(label, "module", spot, _statements(reading, label, spot), text)
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def _acts(node: ast.stmt, root: str, value: Any) -> bool:
+    """Whether a statement that starts with the name *root*, bound to *value*, changes what is not the module's own."""
+    if root in _SILENT_ROOTS or not isa(value, CODE):
+        return False
+    owner = owner_of(value) or ""
+    if owner.partition(".")[0] in _SILENT_ROOTS:
+        return False
+    is_foreign = place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED)
+    return is_foreign or isinstance(node, ast.Expr)  # what is set on the project's own is seen there
+
+
+def visit_step(reading: Reading, label: str, step: Any) -> None:
+    """Its function, and what its author declares."""
+    function = step.function
+    spot = Spot(reading.home.relative(function.__code__.co_filename), function.__code__.co_firstlineno)
+    items = [reading.link(function)]
+    if (version := getattr(step, "version", None)) is not None:
+        items.append(reading.link(Value((id(step), "version"), f"{function.__qualname__}.version", "declared", str(version), spot)))
+    for position, item in enumerate(getattr(step, "depends_on", ()) or ()):
+        name = f"{function.__qualname__}.depends_on[{position}]"
+        if isinstance(item, os.PathLike):
+            items.append(reading.link(_declared_file(reading, os.fspath(item), function, spot)))
+        else:
+            value = Value((id(function), position), name, "declared", item, spot, lasts=False)
+            items.append(reading.code(item) or reading.link(value))
+    reading.part(label, "declared", spot, items, " ".join(items))
+
+
+def _declared_file(reading: Reading, path: str, function: types.FunctionType, spot: Spot) -> Value:
+    folders = (os.path.dirname(function.__code__.co_filename), reading.home.root, os.getcwd())
+    found = next((place_ for folder in folders if os.path.exists(place_ := os.path.join(folder, path))), None)
+    if found is None:
+        raise InvalidRequestError(
+            f"step `{function.__name__}` depends on a file that is not there",
+            why=f"{path}, declared in {spot.file}:{spot.line}",
+            hint="name it relative to the step's file or to the project's root",
+        )
+    content = {}
+    for each in [found] if os.path.isfile(found) else _files_below(found):
+        reading.files.add(os.path.abspath(each))
+        content[os.path.relpath(each, found).replace(os.sep, "/")] = place.content_of(each)
+    name = reading.home.relative(found) or found
+    return Value(("file", found), name, "declared", content, Spot(name), lasts=False)
+
+
+def _files_below(folder: str) -> Sequence[str]:
+    walked = [os.path.join(path, name) for path, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in walked if "__pycache__" not in path)
+
+
+def visit_callable(reading: Reading, label: str, item: Any) -> None:
+    """A partial, a cached function, an object that can be called: its value."""
+    code = getattr(plain(item), "__code__", None)
+    spot = Spot(reading.home.relative(code.co_filename), code.co_firstlineno) if code else Spot()
+    visit_value(reading, label, Value((id(item),), label, "constant", item, spot))

@@ -1,0 +1,5 @@
+def step(x):
+    return (
+        "abc"
+        "def"
+    ) + x

@@ -1,0 +1,3 @@
+import sqlite3, conf
+def step(x):
+    return sqlite3.connect(":memory:").execute("select ?", [conf.P()]).fetchone()

@@ -1,0 +1,6 @@
+class Conf:
+    pass
+for name, value in {"a": 1, "b": 3}.items():
+    setattr(Conf, name, value)
+def step(x):
+    return Conf.a + Conf.b

@@ -1,0 +1,3 @@
+from base import Base
+class A(Base):
+    def run(self): return 1

@@ -1,0 +1,3 @@
+import random, conf
+def step(x):
+    return random.random()

@@ -1,0 +1,6 @@
+RATE = 3
+TABLE = {}
+TABLE["a"] = 3
+
+def unused(x):
+    return x

@@ -1,0 +1,4 @@
+import json
+class C:
+    n = 2
+json.FLAG = C()

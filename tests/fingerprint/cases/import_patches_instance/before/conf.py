@@ -1,0 +1,4 @@
+import json
+class C:
+    n = 1
+json.FLAG = C()

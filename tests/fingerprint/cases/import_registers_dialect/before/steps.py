@@ -1,0 +1,3 @@
+import csv, conf
+def step(x):
+    return list(csv.reader(x, "mine"))

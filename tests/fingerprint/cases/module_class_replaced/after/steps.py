@@ -1,0 +1,3 @@
+import conf
+def step(x):
+    return conf.rate

@@ -1,0 +1,7 @@
+import decimal
+class A(decimal.Decimal):
+    def extra(self):
+        return 1
+V = A("1")
+def step(x):
+    return V

@@ -1,0 +1,7 @@
+import random
+class A(random.Random):
+    def extra(self):
+        return 1
+V = A(1)
+def step(x):
+    return V

@@ -1,0 +1,123 @@
+"""Lambda's extension sees its sandbox die, and buries the call that died in it: with AWS's own emulator and runtime client."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, values
+from lambda_service import Sandbox
+from test_reap import crashed, states
+
+from handler.core import lease, records
+from handler.engine import death, reap
+
+FLOWS = """
+import os, signal, threading
+@step
+def a(id: str) -> int:
+    return 7
+@step
+def b(id: str, a: int, how: str = "") -> int:
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # It does not heed that its time is over.
+        threading.Event().wait()
+    return a * 6
+FLOWS = [flow("dying", a, b)]
+"""
+
+
+@pytest.fixture
+def sandboxed(project, tmp_path):
+    """Makes a sandbox with the extension, for an engine and a timeout in seconds."""
+    if sys.platform != "linux" or subprocess.run(["unshare", "-r", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace to show the emulator an extension in")
+    project.write(FLOWS)
+    extension = tmp_path / "pfl"
+    extension.write_text(f"#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m serverless.extension\n")
+    extension.chmod(0o755)
+    made = []
+
+    def make(timeout_s: int, **environ: str) -> Sandbox:
+        environ |= {"PFL_PROJECT": str(project.root), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        config = {"FunctionName": "dying", "Timeout": timeout_s, "MemorySize": 3008}
+        made.append(Sandbox(config, environ, project.root, extension))
+        return made[-1]
+
+    yield make
+    for sandbox in made:
+        sandbox.close()
+        sandbox._process.stdout.close()
+
+
+def invoke(sandbox: Sandbox, **event) -> tuple[dict | None, dict]:
+    error, body, _ = sandbox.invoke(json.dumps(event).encode())
+    return error, json.loads(body)
+
+
+def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, project, prefect_server):
+    """Nobody else reaps here: what is told was told by the extension."""
+    project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
+    sandbox, id = sandboxed(120, PREFECT_API_URL=prefect_server.url, PFL_ENGINE="prefect", PFL_TAG_LIMITS="per-id"), "ext-1"
+    error, _ = invoke(sandbox, id=id, params={"how": "kill"})
+    assert "signal: killed" in error["errorMessage"]
+    flows, tasks, runs = states(project, id)
+    assert (flows, tasks) == (["CRASHED"], ["COMPLETED", "CRASHED"]), sandbox.log
+    summary, detail, advice = runs[0].state.message.splitlines()
+    assert "died: it ended by itself, or was killed while it computed b" in summary
+    assert "Lambda shut its sandbox down: releasefail" in detail
+    assert "memory" in advice
+    assert [body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)] == ["failure"]
+    assert lease.calls(project.results) == {}
+    error, reply = invoke(sandbox, id=id)
+    assert (error, values(reply)) == (None, {"a": 7, "b": 42})
+
+
+def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(sandboxed, project, tmp_path):
+    sandbox = sandboxed(4, PFL_ENGINE="direct")
+    error, _ = invoke(sandbox, id="ext-2", params={"how": "hang"})
+    assert error["errorType"] == "Sandbox.Timedout"
+    assert [body["cause"] for _, body in records.newest(project.results, "ext-2", "b", [], crashed=True)] == ["timeout"], sandbox.log
+    assert lease.calls(project.results) == {}
+    assert not os.path.exists(tmp_path / "pfl-call")
+    error, reply = invoke(sandbox, id="ext-2")
+    assert values(reply) == {"a": 7, "b": 42}
+    assert [row["status"] for row in reply["steps"]] == ["hit", "computed"]
+    assert not os.path.exists(tmp_path / "pfl-call")
+
+
+def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next_reap(project, tmp_path):
+    call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600)
+    call.try_claim("b", None, lambda waited: None)
+    (tmp_path / "pfl-call").write_text(call.token)
+    script = "import time; from serverless import extension; extension.bury('timeout', killed_for_memory=False, until=time.time() + 2)"
+    for store, said in (("/nowhere", "pfl runs reap does it"), ("", "ran into the function's time limit while it computed b")):
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PFL_STORE": store}
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+        assert (done.returncode, said in done.stderr) == (0, True), done.stderr
+    assert lease.calls(project.results) == {}
+
+
+@pytest.mark.parametrize(
+    ("reason", "for_memory", "cause"),
+    [("timeout", False, "timeout"), ("failure", False, "failure"), ("failure", True, "memory"), ("spindown", False, "gone")],
+)
+def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
+    assert death.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
+    assert cause in death.ADVICE
+
+
+def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
+    call = lease.Call(project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600)
+    call.try_claim("a", None, lambda waited: None)
+    assert reap.after_error(project.results, project.settings, "req-8", "memory", "") == []
+    (row,) = reap.after_error(project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory")
+    assert (row["cause"], row["steps"]) == ("memory", ["a"])
+    assert "ran out of memory while it computed a" in row["what"]
+    assert [record["cause"] for record in crashed(project)] == ["memory"]
+    assert lease.calls(project.results) == {}

@@ -21,6 +21,8 @@ from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
 from test_cli import Ran, pfl
 from test_imports import loaded_after
 
+from handler.core import lease
+from handler.core import store as stores
 from handler.core.settings import Settings
 from serverless import remote
 
@@ -222,6 +224,8 @@ def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, 
     assert words in ran.data["error"]["what"] + ran.data["error"]["why"]
     assert ran.data["error"]["hint"]
     assert "the end of its log:" in ran.err
+    assert "while it computed die: its runs are marked as Crashed" in ran.err
+    assert lease.calls(stores.of(Settings(project=str(deployed.root), store=str(deployed.root / "store")))) == {}
     assert "START RequestId" in ran.err
     after = deployed.raw(function, {"id": f"d-{how}", "flow": "deaths", "step": "one", "params": {}})
     assert statuses(after) == {"one": "hit"}  # What was finished before the death is saved.

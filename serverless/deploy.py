@@ -320,7 +320,7 @@ class Deployment:
         if (api := getattr(self, "_api", None)) is not None:
             from serverless import prefect_setup
 
-            settings = dataclasses.replace(self.settings, store=self.store)
+            settings = self.settings._replace(store=self.store)
             for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
                 self.tell(f"{change.kind} {change.name}: {change.action}")
         self.tell("asking the function whether it reaches its store and Prefect")

@@ -314,7 +314,7 @@ def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deplo
 
 def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, prefect_server):
     """Connections to S3 and to Prefect are open when it is frozen; the next call goes on, and Prefect has each run."""
-    function = deployed.function(PFL_STORE=f"s3://{bucket}/pfl", PFL_ENGINE="prefect", PREFECT_API_URL=prefect_server.url)
+    function = deployed.function(timeout=600, PFL_STORE=f"s3://{bucket}/pfl", PFL_ENGINE="prefect", PREFECT_API_URL=prefect_server.url)
     first = deployed.raw(function, {"id": "f1"})
     frozen = [pid for box in deployed.service.sandboxes for pid in box.processes()]
     assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen} == {"T"}

@@ -15,7 +15,6 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import replace
 
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
@@ -33,7 +32,7 @@ def filled(settings: Settings) -> Settings:
     """
     if settings.prefect_api_key or not settings.prefect_secret:
         return settings
-    return replace(settings, prefect_api_key=_read(settings.prefect_secret))
+    return settings._replace(prefect_api_key=_read(settings.prefect_secret))
 
 
 @functools.cache

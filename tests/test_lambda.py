@@ -322,7 +322,7 @@ def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, p
     assert [statuses(reply) for reply in (first, second)] == [{"one": "computed", "two": "computed"}] * 2
     assert [reply["warnings"] for reply in (first, second, third)] == [[], [], []]
     assert (second["cold_start"], third["store"]) == (False, {"get": 1})
-    assert {reply["url"].split("/runs/")[0] for reply in (first, second)} == {prefect_server.url.removesuffix("/api")}
+    assert all(reply["url"].startswith(prefect_server.url.removesuffix("/api")) for reply in (first, second))
 
 
 def test_a_request_of_a_function_url_is_answered_with_a_status(deployed):

@@ -199,12 +199,13 @@ class Call:
             return
         self._trash += [_path(_folder(self.id, step), number) for number in range(claim.first, claim.number - 1)]
 
-    def end(self, why: str = "") -> None:
+    def end(self, why: str = "", **more: object) -> None:
         """
         Give everything back, and forget the call.
 
         Args:
             why: What is left to be done by whoever reaps: the call stays on record, as one that is dead.
+            more: What else is to be told then.
         """
         self._ended.set()
         for step in list(self._claims):
@@ -215,7 +216,7 @@ class Call:
             with suppress(OSError):
                 os.unlink(SANDBOX_NOTE)
             if why:
-                _create(self.store, _call_path(self.token, self._number + 1), self._body() | _ended("left", why))
+                _create(self.store, _call_path(self.token, self._number + 1), self._body() | _ended("left", why) | more)
             else:
                 self._trash += [_call_path(self.token, number) for number in range(max(1, self._number - 1), self._number + 1)]
             self._number = 0

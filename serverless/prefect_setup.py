@@ -194,6 +194,8 @@ def form(flow) -> dict:
         if {"type": "null"} in kinds and field.get("default") is None:
             # Of several kinds the first is the choice; a list beside it would be a form within the form.
             schema["properties"][name] = {**{k: v for k, v in field.items() if k not in ("anyOf", "default")}, **kinds[0]}
+            if len(kinds) > 2:
+                schema["properties"][name]["description"] = field["description"].replace(", or a list of steps", "")
     return schema
 
 

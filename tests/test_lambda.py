@@ -30,6 +30,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator 
 FLOWS = """
     import os, signal, sys, threading
 
+    os.write(2, b"the flows are imported\\n")
+
     @step
     def one(id: str, size: int = 0, rate: float = 1.0) -> object:
         return "x" * size if size else rate
@@ -363,10 +365,13 @@ def test_each_call_leaves_one_line_of_json_in_the_log(deployed, s3_env):
     assert mine[1]["error"]["type"] == "StepFailedError"
 
 
-def test_with_preload_the_flows_are_imported_before_the_first_call(deployed):
-    slow = deployed.raw(deployed.function(), {"id": "p1", "step": "one"})
-    fast = deployed.raw(deployed.function(PFL_PRELOAD="1"), {"id": "p2", "step": "one"})
-    assert (statuses(slow), statuses(fast)) == ({"one": "computed"}, {"one": "computed"})
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_with_preload_the_flows_are_imported_in_the_init_phase(deployed, preload):
+    function, before = deployed.function(PFL_PRELOAD=preload), deployed.service.sandboxes
+    assert statuses(deployed.raw(function, {"id": f"p{preload}", "step": "one"})) == {"one": "computed"}
+    (sandbox,) = set(deployed.service.sandboxes) - set(before)
+    order = [word for line in sandbox.log for word in ("the flows are imported", "INVOKE START") if word in line]
+    assert order == (["the flows are imported", "INVOKE START"] if preload == "1" else ["INVOKE START", "the flows are imported"])
 
 
 def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):

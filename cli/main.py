@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cache, config, history, invoke, limits, output, runs, server
+from cli import cache, config, deploy, doctor, history, invoke, limits, output, runs, server, setup, worker
 from handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
@@ -21,12 +21,19 @@ app = typer.Typer(
 )
 app.command("invoke")(invoke.invoke)
 app.command("plan")(invoke.plan)
+app.command("deploy")(deploy.deploy)
+app.command("remove")(deploy.remove)
+app.command("status")(deploy.status)
+app.command("logs")(deploy.logs)
+app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(history.app, name="history")
 app.add_typer(limits.app, name="limits")
 app.add_typer(runs.app, name="runs")
 app.add_typer(server.app, name="server")
+app.add_typer(setup.app, name="setup")
+app.add_typer(worker.app, name="worker")
 
 
 def _version(wanted: bool) -> None:

@@ -44,7 +44,8 @@ def ls(
             )
             for row in found
         ]  # fmt: skip
-        output.table(["id", "flow", "step", "status", "started", "run"], shown)
+        links = {(y, 5): row["url"] for y, row in enumerate(found) if row["url"]}
+        output.table(["id", "flow", "step", "status", "started", "run"], shown, links=links)
     dead = sum(row["stuck"] for row in found)
     output.say(f"{len(found)} runs" + (f", {dead} stuck: pfl runs reap" if dead else ""))
 
@@ -70,7 +71,7 @@ def reap(dry_run: DryRun = False, json: Json = False) -> None:
 
 
 @app.command("open")
-def open_run(run: Annotated[str, typer.Argument(help="The ID of a flow run.")], json: Json = False) -> None:
+def open_run(run: Annotated[str, typer.Argument(help="The ID of a flow run or a task run.")], json: Json = False) -> None:
     """Print the page of a run in Prefect's UI; at a terminal, open it."""
     from handler.engine import runs
 

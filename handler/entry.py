@@ -60,6 +60,7 @@ def handle(
     deadline: float | None = None,
     results: store.Store | None = None,
     notify: Callable[[str, str], None] = lambda step, doing: None,
+    flow_run: object = None,
 ) -> dict[str, object]:
     """
     Answer one event with these settings; see :func:`lambda_handler`.
@@ -71,13 +72,14 @@ def handle(
         deadline: When the process will be killed, as a ``time.monotonic()`` reading; None if nobody does that.
         results: The store, where the caller has opened it already.
         notify: Told ``(step, what it does)`` while a miss is computed.
+        flow_run: The flow run in Prefect that this call is, where Prefect has started it; then a hit is told to Prefect too.
     """
     global _cold
     cold, _cold = _cold, False
     started = time.perf_counter()
     asked = event.peek(raw)
-    if "action" in asked:
-        return _act(asked, settings, results, request_id, cold)
+    if "action" in asked or "flow_run_id" in asked:
+        return _act(asked, settings, results, request_id, cold, deadline, notify)
     said = {"id": asked.get("id"), "flow": asked.get("flow")}
     more: dict[str, object] = {"cold_start": cold, "request_id": request_id, "code": ""}
     warnings: list[str] = []
@@ -94,14 +96,15 @@ def handle(
             from handler.core import accept
 
             finding = accept.widen(request, finding, results)
-        if finding.missing:
+        if finding.missing or flow_run is not None:
             from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
 
             invocation = run.once(
-                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold
+                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold,
+                flow_run=flow_run,
             )
             outcomes, url = invocation.outcomes, invocation.url
-            engine = request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
+            engine = invocation.request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
                 error = call.as_error(failed, invocation.error, invocation.flow)
@@ -127,11 +130,12 @@ def handle(
 
 
 def _act(
-    asked: Mapping, settings: Settings, results: store.Store | None, request_id: str, cold: bool
+    asked: Mapping, settings: Settings, results: store.Store | None, request_id: str, cold: bool,
+    deadline: float | None, notify: Callable[[str, str], None],
 ) -> dict[str, object]:
-    """What is no call for an ID: ``{"action": "reap"}``, sent by a schedule."""
+    """What is no call for an ID: ``{"action": "reap"}`` and ``{"action": "poll"}``, sent by a schedule, ``{"flow_run_id": …}`` by a worker."""
     started = time.perf_counter()
-    more: dict[str, object] = {"action": asked["action"], "reaped": [], "cold_start": cold, "request_id": request_id}
+    more: dict[str, object] = {"action": asked.get("action"), "cold_start": cold, "request_id": request_id}
     error = None
     try:
         if asked == {"action": "check"}:
@@ -139,14 +143,26 @@ def _act(
 
             more |= check.check(settings, _open(settings) if results is None else results)
             return event.reply(id=None, flow=None, status="completed", **more)
+        if "flow_run_id" in asked or asked["action"] == "poll":
+            event.check_started(asked)
+            from handler.engine import claim
+
+            given = {"request_id": request_id, "deadline": deadline, "notify": notify}
+            given["results"] = _open(settings) if results is None else results
+            if "flow_run_id" in asked:
+                return more | {"ms": 0.0} | claim.run(asked["flow_run_id"], settings, **given)
+            more["runs"] = claim.poll(asked.get("pool", settings.work_pool), settings, **given)
+            more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+            return event.reply(id=None, flow=None, status="completed", **more)
         if asked["action"] != "reap":
-            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"} or {"action": "check"}')
+            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
         if unknown := sorted(set(asked) - {"action", "dry_run"}):
             raise InvalidRequestError(f"unknown field {unknown[0]!r} in the event", hint="the fields are action, dry_run")
         if not isinstance(asked.get("dry_run", False), bool):
             raise InvalidRequestError("dry_run is not true or false")
         from handler.engine import reap
 
+        more["reaped"] = []
         results = _open(settings) if results is None else results
         for row in reap.reap(results, settings, dry_run=asked.get("dry_run", False)):
             more["reaped"].append(row)

@@ -127,6 +127,35 @@ def test_a_value_too_large_for_its_plan_is_one_more_read(chain):
     assert statuses(chain.call()) == of(HIT, HIT, HIT)
 
 
+def test_a_very_large_value_is_read_only_where_it_is_asked_for_and_is_in_memory_a_few_times_at_most(project):
+    """10 MB here; 200 MB take as many reads, and twenty times the time and memory."""
+    code = "import json, resource, sys; from handler.entry import lambda_handler; r = lambda_handler(json.loads(sys.argv[1])); "
+    code += "print(json.dumps([r['store'], len(str(r['steps'][0]['value'])), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
+
+    def peak(**event) -> list:
+        run = [sys.executable, "-c", code, json.dumps({"id": "abc", **event})]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct"}
+        return json.loads(subprocess.run(run, capture_output=True, text=True, check=True, env=environ).stdout)
+
+    project.write("""
+        @step
+        def a(id: str) -> str:
+            return "x" * 10_000_000
+
+        @step
+        def b(a: str) -> int:
+            return len(a)
+
+        FLOWS = [flow("large", a, b)]
+    """)
+    assert project.call(step="b")["status"] == "completed"
+    store, length, small_kib = peak(step="b")
+    assert (store, length) == ({"get": 1}, 8)
+    store, length, large_kib = peak(step="a")
+    assert (store, length) == ({"get": 2}, 10_000_000)
+    assert (large_kib - small_kib) * 1024 < 4 * 10_000_000
+
+
 def test_values_that_are_large_together_leave_the_asked_one_inside(chain):
     text = CHAIN.replace("return len(id) * rate", "return 'a' * 60").replace("return a + 1", "return 'b' * 60")
     chain.write(text.replace("return b * 10", "return 'c' * 60"))

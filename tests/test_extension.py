@@ -52,6 +52,7 @@ def sandboxed(project, tmp_path):
     yield make
     for sandbox in made:
         sandbox.close()
+        sandbox._process.stdout.close()
 
 
 def invoke(sandbox: Sandbox, **event) -> tuple[dict | None, dict]:

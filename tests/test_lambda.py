@@ -20,6 +20,8 @@ from conftest import Project, statuses, values
 from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
 from test_cli import Ran, pfl
 
+from handler.core import lease
+from handler.core import store as stores
 from handler.core.settings import Settings
 from serverless import remote
 
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator 
 
 FLOWS = """
     import os, signal, sys, threading
+
+    os.write(2, b"the flows are imported\\n")
 
     @step
     def one(id: str, size: int = 0, rate: float = 1.0) -> object:
@@ -219,6 +223,8 @@ def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, 
     assert words in ran.data["error"]["what"] + ran.data["error"]["why"]
     assert ran.data["error"]["hint"]
     assert "the end of its log:" in ran.err
+    assert "while it computed die: its runs are marked as Crashed" in ran.err
+    assert lease.calls(stores.of(Settings(project=str(deployed.root), store=str(deployed.root / "store")))) == {}
     assert "START RequestId" in ran.err
     after = deployed.raw(function, {"id": f"d-{how}", "flow": "deaths", "step": "one", "params": {}})
     assert statuses(after) == {"one": "hit"}  # What was finished before the death is saved.
@@ -305,14 +311,17 @@ def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deplo
     assert statuses(deployed.raw(function, {"id": "c3", "flow": "meet"})) == {"where": "hit"}
 
 
-def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed):
-    """Real S3 connections are open when it is frozen; none that died is met."""
-    function = deployed.plain
+def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, prefect_server):
+    """Connections to S3 and to Prefect are open when it is frozen; the next call goes on, and Prefect has each run."""
+    function = deployed.function(PFL_STORE=f"s3://{bucket}/pfl", PFL_ENGINE="prefect", PREFECT_API_URL=prefect_server.url)
     first = deployed.raw(function, {"id": "f1"})
-    frozen = [pid for box in deployed.service.sandboxes for pid in box._below()]
+    frozen = [pid for box in deployed.service.sandboxes for pid in box.processes()]
     assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen} == {"T"}
-    second = deployed.raw(function, {"id": "f2"})
-    assert (statuses(second), second["cold_start"]) == (statuses(first), False)
+    second, third = deployed.raw(function, {"id": "f2"}), deployed.raw(function, {"id": "f2"})
+    assert [statuses(reply) for reply in (first, second)] == [{"one": "computed", "two": "computed"}] * 2
+    assert [reply["warnings"] for reply in (first, second, third)] == [[], [], []]
+    assert (second["cold_start"], third["store"]) == (False, {"get": 1})
+    assert {reply["url"].split("/runs/")[0] for reply in (first, second)} == {prefect_server.url.removesuffix("/api")}
 
 
 def test_a_request_of_a_function_url_is_answered_with_a_status(deployed):
@@ -356,10 +365,13 @@ def test_each_call_leaves_one_line_of_json_in_the_log(deployed, s3_env):
     assert mine[1]["error"]["type"] == "StepFailedError"
 
 
-def test_with_preload_the_flows_are_imported_before_the_first_call(deployed):
-    slow = deployed.raw(deployed.function(), {"id": "p1", "step": "one"})
-    fast = deployed.raw(deployed.function(PFL_PRELOAD="1"), {"id": "p2", "step": "one"})
-    assert (statuses(slow), statuses(fast)) == ({"one": "computed"}, {"one": "computed"})
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_with_preload_the_flows_are_imported_in_the_init_phase(deployed, preload):
+    function, before = deployed.function(PFL_PRELOAD=preload), deployed.service.sandboxes
+    assert statuses(deployed.raw(function, {"id": f"p{preload}", "step": "one"})) == {"one": "computed"}
+    (sandbox,) = set(deployed.service.sandboxes) - set(before)
+    order = [word for line in sandbox.log for word in ("the flows are imported", "INVOKE START") if word in line]
+    assert order == (["the flows are imported", "INVOKE START"] if preload == "1" else ["INVOKE START", "the flows are imported"])
 
 
 def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):

@@ -366,3 +366,69 @@ def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(p
     )
     children = [start(project) for _ in range(6)]
     assert [reply_of(child)["status"] for child in children] == ["completed"] * 6
+
+
+def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monkeypatch):
+    """Counted in requests per second that it meant to sleep, its looks at whether the holder lives included."""
+    from handler.engine import execute
+
+    gated.write(GATED.replace('open("gate").read()', "pass"))
+    gated.store = gated.results
+    other = Call(gated.store, "abc", {"request_id": "first"}, ttl_s=600)
+    other.try_claim("a", None, nothing)
+    pauses, asked = [], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        asked.append(sum(gated.store.counts.values()))
+        if len(pauses) == 60:
+            other.end()
+
+    monkeypatch.setattr(execute, "_sleep", sleep)
+    monkeypatch.setitem(Call.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses))
+    assert gated.call()["status"] == "completed"
+    assert len(pauses) == 60
+    assert min(pauses) >= 0.25
+    assert len({round(pause, 6) for pause in pauses}) > 50  # Many that wait do not ask together.
+    assert (asked[-1] - asked[0]) / sum(pauses[1:]) < 4.2
+
+
+def test_who_waits_for_a_call_that_fails_fails_with_it_and_computes_nothing(gated):
+    gated.write(GATED.replace("return 7", "raise ValueError('no')"))
+    children = [start(gated) for _ in range(4)]
+    for child in children:
+        until(child, '["a", ')
+    open_gate(gated)
+    replies = [reply_of(child) for child in children]
+    assert [reply["error"]["why"] for reply in replies] == ["ValueError: no"] * 4
+    assert {reply["error"]["hint"] for reply in replies} == {"see flows/pipeline.py:9"}
+    assert len((gated.root / "ran").read_text().splitlines()) == 1
+    assert lease.calls(gated.results) == {}
+
+
+def test_a_failure_with_other_parameters_is_not_taken_over(project):
+    project.write(
+        """
+        @step
+        def a(id: str, rate: int = 1) -> int:
+            if rate == 1:
+                raise ValueError("no")
+            return rate
+        FLOWS = [flow("rated", a)]
+        """
+    )
+    results = project.store = project.results
+    other, real = Call(results, "abc", {"request_id": "first"}, ttl_s=600), Call.try_claim
+    other.try_claim("a", None, nothing)
+    told = {"failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""}, "failed_plan": "of rate 1"}
+
+    def try_claim(self, step, held, look):
+        if held is not None and other._claims:
+            other.release("a", **told)
+        return real(self, step, held, look)
+
+    Call.try_claim = try_claim
+    try:
+        assert project.call(params={"rate": 2})["steps"][0]["value"] == 2
+    finally:
+        Call.try_claim = real

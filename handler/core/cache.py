@@ -122,9 +122,11 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
         return None
     if records.is_past(expires_at):
         return None
-    value = json.loads(text)
+    del data  # A value can be large: it is in memory three times at most.
+    value, size_bytes = json.loads(text), len(text)
+    del text
     after = tuple(about.get("after", ()))
-    return Entry(step, key, value, keys.value_digest(value), len(text), None, expires_at, after=after, record=about.get("record"))
+    return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
 
 
 def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:

@@ -111,6 +111,21 @@ def check_id(id: object) -> str:
     return id
 
 
+def check_started(event: Mapping[str, object]) -> None:
+    """
+    Check ``{"flow_run_id": "…"}``, a run that Prefect has scheduled, and ``{"action": "poll", "pool": "pfl"}``, all those that are due.
+
+    Raises:
+        InvalidRequestError: The event is wrong; the message names the field.
+    """
+    known = ("flow_run_id",) if "flow_run_id" in event else ("action", "pool")
+    for name, value in event.items():
+        if name not in known:
+            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"beside {known[0]} there is {known[1:] or 'none'}")
+        if not isinstance(value, str) or not value:
+            raise InvalidRequestError(f"{name} is {_kind(value)}", why="it has to be text", hint='{"flow_run_id": "9e3cfa79-…"}')
+
+
 def reply(
     *,
     id: object,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from handler.core import accept, bust, cache, records
+from handler.core import accept, bust, cache, links, records
 from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
 from handler.core.keys import encode_id
@@ -80,16 +80,9 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "engine": body["engine"],
             "flow_run_id": body["flow_run_id"],
             "task_run_id": body["task_run_id"],
-            "url": body["url"],
-            "task_run_url": _task_run_url(body),
+            "url": links.of_record(body)[0],
+            "task_run_url": links.of_record(body)[1],
             "request_id": body.get("request_id"),
         }
     for warning in warnings:
         warn(CorruptRecordError(warning))
-
-
-def _task_run_url(body: dict) -> str | None:
-    """The page of the task run, open at what went into it."""
-    if not body["url"] or not body["task_run_id"]:
-        return None
-    return f"{body['url'].split('/runs/')[0]}/runs/task-run/{body['task_run_id']}?tab=Task%20Inputs"

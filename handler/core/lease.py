@@ -157,6 +157,10 @@ class Call:
                 self.dead.append(dead)
             return claim
 
+    def begin(self) -> None:
+        """Put the call on record now, not with its first claim: what it does before that can be missed too."""
+        self._begin()
+
     def note(self, step: str, **more: object) -> dict:
         """
         Say more about a claim, such as where it is being computed; all that is said of it.
@@ -414,11 +418,16 @@ def _started(pid: int) -> str | None:
 
 def _create(store: Store, path: str, body: dict) -> bool:
     data = records.seal(body)
-    try:
-        store.put(path, data, mode="create")
-    except AlreadyExistsError:
-        return store.get(path) == data  # Ours, if the first answer was lost and the request sent again.
-    return True
+    for left in (1, 0):
+        try:
+            store.put(path, data, mode="create")
+            return True
+        except AlreadyExistsError:
+            return store.get(path) == data  # Ours, if the first answer was lost and the request sent again.
+        except UnavailableError:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _read(store: Store, key: str) -> dict | None:

@@ -6,22 +6,20 @@ import importlib
 import importlib.machinery as machinery
 import os
 import sys
-import sysconfig
 import time
-import traceback
 import types
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from handler.core import fingerprint, manifest
-from handler.core.declare import Flow, short_place
+from handler.core.declare import Flow
 from handler.core.errors import DeclarationError, InvalidRequestError, PflError
+from handler.core.fingerprint import place
 from handler.core.keys import canonical, digest
 from handler.core.settings import Settings
 
 _OURS = ("handler", "cli", "serverless")
-_NOT_PROJECT = ("site-packages", "dist-packages")
 
 
 class Project(NamedTuple):
@@ -121,7 +119,7 @@ def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerpr
             del sys.modules[name]
     if not _before:
         _before.update(sys.modules)
-    sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
+    sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     importlib.invalidate_caches()
     if from_source:
         _compile_anew(str(root))
@@ -137,7 +135,7 @@ def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerpr
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
-        raise InvalidRequestError("the flows cannot be imported", why=f"{_said(exc)} at {_where(exc, root)}") from exc
+        raise InvalidRequestError("the flows cannot be imported", why=place.describe(exc, root)) from exc
     return _listed(pipeline, root), reads
 
 
@@ -152,7 +150,8 @@ def _compile_anew(root: str) -> None:
     make, ours = machinery.FileFinder.path_hook(*kinds), tuple(f"{root}/{name}/" for name in _OURS)
 
     def hook(path: str) -> object:
-        if not f"{path}/".startswith(f"{root}/") or f"{path}/".startswith(ours) or _is_installed(f"{path}/"):
+        is_ours = not f"{path}/".startswith(f"{root}/") or f"{path}/".startswith(ours)
+        if is_ours or place.kind_of_file(f"{path}/_.py") != place.PROJECT:
             raise ImportError(f"{path} is not the project's")
         return make(path)
 
@@ -184,7 +183,7 @@ def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
 def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
     if not any(part.kind == "package" for each in prints for part in each.parts):
         return []
-    return sorted(path for path in set(sys.path) if os.path.basename(path.rstrip("/")) in _NOT_PROJECT)
+    return sorted(path for path in set(sys.path) if os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages"))
 
 
 def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]) -> dict:
@@ -206,12 +205,7 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
 def _project_file(module: str) -> str | None:
     """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    return None if not file or module.split(".")[0] in _OURS or _is_installed(file) else file
-
-
-def _is_installed(path: str) -> bool:
-    installed = (sysconfig.get_path("stdlib"), sys.prefix + "/lib", sys.base_prefix + "/lib")
-    return path.startswith(installed) or any(f"/{part}/" in path for part in _NOT_PROJECT)
+    return None if not file or module.split(".")[0] in _OURS or place.kind_of_file(file) != place.PROJECT else file
 
 
 def _edited_since(files: dict, started: float) -> bool:
@@ -222,17 +216,3 @@ def _edited_since(files: dict, started: float) -> bool:
         except OSError:
             continue
     return False
-
-
-def _said(exc: BaseException) -> str:
-    said = exc.msg if isinstance(exc, SyntaxError) else exc  # Its text repeats file and line.
-    return f"{type(exc).__name__}: {said}".split("\n")[0].rstrip(": ")
-
-
-def _where(exc: BaseException, root: Path) -> str:
-    if isinstance(exc, SyntaxError) and exc.filename:
-        return short_place(exc.filename, exc.lineno or 0)
-    frames = traceback.extract_tb(exc.__traceback__)
-    inside = [f for f in frames if f.filename.startswith(str(root)) and not f.filename.startswith(str(root / "handler"))]
-    frame = (inside or frames)[-1]
-    return short_place(frame.filename, frame.lineno or 0)

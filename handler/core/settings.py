@@ -48,6 +48,10 @@ class Settings(NamedTuple):
     margin_s: int = _knob("PFL_MARGIN_S", 2, "seconds before the Lambda deadline in which nothing computes, only saves and replies")
     lease_s: int = _knob("PFL_LEASE_S", 60, "seconds without a sign of life after which a call with no deadline counts as dead")
 
+    work_pool: str = _knob("PFL_WORK_POOL", "pfl", "Prefect work pool that the worker and the event poll look at")
+    artifacts: float = _knob("PFL_ARTIFACTS", 1.0, "share of computed steps that get an artifact in Prefect: all, off, or such as 0.1")
+    on_prefect_down: str = _knob("PFL_ON_PREFECT_DOWN", "fail", "what a miss does where Prefect does not answer", choices=("fail", "direct"))
+
     tag_limits: str = _knob("PFL_TAG_LIMITS", "off", "give each step of each ID a limit of 1 in Prefect too", choices=("off", "per-id"))
 
     function: str = _knob("PFL_FUNCTION", "", "Lambda function that pfl invoke calls; empty: the one deployed from here, else none")
@@ -105,6 +109,14 @@ def _parse(knob: Knob, text: str) -> object:
         if not text.isascii() or not text.isdigit():
             raise InvalidRequestError(f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}")
         return int(text)
+    if isinstance(knob.default, float):
+        try:
+            share = {"all": 1.0, "off": 0.0}[text] if text in ("all", "off") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise InvalidRequestError(f"{env} is neither all, off nor a share", why=f"it is {text!r}", hint=f"{env}=0.1")
+        return share
     if choices and text not in choices:
         raise InvalidRequestError(f"{env} is not one of {', '.join(choices)}", why=f"it is {text!r}", hint=f"{env}={knob.default}")
     return text

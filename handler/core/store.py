@@ -29,7 +29,7 @@ _HINTS = {
     ("Read-only file system",): "set PFL_STORE to a place that can be written",
     ("error sending request",): "check AWS_ENDPOINT_URL, AWS_REGION and the network",
 }  # By what the system or S3 says; the first that fits. Source: Amazon S3 API Reference, "Error responses".
-_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries reads and writes again, not lists and deletes.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -91,16 +91,19 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        try:
-            if self._directory is not None:
-                return _read(f"{self._directory}/{key}")
-            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-            return bytes(obstore.get(self._backend, key).bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
-            self._check_there("read", key, exc)
-            return None
-        except Exception as exc:
-            raise self._unavailable("read", key, exc) from exc
+        for left in reversed(range(_TRIES)):
+            try:
+                if self._directory is not None:
+                    return _read(f"{self._directory}/{key}")
+                # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+                return bytes(obstore.get(self._backend, key).bytes())
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
+                self._check_there("read", key, exc)
+                return None
+            except Exception as exc:
+                if not left or _BROKEN not in str(exc):
+                    raise self._unavailable("read", key, exc) from exc
+        raise AssertionError("unreachable")
 
     def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
         """

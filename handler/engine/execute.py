@@ -29,6 +29,7 @@ from handler.engine.deadline import GivenUp, Stopped, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
+_sleep = time.sleep
 Notify = Callable[[str, str], None]
 
 
@@ -64,6 +65,8 @@ class Work:
     name: str
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
+    before: dict | None = None  # The record of the computation before this one.
+    why: str = ""
 
 
 Compute = Callable[[Work], None]
@@ -108,6 +111,9 @@ class Invocation:
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
     finished: set[str] = field(default_factory=set)
+    artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
+    flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
@@ -209,7 +215,7 @@ class Invocation:
         """Wait for the next look at a step that another call holds; an error where no time is left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
         if time.monotonic() + pause_s < self.stop_at:
-            time.sleep(pause_s)
+            _sleep(pause_s)
             return None
         why = f"it is {self._held[name].words}"
         return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
@@ -346,17 +352,12 @@ class Invocation:
         """Early cut-off: the plan was new, the inputs are not."""
         if name in self.request.bust:
             return None
-        for fingerprint in (self.request.flow.steps[name].fingerprint, *self.finding.older.get(name, ())):
-            key = cache.result_key(self.request, name, self.finding.found, fingerprint)
-            entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
-            if entry is not None:
-                break
-        else:
+        if (found := by_inputs(self.request, name, self.finding, self.finding.found, self.store, self._marks)) is None:
             return None
+        entry, recorded, fingerprint, mark = found
         if fingerprint != self.request.flow.steps[name].fingerprint:
             self.finding = self.finding._replace(accepted=self.finding.accepted | {name})
-        recorded = cache.told(self.request, entry, self.store, self.finding.warnings)
-        if mark := self._marks.void(self._folder, recorded or entry):
+        if mark is not None:
             self._busted[name] = mark
             return None
         if recorded is None and name not in self._claimed and not self.request.cached_only:
@@ -406,7 +407,7 @@ class Invocation:
 
         history.store_in_use.set(self.store)
         try:
-            compute(Work(name, {p: arguments[p] for p in step.takes}, finish))
+            compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
         except (GivenUp, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -443,7 +444,8 @@ class Invocation:
             self.finding.warnings.append(f"the failure of step {name} is not in its history ({trouble})")
 
     def _process(self) -> dict[str, object]:
-        return {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        told = {"cold_start": self.is_cold, "code": self.code, "memory_peak_bytes": publish.memory_peak_bytes()}
+        return told | ({"degraded": self.degraded} if self.degraded else {})
 
     def _save(
         self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,
@@ -502,9 +504,21 @@ class Invocation:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
 
 
+def by_inputs(
+    request: Request, name: str, finding: Finding, found: Mapping[str, Entry], store: Store, marks: bust.Marks
+) -> tuple[Entry, Entry | None, str, bust.Mark | None] | None:
+    """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
+    for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
+        key = cache.result_key(request, name, found, fingerprint)
+        if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
+            told = cache.told(request, entry, store, finding.warnings)
+            return entry, told, fingerprint, marks.void(keys.encode_id(request.id), told or entry)
+    return None
+
+
 def _input(entry: Entry) -> dict[str, object]:
     told = {"key": entry.key, "sha256": entry.sha256}
     return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
 
 
-__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]
+__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work", "by_inputs"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
+from handler.core import links
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import secret
@@ -72,6 +73,7 @@ def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) 
         "PREFECT_CLIENT_MAX_RETRIES": "2",
         # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     }
     if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         defaults |= {"PREFECT_HOME": "/tmp/prefect"}
@@ -84,11 +86,7 @@ def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) 
 
 def flow_run_url(api_url: str, flow_run_id: str) -> str:
     """The page of a flow run, on Prefect Cloud or beside a server's API."""
-    base = os.environ.get("PREFECT_UI_URL", "").rstrip("/")
-    if not base:
-        base = api_url.replace("https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/")
-        base = base.replace("/workspaces/", "/workspace/") if base != api_url else api_url.removesuffix("/api")
-    return f"{base}/runs/flow-run/{flow_run_id}"
+    return links.flow_run(links.base_of(api_url, os.environ), flow_run_id)
 
 
 def _profile(environ) -> Api | None:

@@ -14,18 +14,18 @@ from contextvars import ContextVar
 from uuid import UUID, uuid4
 
 import prefect
-from prefect.context import FlowRunContext, TagsContext
+from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Crashed, State
 from prefect.task_engine import run_task
 
-from handler.core import accept, cache, event, manifest, project, records, store
+from handler.core import accept, cache, event, links, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError
 from handler.core.settings import Settings
-from handler.engine import limits, prefect_env, reap
+from handler.engine import artifacts, limits, prefect_api, prefect_env, reap
 from handler.engine.call import call_step, time_up
 from handler.engine.deadline import Stopped, out_of_time
 from handler.engine.execute import Invocation, Run, Work
@@ -62,7 +62,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     invocation = ours or _started_by_prefect(flow, bound.arguments)
     if (context := FlowRunContext.get()) and context.flow_run:
         invocation.flow_run_id = invocation.call.about["flow_run_id"] = str(context.flow_run.id)
-        invocation.url = prefect_env.flow_run_url(_api().url, invocation.flow_run_id)
+        invocation.url = prefect_env.flow_run_url(api_around().url, invocation.flow_run_id)
     # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
     with TagsContext(current_tags=set()):
         try:
@@ -74,6 +74,9 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
                 invocation.call.end()
     if isinstance(invocation.error, OutOfTimeError):
         return Crashed(message=invocation.error.lines)
+    if ours is None or ours.flow_run is not None:
+        _show_hits(invocation)
+    artifacts.publish(invocation, api_around())
     if invocation.error is not None:
         raise invocation.error
     return {name: entry.value for name, entry in invocation.finding.found.items()}
@@ -84,13 +87,20 @@ def tags(id: str, step: str | None) -> set[str]:
     return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
 
 
+def tell_apart(invocation: Invocation) -> None:
+    """Give a run that Prefect started the tags that one of ours has."""
+    run, request = invocation.flow_run, invocation.request
+    mine = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
+    prefect_api.ask(api_around(), f"/flow_runs/{run.id}", {"tags": sorted(mine)}, method="PATCH")
+
+
 def _run_name() -> str:
     parameters = runtime.parameters
     return f"{runtime.flow_name}/{parameters.get('id')}/{parameters.get('step') or 'all'}"
 
 
 def _compute(invocation: Invocation, work: Work) -> None:
-    step, api = invocation.flow.steps[work.name], _api()
+    step, api = invocation.flow.steps[work.name], api_around()
     reap.followed(invocation, api=api)
     tags, task_run_id = limits.tags_of(invocation, work.name, api), str(uuid4())
     raised: list[BaseException] = []
@@ -104,7 +114,10 @@ def _compute(invocation: Invocation, work: Work) -> None:
             if len(attempts) > 1:
                 invocation.call.note(step.name, attempt=len(attempts))
             bound = step.signature.bind(*args, **arguments).arguments
+            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, None)
             entry = work.finish(call_step(step, bound, in_prefect=True), run)
+            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, entry.key)
+            artifacts.note(invocation, work, entry)
         except KeyboardInterrupt as exc:
             raised.append(exc)
             return Cancelled(message="interrupted")
@@ -114,13 +127,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
         except Exception as exc:
             raised.append(exc)
             raise
-        return Completed(
-            data=ResultRecordMetadata(
-                storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
-                expiration=entry.expires_at,
-                serializer=JSONSerializer(object_encoder=None, object_decoder=None),
-            )
-        )
+        return Completed(data=_where(invocation, entry))
 
     body.__wrapped__ = None  # Prefect calls what a function wraps; the wrapper is the task here.
     body.__signature__ = step.signature
@@ -136,7 +143,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
         timeout_seconds=step.timeout_s,
         persist_result=False,
     )
-    run = Run("prefect", invocation.flow_run_id, task_run_id, invocation.url)
+    url = invocation.url and links.task_run(invocation.url.split("/runs/")[0], task_run_id)
+    run = Run("prefect", invocation.flow_run_id, task_run_id, url)
     # Before it takes a slot: whoever buries us would not know whose that is.
     noted = invocation.call.note(step.name, flow_run_id=run.flow_run_id, task_run_id=task_run_id, tags=tags)
     invocation.tasks[task_run_id] = noted
@@ -156,6 +164,32 @@ def _compute(invocation: Invocation, work: Work) -> None:
     raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
 
 
+def _show_hits(invocation: Invocation) -> None:
+    """A task run each, named ``Cached``, for what was found: who started the run in Prefect looks for all its steps."""
+    computed = {name for name, outcome in invocation.outcomes.items() if outcome.status == "computed"}
+    found = invocation.finding.found
+    for name in [name for name in invocation.flow.steps if name in found and name not in computed]:
+        takes = invocation.flow.steps[name].takes
+        given = {other: found[other].value for other in takes if other in found} | invocation.request.step_params(name)
+        given |= {"id": invocation.request.id} if "id" in takes else {}
+
+        def hit(entry=found[name], given=given) -> State:
+            artifacts.show_inputs(TaskRunContext.get().task_run, given, entry.key)
+            text = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}" if entry.computed_at else None
+            return Completed(name="Cached", message=text, data=_where(invocation, entry))
+
+        task_run_name = f"{name}[{invocation.request.id}]".replace("{", "{{").replace("}", "}}")
+        prefect.Task(fn=hit, name=name, task_run_name=task_run_name, persist_result=False)(return_state=True)
+
+
+def _where(invocation: Invocation, entry: cache.Entry) -> ResultRecordMetadata:
+    return ResultRecordMetadata(
+        storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
+        expiration=entry.expires_at,
+        serializer=JSONSerializer(object_encoder=None, object_decoder=None),
+    )
+
+
 def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation:
     settings = Settings.from_env(os.environ)
     own = {name: parameters[name] for name in flow.params}
@@ -169,7 +203,7 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id), prints=prints)
 
 
-def _api() -> prefect_env.Api:
+def api_around() -> prefect_env.Api:
     """Where the run around us is told."""
     key, auth = prefect.settings.PREFECT_API_KEY.value(), prefect.settings.PREFECT_API_AUTH_STRING.value()
     plain = [secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret or "" for secret in (key, auth)]

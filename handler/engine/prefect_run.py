@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ def run(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
+        from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
 
         from handler.engine import cancel, prefect_flow
@@ -34,17 +36,22 @@ def run(invocation: Invocation) -> None:
         flow = prefect_flow.build(invocation.flow)
         arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
         token = prefect_flow.current.set(invocation)
-        invocation.left = "Prefect did not take the end of the run"
+        invocation.left, flush_s = "Prefect did not take the end of the run", FLUSH_S
         try:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
                 cancel.watch(invocation, api) as cancelled,
             ):
-                state = flow(**arguments, **request.params, return_state=True)
+                if invocation.flow_run is None:
+                    state = flow(**arguments, **request.params, return_state=True)
+                else:
+                    prefect_flow.tell_apart(invocation)
+                    state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
             if state.is_cancelled():
                 raise KeyboardInterrupt
-            invocation.left = ""
+            if state.is_completed() or invocation.error is not None:
+                invocation.left = ""
             if isinstance(invocation.error, OutOfTimeError):
                 _end(invocation, api, "CRASHED", invocation.error.lines)
         except KeyboardInterrupt:
@@ -57,10 +64,11 @@ def run(invocation: Invocation) -> None:
         except Exception as exc:
             if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in invocation.outcomes.values()):
                 raise KeyboardInterrupt from exc
+            flush_s = 1  # Nobody listens.
             raise _unavailable(api, exc, invocation) from exc
         finally:
             prefect_flow.current.reset(token)
-            APILogWorker.drain_all(timeout=min(FLUSH_S, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
+            APILogWorker.drain_all(timeout=min(flush_s, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
     if not state.is_completed() and invocation.error is None:
         raise _unavailable(api, state.result(raise_on_failure=False), invocation)
 
@@ -95,6 +103,8 @@ def session(settings: Settings, notify: Notify) -> Iterator[prefect_env.Api]:
         # Prefect joins this thread for a second at the end of every flow run; the lease does its work here.
         knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }
+    # Else Prefect writes to stderr, past us and late, that its API takes no logs; the reply tells that it does not answer.
+    logging.raiseExceptions = False
     with knobs.temporary_settings(updates=updates):
         yield api
 

@@ -22,6 +22,7 @@ def once(
     notify: Notify,
     kill_at: float | None = None,
     is_cold: bool = False,
+    flow_run: object = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -36,7 +37,8 @@ def once(
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
     flow = loaded.flows[request.flow.name]
     invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
-    if not invocation.look():
+    invocation.flow_run = flow_run
+    if not invocation.look() and flow_run is None:
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
         invocation.run(None)
@@ -47,7 +49,7 @@ def once(
 
 def _compute(invocation: Invocation) -> None:
     try:
-        if not invocation.join():
+        if invocation.flow_run is None and not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
         with deadline.watch(invocation):
             if invocation.request.engine == "direct":
@@ -55,10 +57,26 @@ def _compute(invocation: Invocation) -> None:
             else:
                 from handler.engine import prefect_run
 
-                prefect_run.run(invocation)
+                try:
+                    prefect_run.run(invocation)
+                except UnavailableError as exc:
+                    if invocation.settings.on_prefect_down == "fail" or invocation.error is not None or invocation.flow_run is not None:
+                        raise
+                    _degrade(invocation, exc)
     except deadline.GivenUp:
         invocation.give_up("was given up: Prefect or the store did not answer in time")
         if invocation.error is None:
             invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
     finally:
         invocation.call.end(invocation.left)
+
+
+def _degrade(invocation: Invocation, exc: UnavailableError) -> None:
+    """Compute what is left without Prefect, and say so in the reply and in each record."""
+    invocation.degraded = str(exc)
+    invocation.finding.warnings.append(f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {exc}")
+    invocation.notify("", "Prefect does not answer: computing without it")
+    invocation.request = invocation.request._replace(engine="direct")
+    if invocation.flow_run_id is None:
+        invocation.left = ""  # There is no run that could be left open.
+    direct.run(invocation)

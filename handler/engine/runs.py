@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
-from handler.core import lease
+from handler.core import lease, links
 from handler.core.errors import InvalidRequestError, NotFoundError
 from handler.core.settings import Settings
 from handler.core.store import Store
@@ -52,7 +53,7 @@ def ls(
 
 def link(settings: Settings, run: str, notify: Notify) -> str:
     """
-    The page of a flow run.
+    The page of a flow run, or of a task run, open at its inputs.
 
     Raises:
         InvalidRequestError: *run* is no run ID.
@@ -65,9 +66,11 @@ def link(settings: Settings, run: str, notify: Notify) -> str:
     except ValueError as exc:
         raise InvalidRequestError(f"{run!r} is no run ID", hint="pfl runs ls shows them") from exc
     api = prefect_env.choose(settings, lambda text: notify("", text))
-    if ask(api, f"/flow_runs/{run}") is None:
-        raise NotFoundError(f"there is no flow run {run}", why=f"Prefect at {api.url} knows none", hint="pfl runs ls")
-    return prefect_env.flow_run_url(api.url, run)
+    if ask(api, f"/flow_runs/{run}") is not None:
+        return prefect_env.flow_run_url(api.url, run)
+    if ask(api, f"/task_runs/{run}") is not None:
+        return links.task_run(links.base_of(api.url, os.environ), run)
+    raise NotFoundError(f"there is no flow run {run}", why=f"Prefect at {api.url} knows none, and no task run", hint="pfl runs ls")
 
 
 def _of_prefect(api: Api, id: str | None, status: str | None, stuck: bool, limit: int) -> Iterator[dict]:

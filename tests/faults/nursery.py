@@ -1,8 +1,9 @@
 """
 A process that has imported everything and forks one child per order: an invocation that is killed where the order says.
 
-Orders are lines of JSON on stdin: ``{"event": …, "kill_at": 7}``; answers are lines on stdout: the reply, or null for a child
-that was killed, and the points it passed. A point is before or after a write to the store, or a change of a Prefect state.
+Orders are lines of JSON on stdin: ``{"event": …, "kill_at": 7}``; answers are lines on stdout: ``pid``, the reply, and the points
+it passed; of a child that was killed, ``pid`` alone. A point is before or after a write to the store, or a change of a state in
+Prefect.
 """
 
 from __future__ import annotations
@@ -41,14 +42,16 @@ def invocation(order: dict, out: int) -> None:
     around(store.Store, "put", lambda args: f"put {args[1].split('/')[0]}")
     around(store.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
+        import prefect.concurrency._sync
         import prefect.task_engine
         from prefect.client.orchestration import SyncPrefectClient
 
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
+        around(prefect.concurrency._sync, "acquire_concurrency_slots_with_lease", lambda args: "take a slot")
         around(prefect.task_engine, "emit_task_run_state_change_event", lambda args: "emit task run state")
     reply = entry.handle(order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4()))
-    os.write(out, json.dumps({"reply": reply, "points": passed}).encode())
+    os.write(out, json.dumps({"pid": os.getpid(), "reply": reply, "points": passed}).encode())
 
 
 def main() -> None:
@@ -73,7 +76,7 @@ def main() -> None:
         with open(read, "rb") as pipe:
             data = pipe.read()
         os.waitpid(pid, 0)
-        print(data.decode() or "null", flush=True)
+        print(data.decode() or json.dumps({"pid": pid}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,23 @@ import random
 import subprocess
 import sys
 import threading
+import uuid
 from collections import Counter
 from pathlib import Path
 
 from handler import entry
 from handler.core import lease, records, store
 from handler.core.settings import Settings
+from handler.engine import limits, prefect_api, prefect_env
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOW = """
+import os
 from handler import flow, step
 
 def ran(id, name):
     with open(f"ran-{id}", "a") as log:
-        log.write(name + "\\n")
+        log.write(f"{name} {os.getpid()}\\n")
 
 @step
 def a(id: str) -> int:
@@ -46,8 +49,8 @@ class Nursery:
         self._process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout.readline() == "ready\n"
 
-    def order(self, event: dict, kill_at: int | None = None) -> dict | None:
-        """The answer of a child; None if it was killed."""
+    def order(self, event: dict, kill_at: int | None = None) -> dict:
+        """The answer of a child; its ``pid`` alone if it was killed."""
         self._process.stdin.write(json.dumps({"event": event, "kill_at": kill_at}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
@@ -74,26 +77,43 @@ def right(id: str) -> list[int]:
     return [len(id) * 7, len(id) * 42]
 
 
-def counted(root: Path, id: str) -> Counter:
+def values(reply: dict) -> list[int]:
+    return [row["value"] for row in reply["steps"]]
+
+
+def computed_too_often(root: Path, id: str, killed: set[int]) -> int:
+    """How often a step was computed beyond once, and once more for each kill of a process that was computing it."""
     try:
-        return Counter((root / f"ran-{id}").read_text().split())
+        lines = [line.split() for line in (root / f"ran-{id}").read_text().splitlines()]
     except FileNotFoundError:
-        return Counter()
+        return 0
+    survived = Counter(name for name, pid in lines if int(pid) not in killed)
+    return sum(count - 1 for count in survived.values())
 
 
-def open_runs(settings: Settings, ids: list[str]) -> list[str]:
-    """Flow runs and task runs of these IDs that look alive in Prefect."""
-    from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+def runs_of(api: prefect_env.Api, id: str) -> tuple[list[dict], list[dict]]:
+    """Flow runs and task runs of an ID in Prefect."""
+    chosen = {"flow_runs": {"tags": {"all_": [f"id={id}"]}}}
+    return tuple(list(prefect_api.pages(api, f"/{kind}/filter", chosen)) for kind in ("flow_runs", "task_runs"))
 
-    found = []
-    with SyncPrefectClient(settings.prefect_api_url) as client:
-        for id in ids:
-            chosen = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"id={id}"]))
-            for run in (*client.read_flow_runs(flow_run_filter=chosen), *client.read_task_runs(flow_run_filter=chosen)):
-                if run.state is None or not run.state.is_final():
-                    found.append(f"{id}: {run.name} {run.state and run.state.name}")
-    return found
+
+def left_open(settings: Settings, ids: list[str]) -> list[str]:
+    """Flow runs and task runs of these IDs that look alive in Prefect, and their slots that are taken."""
+    api = prefect_env.configured(settings)
+    runs = [(id, run) for id in ids for kind in runs_of(api, id) for run in kind]
+    found = [f"{id}: {run['name']} {run['state_type']}" for id, run in runs if run["state_type"] not in prefect_api.FINAL]
+    tags = {limits.tag_of(id, step) for id in ids for step in "ab"}
+    return found + [f"slot {row['tag']}" for row in limits.ls(api, store.of(settings), holders=False) if row["tag"] in tags and row["taken"]]
+
+
+def marked_wrongly(settings: Settings, reply: dict) -> bool:
+    """Whether a run that replied is anything but Completed in Prefect, or a task run of what it computed."""
+    api = prefect_env.configured(settings)
+    if not reply["url"]:
+        return False
+    run = prefect_api.ask(api, f"/flow_runs/{reply['url'].rsplit('/', 1)[1]}")
+    tasks = [prefect_api.ask(api, f"/task_runs/{row['task_run_id']}") for row in reply["steps"] if row["status"] == "computed"]
+    return {each and each["state_type"] for each in (run, *tasks)} != {"COMPLETED"}
 
 
 def taken(results: store.Store) -> list[str]:
@@ -106,45 +126,61 @@ def taken(results: store.Store) -> list[str]:
     return held + list(lease.calls(results))
 
 
-def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", name: str = "p") -> dict[str, str]:
+def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", once: bool = False) -> dict[str, str]:
     """
     Kill an invocation at each of its points, reap, call again.
+
+    Args:
+        root: The project.
+        settings: Its settings.
+        engine: Which computes.
+        only: Just the points that have one of these words in their names, as ``flow run|slot``.
+        once: Just the first point of each name.
 
     Returns:
         What was wrong, by point; empty where all is right.
     """
-    results, wrong = store.of(settings), {}
+    results, wrong, name = store.of(settings), {}, uuid.uuid4().hex[:6]
     with Nursery(root) as nursery:
         nursery.order({"id": f"{name}-first", "engine": engine})  # What a store is told once: its format, what the code is.
         points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
         for number, point in enumerate(points):
-            if only not in point:
+            if (only and not any(word in point for word in only.split("|"))) or (once and point in points[:number]):
                 continue
             id, told = f"{name}-{number}", []
             event = {"id": id, "engine": engine}
-            if nursery.order(event, number) is not None:
+            killed = nursery.order(event, number)
+            if "reply" in killed:
                 told.append("it was not killed")
             reaped = entry.handle({"action": "reap"}, settings, results=results)
             if reaped["status"] != "completed" or taken(results):
                 told.append(f"after a reap: {taken(results)} {reaped.get('error')}")
-            if engine == "prefect" and (left := open_runs(settings, [id])):
+            if engine == "prefect" and (left := left_open(settings, [id])):
                 told.append(f"after a reap: {left}")
-            answer = nursery.order(event)
-            reply = answer["reply"] if answer else {"status": "killed", "steps": []}
-            if reply["status"] != "completed" or [row["value"] for row in reply["steps"]] != right(id):
+            reply = nursery.order(event)["reply"]
+            if reply["status"] != "completed" or values(reply) != right(id):
                 told.append(f"the next call: {reply.get('error', reply['steps'])}")
-            if max(counted(root, id).values()) > 2 or sum(counted(root, id).values()) > 3:
-                told.append(f"computed {dict(counted(root, id))}")
+            if computed_too_often(root, id, {killed["pid"]}):
+                told.append("computed too often")
             if told:
                 wrong[f"{number} {point}"] = "; ".join(told)
     return wrong
 
 
-def under_load(root: Path, settings: Settings, engine: str, *, kills: int, processes: int = 8, ids: int = 20, seed: int = 1) -> dict:
-    """Kill at random under load, reap once, and count."""
-    results, lock = store.of(settings), threading.Lock()
-    count, lost, killed_of, replied = Counter(), [], Counter(), {}
-    chance, names = random.Random(seed), [f"load-{number}" for number in range(ids)]
+def under_load(
+    root: Path, settings: Settings, engine: str, *, kills: int, processes: int = 8, ids: int = 20, points: int = 40, seed: int = 1
+) -> dict[str, int]:
+    """
+    Kill at random under load, beside two reapers that never stop; then reap once, and count.
+
+    An ID whose steps are all stored gives way to a new one, so that there are always *ids* to compute. All in one process group
+    would be the same machine; here a killed process is missed at once, as by another on its machine.
+    """
+    results, lock, over = store.of(settings), threading.Lock(), threading.Event()
+    count, killed, replies, chance = Counter(), set(), {}, random.Random(seed)
+    name = f"load-{uuid.uuid4().hex[:6]}"
+    now = [f"{name}-{number}" for number in range(ids)]
+    every = list(now)
 
     def work() -> None:
         with Nursery(root) as nursery:
@@ -152,42 +188,53 @@ def under_load(root: Path, settings: Settings, engine: str, *, kills: int, proce
                 with lock:
                     if count["killed"] >= kills:
                         return
-                    id, at, bust = chance.choice(names), chance.randrange(80), chance.random() < 0.7
-                event = {"id": id, "engine": engine, "bust": "all"} if bust else {"id": id, "engine": engine}
-                answer = nursery.order(event, at)
+                    id, at = chance.choice(now), chance.randrange(points)
+                answer = nursery.order({"id": id, "engine": engine}, at)
                 with lock:
                     count["invocations"] += 1
-                    if answer is None:
+                    if "reply" not in answer:
                         count["killed"] += 1
-                        killed_of[id] += 1
+                        killed.add(answer["pid"])
                         continue
                     reply = answer["reply"]
                     count[reply["status"]] += 1
                     if reply["status"] == "completed":
-                        replied[id] = True
-                        count["wrong values"] += [row["value"] for row in reply["steps"]] != right(id)
-                        count["computed"] += sum(row["status"] == "computed" for row in reply["steps"])
+                        replies.setdefault(id, []).append(reply)
+                        if id in now:
+                            now[now.index(id)] = f"{name}-{len(every)}"
+                            every.append(f"{name}-{len(every)}")
+
+    def reap() -> None:
+        while not over.wait(0.5):
+            reply = entry.handle({"action": "reap"}, settings, results=results)
+            with lock:
+                count["reaped while it ran"] += len(reply["reaped"])
 
     workers = [threading.Thread(target=work) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    reapers = [threading.Thread(target=reap) for _ in range(2)]
+    for thread in (*workers, *reapers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    over.set()
+    for thread in reapers:
+        thread.join()
     reaped = entry.handle({"action": "reap"}, settings, results=results)
-    for id in replied:
-        reply = entry.handle({"id": id, "cached_only": True}, settings, results=results)
-        if reply["status"] != "completed" or [row["value"] for row in reply["steps"]] != right(id):
-            lost.append(id)
+    lost = [id for id in replies if values(entry.handle({"id": id, "cached_only": True}, settings, results=results)) != right(id)]
+    in_prefect = engine == "prefect"
+    opened = left_open(settings, every) if in_prefect else []
     return {
         "invocations": count["invocations"],
         "killed": count["killed"],
         "completed": count["completed"],
         "failed or busy": count["failed"] + count["busy"],
-        "computations begun": sum(sum(counted(root, id).values()) for id in names),
-        "computations that ended in a reply": count["computed"],
-        "wrong values": count["wrong values"],
+        "reaped while it ran": count["reaped while it ran"],
+        "reaped by one reap afterwards": len(reaped["reaped"]),
+        "computed beyond 1 + kills of the holder": sum(computed_too_often(root, id, killed) for id in every),
+        "wrong values": sum(values(reply) != right(id) for id in replies for reply in replies[id]),
         "lost replied results": len(lost),
-        "reaped by one reap": len(reaped["reaped"]),
-        "runs left Running": len(open_runs(settings, names)) if engine == "prefect" else 0,
+        "live or finished runs wrongly marked": sum(marked_wrongly(settings, r) for id in replies for r in replies[id]) if in_prefect else 0,
+        "runs left Running": sum("slot " not in each for each in opened),
+        "slots left": sum("slot " in each for each in opened),
         "leases left": len(taken(results)),
     }

@@ -105,7 +105,7 @@ class Names:
             self._doubt(f"import of {error.name or name} fails: there is no such module")
             return None
         except BaseException as error:
-            self._doubt(f"import of {name} fails: {place.describe(error, self.reading.home.relative)}")
+            self._doubt(f"import of {name} fails: {place.describe(error, self.reading.home.root)}")
             self._cover_text(name)
             return None
         self.reading.has_imported |= len(sys.modules) != before

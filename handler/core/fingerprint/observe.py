@@ -14,7 +14,6 @@ from typing import Any
 
 from handler.core.fingerprint import place
 
-_WATCHED = ("__getitem__", "__contains__", "__iter__")
 _active: list[Reads] = []
 _is_hooked = False
 
@@ -47,22 +46,14 @@ def record_reads() -> Iterator[Reads]:
         sys.addaudithook(_audit)  # it cannot be taken out again, so it is put in once and does nothing when none listens
         _is_hooked = True
     reads = Reads()
-    environ = type(os.environ)
-    before = {name: environ.__dict__.get(name) for name in _WATCHED}
-    if not _active:
-        for name in _WATCHED:
-            setattr(environ, name, _watched(name, getattr(environ, name)))
+    before = type(os.environ)
+    os.environ.__class__ = _WatchedEnviron
     _active.append(reads)
     try:
         yield reads
     finally:
         _active.remove(reads)
-        if not _active:
-            for name, method in before.items():
-                if method is None:
-                    delattr(environ, name)
-                else:
-                    setattr(environ, name, method)
+        os.environ.__class__ = before
         sources = {file for module in list(sys.modules.values()) if (file := place.file_of(module)) is not None}
         reads.files -= sources
 
@@ -82,15 +73,20 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         reads.files.add(path)
 
 
-def _watched(name: str, method: Any) -> Any:
-    def watch(self: Any, *args: Any) -> Any:
-        if _asked_by_project():
-            for reads in _active:
-                reads.env.update(str(arg) for arg in args)
-        return method(self, *args)
+class _WatchedEnviron(type(os.environ)):  # type: ignore[misc]
+    def __getitem__(self, key: str) -> str:
+        _note(key)
+        return super().__getitem__(key)  # type: ignore[no-any-return]
 
-    watch.__name__ = name
-    return watch
+    def __contains__(self, key: object) -> bool:
+        _note(key)
+        return super().__contains__(key)
+
+
+def _note(variable: object) -> None:
+    if _asked_by_project():
+        for reads in _active:
+            reads.env.add(str(variable))
 
 
 def _asked_by_project() -> bool:

@@ -13,13 +13,13 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Callable
+import traceback
 from types import FunctionType, ModuleType
 from typing import Any
 
 PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = "project", "installed", "standard", "framework", "generated"
 
-_FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _STDLIB_DIRS = tuple(
     {os.path.realpath(path) + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
     | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
@@ -107,7 +107,7 @@ def kind_of_file(path: str) -> str:
     if path.startswith("<") or not path:
         return GENERATED
     path = os.path.abspath(path)
-    if path.startswith(_FRAMEWORK_DIR):
+    if path.startswith(FRAMEWORK_DIR + os.sep):
         return FRAMEWORK
     if _SITE_DIR.search(path):
         return INSTALLED
@@ -171,27 +171,12 @@ def distribution_of(module: str) -> tuple[str, str]:
         spec = importlib.util.find_spec(top)
         file = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
     if file is not None:
-        match = None
-        for match in _SITE_DIR.finditer(file):
-            pass
-        root = file[: match.end()] if match else root_of(file, module if loaded is not None else top)
-        if found := _search_dist_info(root.rstrip(os.sep), top, os.path.relpath(file, root)):
+        sites = list(_SITE_DIR.finditer(file))
+        root = file[: sites[-1].end()] if sites else root_of(file, module if loaded is not None else top)
+        if found := _installer_of(root.rstrip(os.sep), top):
             return found
     version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
     return top, version if isinstance(version, str) else "unknown"
-
-
-def _search_dist_info(root: str, top: str, relative: str) -> tuple[str, str] | None:
-    infos = _dist_infos(root)
-    key = re.sub(r"[-_.]+", "_", top).lower()
-    if key in infos:
-        return infos[key][:2]
-    for name, version, folder in infos.values():  # the package's name differs from the module's: PyYAML, yaml
-        listed = _read(os.path.join(root, folder, "top_level.txt")).split()
-        record = _read(os.path.join(root, folder, "RECORD"))
-        if top in listed if listed else f"\n{relative.replace(os.sep, '/')}" in f"\n{record}":
-            return name, version
-    return None
 
 
 @functools.lru_cache(maxsize=None)
@@ -210,20 +195,23 @@ def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
 
 
 @functools.lru_cache(maxsize=None)
-def _installed_tops(root: str) -> frozenset[str]:
-    """Top-level names that the dist-info folders in *root* list: a Lambda zip has its packages beside the project."""
-    tops = set()
-    for _, _, folder in _dist_infos(root).values():
-        for line in _read(os.path.join(root, folder, "RECORD")).splitlines():
-            tops.add(re.split(r"[/,]", line, maxsplit=1)[0].removesuffix(".py"))
-    return frozenset(tops)
+def _installer_of(root: str, top: str) -> tuple[str, str] | None:
+    """Name and version of the package that put the top-level name *top* into *root*: yaml was put there by PyYAML."""
+    infos = _dist_infos(root)
+    likely = infos.get(re.sub(r"[-_.]+", "_", top).lower())
+    for name, version, folder in [likely, *infos.values()] if likely else infos.values():
+        if re.search(rf"^{re.escape(top)}(/|\.|,)", _read(os.path.join(root, folder, "RECORD")), re.MULTILINE):
+            return name, version
+    return likely and likely[:2]
 
 
 def _beside_dist_info(path: str) -> bool:
+    """Whether a package put *path* beside its dist-info folder: in a Lambda zip, packages are beside the project."""
     for entry in sys.path:
         root = os.path.abspath(entry or os.getcwd())
         if path.startswith(root.rstrip(os.sep) + os.sep) and _dist_infos(root):
-            return os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py") in _installed_tops(root)
+            top = os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py")
+            return _installer_of(root, top) is not None
     return False
 
 
@@ -241,14 +229,15 @@ def content_of(path: str) -> bytes:
         return file.read()
 
 
-def describe(error: BaseException, relative: Callable[[str | None], str | None]) -> str:
-    """An exception with the file and line of the project where it came from."""
-    file, line = getattr(error, "filename", None), getattr(error, "lineno", None)
-    trace = error.__traceback__
-    while trace is not None and not isinstance(error, SyntaxError):
-        path = trace.tb_frame.f_code.co_filename
-        if kind_of_file(path) == PROJECT:
-            file, line = path, trace.tb_lineno
-        trace = trace.tb_next
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__} in {relative(file)}:{line}: {said}" if file else f"{type(error).__name__}: {said}"
+def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
+    """An exception in one line, with the project's file, relative to *root*, and line where it came from."""
+    file, line = None, 0
+    if isinstance(error, SyntaxError):
+        file, line, said = error.filename, error.lineno, error.msg  # its text repeats file and line
+    else:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if kind_of_file(frame.f_code.co_filename) == PROJECT:
+                file, line = frame.f_code.co_filename, number
+        said = str(error)
+    where = f" at {os.path.relpath(file, root)}:{line}" if file and not file.startswith("<") else ""
+    return f"{type(error).__name__}: {said}".split("\n")[0].rstrip(": ") + where

@@ -1,0 +1,133 @@
+"""``pfl setup``: what pfl needs in Prefect, made again as often as you like, and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from cli import output, settings
+from cli.invoke import Json
+from cli.runs import DryRun
+from handler.core.errors import InvalidRequestError
+
+app = typer.Typer(help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True)
+Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
+Pool = Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")]
+Keys = Annotated[bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")]
+KINDS = ("blocks", "deployments", "automations")
+
+
+@app.command("blocks")
+def blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False) -> None:
+    """Make the storage block that results go to, and prove that it works."""
+    _make(("blocks",), name=name, with_keys=with_keys, dry_run=dry_run, json=json)
+
+
+@app.command("deployments")
+def deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Make the work pool and a deployment per flow, so that Run in Prefect's UI calls the function."""
+    _make(("deployments",), pool=pool, dry_run=dry_run, json=json)
+
+
+@app.command("automations")
+def automations(dry_run: DryRun = False, json: Json = False) -> None:
+    """Have Prefect mark runs Crashed whose heartbeats stop: a second line of defence."""
+    _make(("automations",), dry_run=dry_run, json=json)
+
+
+@app.command("all")
+def all_of_it(name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Make all of it."""
+    _make(KINDS, name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
+
+
+@app.command("rm")
+def rm(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
+    name: Name = "cache",
+    pool: Pool = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Remove it again; results and runs stay."""
+    if wrong := [each for each in what or () if each not in KINDS]:
+        raise InvalidRequestError(f"unknown kind {wrong[0]!r}", hint=f"one of {', '.join(KINDS)}")
+    chosen = settings.load()
+    progress = output.Progress()
+    from handler.engine import prefect_run
+    from serverless import prefect_setup
+
+    def agree(changes) -> None:
+        progress.stop()
+        output.confirm(f"Remove {', '.join(f'{c.kind} {c.name}' for c in changes if c.action == 'remove')}?", yes=yes)
+
+    try:
+        with prefect_run.session(chosen, progress) as api:
+            progress.stop()
+            changes = prefect_setup.remove(
+                api, chosen, set(what or KINDS), name=name, pool=pool or chosen.work_pool, dry_run=dry_run, agree=agree
+            )
+    finally:
+        progress.stop()
+    _show(changes, dry_run, json)
+
+
+def _make(
+    kinds: tuple[str, ...], *, name: str = "cache", with_keys: bool = False, pool: str | None = None, dry_run: bool, json: bool
+) -> None:
+    import re
+
+    from handler.engine import prefect_run
+
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise InvalidRequestError(f"a block cannot be named {name!r}", why="Prefect allows lowercase letters, digits and dashes", hint="--name cache")
+    chosen, progress = settings.load(), output.Progress()
+    pool = pool or chosen.work_pool
+    try:
+        with prefect_run.session(chosen, progress) as api:
+            from serverless import prefect_setup
+
+            progress.stop()
+            makers = {
+                "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
+                "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool, function=_function(chosen), dry_run=dry_run),
+                "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
+            }
+            with output.stdout_kept_for_data():
+                made = [change for kind in kinds for change in makers[kind]()]
+    finally:
+        progress.stop()
+    _show(made, dry_run, json)
+
+
+def _function(chosen) -> str:
+    from serverless import remote
+
+    target = remote.target(chosen)
+    return target.function if target else "pfl"
+
+
+def _show(changes: Iterable, dry_run: bool, json: bool) -> None:
+    rows, counts = [], {}
+    for change in changes:
+        counts[change.action] = counts.get(change.action, 0) + 1
+        if json:
+            fields = {field: {"before": before, "after": after} for field, (before, after) in change.fields.items()}
+            output.emit(change._asdict() | {"fields": fields, "dry_run": dry_run})
+            continue
+        rows.append((change.kind, change.name, change.action, "", "", ""))
+        rows += [("", "", "", field, _cell(before), _cell(after)) for field, (before, after) in change.fields.items()]
+        if change.note:
+            output.say(f"{change.kind} {change.name}: {change.note}")
+    if rows:
+        output.table(["kind", "name", "action", "field", "before", "value"], rows)
+    said = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
+    output.say(said + (" (not done: --dry-run)" if dry_run else ""))
+
+
+def _cell(value: object) -> str:
+    text = "-" if value is None else str(value).splitlines()[0] if value else ""
+    return text if len(text) <= 72 else text[:71] + "…"

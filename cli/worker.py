@@ -1,0 +1,60 @@
+"""``pfl worker``: what carries runs from Prefect to the function."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli import output, settings
+from handler.core.errors import InvalidRequestError, NotFoundError
+
+app = typer.Typer(help="What carries runs from Prefect to the function.", no_args_is_help=True)
+
+
+@app.command("start")
+def start(
+    pool: Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The worker's name.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Hand over at most so many at once.")] = None,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks for runs.")] = 2,
+    once: Annotated[bool, typer.Option("--once", help="Hand over what is due, and end.")] = False,
+) -> None:
+    """Look for scheduled runs and have the function run them, until it is stopped."""
+    import os
+
+    chosen, progress = settings.load(), output.Progress()
+    pool = pool or chosen.work_pool
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    from handler.engine import prefect_run
+
+    try:
+        with prefect_run.session(chosen, progress) as api:
+            progress.stop()
+            _check(api, pool)
+            import asyncio
+
+            from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+
+            from serverless.worker import LambdaWorker
+
+            worker = LambdaWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+            with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
+                asyncio.run(worker.start(run_once=once))
+    finally:
+        progress.stop()
+
+
+def _check(api, pool: str) -> None:
+    from urllib.parse import quote
+
+    from handler.engine import prefect_api
+
+    found = prefect_api.ask(api, f"/work_pools/{quote(pool)}")
+    if found is None:
+        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
+    if found["type"] != "aws-lambda":
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why="this worker is for aws-lambda", hint="--pool NAME")
+    workers = prefect_api.ask(api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
+    if others := [each["name"] for each in workers if each["status"] == "ONLINE"]:
+        output.say(f"of this pool there may be {len(others)} more: {', '.join(others)}; each run is taken by one")

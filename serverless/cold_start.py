@@ -1,0 +1,107 @@
+"""
+How long a cold start takes: run inside the image, by the Python that is there, on a store that a URL names.
+
+``python cold_start.py [rounds]`` prints one JSON object per measurement: the medians in milliseconds of ``rounds`` fresh
+processes, taking turns so that a busy machine is as slow to all of them. Each process is timed from its start to its reply;
+all of them import awslambdaric first, as Lambda does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+RIC = "import awslambdaric.bootstrap, awslambdaric.lambda_runtime_client\n"
+HANDLER = RIC + """
+import json, sys, time
+started = time.perf_counter()
+from handler.entry import lambda_handler
+ready = time.perf_counter()
+reply = lambda_handler(json.loads(sys.argv[1]))
+assert reply["status"] == sys.argv[2], reply
+print(json.dumps({"init": (ready - started) * 1e3, "call": (time.perf_counter() - ready) * 1e3}))
+"""
+# What a hit cannot do without: Python, Lambda's runtime client, and one object read.
+GET = RIC + """
+import os, obstore
+from obstore.store import S3Store
+options = {"endpoint": os.environ["AWS_ENDPOINT_URL"], "region": "us-east-1", "client_options": {"allow_http": True}}
+bucket, _, prefix = os.environ["PFL_STORE"].removeprefix("s3://").partition("/")
+store = S3Store(bucket, prefix=prefix, **options)
+bytes(obstore.get(store, os.environ["ONE_PLAN"]).bytes())
+"""
+# What a miss cannot do without: Prefect, and the same steps as a plain flow of Prefect's.
+PLAIN = RIC + """
+from prefect import flow, task
+@task
+def a(id): return 1234 if id == "abc" else 420
+@task
+def b(id, a): return a / 3
+@task
+def c(id, b): return b * 10
+@flow
+def plain(id): return c(id, b(id, a(id)))
+plain("x")
+"""
+PREFECT = RIC + "from prefect import flow, task\n"
+
+
+def main(rounds: int) -> None:
+    """Measure, and print a line each."""
+    stdlib, ours, theirs = sysconfig.get_path("stdlib"), "/var/task", "/opt/python/site-packages"
+    with tempfile.TemporaryDirectory() as folder:
+        bare = {}
+        for name, path in (("stdlib", stdlib), ("ours", ours), ("theirs", theirs)):
+            bare[name] = f"{folder}/{name}/site-packages" if name == "theirs" else f"{folder}/{name}"
+            shutil.copytree(path, bare[name], ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "site-packages", "dist-packages", "test"))
+        dynload = f"{stdlib}/lib-dynload"
+        paths = {
+            "as built": f"{ours}:{theirs}",
+            "no bytecode of ours": f"{bare['ours']}:{theirs}",
+            "no bytecode of dependencies": f"{ours}:{bare['theirs']}",
+            "no bytecode of the standard library": f"{bare['stdlib']}:{dynload}:{ours}:{theirs}",
+            "no bytecode at all": f"{bare['stdlib']}:{dynload}:{bare['ours']}:{bare['theirs']}",
+        }
+        hit, store = json.dumps({"id": "abc"}), os.environ["PFL_STORE"]
+        subprocess.run([sys.executable, "-c", HANDLER, hit, "completed"], check=True, stdout=subprocess.DEVNULL)
+        todo: list[tuple[str, list[str], dict[str, str]]] = [
+            ("floor: python -S, awslambdaric, one GET", ["-S", "-c", GET], {"PYTHONPATH": paths["as built"], "ONE_PLAN": _plan(hit)}),
+            ("floor: from prefect import flow, task", ["-c", PREFECT], {}),
+            ("floor: the same steps as a plain Prefect flow", ["-c", PLAIN], {}),
+        ]
+        for label, path in paths.items():
+            todo.append((f"hit, {label}", ["-c", HANDLER, hit, "completed"], {"PYTHONPATH": path}))
+        for label, path in paths.items():
+            todo.append((f"miss, {label}", ["-c", HANDLER, "MISS", "completed"], {"PYTHONPATH": path}))
+        todo.append(("miss, preloaded", ["-c", HANDLER, "MISS", "completed"], {"PFL_PRELOAD": "1"}))
+        todo.append(("miss without Prefect", ["-c", HANDLER, "MISS", "completed"], {"PFL_ENGINE": "direct"}))
+        took: dict[str, list[dict[str, float]]] = {label: [] for label, _, _ in todo}
+        for turn in range(rounds):
+            for number, (label, arguments, environ) in enumerate(todo):
+                event = json.dumps({"id": f"cold-{os.getpid()}-{turn}-{number}"})
+                command = [sys.executable, *(event if each == "MISS" else each for each in arguments)]
+                started = time.perf_counter()
+                done = subprocess.run(command, env=os.environ | environ | {"PFL_STORE": store}, check=True, capture_output=True, text=True)
+                row = {"ms": (time.perf_counter() - started) * 1e3}
+                took[label].append(row | (json.loads(done.stdout.splitlines()[-1]) if "init" in done.stdout else {}))
+    for label, rows in took.items():
+        print(json.dumps({"what": label} | {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}), flush=True)
+
+
+def _plan(hit: str) -> str:
+    """The key of the one object that this hit reads."""
+    code = "import json, sys\nfrom handler.core import store\nread = []\nget = store.Store.get\nstore.Store.get = lambda self, key: read.append(key) or get(self, key)\n"
+    code += "from handler.entry import lambda_handler\nlambda_handler(json.loads(sys.argv[1]))\nprint(read[0])"
+    return subprocess.run([sys.executable, "-c", code, hit], check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)

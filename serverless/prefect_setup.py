@@ -1,0 +1,293 @@
+"""
+What pfl puts into Prefect, made, compared and removed: the storage block, work pool and deployments, automations.
+
+Each function yields a :class:`Change` per object. Nothing is written where nothing differs, or on a dry run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import quote
+
+from handler.core import project, store
+from handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from handler.core.settings import Settings
+from handler.engine import claim, prefect_api
+from handler.engine.prefect_env import Api
+
+TAG = "pfl"  # What a deployment has that pfl made, and may remove.
+DEPLOYMENT = "lambda"
+ZOMBIES = "pfl: crash flow runs whose heartbeats stop"
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_DENIED = {401: "check PREFECT_API_KEY", 403: "the key of PREFECT_API_KEY may not do this: ask for a role that can"}
+_OLD = "Prefect's server is too old for this: pfl doctor compares the versions"
+
+
+class Change(NamedTuple):
+    """One object: what was done or would be (``create``, ``update``, ``keep``, ``remove``), and each differing field before and after."""
+
+    kind: str
+    name: str
+    action: str
+    fields: dict[str, tuple[object, object]]
+    note: str = ""
+
+
+def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: str = "") -> Change:
+    fields = {field: ((before or {}).get(field), value) for field, value in after.items() if before is None or before.get(field) != value}
+    return Change(kind, name, "create" if before is None else "update" if fields else "keep", fields, note)
+
+
+def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "") -> object:
+    """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
+    try:
+        return prefect_api.ask(api, path, body, method=method)
+    except UnavailableError as exc:
+        raise _refused(what, exc) from exc
+
+
+def _refused(what: str, exc: Exception) -> UnavailableError:
+    status = re.search(r"HTTP (\d{3})|\b'?(401|403|404|405|422)\b", str(exc))
+    if status is None:
+        return exc if isinstance(exc, UnavailableError) else UnavailableError(f"Prefect did not take {what}", why=str(exc)[:300])
+    code = int(status[1] or status[2])
+    hint = _DENIED.get(code, _OLD if code in (404, 405, 422) else "pfl doctor")
+    return UnavailableError(f"Prefect did not take {what}", why=" ".join(str(exc).split())[:300], hint=hint)
+
+
+def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run: bool, prove: bool = False) -> Iterator[Change]:
+    """
+    The block of the store that results go to: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a directory.
+
+    Credentials that someone put into it stay; those of the environment are stored only *with_keys*.
+    """
+    scheme, _, rest = settings.store.partition("://")
+    if scheme == "memory" and rest:
+        raise InvalidRequestError("a store in memory has no block", why=f"PFL_STORE={settings.store}", hint="PFL_STORE=s3://bucket/prefix")
+    results = store.of(settings)
+    slug = "s3-bucket" if scheme == "s3" else "local-file-system"
+    found = _block(api, slug, name)
+    twins = [f"{s}/{name}" for s in ("s3", "s3-bucket", "local-file-system") if s != slug and _block(api, s, name) is not None]
+    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found and found["data"], with_keys)
+    note = f"beside it there is {', '.join(twins)}, of another type: tasks that name it use other results" if twins else ""
+    change = _change("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
+    if not dry_run or (prove and change.action == "keep"):
+        proof = _prove(block, results)
+        if change.action != "keep":
+            try:
+                block.save(name, overwrite=True)
+            except Exception as exc:
+                raise _refused("the block", exc) from exc
+        change = change._replace(note="; ".join(filter(None, [proof, note])))
+    yield change
+
+
+def _block(api: Api, slug: str, name: str) -> dict | None:
+    return _ask(api, "the block", f"/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true")
+
+
+def _fields(data: Mapping) -> dict[str, object]:
+    """What a person compares of a block; keys are told to be there, never shown."""
+    if "basepath" in data:
+        return {"basepath": data["basepath"]}
+    credentials = data.get("credentials") or {}
+    endpoint = (credentials.get("aws_client_parameters") or {}).get("endpoint_url")
+    has_keys = bool(credentials.get("aws_access_key_id") or credentials.get("minio_root_user"))
+    return {
+        "bucket": data.get("bucket_name"), "folder": data.get("bucket_folder") or "", "region": credentials.get("region_name"),
+        "endpoint": endpoint, "keys": "stored" if has_keys else "not stored",
+    }  # fmt: skip
+
+
+def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    bucket, _, folder = settings.store.removeprefix("s3://").partition("/")
+    before = None if found is None else _fields(found)
+    given = dict(found.get("credentials") or {}) if found is not None else {}
+    if before is None or before["keys"] == "not stored" or with_keys:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+        given = {"region_name": region, "aws_client_parameters": AwsClientParameters(endpoint_url=endpoint)}
+        if with_keys:
+            if not os.environ.get(_AWS[0]):
+                raise InvalidRequestError("there are no AWS keys to store", why=f"{_AWS[0]} is not set", hint="leave --with-keys out")
+            given |= {variable.lower(): os.environ.get(variable) for variable in _AWS}
+        given = AwsCredentials(**given)
+    return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given), before
+
+
+def _directory(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+    from prefect.filesystems import LocalFileSystem
+
+    directory = settings.store.removeprefix("file://") or str(settings.home / "store")
+    return LocalFileSystem(basepath=os.path.abspath(directory)), None if found is None else _fields(found)
+
+
+def _prove(block: object, results: store.Store) -> str:
+    """Write, read and delete an object through the block and through the store; the words for it."""
+    key, data = f"setup/proof-{secrets.token_hex(8)}", secrets.token_bytes(16)
+    try:
+        block.write_path(key, data)
+        if results.get(key) != data or block.read_path(key) != data:
+            raise UnavailableError("the block and the store are not the same place", why=f"{key} written by one is not read by the other")
+    except PflError:
+        raise
+    except Exception as exc:
+        why = " ".join(str(exc).split())[:300] or type(exc).__name__
+        hint = "check bucket, AWS_ENDPOINT_URL and the AWS credentials of this process; nothing was saved"
+        raise UnavailableError("the block does not work", why=f"{type(exc).__name__}: {why}", hint=hint) from exc
+    finally:
+        with suppress(PflError):  # What is wrong with the store is told above.
+            results.delete([key])
+    try:
+        block.read_path(key)
+    except Exception:  # Each file system has its own word for an object that is gone.
+        return "an object was written, read and deleted through the block and the store"
+    raise UnavailableError("the block still reads what the store has deleted", why=key)
+
+
+def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_run: bool) -> Iterator[Change]:
+    """A work pool of type ``aws-lambda``, and a deployment per flow of the image, ordinary Prefect flows of ``flows/`` included."""
+    from serverless.worker import LambdaWorker, template
+
+    loaded, path = project.load(settings), f"/work_pools/{quote(pool)}"
+    found = _ask(api, "the work pool", path)
+    if found is not None and found["type"] != LambdaWorker.type:
+        why = f"pfl needs one of type {LambdaWorker.type}"
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint="--pool OTHER-NAME")
+    before = None if found is None else {"type": found["type"], "function": function_of(found)}
+    yield (change := _change("work pool", pool, before, {"type": LambdaWorker.type, "function": function}))
+    wanted = {"base_job_template": template(function), "description": "Runs flows in AWS Lambda."}
+    if not dry_run and change.action == "create":
+        _ask(api, "the work pool", "/work_pools/", wanted | {"name": pool, "type": LambdaWorker.type})
+    elif not dry_run and change.action == "update":
+        _ask(api, "the work pool", path, wanted, method="PATCH")
+    flows = {name: (flow.to_prefect(), f"flows/pipeline.py:{name}", loaded.manifest.digest) for name, flow in loaded.flows.items()}
+    for name, (flow, entrypoint) in claim.ordinary(settings).items():
+        flows.setdefault(name, (flow, entrypoint, flow.version))
+    for flow, entrypoint, version in flows.values():
+        yield _deployment(api, flow, entrypoint, version, pool, dry_run)
+    for name, old in _ours(api, pool):
+        if name not in flows:
+            if not dry_run:
+                _ask(api, "the deployments", f"/deployments/{old}", method="DELETE")
+            yield Change("deployment", f"{name}/{DEPLOYMENT}", "remove", {}, "its flow is not in flows/ any more")
+
+
+def function_of(pool: Mapping) -> object:
+    """The function that a work pool calls where a deployment names no other."""
+    return pool["base_job_template"].get("variables", {}).get("properties", {}).get("function", {}).get("default")
+
+
+def form(flow) -> dict:
+    """The parameter form of a flow: what may be left empty is not required, and has no null to choose."""
+    schema = flow.parameters.model_dump()
+    for name, field in schema["properties"].items():
+        kinds = field.get("anyOf", ())
+        if {"type": "null"} in kinds and field.get("default") is None:
+            # Of several kinds the first is the choice; a list beside it would be a form within the form.
+            schema["properties"][name] = {**{k: v for k, v in field.items() if k not in ("anyOf", "default")}, **kinds[0]}
+            if len(kinds) > 2:
+                schema["properties"][name]["description"] = field["description"].replace(", or a list of steps", "")
+    return schema
+
+
+def _deployment(api: Api, flow, entrypoint: str, version: str | None, pool: str, dry_run: bool) -> Change:
+    after = {"work_pool_name": pool, "entrypoint": entrypoint, "version": version, "description": _described(flow), "parameter_openapi_schema": form(flow)}
+    before = _ask(api, "the deployment", f"/deployments/name/{quote(flow.name)}/{DEPLOYMENT}")
+    change = _change("deployment", f"{flow.name}/{DEPLOYMENT}", before, after)
+    if not dry_run and change.action != "keep":
+        flow_id = _ask(api, "the flow", "/flows/", {"name": flow.name})["id"]
+        more = {"flow_id": flow_id, "name": DEPLOYMENT, "tags": [TAG], "path": ".", "enforce_parameter_schema": True}
+        _ask(api, "the deployment", "/deployments/", after | more)
+    shown = {"parameter_openapi_schema": "form", "work_pool_name": "pool"}
+    return change._replace(fields={shown.get(field, field): (_short(b), _short(a)) for field, (b, a) in change.fields.items()})
+
+
+def _short(value: object) -> object:
+    return f"{len(value['properties'])} fields" if isinstance(value, dict) and "properties" in value else value or None
+
+
+def _described(flow) -> str:
+    return (flow.description or "").split("\nArgs:")[0].strip()  # The fields of the form have the rest.
+
+
+def _ours(api: Api, pool: str) -> list[tuple[str, str]]:
+    """The deployments that pfl made in a work pool: the flow's name, and the ID."""
+    chosen = {"deployments": {"tags": {"all_": [TAG]}, "name": {"any_": [DEPLOYMENT]}}, "work_pools": {"name": {"any_": [pool]}}}
+    names = {}
+    for each in prefect_api.pages(api, "/deployments/filter", chosen):
+        names[each["id"]] = (_ask(api, "the deployments", f"/flows/{each['flow_id']}") or {}).get("name", "?")
+    return [(name, id) for id, name in names.items()]
+
+
+def automations(api: Api, *, dry_run: bool) -> Iterator[Change]:
+    """Prefect's own answer to dead runs, as a second line of defence for flows that send heartbeats."""
+    found = _zombies(api)
+    ends = [f"prefect.flow-run.{name}" for name in ("heartbeat", "Completed", "Failed", "Crashed", "Cancelled")]
+    wanted = {
+        "name": ZOMBIES, "enabled": True,
+        "description": f"A flow run whose heartbeats stop for {3 * claim.HEARTBEAT_S} s becomes Crashed. Made by pfl setup automations.",
+        "trigger": {
+            "type": "event", "posture": "Proactive", "after": ends[:1], "expect": sorted(ends), "threshold": 1, "within": 3 * claim.HEARTBEAT_S,
+            "match": {"prefect.resource.id": "prefect.flow-run.*"}, "for_each": ["prefect.resource.id"],
+        },
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": "Its heartbeats stopped: the process is gone, most likely."}],
+    }  # fmt: skip
+    note = "it covers runs that send heartbeats, and of those the flow run alone; pfl runs reap does the rest"
+    about = {name: wanted[name] for name in ("description", "enabled")}
+    change = _change("automation", ZOMBIES, found[0] if found else None, about, note)
+    if not dry_run and change.action == "create":
+        _ask(api, "the automation", "/automations/", wanted)
+    elif not dry_run and change.action == "update":
+        _ask(api, "the automation", f"/automations/{found[0]['id']}", wanted, method="PUT")
+    yield change
+
+
+def _zombies(api: Api) -> list[dict]:
+    return _ask(api, "the automation", "/automations/filter", {"automations": {"name": {"any_": [ZOMBIES]}}}) or []
+
+
+def remove(
+    api: Api, settings: Settings, what: set[str], *, name: str, pool: str, dry_run: bool, agree: Callable[[list[Change]], None]
+) -> list[Change]:
+    """
+    Undo the others.
+
+    Args:
+        api: Prefect's.
+        settings: For the store whose block it is.
+        what: Of ``blocks``, ``deployments`` and ``automations``.
+        name: The block's.
+        pool: The work pool's.
+        dry_run: Say what, and do nothing.
+        agree: Asked with what would be removed, and raises where the answer is no.
+    """
+    found: list[tuple[Change, str]] = []
+    slug = "s3-bucket" if settings.store.startswith("s3://") else "local-file-system"
+    if "automations" in what:
+        found += [(Change("automation", ZOMBIES, "remove", {}), f"/automations/{each['id']}") for each in _zombies(api)]
+    if "deployments" in what:
+        mine = _ours(api, pool)
+        found += [(Change("deployment", f"{flow}/{DEPLOYMENT}", "remove", {}), f"/deployments/{id}") for flow, id in mine]
+        if _ask(api, "the work pool", path := f"/work_pools/{quote(pool)}") is not None:
+            in_pool = prefect_api.pages(api, "/deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
+            others = {each["id"] for each in in_pool} - {id for _, id in mine}
+            kept = Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it")
+            found.append((kept, "") if others else (Change("work pool", pool, "remove", {}), path))
+    if "blocks" in what and (document := _block(api, slug, name)) is not None:
+        found.append((Change("block", f"{slug}/{name}", "remove", {}), f"/block_documents/{document['id']}"))
+    changes = [change for change, _ in found]
+    if not dry_run and any(path for _, path in found):
+        agree(changes)
+        for change, path in found:
+            if path:
+                _ask(api, f"the end of the {change.kind}", path, method="DELETE")
+    return changes

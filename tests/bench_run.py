@@ -1,0 +1,163 @@
+"""
+How long it takes from pressing *Run* in Prefect's UI to the first line of user code: ``python tests/bench_run.py [RUNS]``.
+
+Prefect's process worker, ours before a warm and a cold sandbox (AWS's emulator), one poll, and an automation that calls the
+function's URL; all against one real server on loopback, both workers looking for runs every two seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import servers
+from conftest import ROOT, Project
+from lambda_service import LambdaService
+from test_lambda import Deployed, _role
+
+from handler.core.settings import Settings
+from handler.engine import prefect_api, prefect_env, prefect_run, server
+
+EVERY_S = "2"
+STAMP = """
+    import os, time
+    from prefect import flow
+
+    @flow
+    def stamp(name: str) -> None:
+        with open(os.path.join(os.environ["MEET"], name), "w") as file:
+            file.write(str(time.time()))
+"""
+
+
+def ask(url: str, path: str, body: object = None) -> object:
+    return prefect_api.ask(prefect_env.Api(url, "", ""), path, body)
+
+
+def press(url: str, deployment: str, meet: Path, name: str) -> float:
+    """Press *Run*; seconds until user code ran."""
+    id = ask(url, f"/deployments/name/stamp/{deployment}")["id"]
+    began = time.time()
+    ask(url, f"/deployments/{id}/create_flow_run", {"parameters": {"name": name}, "state": {"type": "SCHEDULED"}})
+    path = meet / name
+    while not path.exists() or not path.read_text():
+        assert time.time() < began + 120, f"{name} did not run"
+        time.sleep(0.005)
+    return float(path.read_text()) - began
+
+
+@contextlib.contextmanager
+def worker(*command: str):
+    environ = os.environ | {"PREFECT_WORKER_QUERY_SECONDS": EVERY_S}
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert any("started!" in line for line in process.stdout)
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def row(name: str, seconds: list[float]) -> None:
+    print(f"{name:<44} median {statistics.median(seconds):6.2f} s   least {min(seconds):6.2f} s   n={len(seconds)}", flush=True)
+
+
+def main(runs: int) -> None:
+    root = Path(tempfile.mkdtemp())
+    project, meet = Project(root), root / "meet"
+    meet.mkdir()
+    project.ship()
+    project.write(STAMP, "stamp")
+    os.environ |= {"PFL_PROJECT": str(root), "PYTHONPATH": str(ROOT), "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    os.environ |= {"AWS_DEFAULT_REGION": "us-east-1", "MEET": str(meet)}
+    prefect_env.prepare(Settings(project=str(root)))
+    found = server.ensure(root / ".pfl", idle_s=900)
+    os.environ["PREFECT_API_URL"] = url = found.url
+    try:
+        with servers.s3() as s3_url, LambdaService(s3_url, root) as service:
+            os.environ["AWS_ENDPOINT_URL"] = service.url
+            import boto3
+
+            from serverless import prefect_setup
+
+            deployed = Deployed(service, root, boto3.client("lambda", endpoint_url=service.url), _role(), meet)
+            (root / ".pfl" / "store").mkdir(parents=True, exist_ok=True)
+            more = {"PFL_ENGINE": "prefect", "PFL_MANIFEST": "", "PREFECT_API_URL": url, "PFL_STORE": str(root / ".pfl" / "store")}
+            function = deployed.function(timeout=120, memory=1024, **more)
+            settings = Settings(project=str(root), prefect_api_url=url)
+            with prefect_run.session(settings, lambda step, doing: None) as api:
+                list(prefect_setup.deployments(api, settings, pool="pfl", function=function, dry_run=False))
+                flow_id = ask(url, "/flows/", {"name": "stamp"})["id"]
+                from prefect.workers.process import ProcessWorker
+
+                template = ProcessWorker.get_default_base_job_template()
+                ask(url, "/work_pools/", {"name": "local", "type": "process", "base_job_template": template})
+                body = {"flow_id": flow_id, "name": "process", "work_pool_name": "local", "path": str(root), "entrypoint": "flows/stamp.py:stamp"}
+                ask(url, "/deployments/", body)
+            with worker("prefect", "worker", "start", "--type", "process", "--pool", "local"):
+                press(url, "process", meet, "process-first")
+                row("Prefect's process worker", [press(url, "process", meet, f"process-{n}") for n in range(runs)])
+            with worker("cli.main", "worker", "start", "--every", EVERY_S):
+                row("pfl worker, cold sandbox", [press(url, "lambda", meet, "lambda-first")])
+                service.drain()
+                took = []
+                for n in range(runs):
+                    took.append(press(url, "lambda", meet, f"lambda-{n}"))
+                    service.drain()
+                row("pfl worker, warm sandbox", took)
+            took = []
+            for n in range(runs):
+                id = ask(url, "/deployments/name/stamp/lambda")["id"]
+                ask(url, f"/deployments/{id}/create_flow_run", {"parameters": {"name": f"poll-{n}"}, "state": {"type": "SCHEDULED"}})
+                began = time.time()
+                assert deployed.raw(function, {"action": "poll"})["runs"][0]["invoked"] is True
+                service.drain()
+                took.append(float((meet / f"poll-{n}").read_text()) - began)
+            row("one poll, from its event on", took)
+            webhook(url, deployed, function, meet, runs)
+    finally:
+        server.stop(root / ".pfl")
+
+
+def webhook(url: str, deployed: Deployed, function: str, meet: Path, runs: int) -> None:
+    """An automation of Prefect's, on each scheduled run of the deployment; the function's URL is a small server here."""
+
+    class Url(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            event = {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "headers": {}, "body": body, "isBase64Encoded": False}
+            self.send_response(200)
+            self.end_headers()
+            deployed.raw(function, event)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Url) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        kind = ask(url, "/block_types/slug/webhook")["id"]
+        schema = ask(url, "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
+        data = {"method": "POST", "url": f"http://127.0.0.1:{listening.server_port}/", "headers": {}, "allow_private_urls": True}
+        block = ask(url, "/block_documents/", {"name": "function-url", "block_type_id": kind, "block_schema_id": schema, "data": data})["id"]
+        trigger = {"type": "event", "posture": "Reactive", "expect": ["prefect.flow-run.Scheduled"], "threshold": 1, "within": 0, "for_each": ["prefect.resource.id"]}
+        action = {"type": "call-webhook", "block_document_id": block, "payload": json.dumps({"flow_run_id": "{{ flow_run.id }}"})}
+        ask(url, "/automations/", {"name": "call", "trigger": trigger, "actions": [action]})
+        time.sleep(5)  # Prefect loads new triggers in the background.
+        row("an automation that calls the function's URL", [press(url, "lambda", meet, f"hook-{n}") for n in range(runs)])
+        listening.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

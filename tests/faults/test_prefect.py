@@ -1,0 +1,52 @@
+"""Prefect that goes away, fails or is slow in the middle of a run: what was computed is kept, and nothing stays open."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import statuses, values
+from faults import gate, suite
+
+from handler.core import lease
+
+FLOW = """
+from pathlib import Path
+@step
+def a(id: str) -> int:
+    return 1
+@step
+def b(id: str, a: int, fault: str = "") -> int:
+    Path("fault").write_text(fault)
+    return a + 1
+@step
+def c(id: str, b: int) -> int:
+    return b + 1
+FLOWS = [flow("troubled", a, b, c)]
+"""
+
+
+@pytest.mark.parametrize("fault", ["down", "500", "slow"])
+def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_nothing_open(project, prefect_server, fault, capfd):
+    project.write(FLOW)
+    told, id = project.root / "fault", f"trouble-{fault}"
+    with gate.Gate(prefect_server.port, lambda: told.read_text() if told.exists() else "") as between:
+        project.knobs |= {"engine": "prefect", "prefect_api_url": between.url}
+        reply = project.call(id, params={"fault": fault})
+        if reply["status"] == "completed":
+            assert values(reply) == {"a": 1, "b": 2, "c": 3}
+        else:
+            assert (reply["error"]["type"], fault == "slow") == ("UnavailableError", False)
+            assert "a and b" in reply["error"]["hint"]
+            assert "computed and saved" in reply["error"]["hint"]
+        assert capfd.readouterr().err == ""
+        told.unlink()
+        reaped = project.handle({"action": "reap"})
+        assert reaped["status"] == "completed", json.dumps(reaped)
+        flows, tasks = suite.runs_of(suite.prefect_env.configured(project.settings), id)
+        assert [run["state_type"] for run in flows if run["state_type"] not in suite.prefect_api.FINAL] == []
+        assert [run["state_type"] for run in tasks if run["state_type"] not in suite.prefect_api.FINAL] == []
+        assert lease.calls(project.results) == {}
+        again = project.call(id, params={"fault": fault})
+        assert (again["status"], values(again)) == ("completed", {"a": 1, "b": 2, "c": 3})
+        assert statuses(again) == {"a": "hit", "b": "hit", "c": "hit"}

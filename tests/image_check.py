@@ -1,0 +1,217 @@
+"""
+The image, for real: built without a Docker engine, pushed by digest, started read-only with a memory limit, and called.
+
+``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah podman runc mmdebstrap
+docker-registry``. It takes a Debian with Python for AWS's base image, which is on no package registry. Exit 0: all held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+PACKAGES = "buildah podman runc mmdebstrap docker-registry"
+BASE, IMAGE = "localhost/pfl-base:3", "localhost/pfl:check"
+_BASE = """
+FROM scratch
+ADD base.tar /
+RUN ln -sf python3 /usr/bin/python && ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth
+"""
+
+
+def main() -> None:
+    """Build, push, start and call; with ``--cold`` measure cold starts inside."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cold", type=int, default=0, metavar="ROUNDS")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the images here, for the next time")
+    chosen = parser.parse_args()
+    if missing := [name for name in PACKAGES.split() if not shutil.which(name)]:
+        sys.exit(f"not here: {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}")
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pfl-image-") as temporary:
+        folder = Path(chosen.keep or temporary)
+        folder.mkdir(exist_ok=True)
+        _configure(folder)
+        check(folder, chosen.cold)
+    print("1 passed, 0 failed")
+
+
+def check(folder: Path, cold: int) -> None:
+    """All of it; an assertion that does not hold says what."""
+    import servers
+
+    from handler.engine import server
+    from serverless import image
+
+    _step("the base image", lambda: _base(folder))
+    pip = folder / "pip.conf"
+    pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    more = ["--network", "host", "--pull-never", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro", "-v", f"{pip}:/etc/pip.conf:ro"]
+    _step("the image", lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None))
+    _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
+    with servers.s3() as s3, _registry(folder) as registry:
+        _step("pushed by digest", lambda: _pushed(registry))
+        home = folder / "prefect" / ".pfl"
+        prefect = server.ensure(home, idle_s=900)
+        try:
+            environ = _environ(s3, f"{prefect.url}")
+            _step("called in a read-only container", lambda: _called(environ))
+            print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
+            if cold:
+                mount = ["-v", f"{ROOT / 'serverless' / 'cold_start.py'}:/bench/cold_start.py:ro"]
+                print(_inside(environ, "python", "/bench/cold_start.py", str(cold), options=mount))
+        finally:
+            server.stop(home)
+
+
+def _step(what: str, do) -> None:
+    started = time.monotonic()
+    do()
+    print(f"{what}: {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _configure(folder: Path) -> None:
+    (folder / "storage.conf").write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n')
+    # runc: crun knows no mixed cgroups. Limits: those of the host may not be raised in a sandbox.
+    (folder / "containers.conf").write_text(
+        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=2048:2048"]\n[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
+    )
+    os.environ |= {
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"), "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"),
+    }  # fmt: skip
+    (folder / "tmp").mkdir(exist_ok=True)
+    for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_"))]:
+        del os.environ[name]
+
+
+def _base(folder: Path) -> None:
+    if subprocess.run(["buildah", "inspect", "--type", "image", BASE], capture_output=True).returncode == 0:
+        return
+    context = folder / "base"
+    context.mkdir(exist_ok=True)
+    command = ["mmdebstrap", "--variant=minbase", "--include=python3,python3-pip-whl,ca-certificates", "--mode=root", "bookworm"]
+    _run(*command, str(context / "base.tar"))
+    (context / "Dockerfile").write_text(_BASE)
+    _run("buildah", "bud", "--squash", "-t", BASE, str(context))
+    (context / "base.tar").unlink()
+
+
+def _broken(folder: Path, more: list[str]) -> None:
+    from handler.core.errors import InvalidRequestError
+    from serverless import image
+
+    project = folder / "broken"
+    shutil.rmtree(project, ignore_errors=True)
+    for name in ("flows", "handler", "serverless"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    for name in ("pyproject.toml", "constraints.txt", ".dockerignore"):
+        shutil.copy(ROOT / name, project / name)
+    (project / "flows" / "b.py").write_text("from handler import step\n1 / 0\n")
+    try:
+        image.build("buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None)
+    except InvalidRequestError as exc:
+        assert "ZeroDivisionError: division by zero at flows/b.py:2" in exc.why, exc.why
+    else:
+        raise AssertionError("a flow that raises was built into an image")
+
+
+def _pushed(registry: str) -> None:
+    from serverless import image
+
+    tag, digest = f"{registry}/pfl:check", Path(os.environ["TMPDIR"]) / "digest"
+    _run("buildah", "tag", IMAGE, tag)
+    image.push("buildah", tag, more=["--digestfile", str(digest)], tell=lambda line: None)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest.read_text()), digest.read_text()
+
+
+@contextmanager
+def _registry(folder: Path) -> Iterator[str]:
+    from lambda_service import _free_ports
+
+    (port,) = _free_ports(1)
+    config = folder / "registry.yml"
+    config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")
+    with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        from lambda_service import _wait_for_port
+
+        try:
+            _wait_for_port(port, process)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _environ(s3: str, prefect: str) -> dict[str, str]:
+    import boto3
+
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1"}
+    boto3.client("s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test").create_bucket(Bucket="image")
+    return keys | {"AWS_ENDPOINT_URL": s3, "PFL_STORE": "s3://image/pfl", "PREFECT_API_URL": prefect, "AWS_LAMBDA_FUNCTION_NAME": "check", "DO_NOT_TRACK": "1"}
+
+
+def _options(environ: dict[str, str]) -> list[str]:
+    limits = ["--network", "host", "-m", "512m", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,size=512m"]
+    return [*limits, *(part for name, value in environ.items() for part in ("-e", f"{name}={value}"))]
+
+
+def _inside(environ: dict[str, str], *command: str, options: list[str] = []) -> str:  # noqa: B006
+    return _run("podman", "run", "--rm", *_options(environ), *options, "--entrypoint", command[0], IMAGE, *command[1:])
+
+
+def _called(environ: dict[str, str]) -> None:
+    import rie
+    from lambda_service import _free_ports, _wait_for_port
+
+    ports = _free_ports(2)
+    emulator = ["--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}", "--runtime-api-address", f"127.0.0.1:{ports[1]}"]
+    command = ["podman", "run", "--rm", *_options(environ), "-v", f"{rie.binary()}:/rie:ro", "--entrypoint", "/rie", IMAGE, *emulator]
+    command += ["python", "-m", "awslambdaric", "handler.entry.lambda_handler"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            _wait_for_port(ports[0], process)
+            replies = [_post(ports[0], event) for event in ({"action": "check"}, {"id": "image"}, {"id": "image"}, {"id": ""}, {"action": "reap"})]
+        finally:
+            process.terminate()
+        log = process.communicate(timeout=30)[0]
+    checked, miss, hit, wrong, reaped = replies
+    assert checked["status"] == reaped["status"] == "completed", (checked, reaped)
+    assert [row["status"] for row in miss["steps"]] == ["computed"] * 3, miss
+    assert miss["engine"] == "prefect" and miss["url"] and not miss["warnings"], miss
+    assert [row["status"] for row in hit["steps"]] == ["hit"] * 3 and hit["store"] == {"get": 1}, hit
+    assert wrong["status"] == "invalid", wrong
+    assert "Read-only file system" not in log, log
+    assert re.search(r"External agent pfl .* registered", log), log
+
+
+def _post(port: int, event: dict) -> dict:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))
+    reply = json.loads(connection.getresponse().read())
+    connection.close()
+    assert isinstance(reply, dict) and "status" in reply, reply
+    return reply
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

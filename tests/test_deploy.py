@@ -1,0 +1,289 @@
+"""``pfl deploy``, ``status``, ``logs`` and ``remove``: osls against moto, and calls to real sandboxes, at one endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Project
+from lambda_service import LambdaService
+from test_lambda import run
+
+from handler.core.errors import InvalidRequestError
+from handler.core.settings import Settings
+from handler.engine import secret
+from serverless import deploy, image
+
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
+HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
+needs_osls = pytest.mark.skipif(not HAS_OSLS, reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/deploy does)")
+
+IN_REGISTRY = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": {"digest": "sha256:" + "c" * 64, "size": 2, "mediaType": "application/vnd.docker.container.image.v1+json"}, "layers": []}
+
+FLOWS = """
+    RATE = 3
+
+    @step
+    def one(id: str) -> int:
+        print("one is computed")
+        return RATE
+
+    @step
+    def two(id: str, one) -> int:
+        return one * 2
+
+    FLOWS = [flow("main", one, two)]
+"""
+
+
+@pytest.fixture(scope="module")
+def service(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LambdaService]:
+    task = tmp_path_factory.mktemp("deployed")
+    with LambdaService(s3_url, task, {"PFL_PROJECT": str(task)}) as running:
+        yield running
+
+
+@pytest.fixture
+def here(service: LambdaService, project: Project, s3_env, monkeypatch) -> Project:
+    """A project that deploys to the service; the code of its image is a copy, made by :func:`bake`."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+    monkeypatch.setenv("PFL_ENGINE", "direct")
+    monkeypatch.delenv("PFL_PROJECT")
+    shutil.rmtree(project.root / "flows")
+    project.write(FLOWS)
+    return project
+
+
+def put_into_image(project: Project, service: LambdaService) -> None:
+    """What building an image does, as far as a sandbox sees it."""
+    shutil.rmtree(service.task / "flows", ignore_errors=True)
+    shutil.copytree(project.root / "flows", service.task / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    service.reset()
+
+
+@needs_osls
+def test_a_function_is_deployed_called_updated_and_removed(here, service):
+    import boto3
+
+    put_into_image(here, service)
+    bucket = "pfl-dev-123456789012-us-east-1"
+    planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
+    assert {row["would"] for row in planned["resources"]} == {"create"}
+    assert [(row["step"], row["why"]) for row in planned["changes"]] == [("one", "new"), ("two", "new")]
+
+    made = run("deploy", "--image", IMAGE, "--json")
+    assert (made.code, made.data["status"]) == (0, "deployed"), made.err
+    names = {row["type"]: row["name"] for row in made.data["resources"]}
+    assert names["AWS::Lambda::Function"] == "pfl-dev"
+    known = json.loads((here.root / ".pfl" / "deployed.json").read_text())
+    assert (known["function"], known["region"], known["stage"]) == ("pfl-dev", "us-east-1", "dev")
+    s3, logs = boto3.client("s3"), boto3.client("logs")
+    assert logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/pfl-dev")["logGroups"][0]["retentionInDays"] == 30
+    targets = boto3.client("events").list_targets_by_rule(Rule="pfl-dev-reap")["Targets"]
+    assert [json.loads(target["Input"]) for target in targets] == [{"action": "reap"}]
+
+    called = run("invoke", "--id", "abc", "--json")  # It finds the function by itself.
+    assert "calling function pfl-dev in us-east-1" in called.err
+    assert [row["value"] for row in called.data["steps"]] == [3, 6]
+    assert run("invoke", "--id", "abc").err.count("2 of 2 steps from the cache") == 1
+    lines = [json.loads(line) for line in run("logs", "--id", "abc", "--json").out.splitlines()]
+    assert [line["text"] for line in lines if line["call"] is None] == ["one is computed"]
+    assert [line["call"]["steps"] for line in lines if line["call"]] == [{"one": "computed", "two": "computed"}, {"one": "hit", "two": "hit"}]
+    assert re.search(r"completed abc  one=hit two=hit  [\d.]+ ms  \S+", run("logs", "--id", "abc").out)
+    assert run("logs", "--id", "other").out == ""
+    told = run("status", "--json").data
+    assert (told["is_current"], told["state"], told["concurrency"]) == (True, "Active", 20)
+    assert told["stack"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+
+    again = run("deploy", "--image", IMAGE)
+    assert again.code == 0
+    assert "Deployment skipped" in again.err or "No changes" in again.err, again.err
+
+    here.write(FLOWS.replace("RATE = 3", "RATE = 4"))
+    assert run("status", "--json").data["is_current"] is False
+    assert "the deployed code is not the code here" in run("invoke", "--id", "abc", "--json").err
+    planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
+    assert {row["type"] for row in planned["resources"] if row["would"] != "keep"} <= {"AWS::Lambda::EventInvokeConfig"}  # moto makes none.
+    (change,) = planned["changes"]
+    assert (change["step"], change["then"]) == ("one", ["two"])
+    assert change["why"].startswith("`RATE` in flows/pipeline.py")
+    assert change["why"].endswith("3 → 4")
+
+    put_into_image(here, service)
+    updated = run("deploy", "--image", IMAGE.replace("a" * 64, "b" * 64), "--json")
+    assert (updated.code, updated.data["status"]) == (0, "deployed"), updated.err
+    told = run("status", "--json").data
+    assert (told["stack"], told["is_current"], told["image"][-3:]) == ("UPDATE_COMPLETE", True, "bbb")
+    assert [row["value"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == [4, 8]
+
+    assert run("remove").code == 2  # There is no terminal to ask at.
+    gone = run("remove", "--yes")
+    assert (gone.code, f"s3://{bucket}/pfl stays" in gone.err) == (0, True), gone.err
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="pfl/history/")["KeyCount"] > 0
+    assert not (here.root / ".pfl" / "deployed.json").exists()
+    assert run("status", "--json").code == 3
+    # The bucket that stayed is taken over by the next deployment.
+    back = run("deploy", "--image", IMAGE, "--json")
+    assert back.code == 0, back.err
+    assert [row["status"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == ["hit", "hit"]
+    assert run("remove", "--yes", "--purge").code == 0
+    assert bucket not in {each["Name"] for each in s3.list_buckets()["Buckets"]}
+    assert run("remove", "--yes").code == 3
+
+
+@needs_osls
+def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
+    at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None)
+    at._identity()
+    list(at.planned())
+    template = json.loads((ROOT / "serverless" / ".serverless" / "cloudformation-template-update-stack.json").read_text())
+    policy = template["Resources"]["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    granted = {action for row in policy for action in (row["Action"] if isinstance(row["Action"], list) else [row["Action"]])}
+    assert granted == {
+        "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "logs:CreateLogStream", "logs:PutLogEvents",
+        "secretsmanager:GetSecretValue", "sqs:SendMessage",
+    }  # fmt: skip
+    assert not any(row["Resource"] == "*" for row in policy)
+    bucket = template["Resources"]["Store"]
+    held = bucket["Properties"]
+    assert held["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert all(held["PublicAccessBlockConfiguration"].values())
+    assert held["BucketEncryption"]
+    assert {rule["Prefix"] for rule in held["LifecycleConfiguration"]["Rules"]} == {f"pfl/{name}/" for name in ("plans", "results", "leases", "calls", "publishing")}
+    (tls,) = template["Resources"]["StorePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": False}})
+    assert (bucket["DeletionPolicy"], template["Resources"]["StorePolicy"]["DeletionPolicy"]) == ("Retain", "Retain")
+    assert {"ErrorAlarm", "DeadLetterAlarm", "DeadLetters"} <= template["Resources"].keys()
+
+
+def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
+    monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
+    monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
+    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", AWS_DEFAULT_REGION="us-eats-1")
+    assert ran.code == 2
+    why = ran.data["error"]["why"].splitlines()
+    assert [line.split(" (")[0] for line in why] == [
+        "Node and npm are not here",
+        "AWS has no region 'us-eats-1'",
+        "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
+        "there is no container tool that works",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stage", "a/b"], "the stage cannot be used"),
+        (["--stage", "x" * 21], "the stage cannot be used"),
+        (["--name", "Über"], "the name cannot be used"),
+        (["--arch", "sparc"], "unknown architecture"),
+        (["--image", "pfl:latest"], "the image is not named by digest"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
+    ran = run("deploy", *arguments, "--json")
+    assert (ran.code, ran.data["error"]["what"]) == (2, words) or words in ran.data["error"]["what"]
+    assert ran.data["error"]["hint"]
+
+
+def checked(root: Path, **more: object) -> list[str]:
+    """What a check of this deployment finds missing."""
+    at = deploy.Deployment(Settings(project=str(root), **more), image_uri=IMAGE, tell=lambda text: None)
+    try:
+        at.check(building=False)
+    except InvalidRequestError as exc:
+        return exc.why.splitlines()
+    return []
+
+
+def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    found = checked(here.root, prefect_api_url="https://api.prefect.cloud/api", prefect_api_key="pnu_1")
+    assert found == ["PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"]
+    at = deploy.Deployment(Settings(project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"), plain_key=True)
+    at._prefect()
+    assert len(at.warnings) == 2
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+
+
+def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.invalid"]
+    for arguments in (["init", "-q"], ["add", "flows"], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", *arguments], cwd=here.root, check=True)
+    assert checked(here.root, engine="direct") == []
+    here.write(FLOWS + "\n")
+    assert "flows/pipeline.py" in checked(here.root, engine="direct")[0]
+
+
+def test_a_stack_that_was_rolled_back_is_told_and_how_to_go_on(here, service, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE")  # moto has no way into it.
+    assert checked(here.root, engine="direct") == ["the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"]
+
+
+def test_a_flow_that_cannot_be_imported_is_not_baked_and_names_its_line(here):
+    here.write("raise ValueError('no')\n")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_PROJECT": str(here.root)}
+    done = subprocess.run([os.sys.executable, "-m", "handler.bake", "m.json"], cwd=here.root, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the flows cannot be imported: ValueError: no at flows/pipeline.py:2")
+
+
+def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
+    first = image.digest(here.root, "x86_64")
+    (here.root / "flows" / "__pycache__").mkdir(exist_ok=True)
+    (here.root / "flows" / "__pycache__" / "x.pyc").write_bytes(b"")
+    assert image.digest(here.root, "x86_64") == first
+    assert image.digest(here.root, "arm64") != first
+    here.write(FLOWS + "\n")
+    assert image.digest(here.root, "x86_64") != first
+
+
+def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):
+    import boto3
+
+    at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), tell=lambda text: None)
+    at._identity()
+    assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
+    ecr = boto3.client("ecr")
+    ecr.create_repository(repositoryName="pfl")
+    tag = f"{image.digest(here.root, 'x86_64')[:16]}-x86_64"
+    pushed = ecr.put_image(repositoryName="pfl", imageTag=tag, imageManifest=json.dumps(IN_REGISTRY))["image"]["imageId"]["imageDigest"]
+    assert at.find_image(build=True) == f"123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@{pushed}"
+
+
+def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here, s3_env):
+    import boto3
+
+    arn = boto3.client("secretsmanager").create_secret(Name="prefect-key", SecretString="pnu_secret")["ARN"]
+    boto3.client("ssm").put_parameter(Name="/pfl/key", Value="pnu_parameter", Type="SecureString")
+    assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_secret"
+    assert secret.filled(Settings(prefect_secret="arn:aws:ssm:us-east-1:123456789012:parameter/pfl/key")).prefect_api_key == "pnu_parameter"
+    assert secret.filled(Settings(prefect_secret=arn, prefect_api_key="mine")).prefect_api_key == "mine"
+    with pytest.raises(secret.UnavailableError, match="could not be read"):
+        secret.filled(Settings(prefect_secret=arn + "x"))
+    with pytest.raises(InvalidRequestError, match="no ARN"):
+        secret.filled(Settings(prefect_secret="prefect-key"))
+
+
+def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    url, body, headers = "https://ssm.eu-west-1.amazonaws.com", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
+    request = AWSRequest("POST", f"{url}/", headers=headers, data=body)
+    SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
+    environ = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": "TOKEN"}
+    ours = secret.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, now=request.headers["X-Amz-Date"])
+    assert ours["authorization"] == request.headers["Authorization"]

@@ -1,0 +1,196 @@
+"""What pfl puts into Prefect: made, compared, made again, removed, and refused with a hint."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+import servers
+from test_cli import Ran, pfl
+from test_engine import ask
+
+from handler.core.errors import InvalidRequestError, UnavailableError
+from handler.engine import prefect_run
+from handler.engine.prefect_env import Api
+
+ORDINARY = """
+    from prefect import flow
+
+    @flow
+    def nightly(n: int, name: str = "x") -> int:
+        '''
+        A nightly report.
+
+        Args:
+            n: How many.
+        '''
+        return n
+"""
+FORM = """
+    from typing import Literal
+
+    @step
+    def first(id: str, rate: float = 2.5, mode: Literal["fast", "slow"] = "fast", names: list = []) -> float:
+        '''
+        The first.
+
+        Args:
+            rate: How much of it.
+        '''
+        return rate
+
+    @step
+    def second(first) -> float:
+        return first
+
+    FLOWS = [flow("formed", first, second, description="What it is for.")]
+"""
+
+
+@pytest.fixture
+def setting_up(on_prefect, prefect_server, monkeypatch):
+    """``setup(kind, …)`` in this process: the changes, by name."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
+
+    def setup(kind: str, url: str = prefect_server.url, **options) -> dict:
+        from serverless import prefect_setup
+
+        settings = on_prefect.settings
+        if kind != "automations":
+            options = {"blocks": {"name": "cache", "with_keys": False}, "deployments": {"pool": "setup", "function": "pfl"}}[kind] | options
+        with prefect_run.session(settings, lambda step, doing: None):
+            arguments = () if kind == "automations" else (settings,)
+            return {c.name: c for c in getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **{"dry_run": False} | options)}
+
+    return setup
+
+
+def block(url: str, name: str) -> dict:
+    kind, _, name = name.partition("/")
+    return ask(url, f"/block_types/slug/{kind}/block_documents/name/{name}?include_secrets=true")
+
+
+@pytest.fixture
+def inside(capfd):
+    """``pfl`` in this process, for commands that import Prefect."""
+
+    def run(*arguments: str) -> Ran:
+        from cli.main import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        return Ran(subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr()))
+
+    return run
+
+
+def test_all_is_made_once_shown_dry_first_and_removed(on_prefect, prefect_server, inside, monkeypatch):
+    on_prefect.write(ORDINARY, "nightly")
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
+    monkeypatch.setenv("PFL_WORK_POOL", "whole")
+    before = inside("setup", "rm", "--dry-run", "--json").rows
+    runs = [inside("setup", *arguments, "--json") for arguments in (("all", "--dry-run"), ("all",), ("all",))]
+    names = ["local-file-system/cache", "whole", "meaning/lambda", "audit/lambda", "nightly/lambda"]
+    assert [[row["name"] for row in ran.rows][:5] for ran in runs] == [names] * 3
+    assert [{row["action"] for row in ran.rows} for ran in runs] == [{"create"}, {"create"}, {"keep"}]
+    assert runs[0].rows[0]["fields"] == {"basepath": {"before": None, "after": str(on_prefect.root / ".pfl" / "store")}}
+    assert "written, read and deleted through the block and the store" in runs[1].rows[0]["note"]
+    (on_prefect.root / "flows" / "nightly.py").unlink()
+    gone = inside("setup", "deployments", "--json").rows
+    assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [("nightly/lambda", "remove")]
+    assert inside("setup", "rm").code == 2  # There is no terminal to ask at.
+    removed = inside("setup", "rm", "--yes")
+    assert (removed.code, "5 remove" in removed.err) == (0, True)
+    assert inside("setup", "rm", "--dry-run", "--json").rows == before == []
+
+
+def test_the_form_has_choices_types_defaults_and_docstrings(setting_up, on_prefect, prefect_server):
+    on_prefect.write(FORM)
+    setting_up("deployments")
+    made = ask(prefect_server.url, "/deployments/name/formed/lambda")
+    assert (made["description"], made["enforce_parameter_schema"], made["work_pool_name"]) == ("What it is for.", True, "setup")
+    form = made["parameter_openapi_schema"]
+    fields = {name: {k: v for k, v in field.items() if k not in ("title", "position")} for name, field in form["properties"].items()}
+    assert form["required"] == ["id"]
+    assert fields["step"]["enum"] == ["first", "second"]
+    assert fields["bust"]["enum"] == ["this", "all"]
+    assert (fields["skip"]["type"], fields["skip"]["items"]["enum"]) == ("array", ["first", "second"])
+    assert fields["rate"] == {"type": "number", "default": 2.5, "description": "How much of it."}
+    assert (fields["mode"]["enum"], fields["mode"]["default"]) == (["fast", "slow"], "fast")
+    assert all(field["description"] for field in fields.values())
+
+
+def test_the_block_of_a_bucket_reads_what_pfl_stored_and_keeps_keys_out(setting_up, on_prefect, bucket, s3_env, prefect_server):
+    on_prefect.knobs["store"] = f"s3://{bucket}/pre/fix"
+    change = setting_up("blocks")["s3-bucket/cache"]
+    assert (change.action, change.fields["folder"], change.fields["keys"]) == ("create", (None, "pre/fix"), (None, "not stored"))
+    credentials = block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]
+    assert {name: value for name, value in credentials.items() if "key" in name or "token" in name} == dict.fromkeys(
+        ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    )
+    assert credentials["aws_client_parameters"]["endpoint_url"] == s3_env["AWS_ENDPOINT_URL"]
+    reply = on_prefect.call("stored", engine="direct")
+    from prefect.results import ResultStore
+    from prefect_aws import S3Bucket
+
+    with prefect_run.session(on_prefect.settings, lambda step, doing: None):
+        # The block itself, as Prefect's own result store uses it.
+        mine = S3Bucket.load("cache")
+        read = ResultStore(result_storage=mine).read(f"results/stored/a/{reply['steps'][0]['key']}")
+    assert read.result == reply["steps"][0]["value"]
+    keyed = setting_up("blocks", with_keys=True)["s3-bucket/cache"]
+    assert (keyed.action, keyed.fields) == ("update", {"keys": ("not stored", "stored")})
+    on_prefect.knobs["store"] = f"s3://{bucket}/other"
+    moved = setting_up("blocks")["s3-bucket/cache"]
+    assert moved.fields == {"folder": ("pre/fix", "other")}  # The keys that somebody stored stay.
+    assert block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]["aws_secret_access_key"] == "test"
+    on_prefect.knobs["store"] = ""
+    assert "s3-bucket/cache, of another type" in setting_up("blocks")["local-file-system/cache"].note
+
+
+def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_env, prefect_server):
+    on_prefect.knobs["store"] = "s3://no-such-bucket/pfl"
+    with pytest.raises(UnavailableError, match="the block does not work"):
+        setting_up("blocks", name="broken")
+    on_prefect.knobs["store"] = "memory://x"
+    with pytest.raises(InvalidRequestError, match="in memory"):
+        setting_up("blocks", name="broken")
+    from handler.engine import prefect_api
+
+    assert prefect_api.ask(Api(prefect_server.url, "", ""), "/block_types/slug/s3-bucket/block_documents/name/broken") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "status", "hint"),
+    [
+        ("blocks", "/block_types/", 403, "ask for a role that can"),
+        ("deployments", "/work_pools/", 403, "ask for a role that can"),
+        ("deployments", "/deployments/", 422, "too old"),
+        ("automations", "/automations/", 401, "check PREFECT_API_KEY"),
+    ],
+)
+def test_what_prefect_refuses_names_the_thing_and_the_way_out(setting_up, prefect_server, kind, path, status, hint):
+    def answer(method: str, asked: str):
+        return (status, b'{"detail":"no"}') if path in asked else None
+
+    with servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy, pytest.raises(UnavailableError) as caught:
+        setting_up(kind, f"{proxy.url}/api")
+    assert caught.value.what.startswith("Prefect did not take the ")
+    assert hint in caught.value.hint
+
+
+def test_a_work_pool_of_another_type_is_left_alone(setting_up, prefect_server):
+    ask(prefect_server.url, "/work_pools/", {"name": "theirs", "type": "process", "base_job_template": {}})
+    with pytest.raises(InvalidRequestError, match="is of type process"):
+        setting_up("deployments", pool="theirs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["rm", "things"], "unknown kind 'things'"), (["blocks", "--name", "Cache!"], "cannot be named"), (["all", "--pool"], "--pool")],
+)
+def test_wrong_input_is_told(project, arguments, words):
+    ran = pfl("setup", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err

@@ -1,0 +1,272 @@
+"""Runs that Prefect schedules: claimed once, run in this process, with the states that people expect; by a worker or a poll."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Project
+from lambda_service import LambdaService
+from test_engine import ask, task_runs
+from test_lambda import Deployed, _role
+
+from handler.core import lease
+from handler.engine import prefect_run
+from handler.engine.prefect_env import Api
+
+ORDINARY = """
+    import asyncio
+    from prefect import flow, task
+
+    @task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @flow
+    def plain(n: int = 3) -> int:
+        return double(n)
+
+    @flow
+    async def slowly(n: int = 3) -> int:
+        if n < 0:
+            raise ValueError("n is below zero")
+        return n
+"""
+
+
+class Pool:
+    """A work pool with the deployments of a project, and runs of them as the UI's button makes them."""
+
+    def __init__(self, project: Project, url: str, name: str) -> None:
+        self.project, self.url, self.name = project, url, name
+
+    def set_up(self, function: str = "pfl") -> None:
+        from serverless import prefect_setup
+
+        with prefect_run.session(self.project.settings, lambda step, doing: None):
+            list(prefect_setup.deployments(Api(self.url, "", ""), self.project.settings, pool=self.name, function=function, dry_run=False))
+
+    def run(self, flow: str, job_variables: dict | None = None, **parameters: object) -> str:
+        """Press *Run*; the flow run's ID."""
+        deployment = ask(self.url, f"/deployments/name/{flow}/lambda")["id"]
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | ({"job_variables": job_variables} if job_variables else {})
+        return ask(self.url, f"/deployments/{deployment}/create_flow_run", body)["id"]
+
+    def seen(self, id: str) -> dict:
+        return ask(self.url, f"/flow_runs/{id}")
+
+    def states(self, id: str) -> list[str]:
+        return [state["name"] for state in ask(self.url, f"/flow_run_states/?flow_run_id={id}")]
+
+    def until(self, id: str, *types: str) -> dict:
+        """The run, once it has one of these states."""
+        for _ in range(600):
+            if (run := self.seen(id))["state_type"] in types:
+                return run
+            threading.Event().wait(0.1)
+        raise AssertionError(f"{run['state_name']}: {run['state']['message']}")
+
+    def cancel(self, id: str, type: str) -> None:
+        ask(self.url, f"/flow_runs/{id}/set_state", {"state": {"type": type, "name": type.capitalize()}, "force": True})
+
+
+@pytest.fixture
+def pool(on_prefect: Project, prefect_server, request, monkeypatch) -> Pool:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
+    name = f"pool-{abs(hash(request.node.name)) % 10**8}"
+    on_prefect.knobs["work_pool"] = name
+    return Pool(on_prefect, prefect_server.url, name)
+
+
+def test_a_scheduled_run_is_run_here_once_and_named_and_tagged_like_any(pool):
+    pool.set_up()
+    id = pool.run("meaning", id="ui-1", step="b")
+    reply = pool.project.handle({"flow_run_id": id})
+    assert (reply["status"], reply["claimed"], reply["flow_run_id"]) == ("completed", True, id)
+    assert {row["step"]: row["status"] for row in reply["steps"]} == {"a": "computed", "b": "computed"}
+    assert {row["flow_run_id"] for row in reply["steps"]} == {id}
+    assert pool.states(id) == ["Scheduled", "Claimed", "Running", "Completed"]
+    run = pool.seen(id)
+    assert run["name"] == "meaning/ui-1/b"
+    assert {"id=ui-1", "step=b", "pfl"} <= set(run["tags"])
+    again = pool.project.handle({"flow_run_id": id})
+    assert (again["status"], again["claimed"], again["why"]) == ("completed", False, "it is Completed already")
+    assert len(task_runs(pool.project, id, 2)) == 2
+    assert lease.calls(pool.project.results) == {}
+
+
+def test_what_is_stored_is_shown_as_cached(pool):
+    pool.set_up()
+    pool.project.call("ui-2", engine="direct", step="b")
+    id = pool.run("meaning", id="ui-2")
+    assert pool.project.handle({"flow_run_id": id})["status"] == "completed"
+    tasks = {task["name"]: task for task in task_runs(pool.project, id, 3)}
+    assert {name: task["state_name"] for name, task in tasks.items()} == {"a[ui-2]": "Cached", "b[ui-2]": "Cached", "c[ui-2]": "Completed"}
+    assert tasks["b[ui-2]"]["cache_key"] and tasks["b[ui-2]"]["task_inputs"]["id"][0]["name"] == "ui-2"
+    whole = pool.run("meaning", id="ui-2", step="c")
+    assert pool.project.handle({"flow_run_id": whole})["steps"][-1]["status"] == "hit"
+    assert [task["state_name"] for task in task_runs(pool.project, whole, 1)] == ["Cached"]
+
+
+def test_of_many_who_claim_one_wins(pool):
+    from handler.engine import claim
+
+    pool.set_up()
+    api, meet, won = Api(pool.url, "", ""), threading.Barrier(8), []
+    for type in ("SCHEDULED", "PENDING"):
+        id = pool.run("meaning", id="ui-3")
+        if type == "PENDING":
+            ask(pool.url, f"/flow_runs/{id}/set_state", {"state": {"type": type, "name": "Submitting"}})
+
+        def race(id=id) -> None:
+            meet.wait()
+            won.append(claim._take(api, id, threading.current_thread().name)[0] is not None)
+
+        racers = [threading.Thread(target=race) for _ in range(8)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+    assert sorted(won) == [False] * 14 + [True] * 2
+
+
+def test_a_run_that_was_cancelled_before_it_began_is_not_begun(pool):
+    pool.set_up()
+    for type in ("CANCELLED", "CANCELLING"):
+        id = pool.run("meaning", id="ui-4")
+        pool.cancel(id, type)
+        assert pool.project.handle({"flow_run_id": id})["claimed"] is False
+        assert pool.seen(id)["state_type"] == "CANCELLED"
+    assert list(pool.project.results.list("results/ui-4")) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Prefect leaves the sockets of an async flow to the collector.
+def test_ordinary_flows_run_as_they_are(pool):
+    pool.project.write(ORDINARY, "more")
+    pool.set_up()
+    ids = [pool.run("plain", n=4), pool.run("slowly"), pool.run("slowly", n=-1)]
+    replies = [pool.project.handle({"flow_run_id": id}) for id in ids]
+    assert [reply["status"] for reply in replies] == ["completed", "completed", "failed"]
+    assert [pool.states(id)[-2:] for id in ids] == [["Running", "Completed"], ["Running", "Completed"], ["Running", "Failed"]]
+    assert "n is below zero" in pool.seen(ids[2])["state"]["message"]
+    assert len(task_runs(pool.project, ids[0], 1)) == 1
+    gc.collect()  # Here, where the warning about it is expected.
+
+
+def test_what_cannot_be_run_says_why_in_prefect(pool):
+    pool.project.write(ORDINARY, "more")
+    pool.set_up()
+    gone, wrong, direct = pool.run("plain"), pool.run("meaning", id="a\nb"), pool.run("meaning", id="ui-5", bust="all")
+    (pool.project.root / "flows" / "more.py").unlink()
+    sys.modules.pop("flows.more", None)
+    replies = [pool.project.handle({"flow_run_id": id}) for id in (gone, wrong)]
+    assert [reply["status"] for reply in replies] == ["invalid", "invalid"]
+    assert "the image has no flow 'plain'" in pool.seen(gone)["state"]["message"]
+    assert "control character" in pool.seen(wrong)["state"]["message"]
+    assert {pool.seen(id)["state_type"] for id in (gone, wrong)} == {"FAILED"}
+    assert pool.project.handle({"flow_run_id": direct})["engine"] == "prefect"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        ({"flow_run_id": "x"}, "invalid"), ({"flow_run_id": 3}, "invalid"), ({"flow_run_id": ""}, "invalid"), ({"flow_run_id": None}, "invalid"),
+        ({"flow_run_id": "00000000-0000-4000-8000-000000000000"}, "miss"), ({"flow_run_id": "x", "id": "abc"}, "invalid"),
+        ({"action": "poll", "pool": "no-such-pool"}, "miss"), ({"action": "poll", "pool": 3}, "invalid"), ({"action": "poll", "id": "abc"}, "invalid"),
+    ],
+)  # fmt: skip
+def test_a_wrong_event_is_told(pool, raw, status):
+    reply = pool.project.handle(raw)
+    assert (reply["status"], bool(reply["error"]["hint"] or reply["error"]["why"])) == (status, True)
+
+
+def test_a_poll_takes_what_is_due_and_ends_what_never_began(pool, monkeypatch):
+    from handler.engine import claim
+
+    pool.set_up()
+    ids = [pool.run("meaning", id=f"poll-{n}") for n in range(2)]
+    lost = pool.run("meaning", id="poll-lost")
+    ask(pool.url, f"/flow_runs/{lost}/set_state", {"state": {"type": "PENDING", "name": "Submitting"}})
+    reply = pool.project.handle({"action": "poll"})
+    assert {row["flow_run_id"]: (row["status"], row["claimed"]) for row in reply["runs"]} == dict.fromkeys(ids, ("completed", True))
+    assert pool.project.handle({"action": "poll"})["runs"] == []
+    assert pool.seen(lost)["state_type"] == "PENDING"
+    monkeypatch.setattr(claim, "_LOST_S", -60)
+    pool.project.handle({"action": "poll"})
+    assert (pool.seen(lost)["state_type"], "never began" in pool.seen(lost)["state"]["message"]) == ("CRASHED", True)
+
+
+# The worker, in its own process, and the function behind it, in AWS's emulator.
+
+
+@pytest.fixture
+def function(pool, s3_url, s3_env, monkeypatch, tmp_path):
+    """A function in the service that has the project's code, and a worker's environment."""
+    import boto3
+
+    with LambdaService(s3_url, pool.project.root) as service:
+        client = boto3.client("lambda", endpoint_url=service.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+        deployed = Deployed(service, pool.project.root, client, _role(), tmp_path)
+        more = {"PFL_ENGINE": "prefect", "PFL_MANIFEST": "", "PREFECT_API_URL": pool.url, "PFL_STORE": str(pool.project.root / ".pfl" / "store")}
+        (pool.project.root / ".pfl" / "store").mkdir(parents=True, exist_ok=True)
+        yield deployed.function(timeout=60, memory=1024, **more)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """What pyproject.toml registers, as an installation has it: also where pfl was installed before the worker was there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site" / "pfl_as_declared-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pfl-as-declared\nVersion: 0\n")
+    named = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["prefect.collections"].items())
+    (info / "entry_points.txt").write_text(f"[prefect.collections]\n{named}")
+    return info.parent
+
+
+def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, function, collection):
+    pool.set_up(function)
+    environ = {**os.environ, "PYTHONPATH": f"{collection}{os.pathsep}{ROOT}", "PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+    commands = [
+        ["-m", "prefect", "worker", "start", "--type", "aws-lambda", "--pool", pool.name],
+        ["-m", "cli.main", "worker", "start", "--pool", pool.name, "--every", "0.5"],
+    ]
+    workers = [subprocess.Popen([sys.executable, *each], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for each in commands]
+    try:
+        for worker in workers:
+            assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
+        ids = [pool.run("meaning", id=f"worker-{n}") for n in range(3)]
+        bad = pool.run("meaning", {"function": "no-such-function"}, id="worker-bad")
+        runs = [pool.until(id, "COMPLETED", "FAILED", "CRASHED") for id in ids]
+        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3, [run["state"] for run in runs]
+        # Two workers look, and one takes each.
+        states = [[name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids]
+        assert states == [["Scheduled", "Pending", "Claimed", "Running", "Completed"]] * 3
+        assert all(run["infrastructure_pid"].startswith(f"{function}/") for run in runs)
+        assert "no-such-function is not there" in pool.until(bad, "CRASHED")["state"]["message"]
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--pool", "no-such-pool"], 3, "there is no work pool"), (["--pool", "typed"], 2, "is of type process"), (["--limit", "0"], 2, "--limit")],
+)
+def test_a_worker_without_its_pool_does_not_start(pool, arguments, code, words):
+    from test_cli import pfl
+
+    if "typed" in arguments:
+        ask(pool.url, "/work_pools/", {"name": "typed", "type": "process", "base_job_template": {}})
+    ran = pfl("worker", "start", *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lambda_service import LambdaService
 from test_engine import ask, task_runs
 from test_lambda import Deployed, _role
 
+from handler import entry
 from handler.core import lease
 from handler.engine import prefect_run
 from handler.engine.prefect_env import Api
@@ -157,6 +159,41 @@ def test_ordinary_flows_run_as_they_are(pool):
     assert "n is below zero" in pool.seen(ids[2])["state"]["message"]
     assert len(task_runs(pool.project, ids[0], 1)) == 1
     gc.collect()  # Here, where the warning about it is expected.
+
+
+STOPPED = """
+    import os, signal, threading
+    from prefect import flow
+
+    @flow
+    def dies() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @flow
+    def hangs() -> None:
+        threading.Event().wait()
+"""
+
+
+def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_prefect(pool):
+    pool.project.write(STOPPED, "more")
+    pool.set_up()
+    dead, cancelled, late = pool.run("dies"), pool.run("hangs"), pool.run("hangs")
+    script = f"from handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {dead!r}}})"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
+    assert subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True).returncode == -9
+    assert pool.seen(dead)["state_type"] == "RUNNING"
+    (row,) = pool.project.handle({"action": "reap"})["reaped"]
+    assert (row["runs"], pool.seen(dead)["state_type"]) == ([dead], "CRASHED")
+    threading.Thread(target=lambda: (pool.until(cancelled, "RUNNING"), pool.cancel(cancelled, "CANCELLING")), daemon=True).start()
+    assert pool.project.handle({"flow_run_id": cancelled})["status"] == "cancelled"
+    assert pool.seen(cancelled)["state_type"] == "CANCELLED"
+    raw = {"flow_run_id": late}
+    reply = entry.handle(raw, pool.project.settings, deadline=time.monotonic() + pool.project.settings.margin_s + 3)
+    assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
+    state = pool.seen(late)["state"]
+    assert (state["type"], "flow hangs was stopped" in state["message"]) == ("CRASHED", True)
+    assert lease.calls(pool.project.results) == {}
 
 
 def test_what_cannot_be_run_says_why_in_prefect(pool):

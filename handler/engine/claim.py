@@ -3,7 +3,7 @@ A flow run that Prefect has scheduled, run in this process: claimed once, howeve
 
     Scheduled ─ Pending (the worker) ─ Pending "Claimed" (here, refused to all but one) ─ Running ─ final
 
-From the claim on the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
+Once claimed, the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import inspect
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from handler.engine.execute import Notify
 HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
 CLAIMED = "Claimed"
 _LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
+_PAUSES_S = (1, 2, 4, 8)
 _POLLED = 20  # Runs that one poll takes care of.
 
 
@@ -63,13 +64,13 @@ def run(
         about = {"flow": None, "step": None, "request_id": request_id, "engine": "prefect", "flow_run_id": str(run_id)}
         call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
         said = {"flow_run_id": str(run_id), "url": prefect_env.flow_run_url(api.url, str(run_id))}
+        flow_run, name, why = _patiently(lambda: _take(api, run_id, call.token))
+        if flow_run is None:
+            return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
         left = "it was claimed, and Prefect did not take its end"
-        call.begin()  # Before the claim: who dies between the two is found.
         try:
-            flow_run, name, why = _take(api, run_id, call.token)
-            if flow_run is None:
-                left = ""
-                return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
+            # Not before the claim: burying a second delivery would end the run of the first. Who dies here is lost, see end_lost.
+            call.begin()
             reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
             if (reply.get("error") or {}).get("type") != "UnavailableError":
                 left = ""
@@ -80,6 +81,16 @@ def run(
             raise
         finally:
             call.end(left)
+
+
+def _patiently(take: Callable[[], tuple]) -> tuple:
+    """The event is not delivered again once it was answered, so Prefect is given time to answer it."""
+    for pause_s in _PAUSES_S:
+        try:
+            return take()
+        except UnavailableError:
+            time.sleep(pause_s)
+    return take()
 
 
 def _take(api: prefect_env.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:

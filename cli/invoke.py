@@ -81,7 +81,11 @@ def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bo
     from serverless import remote
 
     output.say(f"calling function {target.function}{f' in {target.region}' if target.region else ''}")
-    sent = remote.call(target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say)
+    try:
+        sent = remote.call(target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say)
+    except errors.UnavailableError as exc:
+        _bury(chosen, exc)
+        raise
     if sent.reply is None:
         asked = raw.get("id") if isinstance(raw, dict) else None
         output.emit({"version": 1, "status": "queued", "id": asked, "function": target.function, "request_id": sent.request_id}) if json else None
@@ -98,6 +102,22 @@ def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bo
     _show(sent.reply, json)
     if "error" in sent.reply:
         raise typer.Exit(errors.exit_code(sent.reply["error"]["type"]))
+
+
+def _bury(chosen, died) -> None:
+    """Mark the runs of a call that died in Lambda as Crashed, with what Lambda said of it; else the next reap does, without."""
+    causes = {"FunctionTimedOutError": "timeout", "FunctionOutOfMemoryError": "memory", "FunctionExitedError": "exit"}
+    cause = causes.get(type(died).__name__)
+    if cause is None or not chosen.store:
+        return  # Nothing of it is on record, or not where we could see it.
+    from handler.core import store
+    from handler.engine import reap
+
+    try:
+        for row in reap.after_error(store.of(chosen), chosen, died.request_id, cause, died.why):
+            output.say(f"{row['what']}: its runs are marked as Crashed")
+    except errors.PflError as exc:
+        output.say(f"warning: its runs are not marked yet ({exc}); pfl runs reap does it")
 
 
 def plan(

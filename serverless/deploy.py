@@ -317,6 +317,12 @@ class Deployment:
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(made._asdict()), encoding="utf-8")
+        if (api := getattr(self, "_api", None)) is not None:
+            from serverless import prefect_setup
+
+            settings = dataclasses.replace(self.settings, store=self.store)
+            for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
+                self.tell(f"{change.kind} {change.name}: {change.action}")
         self.tell("asking the function whether it reaches its store and Prefect")
         reply = remote.call(made, {"action": "check"}, tell=self.tell).reply or {}
         if "error" in reply:

@@ -12,7 +12,7 @@ from pathlib import Path
 from handler.core.errors import InvalidRequestError, UnavailableError
 
 _TOOLS = {"docker": ["info"], "podman": ["info"], "buildah": ["info"]}
-_PARTS = ("flows", "handler", "pyproject.toml", "constraints.txt", "serverless/Dockerfile", "serverless/extension.py")
+_PARTS = ("flows", "handler", "pyproject.toml", "constraints.txt", "serverless/Dockerfile", "serverless/extension.py", ".dockerignore")
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 Tell = Callable[[str], None]

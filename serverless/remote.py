@@ -153,7 +153,9 @@ def call(
         log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
         if log.strip():
             tell("the end of its log:\n" + "\n".join(f"  {line}" for line in log.strip().splitlines()[-25:]))
-        raise _death(at, body, log)
+        died = _death(at, body, log)
+        died.request_id = request_id
+        raise died
     try:
         reply = json.loads(body)
         if not isinstance(reply, dict) or "status" not in reply:

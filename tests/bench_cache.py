@@ -25,9 +25,10 @@ import obstore  # noqa: E402
 import servers  # noqa: E402
 
 from handler import entry  # noqa: E402
-from handler.core import bust, event, manifest, records, store  # noqa: E402
+from handler.core import bust, cache, event, inspection, manifest, records, store  # noqa: E402
 from handler.core.cache import keys_of  # noqa: E402
-from handler.core.settings import Settings  # noqa: E402
+from handler.core.keys import value_digest  # noqa: E402
+from handler.core.settings import Settings, of_process  # noqa: E402
 
 _GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
 _HIT = "from handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); assert r['store'] == {'get': 1}, r"
@@ -74,6 +75,7 @@ def process(*words: str, environ: dict[str, str]) -> Callable[[], object]:
 def warm(name: str, settings: Settings, backend: object, rounds: int) -> None:
     """A warm three-step hit against one GET of the same bytes."""
     os.environ |= {"PFL_STORE": settings.store, "PFL_MANIFEST": settings.manifest, "PFL_ENGINE": "direct"}
+    of_process.cache_clear()
     assert entry.lambda_handler({"id": "abc"})["status"] == "completed"
     flow = manifest.load(settings)
     request = event.parse({"id": "abc"}, flow)
@@ -118,43 +120,76 @@ class servers_prefect:
         server.stop(self.home)
 
 
-def fill(opened: store.Store, numbers: range, directory: Path | None) -> None:
-    """Small results of as many IDs; written straight into a directory, which is what the store would do."""
+def fill(opened: store.Store, numbers: range, directory: str) -> None:
+    """Small results and plans, fifty to an ID; written straight into a directory, which is what the store would do."""
     for number in numbers:
-        path = f"results/id{number:07}/b/{'0' * 64}"
-        if directory is None:
-            opened.put(path, b"{}")
+        id, key = f"id{number // 50:06}", f"{number:064x}"
+        if number % 2:
+            path = records.result_path(id, "b", key)
+            data = records.encode_result(path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None)
         else:
-            os.makedirs((directory / path).parent)
-            (directory / path).write_bytes(b"{}")
+            path, entry = records.plan_path(id, "b", key), cache.Entry("b", key, 1, value_digest(1), 1, records.now_iso(), None)
+            row = cache.entry_json(entry, with_value=True)
+            body = {"version": 1, "flow": "meaning", "id": id, "step": "b", "plan_key": key, "expires_at": None, "entries": [row]}
+            data = records.seal(body)
+        if not directory:
+            opened.put(path, data)
+        else:
+            os.makedirs(os.path.dirname(f"{directory}/{path}"), exist_ok=True)
+            with open(f"{directory}/{path}", "wb") as file:
+                file.write(data)
 
 
-def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: Path | None) -> None:
-    """Listing and busting one ID, in a small store and in a large one."""
+def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: str = "") -> None:
+    """Listing and busting one ID, in a small store and in a large one; and what a walk of all needs of memory."""
     found = []
     for count in counts:
         fill(opened, range(counts[0] if found else 0, count), directory)
         times = []
-        for _ in range(21):
-            before, started = sum(opened.counts.values()), time.perf_counter()
-            list(opened.list("results/id0000007"))
+        for number in range(9):
+            id = f"id{number + 10 * len(found):06}"
+            asked, started = sum(opened.counts.values()), time.perf_counter()
+            assert sum(1 for _ in inspection.entries(opened, id=id, flow=None, step=None, warn=print)) == 25
+            listed = sum(opened.counts.values())
             listing = (time.perf_counter() - started) * 1e3
-            started = time.perf_counter()
-            scope = bust.Scope("id0000007", "", ("b",))
-            list(bust.results(opened, scope))
-            bust.bust(opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0)
-            times.append((listing, (time.perf_counter() - started) * 1e3, sum(opened.counts.values()) - before))
+            started, scope = time.perf_counter(), bust.Scope(id, "", ("b",))
+            assert sum(1 for _ in bust.results(opened, scope)) == 25
+            assert bust.bust(opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0) == 25
+            times.append((listing, (time.perf_counter() - started) * 1e3, listed - asked, sum(opened.counts.values()) - listed))
         found.append([statistics.median(column) for column in zip(*times, strict=True)])
-    (list_small, bust_small, requests_small), (list_large, bust_large, requests_large) = found
-    for what, small, large in (("list", list_small, list_large), ("bust", bust_small, bust_large)):
-        row(f"{what} one ID, {name}, {counts[1]:,} IDs", large, f"{counts[0]:,} IDs", small, "1")
-    print(f"| requests of both, {name} | {requests_large:g} | | {requests_small:g} | | equal |", flush=True)
+    small, large = f"{counts[0]:,} objects", f"{name}, {counts[1]:,} objects"
+    for column, what in enumerate(("list one ID", "bust one ID")):
+        row(f"{what}, {large}", found[1][column], small, found[0][column], "1")
+    for column, what in enumerate(("requests of a list of one ID", "requests of its bust"), 2):
+        print(f"| {what}, {large} | {found[1][column]:g} | {small} | {found[0][column]:g} | {found[1][column] / found[0][column]:.2g} × | 1 |", flush=True)
+
+
+def peak_mib(environ: dict[str, str], *words: str) -> float:
+    """The most memory a command had, in MiB."""
+    code = "from cli.main import main; main()"
+    with open(os.devnull, "w") as nowhere:
+        process = subprocess.Popen([sys.executable, "-c", code, *words], env=environ, cwd=environ["PFL_PROJECT"], stdout=nowhere, stderr=nowhere)
+        _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, words
+    return used.ru_maxrss / 1024
+
+
+def memory(place: Path, counts: tuple[int, int], environ: dict[str, str]) -> None:
+    """What ``ls`` and ``verify`` need of it, for a small store and a large one."""
+    peaks: dict[str, list[float]] = {"ls": [], "verify": []}
+    for count in counts:
+        (place / str(count)).mkdir()
+        fill(store.open_store(str(place / str(count)), environ={}), range(count), str(place / str(count)))
+        for verb, found in peaks.items():
+            found.append(peak_mib(environ | {"PFL_STORE": str(place / str(count))}, "cache", verb))
+    for verb, (small, large) in peaks.items():
+        print(f"| memory of `pfl cache {verb}`, directory, {counts[1]:,} objects | {large:.0f} MiB | {counts[0]:,} objects | {small:.0f} MiB | {large / small:.2g} × | 1 |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
-    parser.add_argument("--objects", type=int, default=1_000_000, help="IDs of the large directory")
-    parser.add_argument("--s3-objects", type=int, default=20_000, help="IDs of the large bucket")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="in the large directory")
+    parser.add_argument("--s3-objects", type=int, default=20_000, help="in the large bucket")
     parser.add_argument("--rounds", type=int, default=15, help="fresh processes for each row")
     chosen = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_", "AWS_"))]:
@@ -181,10 +216,11 @@ def main() -> None:
             on_s3 = Settings(project=str(place), manifest=baked, engine="direct", store="s3://bench/pfl")
             opened = store.open_store(on_s3.store, environ=os.environ)
             warm("S3 (moto)", on_s3, opened._backend, 200)
-            scale("S3 (moto)", opened, (1_000, chosen.s3_objects), None)
+            scale("S3 (moto)", opened, (1_000, chosen.s3_objects))
+        memory(place, (1_000, 50_000), environ)
         large = place / "large"
         large.mkdir()
-        scale("directory", store.open_store(str(large), environ={}), (1_000, chosen.objects), large)
+        scale("directory", store.open_store(str(large), environ={}), (1_000, chosen.objects), str(large))
     finally:
         shutil.rmtree(place)
 

@@ -52,7 +52,6 @@ def check(folder: Path, cold: int) -> None:
     """All of it; an assertion that does not hold says what."""
     import servers
 
-    from handler.core.settings import Settings
     from handler.engine import server
     from serverless import image
 
@@ -75,7 +74,6 @@ def check(folder: Path, cold: int) -> None:
                 print(_inside(environ, "python", "/bench/cold_start.py", str(cold), options=mount))
         finally:
             server.stop(home)
-    assert Settings  # The settings of whoever runs this reach nothing here.
 
 
 def _step(what: str, do) -> None:
@@ -85,7 +83,7 @@ def _step(what: str, do) -> None:
 
 
 def _configure(folder: Path) -> None:
-    (folder / "storage.conf").write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n'.replace("vfs", "overlay"))
+    (folder / "storage.conf").write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n')
     # runc: crun knows no mixed cgroups. Limits: those of the host may not be raised in a sandbox.
     (folder / "containers.conf").write_text(
         '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=2048:2048"]\n[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
@@ -149,9 +147,11 @@ def _registry(folder: Path) -> Iterator[str]:
     with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         from lambda_service import _wait_for_port
 
-        _wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-        process.terminate()
+        try:
+            _wait_for_port(port, process)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def _environ(s3: str, prefect: str) -> dict[str, str]:
@@ -193,6 +193,7 @@ def _called(environ: dict[str, str]) -> None:
     assert [row["status"] for row in hit["steps"]] == ["hit"] * 3 and hit["store"] == {"get": 1}, hit
     assert wrong["status"] == "invalid", wrong
     assert "Read-only file system" not in log, log
+    assert re.search(r"External agent pfl .* registered", log), log
 
 
 def _post(port: int, event: dict) -> dict:

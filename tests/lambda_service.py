@@ -293,7 +293,8 @@ class LambdaService:
         finally:
             with self._lock:
                 self._running[name] -= 1
-        more = {"X-Amz-Executed-Version": "$LATEST"} | ({"X-Amz-Function-Error": "Unhandled"} if error else {})
+        ids = [line.split()[2] for line in lines if line.startswith("START RequestId:")]
+        more = {"X-Amz-Executed-Version": "$LATEST"} | ({"x-amzn-requestid": ids[-1]} if ids else {}) | ({"X-Amz-Function-Error": "Unhandled"} if error else {})
         if headers.get("x-amz-log-type") == "Tail":
             more["X-Amz-Log-Result"] = base64.b64encode("\n".join(lines).encode()[-4096:]).decode()
         return 200, more, data
@@ -353,7 +354,7 @@ def _handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
             if self.command == "POST" and (found := _INVOKE.match(self.path)):
                 name = found[1].replace("%3A", ":").split(":")[-1]
                 status, more, data = service.invoke(name, body, headers)
-                pairs = [("content-type", "application/json"), ("x-amzn-requestid", str(uuid.uuid4())), *more.items()]
+                pairs = list(({"content-type": "application/json", "x-amzn-requestid": str(uuid.uuid4())} | more).items())
             else:
                 status, pairs, data = service.pass_on(self.command, self.path, body, headers)
                 hop = {"connection", "transfer-encoding", "date", "server"} | (set() if self.command == "HEAD" else {"content-length"})

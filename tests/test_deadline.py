@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
     project.write(SLOW.format(slow=slow))
     if engine == "prefect":
         request.getfixturevalue("on_prefect").call("warm", step="a")
-    reply = call(project, 4.5 if engine == "prefect" else 2, engine=engine)
+    reply = call(project, 6 if engine == "prefect" else 2.5, engine=engine)
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     assert exit_code(reply["error"]["type"]) == 5
     assert "PFL_MARGIN_S" in reply["error"]["why"]
@@ -90,7 +91,7 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_pr
         """
     )
     on_prefect.call("warm", step="quick")
-    reply = call(on_prefect, 4.5)
+    reply = call(on_prefect, 6)
     assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
     state, tasks = runs_of(prefect_server, reply["url"])
     assert state.is_crashed()
@@ -116,9 +117,30 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
             asyncio.run(asyncio.sleep(60))  # As Prefect does: it catches, and waits again.
 
     monkeypatch.setattr(direct, "run", hang)
-    reply = call(project, 2, step="b")
+    reply = call(project, 2.5, step="b")
     assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
     assert "pfl runs reap" in reply["warnings"][0]
+
+
+def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(project, monkeypatch):
+    """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
+    from handler.engine import execute, run
+
+    real = execute.Invocation.join
+
+    def late(invocation):
+        ready = real(invocation)
+        invocation.deadline = time.monotonic() - 1
+        return ready
+
+    monkeypatch.setattr(run.Invocation, "join", late)
+    for _ in range(20):
+        reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
+        assert reply["error"]["type"] == "OutOfTimeError"
+    watching = [thread for thread in threading.enumerate() if thread.name == "deadline"]
+    for thread in watching:
+        thread.join(30)
+    assert [thread for thread in watching if thread.is_alive()] == []
 
 
 def test_a_signal_handler_of_the_user_is_there_again_afterwards(project):

@@ -24,6 +24,8 @@ IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
 needs_osls = pytest.mark.skipif(not HAS_OSLS, reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/deploy does)")
 
+IN_REGISTRY = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": {"digest": "sha256:" + "c" * 64, "size": 2, "mediaType": "application/vnd.docker.container.image.v1+json"}, "layers": []}
+
 FLOWS = """
     RATE = 3
 
@@ -96,7 +98,8 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert re.search(r"completed abc  one=hit two=hit  [\d.]+ ms  \S+", run("logs", "--id", "abc").out)
     assert run("logs", "--id", "other").out == ""
     told = run("status", "--json").data
-    assert (told["is_current"], told["state"], told["stack"], told["concurrency"]) == (True, "Active", "CREATE_COMPLETE", 20)
+    assert (told["is_current"], told["state"], told["concurrency"]) == (True, "Active", 20)
+    assert told["stack"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
     again = run("deploy", "--image", IMAGE)
     assert again.code == 0
@@ -106,7 +109,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert run("status", "--json").data["is_current"] is False
     assert "the deployed code is not the code here" in run("invoke", "--id", "abc", "--json").err
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
-    assert {row["would"] for row in planned["resources"]} == {"keep"}
+    assert {row["type"] for row in planned["resources"] if row["would"] != "keep"} <= {"AWS::Lambda::EventInvokeConfig"}  # moto makes none.
     (change,) = planned["changes"]
     assert (change["step"], change["then"]) == ("one", ["two"])
     assert change["why"].startswith("`RATE` in flows/pipeline.py")
@@ -255,7 +258,7 @@ def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(her
     ecr = boto3.client("ecr")
     ecr.create_repository(repositoryName="pfl")
     tag = f"{image.digest(here.root, 'x86_64')[:16]}-x86_64"
-    pushed = ecr.put_image(repositoryName="pfl", imageManifest='{"schemaVersion": 2}', imageTag=tag)["image"]["imageId"]["imageDigest"]
+    pushed = ecr.put_image(repositoryName="pfl", imageTag=tag, imageManifest=json.dumps(IN_REGISTRY))["image"]["imageId"]["imageDigest"]
     assert at.find_image(build=True) == f"123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@{pushed}"
 
 

@@ -20,6 +20,8 @@ from conftest import Project, statuses, values
 from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
 from test_cli import Ran, pfl
 
+from handler.core import lease
+from handler.core import store as stores
 from handler.core.settings import Settings
 from serverless import remote
 
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator 
 
 FLOWS = """
     import os, signal, sys, threading
+
+    os.write(2, b"the flows are imported\\n")
 
     @step
     def one(id: str, size: int = 0, rate: float = 1.0) -> object:
@@ -219,6 +223,8 @@ def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, 
     assert words in ran.data["error"]["what"] + ran.data["error"]["why"]
     assert ran.data["error"]["hint"]
     assert "the end of its log:" in ran.err
+    assert "while it computed die: its runs are marked as Crashed" in ran.err
+    assert lease.calls(stores.of(Settings(project=str(deployed.root), store=str(deployed.root / "store")))) == {}
     assert "START RequestId" in ran.err
     after = deployed.raw(function, {"id": f"d-{how}", "flow": "deaths", "step": "one", "params": {}})
     assert statuses(after) == {"one": "hit"}  # What was finished before the death is saved.
@@ -359,10 +365,13 @@ def test_each_call_leaves_one_line_of_json_in_the_log(deployed, s3_env):
     assert mine[1]["error"]["type"] == "StepFailedError"
 
 
-def test_with_preload_the_flows_are_imported_before_the_first_call(deployed):
-    slow = deployed.raw(deployed.function(), {"id": "p1", "step": "one"})
-    fast = deployed.raw(deployed.function(PFL_PRELOAD="1"), {"id": "p2", "step": "one"})
-    assert (statuses(slow), statuses(fast)) == ({"one": "computed"}, {"one": "computed"})
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_with_preload_the_flows_are_imported_in_the_init_phase(deployed, preload):
+    function, before = deployed.function(PFL_PRELOAD=preload), deployed.service.sandboxes
+    assert statuses(deployed.raw(function, {"id": f"p{preload}", "step": "one"})) == {"one": "computed"}
+    (sandbox,) = set(deployed.service.sandboxes) - set(before)
+    order = [word for line in sandbox.log for word in ("the flows are imported", "INVOKE START") if word in line]
+    assert order == (["the flows are imported", "INVOKE START"] if preload == "1" else ["INVOKE START", "the flows are imported"])
 
 
 def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):

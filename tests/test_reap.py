@@ -246,3 +246,20 @@ def test_a_prefect_that_does_not_answer_is_exit_code_5(on_server, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     done = pfl(on_server, "runs", "ls", "--json")
     assert (done.returncode, json.loads(done.stdout)["error"]["type"]) == (5, "UnavailableError")
+
+
+def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_own(project):
+    """Nothing runs any more: neither the call nor the server that its run is in."""
+    from handler.engine import server
+
+    call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600)
+    call.try_claim("a", None, lambda waited: None)
+    lease.report(project.results, call.token, "killed", "")
+    try:
+        (row,) = project.handle({"action": "reap"})["reaped"]
+        assert (row["cause"], row["runs"]) == ("killed", [])
+        assert server.find(project.root / ".pfl") is not None
+    finally:
+        server.stop(project.root / ".pfl")
+    assert len(crashed(project)) == 1
+    assert lease.calls(project.results) == {}

@@ -119,9 +119,9 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
     assert told["by"] and told["at"] and told["changes"] == ["`clean()` in flows/helpers.py:6 changed"]
     reply = edited.call()
     assert statuses(reply) == {"a": "hit", "b": "hit", "c": "hit"} and values(reply) == before
-    # The plan of the new code is not there; then one read tells of the acceptance, and the old plan answers.
+    # The plan of the new code is not there; then one listing tells of the acceptance, and the old plan answers.
     single = edited.call(step="b")
-    assert (statuses(single), single["store"]["get"]) == ({"b": "hit"}, 4)
+    assert (statuses(single), single["store"]) == ({"b": "hit"}, {"get": 3, "list": 1})
 
     assert pfl("cache", "accept", "--step", "b", "--undo").code == 0
     assert statuses(edited.call(cached_only=True))["b"] == "miss"

@@ -227,18 +227,3 @@ def earliest(*moments: str | None) -> str | None:
 
 def _damaged(key: str, why: str) -> CorruptRecordError:
     return CorruptRecordError(f"{key} is damaged", why=why, hint="it is passed over; computing again writes it anew")
-
-
-__all__ = [
-    "decode_result",
-    "earliest",
-    "encode_result",
-    "history_path",
-    "is_past",
-    "newest",
-    "now_iso",
-    "plan_path",
-    "result_path",
-    "seal",
-    "unseal",
-]

@@ -82,14 +82,14 @@ class _Check:
             found = getattr(self, f"_{kind}")(listed, data, *place)
         except CorruptRecordError as exc:
             found = ("damaged", exc.why or str(exc))
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
             found = ("damaged", f"it is not what its name says ({exc!r})")
         return Problem(listed.key, *found) if found else None
 
     def _accepted(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)
-        is_ours = place == ("index.json",) or place == (body["step"], f"{body['fingerprint']}.json")
-        return None if is_ours and body["stands_for"] is not None else ("damaged", "it is that of other code")
+        is_ours = place == (body["step"], f"{body['fingerprint']}~{body['stands_for'][0]}.json")
+        return None if is_ours else ("damaged", "it is that of other code")
 
     def _code(self, listed: Listed, data: bytes, step: str, name: str) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)

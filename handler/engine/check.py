@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
-
 from handler.core import manifest, store_format
 from handler.core.errors import UnavailableError
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import prefect_env
+from handler.engine import prefect_api, prefect_env
 
 
 def check(settings: Settings, store: Store) -> dict[str, object]:
@@ -23,11 +20,10 @@ def check(settings: Settings, store: Store) -> dict[str, object]:
     store.get(store_format.KEY)
     if settings.engine == "prefect":
         api = prefect_env.choose(settings, lambda text: None)
-        headers = {"authorization": f"Bearer {api.key}"} if api.key else {}
         try:
-            urllib.request.urlopen(urllib.request.Request(f"{api.url}/health", headers=headers), timeout=5).close()
-        except (OSError, ValueError) as exc:
-            hint = "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
-            raise UnavailableError(f"Prefect at {api.url} did not answer", why=str(exc), hint=hint) from exc
+            prefect_api.ask(api, "/health")
+        except UnavailableError as exc:
+            hint = exc.hint or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
+            raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
     prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
     return {"code": flows.digest, "fingerprints": prints}

@@ -10,10 +10,10 @@ In the main thread a signal does it, so that a sleep, a socket or a lock is left
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from handler.core.errors import OutOfTimeError
@@ -31,61 +31,65 @@ class GivenUp(BaseException):
     """Raised in whatever still waits, Prefect's code too, when there is only time left to reply."""
 
 
-@contextmanager
-def watch(invocation: Invocation) -> Iterator[None]:
+class watch:
     """
     Stop *invocation* in time, if it has a deadline.
+
+    A class, so that its beginning and its end have frames by which they are known: what was raised in one of them would leave
+    nobody to end the raising.
 
     Raises:
         GivenUp: It did not end by itself.
     """
-    if invocation.deadline is None:
-        yield
-        return
-    give_up_at = invocation.deadline - invocation.settings.margin_s / 4
-    thread, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-    is_main = threading.current_thread() is threading.main_thread()
 
-    def due() -> type[BaseException] | None:
-        if over.is_set():
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation, self._over, self._lock = invocation, threading.Event(), threading.Lock()
+        self._thread, self._is_main = threading.get_ident(), threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> None:
+        if self._invocation.deadline is None:
+            return
+        self._give_up_at = self._invocation.deadline - self._invocation.settings.margin_s / 4
+        self._before = signal.signal(signal.SIGUSR1, self._on_signal) if self._is_main else None
+        threading.Thread(target=self._wake, name="deadline", daemon=True).start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        with self._lock:  # No poke is under way any more.
+            pass
+        if self._is_main and self._invocation.deadline is not None:
+            signal.signal(signal.SIGUSR1, self._before)
+
+    def _due(self, frame: FrameType | None) -> type[BaseException] | None:
+        while frame is not None:
+            if frame.f_code in (watch.__enter__.__code__, watch.__exit__.__code__):
+                return None
+            frame = frame.f_back
+        if self._over.is_set():
             return None
-        if time.monotonic() >= give_up_at:
+        if time.monotonic() >= self._give_up_at:
             return GivenUp
-        return Stopped if invocation.may_stop else None
+        return Stopped if self._invocation.may_stop else None
 
-    def on_signal(number: int, frame: object) -> None:
-        if (kind := due()) is not None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if (kind := self._due(frame)) is not None:
             raise kind
 
-    def poke() -> None:
-        with lock:
-            if over.is_set():
+    def _poke(self) -> None:
+        with self._lock:
+            if self._over.is_set():
                 return
-            if is_main:
-                signal.pthread_kill(thread, signal.SIGUSR1)
-            elif (kind := due()) is not None:
-                raise_in_thread(thread, kind)
+            if self._is_main:
+                signal.pthread_kill(self._thread, signal.SIGUSR1)
+            elif (kind := self._due(sys._current_frames().get(self._thread))) is not None:
+                raise_in_thread(self._thread, kind)
 
-    def wake() -> None:
-        over.wait(max(0.0, invocation.stop_at - time.monotonic()))
-        poke()
-        over.wait(max(0.0, give_up_at - time.monotonic()))
-        while not over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
-            poke()
-
-    before = signal.signal(signal.SIGUSR1, on_signal) if is_main else None
-    threading.Thread(target=wake, name="deadline", daemon=True).start()
-    try:
-        try:
-            yield
-        finally:
-            over.set()
-    finally:
-        over.set()  # Again: a poke may have struck between the end of the call and the line above.
-        with lock:  # None is under way any more.
-            pass
-        if is_main:
-            signal.signal(signal.SIGUSR1, before)
+    def _wake(self) -> None:
+        self._over.wait(max(0.0, self._invocation.stop_at - time.monotonic()))
+        self._poke()
+        self._over.wait(max(0.0, self._give_up_at - time.monotonic()))
+        while not self._over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
+            self._poke()
 
 
 def out_of_time(step: str, what: str, margin_s: int) -> OutOfTimeError:

@@ -352,17 +352,12 @@ class Invocation:
         """Early cut-off: the plan was new, the inputs are not."""
         if name in self.request.bust:
             return None
-        for fingerprint in (self.request.flow.steps[name].fingerprint, *self.finding.older.get(name, ())):
-            key = cache.result_key(self.request, name, self.finding.found, fingerprint)
-            entry = cache.read_result(self.request, name, key, self.store, self.finding.warnings)
-            if entry is not None:
-                break
-        else:
+        if (found := by_inputs(self.request, name, self.finding, self.finding.found, self.store, self._marks)) is None:
             return None
+        entry, recorded, fingerprint, mark = found
         if fingerprint != self.request.flow.steps[name].fingerprint:
             self.finding = self.finding._replace(accepted=self.finding.accepted | {name})
-        recorded = cache.told(self.request, entry, self.store, self.finding.warnings)
-        if mark := self._marks.void(self._folder, recorded or entry):
+        if mark is not None:
             self._busted[name] = mark
             return None
         if recorded is None and name not in self._claimed and not self.request.cached_only:
@@ -509,9 +504,21 @@ class Invocation:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
 
 
+def by_inputs(
+    request: Request, name: str, finding: Finding, found: Mapping[str, Entry], store: Store, marks: bust.Marks
+) -> tuple[Entry, Entry | None, str, bust.Mark | None] | None:
+    """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
+    for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
+        key = cache.result_key(request, name, found, fingerprint)
+        if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
+            told = cache.told(request, entry, store, finding.warnings)
+            return entry, told, fingerprint, marks.void(keys.encode_id(request.id), told or entry)
+    return None
+
+
 def _input(entry: Entry) -> dict[str, object]:
     told = {"key": entry.key, "sha256": entry.sha256}
     return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
 
 
-__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]
+__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work", "by_inputs"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handler.core import bust, cache, records
+from handler.core import bust, records
 from handler.core.cache import Finding
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.keys import encode_id
 from handler.core.store import Store
-from handler.engine import why
+from handler.engine import execute, why
 
 
 def steps(
@@ -34,14 +34,8 @@ def steps(
             status, busted = "compute", None
             before = next((body for _, body in records.newest(store, request.id, name, finding.warnings)), None)
             unsure = [other for other in upstream if other not in found]
-            for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
-                if unsure or name in request.bust or status == "hit":
-                    break
-                key = cache.result_key(request, name, found, fingerprint)
-                if (entry := cache.read_result(request, name, key, store, finding.warnings)) is None:
-                    continue
-                told = cache.told(request, entry, store, finding.warnings)
-                busted = marks.void(encode_id(request.id), told or entry)
+            if not unsure and name not in request.bust and (stored := execute.by_inputs(request, name, finding, found, store, marks)):
+                entry, told, _, busted = stored
                 if busted is None:
                     status, found[name] = "hit", told or entry
             if status == "compute":

@@ -96,9 +96,12 @@ def after_error(store: Store, settings: Settings, request_id: str, cause: str, w
     Raises:
         UnavailableError: Prefect or the store did not answer.
     """
-    dead = [call for call in lease.calls(store) if lease.life_of(store, call).body.get("request_id") == request_id]
-    for call in dead:
-        lease.report(store, call, cause, why)
+    dead = []
+    for call in lease.calls(store):
+        body = lease.life_of(store, call).body
+        if body.get("request_id") == request_id and (lease.report(store, call, cause, why) or body.get("state") == "ended"):
+            # Where no Prefect is named, it is the function's, which is not ours to know: whoever knows it reaps.
+            dead += [call] if body.get("engine") != "prefect" or prefect_env.configured(settings) else []
     return list(reap(store, settings, only=dead))
 
 

@@ -2,7 +2,7 @@
 How long a fingerprint takes, next to importing a generated project: ``python tests/fingerprint/bench.py [MODULES]``.
 
 Each module has a constant, a table, a class and three helpers, and imports two others; each of the steps reaches about
-a dozen modules. Times are the best of five fresh processes; the ratio is what carries over to other machines.
+a dozen modules. Times are of the processor, the best of five fresh processes; the ratio is what carries over to other machines.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ def run(x):
 MEASURE = """
 import json, sys, time
 sys.path[:0] = [{repository!r}, {folder!r}]
-start = time.perf_counter()
+start = time.process_time()
 for n in range({modules}):
     __import__(f"project.m{{n}}")
-imported = time.perf_counter() - start
+imported = time.process_time() - start
 import project.steps as steps
-start = time.perf_counter()
+start = time.process_time()
 from handler.core.fingerprint import fingerprint
-loaded = time.perf_counter() - start
+loaded = time.process_time() - start
 times, parts = [], 0
 for function in (steps.s0, steps.s0, *steps.ALL, *steps.ALL):
-    start = time.perf_counter()
+    start = time.process_time()
     parts = max(parts, len(fingerprint(function).parts))
-    times.append(time.perf_counter() - start)
+    times.append(time.process_time() - start)
 warm = times[-len(steps.ALL):]
 print(json.dumps([imported, loaded, times[0], times[1], sum(warm) / len(warm), max(warm), parts]))
 """

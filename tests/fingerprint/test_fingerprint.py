@@ -69,12 +69,12 @@ def step(x):
 '''
 
 PINNED = {
-    "step": "4dac112ea05a7210cebbddea9d57a82a6d045e7ccb09bff1ffdf0192d0141fb0",
-    "helper": "7652e383289d3e41e086610e8d9c77c4dc6097eec45e5c1eb9ae56e8ae519c1c",
-    "Scale": "0a7e773d097652addd0eab7ec2104f4581683cd513d6971f9d8cb0d73fc919a0",
+    "step": "5c359c9628a410285fd9fa3a64fb498a8eefb2c790107e30a0192b82fed220e2",
+    "helper": "45bc735a9e9033bfda5be6cb2b1fdb93dbe2d510f837c1358f4eae33752e5940",
+    "Scale": "e8b35a31716ddf761a4c15fe82f5a16adf9a9bd9f1c58123f092362ca39967a6",
     "RATE": "4eaafee46a32d58ceaef28ade242006f209631b33d210e24e3a2148d4700bca3",
 }
-PINNED_DIGEST = "856512c3297f279102823e056aa09c05329535459c791367f3845b04d4a07737"
+PINNED_DIGEST = "9dd9186832f734f371b2356b33e53fb061087e56869020bc783b7ab4e600ae0e"
 
 
 def test_digests_are_what_they_were(project):
@@ -321,6 +321,18 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
         ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError: no at broken.py:2"),
         ({"sample.py": "import nowhere\n"}, "sample:step", "sample.py:1"),
         ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
+        ({"sample.py": "raise SystemExit(5)\n"}, "sample:step", "SystemExit: 5 at sample.py:1"),
+        ({}, ".sample:step", "names no function"),
+        (
+            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            "sample:lazy.step",
+            "RuntimeError: step at sample.py:3",
+        ),
+        (
+            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            "sample:lazy",
+            "a Lazy has no Python source",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong_and_where(tmp_path, command, files, target, said):

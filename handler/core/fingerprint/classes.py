@@ -19,6 +19,10 @@ from handler.core.fingerprint.source import Source, docstring_of, first_line
 
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 _ALWAYS_GENERATED = ("__pydantic", "_member_", "_value2member_", "_unhashable_values", "_hashable_values", "_sort_order_")
+_FIELD = (
+    "default", "default_factory", "validator", "converter", "init", "repr", "hash", "eq", "order", "compare", "kw_only", "alias",
+    "metadata", "_field_type",
+)  # fmt: skip
 _TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 
 
@@ -109,18 +113,11 @@ def _own_members(home: place.Home, klass: type, written: set[str]) -> dict[str, 
     members = dict(vars(klass))
     generated = _generated(klass)
     kept: dict[str, Any] = {}
-    if "__dataclass_fields__" in members:
-        names = ("name", "default", "default_factory", "init", "repr", "hash", "compare", "kw_only", "metadata")
-        fields = members["__dataclass_fields__"].values()
-        kept["(fields)"] = [[str(field._field_type), *(_field(field, name) for name in names)] for field in fields]
-        params = members.get("__dataclass_params__")
-        kept["(params)"] = [getattr(params, name, None) for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")]
-    if "__attrs_attrs__" in members:
-        names = ("name", "default", "validator", "converter", "init", "repr", "eq", "order", "hash", "kw_only", "alias")
-        kept["(fields)"] = [[getattr(field, name, None) for name in names] for field in members["__attrs_attrs__"]]
-    if isinstance(models := members.get("__pydantic_fields__"), dict):
-        names = ("default", "default_factory", "metadata", "alias")
-        kept["(fields)"] = [[key, *(_field(item, name) for name in names)] for key, item in models.items()]
+    for made in filter(None, map(members.get, ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__"))):
+        rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+        kept["(fields)"] = [[name, *(_field(field, what) for what in _FIELD)] for name, field in rows]
+    if (params := members.get("__dataclass_params__")) is not None:
+        kept["(params)"] = [getattr(params, name) for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")]
     if issubclass(klass, tuple) and "_fields" in members:
         kept["(fields)"] = [members["_fields"], members.get("_field_defaults")]
     if isinstance(enum := members.get("_member_map_"), dict):
@@ -160,6 +157,8 @@ def _is_project_code(home: place.Home, value: Any) -> bool:
 
 def _field(field: Any, name: str) -> Any:
     value = getattr(field, name, None)
+    if name == "_field_type":
+        return str(value)
     return None if type(value).__name__ in ("_MISSING_TYPE", "PydanticUndefinedType") else value
 
 

@@ -14,7 +14,7 @@ import types
 from typing import Any
 
 from handler.core.errors import InvalidRequestError
-from handler.core.fingerprint import place, visits
+from handler.core.fingerprint import place, visits, words
 from handler.core.fingerprint.classes import visit_class
 from handler.core.fingerprint.model import Fingerprint, digest_of
 from handler.core.fingerprint.reading import Effects, Reading, Value, is_step, plain
@@ -53,25 +53,24 @@ def crawl(function: Any) -> Fingerprint:
 
 
 def _visit(reading: Reading, label: str, item: Any) -> None:
-    visit = next((visit for kind in type(item).__mro__ if (visit := _VISITS.get(kind))), None)
+    visit = _VISITS.get(type(item)) or next((_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None)
     (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
 
 
 def _home_of(function: Any) -> place.Home:
     inner = plain(function)
     code = getattr(inner, "__code__", None)
-    name = getattr(inner, "__qualname__", None) or repr(function)
     if inner is None or (code is None and not isinstance(inner, type)):
         raise InvalidRequestError(
-            f"`{name}` has no Python source to fingerprint",
-            why=f"it is a {type(function).__name__}, written in C or not a function",
+            f"a {type(function).__name__} has no Python source to fingerprint",
+            why=f"{words.shown('', function)} is written in C or no function",
             hint="give a function that is written in Python",
         )
     module = getattr(inner, "__module__", None) or ""
     file = code.co_filename if code is not None else place.file_of(sys.modules[module]) if module in sys.modules else ""
     if code is not None and load(file, inner.__globals__) is None:
         raise InvalidRequestError(
-            f"`{name}` has no source to fingerprint",
+            f"`{inner.__qualname__}` has no source to fingerprint",
             why=f"{file}:{code.co_firstlineno} cannot be read: made by exec, typed at a prompt, or piped in",
             hint="put the function in a module",
         )

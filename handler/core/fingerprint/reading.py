@@ -94,11 +94,13 @@ class Reading:
 
     def link(self, item: Any) -> str:
         """The label of something reached; it is read later if it is new."""
-        if isinstance(item, Package):
-            item = Package(*place.distribution_of(item.name))
-        key = item.key if isinstance(item, Value) else item if isinstance(item, Package) else id(item)
-        if isinstance(item, Effects):
+        kind, key = type(item), id(item)
+        if kind is Value:
+            key = item.key
+        elif kind is Effects:
             key = (Effects, id(item.module))
+        elif kind is Package:
+            key = item = Package(*place.distribution_of(item.name))
         if key not in self._labels:
             name = _name(item)
             self._taken[name] = count = self._taken.get(name, 0) + 1
@@ -117,6 +119,8 @@ class Reading:
 
     def code(self, value: Any) -> str | None:
         """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
+        if type(value) is types.FunctionType and self.home.owns(value):
+            return f"function {value.__code__.co_qualname} {self.link(value)}"  # as below, for what is most of a project
         if not (isa(value, CODE) or is_step(value)) or isa(value, types.MethodType):
             return None
         encoded = self.encoder.top(value)
@@ -139,7 +143,7 @@ class Reading:
         known = _KNOWN.get(key) or self._known.get(key) if item.lasts else None
         if known is None:
             known = (item.value, self.encoder.top(item.value), {})
-            if item.lasts and not self.encoder.is_plain(item.value):
+            if item.lasts:
                 self._known[key] = known
         texts = known[2]
         if item.name not in texts:
@@ -220,7 +224,10 @@ def plain(function: Any) -> Any:
         if isinstance(function, types.FunctionType | type):
             return function
         fields = ("function", "__wrapped__", "__func__", "func")
-        inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+        try:
+            inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+        except Exception:  # an object that answers with an error has none of them
+            inner = None
         if inner is None:
             break
         function = inner

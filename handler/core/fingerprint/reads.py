@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from handler.core.fingerprint.canonical import canonical, unquoted
+from handler.core.fingerprint.model import tagged
 from handler.core.fingerprint.source import Read, blocks, bound_by, imported, is_type_checking
 
 OWN_MODULE = "globals()"  # a read whose root is the module it stands in
@@ -37,7 +38,7 @@ class Unit(NamedTuple):
     A piece of source, read.
 
     Args:
-        text: What it says, canonical.
+        text: Digest of what it says.
         reads: Outside names, each with its line.
         notes: Places where nothing can be known: reason and line.
         asked: What it reads that otherwise does not count: ``docs``, ``annotations``, ``subclasses``.
@@ -64,7 +65,7 @@ def analyse(
     reader = _Reader(asked, frozenset(map(id, skip)), body_only)
     for node in nodes:
         reader.visit(node)
-    text = "".join(canonical(node, asked, reader.skip) for node in nodes)
+    text = tagged("source", *(canonical(node, asked, reader.skip) for node in nodes))
     return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.asks))
 
 

@@ -54,8 +54,6 @@ class Source:
         self.rebound: set[str] = set()  # names and attributes that functions set while they run
         self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
         self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
-        self._for_effect: list[str] | None = None
-        self._lambdas: dict[int, list[ast.Lambda]] | None = None
         self._index(self.tree.body, "", "module")
 
     def _index(self, body: list[ast.stmt], prefix: str, where: str) -> None:
@@ -103,13 +101,12 @@ class Source:
             self._origins[name] = (*nodes, *self.touches.get(name, ())), read
         return self._origins[name]
 
+    @functools.cached_property
     def imported_for_effect(self) -> list[str]:
         """Modules that the module imports, and whose names it never uses: ``import patches  # noqa``."""
-        if self._for_effect is None:
-            imports = {name: node for name, nodes in self.bindings.items() for node in nodes if isinstance(node, ast.Import)}
-            used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} if imports else set()
-            self._for_effect = [alias.name for name, node in imports.items() if name not in used for alias in node.names]
-        return self._for_effect
+        imports = {name: node for name, nodes in self.bindings.items() for node in nodes if isinstance(node, ast.Import)}
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} if imports else set()
+        return [alias.name for name, node in imports.items() if name not in used for alias in node.names]
 
     def function(self, code: CodeType, qualname: str) -> list[Definition]:
         """
@@ -120,12 +117,15 @@ class Source:
         found = self.defs.get(code.co_qualname) or self.defs.get(qualname) or []
         return [node for node in found if first_line(node) == code.co_firstlineno and _is_function(node)]
 
+    @functools.cached_property
+    def _lambdas(self) -> dict[int, list[ast.Lambda]]:
+        found: dict[int, list[ast.Lambda]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Lambda):
+                found.setdefault(node.lineno, []).append(node)
+        return found
+
     def _lambda(self, code: CodeType) -> list[Definition]:
-        if self._lambdas is None:
-            self._lambdas = {}
-            for node in ast.walk(self.tree):
-                if isinstance(node, ast.Lambda):
-                    self._lambdas.setdefault(node.lineno, []).append(node)
         found = self._lambdas.get(code.co_firstlineno, [])
         if len(found) < 2:
             return list(found)

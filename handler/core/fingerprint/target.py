@@ -30,20 +30,22 @@ def find(target: str) -> Any:
         InvalidRequestError: There is none, or its module cannot be imported; names file and line.
     """
     name, colon, path = target.partition(":")
-    if not (name and colon and path):
+    if not (name and colon and path) or name.startswith("."):
         raise InvalidRequestError(f"{target!r} names no function", why="MODULE:FUNCTION is expected", hint="flows.b:b")
     try:
         value = importlib.import_module(name)
     except ModuleNotFoundError as exc:
         where = os.getcwd() if exc.name and name.startswith(exc.name) else place.describe(exc, os.getcwd())
         raise InvalidRequestError(f"there is no module {exc.name}", why=f"looked from {where}") from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise InvalidRequestError(f"module {name} cannot be imported", why=place.describe(exc, os.getcwd())) from exc
     for attr in path.split("."):
         try:
             value = getattr(value, attr)
         except AttributeError as exc:
             raise InvalidRequestError(f"{name} has no {path}", why=f"`{attr}` is not there") from exc
+        except Exception as exc:
+            raise InvalidRequestError(f"{name} gives no {path}", why=place.describe(exc, os.getcwd())) from exc
     return value
 
 

@@ -98,11 +98,6 @@ class Encoder:
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
         self._left = MAX_VALUES
 
-    @staticmethod
-    def is_plain(value: Any) -> bool:
-        """Whether a value cannot change, and is encoded in no time."""
-        return type(value) in _PRIMITIVES
-
     def top(self, value: Any) -> Encoded:
         """Encode a value that stands alone."""
         self._left, self._lowest = MAX_VALUES, sys.maxsize
@@ -204,8 +199,8 @@ class Encoder:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
-        if getattr(value, "registry", None) is not None and hasattr(value, "dispatch"):
-            return self.join("singledispatch", [name, self._registry(value.registry)])
+        if isinstance(registry := vars(value).get("registry"), types.MappingProxyType):  # singledispatch, where order says nothing
+            return self.join("singledispatch", [name, self._unordered("registry", registry.items())])
         cells = []
         for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
             try:
@@ -216,10 +211,6 @@ class Encoder:
         if "__wrapped__" in vars(value):
             state.append(("__wrapped__", value.__wrapped__))  # type: ignore[attr-defined]
         return self.join("foreign function", [name, self.named("state", state)]) if state else name
-
-    def _registry(self, registry: Any) -> Encoded:
-        rows = [self.join("row", [self.encode(key), self.encode(item)]) for key, item in registry.items()]
-        return self.join("registry", sorted(rows, key=_sort_key))
 
     def builtin(self, value: Any) -> Encoded:
         """A function written in C, with the object it is bound to."""

@@ -114,7 +114,7 @@ def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
     module, _, file, source = reading.about(effects.module)
     if source is None:
         return
-    for name in (*_parents(module.__name__), *source.imported_for_effect()):
+    for name in (*_parents(module.__name__), *source.imported_for_effect):
         if isa(other := sys.modules.get(name), types.ModuleType):
             reading.about(other)
     names = vars(module)

@@ -1,0 +1,112 @@
+"""Nothing that was replied is missing from history and nothing is there twice: under 32 writers, and ``kill -9`` at each write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+from faults import suite
+
+from handler import entry
+from handler.core import history
+from handler.core import store as stores
+
+WRITERS, IDS = 32, ("x", "y", "z")
+TURNS = """
+@step
+def turn(id: str, previous, again: int = 0) -> list:
+    return [*(previous or []), len(previous or [])]
+
+FLOWS = [flow("turns", turn)]
+"""
+# A clean parent forks the writers: none of them starts Python anew.
+_CALL = """
+import json, os, sys
+from handler import entry
+from handler.core import store
+from handler.core.settings import Settings
+import handler.engine.run
+
+settings, ids = Settings(**json.loads(sys.argv[1])), sys.argv[5:]
+writers, calls, busting = map(int, sys.argv[2:5])
+
+
+def work(writer):
+    opened = store.of(settings)
+    for number in range(calls):
+        id = ids[(writer + number) % len(ids)]
+        event = {"id": id, "bust": "all"} if (writer + number) % busting == 0 else {"id": id}
+        reply = entry.handle(event, settings, request_id=f"{writer}-{number}", results=opened)
+        step = reply["steps"][0] if reply["steps"] else {"status": None, "value": None}
+        os.write(1, (json.dumps([id, reply["status"], step["status"], step["value"]]) + "\\n").encode())
+
+
+children = []
+for writer in range(writers):
+    if not (child := os.fork()):
+        try:
+            work(writer)
+        finally:
+            os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+def told(store: stores.Store, id: str) -> list[dict]:
+    """The records of an ID that have a value, oldest first."""
+    found = history.ls(store, id=id, status="computed", warn=pytest.fail)
+    return [body for _, body in found][::-1]
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_thirty_two_writers_leave_each_turn_once_and_in_order(project, request, tmp_path, kind):
+    project.write(TURNS)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    knobs = {"project": str(project.root), "engine": "direct", "store": str(tmp_path)}
+    if kind == "s3":
+        knobs["store"] = f"s3://{request.getfixturevalue('bucket')}/pfl"
+        environ |= request.getfixturevalue("s3_env")
+    project.call("made")  # The manifest is there.
+    writers, calls, busting = (WRITERS, 2, 4) if kind == "local" else (12, 1, 4)  # One call in so many takes a turn of its own.
+    command = [sys.executable, "-c", _CALL, json.dumps(knobs), str(writers), str(calls), str(busting), *IDS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(replies) == writers * calls and {status for _, status, _, _ in replies} == {"completed"}
+    store = stores.open_store(knobs["store"], environ=environ)
+    for id in IDS:
+        found = [body["value"] for body in told(store, id)]
+        # Each turn has the turn before it within: none is missing, none is there twice, none overtook another.
+        assert found == [list(range(length)) for length in range(1, len(found) + 1)]
+        computed = Counter(len(value) for each, _, status, value in replies if each == id and status == "computed")
+        assert set(computed.values()) == {1} and set(computed) == set(range(1, len(found) + 1))
+    everything = [name.path for name in history.names(store)]
+    assert len(everything) == len(set(everything)) == len(list(store.list("history")))
+
+
+def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing(tmp_path):
+    """The next call after a death sees the same previous value, and leaves one record for each turn."""
+    root = tmp_path / "project"
+    settings = suite.project(root)
+    (root / "flows" / "pipeline.py").write_text("from handler import flow, step\n" + TURNS)
+    results = stores.of(settings)
+    with suite.Nursery(root) as nursery:
+        nursery.order({"id": "first", "engine": "direct"})
+        points = nursery.order({"id": "all", "engine": "direct", "bust": "all"})["points"]
+        for number in range(len(points)):
+            id = f"id-{number}"
+            nursery.order({"id": id, "engine": "direct", "bust": "all"}, number)
+            reply = nursery.order({"id": id, "engine": "direct"})["reply"]
+            assert (reply["status"], reply["steps"][0]["value"]) == ("completed", [0]), points[number]
+            assert [body["value"] for body in told(results, id)] == [[0]], points[number]
+            assert nursery.order({"id": id, "engine": "direct", "params": {"again": 1}})["reply"]["steps"][0]["value"] == [0, 1]
+            entry.handle({"action": "reap"}, settings, results=results)
+            assert len(list(history.names(results, folder=id))) - sum(name.status == "crashed" for name in history.names(results, folder=id)) == 2
+    assert len(points) > 12

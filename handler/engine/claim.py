@@ -220,7 +220,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         if not state.is_completed():
             error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500])
     except KeyboardInterrupt:
-        prefect_api.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
+        _end(api, str(flow_run.id), "CANCELLED", "interrupted")
         if not cancelled.is_set():
             raise
         return event.reply(**said, status="cancelled")
@@ -228,11 +228,17 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         why, hint = f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)", "give the function more time, or make the flow smaller"
         error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
         with suppress(PflError):
-            prefect_api.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
+            _end(api, str(flow_run.id), "CRASHED", error.lines)
     finally:
         APILogWorker.drain_all(timeout=prefect_run.FLUSH_S if deadline is None else max(0.1, min(prefect_run.FLUSH_S, deadline - time.monotonic() - 0.5)))
     ms = round((time.perf_counter() - started) * 1e3, 3)
     return event.reply(**said, status=error.status if error else "completed", error=error, ms=ms)
+
+
+def _end(api: prefect_env.Api, run_id: str, type: str, words: str) -> None:
+    prefect_api.end(api, type, words, flow_runs=[run_id], force=True)
+    # Prefect's engine has called it Crashed by then, with no word of why.
+    prefect_api.set_state(api, "flow_runs", run_id, type, words, force=True)
 
 
 # Without a worker.

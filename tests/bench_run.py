@@ -1,5 +1,5 @@
 """
-How long it takes from pressing *Run* in Prefect's UI to the first line of user code: ``python tests/bench_run.py [RUNS]``.
+How long it takes from pressing *Run* in Prefect's UI to the first line of user code: ``python tests/bench_run.py [RUNS [PART]...]``.
 
 Prefect's process worker, ours before a warm and a cold sandbox (AWS's emulator), one poll, and an automation that calls the
 function's URL; all against one real server on loopback, both workers looking for runs every two seconds.
@@ -71,7 +71,7 @@ def row(name: str, seconds: list[float]) -> None:
     print(f"{name:<44} median {statistics.median(seconds):6.2f} s   least {min(seconds):6.2f} s   n={len(seconds)}", flush=True)
 
 
-def main(runs: int) -> None:
+def main(runs: int, parts: set[str]) -> None:
     root = Path(tempfile.mkdtemp())
     project, meet = Project(root), root / "meet"
     meet.mkdir()
@@ -103,27 +103,31 @@ def main(runs: int) -> None:
                 ask(url, "/work_pools/", {"name": "local", "type": "process", "base_job_template": template})
                 body = {"flow_id": flow_id, "name": "process", "work_pool_name": "local", "path": str(root), "entrypoint": "flows/stamp.py:stamp"}
                 ask(url, "/deployments/", body)
-            with worker("prefect", "worker", "start", "--type", "process", "--pool", "local"):
-                press(url, "process", meet, "process-first")
-                row("Prefect's process worker", [press(url, "process", meet, f"process-{n}") for n in range(runs)])
-            with worker("cli.main", "worker", "start", "--every", EVERY_S):
-                row("pfl worker, cold sandbox", [press(url, "lambda", meet, "lambda-first")])
-                service.drain()
+            if "process" in parts:
+                with worker("prefect", "worker", "start", "--type", "process", "--pool", "local"):
+                    press(url, "process", meet, "process-first")
+                    row("Prefect's process worker", [press(url, "process", meet, f"process-{n}") for n in range(runs)])
+            if "worker" in parts:
+                with worker("cli.main", "worker", "start", "--every", EVERY_S):
+                    row("pfl worker, cold sandbox", [press(url, "lambda", meet, "lambda-first")])
+                    service.drain()
+                    took = []
+                    for n in range(runs):
+                        took.append(press(url, "lambda", meet, f"lambda-{n}"))
+                        service.drain()
+                    row("pfl worker, warm sandbox", took)
+            if "poll" in parts:
                 took = []
                 for n in range(runs):
-                    took.append(press(url, "lambda", meet, f"lambda-{n}"))
+                    id = ask(url, "/deployments/name/stamp/lambda")["id"]
+                    ask(url, f"/deployments/{id}/create_flow_run", {"parameters": {"name": f"poll-{n}"}, "state": {"type": "SCHEDULED"}})
+                    began = time.time()
+                    assert deployed.raw(function, {"action": "poll"})["runs"][0]["invoked"] is True
                     service.drain()
-                row("pfl worker, warm sandbox", took)
-            took = []
-            for n in range(runs):
-                id = ask(url, "/deployments/name/stamp/lambda")["id"]
-                ask(url, f"/deployments/{id}/create_flow_run", {"parameters": {"name": f"poll-{n}"}, "state": {"type": "SCHEDULED"}})
-                began = time.time()
-                assert deployed.raw(function, {"action": "poll"})["runs"][0]["invoked"] is True
-                service.drain()
-                took.append(float((meet / f"poll-{n}").read_text()) - began)
-            row("one poll, from its event on", took)
-            webhook(url, deployed, function, meet, runs)
+                    took.append(float((meet / f"poll-{n}").read_text()) - began)
+                row("one poll, from its event on", took)
+            if "webhook" in parts:
+                webhook(url, deployed, function, meet, runs)
     finally:
         server.stop(root / ".pfl")
 
@@ -157,4 +161,4 @@ def webhook(url: str, deployed: Deployed, function: str, meet: Path, runs: int) 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, set(sys.argv[2:]) or {"process", "worker", "poll", "webhook"})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -34,8 +35,14 @@ def computing(request: pytest.FixtureRequest, project: Project) -> Project:
 def ask(url: str, path: str, body: object = None) -> object:
     """What Prefect's API answers."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url + path, data, {"content-type": "application/json"})) as response:
-        return json.load(response)
+    for left in reversed(range(30)):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url + path, data, {"content-type": "application/json"})) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as exc:
+            if exc.code != 503 or not left:  # Its SQLite was locked: a client is to ask again.
+                raise
+            threading.Event().wait(0.3)
 
 
 def flow_runs(project: Project, id: str) -> list[dict]:

@@ -120,31 +120,36 @@ class servers_prefect:
         server.stop(self.home)
 
 
-def fill(opened: store.Store, numbers: range, directory: str) -> None:
-    """Small results and plans, fifty to an ID; written straight into a directory, which is what the store would do."""
+def fill(opened: store.Store, numbers: range, directory: str, *, whole: int = 2_000) -> None:
+    """
+    Small results and plans, fifty to an ID; written straight into a directory, which is what the store would do.
+
+    Behind the first *whole*, the objects are copies: nobody reads them.
+    """
+    data = {}
     for number in numbers:
-        id, key = f"id{number // 50:06}", f"{number:064x}"
-        if number % 2:
-            path = records.result_path(id, "b", key)
-            data = records.encode_result(path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None)
-        else:
-            path, entry = records.plan_path(id, "b", key), cache.Entry("b", key, 1, value_digest(1), 1, records.now_iso(), None)
-            row = cache.entry_json(entry, with_value=True)
+        id, key, is_plan = f"id{number // 50:06}", f"{number:064x}", number % 2 == 0
+        path = (records.plan_path if is_plan else records.result_path)(id, "b", key)
+        if number < whole and is_plan:
+            row = cache.entry_json(cache.Entry("b", key, 1, value_digest(1), 1, records.now_iso(), None), with_value=True)
             body = {"version": 1, "flow": "meaning", "id": id, "step": "b", "plan_key": key, "expires_at": None, "entries": [row]}
-            data = records.seal(body)
+            data[is_plan] = records.seal(body)
+        elif number < whole:
+            data[is_plan] = records.encode_result(path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None)
         if not directory:
-            opened.put(path, data)
-        else:
+            opened.put(path, data[is_plan])
+            continue
+        if number % 50 < 2:
             os.makedirs(os.path.dirname(f"{directory}/{path}"), exist_ok=True)
-            with open(f"{directory}/{path}", "wb") as file:
-                file.write(data)
+        with open(f"{directory}/{path}", "wb") as file:
+            file.write(data[is_plan])
 
 
 def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: str = "") -> None:
     """Listing and busting one ID, in a small store and in a large one; and what a walk of all needs of memory."""
     found = []
     for count in counts:
-        fill(opened, range(counts[0] if found else 0, count), directory)
+        fill(opened, range(count), directory)
         times = []
         for number in range(9):
             id = f"id{number + 10 * len(found):06}"
@@ -179,7 +184,7 @@ def memory(place: Path, counts: tuple[int, int], environ: dict[str, str]) -> Non
     peaks: dict[str, list[float]] = {"ls": [], "verify": []}
     for count in counts:
         (place / str(count)).mkdir()
-        fill(store.open_store(str(place / str(count)), environ={}), range(count), str(place / str(count)))
+        fill(store.open_store(str(place / str(count)), environ={}), range(count), str(place / str(count)), whole=count)
         for verb, found in peaks.items():
             found.append(peak_mib(environ | {"PFL_STORE": str(place / str(count))}, "cache", verb))
     for verb, (small, large) in peaks.items():

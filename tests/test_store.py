@@ -365,3 +365,13 @@ def test_a_bucket_that_answers_500_once_is_read_after_all(bucket, s3_env, s3_url
         store = open_store(f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": flaky.url})
         assert store.get("k") == b"x"
     assert len(flaky.asked) == 2
+
+
+def test_many_objects_are_deleted_by_one_request(bucket, s3_env, s3_url):
+    for number in range(30):
+        open_store(f"s3://{bucket}", environ=s3_env).put(f"d/{number}", b"x")
+    with servers.Loopback(lambda method, path: None, s3_url) as between:
+        store = open_store(f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": between.url})
+        store.delete(entry.key for entry in list(store.list("d")))
+        assert [method for method, _ in between.asked] == ["GET", "POST"]
+        assert listed(store, "d") == []

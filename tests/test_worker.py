@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lambda_service import LambdaService
 from test_engine import ask, task_runs
 from test_lambda import Deployed, _role
 
+from handler import entry
 from handler.core import lease
 from handler.engine import prefect_run
 from handler.engine.prefect_env import Api
@@ -66,7 +68,7 @@ class Pool:
 
     def until(self, id: str, *types: str) -> dict:
         """The run, once it has one of these states."""
-        for _ in range(600):
+        for _ in range(3000):  # Only ever so many where something is broken.
             if (run := self.seen(id))["state_type"] in types:
                 return run
             threading.Event().wait(0.1)
@@ -159,6 +161,41 @@ def test_ordinary_flows_run_as_they_are(pool):
     gc.collect()  # Here, where the warning about it is expected.
 
 
+STOPPED = """
+    import os, signal, threading
+    from prefect import flow
+
+    @flow
+    def dies() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @flow
+    def hangs() -> None:
+        threading.Event().wait()
+"""
+
+
+def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_prefect(pool):
+    pool.project.write(STOPPED, "more")
+    pool.set_up()
+    dead, cancelled, late = pool.run("dies"), pool.run("hangs"), pool.run("hangs")
+    script = f"from handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {dead!r}}})"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
+    assert subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True).returncode == -9
+    assert pool.seen(dead)["state_type"] == "RUNNING"
+    (row,) = pool.project.handle({"action": "reap"})["reaped"]
+    assert (row["runs"], pool.seen(dead)["state_type"]) == ([dead], "CRASHED")
+    threading.Thread(target=lambda: (pool.until(cancelled, "RUNNING"), pool.cancel(cancelled, "CANCELLING")), daemon=True).start()
+    assert pool.project.handle({"flow_run_id": cancelled})["status"] == "cancelled"
+    assert pool.seen(cancelled)["state_type"] == "CANCELLED"
+    raw = {"flow_run_id": late}
+    reply = entry.handle(raw, pool.project.settings, deadline=time.monotonic() + pool.project.settings.margin_s + 3)
+    assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
+    state = pool.seen(late)["state"]
+    assert (state["type"], "flow hangs was stopped" in state["message"]) == ("CRASHED", True)
+    assert lease.calls(pool.project.results) == {}
+
+
 def test_what_cannot_be_run_says_why_in_prefect(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
@@ -216,7 +253,7 @@ def function(pool, s3_url, s3_env, monkeypatch, tmp_path):
         deployed = Deployed(service, pool.project.root, client, _role(), tmp_path)
         more = {"PFL_ENGINE": "prefect", "PFL_MANIFEST": "", "PREFECT_API_URL": pool.url, "PFL_STORE": str(pool.project.root / ".pfl" / "store")}
         (pool.project.root / ".pfl" / "store").mkdir(parents=True, exist_ok=True)
-        yield deployed.function(timeout=60, memory=1024, **more)
+        yield deployed.function(timeout=300, memory=1024, **more)
 
 
 @pytest.fixture
@@ -242,13 +279,13 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
     try:
         for worker in workers:
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
-        ids = [pool.run("meaning", id=f"worker-{n}") for n in range(3)]
+        ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
         bad = pool.run("meaning", {"function": "no-such-function"}, id="worker-bad")
         runs = [pool.until(id, "COMPLETED", "FAILED", "CRASHED") for id in ids]
-        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 3, [run["state"] for run in runs]
+        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [run["state"] for run in runs]
         # Two workers look, and one takes each.
         states = [[name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids]
-        assert states == [["Scheduled", "Pending", "Claimed", "Running", "Completed"]] * 3
+        assert states == [["Scheduled", "Pending", "Claimed", "Running", "Completed"]] * 2
         assert all(run["infrastructure_pid"].startswith(f"{function}/") for run in runs)
         assert "no-such-function is not there" in pool.until(bad, "CRASHED")["state"]["message"]
     finally:

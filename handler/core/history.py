@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -289,16 +289,20 @@ def run(store: Store, of: str, *, folder: str | None = None, warn: Warn) -> dict
     def is_of(body: dict) -> bool:
         return any(str(body.get(field) or "").startswith(of) for field in ("request_id", "flow_run_id"))
 
-    listed = bodies(store, islice(names(store, folder=folder), NEAR if folder is None else None), warn)
-    name, body = next(((name, body) for name, body in listed if of and is_of(body)), (None, {}))
-    if name is None:
-        raise NotFoundError(f"there is no record of a run {of!r}", hint="give the start of its request ID or flow run ID, and --id where it is old")
-    # All that the call did lies between its start and this, its last record.
-    began = body.get("called_at") or body.get("started_at")
-    began_ns, found = (None if began is None else ns_of(began)), {}
-    for name, body in bodies(store, since(names(store, folder=name.folder), began_ns), warn):
-        if is_of(body) and body.get("step"):
+    found: dict[str, tuple[Name, dict]] = {}
+    home, began_ns = folder, 0
+    listed = names(store, folder=folder)
+    near = listed if folder is not None else (name for _, name in takewhile(lambda each: found or each[0] < NEAR, enumerate(listed)))
+    for name, body in bodies(store, (name for name in near if not found or name.folder == home), warn):
+        if name.time_ns < began_ns:
+            break
+        if of and body.get("step") and is_of(body):
+            if not found:  # All that the call did lies between its start and this, its last record.
+                began = body.get("called_at") or body.get("started_at")
+                home, began_ns = name.folder, 0 if began is None else ns_of(began)
             found.setdefault(body["step"], (name, body))
+    if not found:
+        raise NotFoundError(f"there is no record of a run {of!r}", hint="give the start of its request ID or flow run ID, and --id where it is old")
     return found
 
 

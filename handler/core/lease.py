@@ -26,7 +26,6 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ from handler.core.errors import CorruptRecordError, LeaseLostError, PflError, Un
 from handler.core.keys import encode_id
 from handler.core.store import AlreadyExistsError, Entry, Store
 
-SANDBOX_NOTE = os.path.join(tempfile.gettempdir(), "pfl-call")  # The call under way in a sandbox of Lambda, for its extension.
+SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")  # The call under way in a sandbox of Lambda, for its extension.
 COARSE_S = 2  # S3 tells when an object was written in whole seconds.
 _LOOK_S = 2.5  # How often a waiter asks whether the holder lives.
 
@@ -199,12 +198,13 @@ class Call:
             return
         self._trash += [_path(_folder(self.id, step), number) for number in range(claim.first, claim.number - 1)]
 
-    def end(self, why: str = "") -> None:
+    def end(self, why: str = "", **more: object) -> None:
         """
         Give everything back, and forget the call.
 
         Args:
             why: What is left to be done by whoever reaps: the call stays on record, as one that is dead.
+            more: What else is to be told then.
         """
         self._ended.set()
         for step in list(self._claims):
@@ -215,7 +215,7 @@ class Call:
             with suppress(OSError):
                 os.unlink(SANDBOX_NOTE)
             if why:
-                _create(self.store, _call_path(self.token, self._number + 1), self._body() | _ended("left", why))
+                _create(self.store, _call_path(self.token, self._number + 1), self._body() | _ended("left", why) | more)
             else:
                 self._trash += [_call_path(self.token, number) for number in range(max(1, self._number - 1), self._number + 1)]
             self._number = 0
@@ -229,7 +229,7 @@ class Call:
             if not self._renew():
                 raise UnavailableError("the call could not be put on record", hint="call again")
             if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
-                with open(SANDBOX_NOTE, "w") as file:
+                with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
                     file.write(self.token)
             if self._deadline is None:
                 threading.Thread(target=self._keep, name=f"lease {self.token}", daemon=True).start()

@@ -3,7 +3,7 @@ A flow run that Prefect has scheduled, run in this process: claimed once, howeve
 
     Scheduled ─ Pending (the worker) ─ Pending "Claimed" (here, refused to all but one) ─ Running ─ final
 
-From the claim on the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
+Once claimed, the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import inspect
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from handler.engine.execute import Notify
 HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
 CLAIMED = "Claimed"
 _LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
+_PAUSES_S = (1, 2, 4, 8)
 _POLLED = 20  # Runs that one poll takes care of.
 
 
@@ -63,13 +64,13 @@ def run(
         about = {"flow": None, "step": None, "request_id": request_id, "engine": "prefect", "flow_run_id": str(run_id)}
         call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
         said = {"flow_run_id": str(run_id), "url": prefect_env.flow_run_url(api.url, str(run_id))}
+        flow_run, name, why = _patiently(lambda: _take(api, run_id, call.token))
+        if flow_run is None:
+            return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
         left = "it was claimed, and Prefect did not take its end"
-        call.begin()  # Before the claim: who dies between the two is found.
         try:
-            flow_run, name, why = _take(api, run_id, call.token)
-            if flow_run is None:
-                left = ""
-                return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
+            # Not before the claim: burying a second delivery would end the run of the first. Who dies here is lost, see end_lost.
+            call.begin()
             reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
             if (reply.get("error") or {}).get("type") != "UnavailableError":
                 left = ""
@@ -80,6 +81,16 @@ def run(
             raise
         finally:
             call.end(left)
+
+
+def _patiently(take: Callable[[], tuple]) -> tuple:
+    """The event is not delivered again once it was answered, so Prefect is given time to answer it."""
+    for pause_s in _PAUSES_S:
+        try:
+            return take()
+        except UnavailableError:
+            time.sleep(pause_s)
+    return take()
 
 
 def _take(api: prefect_env.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:
@@ -209,7 +220,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         if not state.is_completed():
             error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500])
     except KeyboardInterrupt:
-        prefect_api.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
+        _end(api, str(flow_run.id), "CANCELLED", "interrupted")
         if not cancelled.is_set():
             raise
         return event.reply(**said, status="cancelled")
@@ -217,11 +228,17 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         why, hint = f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)", "give the function more time, or make the flow smaller"
         error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
         with suppress(PflError):
-            prefect_api.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
+            _end(api, str(flow_run.id), "CRASHED", error.lines)
     finally:
         APILogWorker.drain_all(timeout=prefect_run.FLUSH_S if deadline is None else max(0.1, min(prefect_run.FLUSH_S, deadline - time.monotonic() - 0.5)))
     ms = round((time.perf_counter() - started) * 1e3, 3)
     return event.reply(**said, status=error.status if error else "completed", error=error, ms=ms)
+
+
+def _end(api: prefect_env.Api, run_id: str, type: str, words: str) -> None:
+    prefect_api.end(api, type, words, flow_runs=[run_id], force=True)
+    # Prefect's engine has called it Crashed by then, with no word of why.
+    prefect_api.set_state(api, "flow_runs", run_id, type, words, force=True)
 
 
 # Without a worker.

@@ -110,7 +110,7 @@ class Invocation:
     _untold: set[str] = field(default_factory=set)  # Results whose writer may be about to write their record.
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
-    finished: set[str] = field(default_factory=set)
+    finished: dict[str, str] = field(default_factory=dict)
     artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
     flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
     degraded: str | None = None  # Why it computes without Prefect, though it should have.

@@ -12,7 +12,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from handler.core.errors import UnavailableError
 from handler.engine.prefect_env import Api
@@ -71,7 +71,7 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}, *, limit: int 
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
     """
-    Say that a run, of *kind* ``flow_runs`` or ``task_runs``, is ``CRASHED`` or ``CANCELLED``; whether it became so.
+    Say that a run, of *kind* ``flow_runs`` or ``task_runs``, is in a terminal state; whether it became so.
 
     Without *force* the server itself refuses to change a terminal state that came meanwhile.
     """
@@ -88,7 +88,8 @@ def end(
     call: str = "",
     flow_runs: Iterable[str] = (),
     tasks: Mapping[str, dict] = {},  # noqa: B006
-    spared: Collection[str] = (),
+    finished: Mapping[str, str] = {},  # noqa: B006
+    is_over: bool = True,
     force: bool = False,
     wait_s: float = 0,
     sleep: Callable[[float], None] = time.sleep,
@@ -106,7 +107,8 @@ def end(
         call: Flow runs with the tag of this call, too.
         flow_runs: Their IDs, as far as known.
         tasks: Task runs that surely did not end, each with ``flow_run_id``, ``step``, ``id`` and ``tags``.
-        spared: Task runs that surely ended.
+        finished: Task runs that surely ended, each with its state.
+        is_over: Whether the process is gone, so that what Prefect has not heard of these it will not hear; else it is on its way.
         force: Also where a terminal state came meanwhile.
         wait_s: How long the events of others may take.
 
@@ -123,8 +125,11 @@ def end(
     while runs:
         is_late = time.monotonic() >= until
         known = {task["id"]: task for task in pages(api, "/task_runs/filter", chosen)}
-        open_now = [task for task in known.values() if task["state_type"] not in FINAL and task["id"] not in spared]
+        open_now = [task for task in known.values() if task["state_type"] not in FINAL and (is_over or task["id"] not in finished)]
         for task in open_now:
+            if is_late and task["id"] in finished:
+                set_state(api, "task_runs", task["id"], finished[task["id"]], "Told by a reaper.", force=False)
+                continue
             if (is_late or task["id"] in tasks) and set_state(api, "task_runs", task["id"], type, message, force=force):
                 changed.append(task["id"])
         if is_late or (tasks.keys() <= known.keys() and all(task["id"] in tasks for task in open_now)):

@@ -150,7 +150,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
     invocation.tasks[task_run_id] = noted
     state = run_task(task, task_run_id=UUID(task_run_id), parameters=work.arguments, return_type="state")
     if state.is_completed() or state.is_failed():
-        invocation.finished.add(task_run_id)
+        invocation.finished[task_run_id] = state.type.value
         del invocation.tasks[task_run_id]
     if state.is_completed():
         return

@@ -78,7 +78,7 @@ def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str) 
     invocation.left = "Prefect did not take the end of the run"
     with suppress(PflError):  # It is away: the call stays on record, and a reaper tells of it.
         prefect_api.end(
-            api, type, message, call=invocation.call.token, tasks=invocation.tasks, spared=invocation.finished,
+            api, type, message, call=invocation.call.token, tasks=invocation.tasks, finished=invocation.finished, is_over=False,
             force=type == "CANCELLED", wait_s=1,
         )  # fmt: skip
         invocation.left = ""

@@ -68,6 +68,7 @@ def reap(
                 runs = prefect_api.end(
                     api, "CRASHED", error.lines, call=call,
                     flow_runs={each["flow_run_id"] for each in (body, *claims) if each.get("flow_run_id")},
+                    finished=body.get("finished", {}),
                     tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},
                     # Of one that expired, all that it sent has long arrived.
                     wait_s=arrival_s if is_new else 0,

@@ -68,7 +68,7 @@ def _compute(invocation: Invocation) -> None:
         if invocation.error is None:
             invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
     finally:
-        invocation.call.end(invocation.left)
+        invocation.call.end(invocation.left, finished=invocation.finished)
 
 
 def _degrade(invocation: Invocation, exc: UnavailableError) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
                     print(f"{kind}, {engine}: killed at every point, {len(wrong)} wrong", flush=True)
                     for point, told in wrong.items():
                         print(f"    {point}: {told}", flush=True)
-            for kind, engine, share, points in (("directory", "direct", 0.6, 40), ("s3", "direct", 0.2, 40), ("directory", "prefect", 0.2, 60)):
+            for kind, engine, share, points in (("directory", "direct", 0.6, 40), ("s3", "direct", 0.2, 40), ("directory", "prefect", 0.2, 150)):
                 os.environ["PFL_STORE"] = "s3://faults/pfl" if kind == "s3" else ""
                 where = root / f"load-{kind}-{engine}"
                 settings = suite.project(where)

@@ -45,7 +45,7 @@ def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_
         assert reaped["status"] == "completed", json.dumps(reaped)
         flows, tasks = suite.runs_of(suite.prefect_env.configured(project.settings), id)
         assert [run["state_type"] for run in flows if run["state_type"] not in suite.prefect_api.FINAL] == []
-        assert [run["state_type"] for run in tasks if run["state_type"] not in suite.prefect_api.FINAL] == []
+        assert {run["state_type"] for run in tasks} <= {"COMPLETED"}  # Prefect may not have heard of all, but of none falsely.
         assert lease.calls(project.results) == {}
         again = project.call(id, params={"fault": fault})
         assert (again["status"], values(again)) == ("completed", {"a": 1, "b": 2, "c": 3})

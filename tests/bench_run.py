@@ -148,6 +148,7 @@ def webhook(url: str, deployed: Deployed, function: str, meet: Path, runs: int) 
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Url) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
+        subprocess.run([sys.executable, "-m", "prefect", "block", "register", "-m", "prefect.blocks.webhook"], capture_output=True)
         kind = ask(url, "/block_types/slug/webhook")["id"]
         schema = ask(url, "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
         data = {"method": "POST", "url": f"http://127.0.0.1:{listening.server_port}/", "headers": {}, "allow_private_urls": True}

@@ -103,15 +103,15 @@ class Doctor:
 
     def dotenv(self) -> Iterator[Row]:
         """Its names, and who can read it."""
-        from dataclasses import fields
-
         path = self.chosen.root / ".env"
         if not path.is_file():
             yield Row("dotenv", "skip", "there is no .env: the environment and the defaults count")
             return
         from dotenv import dotenv_values
 
-        known = {field.metadata["env"] for field in fields(type(self.chosen))}
+        from handler.core.settings import KNOBS
+
+        known = {knob.env for knob in KNOBS.values()}
         if odd := [name for name in dotenv_values(path) if name.startswith("PFL_") and name not in known]:
             yield Row("dotenv", "warn", f"no setting is called {', '.join(odd)}", "pfl config show lists them")
         mode = path.stat().st_mode & 0o777

@@ -549,7 +549,7 @@ def test_a_directory_without_flows_is_told(project, tmp_path):
 def test_the_faces_names_are_all_there_is():
     import handler
 
-    assert sorted(handler.__all__) == ["Flow", "flow", "step"]
+    assert sorted(handler.__all__) == ["Flow", "flow", "history", "step"]
     assert isinstance(a, Step)
     with pytest.raises(AttributeError, match="no attribute 'task'"):
         handler.task  # noqa: B018

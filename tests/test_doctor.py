@@ -33,7 +33,7 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
     assert [what for rows in found.values() for status, what in rows if status == "fail"] == []
     assert found["block"] == [("ok", "local-file-system/cache works")]
     assert found["worker"] == [("warn", "0 workers of doctor are alive")]
-    assert "6 steps have the same fingerprint" in found["unstable"][0][1]
+    assert "8 steps have the same fingerprint" in found["unstable"][0][1]
 
 
 def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside):  # noqa: F811

@@ -177,7 +177,8 @@ def test_the_newest_cost_the_same_however_many_there_are(request, tmp_path, kind
         assert [next(found)[1]["value"] for _ in range(3)] == [count - 1, count - 2, count - 3]
         found.close()
         costs.append(dict(opened.counts))
-    assert costs[0] == costs[1] and costs[0]["list"] <= 3 and costs[0]["get"] <= 18
+    # How many of those that are read ahead are under way when it is closed is up to the threads.
+    assert costs[0]["list"] == costs[1]["list"] <= 3 and all(3 <= cost["get"] <= 18 for cost in costs)
 
 
 def test_an_id_with_a_thousand_steps_is_one_listing(counting):

@@ -10,7 +10,7 @@ from test_cli import Ran, pfl
 from test_engine import ask
 
 from handler.core.errors import InvalidRequestError, UnavailableError
-from handler.engine import prefect_run
+from handler.engine import prefect_api, prefect_run
 from handler.engine.prefect_env import Api
 
 ORDINARY = """
@@ -62,7 +62,11 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
             arguments = () if kind == "automations" else (settings,)
             return {c.name: c for c in getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **{"dry_run": False} | options)}
 
-    return setup
+    yield setup
+    for kind in ("s3-bucket", "local-file-system"):  # Prefect is shared with other tests, who look for what is there.
+        found = prefect_api.ask(Api(prefect_server.url, "", "test"), f"/block_types/slug/{kind}/block_documents/name/cache")
+        if found is not None:
+            prefect_api.ask(Api(prefect_server.url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
 
 
 def block(url: str, name: str) -> dict:
@@ -91,8 +95,8 @@ def test_all_is_made_once_shown_dry_first_and_removed(on_prefect, prefect_server
     monkeypatch.setenv("PFL_WORK_POOL", "whole")
     before = inside("setup", "rm", "--dry-run", "--json").rows
     runs = [inside("setup", *arguments, "--json") for arguments in (("all", "--dry-run"), ("all",), ("all",))]
-    names = ["local-file-system/cache", "whole", "meaning/lambda", "audit/lambda", "nightly/lambda"]
-    assert [[row["name"] for row in ran.rows][:5] for ran in runs] == [names] * 3
+    names = ["local-file-system/cache", "whole", "meaning/lambda", "audit/lambda", "chat/lambda", "nightly/lambda"]
+    assert [[row["name"] for row in ran.rows][:6] for ran in runs] == [names] * 3
     assert [{row["action"] for row in ran.rows} for ran in runs] == [{"create"}, {"create"}, {"keep"}]
     assert runs[0].rows[0]["fields"] == {"basepath": {"before": None, "after": str(on_prefect.root / ".pfl" / "store")}}
     assert "written, read and deleted through the block and the store" in runs[1].rows[0]["note"]
@@ -101,7 +105,7 @@ def test_all_is_made_once_shown_dry_first_and_removed(on_prefect, prefect_server
     assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [("nightly/lambda", "remove")]
     assert inside("setup", "rm").code == 2  # There is no terminal to ask at.
     removed = inside("setup", "rm", "--yes")
-    assert (removed.code, "5 remove" in removed.err) == (0, True)
+    assert (removed.code, "6 remove" in removed.err) == (0, True)
     assert inside("setup", "rm", "--dry-run", "--json").rows == before == []
 
 
@@ -156,8 +160,6 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
     on_prefect.knobs["store"] = "memory://x"
     with pytest.raises(InvalidRequestError, match="in memory"):
         setting_up("blocks", name="broken")
-    from handler.engine import prefect_api
-
     assert prefect_api.ask(Api(prefect_server.url, "", ""), "/block_types/slug/s3-bucket/block_documents/name/broken") is None
 
 

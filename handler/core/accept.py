@@ -57,6 +57,7 @@ def accept(store: Store, step: str, new: str, old: str, *, by: str, changes: lis
     body = {"version": 1, "step": step, "fingerprint": new, "stands_for": _stands_for(accepted, new), "by": by}
     body |= {"at": records.now_iso(), "changes": changes}
     store.put(f"accepted/{step}/{new}~{old}.json", records.seal(body))
+    _tell(store, step, body, f"stands for {old[:12]}: " + "; ".join(changes))
     return body
 
 
@@ -71,7 +72,16 @@ def undo(store: Store, step: str, new: str) -> dict:
     if not made or (data := store.get(made[-1].key)) is None:
         raise NotFoundError(f"no edit of step {step} is accepted for its present code", hint="pfl cache accept --step " + step)
     store.delete(entry.key for entry in made)
-    return records.unseal(data, made[-1].key)
+    body = records.unseal(data, made[-1].key)
+    _tell(store, step, body, "taken back")
+    return body
+
+
+def _tell(store: Store, step: str, body: dict, why: str) -> None:
+    from handler.core import history  # A hit that is told of an acceptance need not load it.
+
+    said = {name: value for name, value in body.items() if name not in ("version", "step")}
+    history.note(store, history.ALL, step, history.ACCEPTED, {"id": None, **said, "why": why})
 
 
 def _accepted(store: Store) -> dict[str, list[str]]:

@@ -191,8 +191,8 @@ def look(id):
 
 
 bust._PATIENCE_S = 0.05
-for what in sys.argv[2:]:
-    for place in range(1, 99):
+for what in sys.argv[3:]:
+    for place in range(1, 99, int(sys.argv[2])):
         id = f"{what.replace(' ', '-')}-{place}"
         open("outside.txt", "w").write("1")
         assert in_child(lambda: prepare(what, id)) == 0
@@ -219,8 +219,9 @@ def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(project, requ
         environ |= request.getfixturevalue("s3_env")
     else:
         (tmp_path / "store").mkdir()
-    acts = ["call", "bust by call", "bust", "restore"] if kind == "local" else ["call", "bust", "restore"]
-    run = [sys.executable, "-c", _DIE, json.dumps(knobs), *acts]
+    # The order of the writes is the same on both; on S3, where each costs more, every third has its turn.
+    acts, stride = (["call", "bust by call", "bust", "restore"], 1) if kind == "local" else (["call", "bust", "restore"], 3)
+    run = [sys.executable, "-c", _DIE, json.dumps(knobs), str(stride), *acts]
     done = subprocess.run(run, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -241,4 +242,4 @@ def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(project, requ
         assert seen[1:] == seen[1:2] * 3, (what, id, seen)
         assert replies[-1]["store"] == {"get": 1}, (what, id)
         assert values(after)["b"] == (a + 1 if what == "call" else a + 5)
-    assert tried["call"] > 9 and min(tried.values()) > 3, tried
+    assert tried["call"] * stride > 9 and min(tried.values()) * stride > 3, tried

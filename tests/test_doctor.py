@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_setup import inside  # noqa: F401
+from test_setup import forget_blocks, inside  # noqa: F401
 from test_worker import Pool
 
 from handler.core import records
@@ -24,6 +24,7 @@ def here(on_prefect, prefect_server, monkeypatch):
 
 
 def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa: F811
+    forget_blocks(prefect_server.url)
     assert inside("setup", "blocks").code == 0
     Pool(here, prefect_server.url, "doctor").set_up()
     ran = inside("doctor", "--json")

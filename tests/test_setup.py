@@ -62,11 +62,16 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
             arguments = () if kind == "automations" else (settings,)
             return {c.name: c for c in getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **{"dry_run": False} | options)}
 
-    yield setup
-    for kind in ("s3-bucket", "local-file-system"):  # Prefect is shared with other tests, who look for what is there.
-        found = prefect_api.ask(Api(prefect_server.url, "", "test"), f"/block_types/slug/{kind}/block_documents/name/cache")
+    forget_blocks(prefect_server.url)
+    return setup
+
+
+def forget_blocks(url: str) -> None:
+    """The blocks that other tests made in the Prefect they share."""
+    for kind in ("s3-bucket", "local-file-system"):
+        found = prefect_api.ask(Api(url, "", "test"), f"/block_types/slug/{kind}/block_documents/name/cache")
         if found is not None:
-            prefect_api.ask(Api(prefect_server.url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
+            prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
 
 
 def block(url: str, name: str) -> dict:
@@ -93,6 +98,7 @@ def test_all_is_made_once_shown_dry_first_and_removed(on_prefect, prefect_server
     on_prefect.write(ORDINARY, "nightly")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
     monkeypatch.setenv("PFL_WORK_POOL", "whole")
+    forget_blocks(prefect_server.url)
     before = inside("setup", "rm", "--dry-run", "--json").rows
     runs = [inside("setup", *arguments, "--json") for arguments in (("all", "--dry-run"), ("all",), ("all",))]
     names = ["local-file-system/cache", "whole", "meaning/lambda", "audit/lambda", "chat/lambda", "nightly/lambda"]

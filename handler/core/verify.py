@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from handler.core import bust, cache, keys, records
+from handler.core import bust, cache, history, keys, records
 from handler.core.cache import UNREAD
 from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.store import Entry as Listed
@@ -167,7 +167,8 @@ class _Check:
 
     @staticmethod
     def _in_place(body: dict, folder: str, step: str) -> None:
-        if (keys.encode_id(body["id"]), body["step"]) != (folder, step):
+        about = (history.ALL if body["id"] is None else keys.encode_id(body["id"]), body["step"] or history.ALL)
+        if about != (folder, step):
             raise CorruptRecordError("", why=f"it is about {body['step']} of {body['id']!r}")
 
 

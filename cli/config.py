@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import typer
 
 from cli import output, settings
@@ -28,13 +30,17 @@ def show(json: Json = False) -> None:
             value = value or str(chosen.home / "store")
         if name == "project":
             value = str(chosen.root)
-        shown = _mask(str(value)) if knob.secret else value
+        shown = _mask(str(value)) if knob.secret else _without_password(value)
         rows.append({"name": env, "value": shown, "source": source, "meaning": knob.meaning})
     if json:
         for row in rows:
             output.emit(row)
         return
     output.table(["setting", "value", "from"], [(row["name"], row["value"], row["source"]) for row in rows])
+
+
+def _without_password(value: object) -> object:
+    return re.sub(r"(?<=://)[^/@]+@", "…@", value) if isinstance(value, str) else value
 
 
 def _mask(secret: str) -> str:

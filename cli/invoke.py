@@ -165,7 +165,12 @@ def _doubts(request, rows: list[dict], loaded) -> None:
             output.say(f"warning: {row['step']} cannot be known whole: {part.name} at {place}: {part.text}")
         if row["status"] == "compute":
             function = loaded.flows[request.flow.name].steps[row["step"]].function
-            for part in fingerprint.unstable(function):
+            try:
+                parts = fingerprint.unstable(function)
+            except InvalidRequestError as exc:
+                output.say(f"warning: whether {row['step']} is the same in each process is not known: {exc}")
+                continue
+            for part in parts:
                 place = f"{part.file}:{part.line}" if part.file else "?"
                 output.say(f"warning: {row['step']} never hits: `{part.name}` at {place} differs in each process")
 

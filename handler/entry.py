@@ -103,7 +103,7 @@ def handle(
                 request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold,
                 flow_run=flow_run,
             )
-            outcomes, url = invocation.outcomes, invocation.url
+            finding, outcomes, url = invocation.finding, invocation.outcomes, invocation.url
             engine = invocation.request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)

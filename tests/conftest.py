@@ -36,7 +36,7 @@ def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]
     home = tmp_path_factory.mktemp("home")
-    os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DO_NOT_TRACK": "1"}
+    os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT)}
     os.environ |= {"AWS_CONFIG_FILE": str(home / "aws"), "AWS_SHARED_CREDENTIALS_FILE": str(home / "aws")}
     yield
     os.environ.clear()

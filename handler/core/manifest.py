@@ -143,6 +143,8 @@ def is_current(sources: dict, root: Path) -> bool:
     return (
         sources["root"] == str(root)
         and sources["python"] == list(sys.version_info[:2])
+        and sources["executable"] == sys.executable
+        and all(listing_digest(path) == old for path, old in sources["listings"].items())
         and all(installed_digest(path) == old for path, old in sources["packages"].items())
         and all(env_digest(name) == old for name, old in sources["env"].items())
         and all(file_digest(path) == old for path, old in sources["files"].items())
@@ -177,8 +179,15 @@ def _names_digest(path: str, counts: Callable[[str], bool]) -> str | None:
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
+def listing_digest(path: str) -> str | None:
+    """The digest of all names in a folder that the flows list."""
+    return _names_digest(path, lambda name: name != "__pycache__")
+
+
 def env_digest(name: str) -> str | None:
     """The digest of a variable that the flows read when they are imported: its value may be a secret."""
+    if name == "*":
+        return hashlib.sha256("\0".join(sorted(os.environ)).encode(errors="surrogateescape")).hexdigest()
     value = os.environ.get(name)
     return None if value is None else hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
 

@@ -57,8 +57,9 @@ def load(settings: Settings) -> Project:
         return _current[2]
     for _ in range(3):
         started = time.time()
-        flows, reads = _import(root, from_source=not settings.manifest)
-        prints = _fingerprints(flows)
+        with fingerprint.record_reads() as reads:
+            flows = _import(root, from_source=not settings.manifest)
+            prints = _fingerprints(flows)
         body = describe(flows, root, reads, prints)
         if not _edited_since(body["sources"]["files"], started):
             break  # What was imported is what was digested.
@@ -109,7 +110,7 @@ def describe(
     return body | {"digest": digest(canonical(body)), "sources": _sources(root, reads, prints.values())}
 
 
-def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerprint.Reads]:
+def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
     if not (root / "flows" / "pipeline.py").is_file():
         raise InvalidRequestError(
             "there are no flows here", why=f"{root / 'flows' / 'pipeline.py'} is not there", hint="run pfl inside the project"
@@ -128,15 +129,14 @@ def _import(root: Path, *, from_source: bool) -> tuple[dict[str, Flow], fingerpr
         sys.modules["flows"] = types.ModuleType("flows")
         sys.modules["flows"].__path__ = [str(root / "flows")]
     try:
-        with fingerprint.record_reads() as reads:
-            pipeline = importlib.import_module("flows.pipeline")
+        pipeline = importlib.import_module("flows.pipeline")
     except PflError:
         raise
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError("the flows cannot be imported", why=place.describe(exc, root)) from exc
-    return _listed(pipeline, root), reads
+    return _listed(pipeline, root)
 
 
 def _compile_anew(root: str) -> None:
@@ -181,8 +181,6 @@ def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
 
 
 def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
-    if not any(part.kind == "package" for each in prints for part in each.parts):
-        return []
     return sorted(path for path in set(sys.path) if os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages"))
 
 
@@ -197,7 +195,9 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
         "python": list(sys.version_info[:2]),
         "files": {path: manifest.file_digest(path) for path in sorted(files)},
         "folders": {path: manifest.folder_digest(path) for path in sorted(folders)},
-        "env": {name: manifest.env_digest(name) for name in sorted(reads.env)},
+        "executable": sys.executable,  # Of another environment other packages answer.
+        "listings": {path: manifest.listing_digest(path) for path in sorted(reads.folders | {path for path in files if os.path.isdir(path)})},
+        "env": {name: manifest.env_digest(name) for name in sorted(reads.env | {"PYTHONPATH"})},
         "packages": {path: manifest.installed_digest(path) for path in _site_folders(prints)},
     }
 

@@ -122,8 +122,10 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     if isinstance(exc, PflError):
         return exc
     frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
-    frames = [f for f in frames if not any(part in f.filename for part in _NOT_THEIRS)]
+    frames = [f for f in frames if not f.filename.startswith("<frozen") and not any(part in f.filename for part in _NOT_THEIRS)]
     at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
+    if isinstance(exc, SyntaxError) and exc.filename:
+        at = short_place(exc.filename, exc.lineno or 0)
     error = StepFailedError(
         f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
     )

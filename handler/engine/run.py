@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from handler.core import project
+from handler.core import accept, cache, project
 from handler.core.cache import Finding
 from handler.core.errors import UnavailableError
 from handler.core.event import Request
+from handler.core.manifest import FlowEntry, StepEntry
 from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import deadline, direct, prefect_env
@@ -33,8 +34,13 @@ def once(
     """
     prefect_env.prepare(settings)  # The user's code may import Prefect.
     loaded = project.load(settings)
-    if any(loaded.manifest.flows[request.flow.name].steps[s].fingerprint != request.flow.steps[s].fingerprint for s in finding.missing):
+    here = loaded.manifest.flows.get(request.flow.name)
+    if here is None or _shape(here) != _shape(request.flow):
         raise UnavailableError("the flow was edited while it was being called", hint="call again")
+    if any(here.steps[name] != request.flow.steps[name] for name in finding.missing):
+        # Edited code, or a value that differs in each process, such as a clock's: what is here now counts.
+        request = request.with_fingerprints({name: step.fingerprint for name, step in here.steps.items()})
+        finding = accept.widen(request, cache.find(request, store, finding.warnings), store)
     flow = loaded.flows[request.flow.name]
     invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
     invocation.flow_run = flow_run
@@ -45,6 +51,10 @@ def once(
     else:
         _compute(invocation)
     return invocation
+
+
+def _shape(flow: FlowEntry) -> dict[str, StepEntry]:
+    return {name: step._replace(fingerprint="") for name, step in flow.steps.items()}
 
 
 def _compute(invocation: Invocation) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from json import dumps  # bound now: what the project's modules do to json at import is their affair
 
 from handler.core.errors import PflError
@@ -29,7 +30,8 @@ def main(arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = fingerprint(find(targets[0]))
+        with redirect_stdout(sys.stderr):  # What a module prints when it is imported is no data.
+            found = fingerprint(find(targets[0]))
     except PflError as error:
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code

@@ -30,7 +30,8 @@ class Reads:
     """
 
     files: set[str] = field(default_factory=set)
-    env: set[str] = field(default_factory=set)
+    env: set[str] = field(default_factory=set)  # "*" where all names were asked for.
+    folders: set[str] = field(default_factory=set)  # Whose names were listed.
 
 
 @contextmanager
@@ -58,14 +59,24 @@ def record_reads() -> Iterator[Reads]:
         reads.files -= sources
 
 
+_OURS = os.path.dirname(__file__) + os.sep
+
+
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event in ("os.listdir", "os.scandir") and _active:
+        if not isinstance(args[0], int) and _asked_by_project():
+            path = os.path.abspath(os.fsdecode(args[0] or "."))
+            if place.kind_of_file(path) in (place.PROJECT, place.GENERATED):
+                for reads in _active:
+                    reads.folders.add(path)
+        return
     if event != "open" or not _active or not isinstance(args[0], str | bytes | os.PathLike):
         return
     mode, flags = args[1], args[2]
     if (isinstance(mode, str) and set(mode) & set("wax")) or (mode is None and isinstance(flags, int) and flags & 3):
         return
     path = os.path.abspath(os.fsdecode(args[0]))
-    if path.endswith((".pyc", ".pth")) or place.kind_of_file(path) not in (place.PROJECT, place.GENERATED):
+    if path.endswith(".pyc") or place.kind_of_file(path) not in (place.PROJECT, place.GENERATED):
         return
     if path.startswith(("/proc/", "/sys/", "/dev/")) or not _asked_by_project():
         return
@@ -82,6 +93,10 @@ class _WatchedEnviron(type(os.environ)):  # type: ignore[misc]
         _note(key)
         return super().__contains__(key)
 
+    def __iter__(self) -> Iterator[str]:
+        _note("*")
+        return super().__iter__()
+
 
 def _note(variable: object) -> None:
     if _asked_by_project():
@@ -91,12 +106,13 @@ def _note(variable: object) -> None:
 
 def _asked_by_project() -> bool:
     """
-    Whether the project's code asks, itself or through a library; not while a library is being imported.
+    Whether the project's code asks, itself or through a library; not while a library is being imported, nor what is read to
+    make a fingerprint.
     """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith("<frozen importlib"):
+        if file.startswith(("<frozen importlib", _OURS)) and file != __file__:
             return False
         if place.kind_of_file(file) == place.PROJECT:
             return True

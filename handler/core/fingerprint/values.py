@@ -262,6 +262,8 @@ class Encoder:
             return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
         if module == "configparser" and hasattr(value, "_sections"):  # newer Pythons add options to its state
             return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
+        if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
+            return self.join("namespace", [name, self.encode(dict(vars(value)))])
         if _within(module, _SILENT):
             return name
         if _within(module, _STATELESS):

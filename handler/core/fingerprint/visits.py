@@ -78,6 +78,8 @@ def visit_value(reading: Reading, label: str, item: Value) -> None:
     items = [encoded.token, *map(reading.link, encoded.links)]
     if encoded.doubts:
         items += _statements(reading, label, item.spot, without=item.name)
+        if not item.spot.nodes and any(not reason for reason in encoded.doubts):
+            reading.doubt(label, item.spot, "its state cannot be known")
         for reason in filter(None, encoded.doubts):
             reading.doubt(label, item.spot, reason)
     reading.part(label, item.kind, item.spot, items, item.value if item.kind == "python" else text)
@@ -169,6 +171,8 @@ def _declared_file(reading: Reading, path: str, function: types.FunctionType, sp
             hint="name it relative to the step's file or to the project's root",
         )
     content = {}
+    if os.path.isdir(found):
+        reading.files.update(os.path.abspath(path) for path, _, _ in os.walk(found) if "__pycache__" not in path)
     for each in [found] if os.path.isfile(found) else _files_below(found):
         reading.files.add(os.path.abspath(each))
         content[os.path.relpath(each, found).replace(os.sep, "/")] = place.content_of(each)

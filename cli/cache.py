@@ -177,6 +177,8 @@ def bust(
 
     from handler.core import bust, event, keys, manifest, store, store_format
 
+    if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
+        raise InvalidRequestError("--prefix is empty" if prefix == "" else "there is no step '~'", hint="--older-than 0s busts everything")
     if id is None and step is None and older_than is None and prefix is None:
         raise InvalidRequestError("nothing says what to bust", hint="--id, --step, --older-than or --prefix")
     if id is not None and prefix is not None:

@@ -429,6 +429,8 @@ def sql(
     """Ask with SQL: a row for each record in the table history. Needs DuckDB: pip install 'pfl[query]'."""
     from cli import query
 
+    if not select.strip():
+        raise InvalidRequestError("the query is empty", hint="pfl history sql 'select status, count(*) from history group by 1'")
     store, log = _store(), _Log()
     rows = (_whole(store, name, body) for name, body in _found(store, log, id, flow, step, since, status))
     with query.table(rows) as database:
@@ -452,7 +454,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Delete old records for good; the newest value of each step of each ID stays. Nothing else ever deletes one."""
-    from handler.core import event, history, keys
+    from handler.core import event, history, keys, store_format
 
     store, before_ns = _store(), _moment_ns(older_than, "--older-than")
     folder = None if id is None else keys.encode_id(event.check_id(id))
@@ -460,6 +462,7 @@ def prune(
     output.say(f"{count} {'record is' if count == 1 else 'records are'} older than {older_than} and not the newest value of a step")
     if count and not dry_run:
         output.confirm(f"Delete {count} {'record' if count == 1 else 'records'} for good?", yes=yes)
+        store_format.check(store)
         history.delete(store, history.prune(store, before_ns, folder=folder))
         output.say("deleted; pfl cache verify --repair sets large values aside that no record leads to any more")
     output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else f"{count}")

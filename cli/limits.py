@@ -41,7 +41,7 @@ def ls(json: Json = False) -> None:
 
 @app.command("set")
 def set_limit(
-    limit: Annotated[int, typer.Argument(min=0, help="How many at once; 0 lets none run.")],
+    limit: Annotated[int, typer.Argument(min=0, max=2**31 - 1, help="How many at once; 0 lets none run.")],
     id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Set a limit; those that run go on."""

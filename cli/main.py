@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     6 stored data is damaged, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # Closed by who started us.
     output.set_json("--json" in arguments)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)

@@ -189,22 +189,6 @@ def stdout_kept_for_data() -> Iterator[None]:
         os.close(data)
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """
-    Ask a person; a no ends the command.
-
-    Raises:
-        InvalidRequestError: There is no terminal to ask at, and *yes* was not given.
-    """
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidRequestError(f"{question} Nothing was done", why="there is no terminal to ask at", hint="--yes")
-    import typer
-
-    typer.confirm(question, abort=True, err=True)
-
-
 def _paint(text: str, code: str) -> str:
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         return f"\x1b[{code}m{text}\x1b[0m"

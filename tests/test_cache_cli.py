@@ -65,7 +65,7 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_done(pfl, project):
     assert project.call()["store"] == {"get": 1}
 
 
-@pytest.mark.parametrize(("answer", "code", "status"), [(b"y\n", 0, "miss"), (b"n\n", 130, "completed")])
+@pytest.mark.parametrize(("answer", "code", "status"), [(b"y\n", 0, "miss"), (b"n\n", 1, "completed")])
 def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
     project.call()
     ours, theirs = pty.openpty()

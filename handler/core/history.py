@@ -375,16 +375,28 @@ def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
 
 
 def prune(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
-    """The records that may go: those older than a moment, but for the newest value of each step of each ID; names alone are read."""
-    prefix = "history" if folder is None else f"history/{folder}"
-    newest: dict[tuple[str, str], str] = {}
-    for name in filter(None, (parse(entry.key) for entry in store.list(prefix))):
-        if name.status == COMPUTED:
+    """The records that may go: those older than a moment, but for the newest value of each step of each ID that can be read."""
+    kept: dict[tuple[str, str], str] = {}
+    for name in filter(None, (parse(entry.key) for entry in store.list("history" if folder is None else f"history/{folder}"))):
+        if name.time_ns < before_ns:
             place = (name.folder, name.step)
-            newest[place] = min(newest.get(place, name.file), name.file)
-    for name in filter(None, (parse(entry.key) for entry in store.list(prefix))):
-        if name.time_ns < before_ns and newest.get((name.folder, name.step), "") != name.file:
-            yield name
+            if place not in kept:
+                kept[place] = _newest_value(store, *place)
+            if name.file != kept[place]:
+                yield name
+
+
+def _newest_value(store: Store, folder: str, step: str) -> str:
+    computed = (name for name in _of_step(store, folder, step) if name.status == COMPUTED)
+    for name, data in ((name, store.get(name.path)) for name in computed):
+        body = _checked(name, data, lambda exc: None)
+        try:
+            if body is not None:
+                value(store, name, body)
+                return name.file
+        except (NotFoundError, CorruptRecordError):
+            continue
+    return ""
 
 
 def delete(store: Store, doomed: Iterable[Name]) -> None:

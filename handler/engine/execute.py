@@ -175,7 +175,9 @@ class Invocation:
             for name in ready:
                 started = time.perf_counter()
                 try:
-                    got = (None if name in self._absent else self._look_again(name)) or self._try(name)
+                    # Who waits for another looks behind the claim alone, which says that it was joined.
+                    known = name in self._absent or name in self._held
+                    got = (None if known else self._look_again(name)) or self._try(name)
                 except Exception as exc:
                     got = self._failed(name, exc)
                 if got is True:

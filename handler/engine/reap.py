@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from handler.core import history, keys, lease, records
+from handler.core import history, keys, lease, records, store_format
 from handler.core.errors import PflError
 from handler.core.settings import Settings
 from handler.core.store import Store
@@ -48,6 +48,8 @@ def reap(
         UnavailableError: Prefect or the store did not answer; what is not told yet can be reaped again.
     """
     for call in list(lease.calls(store)) if only is None else only:
+        if not dry_run:
+            store_format.check(store)
         life = lease.life_of(store, call) if dry_run else lease.take_dead(store, call)
         if life is None or life.is_alive or not life.entries:
             continue

@@ -752,3 +752,38 @@ def test_a_result_without_its_record_of_history_gets_one_and_is_a_hit(chain):
     assert statuses(chain.call(step="c"))["c"] == HIT
     [path] = objects(chain, "history", "c")
     assert records.unseal(chain.results.get(path), path)["repaired"] is True
+
+
+LATE = """
+import os, time
+from pathlib import Path
+NOW = time.time_ns()
+FOLDER = [path.read_text() for path in sorted((Path(__file__).parent / "data").glob("*.txt"))]
+@step
+def late(id: str) -> str:
+    from flows.table import TABLE
+    return TABLE
+@step
+def listed(id: str) -> list:
+    return FOLDER
+@step
+def clock(id: str) -> int:
+    return NOW and 1
+FLOWS = [flow("late", late), flow("listed", listed), flow("clock", clock)]
+"""
+
+
+def test_what_a_late_import_read_and_what_was_listed_counts_and_a_clock_is_no_edit(project):
+    """Each call is a new process: it trusts the manifest until something that the flows rest on has changed."""
+    data = project.root / "flows" / "data"
+    data.mkdir(exist_ok=True)
+    (data / "one.txt").write_text("one")
+    (project.root / "flows" / "table.py").write_text("from pathlib import Path\nTABLE = (Path(__file__).parent / 'table.csv').read_text()\n")
+    (project.root / "flows" / "table.csv").write_text("old")
+    project.write(LATE)
+    assert [fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"] for flow in ("late", "listed")] == ["old", ["one"]]
+    assert fresh(project, {"id": "x", "flow": "late"})["steps"][0]["status"] == "hit"
+    (project.root / "flows" / "table.csv").write_text("new")
+    (data / "two.txt").write_text("two")
+    assert [fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"] for flow in ("late", "listed")] == ["new", ["one", "two"]]
+    assert [fresh(project, {"id": id, "flow": "clock"})["status"] for id in ("x", "y", "z")] == ["completed"] * 3

@@ -391,3 +391,27 @@ def test_prune_asks_and_keeps_the_newest_value_of_each_step(counting):
     assert [(row["step"], row["value"]) for row in rows()] == [("b", 3), ("c", 3)] or [(row["step"], row["value"]) for row in rows()] == [("c", 3), ("b", 3)]
     assert [entry.key.count("=") for entry in counting.results.list("recent")] == [2, 2]
     assert pfl("history", "prune", "--older-than", "1d", "--yes")[1] == "0\n"
+
+
+def test_prune_keeps_the_newest_value_that_can_be_read(counting):
+    names = [put(counting.results, number, number) for number in range(3)]
+    counting.results.put(names[-1].path, b"no record")
+    assert pfl("history", "prune", "--older-than", "1d", "--yes")[1] == "2\n"
+    assert [row["value"] for row in rows()] == [1]
+
+
+def test_what_would_delete_refuses_a_store_of_another_format(counting):
+    counting.call()
+    counting.call(bust="all")
+    before = len(rows())
+    counting.results.put("format.json", b'{"version": 9, "by": "pfl"}')
+    code, _, err = pfl("history", "prune", "--older-than", "0s", "--yes")
+    assert (code, "9" in err) == (2, True)
+    assert len(rows()) == before > 2
+
+
+def test_an_empty_query_and_an_empty_prefix_are_told(counting):
+    counting.call()
+    assert pfl("history", "sql", " ")[0] == 2
+    assert pfl("cache", "bust", "--prefix", "", "--yes")[0] == pfl("cache", "bust", "--step", "~", "--yes")[0] == 2
+    assert counting.call()["store"] == {"get": 1}

@@ -10,7 +10,7 @@ import pytest
 from conftest import values
 from test_bust import DAY_S, OUTSIDE, busted, change
 
-from handler.core import accept, inspection, records, verify
+from handler.core import accept, bust, inspection, keys, records, verify
 from handler.core import store as stores
 
 
@@ -224,3 +224,11 @@ def test_a_walk_of_many_objects_keeps_none_of_them(one, walker):
         seen = sum(1 for _ in inspection.entries(one.results, id=None, flow=None, step=None, warn=lambda exc: None))
     assert seen >= 120
     assert max(keys.most, bodies.most) <= 4
+
+
+def test_busts_of_all_steps_of_all_ids_and_of_a_long_id_are_no_damage(one):
+    long = "x" * 400
+    one.call(long)
+    for scope in (bust.Scope(keys.encode_id("abc")), bust.Scope(keys.encode_id(long)), bust.Scope(steps=("b",)), bust.Scope(prefix="a")):
+        bust.bust(one.results, scope, bust.new_name(), dependents={"b", "c"}, known={"a", "b", "c"}, retention_s=DAY_S)
+    assert problems(one) == {}

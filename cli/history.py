@@ -105,6 +105,11 @@ def _emit_line(name, body: dict) -> None:
     output.emit(output.printable(_LINE.format(*cells, took, told)))
 
 
+def _one_of(plot: bool, json: bool) -> None:
+    if plot and json:
+        raise InvalidRequestError("--plot and --json do not go together", hint="--plot-to FILE")
+
+
 @app.command("ls")
 def ls(
     id: Id = None, flow: FlowName = None, step: Step = None, since: Since = None, status: Status = None,
@@ -112,6 +117,7 @@ def ls(
     path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
 ) -> None:  # fmt: skip
     """List records, newest first, as they are found."""
+    _one_of(plot, json)
     store, log, count, drawn = _store(), _Log(), 0, []
     for name, body in islice(_found(store, log, id, flow, step, since, status), limit):
         if plot or plot_to:
@@ -139,6 +145,7 @@ def show(
     from handler.core import history
     from handler.engine import why
 
+    _one_of(plot, json)
     store, log = _store(), _Log()
     name, body = _record(store, record, id)
     if plot or plot_to:
@@ -436,10 +443,14 @@ def sql(
     with query.table(rows) as database:
         found = database.execute(select)
         columns = [column[0] for column in found.description or ()]
+        nested = {column[0] for column in found.description or () if str(column[1]) == "JSON"}
         if json:
             while some := found.fetchmany(1_000):
                 for row in some:
-                    output.emit({name: cell if isinstance(cell, int | float | bool | None) else str(cell) for name, cell in zip(columns, row, strict=True)})
+                    cells = dict(zip(columns, row, strict=True))
+                    cells |= {name: js.loads(cells[name]) for name in nested if cells[name] is not None}
+                    plain = (int, float, bool, str, list, dict, type(None))
+                    output.emit({name: cell if isinstance(cell, plain) else str(cell) for name, cell in cells.items()})
         elif columns:
             output.table(columns, [["" if cell is None else cell for cell in row] for row in found.fetchall()])
     log.end()

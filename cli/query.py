@@ -32,7 +32,9 @@ def table(rows: Iterable[dict]) -> Iterator:
     columns = ", ".join(f"{name}: '{kind}'" for name, kind in COLUMNS.items())
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps({name: row.get(name) for name in COLUMNS}) + "\n")
+            text = json.dumps({name: row.get(name) for name in COLUMNS}, ensure_ascii=False)
+            # JSON may hold half a character, which UTF-8 and so DuckDB cannot.
+            file.write(text.encode("utf-8", "replace").decode() + "\n")
         file.flush()
         path = file.name.replace("'", "''")
         options = f"format = 'newline_delimited', maximum_object_size = 1073741824, columns = {{{columns}}}"

@@ -410,6 +410,13 @@ def test_what_would_delete_refuses_a_store_of_another_format(counting):
     assert len(rows()) == before > 2
 
 
+def test_half_a_character_and_nested_values_pass_through_sql(counting):
+    put(counting.results, 1, {"text": "\ud800 x", "n": 7})
+    code, out, err = pfl("history", "sql", "select value, step from history", "--json")
+    assert (code, json.loads(out)) == (0, {"value": {"text": "? x", "n": 7}, "step": "b"}), err
+    assert pfl("history", "ls", "--plot", "--json")[0] == 2
+
+
 def test_an_empty_query_and_an_empty_prefix_are_told(counting):
     counting.call()
     assert pfl("history", "sql", " ")[0] == 2

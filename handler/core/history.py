@@ -175,6 +175,8 @@ def _checked(name: Name, data: bytes | None, warn: Warn) -> dict | None:
             raise CorruptRecordError(f"{name.path} is of version {body.get('version')}", why=f"this pfl reads version {VERSION}", hint="use the pfl that wrote it")
         if body["id"] is not None and keys.encode_id(body["id"]) != name.folder:
             raise CorruptRecordError(f"{name.path} is damaged", why=f"it is about {body['id']!r}")
+        if not all(isinstance(body.get(field), dict | None) for field in ("inputs", "params")):
+            raise CorruptRecordError(f"{name.path} is damaged", why="its inputs or parameters are no object")
         return body
     except CorruptRecordError as exc:
         warn(exc)

@@ -26,7 +26,12 @@ def emit(data: object) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # A lone surrogate, or a terminal that knows ASCII alone.
         text = text.encode("ascii", "backslashreplace").decode() if isinstance(data, str) else json.dumps(data)
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever read us has seen enough: that is no error, which Typer would make of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
 
 
 def say(text: str) -> None:

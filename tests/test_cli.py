@@ -302,10 +302,10 @@ def _runs_of(api: str, tag: str) -> list[dict]:
 def test_a_reader_that_stops_early_is_no_error(here):
     for id in ("a", "b", "c"):
         pfl("invoke", "--id", id)
-    piped = subprocess.run(
-        f"{sys.executable} -m cli.main cache ls --json | head -n 1", shell=True, capture_output=True, text=True, env=_environ({})
-    )
-    assert len(piped.stdout.splitlines()) == 1 and "Error" not in piped.stderr
+    for command in ("cache ls --json", "history ls"):
+        line = f"set -o pipefail; {sys.executable} -m cli.main {command} | head -c 1"
+        piped = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=_environ({}))
+        assert (len(piped.stdout), piped.returncode, "Error" in piped.stderr) == (1, 0, False)
 
 
 def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(on_prefect, monkeypatch):

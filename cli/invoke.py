@@ -143,13 +143,13 @@ def plan(
 
 def foresee(chosen, raw: dict, *, diff: bool = False):
     """The request of an event, what is stored for it, what would be done with each step, and the project."""
-    from handler.core import accept, cache, manifest, project, store
+    from handler.core import accept, manifest, project, store
     from handler.core import event as events
     from handler.engine import foresee as engine
 
     request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
     results = store.of(chosen)
-    finding = accept.widen(request, cache.find(request, results, []), results)
+    finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)
     return request, finding, engine.steps(request, finding, results, loaded.prints, diff=diff), loaded

@@ -15,6 +15,11 @@ from handler.core.event import Request
 from handler.core.store import Store
 
 
+def find(request: Request, store: Store, warnings: list[str]) -> Finding:
+    """What is stored for *request*, or for older code that its code stands for; see :func:`handler.core.cache.find`."""
+    return widen(request, cache.find(request, store, warnings), store)
+
+
 def widen(request: Request, finding: Finding, store: Store) -> Finding:
     """*finding*, with what is stored for the older code that the present code stands for."""
     accepted = _accepted(store)

@@ -50,7 +50,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
     """
     warnings: list[str] = []
     marks = bust.marks(store, encode_id(request.id))
-    finding = accept.widen(request, cache.find(request, store, warnings), store)
+    finding = accept.find(request, store, warnings)
     for step in request.flow.steps if request.step is None else [request.step]:
         body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
         if body is None:

@@ -199,7 +199,7 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     described = manifest.from_json(body)
     request = event.parse({**asked, "flow": flow.name, "params": own}, described, allow_pickle=settings.allow_pickle)
     results = store.of(settings)
-    finding = accept.widen(request, cache.find(request, results, []), results)
+    finding = accept.find(request, results, [])
     return Invocation(request, finding, flow, results, settings, request_id=str(runtime.id), prints=prints)
 
 

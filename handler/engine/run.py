@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handler.core import accept, cache, project
+from handler.core import accept, project
 from handler.core.cache import Finding
 from handler.core.errors import UnavailableError
 from handler.core.event import Request
@@ -40,7 +40,7 @@ def once(
     if any(here.steps[name] != request.flow.steps[name] for name in finding.missing):
         # Edited code, or a value that differs in each process, such as a clock's: what is here now counts.
         request = request.with_fingerprints({name: step.fingerprint for name, step in here.steps.items()})
-        finding = accept.widen(request, cache.find(request, store, finding.warnings), store)
+        finding = accept.find(request, store, finding.warnings)
     flow = loaded.flows[request.flow.name]
     invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
     invocation.flow_run = flow_run

@@ -22,7 +22,7 @@ from serverless import deploy, image
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
-needs_osls = pytest.mark.skipif(not HAS_OSLS, reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/deploy does)")
+needs_osls = pytest.mark.skipif(not HAS_OSLS, reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/lambda does)")
 
 IN_REGISTRY = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": {"digest": "sha256:" + "c" * 64, "size": 2, "mediaType": "application/vnd.docker.container.image.v1+json"}, "layers": []}
 

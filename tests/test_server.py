@@ -258,7 +258,12 @@ def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, tmp_path: Path) -> None:
-    """One database starts from schema.sql, one from nothing; both then go through Prefect's own migrations."""
+    """
+    One database starts from schema.sql.gz, one from nothing; both then go through Prefect's own migrations.
+
+    To renew it, with the oldest Prefect that pfl works with: ``PREFECT_HOME=new prefect server database upgrade -y``, then
+    ``sqlite3 new/prefect.db .dump | gzip -9n > handler/engine/schema.sql.gz``.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     ours, migrated = tmp_path / "ours" / "prefect.db", tmp_path / "migrated" / "prefect.db"
     for database in (ours, migrated):

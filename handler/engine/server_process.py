@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import fcntl
 import gc
+import gzip
 import importlib.metadata
 import importlib.util
 import json
@@ -32,7 +33,8 @@ from handler.engine.server import CLAIM_PATH, FAILED, INSTANCE_PATH, Server
 
 QUIET_S = 10.0  # No request for so long, which is more than a client needs to import Prefect: nobody is waiting.
 PATIENCE_S = 120.0
-SCHEMA = Path(__file__).with_name("schema.sql")
+# `.dump` of SQLite, packed: what the migrations (Apache-2.0) of Prefect 3.8.0 leave, the oldest that pfl works with.
+SCHEMA = Path(__file__).with_name("schema.sql.gz")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -198,7 +200,7 @@ def _create_database(path: Path) -> None:
     draft.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(draft)) as db:
-            db.executescript(f"BEGIN;\n{SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
+            db.executescript(gzip.decompress(SCHEMA.read_bytes()).decode())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

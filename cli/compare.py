@@ -7,7 +7,6 @@ import json
 import operator
 import re
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import NamedTuple
 
 from handler.core.errors import InvalidRequestError
@@ -46,13 +45,12 @@ def changes(old: object, new: object, *, within: Tolerance = Tolerance(), key: s
     """
     from dictdiffer import diff
 
-    old, new = _prepared(old, new, key)
     found = []
-    for kind, path, told in diff(old, new, dot_notation=False, node=[]):
-        rows = [(path, *told)] if kind == "change" else [([*path, name], each, each) for name, each in told]
-        for steps, a, b in rows:
-            a, b = _plain(a), _plain(b)
-            change = {"path": _path(old, new, steps, key), "change": _KINDS[kind]}
+    for kind, steps, told in diff(*_trees(old, new, key), dot_notation=False, node=[]):
+        rows = [(steps, *told)] if kind == "change" else [([*steps, step], each, each) for step, each in told]
+        for path, left, right in rows:
+            a, b = left.value, right.value
+            change = {"path": "".join(["$", *path]), "change": _KINDS[kind]}
             change |= ({} if kind == "add" else {"old": a}) | ({} if kind == "remove" else {"new": b})
             if kind == "change" and is_number(a) and is_number(b):
                 if within.size and within.allows(a, b):
@@ -113,53 +111,40 @@ def condition(text: str) -> Callable[[object], bool]:
     return passes
 
 
-class _Table(dict):
-    """The rows of a table by the text of their key."""
+class _Leaf:
+    """What is compared as a whole, by its JSON text: ``1``, ``1.0`` and ``true`` are not equal."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Leaf) and json.dumps(self.value) == json.dumps(other.value)
+
+    def __deepcopy__(self, memo: dict) -> _Leaf:
+        return self  # dictdiffer copies what it tells of.
 
 
-def _prepared(old: object, new: object, key: str) -> tuple[object, object]:
-    """Both sides with their tables as dicts, and each leaf as its JSON text: ``1``, ``1.0`` and ``true`` are not equal."""
-    if isinstance(old, list) and isinstance(new, list):
-        if not ((old or new) and _is_table(old, key) and _is_table(new, key)):
-            pairs = [_prepared(a, b, key) for a, b in zip_longest(old, new)]
-            return [pair[0] for pair in pairs[: len(old)]], [pair[1] for pair in pairs[: len(new)]]
-        old, new = (_Table((str(row[key]), row) for row in rows) for rows in (old, new))
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return tuple(json.dumps(side) if not isinstance(side, dict | list) else _prepared(side, side.copy(), key)[0] for side in (old, new))
-    pairs = {name: _prepared(old.get(name), new.get(name), key) for name in [*old, *(name for name in new if name not in old)]}
-    return tuple(type(side)((name, pairs[name][number]) for name in side) for number, side in enumerate((old, new)))
+def _trees(old: object, new: object, key: str) -> tuple[object, object]:
+    """Both sides as dicts from a step of a path to what stands there, as deep as both are alike in kind."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        sides = [{_step(name): each for name, each in side.items()} for side in (old, new)]
+    elif isinstance(old, list) and isinstance(new, list):
+        is_table = (old or new) and _is_table(old, key) and _is_table(new, key)
+        names = [[f"{key}={row[key]}" for row in side] if is_table else range(len(side)) for side in (old, new)]
+        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in zip(names, (old, new), strict=True)]
+    else:
+        return _Leaf(old), _Leaf(new)
+    pairs = {step: _trees(*(side.get(step, ABSENT) for side in sides), key) for step in sides[0] | sides[1]}
+    return tuple({step: pairs[step][number] for step in side} for number, side in enumerate(sides))
+
+
+def _step(name: str) -> str:
+    return f".{name}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) else f"[{json.dumps(name, ensure_ascii=False)}]"
 
 
 def _is_table(rows: list, key: str) -> bool:
     found = [str(row[key]) for row in rows if isinstance(row, dict) and isinstance(row.get(key), str | int)]
     return len(found) == len(rows) == len(set(found))
-
-
-def _plain(side: object) -> object:
-    if isinstance(side, dict):
-        return [_plain(row) for row in side.values()] if isinstance(side, _Table) else {name: _plain(each) for name, each in side.items()}
-    return [_plain(each) for each in side] if isinstance(side, list) else json.loads(side)
-
-
-def _path(old: object, new: object, steps: list, key: str) -> str:
-    text = "$"
-    for step in steps:
-        holder = old if isinstance(old, dict | list) else new
-        if isinstance(holder, _Table):
-            text += f"[{key}={step}]"
-        elif isinstance(step, int):
-            text += f"[{step}]"
-        else:
-            text += f".{step}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", step) else f"[{json.dumps(step, ensure_ascii=False)}]"
-        old, new = (_inner(side, step) for side in (old, new))
-    return text
-
-
-def _inner(side: object, step: object) -> object:
-    try:
-        return side[step]
-    except (KeyError, IndexError, TypeError):
-        return None
 
 
 def _steps(path: str) -> list[object]:

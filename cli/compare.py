@@ -11,8 +11,12 @@ from typing import NamedTuple
 
 from handler.core.errors import InvalidRequestError
 
-_STEP = re.compile(r"""\.([A-Za-z_][A-Za-z0-9_-]*)|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[([A-Za-z_][A-Za-z0-9_-]*)=([^\]]*)\]""")
-_OPERATORS = {"==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+_NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
+_STEP = re.compile(rf"""\.({_NAME})|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[({_NAME})=([^\]]*)\]""")
+_OPERATORS = {
+    "==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
+    "contains": operator.contains,
+}  # fmt: skip
 _KINDS = {"add": "added", "remove": "removed", "change": "changed"}
 ABSENT = object()
 
@@ -28,15 +32,19 @@ class Tolerance(NamedTuple):
         return abs(a - b) <= self.size * (max(abs(a), abs(b)) if self.is_relative else 1)
 
 
+EXACT = Tolerance()
+
+
 def tolerance(text: str | None) -> Tolerance:
     """``0.01`` is absolute, ``1%`` relative."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text or "0")
     if not match:
-        raise InvalidRequestError(f"--tolerance is {text!r}", why="it has to be a number, or one with %", hint="--tolerance 0.001 or --tolerance 1%")
+        why = "it has to be a number, or one with %"
+        raise InvalidRequestError(f"--tolerance is {text!r}", why=why, hint="--tolerance 0.001 or --tolerance 1%")
     return Tolerance(float(match[1]) / (100 if match[2] else 1), bool(match[2]))
 
 
-def changes(old: object, new: object, *, within: Tolerance = Tolerance(), key: str = "id") -> list[dict[str, object]]:
+def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "id") -> list[dict[str, object]]:
     """
     Each difference, with ``path``, ``change`` (``added``, ``removed``, ``changed``), ``old`` and ``new``.
 
@@ -57,7 +65,8 @@ def changes(old: object, new: object, *, within: Tolerance = Tolerance(), key: s
                     continue
                 change |= {"by": b - a} | ({"ratio": (b - a) / abs(a)} if a else {})
             elif kind == "change" and isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
-                change["diff"] = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2))
+                told = difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2)
+                change["diff"] = list(told)
             found.append(change)
     return sorted(found, key=lambda change: _natural(change["path"]))
 
@@ -71,8 +80,8 @@ def at(value: object, path: str) -> object:
     """
     for step in _steps(path):
         if isinstance(step, tuple):
-            rows = [row for row in value if isinstance(row, dict) and str(row.get(step[0])) == step[1]] if isinstance(value, list) else []
-            value = rows[0] if rows else ABSENT
+            rows = (row for row in (value if isinstance(value, list) else ()) if isinstance(row, dict))
+            value = next((row for row in rows if str(row.get(step[0])) == step[1]), ABSENT)
         elif isinstance(step, int):
             value = value[step] if isinstance(value, list) and -len(value) <= step < len(value) else ABSENT
         else:
@@ -94,16 +103,15 @@ def condition(text: str) -> Callable[[object], bool]:
     except ValueError:
         match = None
     if not match:
-        raise InvalidRequestError(f"--when {text!r} is no condition", why="value, one of == != < <= > >= contains, and a JSON value", hint="--when 'value > 100', --when 'value == \"ok\"'")
+        why, hint = "value, one of == != < <= > >= contains, and a JSON value", "--when 'value > 100', --when 'value == \"ok\"'"
+        raise InvalidRequestError(f"--when {text!r} is no condition", why=why, hint=hint)
 
     def passes(value: object) -> bool:
         if value is ABSENT:
             return False
+        if isinstance(value, bool) is not isinstance(wanted, bool) and match[1] in ("==", "!="):
+            return match[1] == "!="  # In Python, True equals 1.
         try:
-            if match[1] == "contains":
-                return wanted in value
-            if isinstance(value, bool) is not isinstance(wanted, bool) and match[1] in ("==", "!="):
-                return match[1] == "!="
             return bool(_OPERATORS[match[1]](value, wanted))
         except TypeError:
             return False
@@ -131,7 +139,8 @@ def _trees(old: object, new: object, key: str) -> tuple[object, object]:
     elif isinstance(old, list) and isinstance(new, list):
         is_table = (old or new) and _is_table(old, key) and _is_table(new, key)
         names = [[f"{key}={row[key]}" for row in side] if is_table else range(len(side)) for side in (old, new)]
-        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in zip(names, (old, new), strict=True)]
+        pairs = zip(names, (old, new), strict=True)
+        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in pairs]
     else:
         return _Leaf(old), _Leaf(new)
     pairs = {step: _trees(*(side.get(step, ABSENT) for side in sides), key) for step in sides[0] | sides[1]}
@@ -139,7 +148,7 @@ def _trees(old: object, new: object, key: str) -> tuple[object, object]:
 
 
 def _step(name: str) -> str:
-    return f".{name}" if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) else f"[{json.dumps(name, ensure_ascii=False)}]"
+    return f".{name}" if re.fullmatch(_NAME, name) else f"[{json.dumps(name, ensure_ascii=False)}]"
 
 
 def _is_table(rows: list, key: str) -> bool:
@@ -156,7 +165,8 @@ def _steps(path: str) -> list[object]:
         steps.append((column, wanted) if column else int(index) if index else quoted[1:-1] if quoted else name)
         place = match.end()
     if not path.startswith("$") or place < len(path):
-        raise InvalidRequestError(f"--path {path!r} is no path", why="it starts with $, and goes on with .name, [0], ['name'] or [id=7]", hint="--path $.rows[0].total")
+        why = "it starts with $, and goes on with .name, [0], ['name'] or [id=7]"
+        raise InvalidRequestError(f"--path {path!r} is no path", why=why, hint="--path $.rows[0].total")
     return steps
 
 

@@ -110,6 +110,11 @@ def cut(value: object, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 record``, ``2 records``."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def printable(text: str) -> str:
     """*text* without what would steer a terminal: control characters and marks that turn the writing direction."""
     return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)

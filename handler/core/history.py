@@ -12,6 +12,7 @@ their order is right also where a clock went backwards. The folder ``~`` holds w
 from __future__ import annotations
 
 import heapq
+import math
 import re
 import secrets
 import time
@@ -57,6 +58,11 @@ class Name(NamedTuple):
     def time_ns(self) -> int:
         """When it was written, as far as clocks can be trusted, in nanoseconds since 1970."""
         return records.NEWEST_FIRST - int(self.file[:19])
+
+    @property
+    def written_at(self) -> str:
+        """The same in ISO 8601, UTC."""
+        return records.now_iso(self.time_ns / 1e9)
 
     @property
     def status(self) -> str:
@@ -199,19 +205,36 @@ def _fetched(store: Store, found: Iterable[Name]) -> Iterator[tuple[Name, bytes 
     from concurrent.futures import ThreadPoolExecutor
 
     under_way: deque = deque()
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        try:
-            for name in found:
-                under_way.append((name, pool.submit(store.get, name.path)))
-                if len(under_way) == _AHEAD:
-                    name, future = under_way.popleft()
-                    yield name, future.result()
-            while under_way:
+    ahead = 1  # Who wants the newest alone pays for it alone.
+    pool = ThreadPoolExecutor(_AHEAD)
+    try:
+        for name in found:
+            under_way.append((name, pool.submit(store.get, name.path)))
+            if len(under_way) == ahead:
                 name, future = under_way.popleft()
                 yield name, future.result()
-        finally:
-            for _, future in under_way:
-                future.cancel()
+                ahead = min(ahead + 2, _AHEAD)
+        yield from ((name, future.result()) for name, future in under_way)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def computed(
+    store: Store, folder: str, step: str, warn: Warn = lambda exc: None, *, until_ns: float = math.inf
+) -> Iterator[tuple[Name, dict]]:
+    """What a step of an ID had computed at a moment, newest first, as it is asked for."""
+    found = (name for name in _of_step(store, folder, step) if name.status == COMPUTED and name.time_ns <= until_ns)
+    return bodies(store, found, warn)
+
+
+def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
+    """The same with their values, but for those whose value is damaged or gone."""
+    for name, body in computed(store, folder, step):
+        try:
+            found = value(store, name, body)
+        except (NotFoundError, CorruptRecordError):
+            continue
+        yield name, found
 
 
 def ls(
@@ -236,19 +259,12 @@ def ls(
         status: Only what has this status.
         warn: Told of each damaged record.
     """
-    found = names(store, folder=None if id is None else keys.encode_id(id), step=step)
-    for name, body in bodies(store, (name for name in since(found, since_ns) if status in (None, name.status)), warn):
+    listed = names(store, folder=None if id is None else keys.encode_id(id), step=step)
+    found = takewhile(lambda name: since_ns is None or name.time_ns >= since_ns, listed)
+    for name, body in bodies(store, (name for name in found if status in (None, name.status)), warn):
         is_about = id is None or body["id"] == id or (body["id"] is None and keys.encode_id(id).startswith(body.get("prefix") or ""))
         if is_about and flow in (None, body.get("flow")):
             yield name, body
-
-
-def since(found: Iterator[Name], since_ns: int | None) -> Iterator[Name]:
-    """Those of the names, newest first, that are not older than a moment."""
-    for name in found:
-        if since_ns is not None and name.time_ns < since_ns:
-            return
-        yield name
 
 
 def find(store: Store, short: str, *, folder: str | None = None) -> Name:
@@ -316,12 +332,6 @@ def ns_of(moment: str) -> int:
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
 
 
-def standing(store: Store, folder: str, step: str, at_ns: int, warn: Warn) -> tuple[Name, dict] | None:
-    """The record of the value that a step had at a moment."""
-    older = (name for name in _of_step(store, folder, step) if name.time_ns <= at_ns and name.status == COMPUTED)
-    return next(bodies(store, older, warn), None)
-
-
 def value(store: Store, name: Name, body: dict) -> object:
     """
     The value that a record tells of, wherever it is.
@@ -363,17 +373,7 @@ def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
         from handler.core.settings import Settings
 
         store = stores.of(Settings.from_env(os.environ))
-    found: list[object] = []
-    computed = (name for name in _of_step(store, keys.encode_id(id), step) if name.status == COMPUTED)
-    for name, body in bodies(store, computed, lambda exc: None):
-        if len(found) >= limit:
-            break
-        if body["id"] == id:
-            try:
-                found.append(value(store, name, body))
-            except (NotFoundError, CorruptRecordError):
-                continue
-    return found
+    return [found for _, found in islice(_with_values(store, keys.encode_id(id), step), limit)]
 
 
 def prune(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
@@ -383,22 +383,9 @@ def prune(store: Store, before_ns: int, *, folder: str | None = None) -> Iterato
         if name.time_ns < before_ns:
             place = (name.folder, name.step)
             if place not in kept:
-                kept[place] = _newest_value(store, *place)
+                kept[place] = next((newest.file for newest, _ in _with_values(store, *place)), "")
             if name.file != kept[place]:
                 yield name
-
-
-def _newest_value(store: Store, folder: str, step: str) -> str:
-    computed = (name for name in _of_step(store, folder, step) if name.status == COMPUTED)
-    for name, data in ((name, store.get(name.path)) for name in computed):
-        body = _checked(name, data, lambda exc: None)
-        try:
-            if body is not None:
-                value(store, name, body)
-                return name.file
-        except (NotFoundError, CorruptRecordError):
-            continue
-    return ""
 
 
 def delete(store: Store, doomed: Iterable[Name]) -> None:

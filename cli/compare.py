@@ -7,13 +7,13 @@ import json
 import operator
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from handler.core.errors import InvalidRequestError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _STEP = re.compile(rf"""\.({_NAME})|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[({_NAME})=([^\]]*)\]""")
-_OPERATORS = {
+_OPERATORS: dict[str, Callable[[Any, Any], object]] = {
     "==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
     "contains": operator.contains,
 }  # fmt: skip
@@ -44,7 +44,7 @@ def tolerance(text: str | None) -> Tolerance:
     return Tolerance(float(match[1]) / (100 if match[2] else 1), bool(match[2]))
 
 
-def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "id") -> list[dict[str, object]]:
+def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "id") -> list[dict[str, Any]]:
     """
     Each difference, with ``path``, ``change`` (``added``, ``removed``, ``changed``), ``old`` and ``new``.
 
@@ -58,15 +58,15 @@ def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "
         rows = [(steps, *told)] if kind == "change" else [([*steps, step], each, each) for step, each in told]
         for path, left, right in rows:
             a, b = left.value, right.value
-            change = {"path": "".join(["$", *path]), "change": _KINDS[kind]}
+            change: dict[str, Any] = {"path": "".join(["$", *path]), "change": _KINDS[kind]}
             change |= ({} if kind == "add" else {"old": a}) | ({} if kind == "remove" else {"new": b})
             if kind == "change" and is_number(a) and is_number(b):
                 if within.size and within.allows(a, b):
                     continue
                 change |= {"by": b - a} | ({"ratio": (b - a) / abs(a)} if a else {})
             elif kind == "change" and isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
-                told = difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2)
-                change["diff"] = list(told)
+                lines = difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2)
+                change["diff"] = list(lines)
             found.append(change)
     return sorted(found, key=lambda change: _natural(change["path"]))
 
@@ -139,12 +139,13 @@ def _trees(old: object, new: object, key: str) -> tuple[object, object]:
     elif isinstance(old, list) and isinstance(new, list):
         is_table = (old or new) and _is_table(old, key) and _is_table(new, key)
         names = [[f"{key}={row[key]}" for row in side] if is_table else range(len(side)) for side in (old, new)]
-        pairs = zip(names, (old, new), strict=True)
-        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in pairs]
+        named = zip(names, (old, new), strict=True)
+        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in named]
     else:
         return _Leaf(old), _Leaf(new)
-    pairs = {step: _trees(*(side.get(step, ABSENT) for side in sides), key) for step in sides[0] | sides[1]}
-    return tuple({step: pairs[step][number] for step in side} for number, side in enumerate(sides))
+    left, right = sides
+    pairs = {step: _trees(left.get(step, ABSENT), right.get(step, ABSENT), key) for step in left | right}
+    return {step: pairs[step][0] for step in left}, {step: pairs[step][1] for step in right}
 
 
 def _step(name: str) -> str:

@@ -248,9 +248,9 @@ def diff(
 
 def _pairs(store, log: _Log, records: list[str], ids: list[str], runs: list[str], step: str | None) -> Iterator[tuple]:
     """What to compare: step, old and new record; None where there is none."""
-    from handler.core import history
+    from handler.core import event, history, keys
 
-    folders = [_folder(each) for each in ids]
+    folders = [keys.encode_id(event.check_id(each)) for each in ids]
     if len(records) == 2 and not runs and len(ids) < 2:
         old, new = (_record(store, each, ids[0] if ids else None) for each in records)
         yield new[1].get("step"), old, new
@@ -265,7 +265,7 @@ def _pairs(store, log: _Log, records: list[str], ids: list[str], runs: list[str]
         for name in sorted(names - {history.ALL}):
             found = [history.computed(store, folder, name, log) for folder in folders]
             # Of one ID the newest comes first, and then the one before it.
-            new, old = (next(each, None) for each in (found[-1], found[0]))
+            new, old = next(found[-1], None), next(found[0], None)
             if old or (new and len(ids) == 2):
                 is_none = False
                 yield name, old, new

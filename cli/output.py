@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from handler.core.errors import InvalidRequestError, PflError
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 _as_json = False
 
@@ -158,7 +162,7 @@ class Progress:
     """What a long call is doing, on stderr: one moving line on a terminal, a line each elsewhere."""
 
     def __init__(self) -> None:
-        self._status = None
+        self._status: Status | None = None
         self._last = ""
 
     def __call__(self, step: str, doing: str) -> None:

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 
+import forked
 import pytest
 from conftest import ROOT
 from test_bust import OUTSIDE, change
@@ -23,7 +24,7 @@ def pfl(project):
 
     def run(*words: str, stdin=subprocess.DEVNULL, **environ: str) -> tuple[int, str, str]:
         more = {"PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct", "PYTHONWARNINGS": "error"}
-        done = subprocess.run([*RUN, *words], capture_output=True, text=True, stdin=stdin, env={**os.environ, **more, **environ})
+        done = forked.run([*RUN, *words], stdin=stdin, env={**os.environ, **more, **environ})
         return done.returncode, done.stdout, done.stderr
 
     return run

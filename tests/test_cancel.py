@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import forked
 import pytest
 from test_lease import GATED, ROOT, until
 from test_limits import client_of, limit
@@ -43,7 +44,7 @@ def on_server(project, prefect_server, monkeypatch):
 def begun(project, id: str) -> tuple[subprocess.Popen, int]:
     """A process inside step a, known to Prefect, and the gate it waits at."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-c", CHILD, id], cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
+    child = forked.Popen([sys.executable, "-c", CHILD, id], cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
     until(child, '"computing"')
     gate = os.open(project.root / "gate", os.O_WRONLY)
     while states(project, id)[1] != ["RUNNING"]:

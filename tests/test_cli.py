@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import servers
 from conftest import ROOT, Project
@@ -47,11 +48,15 @@ class Ran:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def pfl(*arguments: str, stdin: str = "", **environ: str) -> Ran:
-    """Run ``pfl`` in the project that the test is in."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ)
-    )
+PFL = [sys.executable, "-c", "from cli.main import main; main()"]
+
+
+def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) -> Ran:
+    """Run ``pfl`` in the project that the test is in; *is_new*: in a process that starts from nothing."""
+    if is_new:
+        done = subprocess.run([*PFL, *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ))
+    else:
+        done = forked.run([*PFL, *arguments], input=stdin, env=_environ(environ))
     assert "Traceback" not in done.stderr
     return Ran(done)
 
@@ -68,7 +73,7 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_invoke_prints_a_table_and_says_where_it_runs(here):
-    first = pfl("invoke", "--id", "abc")
+    first = pfl("invoke", "--id", "abc", is_new=True)
     assert first.code == 0
     assert [re.split(r"  +", line) for line in first.out.splitlines()][0] == ["step", "status", "value", "time", "why"]
     assert [line.split()[:3] for line in first.out.splitlines()[1:]] == [
@@ -78,7 +83,7 @@ def test_invoke_prints_a_table_and_says_where_it_runs(here):
     ]
     assert f"running here, store {here.root}/.pfl/store" in first.err
     assert "0 of 3 steps from the cache" in first.err
-    assert "3 of 3 steps from the cache" in pfl("invoke", "--id", "abc").err
+    assert "3 of 3 steps from the cache" in pfl("invoke", "--id", "abc", is_new=True).err
 
 
 def test_invoke_as_json_is_the_reply_and_nothing_else(here):
@@ -338,7 +343,7 @@ def _on_terminal(arguments: list[str], environ: dict[str, str]) -> str:
     [(["nope"], 2), (["cache"], 2), (["cache", "inspect"], 2), (["server", "status"], 3), (["--help"], 0), (["--version"], 0)],
 )
 def test_a_command_ends_with_the_exit_code_of_its_kind(here, arguments, code):
-    assert pfl(*arguments).code == code
+    assert pfl(*arguments, is_new=True).code == code
 
 
 def test_the_server_is_started_found_and_stopped(here):
@@ -387,7 +392,7 @@ def test_flows_that_import_prefect_leave_the_home_directory_alone(here, prefect_
     home = tmp_path / "home"
     home.mkdir()
     environ = {"HOME": str(home), "PREFECT_HOME": "", "PFL_ENGINE": "direct"}
-    ran = pfl("invoke", "--id", "abc", **environ)
+    ran = pfl("invoke", "--id", "abc", is_new=True, **environ)
     assert ran.code == 0 and "| INFO |" not in ran.err
     assert list(home.iterdir()) == []
 
@@ -401,9 +406,9 @@ def test_a_value_that_stdout_cannot_encode_is_still_json(here, value):
 
         FLOWS = [flow("odd", odd)]
     """)
-    ran = pfl("invoke", "--id", "é", "--json", PYTHONIOENCODING="ascii")
+    ran = pfl("invoke", "--id", "é", "--json", is_new=True, PYTHONIOENCODING="ascii")
     assert (ran.data["id"], ran.data["steps"][0]["value"]) == ("é", json.loads(f'"{value}"'))
-    assert pfl("invoke", "--id", "é", PYTHONIOENCODING="ascii").code == 0
+    assert pfl("invoke", "--id", "é", is_new=True, PYTHONIOENCODING="ascii").code == 0
 
 
 def test_what_a_step_says_cannot_steer_the_terminal(here):

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import forked
 import pytest
 import servers
 from conftest import ROOT, Project, statuses, values
@@ -723,7 +724,7 @@ def test_ctrl_c_inside_a_step_ends_the_process_and_leaves_no_run_running(project
     project.write(WAITING.replace("{c_takes}", "a" if shape == "two steps at once" else "b"))
     id = f"int-{shape.replace(' ', '-')}"
     command = [sys.executable, "-c", CHILD, id]
-    with subprocess.Popen(command, cwd=project.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with forked.Popen(command, cwd=project.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         for _ in range(2 if shape == "two steps at once" else 1):
             assert child.stdout.readline() == "inside\n"
         child.send_signal(signal.SIGINT)

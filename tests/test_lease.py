@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from handler import entry
@@ -241,7 +242,7 @@ FLOWS = [flow("gated", a, b)]
 def start(project, **event) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct"}
     command = [sys.executable, "-c", CHILD, json.dumps({"id": "abc", **event})]
-    return subprocess.Popen(command, cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
+    return forked.Popen(command, cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def until(child: subprocess.Popen, word: str) -> None:

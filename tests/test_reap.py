@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import pytest
 from test_lease import GATED, ROOT, later, open_gate, reply_of, start, until
 
@@ -31,7 +32,7 @@ def on_server(gated, prefect_server, monkeypatch):
 
 def pfl(project, *arguments: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", CLI, *arguments], cwd=project.root, env=env, capture_output=True, text=True)
+    return forked.run([sys.executable, "-c", CLI, *arguments], cwd=project.root, env=env)
 
 
 def killed(project, **event) -> None:
@@ -143,7 +144,7 @@ def test_reapers_side_by_side_mark_and_tell_once(on_server):
     killed(on_server, id=id, engine="prefect")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CLI, "runs", "reap", "--json"]
-    reapers = [subprocess.Popen(command, cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    reapers = [forked.Popen(command, cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     lines = [json.loads(line) for reaper in reapers for line in reaper.communicate()[0].splitlines()]
     assert [row["id"] for row in lines] == [id]
     assert states(on_server, id)[:2] == (["CRASHED"], ["CRASHED"])

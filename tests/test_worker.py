@@ -11,6 +11,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
@@ -181,7 +182,7 @@ def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_pre
     dead, cancelled, late = pool.run("dies"), pool.run("hangs"), pool.run("hangs")
     script = f"from handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {dead!r}}})"
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
-    assert subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True).returncode == -9
+    assert forked.run([sys.executable, "-c", script], env=environ).returncode == -9
     assert pool.seen(dead)["state_type"] == "RUNNING"
     (row,) = pool.project.handle({"action": "reap"})["reaped"]
     assert (row["runs"], pool.seen(dead)["state_type"]) == ([dead], "CRASHED")

@@ -142,6 +142,8 @@ def _watch(child: int, descriptors: list[int]) -> None:
 
 
 def _become(order: list, descriptors: list[int]) -> str:
+    from handler.core.settings import of_process
+
     code, words, folder, environ = order
     for number, each in enumerate(descriptors):
         if number < 3:
@@ -153,6 +155,7 @@ def _become(order: list, descriptors: list[int]) -> str:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
+    of_process.cache_clear()
     sys.argv, sys.path[0] = ["-c", *words], ""
     if kinds := environ.get("PYTHONWARNINGS"):
         warnings.simplefilter(kinds)

@@ -269,16 +269,8 @@ def test_the_active_prefect_profile_names_the_api(here, tmp_path):
 def test_ctrl_c_in_the_middle_is_130_and_leaves_no_run_running(here, prefect_server, engine, flow):
     here.write(SLOW)
     environ = _environ({"PFL_ENGINE": engine, "PREFECT_API_URL": prefect_server.url})
-    arguments = [sys.executable, "-m", "cli.main", "invoke", "--id", f"stop-{engine}-{flow}", "--flow", flow, "--json"]
-    process = subprocess.Popen(
-        arguments,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    with process:
+    arguments = [*PFL, "invoke", "--id", f"stop-{engine}-{flow}", "--flow", flow, "--json"]
+    with forked.Popen(arguments, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         seen = []
         for line in process.stderr:
             seen.append(line)
@@ -323,7 +315,7 @@ def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(
 
 def _on_terminal(arguments: list[str], environ: dict[str, str]) -> str:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "cli.main", *arguments], stdout=theirs, stderr=theirs, env=_environ(environ))
+    process = forked.Popen([*PFL, *arguments], stdout=theirs, stderr=theirs, env=_environ(environ))
     os.close(theirs)
     shown = b""
     while True:

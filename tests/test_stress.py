@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -82,7 +83,7 @@ def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(pr
     project.call("x")  # The manifest is made.
     rounds = ROUNDS if kind == "local" else ROUNDS // 3
     workers = [
-        subprocess.Popen(
+        forked.Popen(
             [sys.executable, "-c", _WORK, json.dumps(knobs), str(seed), str(rounds), *IDS],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=project.root,
         )

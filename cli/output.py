@@ -180,6 +180,12 @@ class Progress:
             self._status.start()
         self._status.update(text)
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """Clear the moving line."""
         if self._status is not None:

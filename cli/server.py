@@ -16,11 +16,9 @@ def start(json: Json = False) -> None:
     """Start the server, or find the one that runs; the first start makes its database."""
     from handler.engine import server
 
-    chosen, progress = settings.load(), output.Progress()
-    try:
+    chosen = settings.load()
+    with output.Progress() as progress:
         running = server.ensure(chosen.home, idle_s=chosen.server_idle_s, progress=lambda text: progress("", text))
-    finally:
-        progress.stop()
     _show(running, json)
 
 
@@ -41,23 +39,12 @@ def stop(json: Json = False) -> None:
     from handler.engine import server
 
     stopped = server.stop(settings.load().home)
-    if stopped is None:
-        output.say("no embedded server runs for this project")
-        if json:
-            output.emit({"stopped": False})
-        return
+    output.say(f"stopped the server at {stopped.url}" if stopped else "no embedded server runs for this project")
     if json:
-        output.emit({"stopped": True, "pid": stopped.pid})
-    else:
-        output.say(f"stopped the server at {stopped.url}")
+        output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
 
 
 def _show(running, json: bool) -> None:
-    row = {
-        "url": running.url, "ui_url": running.ui_url, "pid": running.pid, "started_at": str(running.started_at),
-        "version": running.version, "idle_s": running.idle_s, "log": str(running.log),
-    }  # fmt: skip
-    if json:
-        output.emit(row)
-    else:
-        output.pairs(row)
+    from dataclasses import asdict
+
+    (output.emit if json else output.pairs)(asdict(running) | {"log": str(running.log)})

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def loaded_after(code: str, cwd: Path = ROOT, **environ: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@cache
+def loaded_by_python() -> set[str]:
+    return loaded_after("pass")
 
 
 def roots(modules: set[str]) -> set[str]:
@@ -104,8 +110,7 @@ def test_the_engine_is_imported_by_the_entry_only_inside_a_function():
 
 @pytest.mark.parametrize("module", [module for module, _ in sources() if room(module) == "handler.core" and "__main__" not in module])
 def test_a_module_of_core_loads_only_the_standard_library_obstore_and_core(module):
-    before = loaded_after("pass")
-    new = loaded_after(f"import {module}") - before
+    new = loaded_after(f"import {module}") - loaded_by_python()
     # _sysconfigdata_… is the standard library too, under a name that each build of Python makes up.
     assert {name for name in roots(new) if not name.startswith("_sysconfigdata")} <= sys.stdlib_module_names | {"handler", "obstore"}
     assert {name for name in new if room(name)} <= {"handler"} | {name for name in new if room(name) == "handler.core"}

@@ -54,14 +54,20 @@ print(meaning())
 """
 
 MIGRATE = """
-import asyncio
+import asyncio, os, sys
 from prefect.server.database.alembic_commands import alembic_upgrade
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
 async def main():
     await run_sync_in_worker_thread(alembic_upgrade)
 
-asyncio.run(main())
+for path in sys.argv[1:]:
+    if os.fork() == 0:  # Side by side, and imported once.
+        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: "sqlite+aiosqlite:///" + path}):
+            asyncio.run(main())
+        os._exit(0)
+sys.exit(any(os.wait()[1] for _ in sys.argv[1:]))
 """
 
 
@@ -270,11 +276,8 @@ def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, 
         database.parent.mkdir()
     server_process._create_database(ours)
     assert len(rows(ours)) == 1
-    running = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE], env=env | {"PREFECT_HOME": str(database.parent)})
-        for database in (ours, migrated)
-    ]
-    assert [process.wait(LONG_S) for process in running] == [0, 0]
+    command = [sys.executable, "-c", MIGRATE, str(ours), str(migrated)]
+    subprocess.run(command, env=env | {"PREFECT_HOME": str(tmp_path)}, check=True, timeout=LONG_S)
     assert objects(ours) == objects(migrated)
     assert columns(ours) == columns(migrated)
     assert rows(ours) == rows(migrated)

@@ -136,12 +136,8 @@ def stop(home: Path) -> Server | None:
         UnavailableError: It cannot be signalled, or did not end.
     """
     home = Path(home).resolve()
-    pid = _holder(home)
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    while pid == 0 and time.monotonic() < deadline:  # Between the spawn and the child's first line.
-        time.sleep(0.02)
-        pid = _holder(home)
-    if pid == 0:
+    # The holder is 0 between the spawn and the child's first line.
+    if not _until(lambda: _holder(home) != 0, ANSWER_TIMEOUT_S) or (pid := _holder(home)) == 0:
         raise UnavailableError("the Prefect server is being started by another command", hint="try again")
     server, _ = _state(home)
     if pid and (server is None or server.pid != pid):
@@ -153,16 +149,22 @@ def stop(home: Path) -> Server | None:
             os.kill(pid, number)
         except OSError as exc:
             raise UnavailableError(f"cannot stop the Prefect server, process {pid}", why=str(exc)) from exc
-        deadline = time.monotonic() + grace_s
-        while _holder(home) == pid and time.monotonic() < deadline:
-            time.sleep(0.02)
+        if _until(lambda: _holder(home) != pid, grace_s):
+            break
     else:
-        if _holder(home) == pid:
-            raise UnavailableError(f"the Prefect server, process {pid}, does not end", hint=f"kill -9 {pid}")
+        raise UnavailableError(f"the Prefect server, process {pid}, does not end", hint=f"kill -9 {pid}")
     if (home / "server.json").exists() and (lock := _take_lock(home)) is not None:  # Else a new one is there.
         (home / "server.json").unlink(missing_ok=True)
         os.close(lock)
     return server if pid else None
+
+
+def _until(is_so: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether something came to be so in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
 
 
 def _take_lock(home: Path) -> int | None:

@@ -48,7 +48,7 @@ class Popen(subprocess.Popen):
         ends = [number if end == -1 else end for number, end in enumerate((p2cread, c2pwrite, errwrite))]
         with _one_at_a_time:
             request = json.dumps([code, words, os.fspath(cwd or os.getcwd()), environ])
-            socket.send_fds(_nursery()[0], [request.encode()], [*ends, status])
+            socket.send_fds(_nursery(), [request.encode()], [*ends, status])
         os.close(status)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
         self.pid = self._told()
@@ -86,12 +86,14 @@ def run(command: list[str], *, input: str | None = None, **more) -> subprocess.C
 
 
 @cache
-def _nursery() -> tuple[socket.socket, subprocess.Popen]:
-    """This process's nursery, and the way to it; it ends when nobody holds that any more."""
+def _nursery() -> socket.socket:
+    """The way to this process's nursery, which ends when nobody holds it any more."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno())]
-        return ours, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
 
 
 def _import_all() -> None:

@@ -17,8 +17,8 @@ from conftest import ROOT
 
 from cli.main import app
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PFL = typer.main.get_command(app)
 
 
 def test_the_page_of_commands_is_what_their_help_says_at_any_width(monkeypatch):
@@ -81,7 +81,7 @@ def _commands(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_a_command_on_a_page_exists_with_its_options(page: Path):
     for words in _commands(page.read_text(encoding="utf-8")):
-        command, rest = typer.main.get_command(app), words
+        command, rest = PFL, words
         while rest and rest[0] in getattr(command, "commands", {}):
             command, rest = command.commands[rest[0]], rest[1:]
         assert not (hasattr(command, "commands") and rest and rest[0][:1].isalnum()), words

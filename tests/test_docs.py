@@ -16,6 +16,7 @@ import typer
 from conftest import ROOT
 
 from cli.main import app
+from handler.core.settings import KNOBS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PFL = typer.main.get_command(app)
@@ -99,6 +100,11 @@ def test_a_link_leads_somewhere(page: Path):
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), flags=re.M) if anchor else []
         assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings], target
+
+
+def test_the_readme_tells_every_setting():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [knob.env for knob in KNOBS.values() if f"`{knob.env}`" not in readme] == []
 
 
 def test_the_pictures_are_those_that_are_drawn_and_fetch_nothing():

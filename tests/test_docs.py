@@ -13,10 +13,11 @@ import pytest
 import reference
 import tutorial
 import typer
-from conftest import ROOT
+from conftest import ROOT, values
 
 from cli.main import app
 from handler.core.settings import KNOBS
+from handler.core.store import Store
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PFL = typer.main.get_command(app)
@@ -100,6 +101,20 @@ def test_a_link_leads_somewhere(page: Path):
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), flags=re.M) if anchor else []
         assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings], target
+
+
+def test_a_computed_step_writes_in_the_order_that_is_drawn(project, monkeypatch):
+    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    drawn = [kind for cell in re.findall(r"^\| \d \| (.*?) \|", page, flags=re.M) for kind in re.findall(r"`(\w+)/", cell)]
+    written: list[str] = []
+    put, delete = Store.put, Store.delete
+    monkeypatch.setattr(Store, "put", lambda self, key, *rest, **more: (written.append(key), put(self, key, *rest, **more))[1])
+    monkeypatch.setattr(Store, "delete", lambda self, keys: delete(self, [written.append(key) or key for key in keys]))
+    project.call("first", step="a")  # Once in its life a store is told its format.
+    written.clear()
+    project.knobs["inline_bytes"] = 1
+    assert values(project.call(step="a")) == {"a": 1234}
+    assert [key.split("/")[0] for key in written] == drawn
 
 
 def test_the_readme_tells_every_setting():

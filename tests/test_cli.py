@@ -343,6 +343,10 @@ def test_a_command_ends_with_the_exit_code_of_its_kind(here, arguments, code):
     assert pfl(*arguments).code == code
 
 
+def test_an_option_without_its_value_is_told_with_its_own_command(here):
+    assert "hint: pfl cache ls --help" in pfl("cache", "ls", "--id").err
+
+
 def test_the_server_is_started_found_and_stopped(here):
     started = pfl("server", "start", "--json")
     assert started.code == 0 and "starting an embedded Prefect server" in started.err

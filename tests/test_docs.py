@@ -68,7 +68,7 @@ def _commands(text: str) -> list[list[str]]:
     """What a page has to type, word by word: lines of its shell blocks, and what stands between backticks."""
     blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.S | re.M)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if "pfl " in line]
-    inline = re.findall(r"`(pfl [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    inline = re.findall(r"`(pfl [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
     found: list[list[str]] = []
     for line in lines + [re.sub(r"[][\\]", "", each) for each in inline]:
         words = shlex.shlex(line, posix=True, punctuation_chars=True)

@@ -122,6 +122,11 @@ def test_the_readme_tells_every_setting():
     assert [knob.env for knob in KNOBS.values() if f"`{knob.env}`" not in readme] == []
 
 
+def test_the_fingerprint_page_counts_its_cases():
+    count = len(list((ROOT / "tests" / "fingerprint" / "cases").glob("*/case.toml")))
+    assert f"holds {count} changes of code" in (ROOT / "docs" / "fingerprint.md").read_text(encoding="utf-8")
+
+
 def test_the_pictures_are_those_that_are_drawn_and_fetch_nothing():
     drawn = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.svg")}
     assert set(picture.PICTURES) <= set(drawn)

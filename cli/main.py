@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import takewhile
 from typing import Annotated
 
 import typer
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         output.fail(UnavailableError("the system refused something", why=str(exc)))
         code = UnavailableError.exit_code
     except typer.TyperException as exc:
-        code = _usage(exc)
+        code = _usage(exc, arguments)
     except Exception as exc:
         if os.environ.get("PFL_TRACEBACK"):
             raise
@@ -90,13 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _usage(exc: typer.TyperException) -> int:
+def _usage(exc: typer.TyperException, arguments: list[str]) -> int:
     context = getattr(exc, "ctx", None)
     message = exc.format_message()
     if message.startswith("Usage:"):  # A group called without a command: its help is the answer.
         output.say(message)
         return exc.exit_code
-    path = context.command_path if context else "pfl"
+    # An option without its value is told without its command.
+    path = context.command_path if context else " ".join(["pfl", *takewhile(str.isidentifier, arguments)])
     output.fail(PflError(message.rstrip("."), hint=f"{path} --help"), kind="InvalidRequestError", status="invalid")
     return exc.exit_code
 

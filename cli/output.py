@@ -69,6 +69,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Ma
         rows: The cells, cut to fit a terminal and whole elsewhere.
         links: Where a terminal's cell (row, column) leads when it is clicked.
     """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -76,11 +77,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Ma
     on_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if on_terminal else 100_000)
     grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else "")
-    for column in columns:
-        name, index = column.rstrip(">"), columns.index(column)
-        # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
-        least = None if name in ("value", "why") else max(len(name), *(len(str(row[index])) for row in rows), 0)
-        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=True, min_width=least)
+    names = [column.rstrip(">") for column in columns]
+    widths = [max(map(cell_len, (name, *(printable(str(row[x])) for row in rows)))) for x, name in enumerate(names)]
+    # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
+    long = sorted((x for x, name in enumerate(names) if name in ("value", "why")), key=widths.__getitem__)
+    free = console.width - 2 * (len(names) - 1) - sum(width for x, width in enumerate(widths) if x not in long)
+    for left, x in zip(range(len(long), 0, -1), long, strict=True):
+        widths[x] = min(widths[x], max(free // left, len(names[x])))
+        free -= widths[x]
+    console.size = (max(console.width, sum(widths) + 2 * (len(names) - 1)), console.height)
+    for column, name, width in zip(columns, names, widths, strict=True):
+        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=True, width=width)
     for y, row in enumerate(rows):
         cells = []
         for x, cell in enumerate(row):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from cli import output
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import KNOBS, Settings
 
@@ -20,7 +22,10 @@ def load(**flags: object) -> Settings:
     Raises:
         InvalidRequestError: ``.env`` cannot be read, or a setting does not parse.
     """
-    path = Settings.from_env(os.environ).root / ".env"
+    found = Settings.from_env(os.environ)
+    if not found.project and not Path.cwd().is_relative_to(found.root):
+        output.say(f"no flows/pipeline.py here or above: taking those of {found.root}")
+    path = found.root / ".env"
     if path.is_file():
         from dotenv import dotenv_values
 

@@ -28,7 +28,7 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     Answer one event.
 
     Args:
-        raw: The event, plain or in one of the shapes of :mod:`handler.core.shapes`; see the README's *Event and reply*.
+        raw: The event, plain or in one of the shapes of :mod:`handler.core.shapes`; see ``docs/event.md``.
         context: Lambda's context object.
 
     Returns:

@@ -16,6 +16,8 @@ import pytest
 import servers
 from conftest import ROOT, Project
 
+from cli import output
+
 SLOW = """
     import threading
 
@@ -338,6 +340,10 @@ def test_a_command_ends_with_the_exit_code_of_its_kind(here, arguments, code):
     assert pfl(*arguments, is_new=True).code == code
 
 
+def test_an_option_without_its_value_is_told_with_its_own_command(here):
+    assert "hint: pfl cache ls --help" in pfl("cache", "ls", "--id").err
+
+
 def test_the_server_is_started_found_and_stopped(here):
     started = pfl("server", "start", "--json")
     assert started.code == 0 and "starting an embedded Prefect server" in started.err
@@ -418,6 +424,21 @@ def test_what_a_step_says_cannot_steer_the_terminal(here):
 def test_a_narrow_terminal_cuts_values_and_keeps_steps_and_statuses(here):
     shown = _on_terminal(["invoke", "--id", "abc"], {"COLUMNS": "40", "TERM": "xterm"})
     assert all(f"\n{step}  " in shown.replace("\r", "") for step in "abc") and shown.count("computed") >= 3
+
+
+def test_a_table_wider_than_the_terminal_cuts_what_is_long_and_keeps_every_column(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # Of 80 columns, and without colours.
+    output.table(["step", "value", "time>", "why"], [("a", "v" * 99, "1 ms", "🦜" * 99)])
+    assert [len(cell) for cell in capsys.readouterr().out.splitlines()[1].split()] == [1, 33, 1, 2, 17]
+    output.table(["check", "found"], [("flows", "x" * 99)])
+    assert capsys.readouterr().out.splitlines()[1] == "flows  " + "x" * 99
+
+
+def test_outside_any_project_it_says_whose_flows_it_takes(here, tmp_path, monkeypatch):
+    assert "taking those of" not in pfl("config", "show").err
+    monkeypatch.chdir(tmp_path)
+    assert f"no flows/pipeline.py here or above: taking those of {ROOT}" in pfl("config", "show").err
 
 
 def test_a_failing_reply_knows_the_id_of_an_event_given_as_text(here):

@@ -141,3 +141,12 @@ def test_nothing_computed_from_an_accepted_result_outlives_the_acceptance(edited
 def test_accepting_needs_a_known_step_with_older_results(edited):
     assert pfl("cache", "accept", "--step", "z", "--yes").code == 2
     assert pfl("cache", "accept", "--step", "b", "--yes").code == 3
+
+
+def test_what_was_computed_for_another_parameter_later_is_no_reason_and_not_what_is_inspected(edited):
+    edited.call(params={"rate": 3})
+    for asked, rate, current in ((2, 2, True), (3, 3, True), (4, 3, False)):
+        row = pfl("cache", "inspect", "--id", "abc", "--step", "b", "--param", f"rate={asked}", "--json").data
+        assert (row["params"], row["current"]) == ({"rate": rate}, current)
+    assert pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes").code == 0
+    assert reason(edited).startswith("busted at 20")

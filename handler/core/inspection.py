@@ -44,20 +44,21 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
 
 def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
     """
-    What was computed last for each asked step: its place, inputs, value and run.
+    What a call would be answered with for each asked step, else what was computed last: its place, inputs, value and run.
 
-    ``current`` says whether a call would be answered with it, for today's code, these parameters and its inputs.
+    ``current`` says whether it is the former: of today's code, these parameters and its inputs.
     """
     warnings: list[str] = []
     marks = bust.marks(store, encode_id(request.id))
     finding = accept.find(request, store, warnings)
     for step in request.flow.steps if request.step is None else [request.step]:
-        body = next((found for _, found in records.newest(store, request.id, step, warnings)), None)
-        if body is None:
+        key = finding.found[step].key if step in finding.found else ""
+        told = (b for having in dict.fromkeys((key[:16], "")) for _, b in records.newest(store, request.id, step, warnings, having=having))
+        if (body := next(told, None)) is None:
             continue
         entry = cache.recorded(body, store, warnings)
         mark = marks.void(encode_id(request.id), cache.entry_of(body))
-        current = step in finding.found and finding.found[step].key == body["key"]
+        current = body["key"] == key
         yield {
             "id": request.id,
             "flow": body["flow"],

@@ -42,6 +42,8 @@ def explain(
     """
     if step in request.bust:
         return ["busted by this call"]
+    if busted is not None:  # All else is as it was, whatever was computed last.
+        return [f"busted at {records.now_iso(busted.at)[:19]}Z"]
     if before is None:
         return ["never computed"]
     reasons = []
@@ -60,8 +62,6 @@ def explain(
             reasons.append(f"input `{name}`{shown}")
     if not reasons and records.is_past(before.get("expires_at")):
         reasons.append(f"expired at {before['expires_at']}")
-    if not reasons and busted is not None:
-        reasons.append(f"busted at {records.now_iso(busted.at)[:19]}Z")
     return reasons or [GONE]
 
 

@@ -62,31 +62,25 @@ class Watched:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._noting_failure(send))
-        elif scope["path"] == INSTANCE_PATH:
-            await self._answer(send)
-        elif scope["path"] == CLAIM_PATH:
-            self.seen = time.monotonic()
-            await self._answer(send)
+        elif scope["path"] in (INSTANCE_PATH, CLAIM_PATH):
+            if scope["path"] == CLAIM_PATH:
+                self.seen = time.monotonic()
+            await send({"type": "http.response.start", "status": 503 if self.is_leaving else 200, "headers": []})
+            await send({"type": "http.response.body", "body": self.token.encode()})
         else:
+
+            async def noting() -> MutableMapping[str, Any]:
+                message = await receive()
+                self.seen = time.monotonic()
+                return message
+
             holds = int(scope["type"] == "http" or all(name != b"origin" for name, _ in scope["headers"]))
             self.in_use += holds
             try:
-                await self.app(scope, self._noting_use(receive), send)
+                await self.app(scope, noting, send)
             finally:
                 self.in_use -= holds
                 self.seen = time.monotonic()
-
-    async def _answer(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 503 if self.is_leaving else 200, "headers": []})
-        await send({"type": "http.response.body", "body": self.token.encode()})
-
-    def _noting_use(self, receive: Receive) -> Receive:
-        async def noting() -> MutableMapping[str, Any]:
-            message = await receive()
-            self.seen = time.monotonic()
-            return message
-
-        return noting
 
     def _noting_failure(self, send: Send) -> Send:
         async def noting(message: MutableMapping[str, Any]) -> None:

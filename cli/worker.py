@@ -26,6 +26,7 @@ def start(
     chosen, progress = settings.load(), output.Progress()
     pool = pool or chosen.work_pool
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")  # A run whose server is busy as it is handed over would be a crash.
     from handler.engine import prefect_run
 
     try:

@@ -117,6 +117,28 @@ class Loopback:
         self._server.server_close()
 
 
+@contextmanager
+def function_url(call: Callable[[dict], object]) -> Iterator[str]:
+    """The address of a function URL, which hands each request over as Lambda does, in *call*, and lets nobody wait for the answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            self.send_response(200)
+            self.end_headers()
+            http = {"method": "POST", "path": self.path}
+            call({"version": "2.0", "requestContext": {"http": http}, "headers": dict(self.headers), "body": body, "isBase64Encoded": False})
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.daemon_threads = False  # What was begun is ended before this is.
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/"
+        listening.shutdown()
+
+
 _KEPT = {"content-type", "content-length", "etag", "last-modified", "x-amz-request-id", "content-range", "accept-ranges"}
 
 

@@ -52,10 +52,11 @@ class Loopback:
         url: Where it listens.
         asked: Method and path of each request, in order.
         answer: May be replaced at any time.
+        drops: Headers of requests that are not passed on, in lower case.
     """
 
     def __init__(self, answer: Callable[[str, str], Answer | None], behind: str = "") -> None:
-        self.answer, self.asked = answer, []
+        self.answer, self.asked, self.drops = answer, [], set()
         outer, host = self, behind.removeprefix("http://")
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,7 +73,7 @@ class Loopback:
                     status, data = told
                 else:
                     connection = http.client.HTTPConnection(host, timeout=30)
-                    connection.request(self.command, self.path, body, dict(self.headers))
+                    connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in outer.drops})
                     response = connection.getresponse()
                     status, data = response.status, response.read()
                     headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]

@@ -68,10 +68,9 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
 
 def forget_blocks(url: str) -> None:
     """The blocks that other tests made in the Prefect they share."""
-    for kind in ("s3-bucket", "local-file-system"):
-        found = prefect_api.ask(Api(url, "", "test"), f"/block_types/slug/{kind}/block_documents/name/cache")
-        if found is not None:
-            prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
+    chosen = {"block_types": {"slug": {"any_": ["s3-bucket", "local-file-system"]}}, "block_documents": {"name": {"any_": ["cache"]}}}
+    for found in ask(url, "/block_documents/filter", chosen):
+        prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
 
 
 def block(url: str, name: str) -> dict:
@@ -174,7 +173,7 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
 @pytest.mark.parametrize(
     ("kind", "path", "status", "hint"),
     [
-        ("blocks", "/block_types/", 403, "ask for a role that can"),
+        ("blocks", "/block_documents/", 403, "ask for a role that can"),
         ("deployments", "/work_pools/", 403, "ask for a role that can"),
         ("deployments", "/deployments/", 422, "too old"),
         ("automations", "/automations/", 401, "check PREFECT_API_KEY"),

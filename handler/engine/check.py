@@ -1,11 +1,15 @@
-"""What a deployment asks of the function it made: do the store and Prefect answer from here, and which code is this?"""
+"""What a deployment asks of the function it made: do the store and Prefect do all that is needed from here, and which code is this?"""
 
 from __future__ import annotations
 
-from handler.core import manifest, store_format
-from handler.core.errors import UnavailableError
+import secrets
+import time
+from contextlib import suppress
+
+from handler.core import manifest
+from handler.core.errors import PflError, UnavailableError
 from handler.core.settings import Settings
-from handler.core.store import Store
+from handler.core.store import AlreadyExistsError, Store
 from handler.engine import prefect_api, prefect_env
 
 
@@ -14,16 +18,46 @@ def check(settings: Settings, store: Store) -> dict[str, object]:
     The digest of the code, and the fingerprint of each step of each flow.
 
     Raises:
-        UnavailableError: The store or Prefect did not answer.
+        UnavailableError: The store or Prefect did not answer, or does not allow what is needed.
     """
     flows = manifest.load(settings)
-    store.get(store_format.KEY)
+    try_store(store)
     if settings.engine == "prefect":
         api = prefect_env.choose(settings, lambda text: None)
         try:
-            prefect_api.ask(api, "/health")
+            prefect_api.ask(api, "/flows/filter", {"limit": 1})  # Needs a key, where there is one.
         except UnavailableError as exc:
             hint = exc.hint or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
             raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
     prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
     return {"code": flows.digest, "fingerprints": prints}
+
+
+def try_store(store: Store) -> float:
+    """
+    Do with an object all that pfl does: create it once only, read, list and delete it.
+
+    Returns:
+        By how many seconds the store's clock is ahead of ours.
+
+    Raises:
+        UnavailableError: One of these is not allowed, or a create overwrites.
+    """
+    key = f"setup/check-{secrets.token_hex(8)}"
+    try:
+        store.put(key, b"1", mode="create")
+        written = time.time()
+        try:
+            store.put(key, b"2", mode="create")
+        except AlreadyExistsError:
+            pass
+        if store.get(key) != b"1":
+            hint = "use S3 itself, or a server with If-None-Match"
+            raise UnavailableError("a create overwrites: two calls may compute the same step", why=f"{store.url} has what was written last", hint=hint)
+        modified = next((entry.modified for entry in store.list("setup") if entry.key == key), written)
+    except PflError:
+        with suppress(PflError):
+            store.delete([key])
+        raise
+    store.delete([key])
+    return modified - written

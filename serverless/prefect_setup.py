@@ -234,12 +234,16 @@ def _deployment(api: Api, flow, entrypoint: str, version: str | None, pool: str,
         # Not made anew, which would drop schedules, default parameters and tags that someone gave it.
         tags = list(dict.fromkeys([*before["tags"], TAG]))
         _write(api, "the deployment", f"/deployments/{before['id']}", after | {"tags": tags}, method="PATCH")
-    shown = {"parameter_openapi_schema": "form", "work_pool_name": "pool"}
-    return change._replace(fields={shown.get(field, field): (_short(b), _short(a)) for field, (b, a) in change.fields.items()})
+    fields = {"pool" if field == "work_pool_name" else field: (b or None, a or None) for field, (b, a) in change.fields.items()}
+    if (forms := fields.pop("parameter_openapi_schema", None)) is not None:
+        old, new = ((schema or {}).get("properties", {}) for schema in forms)
+        fields["form"] = _others(old, new), _others(new, old)
+    return change._replace(fields=fields)
 
 
-def _short(value: object) -> object:
-    return f"{len(value['properties'])} fields" if isinstance(value, dict) and "properties" in value else value or None
+def _others(fields: Mapping, than: Mapping) -> str | None:
+    """The names of those fields of a form that the other form has not, or has otherwise."""
+    return ", ".join(name for name, field in fields.items() if than.get(name) != field) or None
 
 
 def _described(flow) -> str:

@@ -1,16 +1,12 @@
-"""What a deployment asks of the function it made: do the store and Prefect do all that is needed from here, and which code is this?"""
+"""What a deployment asks of the function it made: do the store and Prefect answer from here, and which code is this?"""
 
 from __future__ import annotations
 
-import secrets
-import time
-from contextlib import suppress
-
 from handler.core import manifest
-from handler.core.errors import PflError, UnavailableError
+from handler.core.errors import UnavailableError
 from handler.core.settings import Settings
-from handler.core.store import AlreadyExistsError, Store
-from handler.engine import prefect_api, prefect_env
+from handler.core.store import Store
+from handler.engine import prefect_api, prefect_env, trial
 
 
 def check(settings: Settings, store: Store) -> dict[str, object]:
@@ -18,10 +14,10 @@ def check(settings: Settings, store: Store) -> dict[str, object]:
     The digest of the code, and the fingerprint of each step of each flow.
 
     Raises:
-        UnavailableError: The store or Prefect did not answer, or does not allow what is needed.
+        UnavailableError: The store or Prefect did not answer.
     """
     flows = manifest.load(settings)
-    try_store(store)
+    trial.run(store)
     if settings.engine == "prefect":
         api = prefect_env.choose(settings, lambda text: None)
         try:
@@ -31,33 +27,3 @@ def check(settings: Settings, store: Store) -> dict[str, object]:
             raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
     prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
     return {"code": flows.digest, "fingerprints": prints}
-
-
-def try_store(store: Store) -> float:
-    """
-    Do with an object all that pfl does: create it once only, read, list and delete it.
-
-    Returns:
-        By how many seconds the store's clock is ahead of ours.
-
-    Raises:
-        UnavailableError: One of these is not allowed, or a create overwrites.
-    """
-    key = f"setup/check-{secrets.token_hex(8)}"
-    try:
-        store.put(key, b"1", mode="create")
-        written = time.time()
-        try:
-            store.put(key, b"2", mode="create")
-        except AlreadyExistsError:
-            pass
-        if store.get(key) != b"1":
-            hint = "use S3 itself, or a server with If-None-Match"
-            raise UnavailableError("a create overwrites: two calls may compute the same step", why=f"{store.url} has what was written last", hint=hint)
-        modified = next((entry.modified for entry in store.list("setup") if entry.key == key), written)
-    except PflError:
-        with suppress(PflError):
-            store.delete([key])
-        raise
-    store.delete([key])
-    return modified - written

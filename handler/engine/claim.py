@@ -14,8 +14,8 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from urllib.parse import quote
 from uuid import UUID
 
@@ -187,21 +187,6 @@ def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
     return found
 
 
-@dataclass
-class _Watched:
-    """As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect."""
-
-    settings: Settings
-    deadline: float | None
-    flow_run_id: str
-    may_stop: bool = True
-    outcomes: dict = field(default_factory=dict)
-
-    @property
-    def stop_at(self) -> float:
-        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
-
-
 def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings: Settings, deadline: float | None) -> dict[str, object]:
     from prefect import settings as knobs
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
@@ -211,7 +196,9 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
     from handler.engine import cancel
     from handler.engine import deadline as deadlines
 
-    started, watched = time.perf_counter(), _Watched(settings, deadline, str(flow_run.id))
+    started, stop_at = time.perf_counter(), float("inf") if deadline is None else deadline - settings.margin_s
+    # As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect.
+    watched = SimpleNamespace(settings=settings, deadline=deadline, stop_at=stop_at, may_stop=True, flow_run_id=str(flow_run.id))
     said = {"id": None, "flow": flow.name, "engine": "prefect"}
     error: PflError | None = None
     try:
@@ -226,8 +213,8 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         if not state.is_completed():
             error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500])
     except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
-        hint = "pfl setup deployments makes the form anew"
-        error = InvalidRequestError(f"the parameters do not fit flow {flow.name}", why=str(exc), hint=hint)
+        what, hint = f"the parameters do not fit flow {flow.name}", "pfl setup deployments makes the form anew"
+        error = InvalidRequestError(what, why=str(exc), hint=hint)
     except KeyboardInterrupt:
         _end(api, str(flow_run.id), "CANCELLED", "interrupted")
         if not cancelled.is_set():

@@ -191,6 +191,12 @@ def test_what_prefect_refuses_names_the_thing_and_the_way_out(setting_up, prefec
     assert hint in caught.value.hint
 
 
+def test_an_unreachable_prefect_is_told_with_what_to_look_at(setting_up):
+    with pytest.raises(UnavailableError) as caught:
+        setting_up("blocks", "http://127.0.0.1:9/api")
+    assert ("refused" in caught.value.why, "PREFECT_API_URL" in caught.value.hint) == (True, True)
+
+
 def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(setting_up, on_prefect, prefect_server):
     on_prefect.write(FORM)
     setting_up("deployments", pool="kept")

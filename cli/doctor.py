@@ -65,7 +65,7 @@ def _asked(check: Callable[[], Iterator[Row]]) -> list[Row]:
     try:
         rows += check()
     except PflError as exc:
-        rows.append(Row(name, "fail", str(exc), exc.hint, exc.exit_code))
+        rows.append(Row(name, "fail", str(exc), exc.hint or "is it up, and its address right? pfl config show", exc.exit_code))
     except Exception as exc:  # A check that breaks says so, and leaves the others alone.
         rows.append(Row(name, "fail", f"the check broke: {type(exc).__name__}: {exc}", "PFL_TRACEBACK=1 pfl invoke --id x shows more", 1))
     return rows

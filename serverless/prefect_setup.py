@@ -66,8 +66,10 @@ def _write(api: Api, what: str, path: str, body: object, *, method: str = "") ->
 
 def _refused(what: str, exc: Exception) -> UnavailableError:
     status = re.search(r"HTTP (\d{3})|\b'?(401|403|404|405|422)\b", str(exc))
+    if status is None and isinstance(exc, UnavailableError):
+        return UnavailableError(exc.what, why=exc.why, hint="is the server up, and PREFECT_API_URL right? pfl doctor looks")
     code = int(status[1] or status[2]) if status else 0
-    hint = _DENIED.get(code, _OLD if code in (404, 405, 422) else "is the server up, and PREFECT_API_URL right? pfl doctor looks")
+    hint = _DENIED.get(code, _OLD if code in (404, 405, 422) else "pfl doctor")
     return UnavailableError(f"Prefect did not take {what}", why=" ".join(str(exc).split())[:300], hint=hint)
 
 

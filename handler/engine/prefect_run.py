@@ -116,6 +116,8 @@ def unavailable(api: prefect_env.Api, exc: object, outcomes: Mapping = {}) -> Un
     hint = "pfl invoke --engine direct computes without Prefect"
     if status in (401, 403):
         hint = f"check PREFECT_API_KEY; {hint}"
+    elif status == 422:
+        hint = f"its server may be too old: pfl doctor compares the versions; {hint}"
     if saved := [name for name, outcome in outcomes.items() if outcome.status == "computed"]:
         what = f"Prefect at {api.url} went away during the run"
         return UnavailableError(what, why=why[:500], hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Annotated, NamedTuple
 
 import typer
 
 from cli import output, settings
 from cli.invoke import Json
-from handler.core.errors import InvalidRequestError, PflError
+from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _SKEW_S = 30  # AWS refuses signatures that are 15 minutes off; leases go by the store's own clock.
 Fast = Annotated[bool, typer.Option("--fast", help="Leave out what takes seconds: unstable fingerprints, and the block tried out.")]
@@ -26,6 +27,10 @@ class Row(NamedTuple):
     code: int = 2
 
 
+def _judged(check: str, is_good: object, good: str, bad: str, fix: str) -> Row:
+    return Row(check, "ok", good) if is_good else Row(check, "warn", bad, fix)
+
+
 def doctor(fast: Fast = False, json: Json = False) -> None:
     """Check everything that can be wrong, and say what to do; exit 0 if nothing is, else with the code of the first that is."""
     from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +42,7 @@ def doctor(fast: Fast = False, json: Json = False) -> None:
         checks.append(doc.unstable)
     rows: list[Row] = []
     with output.stdout_kept_for_data():
-        doc.prepare()
+        doc.load()
         with ThreadPoolExecutor(len(checks)) as pool:
             for future in [pool.submit(_asked, check) for check in checks]:
                 rows += future.result()
@@ -46,7 +51,7 @@ def doctor(fast: Fast = False, json: Json = False) -> None:
             output.emit({name: value for name, value in row._asdict().items() if name != "code"})
     else:
         output.table(["check", "status", "found"], [(row.check, row.status, row.what) for row in rows])
-        for line in dict.fromkeys(f"{row.check}: {row.fix}" for row in rows if row.fix and row.status in ("warn", "fail")):
+        for line in dict.fromkeys(f"{row.check}: {row.fix}" for row in rows if row.fix):
             output.say(output.printable(line))
     failed = [row for row in rows if row.status == "fail"]
     warned = sum(row.status == "warn" for row in rows)
@@ -60,7 +65,7 @@ def _asked(check: Callable[[], Iterator[Row]]) -> list[Row]:
     try:
         rows += check()
     except PflError as exc:
-        rows.append(Row(name, "fail", str(exc), exc.hint, exc.exit_code))
+        rows.append(Row(name, "fail", str(exc), exc.hint or "is it up, and its address right? pfl config show", exc.exit_code))
     except Exception as exc:  # A check that breaks says so, and leaves the others alone.
         rows.append(Row(name, "fail", f"the check broke: {type(exc).__name__}: {exc}", "PFL_TRACEBACK=1 pfl invoke --id x shows more", 1))
     return rows
@@ -71,20 +76,33 @@ class Doctor:
 
     def __init__(self, chosen, fast: bool) -> None:
         self.chosen, self.fast = chosen, fast
-        self.api = self.loaded = self.trouble = None
+        self.loaded = self.trouble = None
 
-    def prepare(self) -> None:
-        """What several checks need, found once."""
+    def load(self) -> None:
+        """Import the flows, once and in this thread, as several checks need them."""
         from handler.core import project
-        from handler.engine import prefect_env, server
 
-        self.api = prefect_env.configured(self.chosen)
-        if self.api is None and (running := server.find(self.chosen.home)) is not None:
-            self.api = prefect_env.Api(running.url, "", "embedded server")
         try:
             self.loaded = project.load(self.chosen)
         except PflError as exc:
             self.trouble = exc
+
+    @cached_property
+    def results(self):
+        """The store."""
+        from handler.core import store
+
+        return store.of(self.chosen)
+
+    @cached_property
+    def api(self):
+        """Prefect's API: the one that is set, or the embedded server where it runs."""
+        from handler.engine import prefect_env, server
+
+        found = prefect_env.configured(self.chosen)
+        if found is None and (running := server.find(self.chosen.home)) is not None:
+            found = prefect_env.Api(running.url, "", "embedded server")
+        return found
 
     def versions(self) -> Iterator[Row]:
         """What is installed, against what is supported."""
@@ -98,8 +116,10 @@ class Doctor:
             wanted = Requirement(line)
             if wanted.marker is None and not wanted.specifier.contains(found := version(wanted.name), prereleases=True):
                 wrong.append(f"{wanted.name} is {found}, wanted {wanted.specifier}")
-        said = f"Python {platform.python_version()}, Prefect {version('prefect')}, obstore {version('obstore')}"
-        yield Row("versions", "fail" if wrong else "ok", "; ".join(wrong) or said, "pip install -c constraints.txt -e .")
+        if wrong:
+            yield Row("versions", "fail", "; ".join(wrong), "pip install -c constraints.txt -e .")
+        else:
+            yield Row("versions", "ok", f"Python {platform.python_version()}, Prefect {version('prefect')}, obstore {version('obstore')}")
 
     def dotenv(self) -> Iterator[Row]:
         """Its names, and who can read it."""
@@ -114,16 +134,15 @@ class Doctor:
         known = {knob.env for knob in KNOBS.values()}
         if odd := [name for name in dotenv_values(path) if name.startswith("PFL_") and name not in known]:
             yield Row("dotenv", "warn", f"no setting is called {', '.join(odd)}", "pfl config show lists them")
-        mode = path.stat().st_mode & 0o777
-        yield Row("dotenv", "warn" if mode & 0o077 else "ok", f".env has mode {mode:o}" + (", others can read it" if mode & 0o077 else ""), f"chmod 600 {path}")
+        said = f".env has mode {path.stat().st_mode & 0o777:o}"
+        yield _judged("dotenv", not path.stat().st_mode & 0o077, said, f"{said}, others can read it", f"chmod 600 {path}")
 
     def flows(self) -> Iterator[Row]:
         """Whether they can be imported, and known whole."""
         if self.trouble is not None:
             raise self.trouble
         for name, known in self.loaded.prints.items():
-            places = sorted({f"{part.file}:{part.line}" for part in known.opaque})
-            if places:
+            if places := sorted({f"{part.file}:{part.line}" for part in known.opaque}):
                 yield Row("flows", "warn", f"{name} cannot be known whole: {', '.join(places)}", "@step(depends_on=[…]) or @step(version=…) declares it")
         yield Row("flows", "ok", ", ".join(self.loaded.flows))
 
@@ -131,25 +150,39 @@ class Doctor:
         """Values that differ from process to process, so that a step never hits."""
         if self.loaded is None:
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        from handler.core import fingerprint
-
-        steps = {step.name: step.function for flow in self.loaded.flows.values() for step in flow.steps.values()}
-        found = False
-        with ThreadPoolExecutor(2) as pool:
-            for name, parts in zip(steps, pool.map(fingerprint.unstable, steps.values()), strict=True):
-                for part in parts:
-                    found = True
-                    yield Row("unstable", "warn", f"{name} never hits: {part.name} at {part.file}:{part.line}", "make that value inside the step")
+        fresh, found = self._in_a_fresh_process(), False
+        for name, known in self.loaded.prints.items():
+            changed = [part for part in known.parts if fresh[name].get(part.name) != part.digest]
+            # A function is no cause when only what it reads differs; its own source cannot.
+            for part in [part for part in changed if part.kind not in ("function", "class")] or changed:
+                found = True
+                yield Row("unstable", "warn", f"{name} never hits: {part.name} at {part.file}:{part.line}", "make that value inside the step")
         if not found:
-            yield Row("unstable", "ok", f"{len(steps)} steps have the same fingerprint in each process")
+            yield Row("unstable", "ok", f"{len(fresh)} steps have the same fingerprint in each process")
+
+    def _in_a_fresh_process(self) -> dict[str, dict[str, str]]:
+        """The digests of what each step rests on, by the names of its parts, as another process sees them."""
+        import json
+        import subprocess
+        import sys
+
+        script = "import json; from cli.doctor import Doctor; from cli import settings; doc = Doctor(settings.load(), False); doc.load(); "
+        script += "print(); print(json.dumps({n: {p.name: p.digest for p in known.parts} for n, known in doc.loaded.prints.items()}))"
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+        if done.returncode:
+            raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
+        return json.loads(done.stdout.splitlines()[-1])
 
     def prefect(self) -> Iterator[Row]:
         """Whether it answers, knows us, and is of a version that fits; and its clock."""
+        import time
         import urllib.request
         from email.utils import parsedate_to_datetime
         from importlib.metadata import version
+
+        from packaging.version import Version
 
         from handler.engine import prefect_api
 
@@ -159,19 +192,12 @@ class Doctor:
         prefect_api.ask(self.api, "/flows/filter", {"limit": 1})  # Needs a key, where there is one.
         yield Row("prefect", "ok", f"{self.api.url} answers ({self.api.source})")
         theirs, mine = prefect_api.ask(self.api, "/admin/version"), version("prefect")
-        if isinstance(theirs, str):
-            fits = theirs.split(".")[:2] >= mine.split(".")[:2] or tuple(map(int, theirs.split(".")[:2])) >= tuple(map(int, mine.split(".")[:2]))
-            words = f"server {theirs}, client {mine}"
-            yield Row("prefect", "ok" if fits else "warn", words + ("" if fits else ": the server is older"), "upgrade the server, or install its version here")
+        if isinstance(theirs, str):  # Cloud has none.
+            said = f"server {theirs}, client {mine}"
+            fits = Version(theirs).release[:2] >= Version(mine).release[:2]
+            yield _judged("prefect", fits, said, f"{said}: the server is older", "upgrade the server, or install its version here")
         with urllib.request.urlopen(f"{self.api.url}/health", timeout=10) as answer:
-            yield self._clock("prefect", parsedate_to_datetime(answer.headers["date"]).timestamp())
-
-    def _clock(self, who: str, theirs: float) -> Row:
-        import time
-
-        off = time.time() - theirs
-        is_off = abs(off) > _SKEW_S
-        return Row(who, "warn" if is_off else "ok", f"clocks differ by {abs(off):.0f} s", "set this machine's clock: timedatectl set-ntp true")
+            yield _clock("prefect", parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time())
 
     def block(self) -> Iterator[Row]:
         """The storage block: there, of this store, and working."""
@@ -181,40 +207,22 @@ class Doctor:
         from handler.engine import prefect_run
         from serverless import prefect_setup
 
-        if self.fast:
-            kind = "s3-bucket" if self.chosen.store.startswith("s3://") else "local-file-system"
-            there = prefect_setup._block(self.api, kind, "cache") is not None
-            yield Row("block", "ok" if there else "warn", f"{kind}/cache is {'' if there else 'not '}there", "pfl setup blocks")
-            return
+        words = {"keep": "is there" if self.fast else "works", "create": "is not there", "update": "is of another place"}
         with prefect_run.session(self.chosen, lambda step, doing: None):
-            for change in prefect_setup.blocks(self.api, self.chosen, name="cache", with_keys=False, dry_run=True, prove=True):
-                words = {"keep": f"{change.name} works", "create": f"{change.name} is not there", "update": f"{change.name} is of another place"}
-                yield Row("block", "ok" if change.action == "keep" else "warn", words[change.action], "pfl setup blocks")
-                if "of another type" in change.note:
-                    yield Row("block", "warn", change.note.split("; ")[-1], "remove the one that nobody uses")
+            for change in prefect_setup.blocks(self.api, self.chosen, name="cache", with_keys=False, dry_run=True, prove=not self.fast):
+                said = f"{change.name} {words[change.action]}"
+                yield _judged("block", change.action == "keep", said, said, "pfl setup blocks")
+                for note in change.note.split("; "):
+                    if note.startswith("beside it") or "of the same place" in note:
+                        yield Row("block", "warn", note, "keep the one that is used, and remove the other")
 
     def store(self) -> Iterator[Row]:
-        """Written, read, created once only, and deleted; and its clock."""
-        import secrets
-        import time
+        """Written, read, created once only, listed and deleted; and its clock."""
+        from handler.engine import trial
 
-        from handler.core import store as stores
-        from handler.core.store import AlreadyExistsError
-
-        results, key = stores.of(self.chosen), f"setup/doctor-{secrets.token_hex(8)}"
-        try:
-            results.put(key, b"1", mode="create")
-            written = time.time()
-            try:
-                results.put(key, b"2", mode="create")
-                yield Row("store", "fail", "a create overwrites: two calls may compute the same step", "use S3 itself, or a server with If-None-Match")
-            except AlreadyExistsError:
-                yield Row("store", "ok", f"{results.url} is written, read, and created once only")
-            found = next((entry.modified for entry in results.list("setup") if entry.key == key), None)
-            if found is not None:
-                yield self._clock("store", found + time.time() - written)
-        finally:
-            results.delete([key])
+        ahead_s = trial.run(self.results)
+        yield Row("store", "ok", f"{self.results.url} is written, read, and created once only")
+        yield _clock("store", ahead_s)
 
     def bucket(self) -> Iterator[Row]:
         """Private, encrypted, versioned, with a lifecycle."""
@@ -229,28 +237,22 @@ class Doctor:
         client = aws.client("s3", region=os.environ.get("AWS_REGION", ""), attempts=2)
         with aws.told(f"bucket {name}"):
             client.head_bucket(Bucket=name)
-
-        def asked(verb: str, field: str) -> object:
-            try:
-                return getattr(client, verb)(Bucket=name).get(field)
-            except ClientError as exc:
-                kind = aws.code(exc)
-                return None if kind.startswith(("NoSuch", "ServerSideEncryptionConfigurationNotFound")) else exc
-            except BotoCoreError as exc:
-                return exc
-
-        shut = asked("get_public_access_block", "PublicAccessBlockConfiguration")
-        found = {
-            "private": (shut if isinstance(shut, Exception) else bool(shut) and all(shut.values()), "aws s3api put-public-access-block"),
-            "encrypted": (asked("get_bucket_encryption", "ServerSideEncryptionConfiguration"), "aws s3api put-bucket-encryption"),
-            "versioned": (asked("get_bucket_versioning", "Status") or False, "aws s3api put-bucket-versioning: a deleted object can be had back"),
-            "with a lifecycle": (asked("get_bucket_lifecycle_configuration", "Rules"), "aws s3api put-bucket-lifecycle-configuration, for old versions"),
+        asked = {
+            "private": ("get_public_access_block", "PublicAccessBlockConfiguration", "aws s3api put-public-access-block"),
+            "encrypted": ("get_bucket_encryption", "ServerSideEncryptionConfiguration", "aws s3api put-bucket-encryption"),
+            "versioned": ("get_bucket_versioning", "Status", "aws s3api put-bucket-versioning: a deleted object can be had back"),
+            "with a lifecycle": ("get_bucket_lifecycle_configuration", "Rules", "aws s3api put-bucket-lifecycle-configuration, for old versions"),
         }
-        for word, (answer, fix) in found.items():
-            if isinstance(answer, Exception):
-                yield Row("bucket", "skip", f"{name}: whether it is {word} may not be asked: {answer}"[:200])
-            else:
-                yield Row("bucket", "ok" if answer not in (None, False, "Suspended") else "warn", f"{name} is {'' if answer not in (None, False, 'Suspended') else 'not '}{word}", fix)
+        for word, (verb, field, fix) in asked.items():
+            try:
+                found = getattr(client, verb)(Bucket=name).get(field)
+            except (ClientError, BotoCoreError) as exc:
+                if not isinstance(exc, ClientError) or not aws.code(exc).startswith(("NoSuch", "ServerSideEncryptionConfigurationNotFound")):
+                    yield Row("bucket", "skip", f"{name}: whether it is {word} may not be asked: {exc}"[:200])
+                    continue
+                found = None
+            is_so = found and found != "Suspended" and (word != "private" or all(found.values()))
+            yield _judged("bucket", is_so, f"{name} is {word}", f"{name} is not {word}", fix)
 
     def function(self) -> Iterator[Row]:
         """The function: there, of this code, and allowed to reach the store and Prefect, which it tries itself."""
@@ -265,7 +267,7 @@ class Doctor:
             yield Row("function", "fail", f"{at.function}, from inside: {error['what']}: {error['why']}", error["hint"] or "check its role and its variables", 5)
             return
         same = self.loaded is None or reply.get("code") == self.loaded.manifest.digest
-        yield Row("function", "ok" if same else "warn", f"{at.function} reaches store and Prefect" if same else f"{at.function} has other code than flows/ here", "pfl deploy")
+        yield _judged("function", same, f"{at.function} reaches store and Prefect", f"{at.function} has other code than flows/ here", "pfl deploy")
 
     def worker(self) -> Iterator[Row]:
         """The work pool, and somebody who looks at it."""
@@ -283,28 +285,33 @@ class Doctor:
             return
         if found["type"] != "aws-lambda":
             raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", hint="PFL_WORK_POOL=another")
+        if found["is_paused"]:
+            yield Row("worker", "warn", f"the work pool {pool} is paused", f"prefect work-pool resume {pool}")
         workers = prefect_api.ask(self.api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
-        alive = [each["name"] for each in workers if each["status"] == "ONLINE"]
-        fix = 'pfl worker start, or the event {"action": "poll"} on a schedule'
-        yield Row("worker", "ok" if alive else "warn", f"{len(alive)} workers of {pool} are alive", fix)
+        said = f"{sum(each['status'] == 'ONLINE' for each in workers)} workers of {pool} are alive"
+        yield _judged("worker", not said.startswith("0 "), said, said, 'pfl worker start, or the event {"action": "poll"} on a schedule')
 
     def slots(self) -> Iterator[Row]:
         """Slots of limits whose holders are dead."""
-        from handler.core import store as stores
         from handler.engine import limits
 
         if self.api is None:
             yield Row("slots", "skip", "no Prefect runs")
             return
-        rows = list(limits.ls(self.api, stores.of(self.chosen)))
+        rows = list(limits.ls(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
-        yield Row("slots", "warn" if leaked else "ok", f"{leaked} slots leaked, of {len(rows)} limits", "pfl limits ls, pfl limits reset")
+        said = f"{leaked} slots leaked, of {len(rows)} limits"
+        yield _judged("slots", not leaked, said, said, "pfl limits ls, pfl limits reset")
 
     def stuck(self) -> Iterator[Row]:
         """Calls and runs that look alive and whose process is dead."""
         from handler.core import lease
-        from handler.core import store as stores
 
-        results = stores.of(self.chosen)
-        dead = [call for call in lease.calls(results) if (life := lease.life_of(results, call)).entries and not life.is_alive]
-        yield Row("stuck", "warn" if dead else "ok", f"{len(dead)} calls died and are not buried", "pfl runs reap")
+        lives = [lease.life_of(self.results, call) for call in lease.calls(self.results)]
+        said = f"{(dead := sum(bool(life.entries) and not life.is_alive for life in lives))} calls died and are not buried"
+        yield _judged("stuck", not dead, said, said, "pfl runs reap")
+
+
+def _clock(who: str, ahead_s: float) -> Row:
+    said = f"clocks differ by {abs(ahead_s):.0f} s"
+    return _judged(who, abs(ahead_s) <= _SKEW_S, said, said, "set this machine's clock: timedatectl set-ntp true")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -56,23 +57,29 @@ def rm(
     if wrong := [each for each in what or () if each not in KINDS]:
         raise InvalidRequestError(f"unknown kind {wrong[0]!r}", hint=f"one of {', '.join(KINDS)}")
     chosen = settings.load()
-    progress = output.Progress()
-    from handler.engine import prefect_run
     from serverless import prefect_setup
 
     def agree(changes) -> None:
-        progress.stop()
         output.confirm(f"Remove {', '.join(f'{c.kind} {c.name}' for c in changes if c.action == 'remove')}?", yes=yes)
 
+    with connected(chosen) as api:
+        which = {"name": name, "pool": pool or chosen.work_pool}
+        changes = prefect_setup.remove(api, chosen, set(what or KINDS), **which, dry_run=dry_run, agree=agree)
+    _show(changes, dry_run, json)
+
+
+@contextmanager
+def connected(chosen) -> Iterator:
+    """Prefect's API, set up in this process; while the embedded server starts, that is told."""
+    from handler.engine import prefect_run
+
+    progress = output.Progress()
     try:
         with prefect_run.session(chosen, progress) as api:
             progress.stop()
-            changes = prefect_setup.remove(
-                api, chosen, set(what or KINDS), name=name, pool=pool or chosen.work_pool, dry_run=dry_run, agree=agree
-            )
+            yield api
     finally:
         progress.stop()
-    _show(changes, dry_run, json)
 
 
 def _make(
@@ -80,26 +87,18 @@ def _make(
 ) -> None:
     import re
 
-    from handler.engine import prefect_run
-
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise InvalidRequestError(f"a block cannot be named {name!r}", why="Prefect allows lowercase letters, digits and dashes", hint="--name cache")
-    chosen, progress = settings.load(), output.Progress()
-    pool = pool or chosen.work_pool
-    try:
-        with prefect_run.session(chosen, progress) as api:
-            from serverless import prefect_setup
+    chosen = settings.load()
+    with connected(chosen) as api, output.stdout_kept_for_data():
+        from serverless import prefect_setup
 
-            progress.stop()
-            makers = {
-                "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
-                "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool, function=_function(chosen), dry_run=dry_run),
-                "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
-            }
-            with output.stdout_kept_for_data():
-                made = [change for kind in kinds for change in makers[kind]()]
-    finally:
-        progress.stop()
+        makers = {
+            "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
+            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=_function(chosen), dry_run=dry_run),
+            "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
+        }
+        made = [change for kind in kinds for change in makers[kind]()]
     _show(made, dry_run, json)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
+from cli.setup import connected
 from handler.core.errors import InvalidRequestError, NotFoundError
 
 app = typer.Typer(help="What carries runs from Prefect to the function.", no_args_is_help=True)
@@ -23,26 +24,21 @@ def start(
     """Look for scheduled runs and have the function run them, until it is stopped."""
     import os
 
-    chosen, progress = settings.load(), output.Progress()
+    chosen = settings.load()
     pool = pool or chosen.work_pool
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
-    from handler.engine import prefect_run
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")  # A run whose server is busy as it is handed over would be a crash.
+    with connected(chosen) as api:
+        _check(api, pool)
+        import asyncio
 
-    try:
-        with prefect_run.session(chosen, progress) as api:
-            progress.stop()
-            _check(api, pool)
-            import asyncio
+        from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
-            from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+        from serverless.worker import LambdaWorker
 
-            from serverless.worker import LambdaWorker
-
-            worker = LambdaWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
-            with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
-                asyncio.run(worker.start(run_once=once))
-    finally:
-        progress.stop()
+        worker = LambdaWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+        with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
+            asyncio.run(worker.start(run_once=once))
 
 
 def _check(api, pool: str) -> None:

@@ -56,11 +56,19 @@ def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "
     raise AssertionError("unreachable")
 
 
+def _write(api: Api, what: str, path: str, body: object, *, method: str = "") -> dict:
+    """What Prefect answers to a change; a server that knows no such path is too old."""
+    answer = _ask(api, what, path, body, method=method)
+    if answer is None:
+        raise UnavailableError(f"Prefect did not take {what}", why=f"HTTP 404: it knows no {path}", hint=_OLD)
+    return answer
+
+
 def _refused(what: str, exc: Exception) -> UnavailableError:
     status = re.search(r"HTTP (\d{3})|\b'?(401|403|404|405|422)\b", str(exc))
-    if status is None:
-        return exc if isinstance(exc, UnavailableError) else UnavailableError(f"Prefect did not take {what}", why=str(exc)[:300])
-    code = int(status[1] or status[2])
+    if status is None and isinstance(exc, UnavailableError):
+        return UnavailableError(exc.what, why=exc.why, hint="is the server up, and PREFECT_API_URL right? pfl doctor looks")
+    code = int(status[1] or status[2]) if status else 0
     hint = _DENIED.get(code, _OLD if code in (404, 405, 422) else "pfl doctor")
     return UnavailableError(f"Prefect did not take {what}", why=" ".join(str(exc).split())[:300], hint=hint)
 
@@ -71,16 +79,17 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run:
 
     Credentials that someone put into it stay; those of the environment are stored only *with_keys*.
     """
-    scheme, _, rest = settings.store.partition("://")
-    if scheme == "memory" and rest:
+    if settings.store.startswith("memory://"):
         raise InvalidRequestError("a store in memory has no block", why=f"PFL_STORE={settings.store}", hint="PFL_STORE=s3://bucket/prefix")
-    results = store.of(settings)
-    slug = "s3-bucket" if scheme == "s3" else "local-file-system"
-    found = _block(api, slug, name)
-    twins = [f"{s}/{name}" for s in ("s3", "s3-bucket", "local-file-system") if s != slug and _block(api, s, name) is not None]
-    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found and found["data"], with_keys)
-    note = f"beside it there is {', '.join(twins)}, of another type: tasks that name it use other results" if twins else ""
-    change = _change("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
+    results, slug, known = store.of(settings), _slug(settings), _blocks(api)
+    found = known.get((slug, name))
+    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found, with_keys)
+    after = _fields(block.model_dump())
+    notes = [f"beside it there is {kind}/{name}, of another type: tasks that name it use other results" for kind, n in known if n == name and kind != slug]
+    if found is None:
+        same = [f"{kind}/{n}" for (kind, n), data in known.items() if kind == slug and _place(_fields(data)) == _place(after)]
+        notes += [f"{each} is of the same place: --name {each.split('/')[1]} keeps that one alone" for each in same]
+    change = _change("block", f"{slug}/{name}", before, after)
     if not dry_run or (prove and change.action == "keep"):
         proof = _prove(block, results)
         if change.action != "keep":
@@ -88,12 +97,23 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run:
                 block.save(name, overwrite=True)
             except Exception as exc:
                 raise _refused("the block", exc) from exc
-        change = change._replace(note="; ".join(filter(None, [proof, note])))
-    yield change
+        notes = [proof, *notes]
+    yield change._replace(note="; ".join(notes))
 
 
-def _block(api: Api, slug: str, name: str) -> dict | None:
-    return _ask(api, "the block", f"/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true")
+def _slug(settings: Settings) -> str:
+    return "s3-bucket" if settings.store.startswith("s3://") else "local-file-system"
+
+
+def _blocks(api: Api) -> dict[tuple[str, str], dict]:
+    """The data of the blocks that results may be in, by type and name; ``s3`` is Prefect 2's."""
+    chosen = {"block_types": {"slug": {"any_": ["s3", "s3-bucket", "local-file-system"]}}, "include_secrets": True}
+    found = _ask(api, "the block", "/block_documents/filter", chosen) or []
+    return {(each["block_type"]["slug"], each["name"]): each["data"] | {"document": each["id"]} for each in found}
+
+
+def _place(fields: Mapping) -> list:
+    return [fields.get(name) for name in ("basepath", "bucket", "folder", "endpoint")]
 
 
 def _fields(data: Mapping) -> dict[str, object]:
@@ -167,13 +187,16 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_r
     if found is not None and found["type"] != LambdaWorker.type:
         why = f"pfl needs one of type {LambdaWorker.type}"
         raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint="--pool OTHER-NAME")
-    before = None if found is None else {"type": found["type"], "function": function_of(found)}
+    job = found["base_job_template"] if found is not None else template(function)
+    variable = job.get("variables", {}).get("properties", {}).get("function", {})
+    before = None if found is None else {"type": found["type"], "function": variable.get("default")}
     yield (change := _change("work pool", pool, before, {"type": LambdaWorker.type, "function": function}))
-    wanted = {"base_job_template": template(function), "description": "Runs flows in AWS Lambda."}
     if not dry_run and change.action == "create":
-        _ask(api, "the work pool", "/work_pools/", wanted | {"name": pool, "type": LambdaWorker.type})
+        about = {"name": pool, "type": LambdaWorker.type, "description": "Runs flows in AWS Lambda."}
+        _write(api, "the work pool", "/work_pools/", about | {"base_job_template": job})
     elif not dry_run and change.action == "update":
-        _ask(api, "the work pool", path, wanted, method="PATCH")
+        variable["default"] = function  # What else someone changed in the template stays.
+        _write(api, "the work pool", path, {"base_job_template": job if variable.keys() > {"default"} else template(function)}, method="PATCH")
     flows = {name: (flow.to_prefect(), f"flows/pipeline.py:{name}", loaded.manifest.digest) for name, flow in loaded.flows.items()}
     for name, (flow, entrypoint) in claim.ordinary(settings).items():
         flows.setdefault(name, (flow, entrypoint, flow.version))
@@ -184,11 +207,6 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_r
             if not dry_run:
                 _ask(api, "the deployments", f"/deployments/{old}", method="DELETE")
             yield Change("deployment", f"{name}/{DEPLOYMENT}", "remove", {}, "its flow is not in flows/ any more")
-
-
-def function_of(pool: Mapping) -> object:
-    """The function that a work pool calls where a deployment names no other."""
-    return pool["base_job_template"].get("variables", {}).get("properties", {}).get("function", {}).get("default")
 
 
 def form(flow) -> dict:
@@ -208,16 +226,24 @@ def _deployment(api: Api, flow, entrypoint: str, version: str | None, pool: str,
     after = {"work_pool_name": pool, "entrypoint": entrypoint, "version": version, "description": _described(flow), "parameter_openapi_schema": form(flow)}
     before = _ask(api, "the deployment", f"/deployments/name/{quote(flow.name)}/{DEPLOYMENT}")
     change = _change("deployment", f"{flow.name}/{DEPLOYMENT}", before, after)
-    if not dry_run and change.action != "keep":
-        flow_id = _ask(api, "the flow", "/flows/", {"name": flow.name})["id"]
+    if not dry_run and change.action == "create":
+        flow_id = _write(api, "the flow", "/flows/", {"name": flow.name})["id"]
         more = {"flow_id": flow_id, "name": DEPLOYMENT, "tags": [TAG], "path": ".", "enforce_parameter_schema": True}
-        _ask(api, "the deployment", "/deployments/", after | more)
-    shown = {"parameter_openapi_schema": "form", "work_pool_name": "pool"}
-    return change._replace(fields={shown.get(field, field): (_short(b), _short(a)) for field, (b, a) in change.fields.items()})
+        _write(api, "the deployment", "/deployments/", after | more)
+    elif not dry_run and change.action == "update":
+        # Not made anew, which would drop schedules, default parameters and tags that someone gave it.
+        tags = list(dict.fromkeys([*before["tags"], TAG]))
+        _write(api, "the deployment", f"/deployments/{before['id']}", after | {"tags": tags}, method="PATCH")
+    fields = {"pool" if field == "work_pool_name" else field: (b or None, a or None) for field, (b, a) in change.fields.items()}
+    if (forms := fields.pop("parameter_openapi_schema", None)) is not None:
+        old, new = ((schema or {}).get("properties", {}) for schema in forms)
+        fields["form"] = _others(old, new), _others(new, old)
+    return change._replace(fields=fields)
 
 
-def _short(value: object) -> object:
-    return f"{len(value['properties'])} fields" if isinstance(value, dict) and "properties" in value else value or None
+def _others(fields: Mapping, than: Mapping) -> str | None:
+    """The names of those fields of a form that the other form has not, or has otherwise."""
+    return ", ".join(name for name, field in fields.items() if than.get(name) != field) or None
 
 
 def _described(flow) -> str:
@@ -250,9 +276,9 @@ def automations(api: Api, *, dry_run: bool) -> Iterator[Change]:
     about = {name: wanted[name] for name in ("description", "enabled")}
     change = _change("automation", ZOMBIES, found[0] if found else None, about, note)
     if not dry_run and change.action == "create":
-        _ask(api, "the automation", "/automations/", wanted)
+        _write(api, "the automation", "/automations/", wanted)
     elif not dry_run and change.action == "update":
-        _ask(api, "the automation", f"/automations/{found[0]['id']}", wanted, method="PUT")
+        _write(api, "the automation", f"/automations/{found[0]['id']}", wanted, method="PUT")
     yield change
 
 
@@ -276,7 +302,6 @@ def remove(
         agree: Asked with what would be removed, and raises where the answer is no.
     """
     found: list[tuple[Change, str]] = []
-    slug = "s3-bucket" if settings.store.startswith("s3://") else "local-file-system"
     if "automations" in what:
         found += [(Change("automation", ZOMBIES, "remove", {}), f"/automations/{each['id']}") for each in _zombies(api)]
     if "deployments" in what:
@@ -287,8 +312,8 @@ def remove(
             others = {each["id"] for each in in_pool} - {id for _, id in mine}
             kept = Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it")
             found.append((kept, "") if others else (Change("work pool", pool, "remove", {}), path))
-    if "blocks" in what and (document := _block(api, slug, name)) is not None:
-        found.append((Change("block", f"{slug}/{name}", "remove", {}), f"/block_documents/{document['id']}"))
+    if "blocks" in what and (data := _blocks(api).get((_slug(settings), name))) is not None:
+        found.append((Change("block", f"{_slug(settings)}/{name}", "remove", {}), f"/block_documents/{data['document']}"))
     changes = [change for change, _ in found]
     if not dry_run and any(path for _, path in found):
         agree(changes)

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 from pydantic import Field
 
+from handler.core.errors import PflError
 from serverless import remote
 
 _FUNCTION = "Name or ARN of the function; a version or alias goes behind a colon."
@@ -64,17 +65,20 @@ class LambdaWorker(BaseWorker):
         self, flow_run: FlowRun, configuration: LambdaJobConfiguration, task_status: anyio.abc.TaskStatus | None = None
     ) -> LambdaWorkerResult:
         """
-        Call the function, and do not wait for it.
-
-        Raises:
-            PflError: AWS did not take the call; the run becomes Crashed with these words.
+        Call the function, and do not wait for it; where AWS does not take the call, the run becomes Crashed with the reason.
         """
         # AWS's own variable in Lambda, which boto3 does not look at.
         at = remote.Target(configuration.function, configuration.region or os.environ.get("AWS_REGION", ""))
         call = functools.partial(remote.call, at, {"flow_run_id": str(flow_run.id)}, asynchronous=True)
-        identifier = f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
+        try:
+            started = identifier = f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
+        except PflError as exc:
+            # Told here: the base class leaves out what to do, and logs where in our code it came from.
+            self.get_flow_run_logger(flow_run).error("%s", exc.lines)
+            await self._propose_crashed_state(flow_run, exc.lines)
+            started, identifier = exc, at.function
         if task_status is not None:
-            task_status.started(identifier)
+            task_status.started(started)
         return LambdaWorkerResult(status_code=0, identifier=identifier)
 
     async def kill_infrastructure(self, infrastructure_pid: str, configuration: LambdaJobConfiguration, grace_seconds: int = 30) -> None:

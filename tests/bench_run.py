@@ -8,9 +8,9 @@ function's URL; all against one real server on loopback, both workers looking fo
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -126,39 +126,26 @@ def main(runs: int, parts: set[str]) -> None:
                     service.drain()
                     took.append(float((meet / f"poll-{n}").read_text()) - began)
                 row("one poll, from its event on", took)
+                idle = [deployed.raw(function, {"action": "poll"})["ms"] / 1e3 for _ in range(10)]
+                row("a poll that finds nothing, warm, inside", idle)
             if "webhook" in parts:
-                webhook(url, deployed, function, meet, runs)
+                with prefect_run.session(settings, lambda step, doing: None):
+                    webhook(url, deployed, function, meet, runs)
     finally:
         server.stop(root / ".pfl")
 
 
 def webhook(url: str, deployed: Deployed, function: str, meet: Path, runs: int) -> None:
-    """An automation of Prefect's, on each scheduled run of the deployment; the function's URL is a small server here."""
+    """The automation of docs/prefect.md; the function's URL is a small server here."""
+    from prefect.blocks.webhook import Webhook
 
-    class Url(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            event = {"version": "2.0", "requestContext": {"http": {"method": "POST"}}, "headers": {}, "body": body, "isBase64Encoded": False}
-            self.send_response(200)
-            self.end_headers()
-            deployed.raw(function, event)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Url) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        subprocess.run([sys.executable, "-m", "prefect", "block", "register", "-m", "prefect.blocks.webhook"], capture_output=True)
-        kind = ask(url, "/block_types/slug/webhook")["id"]
-        schema = ask(url, "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})[0]["id"]
-        data = {"method": "POST", "url": f"http://127.0.0.1:{listening.server_port}/", "headers": {}, "allow_private_urls": True}
-        block = ask(url, "/block_documents/", {"name": "function-url", "block_type_id": kind, "block_schema_id": schema, "data": data})["id"]
-        trigger = {"type": "event", "posture": "Reactive", "expect": ["prefect.flow-run.Scheduled"], "threshold": 1, "within": 0, "for_each": ["prefect.resource.id"]}
-        action = {"type": "call-webhook", "block_document_id": block, "payload": json.dumps({"flow_run_id": "{{ flow_run.id }}"})}
-        ask(url, "/automations/", {"name": "call", "trigger": trigger, "actions": [action]})
+    with servers.function_url(lambda request: deployed.raw(function, request)) as address:
+        recipe = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "docs" / "prefect.md").read_text(), flags=re.S)[1])
+        block = Webhook(method="POST", url=address, allow_private_urls=True).save("function-url")
+        recipe["actions"][0]["block_document_id"] = str(block)
+        ask(url, "/automations/", recipe)
         time.sleep(5)  # Prefect loads new triggers in the background.
         row("an automation that calls the function's URL", [press(url, "lambda", meet, f"hook-{n}") for n in range(runs)])
-        listening.shutdown()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from conftest import ROOT
 SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
 ATTEMPTS = 3  # Of an asynchronous call: the first, and two more.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test"}
+THROTTLED = 429, "TooManyRequestsException", "Rate Exceeded."
+DENIED = 403, "AccessDeniedException", "User is not authorized to perform: lambda:InvokeFunction because no identity-based policy allows it"
 HANDLER = "handler.entry.lambda_handler"  # Of an image, which names its own.
 _END = re.compile(r"^REPORT |Waiting for runtime domain processes termination")  # Of a call that was answered; of one that died.
 _INVOKE = re.compile(r"/2015-03-31/functions/([^/?]+)/invocations")
@@ -207,11 +209,13 @@ class LambdaService:
         url: The one endpoint.
         dead: Asynchronous calls that failed each time: ``(function, payload, error)``.
         throttle: How many calls to refuse before the next is taken.
+        refusals: What calls of a function are refused with, queued ones too: :data:`THROTTLED` or :data:`DENIED`.
         asked: Invocations that arrived, refused ones too, as ``(function, type)``.
     """
 
     def __init__(self, behind: str, task: Path, environ: dict[str, str] | None = None, extension: Path | None = None) -> None:
         self.task, self.extension, self.throttle = task, extension, 0
+        self.refusals: dict[str, tuple[int, str, str]] = {}
         self.dead: list[tuple[str, bytes, dict]] = []
         self.asked: list[tuple[str, str]] = []
         self._behind, self._lock = behind.removeprefix("http://"), threading.Lock()
@@ -264,6 +268,8 @@ class LambdaService:
         """Status, headers and body of the service's answer."""
         kind = headers.get("x-amz-invocation-type", "RequestResponse")
         self.asked.append((name, kind))
+        if name in self.refusals:
+            return _refusal(*self.refusals[name])
         asking = {k: v for k, v in headers.items() if k in ("authorization", "host", "x-amz-date")}
         status, _, data = self.pass_on("GET", f"/2015-03-31/functions/{name}/configuration", b"", asking)
         if status != 200:
@@ -286,7 +292,7 @@ class LambdaService:
         with self._lock:
             if self.throttle or self._running.get(name, 0) >= most:
                 self.throttle = max(0, self.throttle - 1)
-                return _refusal(429, "TooManyRequestsException", "Rate Exceeded.")
+                return _refusal(*THROTTLED)
             self._running[name] = self._running.get(name, 0) + 1
         try:
             error, data, lines = self._run(config, body)

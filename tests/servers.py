@@ -52,10 +52,11 @@ class Loopback:
         url: Where it listens.
         asked: Method and path of each request, in order.
         answer: May be replaced at any time.
+        drops: Headers of requests that are not passed on, in lower case.
     """
 
     def __init__(self, answer: Callable[[str, str], Answer | None], behind: str = "") -> None:
-        self.answer, self.asked = answer, []
+        self.answer, self.asked, self.drops = answer, [], set()
         outer, host = self, behind.removeprefix("http://")
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,7 +73,7 @@ class Loopback:
                     status, data = told
                 else:
                     connection = http.client.HTTPConnection(host, timeout=30)
-                    connection.request(self.command, self.path, body, dict(self.headers))
+                    connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in outer.drops})
                     response = connection.getresponse()
                     status, data = response.status, response.read()
                     headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]
@@ -115,6 +116,28 @@ class Loopback:
     def __exit__(self, *exc: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def function_url(call: Callable[[dict], object]) -> Iterator[str]:
+    """The address of a function URL, which hands each request over as Lambda does, in *call*, and lets nobody wait for the answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            self.send_response(200)
+            self.end_headers()
+            http = {"method": "POST", "path": self.path}
+            call({"version": "2.0", "requestContext": {"http": http}, "headers": dict(self.headers), "body": body, "isBase64Encoded": False})
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.daemon_threads = False  # What was begun is ended before this is.
+        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/"
+        listening.shutdown()
 
 
 _KEPT = {"content-type", "content-length", "etag", "last-modified", "x-amz-request-id", "content-range", "accept-ranges"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from conftest import statuses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,11 +66,27 @@ def test_artifacts_can_be_off_and_a_refused_one_is_a_warning(on_prefect, monkeyp
     on_prefect.knobs["artifacts"] = 0.0
     on_prefect.call("art-2")
     assert versions(on_prefect, "art-2-task-rows") == []
+    on_prefect.knobs["artifacts"] = 0.1
+    monkeypatch.setattr(artifacts.random, "random", iter([0.05, 0.2]).__next__)
+    on_prefect.call("art-4")
+    assert [len(versions(on_prefect, f"art-4-task-{step}")) for step in ("rows", "size")] == [1, 0]
+    monkeypatch.undo()
     on_prefect.knobs["artifacts"] = 1.0
     monkeypatch.setattr(artifacts, "key_of", lambda id, step: "Not a key")
     reply = on_prefect.call("art-3")
     assert reply["status"] == "completed"
     assert any("2 artifacts were not written" in warning for warning in reply["warnings"])
+
+
+@pytest.mark.parametrize("id", ["Zoë/../B_c, d|e {{ x }} `y` <b>[z](javascript:1)</b>", "-" * 300])
+def test_prefect_takes_the_artifacts_of_any_id_and_its_runs_are_found_by_tag(on_prefect, id):
+    on_prefect.write(SHOWN)
+    reply = on_prefect.call(id)
+    assert (reply["status"], reply["warnings"]) == ("completed", [])
+    (artifact,) = versions(on_prefect, artifacts.key_of(id, "size"))
+    assert artifact["description"] == f"step size of {id}"
+    assert re.search(r"(?<!\\)[<\[`|]", artifact["data"].splitlines()[0]) is None
+    assert {run["id"] for run in flow_runs(on_prefect, id.replace(",", "%2C"))} == {reply["steps"][0]["flow_run_id"]}
 
 
 def test_a_plain_id_is_its_own_key():

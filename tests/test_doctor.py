@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from http.server import BaseHTTPRequestHandler
+from importlib import metadata
+
+import boto3
 import pytest
+import servers
+from servers import s3_error
+from test_engine import ask
 from test_setup import forget_blocks, inside  # noqa: F401
 from test_worker import Pool
 
 from handler.core import records
+from handler.engine import prefect_api, prefect_run
+from handler.engine.prefect_env import Api
 
 
 def rows(ran) -> dict[str, list[tuple[str, str]]]:
@@ -37,7 +47,7 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
     assert "8 steps have the same fingerprint" in found["unstable"][0][1]
 
 
-def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside):  # noqa: F811
+def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server, monkeypatch):  # noqa: F811
     here.write("""
         import time
         NOW = time.time()
@@ -52,12 +62,40 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside):  # noqa: F811
     (here.root / ".env").chmod(0o644)
     body = {"version": 1, "state": "ended", "call": "dead", "id": "abc", "ttl_s": 0, "expires_at": records.now_iso()}
     here.results.put("calls/dead-000000000001.json", records.seal(body))
-    ran = inside("doctor", "--json")
+    Pool(here, prefect_server.url, "doctor").set_up()
+    ask(prefect_server.url, "/concurrency_limits/", {"tag": "doctored", "concurrency_limit": 1})
+    api = Api(prefect_server.url, "", "")
+    prefect_api.ask(api, "/v2/concurrency_limits/tag:doctored", {"active_slots": 1}, method="PATCH")
+    prefect_api.ask(api, "/work_pools/doctor", {"is_paused": True}, method="PATCH")
+    forget_blocks(prefect_server.url)
+    with prefect_run.session(here.settings, lambda step, doing: None):
+        from prefect.filesystems import LocalFileSystem
+
+        LocalFileSystem(basepath="/elsewhere").save("cache")
+        LocalFileSystem(basepath=str(here.root / ".pfl" / "store")).save("renamed", overwrite=True)
+
+    def answer(method: str, path: str):
+        return (200, b'"3.0.11"') if path.endswith("/admin/version") else None
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda self, timestamp=None: "Wed, 21 Oct 2015 07:28:00 GMT")
+    with servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy:
+        monkeypatch.setenv("PREFECT_API_URL", f"{proxy.url}/api")
+        ran = inside("doctor", "--json")
+        forget_blocks(prefect_server.url)
+        again = rows(inside("doctor", "--fast", "--json"))
+    prefect_api.ask(api, "/concurrency_limits/tag/doctored", method="DELETE")
     found = rows(ran)
     assert ("warn", "no setting is called PFL_STOER") in found["dotenv"]
     assert ("warn", ".env has mode 644, others can read it") in found["dotenv"]
     assert found["stuck"] == [("warn", "1 calls died and are not buried")]
     assert found["unstable"][0][0] == "warn" and "NOW" in found["unstable"][0][1]
+    assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [("ok", f"{proxy.url}/api answers (PREFECT_API_URL)"), ("warn", "server 3.0.11")]
+    assert found["prefect"][2][0] == "warn" and "clocks differ" in found["prefect"][2][1]
+    assert found["worker"] == [("warn", "the work pool doctor is paused"), ("warn", "0 workers of doctor are alive")]
+    assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slots leaked")
+    assert found["block"] == [("warn", "local-file-system/cache is of another place")]
+    assert again["block"][0] == ("warn", "local-file-system/cache is not there")
+    assert again["block"][1][1].startswith("local-file-system/renamed is of the same place")
     assert all(row["fix"] for row in ran.rows if row["status"] in ("warn", "fail"))
     assert f"chmod 600 {here.root / '.env'}" in [row["fix"] for row in ran.rows]
     assert ran.code == 0
@@ -79,19 +117,55 @@ def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, mon
     assert (ran.code, rows(ran)["bucket"][0][0], rows(ran)["store"][0][0]) == (5, "fail", "fail")
 
 
-@pytest.mark.parametrize("change", ["away", "flows", "function"])
-def test_what_fails_gives_its_exit_code_and_stops_no_other_check(here, inside, monkeypatch, change, s3_env):  # noqa: F811
-    code, check = {"away": (5, "prefect"), "flows": (2, "flows"), "function": (3, "function")}[change]
-    if change == "away":
-        monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    elif change == "flows":
-        here.write("FLOWS = []")
-    else:
-        monkeypatch.setenv("PFL_FUNCTION", "no-such-function")
-    ran = inside("doctor", "--fast", "--json")
-    assert rows(ran)[check][0][0] == "fail"
-    assert rows(ran)["store"][0][0] == "ok"
-    assert ran.code == code
+FAILS = {  # Exit code, the check that fails, and its words.
+    "away": (5, "prefect", "did not answer"), "denied": (5, "prefect", "HTTP 403"), "flows": (2, "flows", "pipeline.py"),
+    "pool": (2, "worker", "is of type process"), "function": (3, "function", "no-such-function is not there"),
+    "role": (5, "function", "from inside: the store s3://shut/pfl did not write"), "create": (5, "store", "a create overwrites"),
+    "version": (2, "versions", "wanted >=99"), "place": (5, "block", "the store "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FAILS)
+def test_what_fails_gives_its_exit_code_and_stops_no_other_check(here, inside, monkeypatch, change, s3_env, prefect_server):  # noqa: F811
+    code, check, words = FAILS[change]
+    forget_blocks(prefect_server.url)
+    told = {
+        "denied": lambda method, path: (403, b"{}") if path.endswith("/flows/filter") else None,
+        # The function as Lambda would answer for it, with a role that may not write.
+        "role": lambda method, path: (200, json.dumps(here.handle({"action": "check"})).encode()) if "/functions/" in path else s3_error(403, "AccessDenied"),
+    }
+    with servers.Loopback(told.get(change, lambda method, path: None), (s3_env["AWS_ENDPOINT_URL"] if change == "create" else prefect_server.url.removesuffix("/api"))) as proxy:
+        if change in ("away", "denied"):
+            monkeypatch.setenv("PREFECT_API_URL", f"{proxy.url}/api" if change == "denied" else "http://127.0.0.1:9/api")
+        elif change == "flows":
+            here.write("FLOWS = []")
+        elif change == "pool":
+            ask(prefect_server.url, "/work_pools/", {"name": "typed-doctor", "type": "process", "base_job_template": {}})
+            monkeypatch.setenv("PFL_WORK_POOL", "typed-doctor")
+        elif change == "function":
+            monkeypatch.setenv("PFL_FUNCTION", "no-such-function")
+        elif change == "role":
+            here.knobs |= {"store": "s3://shut/pfl", "engine": "direct"}
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            monkeypatch.setenv("PFL_FUNCTION", "pfl")
+        elif change == "create":
+            boto3.client("s3").create_bucket(Bucket="overwrites")
+            proxy.drops.add("if-none-match")
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+            monkeypatch.setenv("PFL_STORE", "s3://overwrites/pfl")
+        elif change == "version":
+            monkeypatch.setattr(metadata, "requires", lambda name: ["obstore>=99"])
+        else:
+            assert inside("setup", "blocks").code == 0
+            (here.root / ".pfl" / "store").rename(here.root / "moved")
+            (here.root / ".pfl" / "store").write_text("")
+        ran = inside("doctor", *([] if change == "place" else ["--fast"]), "--json")
+    found = {row["check"]: row for row in reversed(ran.rows)}
+    assert (found[check]["status"], words in found[check]["what"]) == ("fail", True), found[check]
+    assert [row for row in ran.rows if row["status"] == "fail" and not row["fix"]] == []
+    if change not in ("create", "place"):
+        assert found["store"]["status"] == "ok"
+    assert (ran.code, len(found) >= 11) == (code, True)
 
 
 def test_degraded_prefect_computes_and_says_so(project, monkeypatch):

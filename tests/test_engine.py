@@ -652,6 +652,7 @@ def test_the_prefect_flow_can_be_called_like_any_other(prefect_flow, on_prefect)
     assert isinstance(prefect_flow, prefect.Flow)
     assert prefect_flow(id="called", rate=3) == {"a": 3.0, "b": [3.0]}
     assert prefect_flow("called", "a", rate=3) == {"a": 3.0}
+    assert len(flow_runs(on_prefect, "called")) == 2
     assert values(on_prefect.call("called", params={"rate": 3})) == {"a": 3.0, "b": [3.0]}
     assert on_prefect.call("called", params={"rate": 3})["store"] == {"get": 1}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import html
 import shutil
 import subprocess
+from uuid import UUID
 
 import pytest
 from test_cli import pfl
 from test_engine import task_runs
 
 from handler.core import links
+from handler.core.settings import Settings
+from handler.engine.prefect_env import configured
 
 CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 
@@ -18,6 +21,7 @@ CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 @pytest.mark.parametrize(
     ("api", "environ", "page"),
     [
+        ("https://prefect.example/behind/api", {}, "https://prefect.example/behind/v2/runs/task-run/t?tab=TaskInputs"),
         ("http://127.0.0.1:4200/api", {}, "http://127.0.0.1:4200/v2/runs/task-run/t?tab=TaskInputs"),
         (CLOUD, {}, "https://app.prefect.cloud/account/A/workspace/W/runs/task-run/t?tab=TaskInputs"),
         ("http://10.0.0.1/api", {"PREFECT_UI_URL": "https://ui.example/"}, "https://ui.example/runs/task-run/t?tab=Task%20Inputs"),
@@ -28,6 +32,18 @@ def test_each_ui_has_its_own_word_for_the_tab(api, environ, page):
     assert links.task_run(links.base_of(api, environ), "t") == page
     url = links.task_run(links.base_of(api, environ), "t")
     assert links.of_record({"url": url, "flow_run_id": "f", "task_run_id": "t"}) == (page.split("/task-run/")[0] + "/flow-run/f", page)
+
+
+@pytest.mark.parametrize("api", [CLOUD, f"{CLOUD}/", "http://127.0.0.1:4200/api"])
+def test_pages_are_where_prefect_itself_says_they_are(api, prefect_server):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.utilities.urls import url_for
+
+    base = links.base_of(configured(Settings(prefect_api_url=api)).url, {})
+    with temporary_settings({PREFECT_API_URL: api}):
+        wanted = [url_for(kind, obj_id=UUID(int=1)) for kind in ("flow-run", "task-run")]
+    # Of a server Prefect names the pages of its first UI.
+    assert [page.replace("/v2/", "/") for page in (links.flow_run(base, str(UUID(int=1))), links.task_run(base, str(UUID(int=1))).split("?")[0])] == wanted
 
 
 def test_a_record_without_a_run_has_no_page():

@@ -68,10 +68,9 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
 
 def forget_blocks(url: str) -> None:
     """The blocks that other tests made in the Prefect they share."""
-    for kind in ("s3-bucket", "local-file-system"):
-        found = prefect_api.ask(Api(url, "", "test"), f"/block_types/slug/{kind}/block_documents/name/cache")
-        if found is not None:
-            prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
+    chosen = {"block_types": {"slug": {"any_": ["s3-bucket", "local-file-system"]}}, "block_documents": {"name": {"any_": ["cache"]}}}
+    for found in ask(url, "/block_documents/filter", chosen):
+        prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
 
 
 def block(url: str, name: str) -> dict:
@@ -174,10 +173,12 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
 @pytest.mark.parametrize(
     ("kind", "path", "status", "hint"),
     [
-        ("blocks", "/block_types/", 403, "ask for a role that can"),
+        ("blocks", "/block_documents/", 403, "ask for a role that can"),
         ("deployments", "/work_pools/", 403, "ask for a role that can"),
+        ("deployments", "/work_pools/", 404, "too old"),
         ("deployments", "/deployments/", 422, "too old"),
         ("automations", "/automations/", 401, "check PREFECT_API_KEY"),
+        ("automations", "/automations/", 404, "too old"),
     ],
 )
 def test_what_prefect_refuses_names_the_thing_and_the_way_out(setting_up, prefect_server, kind, path, status, hint):
@@ -185,9 +186,45 @@ def test_what_prefect_refuses_names_the_thing_and_the_way_out(setting_up, prefec
         return (status, b'{"detail":"no"}') if path in asked else None
 
     with servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy, pytest.raises(UnavailableError) as caught:
-        setting_up(kind, f"{proxy.url}/api")
+        setting_up(kind, f"{proxy.url}/api", **({"pool": "refused"} if kind == "deployments" else {}))
     assert caught.value.what.startswith("Prefect did not take the ")
     assert hint in caught.value.hint
+
+
+def test_an_unreachable_prefect_is_told_with_what_to_look_at(setting_up):
+    with pytest.raises(UnavailableError) as caught:
+        setting_up("blocks", "http://127.0.0.1:9/api")
+    assert ("refused" in caught.value.why, "PREFECT_API_URL" in caught.value.hint) == (True, True)
+
+
+def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(setting_up, on_prefect, prefect_server):
+    on_prefect.write(FORM)
+    setting_up("deployments", pool="kept")
+    url, api = prefect_server.url, Api(prefect_server.url, "", "")
+    made = ask(url, "/deployments/name/formed/lambda")
+    ask(url, f"/deployments/{made['id']}/schedules", [{"active": True, "schedule": {"interval": 3600}}])
+    given = {"job_variables": {"function": "other"}, "parameters": {"id": "nightly"}, "tags": ["mine"], "description": "x"}
+    prefect_api.ask(api, f"/deployments/{made['id']}", given, method="PATCH")
+    template = ask(url, "/work_pools/kept")["base_job_template"]
+    template["variables"]["properties"]["more"] = {"type": "string"}
+    prefect_api.ask(api, "/work_pools/kept", {"base_job_template": template}, method="PATCH")
+    on_prefect.write(FORM.replace("2.5", "3.5"))
+    changes = setting_up("deployments", pool="kept", function="another")
+    assert changes["kept"].fields == {"function": ("pfl", "another")}
+    assert set(changes["formed/lambda"].fields) == {"version", "description", "form"}
+    assert changes["formed/lambda"].fields["form"] == ("rate", "rate")
+    now = ask(url, "/deployments/name/formed/lambda")
+    assert [each["schedule"]["interval"] for each in now["schedules"]] == [3600]
+    assert (now["job_variables"], now["parameters"], now["tags"]) == ({"function": "other"}, {"id": "nightly"}, ["mine", "pfl"])
+    assert now["parameter_openapi_schema"]["properties"]["rate"]["default"] == 3.5
+    properties = ask(url, "/work_pools/kept")["base_job_template"]["variables"]["properties"]
+    assert (properties["function"]["default"], properties["more"]) == ("another", {"type": "string"})
+
+
+def test_a_block_of_the_same_place_under_another_name_is_told(setting_up, on_prefect):
+    setting_up("blocks", name="renamed")
+    change = setting_up("blocks", dry_run=True)["local-file-system/cache"]
+    assert (change.action, change.note) == ("create", "local-file-system/renamed is of the same place: --name renamed keeps that one alone")
 
 
 def test_a_work_pool_of_another_type_is_left_alone(setting_up, prefect_server):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import forked
 import pytest
 from conftest import ROOT, Project
-from lambda_service import LambdaService
+from lambda_service import DENIED, THROTTLED, LambdaService
+from servers import Loopback, function_url, s3_error
 from test_engine import ask, task_runs
 from test_lambda import Deployed, _role
 
 from handler import entry
 from handler.core import lease
-from handler.engine import prefect_run
+from handler.engine import prefect_api, prefect_run
 from handler.engine.prefect_env import Api
 
 ORDINARY = """
@@ -34,6 +38,10 @@ ORDINARY = """
     @flow
     def plain(n: int = 3) -> int:
         return double(n)
+
+    @flow(retries=1)
+    def parent(n: int) -> int:
+        return plain(n) + plain(n + 1)
 
     @flow
     async def slowly(n: int = 3) -> int:
@@ -153,12 +161,13 @@ def test_a_run_that_was_cancelled_before_it_began_is_not_begun(pool):
 def test_ordinary_flows_run_as_they_are(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
-    ids = [pool.run("plain", n=4), pool.run("slowly"), pool.run("slowly", n=-1)]
+    ids = [pool.run("plain", n=4), pool.run("slowly"), pool.run("slowly", n=-1), pool.run("parent", n=1)]
     replies = [pool.project.handle({"flow_run_id": id}) for id in ids]
-    assert [reply["status"] for reply in replies] == ["completed", "completed", "failed"]
-    assert [pool.states(id)[-2:] for id in ids] == [["Running", "Completed"], ["Running", "Completed"], ["Running", "Failed"]]
+    assert [reply["status"] for reply in replies] == ["completed", "completed", "failed", "completed"]
+    assert [pool.states(id)[-2:] for id in ids] == [["Running", end] for end in ("Completed", "Completed", "Failed", "Completed")]
     assert "n is below zero" in pool.seen(ids[2])["state"]["message"]
     assert len(task_runs(pool.project, ids[0], 1)) == 1
+    assert len(task_runs(pool.project, ids[3], 2)) == 2  # Those that stand for the flows within it.
     gc.collect()  # Here, where the warning about it is expected.
 
 
@@ -200,15 +209,37 @@ def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_pre
 def test_what_cannot_be_run_says_why_in_prefect(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
-    gone, wrong, direct = pool.run("plain"), pool.run("meaning", id="a\nb"), pool.run("meaning", id="ui-5", bust="all")
+    runs = [pool.run("parent", n=1, more=2), pool.run("plain"), pool.run("meaning", id="a\nb"), pool.run("meaning", id="ui-5", bust="all")]
+    reply = pool.project.handle({"flow_run_id": runs[0]})
     (pool.project.root / "flows" / "more.py").unlink()
     sys.modules.pop("flows.more", None)
-    replies = [pool.project.handle({"flow_run_id": id}) for id in (gone, wrong)]
-    assert [reply["status"] for reply in replies] == ["invalid", "invalid"]
-    assert "the image has no flow 'plain'" in pool.seen(gone)["state"]["message"]
-    assert "control character" in pool.seen(wrong)["state"]["message"]
-    assert {pool.seen(id)["state_type"] for id in (gone, wrong)} == {"FAILED"}
-    assert pool.project.handle({"flow_run_id": direct})["engine"] == "prefect"
+    replies = [reply, *(pool.project.handle({"flow_run_id": id}) for id in runs[1:])]
+    assert [(reply["status"], reply["claimed"]) for reply in replies] == [("invalid", True)] * 3 + [("completed", True)]
+    told = [pool.seen(id)["state"] for id in runs[:3]]
+    assert {state["type"] for state in told} == {"FAILED"}  # Not scheduled again, though parent has a retry.
+    for words, state in zip(("parameters ['n', 'more']", "the image has no flow 'plain'", "control character"), told, strict=True):
+        assert words in state["message"]
+
+
+def test_a_run_whose_store_is_away_is_a_crash_with_the_reason(pool, s3_env, monkeypatch):
+    pool.set_up()
+    id = pool.run("meaning", id="ui-6")
+    with Loopback(lambda method, path: s3_error(403, "AccessDenied")) as s3:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+        pool.project.knobs["store"] = "s3://denied/pfl"
+        reply = pool.project.handle({"flow_run_id": id})
+    assert (reply["status"], reply["claimed"], reply["error"]["type"]) == ("failed", True, "UnavailableError")
+    assert (pool.seen(id)["state_type"], "s3://denied/pfl" in pool.seen(id)["state"]["message"]) == ("CRASHED", True)
+
+
+def test_a_run_for_later_is_left_until_then(pool):
+    pool.set_up()
+    deployment = ask(pool.url, "/deployments/name/meaning/lambda")["id"]
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}}
+    id = ask(pool.url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"id": "ui-7"}, "state": state})["id"]
+    reply = pool.project.handle({"flow_run_id": id})
+    assert (reply["status"], reply["claimed"], "it is scheduled for" in reply["why"]) == ("completed", False, True)
+    assert pool.states(id) == ["Scheduled"]
 
 
 @pytest.mark.parametrize(
@@ -229,8 +260,9 @@ def test_a_poll_takes_what_is_due_and_ends_what_never_began(pool, monkeypatch):
 
     pool.set_up()
     ids = [pool.run("meaning", id=f"poll-{n}") for n in range(2)]
-    lost = pool.run("meaning", id="poll-lost")
+    lost, cancelled = pool.run("meaning", id="poll-lost"), pool.run("meaning", id="poll-cancelled")
     ask(pool.url, f"/flow_runs/{lost}/set_state", {"state": {"type": "PENDING", "name": "Submitting"}})
+    pool.cancel(cancelled, "CANCELLING")
     reply = pool.project.handle({"action": "poll"})
     assert {row["flow_run_id"]: (row["status"], row["claimed"]) for row in reply["runs"]} == dict.fromkeys(ids, ("completed", True))
     assert pool.project.handle({"action": "poll"})["runs"] == []
@@ -238,6 +270,34 @@ def test_a_poll_takes_what_is_due_and_ends_what_never_began(pool, monkeypatch):
     monkeypatch.setattr(claim, "_LOST_S", -60)
     pool.project.handle({"action": "poll"})
     assert (pool.seen(lost)["state_type"], "never began" in pool.seen(lost)["state"]["message"]) == ("CRASHED", True)
+    assert pool.seen(cancelled)["state_type"] == "CANCELLED"
+
+
+def test_the_automation_of_the_docs_calls_the_function_s_url(pool):
+    pool.set_up()
+    recipe = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "docs" / "prefect.md").read_text(), flags=re.S)[1].replace('"pfl"', f'"{pool.name}"'))
+    from prefect.blocks.webhook import Webhook
+
+    called: list[dict] = []
+    with function_url(lambda request: called.append(entry.lambda_handler(request))) as url:
+        with prefect_run.session(pool.project.settings, lambda step, doing: None):
+            block = Webhook(method="POST", url=url, allow_private_urls=True).save(pool.name, overwrite=True)
+        recipe["actions"][0]["block_document_id"] = str(block)
+        automation = ask(pool.url, "/automations/", recipe)["id"]
+        try:
+            ids = []
+            # Prefect loads a new automation when it comes to it, and tells of a run whose saving fails, too.
+            while not (done := [answer for answer in called if answer["statusCode"] == 200]):
+                ids.append(pool.run("meaning", id=f"hook-{len(ids)}"))
+                before = len(called)
+                for _ in range(50):
+                    threading.Event().wait(0.1 if len(called) == before else 0)
+            id = json.loads(done[0]["body"])["flow_run_id"]
+            assert id in ids
+            assert pool.until(id, "COMPLETED", "FAILED", "CRASHED")["state_type"] == "COMPLETED"
+            assert pool.states(id) == ["Scheduled", "Claimed", "Running", "Completed"]
+        finally:
+            prefect_api.ask(Api(pool.url, "", ""), f"/automations/{automation}", method="DELETE")
 
 
 # The worker, in its own process, and the function behind it, in AWS's emulator.
@@ -249,6 +309,7 @@ def function(pool, s3_url, s3_env, monkeypatch, tmp_path):
     import boto3
 
     with LambdaService(s3_url, pool.project.root) as service:
+        service.refusals |= {"busy": THROTTLED, "shut": DENIED}
         client = boto3.client("lambda", endpoint_url=service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
         deployed = Deployed(service, pool.project.root, client, _role(), tmp_path)
@@ -272,6 +333,7 @@ def collection(tmp_path: Path) -> Path:
 def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, function, collection):
     pool.set_up(function)
     environ = {**os.environ, "PYTHONPATH": f"{collection}{os.pathsep}{ROOT}", "PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+    environ["PREFECT_CLIENT_MAX_RETRIES"] = "20"  # The server of all tests is busy now and then.
     commands = [
         ["-m", "prefect", "worker", "start", "--type", "aws-lambda", "--pool", pool.name],
         ["-m", "cli.main", "worker", "start", "--pool", pool.name, "--every", "0.5"],
@@ -281,19 +343,26 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
         for worker in workers:
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
         ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
-        bad = pool.run("meaning", {"function": "no-such-function"}, id="worker-bad")
+        refused = {
+            "no-such-function": ("no-such-function is not there", "pfl deploy makes it"),
+            "busy": ("function busy is throttled", "raise its reserved concurrency"),
+            "shut": ("function shut: access is denied", "the credentials in use lack this permission"),
+        }
+        bad = {name: pool.run("meaning", {"function": name}, id=f"worker-{name}") for name in refused}
         runs = [pool.until(id, "COMPLETED", "FAILED", "CRASHED") for id in ids]
-        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [run["state"] for run in runs]
+        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [run["state"]["message"] for run in runs]
         # Two workers look, and one takes each.
         states = [[name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids]
         assert states == [["Scheduled", "Pending", "Claimed", "Running", "Completed"]] * 2
         assert all(run["infrastructure_pid"].startswith(f"{function}/") for run in runs)
-        assert "no-such-function is not there" in pool.until(bad, "CRASHED")["state"]["message"]
+        for name, words in refused.items():
+            run = pool.until(bad[name], "CRASHED", "COMPLETED")
+            assert (run["state_type"], [word in run["state"]["message"] for word in words]) == ("CRASHED", [True, True]), run["state"]
     finally:
         for worker in workers:
             worker.terminate()
-        for worker in workers:
-            worker.communicate()
+        told = [worker.communicate()[0] for worker in workers]
+    assert [text for text in told if "Traceback" in text] == []
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from urllib.parse import quote
 from uuid import UUID
 
@@ -30,7 +29,9 @@ from handler.engine.execute import Notify
 HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
 CLAIMED = "Claimed"
 _LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
+_EARLY_S = 60  # How long before its time a run is taken: a worker is ahead by some seconds, a clock too.
 _PAUSES_S = (1, 2, 4, 8)
+_UNTOLD = "it was claimed, and Prefect did not take its end"
 _POLLED = 20  # Runs that one poll takes care of.
 
 
@@ -67,20 +68,33 @@ def run(
         flow_run, name, why = _patiently(lambda: _take(api, run_id, call.token))
         if flow_run is None:
             return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
-        left = "it was claimed, and Prefect did not take its end"
+        left = _UNTOLD
         try:
             # Not before the claim: burying a second delivery would end the run of the first. Who dies here is lost, see end_lost.
             call.begin()
             reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
-            if (reply.get("error") or {}).get("type") != "UnavailableError":
-                left = ""
-            return {**reply, "claimed": True, **said}
+            left = _told(api, str(run_id), reply.get("error"))
         except PflError as exc:
-            if not isinstance(exc, UnavailableError) or isinstance(exc, OutOfTimeError):
-                left = ""
-            raise
+            reply = event.reply(id=None, flow=name, status=exc.status, error=exc)
+            left = _told(api, str(run_id), reply.get("error"))
         finally:
             call.end(left)
+        return {**reply, "claimed": True, **said}
+
+
+def _told(api: prefect_env.Api, run_id: str, error: Mapping[str, str] | None) -> str:
+    """Leave no run open in Prefect behind an error; what a reaper finds to do, where Prefect does not answer."""
+    if error is None or error["type"] == "OutOfTimeError":  # There is time left to reply, and whoever stopped the run told so.
+        return ""
+    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
+    text = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
+    try:
+        # By force, for a flow with retries would be scheduled again, and fail as before.
+        if ((prefect_api.ask(api, f"/flow_runs/{run_id}") or {}).get("state_type") or "COMPLETED") not in prefect_api.FINAL:
+            prefect_api.end(api, kind, text, flow_runs=[run_id], force=True, wait_s=1)
+    except PflError:
+        return _UNTOLD
+    return ""
 
 
 def _patiently(take: Callable[[], tuple]) -> tuple:
@@ -90,6 +104,9 @@ def _patiently(take: Callable[[], tuple]) -> tuple:
             return take()
         except UnavailableError:
             time.sleep(pause_s)
+        except NotFoundError:  # An automation may be faster than the server, which tells of a run and then saves it.
+            time.sleep(pause_s)
+            break
     return take()
 
 
@@ -104,6 +121,9 @@ def _take(api: prefect_env.Api, run_id: UUID, token: str) -> tuple[dict | None, 
         prefect_api.set_state(api, "flow_runs", str(run_id), "CANCELLED", "cancelled before it began", force=True)
     if run["state_type"] not in ("SCHEDULED", "PENDING"):
         return None, name, f"it is {run['state_name']} already"
+    starts = run["next_scheduled_start_time"] if run["state_type"] == "SCHEDULED" else None
+    if starts and datetime.fromisoformat(starts) > datetime.now(UTC) + timedelta(seconds=_EARLY_S):
+        return None, name, f"it is scheduled for {starts}"  # Prefect's engine would wait for that here, and be paid for it.
     # The name is the same for all: Prefect refuses a second state of one name, and so all but one of those who claim.
     state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
     answer = prefect_api.ask(api, f"{path}/set_state", {"state": state, "force": False}) or {}
@@ -121,32 +141,17 @@ def _run(
 ) -> dict[str, object]:
     from prefect.client.schemas.objects import FlowRun
 
-    flow_run = FlowRun.model_validate(run)
+    flow_run, flows = FlowRun.model_validate(run), project.load(settings).flows
+    if name in flows:
+        from handler import entry
 
-    def fail(words: str) -> None:
-        prefect_api.set_state(api, "flow_runs", run["id"], "FAILED", words, force=True)
-
-    try:
-        declared = project.load(settings).flows.get(name)
-        if declared is not None:
-            from handler import entry
-
-            raw = _event(declared, flow_run.parameters)
-            reply = entry.handle(
-                raw, settings, request_id=request_id, deadline=deadline, results=results, notify=notify, flow_run=flow_run
-            )
-            if reply["status"] in ("invalid", "miss"):
-                error = reply["error"]
-                fail("\n".join(filter(None, (error["what"], error["why"], error["hint"]))))
-            return reply
-        plain = ordinary(settings).get(name)
-        if plain is None:
-            known = ", ".join([*project.load(settings).flows, *ordinary(settings)])
-            raise InvalidRequestError(f"the image has no flow {name!r}", why=f"its flows are {known}", hint="deploy the image again, or run pfl setup deployments")
-        return _run_ordinary(api, plain[0], flow_run, settings, deadline)
-    except InvalidRequestError as exc:
-        fail(exc.lines)
-        raise
+        raw, more = _event(flows[name], flow_run.parameters), {"deadline": deadline, "results": results, "notify": notify}
+        return entry.handle(raw, settings, request_id=request_id, flow_run=flow_run, **more)
+    plain = ordinary(settings)
+    if name not in plain:
+        why = f"its flows are {', '.join([*flows, *plain])}"
+        raise InvalidRequestError(f"the image has no flow {name!r}", why=why, hint="deploy the image again, or run pfl setup deployments")
+    return _run_ordinary(api, plain[name][0], flow_run, settings, deadline)
 
 
 def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
@@ -182,30 +187,18 @@ def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
     return found
 
 
-@dataclass
-class _Watched:
-    """As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect."""
-
-    settings: Settings
-    deadline: float | None
-    flow_run_id: str
-    may_stop: bool = True
-    outcomes: dict = field(default_factory=dict)
-
-    @property
-    def stop_at(self) -> float:
-        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
-
-
 def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings: Settings, deadline: float | None) -> dict[str, object]:
     from prefect import settings as knobs
+    from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
     from prefect.logging.handlers import APILogWorker
 
     from handler.engine import cancel
     from handler.engine import deadline as deadlines
 
-    started, watched = time.perf_counter(), _Watched(settings, deadline, str(flow_run.id))
+    started, stop_at = time.perf_counter(), float("inf") if deadline is None else deadline - settings.margin_s
+    # As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect.
+    watched = SimpleNamespace(settings=settings, deadline=deadline, stop_at=stop_at, may_stop=True, flow_run_id=str(flow_run.id))
     said = {"id": None, "flow": flow.name, "engine": "prefect"}
     error: PflError | None = None
     try:
@@ -219,16 +212,20 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
                 state = asyncio.run(state)
         if not state.is_completed():
             error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500])
+    except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
+        what, hint = f"the parameters do not fit flow {flow.name}", "pfl setup deployments makes the form anew"
+        error = InvalidRequestError(what, why=str(exc), hint=hint)
     except KeyboardInterrupt:
         _end(api, str(flow_run.id), "CANCELLED", "interrupted")
         if not cancelled.is_set():
             raise
         return event.reply(**said, status="cancelled")
+    except Exception as exc:
+        error = prefect_run.unavailable(api, exc)
     except (deadlines.Stopped, deadlines.GivenUp):
         why, hint = f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)", "give the function more time, or make the flow smaller"
         error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
-        with suppress(PflError):
-            _end(api, str(flow_run.id), "CRASHED", error.lines)
+        _end(api, str(flow_run.id), "CRASHED", error.lines)
     finally:
         APILogWorker.drain_all(timeout=prefect_run.FLUSH_S if deadline is None else max(0.1, min(prefect_run.FLUSH_S, deadline - time.monotonic() - 0.5)))
     ms = round((time.perf_counter() - started) * 1e3, 3)
@@ -289,12 +286,13 @@ def _invoke(function: str, flow_run_id: str) -> str | None:
 
 
 def end_lost(api: prefect_env.Api, pool: str) -> list[str]:
-    """Mark runs of a work pool Crashed that were handed over, and never began; their names."""
-    before, names = (datetime.now(UTC) - timedelta(seconds=_LOST_S)).isoformat(), []
-    chosen = {"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}, "work_pools": {"name": {"any_": [pool]}}}
+    """End runs of a work pool that were handed over, or cancelled after that, and of which nothing was heard since; their names."""
+    before, names = datetime.now(UTC) - timedelta(seconds=_LOST_S), []
+    chosen = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "CANCELLING"]}}}, "work_pools": {"name": {"any_": [pool]}}}
     for run in list(prefect_api.pages(api, "/flow_runs/filter", chosen)):
-        if run["state"]["timestamp"].replace("Z", "+00:00") < before:
+        if datetime.fromisoformat(run["state"]["timestamp"]) < before:
             text = f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\nLook at the function's log: it is gone, throttled, or cannot be imported."
-            prefect_api.end(api, "CRASHED", text, flow_runs=[run["id"]])
+            type = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+            prefect_api.end(api, type, text, flow_runs=[run["id"]])
             names.append(run["name"])
     return names

@@ -63,6 +63,9 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     if (context := FlowRunContext.get()) and context.flow_run:
         invocation.flow_run_id = invocation.call.about["flow_run_id"] = str(context.flow_run.id)
         invocation.url = prefect_env.flow_run_url(api_around().url, invocation.flow_run_id)
+        if ours is None:
+            invocation.flow_run = context.flow_run
+            tell_apart(invocation)
     # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
     with TagsContext(current_tags=set()):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import inf
 
@@ -65,12 +65,12 @@ def run(invocation: Invocation) -> None:
             if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in invocation.outcomes.values()):
                 raise KeyboardInterrupt from exc
             flush_s = 1  # Nobody listens.
-            raise _unavailable(api, exc, invocation) from exc
+            raise unavailable(api, exc, invocation.outcomes) from exc
         finally:
             prefect_flow.current.reset(token)
             APILogWorker.drain_all(timeout=min(flush_s, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
     if not state.is_completed() and invocation.error is None:
-        raise _unavailable(api, state.result(raise_on_failure=False), invocation)
+        raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
 
 
 def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str) -> None:
@@ -109,13 +109,16 @@ def session(settings: Settings, notify: Notify) -> Iterator[prefect_env.Api]:
         yield api
 
 
-def _unavailable(api: prefect_env.Api, exc: object, invocation: Invocation) -> UnavailableError:
+def unavailable(api: prefect_env.Api, exc: object, outcomes: Mapping = {}) -> UnavailableError:  # noqa: B006
+    """What Prefect's engine raised that no step did: that its API was away, or refused."""
     why = " ".join(str(exc).split()) or type(exc).__name__
     status = getattr(getattr(exc, "response", None), "status_code", None)
     hint = "pfl invoke --engine direct computes without Prefect"
     if status in (401, 403):
         hint = f"check PREFECT_API_KEY; {hint}"
-    if saved := [name for name, outcome in invocation.outcomes.items() if outcome.status == "computed"]:
+    elif status == 422:
+        hint = f"its server may be too old: pfl doctor compares the versions; {hint}"
+    if saved := [name for name, outcome in outcomes.items() if outcome.status == "computed"]:
         what = f"Prefect at {api.url} went away during the run"
         return UnavailableError(what, why=why[:500], hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit")
     return UnavailableError(f"Prefect at {api.url} did not take the run", why=why[:500], hint=hint)

@@ -86,7 +86,7 @@ def handle(
     try:
         flows = manifest.load(settings)
         more["code"] = flows.digest
-        request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
+        request = event.parse(asked or raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
         said = {"id": request.id, "flow": request.flow.name}
         results = _open(settings) if results is None else results
         before = dict(results.counts)
@@ -111,16 +111,12 @@ def handle(
         status = "completed"
         if error is not None:
             status = error.status
-        elif any(outcome.status == "miss" for outcome in outcomes.values()):
+        elif outcomes and any(outcome.status == "miss" for outcome in outcomes.values()):
             error = _missing(request, outcomes)
             status = error.status
-        used = {
-            verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)
-        }
+        used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)}
         more |= {"url": url, "warnings": list(dict.fromkeys(warnings)), "store": used}
-        reply = event.reply(
-            **said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more
-        )
+        reply = event.reply(**said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more)
     except PflError as exc:
         if warnings:
             more |= {"warnings": warnings}
@@ -202,9 +198,10 @@ def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str,
         if outcome is not None:
             status, why, ms, entry = outcome.status, outcome.why, round(outcome.ms, 3), outcome.entry
         of = entry or _NOTHING
-        row = {"step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at}
-        row |= {"expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url}
-        rows.append(row)
+        rows.append({
+            "step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at,
+            "expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url,
+        })  # fmt: skip
     return rows
 
 

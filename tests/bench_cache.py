@@ -26,8 +26,7 @@ import servers  # noqa: E402
 
 from handler import entry  # noqa: E402
 from handler.core import bust, cache, event, inspection, manifest, records, store  # noqa: E402
-from handler.core.cache import keys_of  # noqa: E402
-from handler.core.keys import value_digest  # noqa: E402
+from handler.core.keys import plan_keys, value_digest  # noqa: E402
 from handler.core.settings import Settings, of_process  # noqa: E402
 
 _GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
@@ -79,7 +78,7 @@ def warm(name: str, settings: Settings, backend: object, rounds: int) -> None:
     assert entry.lambda_handler({"id": "abc"})["status"] == "completed"
     flow = manifest.load(settings)
     request = event.parse({"id": "abc"}, flow)
-    key = records.plan_path("abc", "c", keys_of(request)["c"])
+    key = records.plan_path("abc", "c", plan_keys(request.bases, request.id)["c"])
     hit, get = taking_turns(rounds, lambda: entry.lambda_handler({"id": "abc"}), lambda: obstore.get(backend, key).bytes())
     row(f"warm hit of three steps, {name}", hit, "one obstore GET", get, "≤ 1.3")
 

@@ -78,9 +78,11 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         UnavailableError: The store did not answer.
     """
     flow = request.flow
-    finding = Finding({}, {}, (), keys_of(request), warnings)
-    # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
-    undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
+    finding = Finding({}, {}, (), keys.plan_keys(request.bases, request.id), warnings)
+    undecided: frozenset[str] = frozenset()
+    if request.bust or request.skip:
+        # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
+        undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
     missing = []
     for name in reversed(flow.steps):
@@ -88,19 +90,10 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
             continue
         if name in request.skip:
             finding.found[name] = newest(request, name, store, finding.warnings)
-        elif name in undecided or not (_is_known(request, name, store, finding) or _read_plan(request, name, store, finding)):
+        elif name in undecided or not ((finding.known and _is_known(request, name, store, finding)) or _read_plan(request, name, store, finding)):
             missing.append(name)
             wanted.update(flow.steps[name].upstream)
-    return finding._replace(missing=tuple(reversed(missing)))
-
-
-def keys_of(request: Request) -> dict[str, str]:
-    """The plan key of every step of the request's flow."""
-    plan_keys: dict[str, str] = {}
-    for name, step in request.flow.steps.items():
-        upstream = {before: plan_keys[before] for before in step.upstream}
-        plan_keys[name] = keys.plan_key(name, step.fingerprint, request.id, request.step_params(name), upstream)
-    return plan_keys
+    return finding._replace(missing=tuple(reversed(missing))) if missing else finding
 
 
 def result_key(request: Request, step: str, inputs: dict[str, Entry], fingerprint: str | None = None) -> str:
@@ -190,8 +183,9 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     for entry in reversed(entries):
         inside = entry.value is not UNREAD and entry.size_bytes <= room
         room -= entry.size_bytes if inside else 0
-        # What is None is left out, all but a value: a hit has less to parse.
-        rows.append({name: each for name, each in entry_json(entry, with_value=inside).items() if each is not None or name == "value"})
+        # What is None is left out, all but a value, and what no hit asks for: there is less to parse.
+        said = entry_json(entry._replace(record=None), with_value=inside)
+        rows.append({name: each for name, each in said.items() if each is not None or name == "value"})
     return {
         "version": 1,
         "flow": request.flow.name,
@@ -218,7 +212,7 @@ def entry_of(row: dict) -> Entry:
     get = row.get
     return Entry(
         row["step"], row["key"], get("value", UNREAD), row["sha256"], row["size_bytes"], get("computed_at"), get("expires_at"),
-        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(get("after", ())),
+        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(row["after"]) if "after" in row else (),
     )  # fmt: skip
 
 
@@ -242,7 +236,8 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
         body = records.unseal(data, path)
         if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
             raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
-        is_past, entries = records.is_past(body["expires_at"]), {row["step"]: entry_of(row) for row in body["entries"]}
+        is_past = body["expires_at"] is not None and records.is_past(body["expires_at"])
+        entries = [entry_of(row) for row in body["entries"]]
     except CorruptRecordError as exc:
         finding.warnings.append(str(exc))
         return False
@@ -251,6 +246,6 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
         return False
     if is_past:
         return False
-    for name, entry in entries.items():
-        finding.known.setdefault(name, entry)
+    for entry in entries:
+        finding.known.setdefault(entry.step, entry)
     return _is_known(request, step, store, finding)

@@ -19,7 +19,7 @@ _EXAMPLES = {
 
 
 class Request(NamedTuple):
-    """An event whose every name has been found in the flow it asks for."""
+    """An event whose every name has been found in the flow it asks for; *bases* as of :meth:`handler.core.manifest.FlowEntry.bases`."""
 
     id: str
     flow: FlowEntry
@@ -28,6 +28,7 @@ class Request(NamedTuple):
     bust: frozenset[str]
     skip: frozenset[str]
     params: dict[str, object]
+    bases: dict[str, str]
     engine: str
     cached_only: bool
     allow_pickle: bool
@@ -39,7 +40,8 @@ class Request(NamedTuple):
     def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
         """The same request, as it would be if the named steps had these fingerprints."""
         steps = {n: s._replace(fingerprint=prints.get(n, s.fingerprint)) for n, s in self.flow.steps.items()}
-        return self._replace(flow=self.flow._replace(steps=steps))
+        flow = self.flow._replace(steps=steps)
+        return self._replace(flow=flow, bases=flow.bases(self.params))
 
 
 def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False) -> Request:
@@ -61,6 +63,9 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
             raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}")
     id = check_id(event.get("id"))
     flow = _flow(event.get("flow"), manifest)
+    if len(event) == 1:  # As most calls are: an ID, and nothing else to check.
+        nothing: frozenset[str] = frozenset()
+        return Request(id, flow, None, flow.sinks, nothing, nothing, flow.defaults, flow.default_bases, engine, False, allow_pickle)
     step = _typed(event, "step", str, None)
     if step is not None:
         _known(flow, step)
@@ -73,7 +78,9 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
     if engine not in ("prefect", "direct"):
         raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
     cached_only = _typed(event, "cached_only", bool, False)
-    return Request(id, flow, step, targets, bust, skip, _params(flow, event), engine, cached_only, allow_pickle)
+    params = _params(flow, event) if event.get("params") is not None else flow.defaults
+    bases = flow.default_bases if params is flow.defaults else flow.bases(params)
+    return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only, allow_pickle)
 
 
 def peek(raw: object) -> Mapping[str, object]:

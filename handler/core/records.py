@@ -28,6 +28,7 @@ from handler.core.errors import CorruptRecordError, InvalidRequestError
 from handler.core.keys import digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
+_START = len(_HEAD) + 64 + len(_MIDDLE)  # Where the body of a sealed object begins.
 NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
 _READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
 CRASHED = "crashed"
@@ -56,15 +57,36 @@ def unseal(data: bytes, key: str) -> dict:
     Raises:
         CorruptRecordError: The bytes are not what was written.
     """
-    start = len(_HEAD) + 64 + len(_MIDDLE)
-    body, written = data[start:-1], data[len(_HEAD) : len(_HEAD) + 64].decode("ascii", "replace")
-    if not (data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")):
-        raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
-    if (found := hashlib.sha256(body).hexdigest()) != written:
-        raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
-    if not isinstance(found := json.loads(body.decode()), dict):
+    body = data[_START:-1]
+    if data[:_START] != b"".join((_HEAD, hashlib.sha256(body).hexdigest().encode(), _MIDDLE)) or data[-1:] != b"}":
+        raise _damaged(key, f"the digest of its {len(data)} bytes is not the one that was written")
+    if type(found := loads(body, key)) is not dict:
         raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def loads(text: str | bytes, key: str) -> object:
+    """
+    What stands in *text* as JSON; a number that is no JSON, such as ``NaN``, is refused.
+
+    Raises:
+        CorruptRecordError: It is no JSON, or nested too deeply.
+    """
+    try:
+        text = (text if isinstance(text, str) else text.decode()).strip()
+        found, end = _decode(text)
+        if end != len(text):
+            raise ValueError("there is more behind it")
+        return found
+    except (ValueError, RecursionError) as exc:
+        raise _damaged(key, f"{len(text)} bytes stored, and they are no JSON ({exc})") from exc
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
 
 
 def result_path(id: str, step: str, key: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from cli import output
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import KNOBS, Settings
 
@@ -20,7 +22,10 @@ def load(**flags: object) -> Settings:
     Raises:
         InvalidRequestError: ``.env`` cannot be read, or a setting does not parse.
     """
-    path = Settings.from_env(os.environ).root / ".env"
+    root = Settings.from_env(os.environ).root
+    if not os.environ.get("PFL_PROJECT") and not Path.cwd().is_relative_to(root):
+        output.say(f"no flows/pipeline.py in {Path.cwd()} or above it: using the flows of {root} (set PFL_PROJECT, or run pfl in your project)")
+    path = root / ".env"
     if path.is_file():
         from dotenv import dotenv_values
 

@@ -176,10 +176,16 @@ def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
     assert values(outside.call(step="c"))["c"] == 80
 
 
-def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value(outside):
+def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value_and_say_so(outside):
     outside.call()
+    assert outside.call(step="c", skip=["b"])["warnings"] == []
     busted(outside, "b")
-    assert values(outside.call(step="c", skip=["b"]))["b"] == 4
+    reply = outside.call(step="c", skip=["b"])
+    assert values(reply)["b"] == 4
+    [warning] = reply["warnings"]
+    assert "step b is skipped, and the value it has was busted at 20" in warning
+    outside.call()
+    assert outside.call(step="c", skip=["b"])["warnings"] == []
 
 
 def test_what_would_be_busted_is_told_without_a_read_and_not_told_twice(outside):

@@ -7,7 +7,6 @@ depth is one read.
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -109,15 +108,12 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
     if (data := store.get(path)) is None:
         return None
     try:
-        text, expires_at, about = records.decode_result(data, path, allow_pickle=request.allow_pickle)
+        value, size_bytes, expires_at, about = records.decode_result(data, path, allow_pickle=request.allow_pickle)
     except CorruptRecordError as exc:
         warnings.append(str(exc))
         return None
     if records.is_past(expires_at):
         return None
-    del data  # A value can be large: it is in memory three times at most.
-    value, size_bytes = json.loads(text), len(text)
-    del text
     after = tuple(about.get("after", ()))
     return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
 
@@ -132,15 +128,28 @@ def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> E
     return None
 
 
+def written_at(request: Request, entry: Entry, store: Store) -> str | None:
+    """When a result was written that history does not tell of (any more): the name of its record says it, else the age of its object."""
+    if entry.record:
+        return records.now_iso((records.NEWEST_FIRST - int(entry.record[:19])) / 1e9)
+    path = records.result_path(request.id, entry.step, entry.key)
+    return next((records.now_iso(each.modified) for each in store.list(path.rpartition("/")[0]) if each.key == path), None)
+
+
 def newest(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
     """
-    The value *step* computed last for this ID, however stale.
+    The value *step* computed last for this ID, however stale; a warning says so where it was busted.
 
     Raises:
         NotFoundError: There is none.
     """
     for _, body in records.newest(store, request.id, step, warnings):
         if (entry := recorded(body, store, warnings)) is not None:
+            from handler.core import bust  # It builds on this module.
+
+            folder = keys.encode_id(request.id)
+            if (mark := bust.marks(store, folder).void(folder, entry)) is not None:
+                warnings.append(f"step {step} is skipped, and the value it has was busted at {records.now_iso(mark.at)[:19]}Z: without skip it computes anew")
             return entry
     from shlex import quote
 
@@ -153,19 +162,17 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
 
 def recorded(body: dict, store: Store, warnings: list[str]) -> Entry | None:
     """The result that a record of history is about; None where its value is gone."""
-    entry = entry_of(body)
-    if entry.value is not UNREAD:
-        return entry
-    path = records.value_path(body["id"], entry.sha256)
-    if (data := store.get(path)) is None:
-        return None
+    entry, path = entry_of(body), records.value_path(body["id"], body["sha256"])
     try:
-        value = json.loads(data)
-        if keys.value_digest(value) == entry.sha256:
-            return entry._replace(value=value)
-    except ValueError:
-        pass
-    warnings.append(f"{path} is damaged: its digest is not its name")
+        if entry.value is UNREAD:
+            if (data := store.get(path)) is None:
+                return None
+            entry = entry._replace(value=records.loads(data, path))
+        if keys.value_digest(entry.value) == entry.sha256:
+            return entry
+        warnings.append(f"{path} is damaged: its digest is not its name")
+    except CorruptRecordError as exc:
+        warnings.append(str(exc))
     return None
 
 
@@ -195,6 +202,25 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
         "expires_at": records.earliest(*(entry.expires_at for entry in entries)),
         "entries": rows,
     }
+
+
+def plan_of(data: bytes, path: str) -> tuple[dict, dict[str, Entry]]:
+    """
+    The body of the plan at *path*, and its entries by step.
+
+    Raises:
+        CorruptRecordError: The bytes are not what was written, or not there.
+    """
+    body = records.unseal(data, path)
+    try:
+        place, entries = records.plan_path(body["id"], body["step"], body["plan_key"]), {row["step"]: entry_of(row) for row in body["entries"]}
+        is_whole = "flow" in body and body["step"] in entries and all([type(entry.size_bytes) is int for entry in entries.values()])
+        is_whole = is_whole and (body["expires_at"] is None or records.MOMENT.fullmatch(body["expires_at"]))
+    except (LookupError, TypeError, AttributeError) as exc:
+        raise CorruptRecordError(f"{path} is damaged", why=f"it is no plan ({exc!r})") from exc
+    if place != path or not is_whole:
+        raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}" if is_whole else "it is no plan")
+    return body, entries
 
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict:
@@ -233,19 +259,12 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
     if (data := store.get(path)) is None:
         return False
     try:
-        body = records.unseal(data, path)
-        if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
-            raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
-        is_past = body["expires_at"] is not None and records.is_past(body["expires_at"])
-        entries = [entry_of(row) for row in body["entries"]]
+        body, entries = plan_of(data, path)
     except CorruptRecordError as exc:
         finding.warnings.append(str(exc))
         return False
-    except (KeyError, TypeError, AttributeError) as exc:
-        finding.warnings.append(f"{path} is damaged: it is no plan ({exc!r})")
+    if body["expires_at"] is not None and records.is_past(body["expires_at"]):
         return False
-    if is_past:
-        return False
-    for entry in entries:
-        finding.known.setdefault(entry.step, entry)
+    for name, entry in entries.items():
+        finding.known.setdefault(name, entry)
     return _is_known(request, step, store, finding)

@@ -256,7 +256,7 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         UnavailableError: The directory is not there or cannot be made, or there are no AWS credentials.
     """
     scheme, sep, rest = url.partition("://")
-    if not sep:
+    if not sep and (os.path.isdir(url) or not re.match("[A-Za-z0-9]+:", url)):  # s3:/bucket is no directory to make.
         scheme, rest = "file", url
     if scheme == "file" and rest:
         path = os.path.abspath(rest)

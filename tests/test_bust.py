@@ -9,7 +9,7 @@ import uuid
 import pytest
 from conftest import statuses, values
 
-from handler.core import bust, keys, manifest, records, store_format
+from handler.core import bust, history, keys, manifest, records, store_format
 from handler.core import store as stores
 from handler.core.errors import CorruptRecordError, InvalidRequestError
 
@@ -483,5 +483,5 @@ def test_a_prefix_too_long_to_be_noted_is_refused(outside):
 def test_a_record_of_history_with_another_status_is_no_last_value(outside):
     outside.call()
     body = {"id": "abc", "step": "b", "status": "crashed"}
-    outside.results.put(records.history_path("abc", "b", time.time_ns(), "x"), records.seal(body))
+    outside.results.put(history.new_name("abc", "b", "f" * 16).path, records.seal(body))
     assert values(outside.call(step="c", skip=["b"]))["b"] == 4

@@ -12,6 +12,9 @@ from handler.core.manifest import FlowEntry, Manifest
 ID_BYTES = 512
 _FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
 
+_ACTIONS: dict[str, dict[str, type]] = {
+    "reap": {"action": str, "dry_run": bool}, "poll": {"action": str, "pool": str}, "check": {"action": str}, "run": {"flow_run_id": str},
+}  # fmt: skip
 _EXAMPLES = {
     "flow": '"flow": "meaning"', "step": '"step": "b"', "bust": '"bust": ["b"]', "skip": '"skip": ["a"]',
     "params": '"params": {"rate": 2}', "engine": '"engine": "direct"', "cached_only": '"cached_only": true',
@@ -118,19 +121,24 @@ def check_id(id: object) -> str:
     return id
 
 
-def check_started(event: Mapping[str, object]) -> None:
+def check_action(event: Mapping[str, object]) -> str:
     """
-    Check ``{"flow_run_id": "…"}``, a run that Prefect has scheduled, and ``{"action": "poll", "pool": "pfl"}``, all those that are due.
+    What an event asks for that is no call for an ID: ``reap``, ``poll``, ``check``, or ``run`` for ``{"flow_run_id": "…"}``.
 
     Raises:
         InvalidRequestError: The event is wrong; the message names the field.
     """
-    known = ("flow_run_id",) if "flow_run_id" in event else ("action", "pool")
+    action = "run" if "flow_run_id" in event else event["action"]
+    fields = _ACTIONS.get(action) if isinstance(action, str) else None
+    if fields is None:
+        raise InvalidRequestError(f"unknown action {action!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
     for name, value in event.items():
-        if name not in known:
-            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"beside {known[0]} there is {known[1:] or 'none'}")
-        if not isinstance(value, str) or not value:
-            raise InvalidRequestError(f"{name} is {_kind(value)}", why="it has to be text", hint='{"flow_run_id": "9e3cfa79-…"}')
+        if name not in fields:
+            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(fields)}")
+        if type(value) is not fields[name] or value == "":
+            wanted = "true or false" if fields[name] is bool else "text"
+            raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=f"the fields are {', '.join(fields)}")
+    return action
 
 
 def reply(

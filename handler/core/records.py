@@ -113,11 +113,6 @@ def code_path(step: str, fingerprint: str) -> str:
     return f"code/{step}/{fingerprint}.json"
 
 
-def history_path(id: str, step: str, time_ns: int, token: str) -> str:
-    """Where a record of history is, so that the newest is listed first."""
-    return f"history/{encode_id(id)}/{step}/{NEWEST_FIRST - time_ns:019d}-{token}.json"
-
-
 def encode_result(path: str, text: str, about: Mapping[str, object], expires_at: str | None) -> bytes:
     """
     A result record as Prefect writes it, with what pfl checks in a field that Prefect passes over.

@@ -28,16 +28,16 @@ def unwrap(raw: object) -> tuple[object, Callable[[Reply], Reply]]:
         InvalidRequestError: *raw* is of another shape; one that asks over HTTP is answered so, see :func:`is_http`.
     """
     if not isinstance(raw, dict) or "id" in raw or "action" in raw:
-        return raw, _plain
+        return raw, dict
     if is_http(raw):
         return _body(raw), over_http
     if raw.get("source") in _SCHEDULES and "detail-type" in raw:
         detail = raw.get("detail")
-        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}, _plain
+        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}, dict
     for name in _FOREIGN:
         if name in raw:
             raise InvalidRequestError("the event is of a shape that is not known here", why=f"it has {name!r}", hint=_SHAPES)
-    return raw, _plain
+    return raw, dict
 
 
 def is_http(raw: object) -> bool:
@@ -74,10 +74,6 @@ def fit(reply: Reply, most_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
         rows[i] = {**rows[i], "value": None, "value_bytes": sizes[i]}
         left -= sizes[i]
     return {**reply, "steps": rows}
-
-
-def _plain(reply: Reply) -> Reply:
-    return reply
 
 
 def _is_short(value: object) -> bool:

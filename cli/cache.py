@@ -176,6 +176,7 @@ def bust(
     import time
 
     from handler.core import bust, event, keys, manifest, store, store_format
+    from handler.core import stats as counting
 
     if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
         raise InvalidRequestError("--prefix is empty" if prefix == "" else "there is no step '~'", hint="--older-than 0s busts everything")
@@ -194,14 +195,11 @@ def bust(
     before = None if older_than is None else time.time() - _seconds(older_than)
     scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
     results = store.of(chosen)
-    rows = {each: {"step": each, "results": 0, "bytes": 0, "oldest": None, "newest": None} for each in steps if each != bust.ALL}
+    nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
+    rows = {each: {"step": each, **nothing} for each in steps if each != bust.ALL}
     for found in bust.results(results, scope):
         name = found.key.split("/")[2]
-        row = rows.setdefault(name, {"step": name, "results": 0, "bytes": 0, "oldest": None, "newest": None})
-        row["results"] += 1
-        row["bytes"] += found.size_bytes
-        moment = records.now_iso(found.modified)
-        row["oldest"], row["newest"] = min(row["oldest"] or moment, moment), max(row["newest"] or moment, moment)
+        counting.add(rows.setdefault(name, {"step": name, **nothing}), found, "results")
     count = sum(row["results"] for row in rows.values())
     if not json:
         cells = [(r["step"], r["results"], r["bytes"], (r["oldest"] or "")[:19], (r["newest"] or "")[:19]) for r in rows.values()]

@@ -24,7 +24,10 @@ def load(**flags: object) -> Settings:
     """
     found = Settings.from_env(os.environ)
     if not found.project and not Path.cwd().is_relative_to(found.root):
-        output.say(f"no flows/pipeline.py here or above: taking those of {found.root}")
+        output.say(
+            f"no flows/pipeline.py in {Path.cwd()} or above it: using the flows of {found.root}"
+            " (set PFL_PROJECT, or run pfl in your project)"
+        )
     path = found.root / ".env"
     if path.is_file():
         from dotenv import dotenv_values

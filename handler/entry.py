@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from handler.core import cache, event, manifest, shapes, store
-from handler.core.errors import InvalidRequestError, NotFoundError, PflError
+from handler.core.errors import NotFoundError, PflError
 from handler.core.settings import Settings, of_process
 
 _cold = True
@@ -86,7 +86,7 @@ def handle(
     try:
         flows = manifest.load(settings)
         more["code"] = flows.digest
-        request = event.parse(raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
+        request = event.parse(asked or raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
         said = {"id": request.id, "flow": request.flow.name}
         results = _open(settings) if results is None else results
         before = dict(results.counts)
@@ -111,16 +111,12 @@ def handle(
         status = "completed"
         if error is not None:
             status = error.status
-        elif any(outcome.status == "miss" for outcome in outcomes.values()):
+        elif outcomes and any(outcome.status == "miss" for outcome in outcomes.values()):
             error = _missing(request, outcomes)
             status = error.status
-        used = {
-            verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)
-        }
+        used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)}
         more |= {"url": url, "warnings": list(dict.fromkeys(warnings)), "store": used}
-        reply = event.reply(
-            **said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more
-        )
+        reply = event.reply(**said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more)
     except PflError as exc:
         if warnings:
             more |= {"warnings": warnings}
@@ -133,39 +129,30 @@ def _act(
     asked: Mapping, settings: Settings, results: store.Store | None, request_id: str, cold: bool,
     deadline: float | None, notify: Callable[[str, str], None],
 ) -> dict[str, object]:
-    """What is no call for an ID: ``{"action": "reap"}`` and ``{"action": "poll"}``, sent by a schedule, ``{"flow_run_id": …}`` by a worker."""
+    """What is no call for an ID: ``{"action": …}``, sent by a schedule, and ``{"flow_run_id": …}``, by a worker."""
     started = time.perf_counter()
     more: dict[str, object] = {"action": asked.get("action"), "cold_start": cold, "request_id": request_id}
     error = None
     try:
-        if asked == {"action": "check"}:
+        action = event.check_action(asked)
+        results = _open(settings) if results is None else results
+        if action == "check":
             from handler.engine import check
 
-            more |= check.check(settings, _open(settings) if results is None else results)
-            return event.reply(id=None, flow=None, status="completed", **more)
-        if "flow_run_id" in asked or asked["action"] == "poll":
-            event.check_started(asked)
+            more |= check.check(settings, results)
+        elif action == "reap":
+            from handler.engine import reap
+
+            more["reaped"] = reaped = []
+            for row in reap.reap(results, settings, dry_run=asked.get("dry_run", False)):
+                reaped.append(row)  # One by one: what was buried is told, also where the rest could not be.
+        else:
             from handler.engine import claim
 
-            given = {"request_id": request_id, "deadline": deadline, "notify": notify}
-            given["results"] = _open(settings) if results is None else results
-            if "flow_run_id" in asked:
+            given = {"request_id": request_id, "deadline": deadline, "notify": notify, "results": results}
+            if action == "run":
                 return more | {"ms": 0.0} | claim.run(asked["flow_run_id"], settings, **given)
             more["runs"] = claim.poll(asked.get("pool", settings.work_pool), settings, **given)
-            more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
-            return event.reply(id=None, flow=None, status="completed", **more)
-        if asked["action"] != "reap":
-            raise InvalidRequestError(f"unknown action {asked['action']!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
-        if unknown := sorted(set(asked) - {"action", "dry_run"}):
-            raise InvalidRequestError(f"unknown field {unknown[0]!r} in the event", hint="the fields are action, dry_run")
-        if not isinstance(asked.get("dry_run", False), bool):
-            raise InvalidRequestError("dry_run is not true or false")
-        from handler.engine import reap
-
-        more["reaped"] = []
-        results = _open(settings) if results is None else results
-        for row in reap.reap(results, settings, dry_run=asked.get("dry_run", False)):
-            more["reaped"].append(row)
     except PflError as exc:
         error = exc
     more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
@@ -202,9 +189,10 @@ def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str,
         if outcome is not None:
             status, why, ms, entry = outcome.status, outcome.why, round(outcome.ms, 3), outcome.entry
         of = entry or _NOTHING
-        row = {"step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at}
-        row |= {"expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url}
-        rows.append(row)
+        rows.append({
+            "step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at,
+            "expires_at": of.expires_at, "flow_run_id": of.flow_run_id, "task_run_id": of.task_run_id, "url": of.url,
+        })  # fmt: skip
     return rows
 
 

@@ -9,7 +9,7 @@ import uuid
 import pytest
 from conftest import statuses, values
 
-from handler.core import bust, keys, manifest, records, store_format
+from handler.core import bust, history, keys, manifest, records, store_format
 from handler.core import store as stores
 from handler.core.errors import CorruptRecordError, InvalidRequestError
 
@@ -176,10 +176,16 @@ def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
     assert values(outside.call(step="c"))["c"] == 80
 
 
-def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value(outside):
+def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value_and_say_so(outside):
     outside.call()
+    assert outside.call(step="c", skip=["b"])["warnings"] == []
     busted(outside, "b")
-    assert values(outside.call(step="c", skip=["b"]))["b"] == 4
+    reply = outside.call(step="c", skip=["b"])
+    assert values(reply)["b"] == 4
+    [warning] = reply["warnings"]
+    assert "step b is skipped, and the value it has was busted at 20" in warning
+    outside.call()
+    assert outside.call(step="c", skip=["b"])["warnings"] == []
 
 
 def test_what_would_be_busted_is_told_without_a_read_and_not_told_twice(outside):
@@ -477,5 +483,5 @@ def test_a_prefix_too_long_to_be_noted_is_refused(outside):
 def test_a_record_of_history_with_another_status_is_no_last_value(outside):
     outside.call()
     body = {"id": "abc", "step": "b", "status": "crashed"}
-    outside.results.put(records.history_path("abc", "b", time.time_ns(), "x"), records.seal(body))
+    outside.results.put(history.new_name("abc", "b", "f" * 16).path, records.seal(body))
     assert values(outside.call(step="c", skip=["b"]))["b"] == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from conftest import ROOT, statuses, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handler.core import keys, records
+from handler.core import inspection, keys, records, verify
 from handler.core import store as stores
 
 CHAIN = """
@@ -573,6 +574,11 @@ def test_an_expired_value_can_still_be_skipped_to(timed, later):
 # Damage.
 
 
+def sealed(text: str) -> bytes:
+    """Whole, as far as its digest tells, whatever it is."""
+    return records.seal([]).replace(keys.digest("[]").encode(), keys.digest(text).encode()).replace(b"[]", text.encode())
+
+
 DAMAGES = {
     "empty": lambda data: b"",
     "cut short": lambda data: data[:-7],
@@ -585,7 +591,66 @@ DAMAGES = {
     "a sealed list": lambda data: records.seal([]),
     "a sealed empty object": lambda data: records.seal({}),
     "a digit": lambda data: data.replace(b"7", b"8"),
+    "nested too deeply": lambda data: b"[" * 100_000,
+    "a sealed nest": lambda data: sealed("[" * 100_000 + "]" * 100_000),
+    "a sealed NaN": lambda data: sealed('{"version":NaN}'),
+    "sealed half": lambda data: sealed('{"version":'),
 }
+
+
+def others(body: dict):
+    """*body* without each of its fields, and with another kind of thing in each."""
+    for name in body:
+        yield {other: value for other, value in body.items() if other != name}
+        for wrong in (5, None, "x", [], [5], {}):
+            if type(wrong) is not type(body[name]) and name != "value":
+                yield body | {name: wrong}
+
+
+@pytest.mark.parametrize("step", ["b", "c"])
+def test_a_whole_plan_of_another_shape_gives_no_wrong_value(chain, step):
+    for id in ("x", "abc"):
+        chain.call(id)
+    [path], [foreign] = objects(chain, "plans", step), objects(chain, "plans", step, "x")
+    before, body = chain.results.get(path), records.unseal(chain.results.get(path), path)
+    tried = [*others(body), *(body | {"entries": [row, *body["entries"][1:]]} for row in others(body["entries"][0]))]
+    tried += [body | {"entries": [{}]}, body | {"entries": [5]}, records.unseal(chain.results.get(foreign), foreign)]
+    for other in tried:
+        chain.results.put(path, records.seal(other))
+        chain.results.delete(objects(chain, "plans", "c") if step == "b" else [])
+        reply = chain.call()
+        assert (reply["status"], values(reply)) == ("completed", {"a": 6, "b": 7, "c": 70}), other
+        list(inspection.entries(chain.results, id="abc", flow=None, step=None, warn=lambda exc: None))
+        assert list(verify.walk(chain.results, repair=False, retention_s=9e9))
+        chain.results.put(path, before)
+    assert len(tried) > 70
+
+
+def test_a_result_of_another_shape_gives_no_wrong_value(chain):
+    chain.call()
+    [plan], [path] = objects(chain, "plans", "c"), objects(chain, "results", "c")
+    body = json.loads(chain.results.get(path))
+    foreign = {name: value for name, value in body.items() if name != "pfl"}  # As Prefect writes it, with no digest.
+    tried = [*others(body), *(body | {"metadata": each} for each in others(body["metadata"]))]
+    tried += [foreign | {"metadata": each} for each in others(body["metadata"])]
+    tried += [foreign | {"result": text} for text in ("NaN", "[Infinity]", "[" * 100_000, "", "1 2")]
+    tried += [foreign | {"metadata": body["metadata"] | {"serializer": {"type": kind}}} for kind in ("compressed/json", "other")]
+    for other in tried:
+        chain.results.put(path, json.dumps(other).encode())
+        chain.results.delete([plan])
+        reply = chain.call()
+        assert (reply["status"], values(reply)) == ("completed", {"a": 6, "b": 7, "c": 70}), other
+    assert len(tried) > 50
+
+
+def test_a_result_whose_expiry_was_changed_is_damaged(timed, later):
+    timed.call()
+    [path] = objects(timed, "results", "b")
+    timed.results.put(path, re.sub(rb'"expiration":"2', b'"expiration":"3', timed.results.get(path)))
+    timed.results.delete(objects(timed, "plans", "b") + objects(timed, "plans", "c"))
+    reply = timed.call()
+    assert statuses(reply)["b"] == NEW
+    assert path in reply["warnings"][0]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -623,7 +688,9 @@ def test_a_damaged_record_of_history_is_passed_over_with_a_warning_that_names_it
     outside.results.put(newest, damage(outside.results.get(newest)))
     reply = outside.call(step="b", skip=["b"])
     assert values(reply) == {"b": 7}
-    assert [newest in warning for warning in reply["warnings"]] == [True]
+    passed_over, busted = reply["warnings"]
+    assert newest in passed_over
+    assert "step b is skipped, and the value it has was busted" in busted
     outside.results.delete([older])
     reply = outside.call(step="b", skip=["b"])
     assert reply["error"]["type"] == "NotFoundError"
@@ -745,13 +812,23 @@ def test_a_state_that_a_death_left_is_repaired(chain, lost, steps):
         assert [len(objects(chain, "history", step)) for step in "abc"] == [1, 1, 1]
 
 
-def test_a_result_without_its_record_of_history_gets_one_and_is_a_hit(chain):
+@pytest.mark.parametrize("writer", ["pfl", "Prefect"])
+def test_a_result_without_its_record_of_history_gets_one_and_is_a_hit_of_when_it_was_computed(chain, writer):
     chain.call()
     for kind in ("plans", "history"):
         chain.results.delete(objects(chain, kind, "c"))
-    assert statuses(chain.call(step="c"))["c"] == HIT
+    [path] = objects(chain, "results", "c")
+    if writer == "Prefect":  # Which notes nothing beside it.
+        body = json.loads(chain.results.get(path))
+        del body["pfl"]
+        chain.results.put(path, json.dumps(body).encode())
+    then = records.now_iso()
+    reply = chain.call(step="c")
+    assert statuses(reply)["c"] == HIT
+    assert reply["steps"][-1]["computed_at"] <= then
     [path] = objects(chain, "history", "c")
-    assert records.unseal(chain.results.get(path), path)["repaired"] is True
+    record = records.unseal(chain.results.get(path), path)
+    assert (record["repaired"], record["computed_at"]) == (True, reply["steps"][-1]["computed_at"])
 
 
 LATE = """

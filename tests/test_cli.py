@@ -435,12 +435,6 @@ def test_a_table_wider_than_the_terminal_cuts_what_is_long_and_keeps_every_colum
     assert capsys.readouterr().out.splitlines()[1] == "flows  " + "x" * 99
 
 
-def test_outside_any_project_it_says_whose_flows_it_takes(here, tmp_path, monkeypatch):
-    assert "taking those of" not in pfl("config", "show").err
-    monkeypatch.chdir(tmp_path)
-    assert f"no flows/pipeline.py here or above: taking those of {ROOT}" in pfl("config", "show").err
-
-
 def test_a_failing_reply_knows_the_id_of_an_event_given_as_text(here):
     ran = pfl("invoke", "--event", '{"id": "abc", "step": "zz"}', "--json")
     assert (ran.code, ran.data["id"]) == (2, "abc")

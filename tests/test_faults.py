@@ -89,6 +89,41 @@ def test_a_hit_whose_body_is_cut_is_read_again(proxied):
     assert values(reply) == {"a": 3, "b": 4, "c": 40}
 
 
+LARGE = """
+@step
+def a(id: str) -> str:
+    return "x" * (262_144 - 2)
+
+@step
+def b(a: str) -> str:
+    return a + "x"
+
+@step
+def c(b: str) -> int:
+    return len(b)
+
+FLOWS = [flow("large", a, b, c)]
+"""
+
+
+def test_a_hit_is_one_request_at_the_server_and_each_value_over_256_kib_one_more(proxied):
+    """As JSON, a's value is as long as a plan may hold, and b's one byte longer; c's leaves no room for a's beside it."""
+
+    def requests(**event: object) -> list[str]:
+        before = len(proxied.proxy.asked)
+        reply = proxied.call(**event)
+        assert {row["status"] for row in reply["steps"]} == {"hit"}
+        return [method for method, _ in proxied.proxy.asked[before:]]
+
+    proxied.call()
+    for step in (None, "a", "b", "c"):
+        assert requests(step=step) == ["GET"]
+    proxied.write(LARGE)
+    proxied.call()
+    assert [requests(step=step) for step in "abc"] == [["GET"], ["GET"] * 2, ["GET"]]
+    assert requests() == ["GET"] * 3
+
+
 def test_a_long_history_is_not_listed_to_its_end(proxied):
     """It has two pages here; what asks for the newest record reads one of them, and a hit none."""
     proxied.call()

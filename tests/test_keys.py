@@ -17,7 +17,7 @@ LONG = "é" * 200
 PINNED = {
     "value": "c899aefc067218382737bd452f688dae363570160e03deec19dae38564df9782",
     "result": "eb694141f323393a8fe72404c704793349487f367ce91ec09285cf4863a77cbe",
-    "plan": "ac6e3e36f0060e555797303d4c385b4814db3a39fa2bfb8d97d770e79903736f",
+    "plan": "0d1b2e1c4ff2388805f868339db1d60bdef61584bf335bbf0cc4d3e6839985c7",
     "long id": "%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%~df20b2aa6262e99e133aa7f3614be707d35c4155d17e2aa7cbb49da555a454c3",
 }
 
@@ -62,6 +62,7 @@ def test_nan_has_no_digest():
         keys.value_digest([float("nan")])
 
 
+BASE = {"step": "b", "fingerprint": "f" * 64, "params": {"rate": 2}, "upstream": {"a": "0" * 64}}
 RESULT = {"step": "b", "fingerprint": "f" * 64, "id": "abc", "params": {"rate": 2}, "inputs": {"a": "0" * 64}}
 
 
@@ -69,7 +70,7 @@ def test_known_keys_stay_what_they_are():
     """A release that changes one of these makes every store out there compute everything anew."""
     assert keys.value_digest({"b": [1, 1.0, True, None], "a": "é"}) == PINNED["value"]
     assert keys.result_key(**RESULT) == PINNED["result"]
-    assert keys.plan_key("b", "f" * 64, "abc", {"rate": 2}, {"a": "0" * 64}) == PINNED["plan"]
+    assert keys.plan_keys({"b": keys.plan_base(**BASE)}, "abc") == {"b": PINNED["plan"]}
     assert keys.encode_id(LONG) == PINNED["long id"]
 
 
@@ -92,8 +93,26 @@ def test_each_part_of_a_result_key_counts(change):
     assert keys.result_key(**RESULT | change) != keys.result_key(**RESULT)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "c"},
+        {"fingerprint": "e" * 64},
+        {"params": {"rate": 3}},
+        {"params": {"rate": 2.0}},
+        {"params": {}},
+        {"upstream": {"a": "1" * 64}},
+        {"upstream": {}},
+        {"upstream": {"b": "0" * 64}},
+    ],
+)
+def test_each_part_of_a_plan_key_counts(change):
+    base, other = keys.plan_base(**BASE), keys.plan_base(**BASE | change)
+    assert len({base, other, *(keys.plan_keys({"b": each}, id)["b"] for each in (base, other) for id in ("abc", "abd"))}) == 6
+
+
 def test_a_plan_key_is_never_a_result_key():
-    assert keys.plan_key("b", "f" * 64, "abc", {"rate": 2}, {"a": "0" * 64}) != keys.result_key(**RESULT)
+    assert keys.plan_keys({"b": keys.plan_base(**BASE)}, "abc")["b"] != keys.result_key(**RESULT)
 
 
 @given(st.dictionaries(st.text(), json_values))

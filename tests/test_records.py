@@ -23,8 +23,8 @@ from handler.core import records
 
 for path in sys.argv[2:]:
     with open(path, "rb") as file:
-        text, expires_at, about = records.decode_result(file.read(), path.rpartition("/")[2], allow_pickle=bool(int(sys.argv[1])))
-    print(json.dumps([json.loads(text), expires_at, about]))
+        value, size_bytes, expires_at, about = records.decode_result(file.read(), path.rpartition("/")[2], allow_pickle=bool(int(sys.argv[1])))
+    print(json.dumps([value, expires_at, about]))
 assert not {"prefect", "pydantic", "boto3", "cloudpickle"} & {name.split(".")[0] for name in sys.modules}
 """
 

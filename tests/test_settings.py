@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import settings as cli_settings
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import KNOBS, Settings
 
@@ -93,3 +94,12 @@ def test_outside_any_project_the_root_is_where_pfl_itself_is(tmp_path, monkeypat
 
 def test_a_project_that_is_set_beats_the_working_directory(project, tmp_path):
     assert Settings(project=str(tmp_path)).root == tmp_path
+
+
+def test_a_command_outside_any_project_says_whose_flows_it_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli_settings.load()
+    assert f"no flows/pipeline.py in {tmp_path} or above it: using the flows of {ROOT}" in capsys.readouterr().err
+    monkeypatch.chdir(ROOT / "tests")
+    cli_settings.load()
+    assert capsys.readouterr().err == ""

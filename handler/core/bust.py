@@ -336,16 +336,16 @@ def parsed(found: Iterable[str]) -> Iterator[Mark]:
 def _noted(store: Store, path: str) -> dict:
     """What pfl noted beside a result; nothing where it is gone or damaged."""
     try:
-        return records.decode_result(store.get(path) or b"", path, allow_pickle=False)[2]
+        return records.decode_result(store.get(path) or b"", path, allow_pickle=False)[3]
     except (CorruptRecordError, InvalidRequestError):
         return {}
 
 
-def _entries(store: Store, path: str) -> list[Entry]:
+def _entries(store: Store, path: str) -> Collection[Entry]:
     try:
-        return [cache.entry_of(row) for row in records.unseal(store.get(path) or b"", path)["entries"]]
-    except (CorruptRecordError, KeyError, TypeError, AttributeError):
-        return []
+        return cache.plan_of(store.get(path) or b"", path)[1].values()
+    except CorruptRecordError:
+        return ()
 
 
 def _older(store: Store, noted: dict, path: str, names: set[str]) -> bytes | None:

@@ -7,7 +7,6 @@ depth is one read.
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -78,9 +77,11 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         UnavailableError: The store did not answer.
     """
     flow = request.flow
-    finding = Finding({}, {}, (), keys_of(request), warnings)
-    # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
-    undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
+    finding = Finding({}, {}, (), keys.plan_keys(request.bases, request.id), warnings)
+    undecided: frozenset[str] = frozenset()
+    if request.bust or request.skip:
+        # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
+        undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
     missing = []
     for name in reversed(flow.steps):
@@ -88,19 +89,10 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
             continue
         if name in request.skip:
             finding.found[name] = newest(request, name, store, finding.warnings)
-        elif name in undecided or not (_is_known(request, name, store, finding) or _read_plan(request, name, store, finding)):
+        elif name in undecided or not ((finding.known and _is_known(request, name, store, finding)) or _read_plan(request, name, store, finding)):
             missing.append(name)
             wanted.update(flow.steps[name].upstream)
-    return finding._replace(missing=tuple(reversed(missing)))
-
-
-def keys_of(request: Request) -> dict[str, str]:
-    """The plan key of every step of the request's flow."""
-    plan_keys: dict[str, str] = {}
-    for name, step in request.flow.steps.items():
-        upstream = {before: plan_keys[before] for before in step.upstream}
-        plan_keys[name] = keys.plan_key(name, step.fingerprint, request.id, request.step_params(name), upstream)
-    return plan_keys
+    return finding._replace(missing=tuple(reversed(missing))) if missing else finding
 
 
 def result_key(request: Request, step: str, inputs: dict[str, Entry], fingerprint: str | None = None) -> str:
@@ -116,15 +108,12 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
     if (data := store.get(path)) is None:
         return None
     try:
-        text, expires_at, about = records.decode_result(data, path, allow_pickle=request.allow_pickle)
+        value, size_bytes, expires_at, about = records.decode_result(data, path, allow_pickle=request.allow_pickle)
     except CorruptRecordError as exc:
         warnings.append(str(exc))
         return None
     if records.is_past(expires_at):
         return None
-    del data  # A value can be large: it is in memory three times at most.
-    value, size_bytes = json.loads(text), len(text)
-    del text
     after = tuple(about.get("after", ()))
     return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
 
@@ -139,15 +128,28 @@ def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> E
     return None
 
 
+def written_at(request: Request, entry: Entry, store: Store) -> str | None:
+    """When a result was written that history does not tell of (any more): the name of its record says it, else the age of its object."""
+    if entry.record:
+        return records.now_iso((records.NEWEST_FIRST - int(entry.record[:19])) / 1e9)
+    path = records.result_path(request.id, entry.step, entry.key)
+    return next((records.now_iso(each.modified) for each in store.list(path.rpartition("/")[0]) if each.key == path), None)
+
+
 def newest(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
     """
-    The value *step* computed last for this ID, however stale.
+    The value *step* computed last for this ID, however stale; a warning says so where it was busted.
 
     Raises:
         NotFoundError: There is none.
     """
     for _, body in records.newest(store, request.id, step, warnings):
         if (entry := recorded(body, store, warnings)) is not None:
+            from handler.core import bust  # It builds on this module.
+
+            folder = keys.encode_id(request.id)
+            if (mark := bust.marks(store, folder).void(folder, entry)) is not None:
+                warnings.append(f"step {step} is skipped, and the value it has was busted at {records.now_iso(mark.at)[:19]}Z: without skip it computes anew")
             return entry
     from shlex import quote
 
@@ -160,19 +162,17 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
 
 def recorded(body: dict, store: Store, warnings: list[str]) -> Entry | None:
     """The result that a record of history is about; None where its value is gone."""
-    entry = entry_of(body)
-    if entry.value is not UNREAD:
-        return entry
-    path = records.value_path(body["id"], entry.sha256)
-    if (data := store.get(path)) is None:
-        return None
+    entry, path = entry_of(body), records.value_path(body["id"], body["sha256"])
     try:
-        value = json.loads(data)
-        if keys.value_digest(value) == entry.sha256:
-            return entry._replace(value=value)
-    except ValueError:
-        pass
-    warnings.append(f"{path} is damaged: its digest is not its name")
+        if entry.value is UNREAD:
+            if (data := store.get(path)) is None:
+                return None
+            entry = entry._replace(value=records.loads(data, path))
+        if keys.value_digest(entry.value) == entry.sha256:
+            return entry
+        warnings.append(f"{path} is damaged: its digest is not its name")
+    except CorruptRecordError as exc:
+        warnings.append(str(exc))
     return None
 
 
@@ -190,8 +190,9 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     for entry in reversed(entries):
         inside = entry.value is not UNREAD and entry.size_bytes <= room
         room -= entry.size_bytes if inside else 0
-        # What is None is left out, all but a value: a hit has less to parse.
-        rows.append({name: each for name, each in entry_json(entry, with_value=inside).items() if each is not None or name == "value"})
+        # What is None is left out, all but a value, and what no hit asks for: there is less to parse.
+        said = entry_json(entry._replace(record=None), with_value=inside)
+        rows.append({name: each for name, each in said.items() if each is not None or name == "value"})
     return {
         "version": 1,
         "flow": request.flow.name,
@@ -201,6 +202,25 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
         "expires_at": records.earliest(*(entry.expires_at for entry in entries)),
         "entries": rows,
     }
+
+
+def plan_of(data: bytes, path: str) -> tuple[dict, dict[str, Entry]]:
+    """
+    The body of the plan at *path*, and its entries by step.
+
+    Raises:
+        CorruptRecordError: The bytes are not what was written, or not there.
+    """
+    body = records.unseal(data, path)
+    try:
+        place, entries = records.plan_path(body["id"], body["step"], body["plan_key"]), {row["step"]: entry_of(row) for row in body["entries"]}
+        is_whole = "flow" in body and body["step"] in entries and all([type(entry.size_bytes) is int for entry in entries.values()])
+        is_whole = is_whole and (body["expires_at"] is None or records.MOMENT.fullmatch(body["expires_at"]))
+    except (LookupError, TypeError, AttributeError) as exc:
+        raise CorruptRecordError(f"{path} is damaged", why=f"it is no plan ({exc!r})") from exc
+    if place != path or not is_whole:
+        raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}" if is_whole else "it is no plan")
+    return body, entries
 
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict:
@@ -218,7 +238,7 @@ def entry_of(row: dict) -> Entry:
     get = row.get
     return Entry(
         row["step"], row["key"], get("value", UNREAD), row["sha256"], row["size_bytes"], get("computed_at"), get("expires_at"),
-        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(get("after", ())),
+        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(row["after"]) if "after" in row else (),
     )  # fmt: skip
 
 
@@ -239,17 +259,11 @@ def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> b
     if (data := store.get(path)) is None:
         return False
     try:
-        body = records.unseal(data, path)
-        if (body["id"], body["step"], body["plan_key"]) != (request.id, step, finding.plan_keys[step]):
-            raise CorruptRecordError(f"{path} is damaged", why=f"it is the plan of {body['step']} for {body['id']!r}")
-        is_past, entries = records.is_past(body["expires_at"]), {row["step"]: entry_of(row) for row in body["entries"]}
+        body, entries = plan_of(data, path)
     except CorruptRecordError as exc:
         finding.warnings.append(str(exc))
         return False
-    except (KeyError, TypeError, AttributeError) as exc:
-        finding.warnings.append(f"{path} is damaged: it is no plan ({exc!r})")
-        return False
-    if is_past:
+    if body["expires_at"] is not None and records.is_past(body["expires_at"]):
         return False
     for name, entry in entries.items():
         finding.known.setdefault(name, entry)

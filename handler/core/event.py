@@ -12,6 +12,9 @@ from handler.core.manifest import FlowEntry, Manifest
 ID_BYTES = 512
 _FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
 
+_ACTIONS: dict[str, dict[str, type]] = {
+    "reap": {"action": str, "dry_run": bool}, "poll": {"action": str, "pool": str}, "check": {"action": str}, "run": {"flow_run_id": str},
+}  # fmt: skip
 _EXAMPLES = {
     "flow": '"flow": "meaning"', "step": '"step": "b"', "bust": '"bust": ["b"]', "skip": '"skip": ["a"]',
     "params": '"params": {"rate": 2}', "engine": '"engine": "direct"', "cached_only": '"cached_only": true',
@@ -19,7 +22,7 @@ _EXAMPLES = {
 
 
 class Request(NamedTuple):
-    """An event whose every name has been found in the flow it asks for."""
+    """An event whose every name has been found in the flow it asks for; *bases* as of :meth:`handler.core.manifest.FlowEntry.bases`."""
 
     id: str
     flow: FlowEntry
@@ -28,6 +31,7 @@ class Request(NamedTuple):
     bust: frozenset[str]
     skip: frozenset[str]
     params: dict[str, object]
+    bases: dict[str, str]
     engine: str
     cached_only: bool
     allow_pickle: bool
@@ -39,7 +43,8 @@ class Request(NamedTuple):
     def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
         """The same request, as it would be if the named steps had these fingerprints."""
         steps = {n: s._replace(fingerprint=prints.get(n, s.fingerprint)) for n, s in self.flow.steps.items()}
-        return self._replace(flow=self.flow._replace(steps=steps))
+        flow = self.flow._replace(steps=steps)
+        return self._replace(flow=flow, bases=flow.bases(self.params))
 
 
 def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False) -> Request:
@@ -61,6 +66,9 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
             raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}")
     id = check_id(event.get("id"))
     flow = _flow(event.get("flow"), manifest)
+    if len(event) == 1:  # As most calls are: an ID, and nothing else to check.
+        nothing: frozenset[str] = frozenset()
+        return Request(id, flow, None, flow.sinks, nothing, nothing, flow.defaults, flow.default_bases, engine, False, allow_pickle)
     step = _typed(event, "step", str, None)
     if step is not None:
         _known(flow, step)
@@ -73,7 +81,9 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
     if engine not in ("prefect", "direct"):
         raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
     cached_only = _typed(event, "cached_only", bool, False)
-    return Request(id, flow, step, targets, bust, skip, _params(flow, event), engine, cached_only, allow_pickle)
+    params = _params(flow, event) if event.get("params") is not None else flow.defaults
+    bases = flow.default_bases if params is flow.defaults else flow.bases(params)
+    return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only, allow_pickle)
 
 
 def peek(raw: object) -> Mapping[str, object]:
@@ -111,19 +121,24 @@ def check_id(id: object) -> str:
     return id
 
 
-def check_started(event: Mapping[str, object]) -> None:
+def check_action(event: Mapping[str, object]) -> str:
     """
-    Check ``{"flow_run_id": "…"}``, a run that Prefect has scheduled, and ``{"action": "poll", "pool": "pfl"}``, all those that are due.
+    What an event asks for that is no call for an ID: ``reap``, ``poll``, ``check``, or ``run`` for ``{"flow_run_id": "…"}``.
 
     Raises:
         InvalidRequestError: The event is wrong; the message names the field.
     """
-    known = ("flow_run_id",) if "flow_run_id" in event else ("action", "pool")
+    action = "run" if "flow_run_id" in event else event["action"]
+    fields = _ACTIONS.get(action) if isinstance(action, str) else None
+    if fields is None:
+        raise InvalidRequestError(f"unknown action {action!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
     for name, value in event.items():
-        if name not in known:
-            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"beside {known[0]} there is {known[1:] or 'none'}")
-        if not isinstance(value, str) or not value:
-            raise InvalidRequestError(f"{name} is {_kind(value)}", why="it has to be text", hint='{"flow_run_id": "9e3cfa79-…"}')
+        if name not in fields:
+            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(fields)}")
+        if type(value) is not fields[name] or value == "":
+            wanted = "true or false" if fields[name] is bool else "text"
+            raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=f"the fields are {', '.join(fields)}")
+    return action
 
 
 def reply(

@@ -32,14 +32,14 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
         if (data := store.get(listed.key)) is None:
             continue  # Removed since it was listed.
         try:
-            body = records.unseal(data, listed.key)
+            body, found = cache.plan_of(data, listed.key)
         except CorruptRecordError as exc:
             warn(exc)
             continue
         if (id is not None and body["id"] != id) or (flow is not None and body["flow"] != flow):
             continue
         about = {"id": body["id"], "flow": body["flow"], "step": body["step"], "plan_key": body["plan_key"]}
-        yield about | cache.entry_json(cache.entry_of(body["entries"][0]), with_value=False)
+        yield about | cache.entry_json(found[body["step"]], with_value=False)
 
 
 def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:

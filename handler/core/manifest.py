@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from handler.core.errors import CorruptRecordError
+from handler.core.keys import plan_base
 from handler.core.params import Param
 from handler.core.records import seal, unseal
 from handler.core.settings import Settings
@@ -37,18 +38,36 @@ class StepEntry(NamedTuple):
 
 
 class FlowEntry(NamedTuple):
-    """One flow: its steps, each after those it needs, and its parameters."""
+    """
+    One flow: its steps, each after those it needs, and its parameters.
+
+    What every call asks for is there once: *sinks*, the steps that no other step takes, and of a call that names no parameter
+    the parameters (*defaults*) and what its plan keys rest on (*default_bases*).
+    """
 
     name: str
     description: str
     steps: dict[str, StepEntry]
     params: dict[str, Param]
+    sinks: tuple[str, ...]
+    defaults: dict[str, object]
+    default_bases: dict[str, str]
 
-    @property
-    def sinks(self) -> tuple[str, ...]:
-        """The steps that no other step takes."""
-        taken = {name for step in self.steps.values() for name in step.upstream}
-        return tuple(name for name in self.steps if name not in taken)
+    @classmethod
+    def of(cls, name: str, description: str, steps: dict[str, StepEntry], params: dict[str, Param]) -> FlowEntry:
+        """A flow of these steps and parameters."""
+        taken = {before for step in steps.values() for before in step.upstream}
+        sinks, defaults = tuple(step for step in steps if step not in taken), {key: param.default for key, param in params.items()}
+        made = cls(name, description, steps, params, sinks, defaults, {})
+        return made._replace(default_bases=made.bases(defaults))
+
+    def bases(self, params: dict[str, object]) -> dict[str, str]:
+        """What the plan keys of the steps rest on beside the ID, with these parameters; see :func:`handler.core.keys.plan_base`."""
+        found: dict[str, str] = {}
+        for name, step in self.steps.items():
+            given, upstream = {key: params[key] for key in step.params}, {before: found[before] for before in step.upstream}
+            found[name] = plan_base(name, step.fingerprint, given, upstream)
+        return found
 
     def closure(self, steps: Iterable[str]) -> frozenset[str]:
         """*steps* and all they need."""
@@ -134,7 +153,7 @@ def from_json(body: dict) -> Manifest:
             for s in flow["steps"]
         }
         params = {key: Param.from_json(each) for key, each in flow["params"].items()}
-        flows[name] = FlowEntry(name, flow["description"], steps, params)
+        flows[name] = FlowEntry.of(name, flow["description"], steps, params)
     return Manifest(flows, body["default"], body["digest"])
 
 

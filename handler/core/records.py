@@ -20,18 +20,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from handler.core.errors import CorruptRecordError, InvalidRequestError
-from handler.core.keys import digest, encode_id
+from handler.core.keys import canonical, digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
+_START = len(_HEAD) + 64 + len(_MIDDLE)  # Where the body of a sealed object begins.
 NEWEST_FIRST = 10**19  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
 _READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
 CRASHED = "crashed"
 WITHOUT_VALUE = (CRASHED, "failed", "busted", "restored", "accepted")  # In the names of records that are about no value.
+# What every record of a computed result tells.
+_TOLD = {"id", "flow", "step", "key", "sha256", "size_bytes", "fingerprint", "computed_at", "expires_at", "engine", "flow_run_id", "task_run_id"}
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")  # As now_iso() and Prefect write them.
 JSON_SERIALIZER = {
     "type": "json",
     "jsonlib": "json",
@@ -56,15 +61,36 @@ def unseal(data: bytes, key: str) -> dict:
     Raises:
         CorruptRecordError: The bytes are not what was written.
     """
-    start = len(_HEAD) + 64 + len(_MIDDLE)
-    body, written = data[start:-1], data[len(_HEAD) : len(_HEAD) + 64].decode("ascii", "replace")
-    if not (data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")):
-        raise _damaged(key, f"{len(data)} bytes stored, and they are not a sealed object")
-    if (found := hashlib.sha256(body).hexdigest()) != written:
-        raise _damaged(key, f"its digest is {found[:12]}…, {written[:12]}… was written")
-    if not isinstance(found := json.loads(body.decode()), dict):
+    body = data[_START:-1]
+    if data[:_START] != b"".join((_HEAD, hashlib.sha256(body).hexdigest().encode(), _MIDDLE)) or data[-1:] != b"}":
+        raise _damaged(key, f"the digest of its {len(data)} bytes is not the one that was written")
+    if type(found := loads(body, key)) is not dict:
         raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def loads(text: str | bytes, key: str) -> object:
+    """
+    What stands in *text* as JSON; a number that is no JSON, such as ``NaN``, is refused.
+
+    Raises:
+        CorruptRecordError: It is no JSON, or nested too deeply.
+    """
+    try:
+        text = (text if isinstance(text, str) else text.decode()).strip()
+        found, end = _decode(text)
+        if end != len(text):
+            raise ValueError("there is more behind it")
+        return found
+    except (ValueError, RecursionError) as exc:
+        raise _damaged(key, f"{len(text)} bytes stored, and they are no JSON ({exc})") from exc
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
 
 
 def result_path(id: str, step: str, key: str) -> str:
@@ -87,11 +113,6 @@ def code_path(step: str, fingerprint: str) -> str:
     return f"code/{step}/{fingerprint}.json"
 
 
-def history_path(id: str, step: str, time_ns: int, token: str) -> str:
-    """Where a record of history is, so that the newest is listed first."""
-    return f"history/{encode_id(id)}/{step}/{NEWEST_FIRST - time_ns:019d}-{token}.json"
-
-
 def encode_result(path: str, text: str, about: Mapping[str, object], expires_at: str | None) -> bytes:
     """
     A result record as Prefect writes it, with what pfl checks in a field that Prefect passes over.
@@ -107,44 +128,52 @@ def encode_result(path: str, text: str, about: Mapping[str, object], expires_at:
     Source: Prefect 3.8, ``ResultRecord`` in ``prefect/_internal/result_records.py``.
     """
     metadata = {"storage_key": path, "expiration": expires_at, "serializer": JSON_SERIALIZER}
-    return json.dumps(
-        {"metadata": metadata, "result": text, "pfl": {"version": 1, "sha256": digest(text), **about}}, separators=(",", ":")
-    ).encode()
+    told = {"version": 1, "sha256": _result_digest(text, expires_at, about), **about}
+    return json.dumps({"metadata": metadata, "result": text, "pfl": told}, separators=(",", ":")).encode()
 
 
-def decode_result(data: bytes, path: str, *, allow_pickle: bool = False) -> tuple[str, str | None, dict]:
+def _result_digest(text: str, expires_at: str | None, about: Mapping[str, object]) -> str:
+    return digest(canonical([digest(text), expires_at, about]))
+
+
+def decode_result(data: bytes, path: str, *, allow_pickle: bool = False) -> tuple[object, int, str | None, dict]:
     """
     Read a result record, ours or stock Prefect's, without Prefect.
 
     Returns:
-        The value as JSON text, when it expires (ISO 8601) or None, and what pfl noted beside it (empty in Prefect's own).
+        The value, its length as JSON, when it expires (ISO 8601) or None, and what pfl noted beside it (empty in Prefect's own).
 
     Raises:
         CorruptRecordError: The bytes are not what was written.
         InvalidRequestError: The value is pickled, and reading pickles is off.
     """
+    record = loads(data, path)
     try:
-        record = json.loads(data)
         metadata, text, about = record["metadata"], record["result"], record.get("pfl", {})
         serializer, expires_at, storage_key = metadata["serializer"], metadata.get("expiration"), metadata.get("storage_key")
-        kind = serializer["type"]
+        if not all(isinstance(each, str) for each in (text, serializer["type"], storage_key or "")):
+            raise TypeError("a field is no text")
+        if expires_at is not None and not MOMENT.fullmatch(expires_at):
+            raise ValueError(f"it expires at {expires_at!r}")
+        told = {name: each for name, each in about.items() if name not in ("version", "sha256")}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise _damaged(path, f"{len(data)} bytes stored, and they are no result record ({exc!r})") from exc
     if storage_key and not storage_key.endswith(path):
         raise _damaged(path, f"it is the record of {storage_key}")
-    if not isinstance(text, str) or (about and about.get("sha256") != digest(text)):
-        raise _damaged(path, "its value is not the one that was written")
+    if about and about.get("sha256") != _result_digest(text, expires_at, told):
+        raise _damaged(path, "its value, or what stands beside it, is not what was written")
     try:
-        return _as_json(text, kind, serializer, path, allow_pickle), expires_at, about
+        text = _as_json(text, serializer, path, allow_pickle)
+        return loads(text, path), len(text), expires_at, told
     except (ValueError, EOFError) as exc:
-        raise _damaged(path, f"its {kind} value cannot be decoded ({exc})") from exc
+        raise _damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
 
 
-def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bool) -> str:
+def _as_json(text: str, serializer: dict, path: str, allow_pickle: bool) -> str:
+    kind = serializer["type"]
     if kind.startswith("compressed/"):
         text, kind = _decompressed(text, serializer.get("compressionlib", "lzma")), kind.removeprefix("compressed/")
     if kind == "json":
-        json.loads(text)
         return text
     if kind != "pickle":
         raise ValueError(f"unknown serializer {kind}")
@@ -157,7 +186,10 @@ def _as_json(text: str, kind: str, serializer: dict, path: str, allow_pickle: bo
     import pickle
     from base64 import b64decode
 
-    return json.dumps(pickle.loads(b64decode(text)), allow_nan=False)
+    try:
+        return json.dumps(pickle.loads(b64decode(text)), allow_nan=False)
+    except Exception as exc:  # A pickle may raise anything.
+        raise ValueError(repr(exc)) from exc
 
 
 def _decompressed(text: str, library: str) -> str:
@@ -197,6 +229,8 @@ def newest(
             continue
         try:
             body = unseal(data, key)
+            if kind not in WITHOUT_VALUE and not (body.keys() >= _TOLD and isinstance(body.get("inputs", {}), dict)):
+                raise _damaged(key, "it does not tell what a record tells")
         except CorruptRecordError as exc:
             if str(exc) not in warnings:
                 warnings.append(str(exc))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from handler.core import records
+from handler.core.store import Entry as Listed
 from handler.core.store import Store
 
 
@@ -24,19 +25,19 @@ def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) 
     rows: dict[str, dict] = {}
     for kind in ("results", "plans", "history"):
         for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
-            if listed.key.count("/") != 3:
-                continue
-            step = listed.key.split("/")[2]
-            row = rows.setdefault(step, {"results": 0, "plans": 0, "history": 0, "bytes": 0, "oldest": None, "newest": None})
-            row[kind] += 1
-            row["bytes"] += listed.size_bytes
-            if kind == "results":
-                row["oldest"] = min(row["oldest"] or listed.modified, listed.modified)
-                row["newest"] = max(row["newest"] or listed.modified, listed.modified)
+            if listed.key.count("/") == 3:
+                step = listed.key.split("/")[2]
+                row = rows.setdefault(step, {"results": 0, "plans": 0, "history": 0, "bytes": 0, "oldest": None, "newest": None})
+                add(row, listed, kind)
     order = list(flows)
     named = sorted(rows, key=lambda step: (order.index(step) if step in order else len(order), step))
-    return [{"flow": flows.get(step), "step": step, **rows[step], **_moments(rows[step])} for step in named]
+    return [{"flow": flows.get(step), "step": step, **rows[step]} for step in named]
 
 
-def _moments(row: dict) -> dict[str, str | None]:
-    return {name: None if row[name] is None else records.now_iso(row[name]) for name in ("oldest", "newest")}
+def add(row: dict, listed: Listed, kind: str) -> None:
+    """Count an object of this kind in a row; the age is that of results."""
+    row[kind] += 1
+    row["bytes"] += listed.size_bytes
+    if kind == "results":
+        moment = records.now_iso(listed.modified)
+        row["oldest"], row["newest"] = min(row["oldest"] or moment, moment), max(row["newest"] or moment, moment)

@@ -29,7 +29,8 @@ _HINTS = {
     ("Read-only file system",): "set PFL_STORE to a place that can be written",
     ("error sending request",): "check AWS_ENDPOINT_URL, AWS_REGION and the network",
 }  # By what the system or S3 says; the first that fits. Source: Amazon S3 API Reference, "Error responses".
-_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
+_CHUNK_BYTES = 32_768  # Most plans are shorter, and read by one call.
+_BROKEN, _LEFT = "HTTP error:", (2, 1, 0)  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -91,7 +92,7 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        for left in reversed(range(_TRIES)):
+        for left in _LEFT:
             try:
                 if self._directory is not None:
                     return _read(f"{self._directory}/{key}")
@@ -119,12 +120,12 @@ class Store:
             UnavailableError: The store did not take it.
         """
         self.counts["put"] += 1
-        for left in reversed(range(_TRIES)):
+        for left in _LEFT:
             try:
                 obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
                 return
             except exceptions.AlreadyExistsError as exc:
-                if left < _TRIES - 1 and self.get(key) == data:
+                if left < _LEFT[0] and self.get(key) == data:
                     return  # The answer of an earlier try was lost.
                 raise AlreadyExistsError(f"{key} is there already") from exc
             except Exception as exc:
@@ -140,7 +141,7 @@ class Store:
             after: Only those whose key is greater.
         """
         self.counts["list"] += 1
-        last, tries = "", _TRIES if self.is_ordered else 1
+        last, tries = "", len(_LEFT) if self.is_ordered else 1
         while True:
             try:
                 for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=last or after or None):
@@ -189,7 +190,7 @@ class Store:
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
-            for left in reversed(range(_TRIES)):
+            for left in _LEFT:
                 try:
                     obstore.delete(self._backend, some)
                     break
@@ -230,8 +231,10 @@ def _read(path: str) -> bytes:
     # obstore reads a file in another thread, and takes five times as long; open() asks the system six times where this asks four.
     file = os.open(path, os.O_RDONLY)
     try:
+        data = os.read(file, _CHUNK_BYTES)
+        if len(data) < _CHUNK_BYTES:
+            return data
         left = os.fstat(file).st_size
-        data = os.read(file, left)
         while len(data) < left and (more := os.read(file, left - len(data))):  # Linux hands out 2 GiB at a time.
             data += more
         return data
@@ -253,7 +256,7 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         UnavailableError: The directory is not there or cannot be made, or there are no AWS credentials.
     """
     scheme, sep, rest = url.partition("://")
-    if not sep:
+    if not sep and (os.path.isdir(url) or not re.match("[A-Za-z0-9]+:", url)):  # s3:/bucket is no directory to make.
         scheme, rest = "file", url
     if scheme == "file" and rest:
         path = os.path.abspath(rest)

@@ -13,7 +13,6 @@ walk that was interrupted goes on behind the last key it told. ``leases/`` and `
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -123,25 +122,21 @@ class _Check:
         return None
 
     def _plans(self, listed: Listed, data: bytes, folder: str, step: str, name: str) -> tuple[str, str] | None:
-        body = records.unseal(data, listed.key)
-        self._in_place(body, folder, step)
-        if name != f"{body['plan_key']}.json":
-            return "damaged", f"it is the plan {body['plan_key']}"
+        body, entries = cache.plan_of(data, listed.key)
         if records.is_past(body["expires_at"]):
             return "expired", f"at {body['expires_at']}"
-        entries = [cache.entry_of(row) for row in body["entries"]]
-        for entry in entries:
+        for entry in entries.values():
             if entry.value is not UNREAD and keys.value_digest(entry.value) != entry.sha256:
                 return "damaged", f"its value of {entry.step} is not the one that was written"
-        if voided := self.marks.void(folder, *entries):
+        if voided := self.marks.void(folder, *entries.values()):
             return "stale", f"busted by {voided.name}"
-        if entries[0].value is UNREAD and self.store.get(records.result_path(body["id"], step, entries[0].key)) is None:
+        if entries[step].value is UNREAD and self.store.get(records.result_path(body["id"], step, entries[step].key)) is None:
             return "orphaned", "its result is gone"
         return None
 
     def _results(self, listed: Listed, data: bytes, folder: str, step: str, name: str) -> tuple[str, str] | None:
         try:
-            _, expires_at, about = records.decode_result(data, listed.key)
+            _, _, expires_at, about = records.decode_result(data, listed.key)
         except InvalidRequestError:  # Pickled, and not to be opened for a look.
             expires_at, about = None, {}
         if about:
@@ -158,7 +153,7 @@ class _Check:
         return None
 
     def _values(self, listed: Listed, data: bytes, folder: str, sha256: str) -> tuple[str, str] | None:
-        if keys.value_digest(json.loads(data)) != sha256:
+        if keys.value_digest(records.loads(data, listed.key)) != sha256:
             return "damaged", "its digest is not its name"
         if listed.modified + _WRITING_S > time.time():
             return None

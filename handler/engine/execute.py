@@ -366,7 +366,7 @@ class Invocation:
             self._untold.add(name)  # Who holds the lease may be just about to tell.
             return None
         if recorded is None:
-            recorded = entry._replace(computed_at=records.now_iso())
+            recorded = entry._replace(computed_at=cache.written_at(self.request, entry, self.store))
             told = {"repaired": True} | self._about(name)
             publish.record(self.request, self.store, recorded, told, inline_bytes=self.settings.inline_bytes)
         entry = recorded

@@ -13,10 +13,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from handler.core.errors import OutOfTimeError
+from handler.core.errors import OutOfTimeError, PflError
 from handler.engine.call import raise_in_thread
 
 if TYPE_CHECKING:
@@ -29,6 +31,35 @@ class Stopped(BaseException):
 
 class GivenUp(BaseException):
     """Raised in whatever still waits, Prefect's code too, when there is only time left to reply."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised in the main thread when the process is told to end: as Ctrl-C, but what it computed has crashed."""
+
+
+TERMINATED = PflError(
+    "the process was told to end", why="it got SIGTERM: from a supervisor, a container that stops, a timeout",
+    hint="call again: what was finished is saved",
+)  # fmt: skip
+
+
+@contextmanager
+def heed_sigterm(*, instead_of: object = signal.SIG_DFL) -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM, where nobody but *instead_of* takes care of it; None: whoever does."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if not is_main or (instead_of is not None and before != instead_of):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class watch:

@@ -25,7 +25,7 @@ from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
 from handler.engine.call import as_error, raise_in_thread
-from handler.engine.deadline import GivenUp, Stopped, out_of_time
+from handler.engine.deadline import TERMINATED, GivenUp, Stopped, Terminated, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
@@ -110,9 +110,10 @@ class Invocation:
     _untold: set[str] = field(default_factory=set)  # Results whose writer may be about to write their record.
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
-    finished: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, dict] = field(default_factory=dict)
     artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
     flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    interrupted: KeyboardInterrupt | None = None  # What ended its flow in Prefect from outside.
     degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
@@ -261,8 +262,8 @@ class Invocation:
                 self._note(name, outcome)
                 if isinstance(outcome.error, KeyboardInterrupt):
                     raise outcome.error
-        except KeyboardInterrupt:
-            self._interrupt(running, done, KeyboardInterrupt, _PATIENCE_S)
+        except KeyboardInterrupt as exc:
+            self._interrupt(running, done, type(exc), _PATIENCE_S)
             raise
         except Stopped:
             self._here = None
@@ -301,6 +302,11 @@ class Invocation:
         """The first thing that went wrong."""
         return next((outcome.error for outcome in self.outcomes.values() if outcome.error is not None), None)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether each step was settled, and none went wrong."""
+        return self.error is None and all(name in self.outcomes for name in self.finding.missing)
+
     def _failed(self, name: str, exc: BaseException) -> Outcome:
         if isinstance(exc, Stopped):
             if (entry := self._saved.get(name)) is not None:
@@ -308,15 +314,15 @@ class Invocation:
             exc = out_of_time(name, "was stopped before it had a result", self.settings.margin_s)
         return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
 
-    def give_up(self, why: str) -> None:
-        """Say what is known now; whatever goes on in other threads is not heard any more."""
+    def give_up(self, error: Callable[[str], PflError]) -> None:
+        """Say what is known now, and by *error* why a step has no result; whatever goes on in other threads is not heard any more."""
         self._is_over = True
         for name in self.finding.missing:
             if name not in self.outcomes and (entry := self._saved.get(name)) is not None:
                 self.outcomes[name] = Outcome("computed", entry)
         left = [name for name in self.finding.missing if name not in self.outcomes]
         if left and self.error is None:
-            self.outcomes[left[0]] = Outcome("failed", error=out_of_time(left[0], why, self.settings.margin_s))
+            self.outcomes[left[0]] = Outcome("failed", error=error(left[0]))
 
     def _has_inputs(self, name: str) -> bool:
         return all(before in self.finding.found for before in self.flow.upstream[name])
@@ -410,10 +416,9 @@ class Invocation:
         history.store_in_use.set(self.store)
         try:
             compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
-        except (GivenUp, KeyboardInterrupt):
-            raise
         except BaseException as exc:
-            if name not in self._saved:
+            is_ours = isinstance(exc, (GivenUp, KeyboardInterrupt)) and not isinstance(exc, Terminated)
+            if name not in self._saved and not is_ours:
                 self._note_failure(name, exc, started, told)
             raise
         return Outcome("computed", made[-1], reason)
@@ -435,7 +440,7 @@ class Invocation:
         return None, None, None
 
     def _note_failure(self, name: str, exc: BaseException, started: float, told: dict[str, object]) -> None:
-        error = self._failed(name, exc).error
+        error = TERMINATED if isinstance(exc, Terminated) else self._failed(name, exc).error
         said = error.to_json() if isinstance(error, PflError) else {"type": type(error).__name__, "what": str(error)[:1_000]}
         body = {"flow": self.request.flow.name, "id": self.request.id, "fingerprint": self.request.flow.steps[name].fingerprint}
         body |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id, "url": self.url, "key": None}

@@ -68,7 +68,7 @@ def reap(
             if body.get("engine") == "prefect":
                 api = api or prefect_env.choose(settings, lambda text: notify("", text))
                 runs = prefect_api.end(
-                    api, "CRASHED", error.lines, call=call,
+                    api, body.get("outcome", "CRASHED"), error.lines, call=call,
                     flow_runs={each["flow_run_id"] for each in (body, *claims) if each.get("flow_run_id")},
                     finished=body.get("finished", {}),
                     tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},

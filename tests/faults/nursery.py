@@ -43,13 +43,14 @@ def invocation(order: dict) -> dict:
     around(store.Store, "put", lambda args: f"put {args[1].split('/')[0]}")
     around(store.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
-        import prefect.concurrency._sync
         import prefect.task_engine
         from prefect.client.orchestration import SyncPrefectClient
 
+        from handler.engine import limits
+
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
-        around(prefect.concurrency._sync, "acquire_concurrency_slots_with_lease", lambda args: "take a slot")
+        around(limits, "_take", lambda args: "take a slot")
         around(prefect.task_engine, "emit_task_run_state_change_event", lambda args: "emit task run state")
     reply = entry.handle(order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4()))
     return {"reply": reply, "points": passed}

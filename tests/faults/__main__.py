@@ -26,8 +26,8 @@ from handler.engine import prefect_env, server  # noqa: E402
 from . import bench, suite  # noqa: E402
 
 # Engine, store, share of the kills.
-LOADS = (("direct", "directory", 0.5), ("direct", "s3", 0.2), ("prefect", "directory", 0.2), ("prefect", "s3", 0.1))
-ROUND = 25  # So many kills and it starts anew, on S3 in another bucket: moto looks at each object of a bucket to list a few.
+LOADS = (("direct", "directory", 0.55), ("direct", "s3", 0.2), ("prefect", "directory", 0.15), ("prefect", "s3", 0.1))
+ROUNDS = {"directory": 150, "s3": 50}  # After so many kills it starts anew: moto looks at each object of a bucket to list a few.
 
 
 def main() -> None:
@@ -69,11 +69,12 @@ def load(root: Path, kills: int) -> None:
         while left > 0:
             where = root / f"load-{kind}-{engine}-{left}"
             _store(kind, f"load-{engine}-{left}")
-            counted += (found := suite.under_load(where, suite.project(where), engine, kills=min(ROUND, left), seed=number * 10_000 + left))
+            counted += (found := suite.under_load(where, suite.project(where), engine, kills=min(ROUNDS[kind], left), seed=number * 10_000 + left))
             left -= found["killed"]
             print(f"{engine}, {kind}: {counted['killed']} killed in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         tables.append(counted)
         names = list(found)
+        print(f"{engine}, {kind}: {dict(counted)}", file=sys.stderr, flush=True)
     for what in ("at random", *names):
         cells = [f"{engine}, {kind}" for engine, kind, _ in LOADS] if what == "at random" else [str(table[what]) for table in tables]
         print("| " + " | ".join((what, *cells)) + " |", flush=True)

@@ -75,12 +75,12 @@ class watch:
 
     def __init__(self, invocation: Invocation) -> None:
         self._invocation, self._over, self._lock = invocation, threading.Event(), threading.Lock()
+        self._is_late = False
         self._thread, self._is_main = threading.get_ident(), threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> None:
         if self._invocation.deadline is None:
             return
-        self._give_up_at = self._invocation.deadline - self._invocation.settings.margin_s / 4
         self._before = signal.signal(signal.SIGUSR1, self._on_signal) if self._is_main else None
         threading.Thread(target=self._wake, name="deadline", daemon=True).start()
 
@@ -98,7 +98,7 @@ class watch:
             frame = frame.f_back
         if self._over.is_set():
             return None
-        if time.monotonic() >= self._give_up_at:
+        if self._is_late:
             return GivenUp
         return Stopped if self._invocation.may_stop else None
 
@@ -116,11 +116,16 @@ class watch:
                 raise_in_thread(self._thread, kind)
 
     def _wake(self) -> None:
-        self._over.wait(max(0.0, self._invocation.stop_at - time.monotonic()))
+        _until(self._invocation.stop_at, self._over)
         self._poke()
-        self._over.wait(max(0.0, self._give_up_at - time.monotonic()))
+        _until(self._invocation.deadline - self._invocation.settings.margin_s / 4, self._over)
+        self._is_late = True
         while not self._over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
             self._poke()
+
+
+def _until(when: float, over: threading.Event) -> None:
+    over.wait(max(0.0, when - time.monotonic()))
 
 
 def out_of_time(step: str, what: str, margin_s: int) -> OutOfTimeError:

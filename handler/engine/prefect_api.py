@@ -20,7 +20,7 @@ from handler.engine.prefect_env import Api
 TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 _PAGE = 200
-_TRIES, _PAUSE_S = 3, 0.3
+_TRIES, _PAUSE_S = 5, 0.3  # A busy server gets them all in four seconds, one that is not there the first three.
 
 
 def ask(api: Api, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)) -> object:
@@ -37,7 +37,7 @@ def ask(api: Api, path: str, body: object = None, *, method: str = "", none: tup
     elif api.auth:
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
     request = urllib.request.Request(api.url + path, data, headers, method=method or None)
-    for left in reversed(range(_TRIES)):
+    for number in range(_TRIES):
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_trusted(api.url)) as response:
                 text = response.read()
@@ -47,13 +47,13 @@ def ask(api: Api, path: str, body: object = None, *, method: str = "", none: tup
             if exc.code in none:
                 return None
             # Whatever is said here may be said twice.
-            if not left or exc.code not in (429, 502, 503, 504):
+            if number == _TRIES - 1 or exc.code not in (429, 502, 503, 504):
                 hint = "check PREFECT_API_KEY" if exc.code in (401, 403) else ""
                 raise UnavailableError(f"Prefect at {api.url} refused {path}", why=" ".join(why.split()), hint=hint) from exc
         except (OSError, ValueError) as exc:
-            if not left:
+            if number >= 2:
                 raise UnavailableError(f"Prefect at {api.url} did not answer", why=" ".join(str(exc).split())[:500]) from exc
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S * 2**number)
     raise AssertionError("unreachable")
 
 

@@ -60,7 +60,7 @@ def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_
 
 
 def test_a_prefect_that_is_restarted_in_the_middle_of_a_run_loses_nothing(project, tmp_path, monkeypatch):
-    """It is stopped while a step computes under a slot, and started anew with the same database before the next one does."""
+    """It is stopped while a step computes under a slot, and started anew with the same database when the next one waits for its own."""
     from handler.engine import server
 
     home = tmp_path / "prefect" / ".pfl"
@@ -74,8 +74,10 @@ def test_a_prefect_that_is_restarted_in_the_middle_of_a_run_loses_nothing(projec
                 called = beside.submit(project.call, "restart")
                 opened = os.open(project.root / "gate", os.O_WRONLY)  # Step b is inside now.
                 server.stop(home)
-                between.port = server.ensure(home, idle_s=900).port
                 os.close(opened)
+                while not list(project.results.list("results/restart/b")):
+                    pass
+                between.port = server.ensure(home, idle_s=900).port
                 reply = called.result()
             assert (reply["status"], values(reply), reply["warnings"]) == ("completed", {"a": 1, "b": 2, "c": 3}, [])
             flows, _ = suite.runs_of(suite.prefect_env.configured(project.settings), "restart")

@@ -156,12 +156,8 @@ class Invocation:
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
         for name in self.finding.missing:
-            if self._has_inputs(name):
-                outcome = self._settle(name, None, look_only=True)
-                if outcome is None:
-                    self._absent.add(name)
-                else:
-                    self._note(name, outcome)
+            if self._has_inputs(name) and self._found(name, lambda name=name: self._look_again(name)) is None:
+                self._absent.add(name)
         return len(self.outcomes) < len(self.finding.missing) and self.error is None
 
     def join(self) -> bool:
@@ -174,24 +170,28 @@ class Invocation:
         while ready := [name for name in self.finding.missing if name not in self.outcomes and self._has_inputs(name)]:
             before = len(self.outcomes)
             for name in ready:
-                started = time.perf_counter()
-                try:
-                    # Who waits for another looks behind the claim alone, which says that it was joined.
-                    known = name in self._absent or name in self._held
-                    got = (None if known else self._look_again(name)) or self._try(name)
-                except Exception as exc:
-                    got = self._failed(name, exc)
-                if got is True:
+                # Who waits for another looks behind the claim alone, which says that it was joined.
+                is_known = name in self._absent or name in self._held
+                if self._found(name, lambda name=name, known=is_known: (None if known else self._look_again(name)) or self._try(name)) is True:
                     return True
-                if got is not False:
-                    got.ms = (time.perf_counter() - started) * 1e3
-                    self._note(name, got)
             if self.error is not None:
                 return False
             if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
                 self._note(ready[0], self._failed(ready[0], trouble))
                 return False
         return False
+
+    def _found(self, name: str, find: Callable[[], Outcome | bool | None]) -> Outcome | bool | None:
+        """What *find* gives; an outcome, or what it raised, is noted."""
+        started = time.perf_counter()
+        try:
+            got = find()
+        except Exception as exc:
+            got = self._failed(name, exc)
+        if isinstance(got, Outcome):
+            got.ms = (time.perf_counter() - started) * 1e3
+            self._note(name, got)
+        return got
 
     def _try(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, else whether *name* is ours to compute."""
@@ -334,12 +334,10 @@ class Invocation:
         if outcome.entry is not None:
             self.finding.found[name] = outcome.entry
 
-    def _settle(self, name: str, compute: Compute | None, *, look_only: bool = False) -> Outcome | None:
+    def _settle(self, name: str, compute: Compute | None) -> Outcome:
         started, told = time.perf_counter(), {}
         try:
             outcome = None if name in self._absent else self._look_again(name)
-            if outcome is None and look_only:
-                return None
             if outcome is None and compute is not None:
                 outcome = self._claim(name) or (self._look_again(name) if name in self._untold else None)
             outcome = outcome or self._compute(name, compute)

@@ -9,6 +9,7 @@ In the main thread a signal does it, so that a sleep, a socket or a lock is left
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -55,7 +56,8 @@ def heed_sigterm(*, instead_of: object = signal.SIG_DFL) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, end)
+    # In Lambda the process just dies of it: that is its time limit, most often, and the extension knows and tells the cause.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") else end)
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -69,8 +68,8 @@ def rm(
         else:
             names = [limits.one(api, results, named)["tag"]]
             waiting = limits.waiting(api, names[0])
-            if waiting and not yes and not dry_run:
-                _ask(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?")
+            if waiting:
+                output.confirm(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?", yes=yes or dry_run)
         for name in names:
             if not dry_run:
                 limits.rm(api, results, name)
@@ -129,12 +128,6 @@ def _seconds(text: str) -> int:
     if match is None:
         raise InvalidRequestError(f"--idle is {text!r}", why="it has to be a number with s, m, h, d or w", hint="--idle 7d")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidRequestError(question.rstrip("?"), why="there is no terminal to ask at", hint="--yes")
-    typer.confirm(question, abort=True, err=True)
 
 
 def _done(row: dict, json: bool, words: str) -> None:

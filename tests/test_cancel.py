@@ -10,11 +10,14 @@ import sys
 
 import forked
 import pytest
+from faults import suite
 from test_lease import GATED, ROOT, until
 from test_limits import client_of, limit
 from test_reap import states
 
-from handler.core import lease
+from handler.core import lease, records
+from handler.engine import limits, prefect_api, prefect_env
+from handler.engine.deadline import TERMINATED
 
 CHILD = """
 import json, os, sys
@@ -52,10 +55,10 @@ def begun(project, id: str) -> tuple[subprocess.Popen, int]:
     return child, gate
 
 
-def all_free(project, id: str) -> None:
-    assert states(project, id)[:2] == (["CANCELLED"], ["CANCELLED"])
+def all_free(project, id: str, state: str = "CANCELLED", taken: int = 0) -> None:
+    assert states(project, id)[:2] == ([state], [state])
     assert lease.calls(project.results) == {}
-    assert limit(project, f"id={id}:task-a")["taken"] == 0
+    assert limit(project, f"id={id}:task-a")["taken"] == taken
     assert list(project.results.list("results")) == []
 
 
@@ -66,6 +69,35 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_taken(on_server):
     os.close(gate)
     assert child.returncode == 130
     all_free(on_server, "stop-1")
+
+
+def test_ctrl_c_ends_the_wait_for_a_slot_that_another_keeps(on_server):
+    tag, api = "id=stop-3:task-a", prefect_env.configured(on_server.settings)
+    limits.put(api, on_server.results, tag, 1)
+    kept = {"names": [f"tag:{tag}"], "slots": 1, "mode": "concurrency", "lease_duration": 600}
+    assert prefect_api.ask(api, "/v2/concurrency_limits/increment-with-lease", kept)["limits"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", CHILD, "stop-3"], cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True) as child:
+        until(child, '"computing"')
+        while states(on_server, "stop-3")[1] != ["PENDING"]:
+            pass
+        assert limits.waiting(api, tag) == 1
+        child.send_signal(signal.SIGINT)
+    assert child.returncode == 130
+    all_free(on_server, "stop-3", taken=1)
+
+
+def test_sigterm_leaves_a_crash_with_our_cause_and_advice(on_server):
+    child, gate = begun(on_server, "stop-4")
+    with child:
+        child.send_signal(signal.SIGTERM)
+    os.close(gate)
+    assert child.returncode == 130
+    all_free(on_server, "stop-4", "CRASHED")
+    runs = [run for kind in suite.runs_of(prefect_env.configured(on_server.settings), "stop-4") for run in kind]
+    assert {run["state"]["message"] for run in runs} == {TERMINATED.lines}
+    (record,) = [records.unseal(on_server.results.get(each.key), each.key) for each in on_server.results.list("history/stop-4/a")]
+    assert (record["status"], record["error"]["what"]) == ("failed", TERMINATED.what)
 
 
 def test_a_run_that_is_cancelled_in_prefect_stops_and_says_so(on_server):

@@ -1,8 +1,13 @@
-"""Shortly before the Lambda deadline a call stops, saves what is finished, and replies."""
+"""
+Shortly before the Lambda deadline a call stops, saves what is finished, and replies.
+
+No clock runs here: the deadline is far away, and its two moments come when a step, or the test, says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 
@@ -11,6 +16,8 @@ import pytest
 from handler import entry
 from handler.core import lease
 from handler.core.errors import exit_code
+from handler.engine import deadline
+from handler.engine.execute import Invocation
 
 SLOW = """
 import time
@@ -19,6 +26,7 @@ def a(id: str) -> int:
     return 1
 @step
 def b(id: str, a: int) -> int:
+    open("time_to_stop", "w").close()
     {slow}
     return 2
 @step
@@ -28,12 +36,26 @@ FLOWS = [flow("slow", a, b, c)]
 """
 
 
-def call(project, within_s: float, **event) -> dict:
+@pytest.fixture(autouse=True)
+def moments(project, monkeypatch):
+    """``time_to_stop`` and ``time_to_reply`` are pipes: to open one for writing is that moment."""
+    both = ("time_to_reply", "time_to_stop")
+    for name in both:
+        os.mkfifo(project.root / name)
+    left = list(both)
+    monkeypatch.setattr(deadline, "_until", lambda when, over: open(project.root / left.pop()).close())
+    yield
+    opened = [os.open(project.root / name, os.O_RDWR) for name in both]  # Whoever waits for them still goes on.
+    for thread in threading.enumerate():
+        if thread.name == "deadline":
+            thread.join()
+    for each in opened:
+        os.close(each)
+
+
+def call(project, within_s: float = 3_600, **event) -> dict:
     project.knobs["margin_s"] = 1
-    deadline = time.monotonic() + within_s
-    reply = entry.handle({"id": "abc", **event}, project.settings, request_id="r", deadline=deadline)
-    assert time.monotonic() < deadline
-    return reply
+    return entry.handle({"id": "abc", **event}, project.settings, request_id="r", deadline=time.monotonic() + within_s)
 
 
 def rows(reply: dict) -> list[tuple[str, str]]:
@@ -57,15 +79,15 @@ def runs_of(server, call_url: str):
 def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engine, slow, request):
     project.write(SLOW.format(slow=slow))
     if engine == "prefect":
-        request.getfixturevalue("on_prefect").call("warm", step="a")
-    reply = call(project, 6 if engine == "prefect" else 2.5, engine=engine)
+        request.getfixturevalue("on_prefect")
+    reply = call(project, engine=engine)
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     assert exit_code(reply["error"]["type"]) == 5
     assert "PFL_MARGIN_S" in reply["error"]["why"]
     assert rows(reply) == [("a", "computed"), ("b", "failed")]
     assert lease.calls(project.results) == {}
-    project.write(SLOW.format(slow="pass"))
-    assert rows(call(project, 60, engine="direct")) == [("a", "hit"), ("b", "computed"), ("c", "computed")]
+    project.write(SLOW.format(slow="pass").replace('open("time_to_stop", "w").close()', ""))
+    assert rows(project.call(engine="direct")) == [("a", "hit"), ("b", "computed"), ("c", "computed")]
     if engine == "prefect":
         state, tasks = runs_of(request.getfixturevalue("prefect_server"), reply["url"])
         assert state.is_crashed()
@@ -73,7 +95,7 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
         assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED"]
 
 
-def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_prefect, prefect_server):
+def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_prefect, prefect_server, monkeypatch):
     on_prefect.write(
         """
         import time
@@ -90,8 +112,17 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_pr
         FLOWS = [flow("three", heeds, hangs, quick)]
         """
     )
-    on_prefect.call("warm", step="quick")
-    reply = call(on_prefect, 6)
+
+    def stop_when_quick_is_saved(real=Invocation._note):
+        def note(self, name, outcome):
+            real(self, name, outcome)
+            if name == "quick":
+                open("time_to_stop", "w").close()
+
+        return note
+
+    monkeypatch.setattr(Invocation, "_note", stop_when_quick_is_saved())
+    reply = call(on_prefect)
     assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
     state, tasks = runs_of(prefect_server, reply["url"])
     assert state.is_crashed()
@@ -111,19 +142,22 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
 
     def hang(invocation, real=direct.run):
         real(invocation)
+        for moment in ("time_to_stop", "time_to_reply"):
+            open(moment, "w").close()
         try:
-            time.sleep(60)
+            threading.Event().wait()
         except BaseException:
-            asyncio.run(asyncio.sleep(60))  # As Prefect does: it catches, and waits again.
+            asyncio.run(asyncio.Event().wait())  # As Prefect does: it catches, and waits again.
 
     monkeypatch.setattr(direct, "run", hang)
-    reply = call(project, 2.5, step="b")
+    reply = call(project, step="b")
     assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
     assert "pfl runs reap" in reply["warnings"][0]
 
 
 def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(project, monkeypatch):
     """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
+    monkeypatch.setattr(deadline, "_until", lambda when, over: None)
     from handler.engine import execute, run
 
     real = execute.Invocation.join
@@ -143,9 +177,10 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
     assert [thread for thread in watching if thread.is_alive()] == []
 
 
-def test_a_signal_handler_of_the_user_is_there_again_afterwards(project):
+def test_a_signal_handler_of_the_user_is_there_again_afterwards(project, monkeypatch):
     import signal
 
     before = signal.getsignal(signal.SIGUSR1)
-    call(project, 60)
+    monkeypatch.setattr(deadline, "_until", lambda when, over: over.wait())
+    assert call(project)["status"] == "completed"
     assert signal.getsignal(signal.SIGUSR1) == before

@@ -130,6 +130,15 @@ def test_a_step_with_a_limit_runs_under_its_tag_and_gives_the_slot_back(on_serve
     assert (found["taken"], found["holders"], found["leaked"]) == (0, [], 0)
 
 
+def test_a_limit_of_zero_is_told_and_leaves_nothing_waiting(on_server, id):
+    rows(on_server, "limits", "set", "--id", id, "--step", "a", "0")
+    reply = on_server.call(id)
+    assert (reply["status"], reply["error"]["type"]) == ("busy", "BusyError")
+    assert reply["error"]["what"] == f"id={id}:task-a: a limit of 0 lets nothing run"
+    assert states(on_server, id)[:2] == (["FAILED"], ["CRASHED"])
+    assert lease.calls(on_server.results) == {}
+
+
 def test_a_hit_never_waits_for_a_slot(on_server, id, asked):
     on_server.write("@step\ndef a(id: str) -> int:\n    return 1\nFLOWS = [flow('free', a)]")
     on_server.call(id)

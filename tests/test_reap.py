@@ -256,6 +256,8 @@ def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_
     call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600)
     call.try_claim("a", None, lambda waited: None)
     lease.report(project.results, call.token, "killed", "")
+    (shown,) = [json.loads(line) for line in pfl(project, "runs", "ls", "--stuck", "--json").stdout.splitlines()]
+    assert (shown["id"], shown["stuck"], server.find(project.root / ".pfl")) == ("abc", True, None)  # To look starts none.
     try:
         (row,) = project.handle({"action": "reap"})["reaped"]
         assert (row["cause"], row["runs"]) == ("killed", [])

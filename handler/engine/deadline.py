@@ -9,14 +9,17 @@ In the main thread a signal does it, so that a sleep, a socket or a lock is left
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from handler.core.errors import OutOfTimeError
+from handler.core.errors import OutOfTimeError, PflError
 from handler.engine.call import raise_in_thread
 
 if TYPE_CHECKING:
@@ -29,6 +32,36 @@ class Stopped(BaseException):
 
 class GivenUp(BaseException):
     """Raised in whatever still waits, Prefect's code too, when there is only time left to reply."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised in the main thread when the process is told to end: as Ctrl-C, but what it computed has crashed."""
+
+
+TERMINATED = PflError(
+    "the process was told to end", why="it got SIGTERM: from a supervisor, a container that stops, a timeout",
+    hint="call again: what was finished is saved",
+)  # fmt: skip
+
+
+@contextmanager
+def heed_sigterm(*, instead_of: object = signal.SIG_DFL) -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM, where nobody but *instead_of* takes care of it; None: whoever does."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if not is_main or (instead_of is not None and before != instead_of):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    # In Lambda the process just dies of it: that is its time limit, most often, and the extension knows and tells the cause.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") else end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class watch:
@@ -44,12 +77,12 @@ class watch:
 
     def __init__(self, invocation: Invocation) -> None:
         self._invocation, self._over, self._lock = invocation, threading.Event(), threading.Lock()
+        self._is_late = False
         self._thread, self._is_main = threading.get_ident(), threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> None:
         if self._invocation.deadline is None:
             return
-        self._give_up_at = self._invocation.deadline - self._invocation.settings.margin_s / 4
         self._before = signal.signal(signal.SIGUSR1, self._on_signal) if self._is_main else None
         threading.Thread(target=self._wake, name="deadline", daemon=True).start()
 
@@ -67,7 +100,7 @@ class watch:
             frame = frame.f_back
         if self._over.is_set():
             return None
-        if time.monotonic() >= self._give_up_at:
+        if self._is_late:
             return GivenUp
         return Stopped if self._invocation.may_stop else None
 
@@ -85,11 +118,16 @@ class watch:
                 raise_in_thread(self._thread, kind)
 
     def _wake(self) -> None:
-        self._over.wait(max(0.0, self._invocation.stop_at - time.monotonic()))
+        _until(self._invocation.stop_at, self._over)
         self._poke()
-        self._over.wait(max(0.0, self._give_up_at - time.monotonic()))
+        _until(self._invocation.deadline - self._invocation.settings.margin_s / 4, self._over)
+        self._is_late = True
         while not self._over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
             self._poke()
+
+
+def _until(when: float, over: threading.Event) -> None:
+    over.wait(max(0.0, when - time.monotonic()))
 
 
 def out_of_time(step: str, what: str, margin_s: int) -> OutOfTimeError:

@@ -25,7 +25,7 @@ from handler.core.store import Store
 from handler.core.values import normalise
 from handler.engine import publish, why
 from handler.engine.call import as_error, raise_in_thread
-from handler.engine.deadline import GivenUp, Stopped, out_of_time
+from handler.engine.deadline import TERMINATED, GivenUp, Stopped, Terminated, out_of_time
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
@@ -110,9 +110,10 @@ class Invocation:
     _untold: set[str] = field(default_factory=set)  # Results whose writer may be about to write their record.
     left: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(default_factory=dict)  # Prefect's task runs that have begun, and those that ended by themselves.
-    finished: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, dict] = field(default_factory=dict)
     artifacts: list[dict] = field(default_factory=list)  # Those that Prefect has not got yet.
     flow_run: object = None  # The flow run in Prefect that this is to be, where there is one already.
+    interrupted: KeyboardInterrupt | None = None  # What ended its flow in Prefect from outside.
     degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
@@ -155,12 +156,8 @@ class Invocation:
     def look(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
         for name in self.finding.missing:
-            if self._has_inputs(name):
-                outcome = self._settle(name, None, look_only=True)
-                if outcome is None:
-                    self._absent.add(name)
-                else:
-                    self._note(name, outcome)
+            if self._has_inputs(name) and self._found(name, lambda name=name: self._look_again(name)) is None:
+                self._absent.add(name)
         return len(self.outcomes) < len(self.finding.missing) and self.error is None
 
     def join(self) -> bool:
@@ -173,24 +170,28 @@ class Invocation:
         while ready := [name for name in self.finding.missing if name not in self.outcomes and self._has_inputs(name)]:
             before = len(self.outcomes)
             for name in ready:
-                started = time.perf_counter()
-                try:
-                    # Who waits for another looks behind the claim alone, which says that it was joined.
-                    known = name in self._absent or name in self._held
-                    got = (None if known else self._look_again(name)) or self._try(name)
-                except Exception as exc:
-                    got = self._failed(name, exc)
-                if got is True:
+                # Who waits for another looks behind the claim alone, which says that it was joined.
+                is_known = name in self._absent or name in self._held
+                if self._found(name, lambda name=name, known=is_known: (None if known else self._look_again(name)) or self._try(name)) is True:
                     return True
-                if got is not False:
-                    got.ms = (time.perf_counter() - started) * 1e3
-                    self._note(name, got)
             if self.error is not None:
                 return False
             if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
                 self._note(ready[0], self._failed(ready[0], trouble))
                 return False
         return False
+
+    def _found(self, name: str, find: Callable[[], Outcome | bool | None]) -> Outcome | bool | None:
+        """What *find* gives; an outcome, or what it raised, is noted."""
+        started = time.perf_counter()
+        try:
+            got = find()
+        except Exception as exc:
+            got = self._failed(name, exc)
+        if isinstance(got, Outcome):
+            got.ms = (time.perf_counter() - started) * 1e3
+            self._note(name, got)
+        return got
 
     def _try(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, else whether *name* is ours to compute."""
@@ -261,8 +262,8 @@ class Invocation:
                 self._note(name, outcome)
                 if isinstance(outcome.error, KeyboardInterrupt):
                     raise outcome.error
-        except KeyboardInterrupt:
-            self._interrupt(running, done, KeyboardInterrupt, _PATIENCE_S)
+        except KeyboardInterrupt as exc:
+            self._interrupt(running, done, type(exc), _PATIENCE_S)
             raise
         except Stopped:
             self._here = None
@@ -301,6 +302,11 @@ class Invocation:
         """The first thing that went wrong."""
         return next((outcome.error for outcome in self.outcomes.values() if outcome.error is not None), None)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether each step was settled, and none went wrong."""
+        return self.error is None and all(name in self.outcomes for name in self.finding.missing)
+
     def _failed(self, name: str, exc: BaseException) -> Outcome:
         if isinstance(exc, Stopped):
             if (entry := self._saved.get(name)) is not None:
@@ -308,15 +314,15 @@ class Invocation:
             exc = out_of_time(name, "was stopped before it had a result", self.settings.margin_s)
         return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
 
-    def give_up(self, why: str) -> None:
-        """Say what is known now; whatever goes on in other threads is not heard any more."""
+    def give_up(self, error: Callable[[str], PflError]) -> None:
+        """Say what is known now, and by *error* why a step has no result; whatever goes on in other threads is not heard any more."""
         self._is_over = True
         for name in self.finding.missing:
             if name not in self.outcomes and (entry := self._saved.get(name)) is not None:
                 self.outcomes[name] = Outcome("computed", entry)
         left = [name for name in self.finding.missing if name not in self.outcomes]
         if left and self.error is None:
-            self.outcomes[left[0]] = Outcome("failed", error=out_of_time(left[0], why, self.settings.margin_s))
+            self.outcomes[left[0]] = Outcome("failed", error=error(left[0]))
 
     def _has_inputs(self, name: str) -> bool:
         return all(before in self.finding.found for before in self.flow.upstream[name])
@@ -328,12 +334,10 @@ class Invocation:
         if outcome.entry is not None:
             self.finding.found[name] = outcome.entry
 
-    def _settle(self, name: str, compute: Compute | None, *, look_only: bool = False) -> Outcome | None:
+    def _settle(self, name: str, compute: Compute | None) -> Outcome:
         started, told = time.perf_counter(), {}
         try:
             outcome = None if name in self._absent else self._look_again(name)
-            if outcome is None and look_only:
-                return None
             if outcome is None and compute is not None:
                 outcome = self._claim(name) or (self._look_again(name) if name in self._untold else None)
             outcome = outcome or self._compute(name, compute)
@@ -410,10 +414,9 @@ class Invocation:
         history.store_in_use.set(self.store)
         try:
             compute(Work(name, {p: arguments[p] for p in step.takes}, finish, before, reason))
-        except (GivenUp, KeyboardInterrupt):
-            raise
         except BaseException as exc:
-            if name not in self._saved:
+            is_ours = isinstance(exc, (GivenUp, KeyboardInterrupt)) and not isinstance(exc, Terminated)
+            if name not in self._saved and not is_ours:
                 self._note_failure(name, exc, started, told)
             raise
         return Outcome("computed", made[-1], reason)
@@ -435,7 +438,7 @@ class Invocation:
         return None, None, None
 
     def _note_failure(self, name: str, exc: BaseException, started: float, told: dict[str, object]) -> None:
-        error = self._failed(name, exc).error
+        error = TERMINATED if isinstance(exc, Terminated) else self._failed(name, exc).error
         said = error.to_json() if isinstance(error, PflError) else {"type": type(error).__name__, "what": str(error)[:1_000]}
         body = {"flow": self.request.flow.name, "id": self.request.id, "fingerprint": self.request.flow.steps[name].fingerprint}
         body |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id, "url": self.url, "key": None}

@@ -9,14 +9,17 @@ That a limit is meant for us is also written in the store, ``limits/<tag>.json``
 
 from __future__ import annotations
 
+import random
+import threading
 import time
-from collections.abc import Iterator
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 from handler.core import lease, records
-from handler.core.errors import InvalidRequestError, NotFoundError
+from handler.core.errors import BusyError, InvalidRequestError, NotFoundError, PflError, UnavailableError
 from handler.core.keys import encode_id
 from handler.core.store import Store
 from handler.engine import prefect_env
@@ -25,6 +28,9 @@ from handler.engine.prefect_api import FINAL, Api, ask, pages, set_state
 if TYPE_CHECKING:
     from handler.engine.execute import Invocation
 
+T = TypeVar("T")
+_SLOT_S = 60  # Prefect gives slots for no shorter time.
+_AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
 _PLAIN = "-_.@+"  # Beside letters and digits; a slash, which Prefect's names may not have, is written ~2F.
 _made: set[tuple[str, str, int]] = set()
 
@@ -45,11 +51,90 @@ def tags_of(invocation: Invocation, name: str, api: Api) -> list[str]:
             tags.append(tag)  # What was set by hand counts, not what the code says.
         elif limit is not None:
             if (api.url, tag, limit) not in _made:
-                _set(api, tag, limit)
+                _patiently(lambda tag=tag, limit=limit: _set(api, tag, limit))
                 if tag == tag_of(None, name):
                     _made.add((api.url, tag, limit))  # Those of an ID may be collected while it is idle.
             tags.append(tag)
     return tags
+
+
+@contextmanager
+def slot(api: Api, names: list[str], occupy: int, holder: object) -> Iterator[None]:
+    """
+    Hold a slot of each limit, as Prefect's engine does around a task run.
+
+    Prefect's own waits in another thread: it asks again after ten seconds or more, asks on for one who was interrupted, and keeps
+    the process until it has its slot.
+
+    Args:
+        api: Prefect's.
+        names: The limits, as ``tag:task-b``; one that does not exist limits nothing.
+        occupy: How many slots.
+        holder: Whose they are: its ``type``, as ``task_run``, and ``id``.
+
+    Raises:
+        BusyError: A limit lets none run.
+        UnavailableError: Prefect did not answer.
+    """
+    if not names:
+        yield
+        return
+    body = {"names": names, "slots": occupy, "mode": "concurrency", "lease_duration": _SLOT_S}
+    body["holder"] = {"type": holder.type, "id": str(holder.id)}
+    while (taken := _patiently(lambda: _take(api, body))) is None:
+        _pause()
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(_SLOT_S / 3):
+            with suppress(PflError):  # Two more tries fit before it runs out.
+                ask(api, f"/v2/concurrency_limits/leases/{taken['lease_id']}/renew", {"lease_duration": _SLOT_S})
+
+    if taken["limits"]:
+        threading.Thread(target=renew, name="slot", daemon=True).start()
+
+    def give_back() -> None:
+        if taken["limits"]:
+            ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": taken["lease_id"]})
+
+    try:
+        yield
+    except BaseException:
+        over.set()
+        with suppress(PflError):  # The end of its task run gives it back, too.
+            give_back()
+        raise
+    over.set()
+    with suppress(PflError):  # It runs out by itself.
+        _patiently(give_back)
+
+
+def _take(api: Api, body: dict) -> dict | None:
+    """What Prefect gave; None where all slots are taken."""
+    try:
+        return ask(api, "/v2/concurrency_limits/increment-with-lease", body, none=(423,))
+    except UnavailableError as exc:
+        if "greater than the limit" not in exc.why:
+            raise
+        what = f"{' and '.join(name.removeprefix('tag:') for name in body['names'])}: a limit of 0 lets nothing run"
+        raise BusyError(what, why="it was set so", hint="pfl limits ls; pfl limits set") from exc
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """What *call* gives, also where Prefect is away for a while, as when it is started anew."""
+    until = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            return call()
+        except UnavailableError as exc:
+            is_refused = isinstance(exc, BusyError) or (isinstance(exc.__cause__, HTTPError) and exc.__cause__.code < 500)
+            if is_refused or time.monotonic() > until:
+                raise
+        _pause()
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0.25, 0.45))  # Many that wait do not ask together.
 
 
 def check_tag(tag: str) -> str:

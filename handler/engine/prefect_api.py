@@ -20,12 +20,12 @@ from handler.engine.prefect_env import Api
 TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 _PAGE = 200
-_TRIES, _PAUSE_S = 3, 0.3
+_TRIES, _PAUSE_S = 5, 0.3  # A busy server gets them all in four seconds, one that is not there the first three.
 
 
-def ask(api: Api, path: str, body: object = None, *, method: str = "") -> object:
+def ask(api: Api, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)) -> object:
     """
-    What the API answers to a POST of *body*, or to a GET without one; None where there is no such thing.
+    What the API answers to a POST of *body*, or to a GET without one; None where its status is one of *none*: there is no such thing.
 
     Raises:
         UnavailableError: It did not answer, or refused.
@@ -37,23 +37,23 @@ def ask(api: Api, path: str, body: object = None, *, method: str = "") -> object
     elif api.auth:
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
     request = urllib.request.Request(api.url + path, data, headers, method=method or None)
-    for left in reversed(range(_TRIES)):
+    for number in range(_TRIES):
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_trusted(api.url)) as response:
                 text = response.read()
                 return json.loads(text) if text else {}
         except urllib.error.HTTPError as exc:
             why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
-            if exc.code == 404:
+            if exc.code in none:
                 return None
             # Whatever is said here may be said twice.
-            if not left or exc.code not in (429, 502, 503, 504):
+            if number == _TRIES - 1 or exc.code not in (429, 502, 503, 504):
                 hint = "check PREFECT_API_KEY" if exc.code in (401, 403) else ""
                 raise UnavailableError(f"Prefect at {api.url} refused {path}", why=" ".join(why.split()), hint=hint) from exc
         except (OSError, ValueError) as exc:
-            if not left:
+            if number >= 2:
                 raise UnavailableError(f"Prefect at {api.url} did not answer", why=" ".join(str(exc).split())[:500]) from exc
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S * 2**number)
     raise AssertionError("unreachable")
 
 
@@ -88,7 +88,7 @@ def end(
     call: str = "",
     flow_runs: Iterable[str] = (),
     tasks: Mapping[str, dict] = {},  # noqa: B006
-    finished: Mapping[str, str] = {},  # noqa: B006
+    finished: Mapping[str, dict] = {},  # noqa: B006
     is_over: bool = True,
     force: bool = False,
     wait_s: float = 0,
@@ -102,14 +102,14 @@ def end(
 
     Args:
         api: Prefect's.
-        type: ``CRASHED`` or ``CANCELLED``.
+        type: Of the state: ``CRASHED``, ``CANCELLED``, or what the run came to, where Prefect did not hear of that.
         message: Of the state: what happened, why, and what to do, a line each.
         call: Flow runs with the tag of this call, too.
         flow_runs: Their IDs, as far as known.
         tasks: Task runs that surely did not end, each with ``flow_run_id``, ``step``, ``id`` and ``tags``.
-        finished: Task runs that surely ended, each with its state.
+        finished: Task runs that surely ended, each with the same and its ``type`` of state.
         is_over: Whether the process is gone, so that what Prefect has not heard of these it will not hear; else it is on its way.
-        force: Also where a terminal state came meanwhile.
+        force: Also where a terminal state came meanwhile, and where Prefect's own engine has called a crash what it was not.
         wait_s: How long the events of others may take.
 
     Returns:
@@ -122,6 +122,7 @@ def end(
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
     runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)} if ids else {}
     tasks = {task: about for task, about in tasks.items() if about["flow_run_id"] in runs}
+    told = tasks | ({task: about for task, about in finished.items() if about["flow_run_id"] in runs} if is_over else {})
     while runs:
         is_late = time.monotonic() >= until
         known = {task["id"]: task for task in pages(api, "/task_runs/filter", chosen)}
@@ -130,21 +131,24 @@ def end(
         open_now = [t for t in known.values() if t["state_type"] not in ended[t["id"]] and (is_over or t["id"] not in finished)]
         for task in open_now:
             if is_late and task["id"] in finished:
-                set_state(api, "task_runs", task["id"], finished[task["id"]], "Told by a reaper.", force=False)
+                set_state(api, "task_runs", task["id"], finished[task["id"]]["type"], "Told by a reaper.", force=False)
                 continue
             if (is_late or task["id"] in tasks) and set_state(api, "task_runs", task["id"], type, message, force=force):
                 changed.append(task["id"])
-        if is_late or (tasks.keys() <= known.keys() and all(task["id"] in tasks for task in open_now)):
+        if is_late or (told.keys() <= known.keys() and all(task["id"] in tasks for task in open_now)):
             break
         sleep(0.25)
-    for task, about in tasks.items():
-        if task not in known:  # It was killed before it said more than that it took a slot: that is freed by its end.
+    for task, about in told.items():
+        # It was killed before it said more than that it took a slot, which is freed by its end; or Prefect was away.
+        if task not in known:
             body = {"id": task, "flow_run_id": about["flow_run_id"], "task_key": about["step"], "dynamic_key": task}
             body |= {"name": f"{about['step']}[{about['id']}]", "tags": about.get("tags") or []}
-            ask(api, "/task_runs/", body | {"state": {"type": type, "name": type.capitalize(), "message": message}})
+            state = about.get("type", type)
+            ask(api, "/task_runs/", body | {"state": {"type": state, "name": state.capitalize(), "message": message}})
             changed.append(task)
     for run in runs.values():
-        if run["state_type"] not in FINAL and set_state(api, "flow_runs", run["id"], type, message, force=force):
+        is_told = (run["state"] or {}).get("message") == message
+        if run["state_type"] not in (FINAL - {"CRASHED"} if force and not is_told else FINAL) and set_state(api, "flow_runs", run["id"], type, message, force=force):
             changed.append(run["id"])
     return changed
 

@@ -10,10 +10,12 @@ import functools
 import inspect
 import os
 import typing
+from contextlib import nullcontext
 from contextvars import ContextVar
 from uuid import UUID, uuid4
 
 import prefect
+import prefect.task_engine
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata
 from prefect.runtime import flow_run as runtime
@@ -27,11 +29,13 @@ from handler.core.errors import OutOfTimeError, PflError, StepFailedError
 from handler.core.settings import Settings
 from handler.engine import artifacts, limits, prefect_api, prefect_env, reap
 from handler.engine.call import call_step, time_up
-from handler.engine.deadline import Stopped, out_of_time
+from handler.engine.deadline import TERMINATED, Stopped, Terminated, heed_sigterm, out_of_time
 from handler.engine.execute import Invocation, Run, Work
 
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
+# Around each task run Prefect's engine takes its slots; ours can be interrupted while it waits.
+prefect.task_engine._concurrency = lambda names, occupy=1, *, holder=None, **more: limits.slot(api_around(), names, occupy, holder)
 _KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "null": None}
 
 
@@ -67,11 +71,12 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
             invocation.flow_run = context.flow_run
             tell_apart(invocation)
     # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
-    with TagsContext(current_tags=set()):
+    with TagsContext(current_tags=set()), heed_sigterm(instead_of=None) if ours else nullcontext():
         try:
             invocation.run(functools.partial(_compute, invocation))
-        except KeyboardInterrupt:
-            return Cancelled(message="interrupted")
+        except KeyboardInterrupt as exc:
+            invocation.interrupted = exc
+            return _interrupted(exc)
         finally:
             if ours is None:
                 invocation.call.end()
@@ -83,6 +88,10 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     if invocation.error is not None:
         raise invocation.error
     return {name: entry.value for name, entry in invocation.finding.found.items()}
+
+
+def _interrupted(exc: KeyboardInterrupt) -> State:
+    return Crashed(message=TERMINATED.lines) if isinstance(exc, Terminated) else Cancelled(message="interrupted")
 
 
 def tags(id: str, step: str | None) -> set[str]:
@@ -123,7 +132,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
             artifacts.note(invocation, work, entry)
         except KeyboardInterrupt as exc:
             raised.append(exc)
-            return Cancelled(message="interrupted")
+            return _interrupted(exc)
         except Stopped as exc:
             raised.append(exc)
             return Crashed(message=out_of_time(step.name, "was stopped", invocation.settings.margin_s).lines)
@@ -153,8 +162,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
     invocation.tasks[task_run_id] = noted
     state = run_task(task, task_run_id=UUID(task_run_id), parameters=work.arguments, return_type="state")
     if state.is_completed() or state.is_failed():
-        invocation.finished[task_run_id] = state.type.value
         del invocation.tasks[task_run_id]
+        invocation.finished[task_run_id] = {name: noted[name] for name in ("flow_run_id", "step", "id", "tags")} | {"type": state.type.value}
     if state.is_completed():
         return
     if raised:

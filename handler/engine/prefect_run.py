@@ -11,6 +11,7 @@ from math import inf
 from handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_api, prefect_env
+from handler.engine.deadline import TERMINATED, Terminated
 from handler.engine.execute import Invocation, Notify
 
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
@@ -27,6 +28,7 @@ def run(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
+        from prefect.exceptions import TerminationSignal
         from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
 
@@ -48,14 +50,17 @@ def run(invocation: Invocation) -> None:
                 else:
                     prefect_flow.tell_apart(invocation)
                     state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
-            if state.is_cancelled():
-                raise KeyboardInterrupt
+            if invocation.interrupted is not None or state.is_cancelled():
+                raise invocation.interrupted or KeyboardInterrupt
             if state.is_completed() or invocation.error is not None:
                 invocation.left = ""
-            if isinstance(invocation.error, OutOfTimeError):
+            if isinstance(invocation.error, OutOfTimeError) or (invocation.tasks and isinstance(invocation.error, PflError)):
                 _end(invocation, api, "CRASHED", invocation.error.lines)
-        except KeyboardInterrupt:
-            _end(invocation, api, "CANCELLED", "interrupted")
+        except (KeyboardInterrupt, TerminationSignal) as exc:
+            if isinstance(exc, (Terminated, TerminationSignal)):
+                _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
+                raise Terminated from exc
+            _end(invocation, api, "CANCELLED", "interrupted", force=True)
             if cancelled.is_set():
                 raise RunCancelledError("the run was cancelled in Prefect", hint="call again to compute it") from None
             raise
@@ -73,13 +78,13 @@ def run(invocation: Invocation) -> None:
         raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
 
 
-def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str) -> None:
+def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str, *, force: bool = False) -> None:
     """End what Prefect's own engine left open: a step that hangs, and what an interruption struck between two states."""
     invocation.left = "Prefect did not take the end of the run"
     with suppress(PflError):  # It is away: the call stays on record, and a reaper tells of it.
         prefect_api.end(
             api, type, message, call=invocation.call.token, tasks=invocation.tasks, finished=invocation.finished, is_over=False,
-            force=type == "CANCELLED", wait_s=1,
+            force=force, wait_s=1,
         )  # fmt: skip
         invocation.left = ""
 

@@ -68,9 +68,9 @@ def reap(
             if body.get("engine") == "prefect":
                 api = api or prefect_env.choose(settings, lambda text: notify("", text))
                 runs = prefect_api.end(
-                    api, "CRASHED", error.lines, call=call,
+                    api, body.get("outcome", "CRASHED"), error.lines, call=call,
                     flow_runs={each["flow_run_id"] for each in (body, *claims) if each.get("flow_run_id")},
-                    finished=body.get("finished", {}),
+                    finished=body.get("finished") or _saved(store, body),
                     tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},
                     # Of one that expired, all that it sent has long arrived.
                     wait_s=arrival_s if is_new else 0,
@@ -133,6 +133,17 @@ def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
     why = f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, request {body.get('request_id') or '?'}"
     why = "; ".join(part for part in (body.get("why"), why) if part)
     return PflError(f"{lease.holder(body | {'flow_run_id': None})} {happened}{doing}", why=why, hint=advice)
+
+
+def _saved(store: Store, body: dict) -> dict[str, dict]:
+    """The task runs of a dead call whose results are saved: they are completed, though it may not have come to telling Prefect."""
+    found = {}
+    for step in store.folders(f"history/{keys.encode_id(body['id'])}") if "id" in body else ():
+        record = next((told for _, told in records.newest(store, body["id"], step, [])), {})
+        if record.get("task_run_id") and record.get("request_id") == body.get("request_id"):
+            told = {"flow_run_id": record["flow_run_id"], "step": step, "id": body["id"], "type": "COMPLETED"}
+            found[record["task_run_id"]] = told
+    return found
 
 
 def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from handler.core import accept, project
 from handler.core.cache import Finding
-from handler.core.errors import UnavailableError
+from handler.core.errors import PflError, UnavailableError
 from handler.core.event import Request
 from handler.core.manifest import FlowEntry, StepEntry
 from handler.core.settings import Settings
@@ -61,7 +63,7 @@ def _compute(invocation: Invocation) -> None:
     try:
         if invocation.flow_run is None and not invocation.join():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
-        with deadline.watch(invocation):
+        with deadline.heed_sigterm(), deadline.watch(invocation):
             if invocation.request.engine == "direct":
                 direct.run(invocation)
             else:
@@ -70,15 +72,25 @@ def _compute(invocation: Invocation) -> None:
                 try:
                     prefect_run.run(invocation)
                 except UnavailableError as exc:
-                    if invocation.settings.on_prefect_down == "fail" or invocation.error is not None or invocation.flow_run is not None:
+                    if invocation.flow_run is not None:
                         raise
-                    _degrade(invocation, exc)
+                    if invocation.settings.on_prefect_down == "direct" and invocation.error is None:
+                        _degrade(invocation, exc)
+                    else:
+                        _give_up(invocation, lambda step: exc)
     except deadline.GivenUp:
-        invocation.give_up("was given up: Prefect or the store did not answer in time")
-        if invocation.error is None:
-            invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
+        words, margin_s = "was given up: Prefect or the store did not answer in time", invocation.settings.margin_s
+        _give_up(invocation, lambda step: deadline.out_of_time(step, words, margin_s))
     finally:
-        invocation.call.end(invocation.left, finished=invocation.finished)
+        outcome = "COMPLETED" if invocation.is_complete else "CRASHED"
+        invocation.call.end(invocation.left, finished=invocation.finished, outcome=outcome)
+
+
+def _give_up(invocation: Invocation, error: Callable[[str], PflError]) -> None:
+    """Reply with what is finished; *error* tells why a step is not."""
+    invocation.give_up(error)
+    if invocation.error is None:
+        invocation.finding.warnings.append("Prefect did not take the end of the run in time; pfl runs reap will tell it")
 
 
 def _degrade(invocation: Invocation, exc: UnavailableError) -> None:

@@ -9,7 +9,7 @@ from handler.core import lease, links
 from handler.core.errors import InvalidRequestError, NotFoundError
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import prefect_env
+from handler.engine import prefect_env, server
 from handler.engine.prefect_api import Api, ask, pages
 
 Notify = Callable[[str, str], None]
@@ -18,11 +18,17 @@ STATES = ("scheduled", "pending", "running", "completed", "failed", "cancelled",
 _OPEN = {"scheduled", "pending", "running", "paused", "cancelling"}
 
 
-def ls(
-    store: Store, settings: Settings, *, id: str | None, status: str | None, stuck: bool, limit: int, notify: Notify
-) -> Iterator[dict]:
+def known(settings: Settings) -> Api | None:
+    """The Prefect that the user named, else the project's embedded server, if it runs: to look at runs none is started."""
+    if (api := prefect_env.configured(settings)) is not None:
+        return api
+    running = server.find(settings.home)
+    return running and Api(running.url, "", "embedded server")
+
+
+def ls(store: Store, api: Api | None, *, id: str | None, status: str | None, stuck: bool, limit: int) -> Iterator[dict]:
     """
-    Runs, newest first; a stuck one is open, and its process is dead.
+    Runs, newest first; a stuck one is open, and its process is dead. Without an *api*, those that their calls on record tell of.
 
     Raises:
         InvalidRequestError: There is no such status.
@@ -32,8 +38,7 @@ def ls(
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
     lives = {call: lease.life_of(store, call) for call in lease.calls(store)}
     seen = set()
-    api = prefect_env.choose(settings, lambda text: notify("", text))
-    for row in _of_prefect(api, id, status, stuck, limit):
+    for row in _of_prefect(api, id, status, stuck, limit) if api is not None else ():
         life = lives.get(row["call"])
         seen.add(row["call"])
         row["stuck"] = row["status"] in _OPEN and life is not None and not life.is_alive
@@ -42,12 +47,12 @@ def ls(
             yield row
     for call, life in lives.items():
         body = life.body
-        if call in seen or body.get("engine") == "prefect" or (id is not None and body.get("id") != id):
+        if call in seen or (api is not None and body.get("engine") == "prefect") or (id is not None and body.get("id") != id):
             continue  # A call of Prefect's that has no run yet is about to get one.
         if (stuck and life.is_alive) or status not in (None, "running"):
             continue
         about = {name: body.get(name) for name in ("id", "flow", "step")} | {"status": "running", "name": None, "call": call}
-        about |= {"started_at": None, "flow_run_id": None, "url": None, "message": None}
+        about |= {"started_at": None, "flow_run_id": body.get("flow_run_id"), "url": None, "message": None}
         yield about | {"stuck": not life.is_alive, "holder": lease.holder(body)}
 
 

@@ -17,11 +17,12 @@ class Gate:
 
     Attributes:
         url: Prefect's API through it.
+        port: Where the server is; it may move.
         asked: How often each method and path was asked for.
     """
 
     def __init__(self, port: int, fault: Callable[[], str] = lambda: "") -> None:
-        self._port, self._fault, self.asked = port, fault, Counter()
+        self.port, self._fault, self.asked = port, fault, Counter()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/api"
 
@@ -43,7 +44,7 @@ class Gate:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            with client, socket.create_connection(("127.0.0.1", self._port)) as behind:
+            with client, socket.create_connection(("127.0.0.1", self.port)) as behind:
                 threading.Thread(target=self._back, args=(behind, client), daemon=True).start()
                 while data := client.recv(65536):
                     fault = self._fault()

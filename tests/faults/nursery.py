@@ -1,9 +1,9 @@
 """
 A process that has imported everything and forks one child per order: an invocation that is killed where the order says.
 
-Orders are lines of JSON on stdin: ``{"event": …, "kill_at": 7}``; answers are lines on stdout: ``pid``, the reply, and the points
-it passed; of a child that was killed, ``pid`` alone. A point is before or after a write to the store, or a change of a state in
-Prefect.
+An order is a connection to the Unix socket that is named on the command line, with a line of JSON: ``{"event": …, "kill_at": 7}``.
+The child answers with its process ID, and once it is through with a line of JSON: the reply, and the points it passed. A point is
+before or after a write to the store, or a change of a state in Prefect.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import uuid
 
 
-def invocation(order: dict, out: int) -> None:
+def invocation(order: dict) -> dict:
     """What a child does."""
     from handler import entry
     from handler.core import store
@@ -42,16 +43,17 @@ def invocation(order: dict, out: int) -> None:
     around(store.Store, "put", lambda args: f"put {args[1].split('/')[0]}")
     around(store.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
-        import prefect.concurrency._sync
         import prefect.task_engine
         from prefect.client.orchestration import SyncPrefectClient
 
+        from handler.engine import limits
+
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
-        around(prefect.concurrency._sync, "acquire_concurrency_slots_with_lease", lambda args: "take a slot")
+        around(limits, "_take", lambda args: "take a slot")
         around(prefect.task_engine, "emit_task_run_state_change_event", lambda args: "emit task run state")
     reply = entry.handle(order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4()))
-    os.write(out, json.dumps({"pid": os.getpid(), "reply": reply, "points": passed}).encode())
+    return {"reply": reply, "points": passed}
 
 
 def main() -> None:
@@ -62,21 +64,27 @@ def main() -> None:
         from handler.engine import prefect_env
 
         prefect_env.prepare(Settings.from_env(os.environ))
-        import handler.engine.prefect_flow  # noqa: F401
-    print("ready", flush=True)
-    for line in sys.stdin:
-        read, write = os.pipe()
-        if (pid := os.fork()) == 0:
-            os.dup2(2, 1)
-            try:
-                invocation(json.loads(line), write)
-            finally:
-                os._exit(0)
-        os.close(write)
-        with open(read, "rb") as pipe:
-            data = pipe.read()
-        os.waitpid(pid, 0)
-        print(data.decode() or json.dumps({"pid": pid}), flush=True)
+        from prefect import flow_engine  # noqa: F401
+
+        from handler.engine import cancel, prefect_flow, prefect_run  # noqa: F401
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the children.
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(sys.argv[1])
+        listening.listen(64)
+        print("ready", flush=True)
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(2, 1)
+        with connection.makefile("rw") as lines:
+            print(os.getpid(), file=lines, flush=True)
+            print(json.dumps(invocation(json.loads(lines.readline()))), file=lines, flush=True)
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from handler import entry
@@ -41,27 +48,50 @@ FLOWS = [flow("faults", a, b)]
 
 
 class Nursery:
-    """A process that forks an invocation per order."""
+    """A process that forks an invocation per order; any number of threads may order."""
 
     def __init__(self, root: Path) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_PROJECT": str(root)}
-        command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
-        self._process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._folder = tempfile.mkdtemp()  # The name of a Unix socket has to be short.
+        self._path = f"{self._folder}/orders"
+        command = [sys.executable, str(Path(__file__).with_name("nursery.py")), self._path]
+        self._process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout.readline() == "ready\n"
 
-    def order(self, event: dict, kill_at: int | None = None) -> dict:
-        """The answer of a child; its ``pid`` alone if it was killed."""
-        self._process.stdin.write(json.dumps({"event": event, "kill_at": kill_at}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+    def order(self, event: dict, kill_at: int | None = None, kill_after_s: float | None = None) -> dict:
+        """The answer of a child; its ``pid`` alone if it was killed, at a point or by the clock."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._path)
+            connection.sendall(json.dumps({"event": event, "kill_at": kill_at}).encode() + b"\n")
+            told = b""
+            while told.count(b"\n") < 1:
+                told += connection.recv(65536)
+            pid, _, told = told.partition(b"\n")
+            connection.settimeout(kill_after_s)
+            while True:
+                try:
+                    if not (more := connection.recv(65536)):
+                        break
+                    told += more
+                except TimeoutError:
+                    os.kill(int(pid), signal.SIGKILL)
+                    connection.settimeout(None)
+                except ConnectionResetError:  # It was killed before it had read its order.
+                    break
+        with suppress(ProcessLookupError):  # What a process has open is closed a moment before it is gone.
+            process = os.pidfd_open(int(pid))
+            select.select([process], [], [])
+            os.close(process)
+        return {"pid": int(pid)} | (json.loads(told) if told.endswith(b"\n") else {})
 
     def __enter__(self) -> Nursery:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._process.stdin.close()
+        self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+        shutil.rmtree(self._folder)
 
 
 def project(root: Path) -> Settings:
@@ -168,13 +198,13 @@ def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", 
 
 
 def under_load(
-    root: Path, settings: Settings, engine: str, *, kills: int, processes: int = 8, ids: int = 20, points: int = 40, seed: int = 1
-) -> dict[str, int]:
+    root: Path, settings: Settings, engine: str, *, kills: int, processes: int = 8, ids: int = 20, seed: int = 1
+) -> Counter[str]:
     """
     Kill at random under load, beside two reapers that never stop; then reap once, and count.
 
-    An ID whose steps are all stored gives way to a new one, so that there are always *ids* to compute. All in one process group
-    would be the same machine; here a killed process is missed at once, as by another on its machine.
+    Half are killed at one of their points, half by the clock. An ID whose steps are all stored gives way to a new one, so that there
+    are always *ids* to compute. A killed process is missed at once here, as by any other on its machine.
     """
     results, lock, over = store.of(settings), threading.Lock(), threading.Event()
     count, killed, replies, chance = Counter(), set(), {}, random.Random(seed)
@@ -183,52 +213,58 @@ def under_load(
     every = list(now)
 
     def work() -> None:
-        with Nursery(root) as nursery:
-            while True:
-                with lock:
-                    if count["killed"] >= kills:
-                        return
-                    id, at = chance.choice(now), chance.randrange(points)
-                answer = nursery.order({"id": id, "engine": engine}, at)
-                with lock:
-                    count["invocations"] += 1
-                    if "reply" not in answer:
-                        count["killed"] += 1
-                        killed.add(answer["pid"])
-                        continue
-                    reply = answer["reply"]
-                    count[reply["status"]] += 1
-                    if reply["status"] == "completed":
-                        replies.setdefault(id, []).append(reply)
-                        if id in now:
-                            now[now.index(id)] = f"{name}-{len(every)}"
-                            every.append(f"{name}-{len(every)}")
+        while True:
+            with lock:
+                if count["killed"] >= kills:
+                    return
+                id, by_clock = chance.choice(now), chance.random() < 0.5
+                at = chance.uniform(0, typical_s) if by_clock else chance.randrange(points * 3 // 2)
+            answer = nursery.order({"id": id, "engine": engine}, *((None, at) if by_clock else (at, None)))
+            with lock:
+                count["invocations"] += 1
+                if "reply" not in answer:
+                    count["killed"] += 1
+                    killed.add(answer["pid"])
+                    continue
+                reply = answer["reply"]
+                count[reply["status"]] += 1
+                if "error" in reply:
+                    print(f"{id}: {reply['error']}", file=sys.stderr, flush=True)
+                if reply["status"] == "completed":
+                    replies.setdefault(id, []).append(reply)
+                    if id in now:
+                        now[now.index(id)] = f"{name}-{len(every)}"
+                        every.append(f"{name}-{len(every)}")
 
     def reap() -> None:
         while not over.wait(0.5):
             reply = entry.handle({"action": "reap"}, settings, results=results)
             with lock:
-                count["reaped while it ran"] += len(reply["reaped"])
+                count["reaped"] += len(reply["reaped"])
 
-    workers = [threading.Thread(target=work) for _ in range(processes)]
-    reapers = [threading.Thread(target=reap) for _ in range(2)]
-    for thread in (*workers, *reapers):
-        thread.start()
-    for thread in workers:
-        thread.join()
-    over.set()
-    for thread in reapers:
-        thread.join()
+    with Nursery(root) as nursery:
+        began = time.monotonic()
+        points = len(nursery.order({"id": f"{name}-first", "engine": engine})["points"])
+        typical_s = 4 * (time.monotonic() - began)  # Side by side they take longer than alone.
+        workers = [threading.Thread(target=work) for _ in range(processes)]
+        reapers = [threading.Thread(target=reap) for _ in range(2)]
+        for thread in (*workers, *reapers):
+            thread.start()
+        for thread in workers:
+            thread.join()
+        over.set()
+        for thread in reapers:
+            thread.join()
     reaped = entry.handle({"action": "reap"}, settings, results=results)
     lost = [id for id in replies if values(entry.handle({"id": id, "cached_only": True}, settings, results=results)) != right(id)]
     in_prefect = engine == "prefect"
     opened = left_open(settings, every) if in_prefect else []
-    return {
+    return Counter({
         "invocations": count["invocations"],
         "killed": count["killed"],
         "completed": count["completed"],
         "failed or busy": count["failed"] + count["busy"],
-        "reaped while it ran": count["reaped while it ran"],
+        "reaped while it ran": count["reaped"],
         "reaped by one reap afterwards": len(reaped["reaped"]),
         "computed beyond 1 + kills of the holder": sum(computed_too_often(root, id, killed) for id in every),
         "wrong values": sum(values(reply) != right(id) for id in replies for reply in replies[id]),
@@ -237,4 +273,4 @@ def under_load(
         "runs left Running": sum("slot " not in each for each in opened),
         "slots left": sum("slot " in each for each in opened),
         "leases left": len(taken(results)),
-    }
+    })  # fmt: skip

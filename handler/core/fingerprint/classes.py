@@ -113,9 +113,11 @@ def _own_members(home: place.Home, klass: type, written: set[str]) -> dict[str, 
     members = dict(vars(klass))
     generated = _generated(klass)
     kept: dict[str, Any] = {}
-    for made in filter(None, map(members.get, ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__"))):
-        rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
-        kept["(fields)"] = [[name, *(_field(field, what) for what in _FIELD)] for name, field in rows]
+    for held in ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__private_attributes__"):
+        if made := members.get(held):
+            rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+            key = "(private)" if held == "__private_attributes__" else "(fields)"
+            kept[key] = [[name, *(_field(field, what) for what in _FIELD)] for name, field in rows]
     if (params := members.get("__dataclass_params__")) is not None:
         kept["(params)"] = [getattr(params, name) for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")]
     if issubclass(klass, tuple) and "_fields" in members:

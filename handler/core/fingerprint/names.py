@@ -198,9 +198,9 @@ class Names:
                 value = inspect.cleandoc(value)  # 3.13 does so itself
             if name in _NOT_VALUES:
                 return None
-        if (code := self.reading.code(value)) is not None:
-            return code
         spot = Spot(file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module)
+        if (code := self.reading.code(value, spot)) is not None:
+            return code
         return self.reading.link(Value((id(module), name), name, "constant", value, spot))
 
     def members_of(self, module: types.ModuleType) -> list[str]:
@@ -211,6 +211,11 @@ class Names:
                 continue
             items += [name, self._bound(value, module, name) or ""]
         return items
+
+    def made(self, name: str, value: Any) -> Spot | None:
+        """The statements that bind a name of the module, behind imports."""
+        origin = self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
+        return None if isinstance(origin.module, str) else Spot(self.reading.about(origin.module).file, None, origin.nodes, origin.module)
 
     def _origin(self, module: types.ModuleType, name: str, value: Any) -> _Origin:
         """Where a module's name gets its value, behind imports and re-exports."""

@@ -79,6 +79,7 @@ class Reading:
         self.parts: list[Part] = []
         self.opaque: dict[tuple[Any, ...], Part] = {}
         self.files: set[str] = set()
+        self.made: dict[str, Spot] = {}  # by label: where the statements are that made it, for what keeps its state to itself
         self._known: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
         self._labels: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
@@ -92,8 +93,8 @@ class Reading:
 
     # --- what is reached
 
-    def link(self, item: Any) -> str:
-        """The label of something reached; it is read later if it is new."""
+    def link(self, item: Any, made: Spot | None = None) -> str:
+        """The label of something reached, and *made* there; it is read later if it is new."""
         kind, key = type(item), id(item)
         if kind is Value:
             key = item.key
@@ -106,6 +107,8 @@ class Reading:
             self._taken[name] = count = self._taken.get(name, 0) + 1
             self._labels[key] = name if count == 1 else f"{name}#{count}"
             self._held.append(item)
+            if made is not None:
+                self.made[self._labels[key]] = made
             self.queue.append((self._labels[key], item))
         return self._labels[key]
 
@@ -113,20 +116,21 @@ class Reading:
         """What *owner* holds under *name*, as an item of a digest: code by its label, any other value by a part of its own."""
         if value is MISSING:
             return "unbound"
-        if (code := self.code(value)) is not None:
+        made = self.made.get(owner)
+        if (code := self.code(value, made)) is not None:
             return code
-        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot))
+        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot), made)
 
-    def code(self, value: Any) -> str | None:
+    def code(self, value: Any, made: Spot | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
         if type(value) is types.FunctionType and self.home.owns(value):
-            return f"function {value.__code__.co_qualname} {self.link(value)}"  # as below, for what is most of a project
+            return f"function {value.__code__.co_qualname} {self.link(value, made)}"  # as below, for what is most of a project
         if not (isa(value, CODE) or is_step(value)) or isa(value, types.MethodType):
             return None
         encoded = self.encoder.top(value)
         if encoded.token.startswith("#") or len(encoded.links) > 1:
             return None
-        return " ".join((encoded.token, *map(self.link, encoded.links)))
+        return " ".join((encoded.token, *(self.link(item, made) for item in encoded.links)))
 
     def part(self, label: str, kind: str, spot: Spot, items: Sequence[str], text: str) -> None:
         """Note what was read of something reached."""

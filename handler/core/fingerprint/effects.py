@@ -16,6 +16,7 @@ from typing import Any
 from handler.core.fingerprint import place
 from handler.core.fingerprint.reading import CODE, MISSING, Effects, Reading, Spot, isa, owner_of
 from handler.core.fingerprint.source import Source, bound_by, expressions, imported, root_name
+from handler.core.fingerprint.values import STATELESS, within
 
 _SILENT = {"logging", "typing", "faulthandler"}
 _SILENT_ATTRIBUTES = {
@@ -28,6 +29,9 @@ _SETS = re.compile(
     r"|simplefilter|filterwarnings|resetwarnings|chdir|umask|signal|alarm|tzset|load_dotenv|manual_seed)$"
     r"|(?:set|seed|register|install|patch|enable|disable|activate|use|setup|init|reset|clear|add)(?:_|[A-Z])|set(?!tings$)[a-z]+$"
 )
+# What making an instance or a class, or entering a context, may run.
+_RUN = ("__init__", "__new__", "__post_init__", "__enter__", "__exit__", "__set_name__", "__prepare__", "__call__")
+_HANDED_ON = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}  # call what they are given
 
 
 def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
@@ -76,21 +80,28 @@ class _Watch:
     ) -> None:
         self.reading, self.source, self.names = reading, source, names
         self.local = local or {}
-        self.seen = set() if seen is None else seen
+        self.seen, self.is_inside = (set(), False) if seen is None else (seen, True)
 
     def acts(self, node: ast.stmt) -> bool:
         """Whether one statement does, without its inner blocks."""
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            return any(self._calls(item.func if isinstance(item, ast.Call) else item, is_kept=True) for item in node.decorator_list)
+            called = [item.func if isinstance(item, ast.Call) else item for item in node.decorator_list]
+            return any(self._calls(item, is_kept=True) for item in called) or self._acts_when_made(self.names.get(node.name))
+        if isinstance(node, ast.For) and self._hands_on(node.iter):
+            return True
         alone = node.value if isinstance(node, ast.Expr) else None
-        for inner in expressions(node):
-            if isinstance(inner, ast.Call):
+        for inner in expressions(node, with_lambdas=True):
+            if isinstance(inner, ast.Name | ast.Attribute) and isinstance(inner.ctx, ast.Load):
+                does = self._is_setter(inner)
+            elif isinstance(inner, ast.Call):
                 if isinstance(inner.func, ast.Name) and inner.func.id in ("setattr", "delattr") and inner.args:
                     does = self._sets(inner.args[0], [])
                 else:
-                    does = self._calls(inner.func, is_kept=inner is not alone)
+                    does = self._calls(inner.func, is_kept=inner is not alone) or self._hands_on(inner)
             elif isinstance(inner, ast.Attribute | ast.Subscript) and not isinstance(inner.ctx, ast.Load):
                 does = self._sets(inner.value, [inner.attr] if isinstance(inner, ast.Attribute) else None)
+            elif isinstance(inner, ast.comprehension):
+                does = self._hands_on(inner.iter)
             else:
                 continue
             if does:
@@ -104,22 +115,46 @@ class _Watch:
 
     def _calls(self, function: ast.expr, *, is_kept: bool) -> bool:
         """Whether a call does something to others, or, where its result is not kept, may."""
+        if not is_kept and root_name(function) in ("exec", "getattr", "__import__"):
+            return True
         callee, root = self._value(function), self._value(function, root_only=True)
         is_alone = not is_kept and isa(root, CODE)
         if isa(callee, types.FunctionType | type) and self.reading.home.owns(callee):
             return is_alone or self._acts_when_called(callee)
         owner, is_result = self._owner(root_name(function))
-        words = _words(function) or [getattr(callee, "__name__", None) or ""]
+        words = _words(function) or [str(getattr(callee, "__name__", ""))]
         if owner is None or _is_silent(owner, words):
             return False
-        if not _is_foreign(owner, words):
-            return is_alone
-        return bool(_SETS.match(words[-1])) and not isa(callee, type) if is_kept or is_result else True
+        if is_kept or is_result:
+            return is_result and _is_foreign(owner, words) and bool(_SETS.match(words[-1]))
+        return is_alone or _is_foreign(owner, words)
+
+    def _hands_on(self, node: ast.AST) -> bool:
+        """Whether a function of the project that acts is given to what calls it: ``map(seed, …)``."""
+        if isinstance(node, ast.Call) and (_words(node.func) or [root_name(node.func)])[-1] not in _HANDED_ON:
+            return False
+        given = [self._value(item) for item in ast.walk(node) if isinstance(item, ast.Name | ast.Attribute)]
+        return any(isa(each, types.FunctionType) and self._acts_when_called(each) for each in given)
+
+    def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
+        """Whether a name stands for a function that changes something, called here or handed on: ``map(random.seed, …)``."""
+        value = self._value(node)
+        if isa(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType) and not self.reading.home.owns(value):
+            words = _words(node) or [value.__name__]
+            return bool(_SETS.match(words[-1])) and _is_foreign(self._owner(root_name(node))[0], words)
+        return False
+
+    def _acts_when_made(self, made: Any) -> bool:
+        """Whether the metaclass of a class, or a base, does something when it is written down."""
+        if not isa(made, type):
+            return False
+        hooks = [_member(base, "__init_subclass__") for base in type.__dict__["__bases__"].__get__(made)]
+        return any(self.reading.home.owns(each) and self._acts_when_called(each) for each in (type(made), *hooks))
 
     def _acts_when_called(self, callee: Any) -> bool:
         """Whether a function of the project, or the making of an instance, acts."""
         if isa(callee, type):
-            made = [_member(callee, name) for name in ("__init__", "__new__", "__post_init__")]
+            made = [_member(callee, name) for name in _RUN]
             return any(self._acts_when_called(each) for each in made if self.reading.home.owns(each))
         while "__wrapped__" in vars(callee) and isa(vars(callee)["__wrapped__"], types.FunctionType):
             callee = vars(callee)["__wrapped__"]
@@ -167,11 +202,16 @@ class _Watch:
         node = nodes[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
             read = dict(imported(node))[name]
+            if within(type(self.names.get(name)).__module__, STATELESS):
+                return type(self.names[name]).__module__, False  # changed here, and read where it was made
             return (read.root, False) if read.level == 0 else (None, False)
         made = getattr(node, "value", None)
         root = root_name(made) if isinstance(made, ast.expr) else None
-        if root is None or root == name or (isinstance(made, ast.Call) and isa(self._value(made.func), type)):
+        if root is None or root == name:
             return None, False
+        if isinstance(made, ast.Call) and isa(kind := self._value(made.func), type):
+            # What keeps its state to itself is known by its statements only, so what functions do to it must be one of these.
+            return (kind.__module__, False) if self.is_inside and within(kind.__module__, STATELESS) else (None, False)
         owner, is_result = self._owner(root, depth + 1)
         return owner, is_result or isinstance(made, ast.Call)
 

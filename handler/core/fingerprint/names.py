@@ -80,6 +80,15 @@ class Names:
     # --- imports
 
     def _find_imported(self, read: Read) -> str | None:
+        if read.root.startswith(CHOSEN):
+            held, _, name = read.root[1:].partition(CHOSEN)
+            chosen = self.names.get(held)
+            if not isinstance(chosen, str):
+                self._doubt("imports a module chosen at run time")
+                return None
+            relative = name or chosen
+            level = len(relative) - len(relative.lstrip("."))
+            read = read._replace(root=_absolute(Read(relative[level:], (), level), chosen))
         package = self.names.get("__package__") or (self.names.get("__name__") or "").rpartition(".")[0]
         name = _absolute(read, package)
         if name in ("", "__future__"):

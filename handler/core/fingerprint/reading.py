@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import Part, tagged
-from handler.core.fingerprint.reads import Unit, analyse
+from handler.core.fingerprint.reads import Unit, analyse, renamed
 from handler.core.fingerprint.source import Source, load, root_name
 from handler.core.fingerprint.values import Encoded, Encoder, Package
 from handler.core.fingerprint.words import shown
@@ -194,10 +194,18 @@ class Reading:
                 asked |= {"annotations"}
         key = (*map(id, nodes), asked, body_only, len(skip))
         if key not in source.units:
-            source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only)
+            source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source))
         unit: Unit = source.units[key]
         self.found_asked |= unit.asked
         return unit
+
+
+    @staticmethod
+    def _aliases(source: Source) -> dict[str, str]:
+        if "aliases" not in source.units:
+            source.units["aliases"] = dict(pair for node in source.statements for pair in renamed(node))
+        aliases: dict[str, str] = source.units["aliases"]
+        return aliases
 
 
 def _name(item: Any) -> str:

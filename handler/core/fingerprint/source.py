@@ -139,7 +139,7 @@ class Source:
             same = [node for node in found if isinstance(node.body, ast.Constant) and (type(node.body.value), node.body.value) in values]
             return list(same or found)
         fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
-        fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0))
+        fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0, -node.body.lineno, -node.body.col_offset))
         return list(fits[:1] or found)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
@@ -264,7 +264,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterable[tuple[str, Read]]:
             yield alias.name.partition(".")[0], Read(alias.name.partition(".")[0], (), 0)
 
 
-def expressions(node: ast.AST) -> Iterator[ast.AST]:
+def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:
     """
     What one statement holds, without inner blocks, lambdas, and the targets of comprehensions.
     """
@@ -272,12 +272,12 @@ def expressions(node: ast.AST) -> Iterator[ast.AST]:
         if field in _BLOCKS and isinstance(value, list):
             continue
         for inner in value if isinstance(value, list) else [value]:
-            if not isinstance(inner, ast.AST) or isinstance(inner, ast.Lambda):
+            if not isinstance(inner, ast.AST) or (isinstance(inner, ast.Lambda) and not with_lambdas):
                 continue
             if isinstance(node, ast.comprehension) and field == "target":
                 continue
             yield inner
-            yield from expressions(inner)
+            yield from expressions(inner, with_lambdas=with_lambdas)
 
 
 def docstring_of(node: ast.AST) -> ast.Expr | None:

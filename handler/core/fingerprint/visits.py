@@ -14,7 +14,7 @@ from typing import Any
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place
 from handler.core.fingerprint.names import Names
-from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, plain, remembered
+from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
 from handler.core.fingerprint.source import Source
 from handler.core.fingerprint.values import Package
 
@@ -29,7 +29,8 @@ def visit_function(reading: Reading, label: str, function: types.FunctionType) -
         encoded = reading.encoder.top(code)
         reading.part(label, "function", spot, [encoded.token, *map(reading.link, encoded.links)], f"<bytecode of {label}>")
         return
-    module = reading.about(sys.modules.get(names.get("__name__", ""))).module
+    module = sys.modules.get(names.get("__name__", ""))
+    module = reading.about(module).module if isa(module, types.ModuleType) else None  # anything may stand in its place
     unit = reading.unit(source, nodes, names, body_only=True)
     items = [
         unit.text,

@@ -43,7 +43,8 @@ def crawl(function: Any) -> Fingerprint:
     home, asked = _home_of(function), frozenset[str]()
     for _ in range(8):
         reading = Reading(home, asked)
-        reading.link(function, _made(reading, function))
+        label = reading.link(function)
+        reading.made |= {label: made for made in [_made(reading, function)] if made is not None}
         while reading.queue and not reading.has_imported and reading.found_asked == asked:
             _visit(reading, *reading.queue.popleft())
         if not reading.has_imported and reading.found_asked == asked:

@@ -207,6 +207,8 @@ class Names:
                 value = inspect.cleandoc(value)  # 3.13 does so itself
             if name in _NOT_VALUES:
                 return None
+        if type(value) is types.FunctionType and value.__closure__ is None and (code := self.reading.code(value)) is not None:
+            return code  # most of a project; what a closure holds may be known by the statements that made it
         spot = Spot(file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module)
         if (code := self.reading.code(value, spot)) is not None:
             return code

@@ -53,6 +53,7 @@ STATELESS = (
     "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
     "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
+_COPIED = {"__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__", "__annotate__"}
 _RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
 _NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
 
@@ -334,10 +335,13 @@ def state_of(value: Any) -> list[tuple[str, Any]]:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         attributes = {}
-    # What functools.update_wrapper copies is said by what is wrapped.
-    copied = ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__", "__annotate__")
-    copied = copied if "__wrapped__" in attributes else ()
-    return items + [(str(name), item) for name, item in dict.items(attributes) if name not in copied]
+    return items + [(str(name), item) for name, item in own(attributes)]
+
+
+def own(attributes: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Attributes without what functools.update_wrapper copies: that is said by what is wrapped."""
+    copied = _COPIED if "__wrapped__" in attributes else ()
+    return ((name, item) for name, item in dict.items(attributes) if name not in copied)
 
 
 def _buffer(value: Any) -> str | None:

@@ -16,7 +16,7 @@ from handler.core.fingerprint import place
 from handler.core.fingerprint.names import Names
 from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
 from handler.core.fingerprint.source import Source
-from handler.core.fingerprint.values import Package
+from handler.core.fingerprint.values import Package, own
 
 def visit_function(reading: Reading, label: str, function: types.FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
@@ -37,7 +37,7 @@ def visit_function(reading: Reading, label: str, function: types.FunctionType) -
         *Names(reading, label, spot.file, names, module, _cells(function, source)).resolve(unit),
         *_defaults(reading, label, function, nodes[0].args, spot),  # type: ignore[union-attr]
     ]
-    for name, value in sorted(vars(function).items()):
+    for name, value in sorted(own(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
             items += [name, reading.bind(label, name, "constant", remembered(function, name, value), spot)]
     text = "\n".join(source.text_of(node) for node in nodes)

@@ -142,7 +142,7 @@ def _own_members(home: place.Home, klass: type, written: dict[str, list[ast.stmt
         if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
             if not (generated == "data" and not callable(value) and not name.startswith("_")):
                 continue
-        kept[name] = value
+        kept[name] = value.__func__ if name == "_generate_next_value_" and isa(value, staticmethod) else value  # 3.12 wraps it
     return kept
 
 

@@ -23,6 +23,7 @@ from handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_s
 from handler.core.fingerprint.source import load
 from handler.core.fingerprint.values import Package
 
+_DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
 _VISITS = {
     Value: visits.visit_value,
     Package: visits.visit_package,
@@ -40,7 +41,17 @@ def crawl(function: Any) -> Fingerprint:
     Raises:
         InvalidRequestError: *function* has no Python source.
     """
-    home, asked = _home_of(function), frozenset[str]()
+    home, limit = _home_of(function), sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEPTH))
+    try:
+        return _crawl(function, home)
+    finally:
+        if sys.getrecursionlimit() == _DEPTH:  # a module that was imported may have set another
+            sys.setrecursionlimit(limit)
+
+
+def _crawl(function: Any, home: place.Home) -> Fingerprint:
+    asked = frozenset[str]()
     for _ in range(8):
         reading = Reading(home, asked)
         label = reading.link(function)

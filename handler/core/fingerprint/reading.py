@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import Part, tagged
-from handler.core.fingerprint.reads import Unit, analyse, renamed
-from handler.core.fingerprint.source import Source, load, root_name
+from handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
+from handler.core.fingerprint.source import Read, Source, load, root_name
 from handler.core.fingerprint.values import Encoded, Encoder, Package
 from handler.core.fingerprint.words import shown
 
@@ -194,7 +194,12 @@ class Reading:
                 asked |= {"annotations"}
         key = (*map(id, nodes), asked, body_only, len(skip))
         if key not in source.units:
-            source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source))
+            try:
+                source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source))
+            except RecursionError:
+                text = tagged("text", *map(source.text_of, nodes))
+                note = ("nested too deep to be read", getattr(nodes[0], "lineno", 0))
+                source.units[key] = Unit(text, {Read(OWN_MODULE): note[1]}, (note,), frozenset())
         unit: Unit = source.units[key]
         self.found_asked |= unit.asked
         return unit

@@ -54,6 +54,7 @@ STATELESS = (
     "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
 _COPIED = {"__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__", "__annotate__"}
+_OF_CLASS = {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}  # what vars(Class) has besides what is written
 _RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
 _NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
 
@@ -267,7 +268,7 @@ class Encoder:
             return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
         if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
             return self.join("namespace", [name, self.encode(dict(vars(value)))])
-        if within(module, _SILENT):
+        if within(module, _SILENT) and kind.__name__.endswith(("Logger", "Handler", "Manager", "catch_warnings")):
             return name
         if within(module, STATELESS):
             return name._replace(doubts=("",))
@@ -425,7 +426,7 @@ _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
         type(functools.lru_cache(lambda: None)),
         lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
     ),
-    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [dict(value)])),
+    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [{name: item for name, item in value.items() if name not in _OF_CLASS}])),
     (weakref.ref, lambda self, value: self.many("weakref", [value()])),
     (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
     (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),

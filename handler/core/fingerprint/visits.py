@@ -113,7 +113,7 @@ def visit_step(reading: Reading, label: str, step: Any) -> None:
     """Its function, and what its author declares."""
     function = step.function
     spot = Spot(reading.home.relative(function.__code__.co_filename), function.__code__.co_firstlineno)
-    items = [reading.link(function)]
+    items = [reading.link(function, reading.made.get(label))]
     if (version := getattr(step, "version", None)) is not None:
         items.append(reading.link(Value((id(step), "version"), f"{function.__qualname__}.version", "declared", str(version), spot)))
     for position, item in enumerate(getattr(step, "depends_on", ()) or ()):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from handler.core.fingerprint import place
+from handler.core.fingerprint.names import statements
 from handler.core.fingerprint.reading import CODE, MISSING, Effects, Reading, Spot, isa, owner_of
 from handler.core.fingerprint.source import Source, bound_by, expressions, imported, root_name
 from handler.core.fingerprint.values import STATELESS, within
@@ -36,8 +37,6 @@ _HANDED_ON = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}
 
 def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
     """Statements of a module that change what is not its own; of modules imported for nothing else, and packages, too."""
-    from handler.core.fingerprint.visits import statements
-
     module, _, file, source = reading.about(effects.module)
     if source is None:
         return
@@ -45,12 +44,21 @@ def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
         if isa(other := sys.modules.get(name), types.ModuleType):
             reading.about(other)
     if "acting" not in source.units:
-        watch = _Watch(reading, source, vars(module))
-        source.units["acting"] = tuple(node for node in source.statements if watch.acts(node))
+        source.units["acting"] = tuple(_acting(reading, source, vars(module)))
     if nodes := source.units["acting"]:
         spot = Spot(file, nodes[0].lineno, nodes, module)
         text = "\n".join(source.text_of(node) for node in nodes)
         reading.part(label, "module", spot, statements(reading, label, spot), text)
+
+
+def _acting(reading: Reading, source: Source, names: dict[str, Any]) -> Iterator[ast.stmt]:
+    harmless: set[int] = set()
+    for node in source.statements:
+        seen = set(harmless)
+        if _Watch(reading, source, names, seen).acts(node):
+            yield node
+        else:
+            harmless = seen  # all that was looked at
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -66,8 +74,8 @@ class _Watch:
         reading: Gives the sources of functions that are called.
         source: Where the statements stand.
         names: Its globals.
+        seen: Functions that are looked at already, by the identity of their code.
         local: Of a function, the statements that bind its own names.
-        seen: Functions that are looked at already.
     """
 
     def __init__(
@@ -75,12 +83,11 @@ class _Watch:
         reading: Reading,
         source: Source,
         names: dict[str, Any],
+        seen: set[int],
         local: dict[str, list[ast.stmt]] | None = None,
-        seen: set[int] | None = None,
     ) -> None:
-        self.reading, self.source, self.names = reading, source, names
-        self.local = local or {}
-        self.seen, self.is_inside = (set(), False) if seen is None else (seen, True)
+        self.reading, self.source, self.names, self.seen = reading, source, names, seen
+        self.local, self.is_inside = local or {}, local is not None
 
     def acts(self, node: ast.stmt) -> bool:
         """Whether one statement does, without its inner blocks."""
@@ -169,7 +176,7 @@ class _Watch:
             for node in inside:
                 for name in bound_by(node):
                     local.setdefault(name, []).append(node)
-            watch = _Watch(self.reading, source, callee.__globals__, local, self.seen)  # type: ignore[arg-type]
+            watch = _Watch(self.reading, source, callee.__globals__, self.seen, local)  # type: ignore[arg-type]
             if any(watch.acts(node) for node in inside):
                 return True
         return False

@@ -250,6 +250,18 @@ class Names:
         return _Origin(module, name, nodes)
 
 
+def statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
+    """What the statements at *spot*, and what decides whether they run, say and read, as items of a digest."""
+    source = reading.about(spot.module).source
+    if source is None or spot.module is None or not spot.nodes:
+        return []
+    names = vars(spot.module)
+    nodes = {id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)}
+    unit = reading.unit(source, tuple(nodes.values()), names)
+    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
+    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
+
+
 class _Origin(NamedTuple):
     """The module, or the name of another's module; the name in it; and the statements that bind it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place
-from handler.core.fingerprint.names import Names
+from handler.core.fingerprint.names import Names, statements
 from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
 from handler.core.fingerprint.source import Source
 from handler.core.fingerprint.values import Package, own
@@ -83,18 +83,6 @@ def visit_value(reading: Reading, label: str, item: Value) -> None:
         for reason in filter(None, encoded.doubts):
             reading.doubt(label, item.spot, reason)
     reading.part(label, item.kind, item.spot, items, item.value if item.kind == "python" else text)
-
-
-def statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
-    """What the statements at *spot*, and what decides whether they run, say and read, as items of a digest."""
-    source = reading.about(spot.module).source
-    if source is None or spot.module is None or not spot.nodes:
-        return []
-    names = vars(spot.module)
-    nodes = {id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)}
-    unit = reading.unit(source, tuple(nodes.values()), names)
-    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
-    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
 
 
 def visit_module(reading: Reading, label: str, module: types.ModuleType) -> None:

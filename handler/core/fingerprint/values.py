@@ -286,8 +286,9 @@ class Encoder:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
             if isinstance(reduced, str):  # a global, by its name: Python's own, or one that the project made
-                is_own = getattr(sys.modules.get(type(value).__module__), reduced, None) is value
-                return self.join("global", [name, Encoded(reduced, (), () if is_own else ("",))])
+                if getattr(sys.modules.get(type(value).__module__), reduced, None) is value:
+                    return self._foreign(type(value).__module__, reduced)  # whatever its class: that differs between Pythons
+                return self.join("global", [name, Encoded(reduced, (), ("",))])
             state = self.many("reduced", map(_settled, reduced[1:]))
             if not any(state.doubts):
                 return self.join("foreign", [name, state])

@@ -864,3 +864,33 @@ def test_what_a_late_import_read_and_what_was_listed_counts_and_a_clock_is_no_ed
     (data / "two.txt").write_text("two")
     assert [fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"] for flow in ("late", "listed")] == ["new", ["one", "two"]]
     assert [fresh(project, {"id": id, "flow": "clock"})["status"] for id in ("x", "y", "z")] == ["completed"] * 3
+
+
+OUTSIDE = """
+import os, subprocess
+from handler import flow, step
+HERE = os.path.dirname(__file__)
+SAID = subprocess.check_output(["cat", f"{HERE}/said.txt"], text=True) if "PFL_ASK" in os.environ else ""
+FLAG = os.path.exists(f"{HERE}/flag")
+FOLDER = os.path.basename(os.getcwd())
+@step
+def outside(id: str) -> list:
+    return [SAID, FLAG, FOLDER]
+FLOWS = [flow("outside", outside)]
+"""
+
+
+def test_what_an_import_asks_of_other_processes_paths_and_the_current_folder_counts(project, monkeypatch):
+    def ask() -> list:
+        return fresh(project, {"id": "x"})["steps"][0]["value"]
+
+    said, root = project.root / "flows" / "said.txt", project.root.name
+    said.write_text("one")
+    project.write(OUTSIDE)
+    assert ask() == ["", False, root]
+    (project.root / "flows" / "flag").write_text("")
+    assert ask() == ["", True, root]
+    monkeypatch.setenv("PFL_ASK", "1")
+    assert ask() == ["one", True, root]
+    said.write_text("two")
+    assert ask() == ["two", True, root]

@@ -163,6 +163,8 @@ def is_current(sources: dict, root: Path) -> bool:
         sources["root"] == str(root)
         and sources["python"] == list(sys.version_info[:2])
         and sources["executable"] == sys.executable
+        and sources["cwd"] in (None, os.getcwd())
+        and all(kind_of(path) == old for path, old in sources["looked"].items())
         and all(listing_digest(path) == old for path, old in sources["listings"].items())
         and all(installed_digest(path) == old for path, old in sources["packages"].items())
         and all(env_digest(name) == old for name, old in sources["env"].items())
@@ -178,6 +180,11 @@ def file_digest(path: str) -> str | None:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return None
+
+
+def kind_of(path: str) -> str | None:
+    """What is at *path*: "file", "folder", or None where there is nothing."""
+    return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
 
 
 def folder_digest(path: str) -> str | None:

@@ -67,7 +67,8 @@ def load(settings: Settings) -> Project:
         # The image's own word counts: the fingerprints of its results were made with it.
         loaded = Project(flows, manifest.load(settings), prints)
     else:
-        manifest.remember(body, settings)
+        if not reads.asked_others:  # What a process or a server said may be another thing next time.
+            manifest.remember(body, settings)
         loaded = Project(flows, manifest.from_json(body), prints)
     _current = (body["sources"], str(root), loaded)
     return loaded
@@ -188,7 +189,8 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
     # The fingerprint has imported what the steps import when they run.
     modules = {file for name in list(sys.modules) if name not in _before and (file := _project_file(name))}
     modules |= {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
-    files = modules | set(reads.files) | {path for each in prints for path in each.files}
+    declared = {path for each in prints for path in each.files}
+    files = modules | reads.files | declared
     folders = {str(root), *(os.path.dirname(path) for path in modules)}
     return {
         "root": str(root),
@@ -196,7 +198,9 @@ def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprin
         "files": {path: manifest.file_digest(path) for path in sorted(files)},
         "folders": {path: manifest.folder_digest(path) for path in sorted(folders)},
         "executable": sys.executable,  # Of another environment other packages answer.
-        "listings": {path: manifest.listing_digest(path) for path in sorted(reads.folders | {path for path in files if os.path.isdir(path)})},
+        "listings": {path: manifest.listing_digest(path) for path in sorted(reads.folders | set(filter(os.path.isdir, declared)))},
+        "looked": {path: manifest.kind_of(path) for path in sorted(reads.looked)},
+        "cwd": os.getcwd() if reads.asked_folder else None,
         "env": {name: manifest.env_digest(name) for name in sorted(reads.env | {"PYTHONPATH"})},
         "packages": {path: manifest.installed_digest(path) for path in _site_folders(prints)},
     }

@@ -16,7 +16,7 @@ from corpus import CASES, REPOSITORY, Case, copy_all, folder_of, load_cases, run
 
 ALL = load_cases()
 RUNNABLE = [case for case in ALL if case.can_run()]
-PYTHON_MATTERS = {"no_source_namedtuple_new"}  # where there is no source, bytecode counts
+PYTHON_MATTERS = {"no_source_namedtuple_new", "value_exec_names", "value_log_formatter", "value_class_vars"}  # where there is no source, bytecode counts
 
 
 @pytest.fixture(scope="module")

@@ -362,13 +362,16 @@ def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
     (tmp_path / "other.py").write_text("B = 2\n")
     (tmp_path / "sample.py").write_text(
         "import json, os, pathlib, other\nA = json.loads((pathlib.Path(__file__).parent / 'conf.json').read_text())\n"
-        "R = os.environ.get('PFL_SOME'), os.getenv('PFL_MORE'), 'PFL_ASKED' in os.environ\n"
+        "R = os.environ.get('PFL_SOME'), os.getenv('PFL_MORE'), 'PFL_ASKED' in os.environ, os.environb.get(b'PFL_BYTES')\n"
+        "E = os.path.exists(os.path.join(os.path.dirname(__file__), 'flag')), os.listdir(os.path.dirname(__file__))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with record_reads() as reads:
         importlib.import_module("sample")
     assert reads.files == {str(tmp_path / "conf.json")}
-    assert reads.env == {"PFL_SOME", "PFL_MORE", "PFL_ASKED"}
+    assert reads.env == {"PFL_SOME", "PFL_MORE", "PFL_ASKED", "PFL_BYTES"}
+    assert (reads.looked, reads.folders) == ({str(tmp_path / "flag")}, {str(tmp_path)})
+    assert not reads.asked_folder and not reads.asked_others
     os.environ.get("PFL_LATER")
     (tmp_path / "conf.json").read_text()
     assert len(reads.files) == 1 and "PFL_LATER" not in reads.env
@@ -376,11 +379,37 @@ def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
         sys.modules.pop(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import os\nA = os.getcwd()\n", (True, False)),
+        ("from pathlib import Path\nA = Path.cwd()\n", (True, False)),
+        ("import pathlib\nA = pathlib.Path('conf.json').read_text()\n", (True, False)),
+        ("import subprocess\nA = subprocess.check_output(['true'])\n", (False, True)),
+        ("import os\nA = os.system('true')\n", (False, True)),
+        ("import socket\nwith socket.socket(socket.AF_UNIX) as s:\n    A = s.connect_ex('/nowhere')\n", (False, True)),
+        ("import math\nA = math.pi\n", (False, False)),
+    ],
+)
+def test_what_no_file_tells_is_recorded(tmp_path, monkeypatch, text, said):
+    (tmp_path / "conf.json").write_text("{}")
+    (tmp_path / "sample.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with record_reads() as reads:
+        importlib.import_module("sample")
+    assert (reads.asked_folder, reads.asked_others) == said
+    sys.modules.pop("sample")
+
+
 def test_recording_leaves_the_environment_as_it_was():
-    before = {name: getattr(type(os.environ), name) for name in ("__getitem__", "__iter__", "__contains__")}
+    def look():
+        return [type(os.environ), os.environb.__class__, os.stat, os.getcwd, os.getcwdb]
+
+    before = look()
     with record_reads(), record_reads():
         pass
-    assert before == {name: getattr(type(os.environ), name) for name in before}
+    assert before == look()
 
 
 def test_threads_may_fingerprint_at_the_same_time(project):

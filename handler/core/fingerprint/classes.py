@@ -21,7 +21,8 @@ _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 _ALWAYS_GENERATED = ("__pydantic", "_member_", "_value2member_", "_unhashable_values", "_hashable_values", "_sort_order_")
 _FIELD = (
     "default", "default_factory", "validator", "converter", "init", "repr", "hash", "eq", "order", "compare", "kw_only", "alias",
-    "metadata", "_field_type",
+    "metadata", "_field_type", "eq_key", "order_key", "on_setattr", "validation_alias", "serialization_alias", "exclude", "exclude_if",
+    "discriminator", "frozen", "validate_default", "init_var", "json_schema_extra",
 )  # fmt: skip
 _TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 
@@ -50,7 +51,7 @@ def visit_class(reading: Reading, label: str, klass: type) -> None:
         items += _header(reading, label, klass, source, node, spot)
         text = source.text_of(node, without=tuple(item for item in node.body if hasattr(item, "body")))
     written = _written(source, klass, node)
-    for name, value in _members(reading.home, klass, set(written)):
+    for name, value in _members(reading.home, klass, written if node is not None else None):
         if source is not None and name in source.rebound:
             value = remembered(klass, name, value)
         nodes = tuple(written.get(name, ()))
@@ -99,7 +100,7 @@ def _header(reading: Reading, label: str, klass: type, source: Source, node: ast
     return [unit.text, said, *Names(reading, label, spot.file, {**vars(klass), **names}, spot.module).resolve(unit)]
 
 
-def _members(home: place.Home, klass: type, written: set[str]) -> list[tuple[str, Any]]:
+def _members(home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None) -> list[tuple[str, Any]]:
     """What `_own_members` gives, by name: the same objects as long as the class holds the same."""
     held = list(vars(klass).values())
     known = _KNOWN.get(id(klass))
@@ -108,14 +109,18 @@ def _members(home: place.Home, klass: type, written: set[str]) -> list[tuple[str
     return known[2]
 
 
-def _own_members(home: place.Home, klass: type, written: set[str]) -> dict[str, Any]:
+def _own_members(home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None) -> dict[str, Any]:
     """What a class holds, without what Python and the makers of dataclasses, enums and models derive from it."""
     members = dict(vars(klass))
     generated = _generated(klass)
+    fields = _FIELD if written is not None else (*_FIELD, "type", "annotation")  # without source, nothing else says these
+    written = written or {}
     kept: dict[str, Any] = {}
-    for made in filter(None, map(members.get, ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__"))):
-        rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
-        kept["(fields)"] = [[name, *(_field(field, what) for what in _FIELD)] for name, field in rows]
+    for held in ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__private_attributes__"):
+        if made := members.get(held):
+            rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+            key = "(private)" if held == "__private_attributes__" else "(fields)"
+            kept[key] = [[name, *(_field(field, what) for what in fields)] for name, field in rows]
     if (params := members.get("__dataclass_params__")) is not None:
         kept["(params)"] = [getattr(params, name) for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")]
     if issubclass(klass, tuple) and "_fields" in members:
@@ -137,7 +142,7 @@ def _own_members(home: place.Home, klass: type, written: set[str]) -> dict[str, 
         if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
             if not (generated == "data" and not callable(value) and not name.startswith("_")):
                 continue
-        kept[name] = value
+        kept[name] = value.__func__ if name == "_generate_next_value_" and isa(value, staticmethod) else value  # 3.12 wraps it
     return kept
 
 

@@ -16,15 +16,18 @@ from typing import Any
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place, visits, words
 from handler.core.fingerprint.classes import visit_class
+from handler.core.fingerprint.effects import visit_effects
 from handler.core.fingerprint.model import Fingerprint, digest_of
-from handler.core.fingerprint.reading import Effects, Reading, Value, is_step, plain
+from handler.core.fingerprint.names import Names
+from handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
 from handler.core.fingerprint.source import load
 from handler.core.fingerprint.values import Package
 
+_DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
 _VISITS = {
     Value: visits.visit_value,
     Package: visits.visit_package,
-    Effects: visits.visit_effects,
+    Effects: visit_effects,
     types.FunctionType: visits.visit_function,
     type: visit_class,
     types.ModuleType: visits.visit_module,
@@ -38,10 +41,21 @@ def crawl(function: Any) -> Fingerprint:
     Raises:
         InvalidRequestError: *function* has no Python source.
     """
-    home, asked = _home_of(function), frozenset[str]()
+    home, limit = _home_of(function), sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEPTH))
+    try:
+        return _crawl(function, home)
+    finally:
+        if sys.getrecursionlimit() == _DEPTH:  # a module that was imported may have set another
+            sys.setrecursionlimit(limit)
+
+
+def _crawl(function: Any, home: place.Home) -> Fingerprint:
+    asked = frozenset[str]()
     for _ in range(8):
         reading = Reading(home, asked)
-        reading.link(function)
+        label = reading.link(function)
+        reading.made |= {label: made for made in [_made(reading, function)] if made is not None}
         while reading.queue and not reading.has_imported and reading.found_asked == asked:
             _visit(reading, *reading.queue.popleft())
         if not reading.has_imported and reading.found_asked == asked:
@@ -50,6 +64,13 @@ def crawl(function: Any) -> Fingerprint:
             return Fingerprint(digest_of(reading.parts), tuple(reading.parts), tuple(opaque), frozenset(reading.files))
         asked = reading.found_asked  # more counts than was thought, or there are new modules: from the start
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
+
+
+def _made(reading: Reading, function: Any) -> Spot | None:
+    """The statements of its module that made *function*."""
+    module = sys.modules.get(getattr(plain(function), "__module__", None) or "")
+    name = next((name for name, value in vars(module).items() if value is function), None) if module is not None else None
+    return Names(reading, "", None, vars(module), module).made(name, function) if name is not None else None
 
 
 def _visit(reading: Reading, label: str, item: Any) -> None:

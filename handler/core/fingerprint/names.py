@@ -80,6 +80,15 @@ class Names:
     # --- imports
 
     def _find_imported(self, read: Read) -> str | None:
+        if read.root.startswith(CHOSEN):
+            held, _, name = read.root[1:].partition(CHOSEN)
+            chosen = self.names.get(held)
+            if not isinstance(chosen, str):
+                self._doubt("imports a module chosen at run time")
+                return None
+            relative = name or chosen
+            level = len(relative) - len(relative.lstrip("."))
+            read = read._replace(root=_absolute(Read(relative[level:], (), level), chosen))
         package = self.names.get("__package__") or (self.names.get("__name__") or "").rpartition(".")[0]
         name = _absolute(read, package)
         if name in ("", "__future__"):
@@ -198,9 +207,11 @@ class Names:
                 value = inspect.cleandoc(value)  # 3.13 does so itself
             if name in _NOT_VALUES:
                 return None
-        if (code := self.reading.code(value)) is not None:
-            return code
+        if type(value) is types.FunctionType and value.__closure__ is None and (code := self.reading.code(value)) is not None:
+            return code  # most of a project; what a closure holds may be known by the statements that made it
         spot = Spot(file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module)
+        if (code := self.reading.code(value, spot)) is not None:
+            return code
         return self.reading.link(Value((id(module), name), name, "constant", value, spot))
 
     def members_of(self, module: types.ModuleType) -> list[str]:
@@ -211,6 +222,11 @@ class Names:
                 continue
             items += [name, self._bound(value, module, name) or ""]
         return items
+
+    def made(self, name: str, value: Any) -> Spot | None:
+        """The statements that bind a name of the module, behind imports."""
+        origin = self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
+        return None if isinstance(origin.module, str) else Spot(self.reading.about(origin.module).file, None, origin.nodes, origin.module)
 
     def _origin(self, module: types.ModuleType, name: str, value: Any) -> _Origin:
         """Where a module's name gets its value, behind imports and re-exports."""
@@ -232,6 +248,18 @@ class Names:
                 break
             module, name = held, there
         return _Origin(module, name, nodes)
+
+
+def statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
+    """What the statements at *spot*, and what decides whether they run, say and read, as items of a digest."""
+    source = reading.about(spot.module).source
+    if source is None or spot.module is None or not spot.nodes:
+        return []
+    names = vars(spot.module)
+    nodes = {id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)}
+    unit = reading.unit(source, tuple(nodes.values()), names)
+    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
+    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
 
 
 class _Origin(NamedTuple):

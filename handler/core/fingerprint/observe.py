@@ -1,5 +1,5 @@
 """
-What an import reads besides source: files and environment variables.
+What an import reads besides source: files, folders, environment variables, where it was started, other processes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,24 @@ _is_hooked = False
 @dataclass
 class Reads:
     """
-    Files and environment variables that were read.
+    What was read.
 
     Args:
         files: Absolute paths outside the standard library and installed packages, also of files that were not there;
             without the sources and bytecode of modules.
-        env: Names of variables.
+        env: Names of variables; "*" where all names were asked for.
+        folders: Whose names were listed.
+        looked: Paths of which it was asked what is there.
+        asked_folder: Whether the current folder was asked for, or a path read that is relative to it.
+        asked_others: Whether a process was started or a connection made: what these said is in no file.
     """
 
     files: set[str] = field(default_factory=set)
-    env: set[str] = field(default_factory=set)  # "*" where all names were asked for.
-    folders: set[str] = field(default_factory=set)  # Whose names were listed.
+    env: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    looked: set[str] = field(default_factory=set)
+    asked_folder: bool = False
+    asked_others: bool = False
 
 
 @contextmanager
@@ -48,60 +55,96 @@ def record_reads() -> Iterator[Reads]:
         _is_hooked = True
     reads = Reads()
     before = type(os.environ)
-    os.environ.__class__ = _WatchedEnviron
+    os.environ.__class__ = os.environb.__class__ = _WatchedEnviron
     _active.append(reads)
+    if len(_active) == 1:
+        for name, watched in _WATCHED.items():
+            setattr(os, name, watched)
     try:
         yield reads
     finally:
         _active.remove(reads)
-        os.environ.__class__ = before
+        if not _active:
+            for name, original in _ORIGINALS.items():
+                setattr(os, name, original)
+        os.environ.__class__ = os.environb.__class__ = before
         sources = {file for module in list(sys.modules.values()) if (file := place.file_of(module)) is not None}
         reads.files -= sources
+        reads.looked -= sources
 
 
 _OURS = os.path.dirname(__file__) + os.sep
+_OTHERS = {"subprocess.Popen", "os.system", "os.posix_spawn", "socket.connect"}
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if event in ("os.listdir", "os.scandir") and _active:
-        if not isinstance(args[0], int) and _asked_by_project():
-            path = os.path.abspath(os.fsdecode(args[0] or "."))
-            if place.kind_of_file(path) in (place.PROJECT, place.GENERATED):
-                for reads in _active:
-                    reads.folders.add(path)
+    if not _active:
         return
-    if event != "open" or not _active or not isinstance(args[0], str | bytes | os.PathLike):
+    if event in ("os.listdir", "os.scandir"):
+        _note("folders", args[0] or ".")
+    elif event == "sqlite3.connect":
+        _note("files", args[0])
+    elif event in _OTHERS:
+        if _asked_by_project():
+            for reads in _active:
+                reads.asked_others = True
+    elif event == "open":
+        mode, flags = args[1], args[2]
+        if not (isinstance(mode, str) and set(mode) & set("wax") or mode is None and isinstance(flags, int) and flags & 3):
+            _note("files", args[0])
+
+
+def _note(what: str, given: Any) -> None:
+    """Note a path as read, where it is the project's or nobody's, and the project asks."""
+    if not isinstance(given, str | bytes | os.PathLike):
         return
-    mode, flags = args[1], args[2]
-    if (isinstance(mode, str) and set(mode) & set("wax")) or (mode is None and isinstance(flags, int) and flags & 3):
+    path = os.fsdecode(given)
+    is_relative = not os.path.isabs(path)
+    path = os.path.normpath(os.path.join(_ORIGINALS["getcwd"](), path))
+    if path.endswith(".pyc") or path.startswith(("/proc/", "/sys/", "/dev/")):
         return
-    path = os.path.abspath(os.fsdecode(args[0]))
-    if path.endswith(".pyc") or place.kind_of_file(path) not in (place.PROJECT, place.GENERATED):
-        return
-    if path.startswith(("/proc/", "/sys/", "/dev/")) or not _asked_by_project():
-        return
-    for reads in _active:
-        reads.files.add(path)
+    if place.kind_of_file(path) in (place.PROJECT, place.GENERATED) and _asked_by_project():
+        for reads in _active:
+            getattr(reads, what).add(path)
+            reads.asked_folder |= is_relative
+
+
+def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+    if _active:
+        _note("looked", path)
+    return _ORIGINALS["stat"](path, *args, **options)  # type: ignore[no-any-return]
+
+
+def _folder(name: str) -> Any:
+    if _active and _asked_by_project():
+        for reads in _active:
+            reads.asked_folder = True
+    return _ORIGINALS[name]()
+
+
+# There is no audit event for these. They stay what they are once nothing is recorded.
+_ORIGINALS = {name: getattr(os, name) for name in ("stat", "getcwd", "getcwdb")}
+_WATCHED = {"stat": _stat, "getcwd": lambda: _folder("getcwd"), "getcwdb": lambda: _folder("getcwdb")}
 
 
 class _WatchedEnviron(type(os.environ)):  # type: ignore[misc]
     def __getitem__(self, key: str) -> str:
-        _note(key)
+        _note_variable(key)
         return super().__getitem__(key)  # type: ignore[no-any-return]
 
     def __contains__(self, key: object) -> bool:
-        _note(key)
+        _note_variable(key)
         return super().__contains__(key)
 
     def __iter__(self) -> Iterator[str]:
-        _note("*")
+        _note_variable("*")
         return super().__iter__()
 
 
-def _note(variable: object) -> None:
-    if _asked_by_project():
+def _note_variable(name: object) -> None:
+    if isinstance(name, str | bytes) and _asked_by_project():
         for reads in _active:
-            reads.env.add(str(variable))
+            reads.env.add(os.fsdecode(name))
 
 
 def _asked_by_project() -> bool:

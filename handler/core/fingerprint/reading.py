@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.model import Part, tagged
-from handler.core.fingerprint.reads import Unit, analyse
-from handler.core.fingerprint.source import Source, load, root_name
+from handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
+from handler.core.fingerprint.source import Read, Source, load, root_name
 from handler.core.fingerprint.values import Encoded, Encoder, Package
 from handler.core.fingerprint.words import shown
 
@@ -79,6 +79,7 @@ class Reading:
         self.parts: list[Part] = []
         self.opaque: dict[tuple[Any, ...], Part] = {}
         self.files: set[str] = set()
+        self.made: dict[str, Spot] = {}  # by label: where the statements are that made it, for what keeps its state to itself
         self._known: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
         self._labels: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
@@ -92,8 +93,8 @@ class Reading:
 
     # --- what is reached
 
-    def link(self, item: Any) -> str:
-        """The label of something reached; it is read later if it is new."""
+    def link(self, item: Any, made: Spot | None = None) -> str:
+        """The label of something reached, and *made* there; it is read later if it is new."""
         kind, key = type(item), id(item)
         if kind is Value:
             key = item.key
@@ -106,6 +107,8 @@ class Reading:
             self._taken[name] = count = self._taken.get(name, 0) + 1
             self._labels[key] = name if count == 1 else f"{name}#{count}"
             self._held.append(item)
+            if made is not None:
+                self.made[self._labels[key]] = made
             self.queue.append((self._labels[key], item))
         return self._labels[key]
 
@@ -113,20 +116,21 @@ class Reading:
         """What *owner* holds under *name*, as an item of a digest: code by its label, any other value by a part of its own."""
         if value is MISSING:
             return "unbound"
-        if (code := self.code(value)) is not None:
+        made = self.made.get(owner)
+        if (code := self.code(value, made)) is not None:
             return code
-        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot))
+        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot), made)
 
-    def code(self, value: Any) -> str | None:
+    def code(self, value: Any, made: Spot | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
         if type(value) is types.FunctionType and self.home.owns(value):
-            return f"function {value.__code__.co_qualname} {self.link(value)}"  # as below, for what is most of a project
+            return f"function {value.__code__.co_qualname} {self.link(value, made)}"  # as below, for what is most of a project
         if not (isa(value, CODE) or is_step(value)) or isa(value, types.MethodType):
             return None
         encoded = self.encoder.top(value)
         if encoded.token.startswith("#") or len(encoded.links) > 1:
             return None
-        return " ".join((encoded.token, *map(self.link, encoded.links)))
+        return " ".join((encoded.token, *(self.link(item, made) for item in encoded.links)))
 
     def part(self, label: str, kind: str, spot: Spot, items: Sequence[str], text: str) -> None:
         """Note what was read of something reached."""
@@ -190,10 +194,23 @@ class Reading:
                 asked |= {"annotations"}
         key = (*map(id, nodes), asked, body_only, len(skip))
         if key not in source.units:
-            source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only)
+            try:
+                source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source))
+            except RecursionError:
+                text = tagged("text", *map(source.text_of, nodes))
+                note = ("nested too deep to be read", getattr(nodes[0], "lineno", 0))
+                source.units[key] = Unit(text, {Read(OWN_MODULE): note[1]}, (note,), frozenset())
         unit: Unit = source.units[key]
         self.found_asked |= unit.asked
         return unit
+
+
+    @staticmethod
+    def _aliases(source: Source) -> dict[str, str]:
+        if "aliases" not in source.units:
+            source.units["aliases"] = dict(pair for node in source.statements for pair in renamed(node))
+        aliases: dict[str, str] = source.units["aliases"]
+        return aliases
 
 
 def _name(item: Any) -> str:

@@ -5,7 +5,7 @@ Which outside names a piece of source reads, found without running it.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from handler.core.fingerprint.canonical import canonical, unquoted
@@ -26,6 +26,7 @@ _ASKS = {
     "TypeAdapter": {"docs", "annotations"},
     "__subclasses__": {"subclasses"},
 }  # fmt: skip
+_LOOKUPS = {"getattr", "setattr", "vars", "globals", "eval", "exec", "import_module", "__import__"}
 _PLUGIN_READERS = {"entry_points", "iter_entry_points", "run_path", "run_module", "walk_packages", "iter_modules"}
 _ATTRIBUTE_NOTES = {
     **dict.fromkeys(("read_text", "read_bytes"), "reads a file at run time"),
@@ -51,7 +52,12 @@ class Unit(NamedTuple):
 
 
 def analyse(
-    nodes: Sequence[ast.AST], asked: frozenset[str], *, skip: Iterable[ast.expr] = (), body_only: bool = False
+    nodes: Sequence[ast.AST],
+    asked: frozenset[str],
+    *,
+    skip: Iterable[ast.expr] = (),
+    body_only: bool = False,
+    aliases: dict[str, str] | None = None,
 ) -> Unit:
     """
     Read *nodes*, which stand in one module.
@@ -61,12 +67,36 @@ def analyse(
         asked: What counts besides code.
         skip: Decorators that do not count.
         body_only: Of functions, leave the defaults' reads to their live values.
+        aliases: What the module calls other than by its own name, as `renamed` gives it.
     """
-    reader = _Reader(asked, frozenset(map(id, skip)), body_only)
+    reader = _Reader(asked, frozenset(map(id, skip)), body_only, aliases or {})
     for node in nodes:
         reader.visit(node)
     text = tagged("source", *(canonical(node, asked, reader.skip) for node in nodes))
     return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.asks))
+
+
+def renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """Other names that a statement gives to what looks names up: ``from importlib import import_module as load``."""
+    if isinstance(node, ast.ImportFrom):
+        yield from ((alias.asname, alias.name) for alias in node.names if alias.asname and alias.name in _LOOKUPS)
+    elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
+        name = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+        if name in _LOOKUPS:
+            yield from ((target.id, name) for target in node.targets if isinstance(target, ast.Name))
+
+
+def text_in(node: ast.AST | None) -> str | None:
+    """The text that an expression of literals says; None if it holds anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.FormattedValue):
+        return text_in(node.value) if node.conversion < 0 and node.format_spec is None else None
+    pieces = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) else getattr(node, "values", None)
+    if not pieces or isinstance(node, ast.BoolOp | ast.Dict):
+        return None
+    texts = [text_in(piece) for piece in pieces]
+    return None if None in texts else "".join(texts)  # type: ignore[arg-type]
 
 
 class _Scope:
@@ -99,7 +129,8 @@ class _Scope:
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, asked: frozenset[str], skip: frozenset[int], body_only: bool) -> None:
+    def __init__(self, asked: frozenset[str], skip: frozenset[int], body_only: bool, aliases: dict[str, str]) -> None:
+        self.aliases = dict(aliases)
         self.with_annotations, self.skip, self.body_only = "annotations" in asked, skip, body_only
         self.reads: dict[Read, int] = {}
         self.notes: dict[tuple[str, int], None] = {}
@@ -173,10 +204,11 @@ class _Reader(ast.NodeVisitor):
         return None
 
     def _chain_of_call(self, node: ast.Call) -> Read | None:
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         bare = isinstance(node.func, ast.Name)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = self.aliases.get(name, name) if bare else name
         first = node.args[0] if node.args else None
-        literal = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+        literal = text_in(first)
         found: Read | None = None
         rest: list[ast.expr] = node.args
         if bare and name == "globals":
@@ -185,12 +217,19 @@ class _Reader(ast.NodeVisitor):
             rest = node.args[1:]
             key = "__dict__"
             if name == "getattr":
-                known = rest[0].value if isinstance(rest[0], ast.Constant) else None
-                key = known if isinstance(known, str) else self._chosen(rest[0])
+                known = text_in(rest[0])
+                key = self._chosen(rest[0]) if known is None else known
             found = self._extend(self.chain(first), key)
         elif name in ("import_module", "__import__") and literal is not None:
             level = len(literal) - len(literal.lstrip("."))
-            found = Read(literal.partition(".")[0] if name == "__import__" and not level else literal[level:], (), level)
+            package = next((item.value for item in node.keywords if item.arg == "package"), node.args[1] if len(node.args) > 1 else None)
+            if level and package is not None and name == "import_module":
+                literal, level = self._within(literal, package), 0
+            is_top = name == "__import__" and len(node.args) < 4 and not any(item.arg == "fromlist" for item in node.keywords)
+            found = Read(literal.partition(".")[0] if is_top and not level else literal[level:], (), level)
+            self.reads.setdefault(Read(literal[level:], (), level, escapes=False), node.lineno)
+        elif name in ("import_module", "__import__") and first is not None and len(chosen := self._chosen(first)) > 1:
+            found = Read(chosen, (), 0)
         elif name == "get" and isinstance(node.func, ast.Attribute) and literal is not None:
             table = self.chain(node.func.value)
             if table is not None and table.root == OWN_MODULE:
@@ -207,6 +246,15 @@ class _Reader(ast.NodeVisitor):
             self._note_read(target and target._replace(escapes=False), node)
         self._visit_all([node.func, *rest, *node.keywords])
         return found
+
+    def _within(self, name: str, package: ast.expr) -> str:
+        """The absolute name of a relative module; where a global holds the package's, `CHOSEN`, that global, `CHOSEN` and *name*."""
+        known = text_in(package)
+        if known is None:
+            return f"{self._chosen(package)}{CHOSEN}{name}"
+        parents = known.split(".")
+        level = len(name) - len(name.lstrip("."))
+        return ".".join([*parents[: len(parents) - level + 1], name[level:]])
 
     def _chosen(self, key: ast.expr) -> str:
         """An attribute named by a global whose value can be looked up, or by something unknown."""
@@ -255,7 +303,14 @@ class _Reader(ast.NodeVisitor):
                 attrs = () if alias.name == "*" else (alias.name,)
                 self.reads.setdefault(Read(node.module or "", attrs, node.level, escapes=False), node.lineno)
 
+        self.aliases.update(renamed(node))
+
     visit_ImportFrom = visit_Import
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """``load = importlib.import_module``."""
+        self.aliases.update(renamed(node))
+        self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:
         """A block for type checkers is not there at run time."""

@@ -50,27 +50,31 @@ class Source:
         self.defs: dict[str, list[Definition]] = {}
         self.bindings: dict[str, list[ast.stmt]] = {}  # what binds a name of the module or of a class: assignment, def, import
         self.touches: dict[str, list[ast.stmt]] = {}  # what acts on it at import: TABLE.update(…), X.y = …
+        self.around: dict[int, tuple[ast.AST, ...]] = {}  # what decides whether a statement runs, by the statement's identity
+        self.statements: list[ast.stmt] = []  # all that run when the module is imported, those of classes included
         self.stars: list[ast.ImportFrom] = []
         self.rebound: set[str] = set()  # names and attributes that functions set while they run
         self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
         self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
         self._index(self.tree.body, "", "module")
 
-    def _index(self, body: list[ast.stmt], prefix: str, where: str) -> None:
+    def _index(self, body: list[ast.stmt], prefix: str, where: str, around: tuple[ast.AST, ...] = ()) -> None:
         for node in body:
             if where == "function":
                 self.rebound.update(_rebinds(node))
             else:
                 self._bind(node, prefix)
+                self.statements.append(node)
+                self.around[id(node)] = around
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 self.defs.setdefault(prefix + node.name, []).append(node)
                 is_class = isinstance(node, ast.ClassDef)
                 self._index(node.body, prefix + node.name + ("." if is_class else ".<locals>."), "class" if is_class else "function")
             elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
-                self._index(node.orelse, prefix, where)
+                self._index(node.orelse, prefix, where, around)
             else:
                 for block in blocks(node):
-                    self._index(block, prefix, where)
+                    self._index(block, prefix, where, (*around, *_deciders(node, block)))
 
     def _bind(self, node: ast.stmt, prefix: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
@@ -135,7 +139,7 @@ class Source:
             same = [node for node in found if isinstance(node.body, ast.Constant) and (type(node.body.value), node.body.value) in values]
             return list(same or found)
         fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
-        fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0))
+        fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0, -node.body.lineno, -node.body.col_offset))
         return list(fits[:1] or found)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
@@ -214,6 +218,21 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
         yield inner.body
 
 
+def _deciders(node: ast.stmt, block: list[ast.stmt]) -> Iterator[ast.AST]:
+    """What decides whether *block* of the statement *node* runs: conditions, contexts, what is looped over, what may raise."""
+    for name in ("test", "iter", "subject"):
+        if isinstance(inner := getattr(node, name, None), ast.AST):
+            yield inner
+    yield from getattr(node, "items", ())
+    for handler in getattr(node, "handlers", ()):
+        if handler.type is not None:
+            yield handler.type
+        if handler.body is block:
+            yield from node.body  # type: ignore[attr-defined]
+    for case in getattr(node, "cases", ()):
+        yield from filter(None, (case.pattern, case.guard))
+
+
 def bound_by(node: ast.AST) -> Iterator[str]:
     """The names that one statement binds, without those bound in its inner blocks, functions and comprehensions."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -245,7 +264,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterable[tuple[str, Read]]:
             yield alias.name.partition(".")[0], Read(alias.name.partition(".")[0], (), 0)
 
 
-def expressions(node: ast.AST) -> Iterator[ast.AST]:
+def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:
     """
     What one statement holds, without inner blocks, lambdas, and the targets of comprehensions.
     """
@@ -253,12 +272,12 @@ def expressions(node: ast.AST) -> Iterator[ast.AST]:
         if field in _BLOCKS and isinstance(value, list):
             continue
         for inner in value if isinstance(value, list) else [value]:
-            if not isinstance(inner, ast.AST) or isinstance(inner, ast.Lambda):
+            if not isinstance(inner, ast.AST) or (isinstance(inner, ast.Lambda) and not with_lambdas):
                 continue
             if isinstance(node, ast.comprehension) and field == "target":
                 continue
             yield inner
-            yield from expressions(inner)
+            yield from expressions(inner, with_lambdas=with_lambdas)
 
 
 def docstring_of(node: ast.AST) -> ast.Expr | None:

@@ -49,10 +49,12 @@ _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
 _HOOKS = {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__getattr__", "__getattribute__"}
 _SILENT = ("logging", "warnings")
 # Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
-_STATELESS = (
+STATELESS = (
     "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
     "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
+_COPIED = {"__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__", "__annotate__"}
+_OF_CLASS = {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}  # what vars(Class) has besides what is written
 _RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
 _NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
 
@@ -156,6 +158,8 @@ class Encoder:
         if kind in (list, tuple):
             return self._sequence(kind.__name__, value)
         if kind is dict:
+            if "__builtins__" in value:  # exec puts it there
+                value = {name: item for name, item in value.items() if name != "__builtins__"}
             keys, values = self._sequence("keys", list(value)), self._sequence("values", list(value.values()))
             return self.join("dict", (keys, values))
         if kind in (set, frozenset):
@@ -249,7 +253,7 @@ class Encoder:
             return self._foreign_instance(value, kind, name)
         parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
         parts.append(self.named("state", state_of(value)))
-        solid = next(base for base in kind.__mro__ if base.__flags__ & _IMMUTABLE or _within(base.__module__, _STATELESS))
+        solid = next(base for base in kind.__mro__ if base.__flags__ & _IMMUTABLE or within(base.__module__, STATELESS))
         if solid is not object and not issubclass(solid, _PLAIN):  # written in C, which may keep what no attribute shows
             is_quiet = all(base.__flags__ & _IMMUTABLE or _HOOKS.isdisjoint(vars(base)) for base in kind.__mro__)
             parts.append(self._foreign_instance(value, solid, Encoded("")) if is_quiet else self._unknown(kind))
@@ -264,11 +268,11 @@ class Encoder:
             return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
         if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
             return self.join("namespace", [name, self.encode(dict(vars(value)))])
-        if _within(module, _SILENT):
+        if within(module, _SILENT) and kind.__name__.endswith(("Logger", "Handler", "Manager", "catch_warnings")):
             return name
-        if _within(module, _STATELESS):
+        if within(module, STATELESS):
             return name._replace(doubts=("",))
-        if _within(module, _RESOURCES):
+        if within(module, _RESOURCES):
             return name._replace(doubts=(f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",))
         if (buffer := _buffer(value)) is not None:
             return self.join("buffer", [name, Encoded(buffer), self.named("state", state_of(value))])
@@ -282,8 +286,9 @@ class Encoder:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
             if isinstance(reduced, str):  # a global, by its name: Python's own, or one that the project made
-                is_own = getattr(sys.modules.get(type(value).__module__), reduced, None) is value
-                return self.join("global", [name, Encoded(reduced, (), () if is_own else ("",))])
+                if getattr(sys.modules.get(type(value).__module__), reduced, None) is value:
+                    return self._foreign(type(value).__module__, reduced)  # whatever its class: that differs between Pythons
+                return self.join("global", [name, Encoded(reduced, (), ("",))])
             state = self.many("reduced", map(_settled, reduced[1:]))
             if not any(state.doubts):
                 return self.join("foreign", [name, state])
@@ -332,7 +337,13 @@ def state_of(value: Any) -> list[tuple[str, Any]]:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         attributes = {}
-    return items + [(str(name), item) for name, item in dict.items(attributes)]
+    return items + [(str(name), item) for name, item in own(attributes)]
+
+
+def own(attributes: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Attributes without what functools.update_wrapper copies: that is said by what is wrapped."""
+    copied = _COPIED if "__wrapped__" in attributes else ()
+    return ((name, item) for name, item in dict.items(attributes) if name not in copied)
 
 
 def _buffer(value: Any) -> str | None:
@@ -369,7 +380,8 @@ def _settled(state: Any) -> Any:
     return list(state) if hasattr(state, "__next__") else state
 
 
-def _within(module: str, names: tuple[str, ...]) -> bool:
+def within(module: str, names: tuple[str, ...]) -> bool:
+    """Whether a module is one of *names*, or below one."""
     return any(module == name or module.startswith(name + ".") for name in names)
 
 
@@ -415,7 +427,7 @@ _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
         type(functools.lru_cache(lambda: None)),
         lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
     ),
-    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [dict(value)])),
+    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [{name: item for name, item in value.items() if name not in _OF_CLASS}])),
     (weakref.ref, lambda self, value: self.many("weakref", [value()])),
     (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
     (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),

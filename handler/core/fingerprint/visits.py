@@ -13,13 +13,10 @@ from typing import Any
 
 from handler.core.errors import InvalidRequestError
 from handler.core.fingerprint import place
-from handler.core.fingerprint.names import Names
-from handler.core.fingerprint.reading import CODE, MISSING, Effects, Reading, Spot, Value, isa, owner_of, plain, remembered
+from handler.core.fingerprint.names import Names, statements
+from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
 from handler.core.fingerprint.source import Source
-from handler.core.fingerprint.values import Package
-
-_SILENT_ROOTS = {"logging", "warnings", "print", "sys", "typing", "super", "faulthandler"}
-
+from handler.core.fingerprint.values import Package, own
 
 def visit_function(reading: Reading, label: str, function: types.FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
@@ -32,14 +29,15 @@ def visit_function(reading: Reading, label: str, function: types.FunctionType) -
         encoded = reading.encoder.top(code)
         reading.part(label, "function", spot, [encoded.token, *map(reading.link, encoded.links)], f"<bytecode of {label}>")
         return
-    module = reading.about(sys.modules.get(names.get("__name__", ""))).module
+    module = sys.modules.get(names.get("__name__", ""))
+    module = reading.about(module).module if isa(module, types.ModuleType) else None  # anything may stand in its place
     unit = reading.unit(source, nodes, names, body_only=True)
     items = [
         unit.text,
         *Names(reading, label, spot.file, names, module, _cells(function, source)).resolve(unit),
         *_defaults(reading, label, function, nodes[0].args, spot),  # type: ignore[union-attr]
     ]
-    for name, value in sorted(vars(function).items()):
+    for name, value in sorted(own(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
             items += [name, reading.bind(label, name, "constant", remembered(function, name, value), spot)]
     text = "\n".join(source.text_of(node) for node in nodes)
@@ -75,24 +73,16 @@ def _defaults(reading: Reading, label: str, function: types.FunctionType, args: 
 def visit_value(reading: Reading, label: str, item: Value) -> None:
     """Its content; where that says too little, the statements that make it, too."""
     encoded, text = reading.encoded(item)
-    items = [encoded.token, *map(reading.link, encoded.links)]
+    made = reading.made.get(label, item.spot)
+    items = [encoded.token, *(reading.link(each, item.spot if item.spot.nodes else made) for each in encoded.links)]
     if encoded.doubts:
-        items += _statements(reading, label, item.spot, without=item.name)
-        if not item.spot.nodes and any(not reason for reason in encoded.doubts):
+        for spot in dict.fromkeys((item.spot, made)):
+            items += statements(reading, label, spot, without=item.name)
+        if not (item.spot.nodes or made.nodes) and any(not reason for reason in encoded.doubts):
             reading.doubt(label, item.spot, "its state cannot be known")
         for reason in filter(None, encoded.doubts):
             reading.doubt(label, item.spot, reason)
     reading.part(label, item.kind, item.spot, items, item.value if item.kind == "python" else text)
-
-
-def _statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
-    source = reading.about(spot.module).source
-    if source is None or spot.module is None or not spot.nodes:
-        return []
-    names = vars(spot.module)
-    unit = reading.unit(source, spot.nodes, names)
-    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
-    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
 
 
 def visit_module(reading: Reading, label: str, module: types.ModuleType) -> None:
@@ -107,48 +97,11 @@ def visit_package(reading: Reading, label: str, package: Package) -> None:
     reading.part(label, "package", Spot(), package, package.version)
 
 
-def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
-    """
-    Statements of a module that change what is not its own: ``random.seed(3)``, ``getcontext().prec = 9``, ``setup()``.
-
-    What they change is read by no name, so their source counts; so does that of modules imported for nothing else.
-    """
-    module, _, file, source = reading.about(effects.module)
-    if source is None:
-        return
-    for name in (*_parents(module.__name__), *source.imported_for_effect):
-        if isa(other := sys.modules.get(name), types.ModuleType):
-            reading.about(other)
-    names = vars(module)
-    found = {id(node): node for root, nodes in source.touches.items() for node in nodes if _acts(node, root, names.get(root))}
-    nodes = sorted(found.values(), key=lambda node: node.lineno)
-    if nodes:
-        spot = Spot(file, nodes[0].lineno, tuple(nodes), module)
-        text = "\n".join(source.text_of(node) for node in nodes)
-        reading.part(label, "module", spot, _statements(reading, label, spot), text)
-
-
-def _parents(name: str) -> Iterator[str]:
-    while name := name.rpartition(".")[0]:
-        yield name
-
-
-def _acts(node: ast.stmt, root: str, value: Any) -> bool:
-    """Whether a statement that starts with the name *root*, bound to *value*, changes what is not the module's own."""
-    if root in _SILENT_ROOTS or not isa(value, CODE):
-        return False
-    owner = owner_of(value) or ""
-    if owner.partition(".")[0] in _SILENT_ROOTS:
-        return False
-    is_foreign = place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED)
-    return is_foreign or isinstance(node, ast.Expr)  # what is set on the project's own is seen there
-
-
 def visit_step(reading: Reading, label: str, step: Any) -> None:
     """Its function, and what its author declares."""
     function = step.function
     spot = Spot(reading.home.relative(function.__code__.co_filename), function.__code__.co_firstlineno)
-    items = [reading.link(function)]
+    items = [reading.link(function, reading.made.get(label))]
     if (version := getattr(step, "version", None)) is not None:
         items.append(reading.link(Value((id(step), "version"), f"{function.__qualname__}.version", "declared", str(version), spot)))
     for position, item in enumerate(getattr(step, "depends_on", ()) or ()):

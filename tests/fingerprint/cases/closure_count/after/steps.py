@@ -1,0 +1,5 @@
+import random, queue, itertools, threading, io, collections, decimal
+def make(r):
+    def step(x): return r, x
+    return step
+step = make(itertools.count(4))

@@ -1,0 +1,5 @@
+from contextlib import contextmanager
+FLAG = 1
+MODE = [1]
+@contextmanager
+def ctx(): yield 5

@@ -1,0 +1,3 @@
+import random
+random.seed(4)
+UNREL = 1

@@ -1,0 +1,2 @@
+import effects_mod
+def f(x): return x

@@ -141,7 +141,8 @@ def _act(
         if asked == {"action": "check"}:
             from handler.engine import check
 
-            more |= check.check(settings, _open(settings) if results is None else results)
+            more |= check.code(settings)
+            check.reach(settings, _open(settings) if results is None else results)
             return event.reply(id=None, flow=None, status="completed", **more)
         if "flow_run_id" in asked or asked["action"] == "poll":
             event.check_started(asked)
@@ -225,9 +226,9 @@ def _preload() -> None:
 
             prefect_env.prepare(settings)
             if settings.engine == "prefect":
-                from prefect import flow_engine
+                from handler.engine import prefect_run
 
-                from handler.engine import cancel, prefect_flow, prefect_run
+                prefect_env.load()
             project.load(settings)
             _open(settings)
     except PflError:

@@ -7,14 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
+from test_imports import loaded_after
 from test_lambda import run
 
+from handler import bake
+from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
 from handler.engine import secret
@@ -205,7 +209,7 @@ def checked(root: Path, **more: object) -> list[str]:
 
 def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
-    found = checked(here.root, prefect_api_url="https://api.prefect.cloud/api", prefect_api_key="pnu_1")
+    found = checked(here.root, prefect_api_url="http://10.0.0.1/api", prefect_api_key="pnu_1")
     assert found == ["PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"]
     at = deploy.Deployment(Settings(project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"), plain_key=True)
     at._prefect()
@@ -214,6 +218,39 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+
+
+@pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api"])
+def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    (found,) = checked(here.root, prefect_api_url=url)
+    assert url in found
+    assert "reach" in found
+    assert "--engine direct" in found
+
+
+def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monkeypatch):
+    """moto checks policies like AWS, once it is told to."""
+    import boto3
+
+    def enforced(after: str) -> None:
+        urllib.request.urlopen(urllib.request.Request(f"{s3_url}/moto-api/reset-auth", after.encode(), {"content-type": "text/plain"}))
+
+    iam = boto3.client("iam")
+    iam.create_user(UserName="half")
+    allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sts:*", "cloudformation:*"], "Resource": "*"}]}
+    iam.put_user_policy(UserName="half", PolicyName="half", PolicyDocument=json.dumps(allowed))
+    key = iam.create_access_key(UserName="half")["AccessKey"]
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(image, "tool", lambda: "docker")
+    enforced("0")
+    try:
+        ran = run("deploy", "--json", AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"])
+    finally:
+        enforced("inf")
+    assert ran.code == 2
+    assert ran.data["error"]["why"].startswith("the registry of images (ECR): access is denied: ")
+    assert "ecr:GetAuthorizationToken" in ran.data["error"]["why"]
 
 
 def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeypatch):
@@ -238,6 +275,25 @@ def test_a_flow_that_cannot_be_imported_is_not_baked_and_names_its_line(here):
     done = subprocess.run([os.sys.executable, "-m", "handler.bake", "m.json"], cwd=here.root, env=environ, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the flows cannot be imported: ValueError: no at flows/pipeline.py:2")
+
+
+def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(here, monkeypatch):
+    settings = Settings(project=str(here.root))
+    expected = projects.load(settings).prints
+    bake.bake(settings, here.root / "m.json")
+    monkeypatch.setattr(projects, "_fingerprints", None)
+    found = projects.load(settings._replace(manifest=str(here.root / "m.json"))).prints
+    assert {step: (one.digest, one.parts, one.opaque) for step, one in found.items()} == {step: (one.digest, one.parts, one.opaque) for step, one in expected.items()}
+
+
+def test_prefect_is_imported_without_what_json_parameters_do_not_need(on_prefect):
+    """FastAPI's encoder and another reading of all settings would cost each cold start 200 ms."""
+    (on_prefect.root / "store").mkdir()
+    program = "from handler.entry import lambda_handler; assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
+    environ = {"PFL_PROJECT": str(on_prefect.root), "PFL_STORE": str(on_prefect.root / "store"), "PREFECT_API_URL": on_prefect.settings.prefect_api_url}
+    loaded = loaded_after(program, on_prefect.root, **environ)
+    assert "prefect.flow_engine" in loaded
+    assert "fastapi" not in loaded
 
 
 def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
@@ -275,6 +331,21 @@ def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here,
         secret.filled(Settings(prefect_secret=arn + "x"))
     with pytest.raises(InvalidRequestError, match="no ARN"):
         secret.filled(Settings(prefect_secret="prefect-key"))
+
+
+def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env, monkeypatch, tmp_path):
+    import boto3
+
+    arn = boto3.client("secretsmanager").create_secret(Name="of-a-profile", SecretString="pnu_profile")["ARN"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "aws").write_text("[work]\naws_access_key_id = of-work\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    signed, sign = [], secret.sign
+    monkeypatch.setattr(secret, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
+    assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
+    assert signed == ["of-work"]
 
 
 def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):

@@ -48,7 +48,7 @@ def _read(arn: str) -> str:
     url = os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.amazonaws.com"
     body = json.dumps({field: name} | ({"WithDecryption": True} if service == "ssm" else {})).encode()
     headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
-    headers |= sign(url, body, headers, service=service, region=region, environ=os.environ)
+    headers |= sign(url, body, headers, service=service, region=region, environ=_credentials())
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/", body, headers), timeout=10) as response:
             said = json.load(response)
@@ -58,6 +58,16 @@ def _read(arn: str) -> str:
     except (OSError, ValueError, KeyError) as exc:
         why = f"{type(exc).__name__}: {exc}"
     raise UnavailableError(f"Prefect's key could not be read from {arn}", why=why, hint="does the function's role allow it?")
+
+
+def _credentials() -> Mapping[str, str]:
+    """The variables that hold them; in Lambda they always do, elsewhere it may be a profile, a single sign-on or a role."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return os.environ
+    from handler.core import store
+
+    found = store.found_credentials()()
+    return {"AWS_ACCESS_KEY_ID": found["access_key_id"], "AWS_SECRET_ACCESS_KEY": found["secret_access_key"], "AWS_SESSION_TOKEN": found["token"] or ""}
 
 
 def sign(url: str, body: bytes, headers: Mapping[str, str], *, service: str, region: str, environ: Mapping[str, str], now: str = "") -> dict[str, str]:

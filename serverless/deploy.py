@@ -99,7 +99,7 @@ class Deployment:
             InvalidRequestError: It is not; *why* names all that is missing, a line each.
         """
         missing = []
-        looks = [self._node, self._identity, self._stack, self._prefect, lambda: manifest.load(self.settings)]
+        looks = [self._node, self._region, self._identity, self._stack, self._prefect, lambda: manifest.load(self.settings)]
         looks += [self._tool, self._registry] if building else []
         looks += [] if dirty else [self._git]
         for look in looks:
@@ -126,7 +126,7 @@ class Deployment:
             raise InvalidRequestError("there is no container tool that works", hint="docker with its engine running, podman or buildah; or --image")
 
     def _registry(self) -> None:
-        if self.account:  # Else it is missing already, and told.
+        if self.account and self.region:  # Else they are missing already, and told.
             self._login()
 
     def _login(self) -> tuple[str, str]:
@@ -145,24 +145,31 @@ class Deployment:
                 more = {"imageScanningConfiguration": {"scanOnPush": True}}
                 return ecr.create_repository(repositoryName=self.name, **more)["repository"]["repositoryUri"]
 
-    def _identity(self) -> None:
+    def _region(self) -> None:
         import boto3
 
         with aws.told("AWS"):
             session = boto3.Session()
         self.region = session.region_name or os.environ.get("AWS_REGION", "")
+        if not self.region:
+            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
         known = session.get_available_regions("lambda")
-        if self.region and self.region not in known:
+        if self.region not in known:
             wrong, self.region = self.region, ""
             near = [each for each in known if each[:2] == wrong[:2]]
             raise InvalidRequestError(f"AWS has no region {wrong!r}", hint=f"for instance {', '.join((near or known)[:4])}")
+
+    def _identity(self) -> None:
+        import boto3
+
         with aws.told("AWS"):
-            self.account = self.client("sts").get_caller_identity()["Account"]
+            # Where the region is wrong, the credentials can be seen all the same.
+            self.account = boto3.Session().client("sts", region_name=self.region or "us-east-1").get_caller_identity()["Account"]
         if len(self.bucket) > 63:
             raise InvalidRequestError("the bucket's name is too long", why=f"{self.bucket}: {len(self.bucket)} characters, 63 at most", hint="--name")
 
     def _stack(self) -> None:
-        status = self.stack_status() if self.account else ""
+        status = self.stack_status() if self.account and self.region else ""
         if status in _STUCK:
             raise InvalidRequestError(f"the stack {self.function} is in {status}", hint=f"pfl remove --stage {self.stage}, then deploy again")
         if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":  # In that one nothing has begun.

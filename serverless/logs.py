@@ -13,6 +13,7 @@ _OURS = '{"pfl": 1'
 _PLATFORM = ("START RequestId", "END RequestId", "INIT_START", "REPORT RequestId")
 _REQUEST = re.compile(r"^START RequestId: (\S+)")
 _PAUSE_S = 1.0
+_sleep = time.sleep
 _LATE_MS = 30_000  # How much later than another an event may arrive, and is still seen by who follows.
 
 
@@ -43,7 +44,7 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
         # Sandboxes send their logs by and by: the last seconds are asked for again, and known by their events' IDs.
         start = max([start, *(at - _LATE_MS for at in seen.values())])
         seen = {event: at for event, at in seen.items() if at >= start}
-        time.sleep(_PAUSE_S)
+        _sleep(_PAUSE_S)
 
 
 def _events(client, group: str, start: int) -> Iterator[dict]:

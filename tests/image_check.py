@@ -88,6 +88,7 @@ def check(folder: Path, cold: int, arch: str) -> None:
             environ = _environ(s3, f"{prefect.url}")
             _step("called in a read-only container", lambda: _called(environ, arch))
             print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id; uname -m"))
+            print(f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB")
             if cold:
                 mount = ["-v", f"{ROOT / 'serverless' / 'cold_start.py'}:/bench/cold_start.py:ro"]
                 mount += ["-v", f"{sysconfig.get_path('purelib')}:/bench/boto3:ro"]  # What the image leaves out.
@@ -198,6 +199,7 @@ def _pushed(s3: str, registry: str, arch: str) -> None:
 
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
     at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), arch=arch, tell=lambda line: None)
+    at._region()
     at._identity()
     ecr, name = boto3.client("ecr"), f"{registry}/pfl"
     assert at._repository().endswith(".amazonaws.com/pfl")

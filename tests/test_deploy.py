@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
+from test_cli import Ran
 from test_imports import loaded_after
 from test_lambda import run
 
@@ -22,7 +25,7 @@ from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
 from handler.engine import secret
-from serverless import deploy, image
+from serverless import deploy, image, logs
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
@@ -145,6 +148,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 @needs_osls
 def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
     at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None)
+    at._region()
     at._identity()
     list(at.planned())
     template = json.loads((ROOT / "serverless" / ".serverless" / "cloudformation-template-update-stack.json").read_text())
@@ -197,14 +201,44 @@ def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
     assert ran.data["error"]["hint"]
 
 
-def checked(root: Path, **more: object) -> list[str]:
+def checked(root: Path, name: str = "pfl", stage: str = "dev", **more: object) -> list[str]:
     """What a check of this deployment finds missing."""
-    at = deploy.Deployment(Settings(project=str(root), **more), image_uri=IMAGE, tell=lambda text: None)
+    at = deploy.Deployment(Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None)
     try:
         at.check(building=False)
     except InvalidRequestError as exc:
         return exc.why.splitlines()
     return []
+
+
+def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monkeypatch):
+    import boto3
+
+    group, now, client = "/aws/lambda/follow-dev", int(time.time() * 1e3), boto3.client("logs")
+    client.create_log_group(logGroupName=group)
+    for stream in ("one", "two"):
+        client.create_log_stream(logGroupName=group, logStreamName=stream)
+
+    def put(stream: str, at_ms: int, *texts: str) -> None:
+        client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=[{"timestamp": now + at_ms, "message": text} for text in texts])
+
+    died = {"pfl": 1, "request_id": "r", "id": "abc", "flow": "main", "action": None, "status": "crashed", "ms": None, "cold_start": None}
+    died |= {"steps": {"b": "crashed"}, "error": {"type": "memory", "what": "request r ran out of memory"}}
+
+    def follow(*arguments: str) -> Ran:
+        arriving = iter([lambda: put("two", -5_000, "late"), lambda: put("one", 0, "START RequestId: r", "printed", json.dumps(died))])
+        # Between two looks more arrives; the third time someone presses Ctrl-C.
+        monkeypatch.setattr(logs, "_sleep", lambda seconds: next(arriving, lambda: signal.raise_signal(signal.SIGINT))())
+        return run("logs", "-f", "--name", "follow", *arguments)
+
+    put("one", -1_000, "early")
+    ran = follow()
+    assert [line.split("  ", 1)[1] for line in ran.out.splitlines()] == [
+        "early", "late", "printed", "crashed   abc  b=crashed  r: request r ran out of memory",
+    ]  # fmt: skip
+    assert ran.code == 130
+    picked = run("logs", "--name", "follow", "--id", "abc", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in picked] == ["printed", json.dumps(died)]
 
 
 def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
@@ -218,6 +252,9 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == ["no AWS region is chosen", "there are no AWS credentials: Unable to locate credentials"]
 
 
 @pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api"])
@@ -263,8 +300,17 @@ def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeyp
     assert "flows/pipeline.py" in checked(here.root, engine="direct")[0]
 
 
-def test_a_stack_that_was_rolled_back_is_told_and_how_to_go_on(here, service, monkeypatch):
+def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatch):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    (found,) = checked(here.root, name="n" * 20, stage="s" * 20, engine="direct")
+    assert found.startswith("the bucket's name is too long: nnnn")
+    assert found.endswith("characters, 63 at most (--name)")
+
+
+def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(here, service, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "UPDATE_IN_PROGRESS")
+    assert checked(here.root, engine="direct") == ["the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"]
     monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE")  # moto has no way into it.
     assert checked(here.root, engine="direct") == ["the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"]
 
@@ -310,6 +356,7 @@ def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(her
     import boto3
 
     at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), tell=lambda text: None)
+    at._region()
     at._identity()
     assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
     ecr = boto3.client("ecr")

@@ -74,6 +74,8 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, proj
     assert "memory" in advice
     assert [body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)] == ["failure"]
     assert lease.calls(project.results) == {}
+    (line,) = [json.loads(line) for line in sandbox.log if line.startswith('{"pfl"') and '"crashed"' in line]
+    assert (line["id"], line["status"], line["steps"], line["error"]["type"]) == (id, "crashed", {"b": "crashed"}, "failure")
     error, reply = invoke(sandbox, id=id)
     assert (error, values(reply)) == (None, {"a": 7, "b": 42})
 

@@ -280,15 +280,8 @@ class Deployment:
             "PFL_PLAIN_KEY": api.key if api and self.plain_key and not secret else "",
             "PFL_SECRET_ACTION": "ssm:GetParameter" if service == "ssm" else "secretsmanager:GetSecretValue", "PFL_SECRET_RESOURCE": secret or none,
         }  # fmt: skip
-        lines = []
-        with subprocess.Popen(
-            [str(_OSLS), command, "--stage", self.stage], cwd=HERE, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                if line.strip():
-                    self.tell(f"  {lines[-1]}")
-        if process.returncode:
+        lines = image.run([str(_OSLS), command, "--stage", self.stage], lambda line: self.tell(f"  {line}") if line else None, cwd=HERE, env=environ)
+        if lines is not None:
             said = [line for line in lines if line.strip()]
             start = next((i for i, line in enumerate(said) if line.startswith("Error")), -5)
             raise UnavailableError(f"osls {command} failed", why="\n".join(said[start:][:6]), hint="what was there before stays; run it again")

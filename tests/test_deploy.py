@@ -24,7 +24,7 @@ from handler import bake
 from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
-from handler.engine import secret
+from handler.engine import aws_api, secret
 from serverless import deploy, image, logs
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
@@ -389,8 +389,8 @@ def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env,
     (tmp_path / "aws").write_text("[work]\naws_access_key_id = of-work\naws_secret_access_key = s\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
     monkeypatch.setenv("AWS_PROFILE", "work")
-    signed, sign = [], secret.sign
-    monkeypatch.setattr(secret, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
+    signed, sign = [], aws_api.sign
+    monkeypatch.setattr(aws_api, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
     assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
     assert signed == ["of-work"]
 
@@ -400,9 +400,9 @@ def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
-    url, body, headers = "https://ssm.eu-west-1.amazonaws.com", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
-    request = AWSRequest("POST", f"{url}/", headers=headers, data=body)
+    url, path, body, headers = "https://ssm.eu-west-1.amazonaws.com", "/a/b-1", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
+    request = AWSRequest("POST", url + path, headers=headers, data=body)
     SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
     environ = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": "TOKEN"}
-    ours = secret.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, now=request.headers["X-Amz-Date"])
+    ours = aws_api.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, path=path, now=request.headers["X-Amz-Date"])
     assert ours["authorization"] == request.headers["Authorization"]

@@ -9,6 +9,7 @@ a Debian with Python takes its place, without the commands that Amazon Linux's s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -36,7 +37,7 @@ ADD base.tar /
 RUN ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth \\
  && rm /usr/bin/find /usr/bin/xargs /usr/bin/tar /usr/bin/gzip /usr/bin/which /usr/bin/apt-get /usr/sbin/useradd /usr/sbin/groupadd
 """
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1"}
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
 PASSWORD = "123456789012-auth-token"  # That of moto's ECR.
 DEBIAN = {"x86_64": "amd64", "arm64": "arm64"}
 # Of programs for arm64, which the kernel hands to the emulator. Source: the file of Debian's qemu-user-static in /usr/lib/binfmt.d.
@@ -111,7 +112,7 @@ def _configure(folder: Path) -> None:
     )
     os.environ |= {
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"), "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"),
+        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"), "REGISTRY_AUTH_FILE": str(folder / "auth.json"),
     }  # fmt: skip
     (folder / "tmp").mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_"))]:
@@ -209,7 +210,8 @@ def _pushed(s3: str, registry: str, arch: str) -> None:
     def push_and_tell(tool: str, tag: str, **more) -> None:
         push(tool, tag, **more)
         said = _run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{more['user']}:{more['password']}", f"docker://{tag}")
-        told.append(ecr.put_image(repositoryName="pfl", imageTag=tag.rpartition(":")[2], imageManifest=said)["image"]["imageId"]["imageDigest"])
+        told.append(f"sha256:{hashlib.sha256(said.encode()).hexdigest()}")
+        ecr.put_image(repositoryName="pfl", imageTag=tag.rpartition(":")[2], imageManifest=said, imageDigest=told[0])
 
     image.tool, image.push = lambda: "buildah", push_and_tell
     image.build = lambda tool, root, tag, **more: _run("buildah", "tag", IMAGE, tag)  # It is built already.

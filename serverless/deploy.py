@@ -350,12 +350,14 @@ class Deployment:
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(made._asdict()), encoding="utf-8")
-        if (api := getattr(self, "_api", None)) is not None:
+        if self.settings.engine == "prefect":
+            from handler.engine import prefect_run
             from serverless import prefect_setup
 
             settings = self.settings._replace(store=self.store)
-            for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
-                self.tell(f"{change.kind} {change.name}: {change.action}")
+            with prefect_run.session(settings, lambda step, doing: None) as api:  # Its key may be known to the secret alone.
+                for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
+                    self.tell(f"{change.kind} {change.name}: {change.action}")
         self.tell("asking the function whether it reaches its store and Prefect")
         reply = remote.call(made, {"action": "check"}, tell=self.tell).reply or {}
         if "error" in reply:

@@ -24,8 +24,8 @@ from handler import bake
 from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
-from handler.engine import aws_api, secret
-from serverless import deploy, image, logs
+from handler.engine import aws_api, prefect_api, prefect_env, secret
+from serverless import deploy, image, logs, remote
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
@@ -350,6 +350,27 @@ def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
     assert image.digest(here.root, "arm64") != first
     here.write(FLOWS + "\n")
     assert image.digest(here.root, "x86_64") != first
+
+
+def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_server, monkeypatch):
+    import boto3
+
+    told: list[str] = []
+    settings = Settings(project=str(here.root), prefect_api_url=prefect_server.url)
+    at = deploy.Deployment(settings, "blocky", tell=told.append)
+    at._region()
+    at._identity()
+    boto3.client("s3").create_bucket(Bucket=at.bucket)
+    monkeypatch.setattr(at, "osls", lambda command, uri="": None)
+    monkeypatch.setattr(remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, ""))
+    at.deploy(IMAGE)
+    assert "block s3-bucket/cache: create" in told
+    api = prefect_env.Api(prefect_server.url, "", "")
+    data = prefect_api.ask(api, "/block_types/slug/s3-bucket/block_documents/name/cache")["data"]
+    assert data["bucket_name"] == at.bucket
+    at.deploy(IMAGE)
+    assert told[-2:] == ["block s3-bucket/cache: keep", "asking the function whether it reaches its store and Prefect"]
+    prefect_api.ask(api, f"/block_documents/{prefect_api.ask(api, '/block_types/slug/s3-bucket/block_documents/name/cache')['id']}", method="DELETE")
 
 
 def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -214,6 +215,8 @@ class Deployment:
                 return self.warnings.append(f"{url} is a private address: the function has to be in its VPC")
             socket.create_connection(at, timeout=_ANSWER_S).close()
         except OSError as exc:
+            if host.scheme in urllib.request.getproxies():
+                return  # A proxy stands before this machine, and none before Lambda.
             raise UnavailableError(f"Prefect at {url} cannot be reached", why=str(exc), hint=hint) from exc
 
     def _git(self) -> None:

@@ -100,7 +100,7 @@ class Deployment:
             InvalidRequestError: It is not; *why* names all that is missing, a line each.
         """
         missing = []
-        looks = [self._node, self._region, self._identity, self._stack, self._prefect, lambda: manifest.load(self.settings)]
+        looks = [self._node, self._region, self._identity, self._stack, self._prefect, self._key, lambda: manifest.load(self.settings)]
         looks += [self._tool, self._registry] if building else []
         looks += [] if dirty else [self._git]
         for look in looks:
@@ -196,18 +196,20 @@ class Deployment:
         api = prefect_env.configured(self.settings)
         if api is None:
             raise InvalidRequestError("no Prefect API is named", hint="PREFECT_API_URL, or --engine direct")
+        self._api = api
         self._reach(api.url)
-        if api.key and not self.settings.prefect_secret:
+
+    def _key(self) -> None:
+        if (api := getattr(self, "_api", None)) and api.key and not self.settings.prefect_secret:
             if not self.plain_key:
                 hint = "put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key"
                 raise InvalidRequestError("PREFECT_API_KEY would stand in the function's variables", hint=hint)
             self.warnings.append("PREFECT_API_KEY is a plain variable of the function: whoever may see the function can read it")
-        self._api = api
 
     def _reach(self, url: str) -> None:
         host, hint = urlsplit(url), "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct"
-        at = (host.hostname or "", host.port or (443 if host.scheme == "https" else 80))
         try:
+            at = (host.hostname or "", host.port or (443 if host.scheme == "https" else 80))
             addresses = [ipaddress.ip_address(row[4][0]) for row in socket.getaddrinfo(*at, type=socket.SOCK_STREAM)]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise InvalidRequestError(f"Lambda cannot reach {url}", why="that is this machine", hint=hint)
@@ -218,6 +220,8 @@ class Deployment:
             if host.scheme in urllib.request.getproxies():
                 return  # A proxy stands before this machine, and none before Lambda.
             raise UnavailableError(f"Prefect at {url} cannot be reached", why=str(exc), hint=hint) from exc
+        except ValueError as exc:  # Of the port, or of the name's letters.
+            raise InvalidRequestError(f"Lambda cannot reach {url}", why=str(exc), hint=hint) from exc
 
     def _git(self) -> None:
         if not shutil.which("git"):

@@ -174,13 +174,14 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
 def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
     monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
-    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", AWS_DEFAULT_REGION="us-eats-1")
+    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", PREFECT_API_KEY="pnu_1", AWS_DEFAULT_REGION="us-eats-1")
     assert ran.code == 2
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
         "Node and npm are not here",
         "AWS has no region 'us-eats-1'",
         "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
+        "PREFECT_API_KEY would stand in the function's variables",
         "there is no container tool that works",
     ]
 
@@ -247,6 +248,7 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
     assert found == ["PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"]
     at = deploy.Deployment(Settings(project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"), plain_key=True)
     at._prefect()
+    at._key()
     assert len(at.warnings) == 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -257,7 +259,7 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
     assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == ["no AWS region is chosen", "there are no AWS credentials: Unable to locate credentials"]
 
 
-@pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api"])
+@pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api", "http://h:x/api"])
 def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
     (found,) = checked(here.root, prefect_api_url=url)

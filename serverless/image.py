@@ -53,7 +53,7 @@ def build(name: str, root: Path, tag: str, *, arch: str = "x86_64", base: str = 
     Raises:
         InvalidRequestError: It cannot be built; the last words of the build say why.
     """
-    command = [name, *(["bud", "--layers"] if name == "buildah" else ["build"]), "--platform", PLATFORMS[arch], *more, "-t", tag]
+    command = [name, *(["bud", "--layers", "--force-rm"] if name == "buildah" else ["build"]), "--platform", PLATFORMS[arch], *more, "-t", tag]
     command += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
     lines = run([*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], tell)
     if lines is not None:

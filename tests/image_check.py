@@ -61,8 +61,11 @@ def main() -> None:
         folder = Path(chosen.keep or temporary)
         folder.mkdir(exist_ok=True)
         _configure(folder)
-        with _emulated(chosen.arch):
-            check(folder, chosen.cold, chosen.arch)
+        try:
+            with _emulated(chosen.arch):
+                check(folder, chosen.cold, chosen.arch)
+        finally:
+            _unmount(folder)
     print("1 passed, 0 failed")
 
 
@@ -117,6 +120,13 @@ def _configure(folder: Path) -> None:
     (folder / "tmp").mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_"))]:
         del os.environ[name]
+
+
+def _unmount(folder: Path) -> None:
+    """What buildah and podman have mounted below *folder*, which could not be removed else."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in sorted((path for path in mounted if path.startswith(f"{folder}/")), reverse=True):
+        _run("umount", "--lazy", path)
 
 
 @contextmanager
@@ -241,7 +251,8 @@ def _registry(folder: Path) -> Iterator[str]:
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
         f"auth: {{htpasswd: {{realm: pfl, path: {users}}}}}\n"
     )
-    with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}  # It takes them for settings of its own.
+    with subprocess.Popen(["docker-registry", "serve", str(config)], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         from lambda_service import _wait_for_port
 
         try:

@@ -1,9 +1,9 @@
 """
 The image, for real: built without a Docker engine, pushed by digest, started read-only with a memory limit, and called.
 
-``python tests/image_check.py [--cold ROUNDS] [--arch arm64]``, as root on Debian, with ``apt-get install buildah podman runc
-mmdebstrap docker-registry``, and ``qemu-user-static`` for the other architecture. AWS's base image is on no package registry:
-a Debian with Python takes its place, without the commands that Amazon Linux's smallest image has not. Exit 0: all held.
+``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah podman skopeo runc mmdebstrap
+docker-registry``. AWS's base image is on no package registry: a Debian with Python takes its place, without the commands that
+Amazon Linux's smallest image has not. Exit 0: all held.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -39,12 +38,6 @@ RUN ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pi
 """
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
 PASSWORD = "123456789012-auth-token"  # That of moto's ECR.
-DEBIAN = {"x86_64": "amd64", "arm64": "arm64"}
-# Of programs for arm64, which the kernel hands to the emulator. Source: the file of Debian's qemu-user-static in /usr/lib/binfmt.d.
-_ARM64 = (
-    r":pfl-arm64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
-    r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/usr/bin/qemu-aarch64-static:OCF"
-)
 
 
 def main() -> None:
@@ -52,7 +45,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cold", type=int, default=0, metavar="ROUNDS")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the images here, for the next time")
-    parser.add_argument("--arch", choices=DEBIAN, default="x86_64")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else nothing would be cleaned up.
     if missing := [name for name in PACKAGES.split() if not shutil.which(name)]:
@@ -62,36 +54,35 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         _configure(folder)
         try:
-            with _emulated(chosen.arch):
-                check(folder, chosen.cold, chosen.arch)
+            check(folder, chosen.cold)
         finally:
             _unmount(folder)
     print("1 passed, 0 failed")
 
 
-def check(folder: Path, cold: int, arch: str) -> None:
+def check(folder: Path, cold: int) -> None:
     """All of it; an assertion that does not hold says what."""
     import servers
 
     from handler.engine import server
     from serverless import image
 
-    for each in DEBIAN:
+    for each in image.PLATFORMS:
         _step(f"all dependencies are wheels for {each}", lambda each=each: _wheels(each))
-    _step("the base image", lambda: _base(folder, arch))
+    _step("the base image", lambda: _base(folder))
     pip = folder / "pip.conf"
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
     more = ["--network", "host", "--pull-never", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro", "-v", f"{pip}:/etc/pip.conf:ro"]
-    _step("the image", lambda: image.build("buildah", ROOT, IMAGE, arch=arch, base=BASE, more=more, tell=lambda line: None))
-    _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, arch, more))
+    _step("the image", lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None))
+    _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
     with servers.s3() as s3, _registry(folder) as registry:
-        _step("pushed by digest, as pfl deploy does", lambda: _pushed(s3, registry, arch))
+        _step("pushed by digest, as pfl deploy does", lambda: _pushed(s3, registry))
         home = folder / "prefect" / ".pfl"
         prefect = server.ensure(home, idle_s=900)
         try:
             environ = _environ(s3, f"{prefect.url}")
-            _step("called in a read-only container", lambda: _called(environ, arch))
-            print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id; uname -m"))
+            _step("called in a read-only container", lambda: _called(environ))
+            print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
             print(f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB")
             if cold:
                 mount = ["-v", f"{ROOT / 'serverless' / 'cold_start.py'}:/bench/cold_start.py:ro"]
@@ -129,29 +120,6 @@ def _unmount(folder: Path) -> None:
         _run("umount", "--lazy", path)
 
 
-@contextmanager
-def _emulated(arch: str) -> Iterator[None]:
-    """Let the kernel run programs of *arch*, where they are not its own."""
-    if arch == image_arch():
-        yield
-        return
-    assert arch == "arm64", f"there is no emulator for {arch} here"
-    folder = Path("/proc/sys/fs/binfmt_misc")
-    if not (folder / "register").exists():
-        _run("mount", "-t", "binfmt_misc", "binfmt_misc", str(folder))
-    if not (folder / "pfl-arm64").exists():
-        (folder / "register").write_text(_ARM64)
-    try:
-        yield
-    finally:
-        (folder / "pfl-arm64").write_text("-1")
-
-
-def image_arch() -> str:
-    """This machine's, in Lambda's words."""
-    return {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
-
-
 def _wheels(arch: str) -> None:
     """Resolved as the Dockerfile does, for the Python of its base image: what is not a wheel would need a compiler."""
     version = re.search(r"^ARG BASE_IMAGE=\S+python:([\d.]+)$", (ROOT / "serverless" / "Dockerfile").read_text(), re.M)[1]
@@ -163,21 +131,19 @@ def _wheels(arch: str) -> None:
     _run(*command, *platforms, "--python-version", version, "-c", str(ROOT / "constraints.txt"), *groups["lambda"], *groups["steps"])
 
 
-def _base(folder: Path, arch: str) -> None:
+def _base(folder: Path) -> None:
     if subprocess.run(["buildah", "inspect", "--type", "image", BASE], capture_output=True).returncode == 0:
         return
-    from serverless import image
-
     context = folder / "base"
     context.mkdir(exist_ok=True)
-    command = ["mmdebstrap", "--variant=minbase", f"--architectures={DEBIAN[arch]}", "--include=python3,python3-pip-whl,ca-certificates", "--mode=root", "bookworm"]
+    command = ["mmdebstrap", "--variant=minbase", "--include=python3,python3-pip-whl,ca-certificates", "--mode=root", "bookworm"]
     _run(*command, str(context / "base.tar"))
     (context / "Dockerfile").write_text(_BASE)
-    _run("buildah", "bud", "--squash", "--platform", image.PLATFORMS[arch], "-t", BASE, str(context))
+    _run("buildah", "bud", "--squash", "-t", BASE, str(context))
     (context / "base.tar").unlink()
 
 
-def _broken(folder: Path, arch: str, more: list[str]) -> None:
+def _broken(folder: Path, more: list[str]) -> None:
     from handler.core.errors import InvalidRequestError
     from serverless import image
 
@@ -189,14 +155,14 @@ def _broken(folder: Path, arch: str, more: list[str]) -> None:
         shutil.copy(ROOT / name, project / name)
     (project / "flows" / "b.py").write_text("from handler import step\n1 / 0\n")
     try:
-        image.build("buildah", project, "localhost/pfl:broken", arch=arch, base=BASE, more=more, tell=lambda line: None)
+        image.build("buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None)
     except InvalidRequestError as exc:
         assert "ZeroDivisionError: division by zero at flows/b.py:2" in exc.why, exc.why
     else:
         raise AssertionError("a flow that raises was built into an image")
 
 
-def _pushed(s3: str, registry: str, arch: str) -> None:
+def _pushed(s3: str, registry: str) -> None:
     """
     The image of this code goes into a repository that asks for the password, and is found there by its digest.
 
@@ -209,7 +175,7 @@ def _pushed(s3: str, registry: str, arch: str) -> None:
     from serverless import deploy, image
 
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
-    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), arch=arch, tell=lambda line: None)
+    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), tell=lambda line: None)
     at._region()
     at._identity()
     ecr, name = boto3.client("ecr"), f"{registry}/pfl"
@@ -278,13 +244,13 @@ def _inside(environ: dict[str, str], *command: str, options: list[str] = []) -> 
     return _run("podman", "run", "--rm", *_options(environ), *options, "--entrypoint", command[0], IMAGE, *command[1:])
 
 
-def _called(environ: dict[str, str], arch: str) -> None:
+def _called(environ: dict[str, str]) -> None:
     import rie
     from lambda_service import _free_ports, _wait_for_port
 
     ports = _free_ports(2)
     emulator = ["--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}", "--runtime-api-address", f"127.0.0.1:{ports[1]}"]
-    command = ["podman", "run", "--rm", *_options(environ), "-v", f"{rie.binary(arch)}:/rie:ro", "--entrypoint", "/rie", IMAGE, *emulator]
+    command = ["podman", "run", "--rm", *_options(environ), "-v", f"{rie.binary()}:/rie:ro", "--entrypoint", "/rie", IMAGE, *emulator]
     command += ["python3", "-m", "awslambdaric", "handler.entry.lambda_handler"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

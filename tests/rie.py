@@ -21,11 +21,11 @@ SHA256 = {
 }
 
 
-def binary(machine: str = "") -> Path:
-    """The emulator for *machine*, or for this one, as an executable file; it is fetched once per checkout, and its digest is checked each time."""
+def binary() -> Path:
+    """The emulator as an executable file; it is fetched once per checkout, and its digest is checked each time."""
     if sys.platform != "linux":
         pytest.skip("AWS's Runtime Interface Emulator is a Linux program")
-    machine = machine or {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    machine = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
     home = ROOT / ".pfl" / "rie"
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"aws-lambda-rie-{machine}"

@@ -121,15 +121,16 @@ def logs(
         else:
             call = line["call"]
             steps = " ".join(f"{step}={status}" for step, status in call["steps"].items())
-            cold = " cold" if call["cold_start"] else ""
+            took = ("" if call["ms"] is None else f"  {call['ms']} ms") + (" cold" if call["cold_start"] else "")
             said = f": {call['error']['what']}" if call.get("error") else ""
-            output.emit(output.printable(f"{line['at']}  {call['status']:9} {call['id'] or call['action']}  {steps}  {call['ms']} ms{cold}  {call['request_id']}{said}"))
+            output.emit(output.printable(f"{line['at']}  {call['status']:9} {call['id'] or call['action']}  {steps}{took}  {call['request_id']}{said}"))
 
 
 def _existing(name: str, stage: str):
     from serverless import deploy as deploying
 
     at = deploying.Deployment(settings.load(), name, stage, tell=output.say)
+    at._region()
     at._identity()
     return at
 

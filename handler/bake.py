@@ -6,19 +6,20 @@ import os
 import sys
 from pathlib import Path
 
-from handler.core import project
+from handler.core import project, records
 from handler.core.errors import PflError
 from handler.core.settings import Settings
 
 
 def bake(settings: Settings, path: Path) -> None:
     """
-    Write the manifest of the project's flows to *path*.
+    Write the manifest of the project's flows to *path*, and beside it, for misses, what the fingerprints are made of.
 
     Raises:
         InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
     """
-    project.load(settings)
+    prints = project.load(settings).prints
+    path.with_name(f"{path.name}.parts").write_bytes(records.seal({step: each.to_json() for step, each in prints.items()}))
     path.write_bytes((settings.home / "manifest.json").read_bytes())
 
 

@@ -135,11 +135,13 @@ def _act(
     error = None
     try:
         action = event.check_action(asked)
-        results = _open(settings) if results is None else results
         if action == "check":
             from handler.engine import check
 
-            more |= check.check(settings, results)
+            more |= check.code(settings)  # Told also where the store or Prefect does not answer.
+        results = _open(settings) if results is None else results
+        if action == "check":
+            check.reach(settings, results)
         elif action == "reap":
             from handler.engine import reap
 
@@ -213,9 +215,9 @@ def _preload() -> None:
 
             prefect_env.prepare(settings)
             if settings.engine == "prefect":
-                from prefect import flow_engine
+                from handler.engine import prefect_run
 
-                from handler.engine import cancel, prefect_flow, prefect_run
+                prefect_env.load()
             project.load(settings)
             _open(settings)
     except PflError:

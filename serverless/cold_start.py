@@ -4,7 +4,9 @@ How long a cold start takes: run inside the image, by the Python that is there, 
 ``python cold_start.py [rounds]`` prints one JSON object per measurement: the medians in milliseconds of ``rounds`` fresh
 processes, taking turns so that a busy machine is as slow to all of them. Each process is timed from its start to its reply:
 ``ms`` by the clock, ``cpu_ms`` of the processor, which other work on the machine changes little. All of them import
-awslambdaric first, as Lambda does. Each process is told on stderr too, when it has ended.
+awslambdaric first, as Lambda does. Each process is told on stderr too, when it has ended. Then come sizes, in MB.
+
+What the image leaves out is measured where ``/bench/boto3`` is a folder with boto3.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ bucket, _, prefix = os.environ["PFL_STORE"].removeprefix("s3://").partition("/")
 store = S3Store(bucket, prefix=prefix, **options)
 bytes(obstore.get(store, os.environ["ONE_PLAN"]).bytes())
 """
+# What boto3 would cost, which is left out of the image.
+BOTO3 = RIC + """
+import os, boto3
+bucket, _, prefix = os.environ["PFL_STORE"].removeprefix("s3://").partition("/")
+boto3.client("s3").get_object(Bucket=bucket, Key=f"{prefix}/{os.environ['ONE_PLAN']}")["Body"].read()
+"""
+# A miss without one of the measures that only a miss knows.
+BUSY_COLLECTOR = "import gc\ngc.disable = gc.freeze = lambda: None\n" + HANDLER
+FASTAPI = HANDLER.replace("ready =", "import fastapi.encoders\nready =")
+# A hit with all at the top of the module.
+EAGER = HANDLER.replace("ready =", "from handler.engine import prefect_env, prefect_run\nprefect_env.load()\nready =")
 # What a miss cannot do without: Prefect, and the same steps as a plain flow of Prefect's.
 PLAIN = RIC + """
 from prefect import flow, task
@@ -52,6 +65,7 @@ def c(id, b): return b * 10
 def plain(id): return c(id, b(id, a(id)))
 plain("x")
 """
+LEFT_OUT = "/bench/boto3"
 PREFECT = RIC + "from prefect import flow, task\n"
 
 
@@ -73,17 +87,24 @@ def main(rounds: int) -> None:
         }
         hit, store = json.dumps({"id": "abc"}), os.environ["PFL_STORE"]
         subprocess.run([sys.executable, "-c", HANDLER, hit, "completed"], check=True, stdout=subprocess.DEVNULL)
+        one = {"PYTHONPATH": paths["as built"], "ONE_PLAN": _plan(hit)}
+        unbaked = shutil.copy(os.environ["PFL_MANIFEST"], folder)
+        miss = ["MISS", "completed"]
         todo: list[tuple[str, list[str], dict[str, str]]] = [
-            ("floor: python -S, awslambdaric, one GET", ["-S", "-c", GET], {"PYTHONPATH": paths["as built"], "ONE_PLAN": _plan(hit)}),
+            ("floor: python -S, awslambdaric, one GET", ["-S", "-c", GET], one),
             ("floor: from prefect import flow, task", ["-c", PREFECT], {}),
             ("floor: the same steps as a plain Prefect flow", ["-c", PLAIN], {}),
         ]
-        for label, path in paths.items():
-            todo.append((f"hit, {label}", ["-c", HANDLER, hit, "completed"], {"PYTHONPATH": path}))
-        for label, path in paths.items():
-            todo.append((f"miss, {label}", ["-c", HANDLER, "MISS", "completed"], {"PYTHONPATH": path}))
-        todo.append(("miss, preloaded", ["-c", HANDLER, "MISS", "completed"], {"PFL_PRELOAD": "1"}))
-        todo.append(("miss without Prefect", ["-c", HANDLER, "MISS", "completed"], {"PFL_ENGINE": "direct"}))
+        if os.path.isdir(LEFT_OUT):
+            todo.append(("one GET with boto3", ["-S", "-c", BOTO3], one | {"PYTHONPATH": f"{paths['as built']}:{LEFT_OUT}"}))
+        todo += [(f"hit, {label}", ["-c", HANDLER, hit, "completed"], {"PYTHONPATH": path}) for label, path in paths.items()]
+        todo.append(("hit, with all imports at the top", ["-c", EAGER, hit, "completed"], {}))
+        todo += [(f"miss, {label}", ["-c", HANDLER, *miss], {"PYTHONPATH": path}) for label, path in paths.items()]
+        todo.append(("miss, with the garbage collector at work", ["-c", BUSY_COLLECTOR, *miss], {}))
+        todo.append(("miss, with FastAPI", ["-c", FASTAPI, *miss], {}))
+        todo.append(("miss, with fingerprints found out again", ["-c", HANDLER, *miss], {"PFL_MANIFEST": unbaked}))
+        todo.append(("miss, preloaded", ["-c", HANDLER, *miss], {"PFL_PRELOAD": "1"}))
+        todo.append(("miss without Prefect", ["-c", HANDLER, *miss], {"PFL_ENGINE": "direct"}))
         took: dict[str, list[dict[str, float]]] = {label: [] for label, _, _ in todo}
         for turn in range(rounds):
             for number, (label, arguments, environ) in enumerate(todo):
@@ -97,6 +118,12 @@ def main(rounds: int) -> None:
                 print(json.dumps({"what": label} | took[label][-1]), file=sys.stderr, flush=True)
     for label, rows in took.items():
         print(json.dumps({"what": label} | {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}), flush=True)
+    for label, path in (("the standard library", stdlib), ("ours", ours), ("dependencies", theirs), ("boto3, left out", LEFT_OUT)):
+        for name in ("boto3", "botocore") if path == LEFT_OUT and os.path.isdir(path) else ("",):
+            sizes = [(file.suffix, file.stat().st_size) for file in Path(path, name).rglob("*") if file.is_file()]
+            bytecode = sum(size for suffix, size in sizes if suffix == ".pyc")
+            row = {"mb": sum(size for _, size in sizes) / 1e6, "bytecode_mb": bytecode / 1e6}
+            print(json.dumps({"what": f"{label} {name}".strip()} | {key: round(value, 1) for key, value in row.items()}), flush=True)
 
 
 def _plan(hit: str) -> str:

@@ -7,6 +7,7 @@ does nothing.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import ipaddress
@@ -14,7 +15,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +33,7 @@ _OSLS = HERE / "node_modules" / ".bin" / "osls"
 _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing has been deployed in these; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+_ANSWER_S = 5
 
 Tell = Callable[[str], None]
 
@@ -96,8 +100,8 @@ class Deployment:
             InvalidRequestError: It is not; *why* names all that is missing, a line each.
         """
         missing = []
-        looks = [self._node, self._identity, self._stack, self._prefect, lambda: manifest.load(self.settings)]
-        looks += [self._tool] if building else []
+        looks = [self._node, self._region, self._identity, self._stack, self._prefect, self._key, lambda: manifest.load(self.settings)]
+        looks += [self._tool, self._registry] if building else []
         looks += [] if dirty else [self._git]
         for look in looks:
             try:
@@ -122,25 +126,55 @@ class Deployment:
         if image.tool() is None:
             raise InvalidRequestError("there is no container tool that works", hint="docker with its engine running, podman or buildah; or --image")
 
-    def _identity(self) -> None:
+    def _registry(self) -> None:
+        if self.account and self.region:  # Else they are missing already, and told.
+            self._login()
+
+    def _login(self) -> tuple[str, str]:
+        with aws.told("the registry of images (ECR)"):
+            token = self.client("ecr").get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        user, _, password = base64.b64decode(token).decode().partition(":")
+        return user, password
+
+    def _repository(self) -> str:
+        """The repository of the images, without a tag; made where it is not there."""
+        ecr = self.client("ecr")
+        with aws.told("the registry of images (ECR)"):
+            try:
+                return ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0]["repositoryUri"]
+            except ecr.exceptions.RepositoryNotFoundException:
+                more = {"imageScanningConfiguration": {"scanOnPush": True}}
+                return ecr.create_repository(repositoryName=self.name, **more)["repository"]["repositoryUri"]
+
+    def _region(self) -> None:
         import boto3
 
         with aws.told("AWS"):
             session = boto3.Session()
         self.region = session.region_name or os.environ.get("AWS_REGION", "")
+        if not self.region:
+            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
         known = session.get_available_regions("lambda")
-        if self.region and self.region not in known:
+        if self.region not in known:
             wrong, self.region = self.region, ""
             near = [each for each in known if each[:2] == wrong[:2]]
             raise InvalidRequestError(f"AWS has no region {wrong!r}", hint=f"for instance {', '.join((near or known)[:4])}")
+
+    def _identity(self) -> None:
+        import boto3
+
         with aws.told("AWS"):
-            self.account = self.client("sts").get_caller_identity()["Account"]
+            # Where the region is wrong, the credentials can be seen all the same.
+            self.account = boto3.Session().client("sts", region_name=self.region or "us-east-1").get_caller_identity()["Account"]
         if len(self.bucket) > 63:
             raise InvalidRequestError("the bucket's name is too long", why=f"{self.bucket}: {len(self.bucket)} characters, 63 at most", hint="--name")
 
     def _stack(self) -> None:
-        if self.account and (status := self.stack_status()) in _STUCK:
+        status = self.stack_status() if self.account and self.region else ""
+        if status in _STUCK:
             raise InvalidRequestError(f"the stack {self.function} is in {status}", hint=f"pfl remove --stage {self.stage}, then deploy again")
+        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":  # In that one nothing has begun.
+            raise UnavailableError(f"the stack {self.function} is in {status}", hint="another deployment is under way: wait until it is through")
 
     def stack_status(self) -> str:
         """CloudFormation's word for the stack; empty where there is none."""
@@ -162,20 +196,32 @@ class Deployment:
         api = prefect_env.configured(self.settings)
         if api is None:
             raise InvalidRequestError("no Prefect API is named", hint="PREFECT_API_URL, or --engine direct")
-        host = urlsplit(api.url).hostname or ""
-        with contextlib.suppress(ValueError):
-            address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-            if address.is_loopback:
-                hint = "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct"
-                raise InvalidRequestError(f"Lambda cannot reach {api.url}", why="that is this machine", hint=hint)
-            if address.is_private:
-                self.warnings.append(f"{api.url} is a private address: the function has to be in its VPC")
-        if api.key and not self.settings.prefect_secret:
+        self._api = api
+        self._reach(api.url)
+
+    def _key(self) -> None:
+        if (api := getattr(self, "_api", None)) and api.key and not self.settings.prefect_secret:
             if not self.plain_key:
                 hint = "put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key"
                 raise InvalidRequestError("PREFECT_API_KEY would stand in the function's variables", hint=hint)
             self.warnings.append("PREFECT_API_KEY is a plain variable of the function: whoever may see the function can read it")
-        self._api = api
+
+    def _reach(self, url: str) -> None:
+        host, hint = urlsplit(url), "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct"
+        try:
+            at = (host.hostname or "", host.port or (443 if host.scheme == "https" else 80))
+            addresses = [ipaddress.ip_address(row[4][0]) for row in socket.getaddrinfo(*at, type=socket.SOCK_STREAM)]
+            if any(each.is_loopback or each.is_unspecified for each in addresses):
+                raise InvalidRequestError(f"Lambda cannot reach {url}", why="that is this machine", hint=hint)
+            if any(each.is_private for each in addresses):
+                return self.warnings.append(f"{url} is a private address: the function has to be in its VPC")
+            socket.create_connection(at, timeout=_ANSWER_S).close()
+        except OSError as exc:
+            if host.scheme in urllib.request.getproxies():
+                return  # A proxy stands before this machine, and none before Lambda.
+            raise UnavailableError(f"Prefect at {url} cannot be reached", why=str(exc), hint=hint) from exc
+        except ValueError as exc:  # Of the port, or of the name's letters.
+            raise InvalidRequestError(f"Lambda cannot reach {url}", why=str(exc), hint=hint) from exc
 
     def _git(self) -> None:
         if not shutil.which("git"):
@@ -196,32 +242,29 @@ class Deployment:
         """The image of this code, by digest; built and pushed where the registry has none and *build* says so."""
         if self.image_uri:
             return self.image_uri
-        ecr, repository = self.client("ecr"), self.name
         tag = f"{image.digest(self.settings.root, self.arch)[:16]}-{self.arch}"
-        uri = f"{self.account}.dkr.ecr.{self.region}.amazonaws.com/{repository}"
-        if (found := self._pushed(ecr, repository, tag)) or not build:
-            return f"{uri}@{found or _NO_IMAGE}"
-        name = image.tool()
-        assert name is not None
-        self.tell(f"building {uri}:{tag} with {name}")
-        image.build(name, self.settings.root, f"{uri}:{tag}", arch=self.arch, tell=self.tell)
-        with aws.told("ECR"):
-            token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
-            with contextlib.suppress(ecr.exceptions.RepositoryAlreadyExistsException):
-                ecr.create_repository(repositoryName=repository, imageScanningConfiguration={"scanOnPush": True})
-        import base64
-
-        user, _, password = base64.b64decode(token).decode().partition(":")
-        self.tell("pushing it")
-        image.push(name, f"{uri}:{tag}", user=user, password=password, tell=self.tell)
-        if not (found := self._pushed(ecr, repository, tag)):
+        if not build:
+            return f"{self.name}@{self._pushed(tag) or _NO_IMAGE}"
+        uri = self._repository()
+        if not (found := self._pushed(tag)):
+            name = image.tool()
+            assert name is not None
+            self.tell(f"building {uri}:{tag} with {name}")
+            image.build(name, self.settings.root, f"{uri}:{tag}", arch=self.arch, tell=self.tell)
+            user, password = self._login()
+            self.tell("pushing it")
+            image.push(name, f"{uri}:{tag}", user=user, password=password, tell=self.tell)
+            found = self._pushed(tag)
+        if not found:
             raise UnavailableError(f"{uri}:{tag} is not in the registry after it was pushed")
         return f"{uri}@{found}"
 
-    def _pushed(self, ecr, repository: str, tag: str) -> str:
+    def _pushed(self, tag: str) -> str:
+        """The digest of the image with this tag; empty where there is none."""
         try:
-            with aws.told(f"ECR repository {repository}"):
-                return ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])["imageDetails"][0]["imageDigest"]
+            with aws.told(f"ECR repository {self.name}"):
+                rows = self.client("ecr").describe_images(repositoryName=self.name, imageIds=[{"imageTag": tag}])["imageDetails"]
+                return rows[0]["imageDigest"]
         except NotFoundError:
             return ""
 
@@ -240,19 +283,12 @@ class Deployment:
             "AWS_REGION": self.region, "SLS_TELEMETRY_DISABLED": "1", "NODE_NO_WARNINGS": "1",
             "PFL_NAME": self.name, "PFL_ARCH": self.arch, "PFL_BUCKET": self.bucket, "PFL_BUCKET_IS": "kept" if self._outlived() else "made",
             "PFL_IMAGE_URI": uri or f"none@{_NO_IMAGE}", "PFL_ENGINE": self.settings.engine, "PFL_PRELOAD": str(int(self.settings.preload)),
-            "PFL_CODE": manifest.load(self.settings).digest, "PFL_PREFECT_SECRET": secret, "PREFECT_API_URL": api.url if api else "",
+            "PFL_CODE": manifest.load(self.settings).digest if command != "remove" else "", "PFL_PREFECT_SECRET": secret, "PREFECT_API_URL": api.url if api else "",
             "PFL_PLAIN_KEY": api.key if api and self.plain_key and not secret else "",
             "PFL_SECRET_ACTION": "ssm:GetParameter" if service == "ssm" else "secretsmanager:GetSecretValue", "PFL_SECRET_RESOURCE": secret or none,
         }  # fmt: skip
-        lines = []
-        with subprocess.Popen(
-            [str(_OSLS), command, "--stage", self.stage], cwd=HERE, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                if line.strip():
-                    self.tell(f"  {lines[-1]}")
-        if process.returncode:
+        lines = image.run([str(_OSLS), command, "--stage", self.stage], lambda line: self.tell(f"  {line}") if line else None, cwd=HERE, env=environ)
+        if lines is not None:
             said = [line for line in lines if line.strip()]
             start = next((i for i, line in enumerate(said) if line.startswith("Error")), -5)
             raise UnavailableError(f"osls {command} failed", why="\n".join(said[start:][:6]), hint="what was there before stays; run it again")
@@ -292,11 +328,15 @@ class Deployment:
         from handler.engine import why as stored
 
         there: dict = {}
+        unknown = "new"
         try:
             reply = remote.call(remote.Target(self.function, self.region), {"action": "check"}).reply or {}
-            there = reply.get("fingerprints", {})
+            there = reply["fingerprints"]
         except NotFoundError:
             pass
+        except (UnavailableError, KeyError) as exc:
+            unknown = "what is deployed does not say which code it is"
+            self.tell(f"warning: {unknown} ({exc})")
         loaded = project.load(self.settings)
         kept = store.open_store(self.store, environ=os.environ) if there else None
         for name, flow in loaded.manifest.flows.items():
@@ -304,7 +344,7 @@ class Deployment:
                 old = there.get(name, {}).get(step)
                 if old == entry.fingerprint:
                     continue
-                reasons = ["new"]
+                reasons = [unknown]
                 if old is not None and kept is not None:
                     parts = stored.parts(kept, step, old)
                     reasons = why.explain(parts, loaded.prints[step].parts) if parts else ["its code changed"]
@@ -317,12 +357,14 @@ class Deployment:
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(made._asdict()), encoding="utf-8")
-        if (api := getattr(self, "_api", None)) is not None:
+        if self.settings.engine == "prefect":
+            from handler.engine import prefect_run
             from serverless import prefect_setup
 
             settings = self.settings._replace(store=self.store)
-            for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
-                self.tell(f"{change.kind} {change.name}: {change.action}")
+            with prefect_run.session(settings, lambda step, doing: None) as api:  # Its key may be known to the secret alone.
+                for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False, dry_run=False):
+                    self.tell(f"{change.kind} {change.name}: {change.action}")
         self.tell("asking the function whether it reaches its store and Prefect")
         reply = remote.call(made, {"action": "check"}, tell=self.tell).reply or {}
         if "error" in reply:

@@ -76,9 +76,16 @@ def bury(reason: str, *, killed_for_memory: bool, until: float) -> None:
         lease.report(results, call, *death.of_shutdown(reason, killed_for_memory=killed_for_memory))
         os.unlink(lease.SANDBOX_NOTE)
         for row in reap.reap(results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)):
-            print(f"pfl: {row['what']}; {row['hint']}", file=sys.stderr)
+            print(_log_line(row), file=sys.stderr, flush=True)
     except PflError as exc:
         print(f"pfl: {exc}; pfl runs reap does it", file=sys.stderr)
+
+
+def _log_line(row: dict) -> str:
+    """The line of the log that the dead call could not write itself; see handler/entry.py."""
+    said = {name: row.get(name) for name in ("request_id", "id", "flow")} | {"action": None, "status": "crashed", "engine": row.get("engine"), "ms": None}
+    error = {"type": row["cause"], "what": row["what"], "hint": row["hint"]}
+    return json.dumps({"pfl": 1} | said | {"cold_start": None, "steps": dict.fromkeys(row["steps"], "crashed"), "error": error})
 
 
 def _kills() -> int:

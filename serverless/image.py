@@ -53,9 +53,9 @@ def build(name: str, root: Path, tag: str, *, arch: str = "x86_64", base: str = 
     Raises:
         InvalidRequestError: It cannot be built; the last words of the build say why.
     """
-    command = [name, *(["bud", "--layers"] if name == "buildah" else ["build"]), "--platform", PLATFORMS[arch], *more, "-t", tag]
+    command = [name, *(["bud", "--layers", "--force-rm"] if name == "buildah" else ["build"]), "--platform", PLATFORMS[arch], *more, "-t", tag]
     command += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    lines = _run([*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], tell)
+    lines = run([*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], tell)
     if lines is not None:
         said = next((line for line in lines if line.startswith("error:")), "\n".join(lines[-5:]))
         raise InvalidRequestError("the image cannot be built", why=said, hint="the lines above are the build's own")
@@ -76,7 +76,7 @@ def push(name: str, tag: str, *, user: str = "", password: str = "", more: Seque
         )
         if login.returncode:
             raise UnavailableError(f"the registry {host} refused the login", why=login.stderr.strip())
-    if (lines := _run([name, "push", *plain, *more, tag], tell)) is not None:
+    if (lines := run([name, "push", *plain, *more, tag], tell)) is not None:
         hint = "do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, ecr:UploadLayerPart and ecr:CompleteLayerUpload?"
         raise UnavailableError(f"{tag} was not pushed", why="\n".join(lines[-5:]), hint=hint)
 
@@ -89,11 +89,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _run(command: Sequence[str], tell: Tell) -> list[str] | None:
-    """Run a command and tell its lines; those, where it failed."""
+def run(command: Sequence[str], tell: Tell, **more: object) -> list[str] | None:
+    """Run a command, with *more* for :class:`subprocess.Popen`, and tell its lines; those, where it failed."""
     lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            tell(lines[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **more) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                tell(lines[-1])
+        except BaseException:
+            process.terminate()  # Interrupted, it shall not go on alone.
+            raise
     return lines if process.returncode else None

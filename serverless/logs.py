@@ -13,6 +13,8 @@ _OURS = '{"pfl": 1'
 _PLATFORM = ("START RequestId", "END RequestId", "INIT_START", "REPORT RequestId")
 _REQUEST = re.compile(r"^START RequestId: (\S+)")
 _PAUSE_S = 1.0
+_sleep = time.sleep
+_LATE_MS = 30_000  # How much later than another an event may arrive, and is still seen by who follows.
 
 
 def read(client, group: str, *, id: str | None, since_s: float, follow: bool) -> Iterator[dict]:
@@ -29,20 +31,20 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
     Raises:
         NotFoundError: There is no such group.
     """
-    start, seen = int((time.time() - since_s) * 1e3), set()
+    start = int((time.time() - since_s) * 1e3)
+    seen: dict[str, int] = {}
     waiting: dict[str, list[dict]] = {}  # By stream: what was printed in a call whose ID is not known yet.
     while True:
-        newest = start
         for event in _events(client, group, start):
-            if event["eventId"] in seen:
-                continue
-            seen.add(event["eventId"])
-            newest = max(newest, event["timestamp"])
-            yield from _chosen(event, id, waiting)
+            if event["eventId"] not in seen:
+                seen[event["eventId"]] = event["timestamp"]
+                yield from _chosen(event, id, waiting)
         if not follow:
             return
-        start = newest  # Events of the same millisecond are asked for again, and known by their IDs.
-        time.sleep(_PAUSE_S)
+        # Sandboxes send their logs by and by: the last seconds are asked for again, and known by their events' IDs.
+        start = max([start, *(at - _LATE_MS for at in seen.values())])
+        seen = {event: at for event, at in seen.items() if at >= start}
+        _sleep(_PAUSE_S)
 
 
 def _events(client, group: str, start: int) -> Iterator[dict]:

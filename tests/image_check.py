@@ -1,21 +1,26 @@
 """
 The image, for real: built without a Docker engine, pushed by digest, started read-only with a memory limit, and called.
 
-``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah podman runc mmdebstrap
-docker-registry``. It takes a Debian with Python for AWS's base image, which is on no package registry. Exit 0: all held.
+``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah podman skopeo runc mmdebstrap
+docker-registry``. AWS's base image is on no package registry: a Debian with Python takes its place, without the commands that
+Amazon Linux's smallest image has not. Exit 0: all held.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +28,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-PACKAGES = "buildah podman runc mmdebstrap docker-registry"
-BASE, IMAGE = "localhost/pfl-base:3", "localhost/pfl:check"
+PACKAGES = "buildah podman skopeo runc mmdebstrap docker-registry"
+BASE, IMAGE = "localhost/pfl-base:4", "localhost/pfl:check"
 _BASE = """
 FROM scratch
 ADD base.tar /
-RUN ln -sf python3 /usr/bin/python && ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth
+RUN ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth \\
+ && rm /usr/bin/find /usr/bin/xargs /usr/bin/tar /usr/bin/gzip /usr/bin/which /usr/bin/apt-get /usr/sbin/useradd /usr/sbin/groupadd
 """
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+PASSWORD = "123456789012-auth-token"  # That of moto's ECR.
 
 
 def main() -> None:
@@ -38,13 +46,17 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=0, metavar="ROUNDS")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the images here, for the next time")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else nothing would be cleaned up.
     if missing := [name for name in PACKAGES.split() if not shutil.which(name)]:
         sys.exit(f"not here: {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}")
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pfl-image-") as temporary:
         folder = Path(chosen.keep or temporary)
         folder.mkdir(exist_ok=True)
         _configure(folder)
-        check(folder, chosen.cold)
+        try:
+            check(folder, chosen.cold)
+        finally:
+            _unmount(folder)
     print("1 passed, 0 failed")
 
 
@@ -55,6 +67,8 @@ def check(folder: Path, cold: int) -> None:
     from handler.engine import server
     from serverless import image
 
+    for each in image.PLATFORMS:
+        _step(f"all dependencies are wheels for {each}", lambda each=each: _wheels(each))
     _step("the base image", lambda: _base(folder))
     pip = folder / "pip.conf"
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
@@ -62,16 +76,18 @@ def check(folder: Path, cold: int) -> None:
     _step("the image", lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None))
     _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
     with servers.s3() as s3, _registry(folder) as registry:
-        _step("pushed by digest", lambda: _pushed(registry))
+        _step("pushed by digest, as pfl deploy does", lambda: _pushed(s3, registry))
         home = folder / "prefect" / ".pfl"
         prefect = server.ensure(home, idle_s=900)
         try:
             environ = _environ(s3, f"{prefect.url}")
             _step("called in a read-only container", lambda: _called(environ))
             print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
+            print(f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB")
             if cold:
                 mount = ["-v", f"{ROOT / 'serverless' / 'cold_start.py'}:/bench/cold_start.py:ro"]
-                print(_inside(environ, "python", "/bench/cold_start.py", str(cold), options=mount))
+                mount += ["-v", f"{sysconfig.get_path('purelib')}:/bench/boto3:ro"]  # What the image leaves out.
+                print(_inside(environ, "python3", "/bench/cold_start.py", str(cold), options=mount))
         finally:
             server.stop(home)
 
@@ -90,11 +106,29 @@ def _configure(folder: Path) -> None:
     )
     os.environ |= {
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"), "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"),
+        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"), "REGISTRY_AUTH_FILE": str(folder / "auth.json"),
     }  # fmt: skip
     (folder / "tmp").mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_"))]:
         del os.environ[name]
+
+
+def _unmount(folder: Path) -> None:
+    """What buildah and podman have mounted below *folder*, which could not be removed else."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in sorted((path for path in mounted if path.startswith(f"{folder}/")), reverse=True):
+        _run("umount", "--lazy", path)
+
+
+def _wheels(arch: str) -> None:
+    """Resolved as the Dockerfile does, for the Python of its base image: what is not a wheel would need a compiler."""
+    version = re.search(r"^ARG BASE_IMAGE=\S+python:([\d.]+)$", (ROOT / "serverless" / "Dockerfile").read_text(), re.M)[1]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    machine = {"arm64": "aarch64"}.get(arch, arch)
+    # Amazon Linux 2023 has glibc 2.34.
+    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 24, 26, 27, 28, 31, 34)] + [f"--platform=manylinux2014_{machine}"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--target", os.environ["TMPDIR"], "--only-binary=:all:"]
+    _run(*command, *platforms, "--python-version", version, "-c", str(ROOT / "constraints.txt"), *groups["lambda"], *groups["steps"])
 
 
 def _base(folder: Path) -> None:
@@ -128,13 +162,47 @@ def _broken(folder: Path, more: list[str]) -> None:
         raise AssertionError("a flow that raises was built into an image")
 
 
-def _pushed(registry: str) -> None:
-    from serverless import image
+def _pushed(s3: str, registry: str) -> None:
+    """
+    The image of this code goes into a repository that asks for the password, and is found there by its digest.
 
-    tag, digest = f"{registry}/pfl:check", Path(os.environ["TMPDIR"]) / "digest"
-    _run("buildah", "tag", IMAGE, tag)
-    image.push("buildah", tag, more=["--digestfile", str(digest)], tell=lambda line: None)
-    assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest.read_text()), digest.read_text()
+    The registry and moto's ECR stand for AWS's: what was pushed to the one is told to the other, and its address is that of the one.
+    """
+    import boto3
+
+    from handler.core.errors import UnavailableError
+    from handler.core.settings import Settings
+    from serverless import deploy, image
+
+    os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
+    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), tell=lambda line: None)
+    at._region()
+    at._identity()
+    ecr, name = boto3.client("ecr"), f"{registry}/pfl"
+    assert at._repository().endswith(".amazonaws.com/pfl")
+    at._repository = lambda: name
+    build, push, told = image.build, image.push, []
+
+    def push_and_tell(tool: str, tag: str, **more) -> None:
+        push(tool, tag, **more)
+        said = _run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{more['user']}:{more['password']}", f"docker://{tag}")
+        told.append(f"sha256:{hashlib.sha256(said.encode()).hexdigest()}")
+        ecr.put_image(repositoryName="pfl", imageTag=tag.rpartition(":")[2], imageManifest=said, imageDigest=told[0])
+
+    image.tool, image.push = lambda: "buildah", push_and_tell
+    image.build = lambda tool, root, tag, **more: _run("buildah", "tag", IMAGE, tag)  # It is built already.
+    try:
+        uri = at.find_image(build=True)
+        assert uri == f"{name}@{told[0]}", (uri, told)
+        _run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", ":".join(at._login()), f"docker://{uri}")
+        assert at.find_image(build=True) == uri and len(told) == 1  # Nothing is pushed twice.
+        push("buildah", f"{name}:other", user="AWS", password="wrong", tell=lambda line: None)
+    except UnavailableError as exc:
+        assert "refused the login" in str(exc), exc
+    else:
+        raise AssertionError("the registry took a wrong password")
+    finally:
+        image.build, image.push = build, push
 
 
 @contextmanager
@@ -142,9 +210,15 @@ def _registry(folder: Path) -> Iterator[str]:
     from lambda_service import _free_ports
 
     (port,) = _free_ports(1)
-    config = folder / "registry.yml"
-    config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")
-    with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    config, users = folder / "registry.yml", folder / "users"
+    secret = _run("perl", "-e", 'print crypt($ARGV[0], q($2b$05$) . "a" x 22)', PASSWORD)
+    users.write_text(f"AWS:{secret}\n")
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"auth: {{htpasswd: {{realm: pfl, path: {users}}}}}\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}  # It takes them for settings of its own.
+    with subprocess.Popen(["docker-registry", "serve", str(config)], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         from lambda_service import _wait_for_port
 
         try:
@@ -157,9 +231,8 @@ def _registry(folder: Path) -> Iterator[str]:
 def _environ(s3: str, prefect: str) -> dict[str, str]:
     import boto3
 
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1"}
-    boto3.client("s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test").create_bucket(Bucket="image")
-    return keys | {"AWS_ENDPOINT_URL": s3, "PFL_STORE": "s3://image/pfl", "PREFECT_API_URL": prefect, "AWS_LAMBDA_FUNCTION_NAME": "check", "DO_NOT_TRACK": "1"}
+    boto3.client("s3").create_bucket(Bucket="image")
+    return KEYS | {"AWS_ENDPOINT_URL": s3, "PFL_STORE": "s3://image/pfl", "PREFECT_API_URL": prefect, "AWS_LAMBDA_FUNCTION_NAME": "check", "DO_NOT_TRACK": "1"}
 
 
 def _options(environ: dict[str, str]) -> list[str]:
@@ -178,7 +251,7 @@ def _called(environ: dict[str, str]) -> None:
     ports = _free_ports(2)
     emulator = ["--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}", "--runtime-api-address", f"127.0.0.1:{ports[1]}"]
     command = ["podman", "run", "--rm", *_options(environ), "-v", f"{rie.binary()}:/rie:ro", "--entrypoint", "/rie", IMAGE, *emulator]
-    command += ["python", "-m", "awslambdaric", "handler.entry.lambda_handler"]
+    command += ["python3", "-m", "awslambdaric", "handler.entry.lambda_handler"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             _wait_for_port(ports[0], process)
@@ -199,7 +272,7 @@ def _called(environ: dict[str, str]) -> None:
 def _post(port: int, event: dict) -> dict:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     connection.request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))
     reply = json.loads(connection.getresponse().read())
     connection.close()

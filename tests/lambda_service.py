@@ -25,7 +25,9 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import rie
+from botocore.exceptions import ClientError
 from conftest import ROOT
 
 SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
@@ -328,9 +330,6 @@ class LambdaService:
         self.dead.append((name, body, error))
 
     def _to_cloudwatch(self, name: str, lines: list[str]) -> None:
-        import boto3
-        from botocore.exceptions import ClientError
-
         logs = boto3.client("logs", endpoint_url=f"http://{self._behind}", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
         group, stream = f"/aws/lambda/{name}", f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}"
         try:

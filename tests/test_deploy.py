@@ -6,19 +6,26 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
+from test_cli import Ran
+from test_imports import loaded_after
 from test_lambda import run
 
+from handler import bake
+from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
-from handler.engine import secret
-from serverless import deploy, image
+from handler.engine import aws_api, prefect_api, prefect_env, secret
+from serverless import deploy, image, logs, remote
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
@@ -141,6 +148,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 @needs_osls
 def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
     at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None)
+    at._region()
     at._identity()
     list(at.planned())
     template = json.loads((ROOT / "serverless" / ".serverless" / "cloudformation-template-update-stack.json").read_text())
@@ -166,13 +174,14 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
 def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
     monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
-    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", AWS_DEFAULT_REGION="us-eats-1")
+    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", PREFECT_API_KEY="pnu_1", AWS_DEFAULT_REGION="us-eats-1")
     assert ran.code == 2
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
         "Node and npm are not here",
         "AWS has no region 'us-eats-1'",
         "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
+        "PREFECT_API_KEY would stand in the function's variables",
         "there is no container tool that works",
     ]
 
@@ -193,9 +202,9 @@ def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
     assert ran.data["error"]["hint"]
 
 
-def checked(root: Path, **more: object) -> list[str]:
+def checked(root: Path, name: str = "pfl", stage: str = "dev", **more: object) -> list[str]:
     """What a check of this deployment finds missing."""
-    at = deploy.Deployment(Settings(project=str(root), **more), image_uri=IMAGE, tell=lambda text: None)
+    at = deploy.Deployment(Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None)
     try:
         at.check(building=False)
     except InvalidRequestError as exc:
@@ -203,17 +212,84 @@ def checked(root: Path, **more: object) -> list[str]:
     return []
 
 
+def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monkeypatch):
+    import boto3
+
+    group, now, client = "/aws/lambda/follow-dev", int(time.time() * 1e3), boto3.client("logs")
+    client.create_log_group(logGroupName=group)
+    for stream in ("one", "two"):
+        client.create_log_stream(logGroupName=group, logStreamName=stream)
+
+    def put(stream: str, at_ms: int, *texts: str) -> None:
+        client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=[{"timestamp": now + at_ms, "message": text} for text in texts])
+
+    died = {"pfl": 1, "request_id": "r", "id": "abc", "flow": "main", "action": None, "status": "crashed", "ms": None, "cold_start": None}
+    died |= {"steps": {"b": "crashed"}, "error": {"type": "memory", "what": "request r ran out of memory"}}
+
+    def follow(*arguments: str) -> Ran:
+        arriving = iter([lambda: put("two", -5_000, "late"), lambda: put("one", 0, "START RequestId: r", "printed", json.dumps(died))])
+        # Between two looks more arrives; the third time someone presses Ctrl-C.
+        monkeypatch.setattr(logs, "_sleep", lambda seconds: next(arriving, lambda: signal.raise_signal(signal.SIGINT))())
+        return run("logs", "-f", "--name", "follow", *arguments)
+
+    put("one", -1_000, "early")
+    ran = follow()
+    assert [line.split("  ", 1)[1] for line in ran.out.splitlines()] == [
+        "early", "late", "printed", "crashed   abc  b=crashed  r: request r ran out of memory",
+    ]  # fmt: skip
+    assert ran.code == 130
+    picked = run("logs", "--name", "follow", "--id", "abc", "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in picked] == ["printed", json.dumps(died)]
+
+
 def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
-    found = checked(here.root, prefect_api_url="https://api.prefect.cloud/api", prefect_api_key="pnu_1")
+    found = checked(here.root, prefect_api_url="http://10.0.0.1/api", prefect_api_key="pnu_1")
     assert found == ["PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"]
     at = deploy.Deployment(Settings(project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"), plain_key=True)
     at._prefect()
+    at._key()
     assert len(at.warnings) == 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == ["no AWS region is chosen", "there are no AWS credentials: Unable to locate credentials"]
+
+
+@pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api", "http://h:x/api"])
+def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    (found,) = checked(here.root, prefect_api_url=url)
+    assert url in found
+    assert "reach" in found
+    assert "--engine direct" in found
+
+
+def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monkeypatch):
+    """moto checks policies like AWS, once it is told to."""
+    import boto3
+
+    def enforced(after: str) -> None:
+        urllib.request.urlopen(urllib.request.Request(f"{s3_url}/moto-api/reset-auth", after.encode(), {"content-type": "text/plain"}))
+
+    iam = boto3.client("iam")
+    iam.create_user(UserName="half")
+    allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sts:*", "cloudformation:*"], "Resource": "*"}]}
+    iam.put_user_policy(UserName="half", PolicyName="half", PolicyDocument=json.dumps(allowed))
+    key = iam.create_access_key(UserName="half")["AccessKey"]
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(image, "tool", lambda: "docker")
+    enforced("0")
+    try:
+        ran = run("deploy", "--json", AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"])
+    finally:
+        enforced("inf")
+    assert ran.code == 2
+    assert ran.data["error"]["why"].startswith("the registry of images (ECR): access is denied: ")
+    assert "ecr:GetAuthorizationToken" in ran.data["error"]["why"]
 
 
 def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeypatch):
@@ -226,8 +302,17 @@ def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeyp
     assert "flows/pipeline.py" in checked(here.root, engine="direct")[0]
 
 
-def test_a_stack_that_was_rolled_back_is_told_and_how_to_go_on(here, service, monkeypatch):
+def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatch):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    (found,) = checked(here.root, name="n" * 20, stage="s" * 20, engine="direct")
+    assert found.startswith("the bucket's name is too long: nnnn")
+    assert found.endswith("characters, 63 at most (--name)")
+
+
+def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(here, service, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "UPDATE_IN_PROGRESS")
+    assert checked(here.root, engine="direct") == ["the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"]
     monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE")  # moto has no way into it.
     assert checked(here.root, engine="direct") == ["the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"]
 
@@ -240,6 +325,25 @@ def test_a_flow_that_cannot_be_imported_is_not_baked_and_names_its_line(here):
     assert done.stderr.startswith("error: the flows cannot be imported: ValueError: no at flows/pipeline.py:2")
 
 
+def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(here, monkeypatch):
+    settings = Settings(project=str(here.root))
+    expected = projects.load(settings).prints
+    bake.bake(settings, here.root / "m.json")
+    monkeypatch.setattr(projects, "_fingerprints", None)
+    found = projects.load(settings._replace(manifest=str(here.root / "m.json"))).prints
+    assert {step: (one.digest, one.parts, one.opaque) for step, one in found.items()} == {step: (one.digest, one.parts, one.opaque) for step, one in expected.items()}
+
+
+def test_prefect_is_imported_without_what_json_parameters_do_not_need(on_prefect):
+    """FastAPI's encoder and another reading of all settings would cost each cold start 200 ms."""
+    (on_prefect.root / "store").mkdir()
+    program = "from handler.entry import lambda_handler; assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
+    environ = {"PFL_PROJECT": str(on_prefect.root), "PFL_STORE": str(on_prefect.root / "store"), "PREFECT_API_URL": on_prefect.settings.prefect_api_url}
+    loaded = loaded_after(program, on_prefect.root, **environ)
+    assert "prefect.flow_engine" in loaded
+    assert "fastapi" not in loaded
+
+
 def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
     first = image.digest(here.root, "x86_64")
     (here.root / "flows" / "__pycache__").mkdir(exist_ok=True)
@@ -250,10 +354,32 @@ def test_the_same_files_give_the_same_image_and_a_changed_one_another(here):
     assert image.digest(here.root, "x86_64") != first
 
 
+def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_server, monkeypatch):
+    import boto3
+
+    told: list[str] = []
+    settings = Settings(project=str(here.root), prefect_api_url=prefect_server.url)
+    at = deploy.Deployment(settings, "blocky", tell=told.append)
+    at._region()
+    at._identity()
+    boto3.client("s3").create_bucket(Bucket=at.bucket)
+    monkeypatch.setattr(at, "osls", lambda command, uri="": None)
+    monkeypatch.setattr(remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, ""))
+    at.deploy(IMAGE)
+    assert "block s3-bucket/cache: create" in told
+    api = prefect_env.Api(prefect_server.url, "", "")
+    data = prefect_api.ask(api, "/block_types/slug/s3-bucket/block_documents/name/cache")["data"]
+    assert data["bucket_name"] == at.bucket
+    at.deploy(IMAGE)
+    assert told[-2:] == ["block s3-bucket/cache: keep", "asking the function whether it reaches its store and Prefect"]
+    prefect_api.ask(api, f"/block_documents/{prefect_api.ask(api, '/block_types/slug/s3-bucket/block_documents/name/cache')['id']}", method="DELETE")
+
+
 def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):
     import boto3
 
     at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), tell=lambda text: None)
+    at._region()
     at._identity()
     assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
     ecr = boto3.client("ecr")
@@ -277,14 +403,29 @@ def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here,
         secret.filled(Settings(prefect_secret="prefect-key"))
 
 
+def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env, monkeypatch, tmp_path):
+    import boto3
+
+    arn = boto3.client("secretsmanager").create_secret(Name="of-a-profile", SecretString="pnu_profile")["ARN"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "aws").write_text("[work]\naws_access_key_id = of-work\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    signed, sign = [], aws_api.sign
+    monkeypatch.setattr(aws_api, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
+    assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
+    assert signed == ["of-work"]
+
+
 def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
-    url, body, headers = "https://ssm.eu-west-1.amazonaws.com", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
-    request = AWSRequest("POST", f"{url}/", headers=headers, data=body)
+    url, path, body, headers = "https://ssm.eu-west-1.amazonaws.com", "/a/b-1", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
+    request = AWSRequest("POST", url + path, headers=headers, data=body)
     SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
     environ = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": "TOKEN"}
-    ours = secret.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, now=request.headers["X-Amz-Date"])
+    ours = aws_api.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, path=path, now=request.headers["X-Amz-Date"])
     assert ours["authorization"] == request.headers["Authorization"]

@@ -74,6 +74,8 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, proj
     assert "memory" in advice
     assert [body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)] == ["failure"]
     assert lease.calls(project.results) == {}
+    (line,) = [json.loads(line) for line in sandbox.log if line.startswith('{"pfl"') and '"crashed"' in line]
+    assert (line["id"], line["status"], line["steps"], line["error"]["type"]) == (id, "crashed", {"b": "crashed"}, "failure")
     error, reply = invoke(sandbox, id=id)
     assert (error, values(reply)) == (None, {"a": 7, "b": 42})
 
@@ -87,7 +89,8 @@ def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(sandbo
     assert [body["cause"] for _, body in records.newest(project.results, "ext-2", "b", [], crashed=True)] == ["timeout"], sandbox.log
     assert lease.calls(project.results) == {}
     assert not os.path.exists(tmp_path / "pfl-call")
-    error, reply = invoke(sandbox, id="ext-2")
+    while "error" in (reply := invoke(sandbox, id="ext-2")[1]) or "steps" not in reply:
+        pass  # As above: a new process, and five seconds.
     assert values(reply) == {"a": 7, "b": 42}
     assert [row["status"] for row in reply["steps"]] == ["hit", "computed"]
     assert not os.path.exists(tmp_path / "pfl-call")

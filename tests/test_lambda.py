@@ -291,6 +291,17 @@ def test_async_returns_at_once_and_the_value_is_there_later(deployed):
     assert statuses(deployed.raw(function, {"id": "later", "cached_only": True})) == {"one": "hit", "two": "hit"}
 
 
+def test_the_image_calls_its_own_function_without_boto3_which_it_has_not(deployed, monkeypatch):
+    from handler.engine import claim
+
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    function, run_id = deployed.plain, str(uuid.uuid4())
+    assert claim._invoke(function, run_id) is None
+    assert deployed.service.asked[-1] == (function, "Event")
+    assert "Function not found" in claim._invoke("nowhere", run_id)
+    deployed.service.drain()
+
+
 def test_an_async_call_that_dies_is_tried_twice_more_and_then_dead(deployed):
     function, event = deployed.function(handler="handler.nowhere.f"), {"id": "dead"}
     deployed.client.invoke(FunctionName=function, Payload=json.dumps(event).encode(), InvocationType="Event")

@@ -108,7 +108,7 @@ def load(settings: Settings) -> Manifest:
     """
     if settings.manifest:
         if settings.manifest not in _loaded:
-            _loaded[settings.manifest] = (b"", {}, _baked(settings.manifest))
+            _loaded[settings.manifest] = (b"", {}, baked(settings.manifest))
         return _loaded[settings.manifest][2]
     root = settings.root
     path = str(root / ".pfl" / "manifest.json")
@@ -218,7 +218,13 @@ def env_digest(name: str) -> str | None:
     return None if value is None else hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
 
 
-def _baked(path: str) -> Manifest:
+def baked(path: str) -> Manifest:
+    """
+    The manifest of an image.
+
+    Raises:
+        CorruptRecordError: It is not there or damaged.
+    """
     try:
         with open(path, "rb") as file:
             return from_json(unseal(file.read(), path))

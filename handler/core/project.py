@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.machinery as machinery
 import os
@@ -17,6 +18,7 @@ from handler.core.declare import Flow
 from handler.core.errors import DeclarationError, InvalidRequestError, PflError
 from handler.core.fingerprint import place
 from handler.core.keys import canonical, digest
+from handler.core.records import unseal
 from handler.core.settings import Settings
 
 _OURS = ("handler", "cli", "serverless")
@@ -53,25 +55,33 @@ def load(settings: Settings) -> Project:
     """
     global _current
     root = settings.root
+    if settings.manifest:
+        return _of_image(root, settings.manifest)
     if _current is not None and _current[1] == str(root) and manifest.is_current(_current[0], root):
         return _current[2]
     for _ in range(3):
         started = time.time()
         with fingerprint.record_reads() as reads:
-            flows = _import(root, from_source=not settings.manifest)
+            flows = _import(root, from_source=True)
             prints = _fingerprints(flows)
         body = describe(flows, root, reads, prints)
         if not _edited_since(body["sources"]["files"], started):
             break  # What was imported is what was digested.
-    if settings.manifest:
-        # The image's own word counts: the fingerprints of its results were made with it.
-        loaded = Project(flows, manifest.load(settings), prints)
-    else:
-        if not reads.asked_others:  # What a process or a server said may be another thing next time.
-            manifest.remember(body, settings)
-        loaded = Project(flows, manifest.from_json(body), prints)
+    if not reads.asked_others:  # What a process or a server said may be another thing next time.
+        manifest.remember(body, settings)
+    loaded = Project(flows, manifest.from_json(body), prints)
     _current = (body["sources"], str(root), loaded)
     return loaded
+
+
+@functools.cache
+def _of_image(root: Path, path: str) -> Project:
+    """The flows of an image, which cannot change; its own word counts, for the fingerprints of its results were made with it."""
+    flows = _import(root, from_source=False)
+    parts = Path(f"{path}.parts")  # See handler.bake; to find them out again would cost each cold start.
+    rows = unseal(parts.read_bytes(), str(parts)) if parts.is_file() else {}
+    prints = {step: fingerprint.Fingerprint.from_json(row) for step, row in rows.items()} or _fingerprints(flows)
+    return Project(flows, manifest.baked(path), prints)
 
 
 def describe_one(flow: Flow, root: Path) -> tuple[dict, dict[str, fingerprint.Fingerprint]]:

@@ -307,7 +307,7 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
         if not re.fullmatch(allowed, text):  # obstore would panic, and take the process with it.
             raise InvalidRequestError(f"{name} cannot be used for S3", why=f"it says {text!r}", hint=hint)
     if not {"access_key_id", "secret_access_key"} <= options.keys():
-        options["credential_provider"] = _found_credentials()
+        options["credential_provider"] = found_credentials()
     return obstore.store.S3Store(
         bucket,
         prefix=prefix or None,
@@ -318,7 +318,7 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
     )
 
 
-def _found_credentials() -> object:
+def found_credentials() -> object:
     """
     Those of a profile, a single sign-on, a container or a machine; Lambda has its own in the environment, and never asks here.
 

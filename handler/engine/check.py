@@ -1,4 +1,4 @@
-"""What a deployment asks of the function it made: do the store and Prefect answer from here, and which code is this?"""
+"""What a deployment asks of the function it made: which code is this, and do the store and Prefect answer from here?"""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from handler.core.store import Store
 from handler.engine import prefect_api, prefect_env, trial
 
 
-def check(settings: Settings, store: Store) -> dict[str, object]:
+def code(settings: Settings) -> dict[str, object]:
+    """The digest of the code, and the fingerprint of each step of each flow."""
+    flows = manifest.load(settings)
+    prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
+    return {"code": flows.digest, "fingerprints": prints}
+
+
+def reach(settings: Settings, store: Store) -> None:
     """
-    The digest of the code, and the fingerprint of each step of each flow.
+    Ask the store and Prefect for something.
 
     Raises:
-        UnavailableError: The store or Prefect did not answer.
+        UnavailableError: One of them did not answer.
     """
-    flows = manifest.load(settings)
     trial.run(store)
     if settings.engine == "prefect":
         api = prefect_env.choose(settings, lambda text: None)
@@ -25,5 +31,3 @@ def check(settings: Settings, store: Store) -> dict[str, object]:
         except UnavailableError as exc:
             hint = exc.hint or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
             raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
-    prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
-    return {"code": flows.digest, "fingerprints": prints}

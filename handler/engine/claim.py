@@ -274,13 +274,12 @@ def _invoke(function: str, flow_run_id: str) -> str | None:
     """Call this very function for a run, asynchronously; why not, where that is not allowed."""
     import json
 
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
+    from handler.engine import aws_api
 
     try:
-        payload = json.dumps({"flow_run_id": flow_run_id}).encode()
-        boto3.client("lambda").invoke(FunctionName=function, InvocationType="Event", Payload=payload)
-    except (BotoCoreError, ClientError) as exc:
+        payload, path = json.dumps({"flow_run_id": flow_run_id}).encode(), f"/2015-03-31/functions/{function}/invocations"
+        aws_api.post("lambda", os.environ.get("AWS_REGION", ""), payload, {"x-amz-invocation-type": "Event"}, path=path)
+    except PflError as exc:
         return str(exc)
     return None
 

@@ -1,23 +1,13 @@
-"""
-Prefect's key from Secrets Manager or the Parameter Store: read on a miss, once per process, and kept in memory alone.
-
-The request is signed here: botocore would take a quarter of a second of each cold start to import.
-"""
+"""Prefect's key from Secrets Manager or the Parameter Store: read on a miss, once per process, and kept in memory alone."""
 
 from __future__ import annotations
 
-import datetime
 import functools
-import hashlib
-import hmac
 import json
-import os
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
 
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
+from handler.engine import aws_api
 
 _ASKS = {"secretsmanager": ("secretsmanager.GetSecretValue", "SecretId"), "ssm": ("AmazonSSM.GetParameter", "Name")}
 
@@ -45,49 +35,11 @@ def _read(arn: str) -> str:
     service, region = parts[2], parts[3]
     target, field = _ASKS[service]
     name = arn if service == "secretsmanager" else "/" + parts[5].removeprefix("parameter").lstrip("/")
-    url = os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.amazonaws.com"
     body = json.dumps({field: name} | ({"WithDecryption": True} if service == "ssm" else {})).encode()
-    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
-    headers |= sign(url, body, headers, service=service, region=region, environ=os.environ)
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/", body, headers), timeout=10) as response:
-            said = json.load(response)
+        said = json.loads(aws_api.post(service, region, body, {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}))
         return said["SecretString"] if service == "secretsmanager" else said["Parameter"]["Value"]
-    except urllib.error.HTTPError as exc:
-        why = f"HTTP {exc.code}: {exc.read(300).decode(errors='replace')}"
-    except (OSError, ValueError, KeyError) as exc:
-        why = f"{type(exc).__name__}: {exc}"
-    raise UnavailableError(f"Prefect's key could not be read from {arn}", why=why, hint="does the function's role allow it?")
-
-
-def sign(url: str, body: bytes, headers: Mapping[str, str], *, service: str, region: str, environ: Mapping[str, str], now: str = "") -> dict[str, str]:
-    """
-    The headers that sign a POST of *body* to the root of *url*.
-
-    Source: AWS Identity and Access Management User Guide, "Create a signed AWS API request" (Signature Version 4).
-
-    Args:
-        url: Scheme and host, without a path.
-        body: What is sent.
-        headers: What is sent with it, names in lower case.
-        service: The service's name, as in an ARN.
-        region: Its region.
-        environ: Where the credentials are.
-        now: The time as ``20260102T030405Z``; the present one if empty.
-    """
-    now = now or datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    signed = dict(headers) | {"host": url.split("://")[1], "x-amz-date": now}
-    if token := environ.get("AWS_SESSION_TOKEN"):
-        signed["x-amz-security-token"] = token
-    names = ";".join(sorted(signed))
-    lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    canonical = f"POST\n/\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-    scope = f"{now[:8]}/{region}/{service}/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    key = f"AWS4{environ.get('AWS_SECRET_ACCESS_KEY', '')}".encode()
-    for part in (now[:8], region, service, "aws4_request"):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-    credential = f"{environ.get('AWS_ACCESS_KEY_ID', '')}/{scope}"
-    signed["authorization"] = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}"
-    return signed
+    except UnavailableError as exc:
+        raise UnavailableError(f"Prefect's key could not be read from {arn}", why=exc.why or exc.what, hint="does the function's role allow it?") from exc
+    except (ValueError, KeyError) as exc:
+        raise UnavailableError(f"Prefect's key could not be read from {arn}", why=f"{type(exc).__name__}: {exc}", hint="is it text?") from exc

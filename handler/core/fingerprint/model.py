@@ -75,6 +75,12 @@ class Fingerprint:
             "opaque": [part.to_json() for part in self.opaque],
         }
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Fingerprint:
+        """The fingerprint that `to_json` wrote."""
+        parts, opaque = (tuple(Part.from_json(row) for row in data[kind]) for kind in ("parts", "opaque"))
+        return cls(data["digest"], parts, opaque, frozenset())
+
 
 def digest_of(parts: list[Part]) -> str:
     """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""

@@ -866,7 +866,7 @@ def test_what_a_late_import_read_and_what_was_listed_counts_and_a_clock_is_no_ed
     assert [fresh(project, {"id": id, "flow": "clock"})["status"] for id in ("x", "y", "z")] == ["completed"] * 3
 
 
-OUTSIDE = """
+ASKS = """
 import os, subprocess
 from handler import flow, step
 HERE = os.path.dirname(__file__)
@@ -874,9 +874,9 @@ SAID = subprocess.check_output(["cat", f"{HERE}/said.txt"], text=True) if "PFL_A
 FLAG = os.path.exists(f"{HERE}/flag")
 FOLDER = os.path.basename(os.getcwd())
 @step
-def outside(id: str) -> list:
+def asks(id: str) -> list:
     return [SAID, FLAG, FOLDER]
-FLOWS = [flow("outside", outside)]
+FLOWS = [flow("asks", asks)]
 """
 
 
@@ -886,7 +886,7 @@ def test_what_an_import_asks_of_other_processes_paths_and_the_current_folder_cou
 
     said, root = project.root / "flows" / "said.txt", project.root.name
     said.write_text("one")
-    project.write(OUTSIDE)
+    project.write(ASKS)
     assert ask() == ["", False, root]
     (project.root / "flows" / "flag").write_text("")
     assert ask() == ["", True, root]

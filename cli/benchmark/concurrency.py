@@ -1,0 +1,54 @@
+"""The second section of a run: N callers at once, for one key and for N keys, against plain Prefect with a tag limit of 1."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+from cli.benchmark.rig import ENGINES, Rig
+from handler.core.errors import UnavailableError
+
+PATIENCE_S = 150
+FLOW = "held"
+
+
+def plan(*, quick: bool, callers: Sequence[int]) -> list[tuple[int, str, str]]:
+    """What is measured: how many callers, for ``one`` key or ``each`` its own, and of which engine."""
+    numbers = list(callers) or ([1, 8] if quick else [1, 8, 64])
+    return [(number, keys, engine) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each") for engine in ENGINES[1:]]
+
+
+def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> list[dict]:
+    """A row for each of *cells*; what did not end in time goes to *left_out*."""
+    rig.bake()
+    rows = []
+    for number, keys, engine in cells:
+        what = f"{number} callers, {'one key' if keys == 'one' else f'{number} keys'}, {engine}"
+        try:
+            rows.append(_row(rig, number, keys, engine))
+        except UnavailableError as exc:
+            left_out.append({"what": what, "why": f"{exc.what}; {exc.why}"})
+        tick(what)
+    return rows
+
+
+def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:
+    token = uuid.uuid4().hex[:8]
+    ids = [f"{token}-{0 if keys == 'one' else each}" for each in range(number)]
+    rig.limit(ids)
+    ran = rig.place / "ran"
+    ran.write_text("")
+    # Nothing is called before the callers are forked: threads and connections would not survive that.
+    with rig.sandbox(engine, "directory", 0, {"flow": FLOW, "fork": []}, BENCH_WARM="1") as box:
+        box.first()
+        before = rig.asked("directory", 0)
+        calls = box.call({"flow": FLOW, "fork": ids}, PATIENCE_S)["calls"]
+    wrong = [call["status"] for call in calls if call["status"] != "completed"]
+    if wrong or len(calls) < number:
+        raise UnavailableError(f"{len(wrong) + number - len(calls)} of {number} callers got no answer", why=wrong[0] if wrong else "they ended")
+    assert {call["value"] for call in calls} == set(ids)
+    return {
+        "callers": number, "keys": 1 if keys == "one" else number, "engine": engine, "computations": len(ran.read_text().splitlines()),
+        "last_ms": round(max(call["ms"] for call in calls), 1), "api_requests": (rig.asked("directory", 0) - before)["api"],
+        "store_requests": sum(sum(call["store"].values()) for call in calls),
+    }  # fmt: skip

@@ -18,6 +18,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="The essence, in two or three minutes.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="This section: steps, concurrency or scale; repeatable.")] = None,
     flow: Annotated[list[str] | None, typer.Option("--flow", help="This flow: meaning, audit, chain-1, -3, -10 or -50; repeatable.")] = None,
+    engine: Annotated[list[str] | None, typer.Option("--engine", help="functions, pfl-direct, pfl-prefect or prefect, which is plain Prefect; repeatable.")] = None,
     store: Annotated[list[str] | None, typer.Option("--store", help="directory or s3; repeatable.")] = None,
     latency: Annotated[list[int] | None, typer.Option("--latency", min=0, max=10_000, metavar="MS", help="Round trip to Prefect; repeatable.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Each flow on each store at each latency, not one thing changed at a time.")] = False,
@@ -35,26 +36,27 @@ def bench(
     from cli.benchmark import report
 
     if render is not None:
-        if quick or only or flow or store or latency or every or callers or ids or s3 or out:
+        if quick or only or flow or engine or store or latency or every or callers or ids or s3 or out:
             raise InvalidRequestError("--render measures nothing", why="it goes with --readme and --json alone", hint=f"pfl bench --render {render}")
         run = report.read(render)
         report.write(run, render, readme)
     else:
         if readme is not None and out is None:
             raise InvalidRequestError("--readme needs a run to tell of", hint="--out FILE.json or --render FILE.json")
-        _check(only, flow, store, s3, out, readme)
+        _check(only, flow, engine, store, s3, out, readme)
         if out is not None and not out.parent.is_dir():
             raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
-        run = _measure(quick, only, flow, store, latency, every, rounds, calls, callers, ids, s3)
+        run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3)
         if out is not None:
             report.write(run, out, readme)
     output.emit(run if json else report.markdown(run).rstrip())
 
 
-def _check(only, flow, store, s3: str, out: Path | None, readme: Path | None) -> None:
-    from cli.benchmark import report, workloads
+def _check(only, flow, engine, store, s3: str, out: Path | None, readme: Path | None) -> None:
+    from cli.benchmark import report, rig, workloads
 
-    for flag, given, known in (("--only", only, SECTIONS), ("--flow", flow, tuple(workloads.ALL)), ("--store", store, ("directory", "s3"))):
+    known_by_flag = {"--only": (only, SECTIONS), "--flow": (flow, tuple(workloads.ALL)), "--engine": (engine, rig.ENGINES), "--store": (store, ("directory", "s3"))}
+    for flag, (given, known) in known_by_flag.items():
         if unknown := [each for each in given or () if each not in known]:
             raise InvalidRequestError(f"{flag} {unknown[0]!r} is unknown", hint=f"one of {', '.join(known)}")
     if s3 and not (s3.startswith("s3://") and s3[5:].partition("/")[0]):
@@ -65,10 +67,11 @@ def _check(only, flow, store, s3: str, out: Path | None, readme: Path | None) ->
         report.check_readme(readme)
 
 
-def _measure(quick, only, flow, store, latency, every, rounds, calls, callers, ids, s3: str) -> dict:
+def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> dict:
     from cli.benchmark import concurrency, report, scale, steps
-    from cli.benchmark.rig import Rig
+    from cli.benchmark.rig import ENGINES, Rig
 
+    engines = engine or ENGINES
     chosen, left_out, run = only or SECTIONS, [], report.new(quick)
     with _Meter() as meter, Rig(meter.say, s3) as rig:
         stores = list(store or ())
@@ -79,10 +82,10 @@ def _measure(quick, only, flow, store, latency, every, rounds, calls, callers, i
             stores = ["directory"]
         todo = {"names": flow or (), "stores": stores, "latencies": latency or (), "rounds": rounds, "calls": calls, "every": every}
         cells = steps.plan(quick=quick, **todo) if "steps" in chosen else []
-        at_once = concurrency.plan(quick=quick, callers=callers or ()) if "concurrency" in chosen else []
+        at_once = concurrency.plan(quick=quick, callers=callers or (), engines=engines) if "concurrency" in chosen else []
         sizes = scale.plan(quick=quick, sizes=ids or ()) if "scale" in chosen else []
         meter.total = sum(cell.rounds * len(steps.CASES) for cell in cells) + len(at_once) + len(sizes)
-        run["steps"] = steps.measure(rig, cells, meter.tick)
+        run["steps"] = steps.measure(rig, cells, meter.tick, engines=engines)
         run["concurrency"] = concurrency.measure(rig, at_once, meter.tick, left_out)
         run["scale"] = scale.measure(rig, sizes, 300 if quick else 3_000, meter.tick)
     return report.finish(run, left_out)

@@ -12,10 +12,11 @@ PATIENCE_S = 150
 FLOW = "held"
 
 
-def plan(*, quick: bool, callers: Sequence[int]) -> list[tuple[int, str, str]]:
+def plan(*, quick: bool, callers: Sequence[int], engines: Sequence[str] = ENGINES) -> list[tuple[int, str, str]]:
     """What is measured: how many callers, for ``one`` key or ``each`` its own, and of which engine."""
     numbers = list(callers) or ([1, 8] if quick else [1, 8, 64])
-    return [(number, keys, engine) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each") for engine in ENGINES[1:]]
+    kinds = [(number, keys) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each")]
+    return [(*kind, engine) for kind in kinds for engine in engines if engine != "functions"]
 
 
 def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> list[dict]:
@@ -23,7 +24,7 @@ def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str
     rig.bake()
     rows = []
     for number, keys, engine in cells:
-        what = f"{number} callers, {'one key' if keys == 'one' else f'{number} keys'}, {engine}"
+        what = f"{number} caller{'s' if number > 1 else ''}, {'one key' if keys == 'one' else f'{number} keys'}, {engine}"
         try:
             rows.append(_row(rig, number, keys, engine))
         except UnavailableError as exc:
@@ -35,7 +36,8 @@ def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str
 def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:
     token = uuid.uuid4().hex[:8]
     ids = [f"{token}-{0 if keys == 'one' else each}" for each in range(number)]
-    rig.limit(ids)
+    if engine == "prefect":
+        rig.limit(ids)
     ran = rig.place / "ran"
     ran.write_text("")
     # Nothing is called before the callers are forked: threads and connections would not survive that.

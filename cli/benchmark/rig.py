@@ -49,17 +49,18 @@ class Rig:
     Args:
         tell: Told what is being waited for.
         s3: ``s3://bucket/prefix`` of the user's own; empty: moto, where it is installed.
+        api: A Prefect API on loopback; empty: one is started.
 
     Attributes:
         place: The temporary directory.
         s3_env: The variables that name the S3; None where there is none.
     """
 
-    def __init__(self, tell: Callable[[str], None], s3: str = "") -> None:
+    def __init__(self, tell: Callable[[str], None], s3: str = "", api: str = "") -> None:
         self.tell, self._own_s3, self.s3_env = tell, s3, None
         self._stack, self._relays, self._prepared = ExitStack(), {}, set()
         self._limited: set[str] = set()
-        self._api = ""
+        self._api = api
 
     def __enter__(self) -> Rig:
         try:
@@ -134,14 +135,14 @@ class Rig:
         compileall.compile_dir(self.project, quiet=2)
         (self.project / ".pfl").mkdir(exist_ok=True)
         code = "from handler.core import manifest, settings; manifest.load(settings.of_process())"
-        environ = self._environ() | {"PFL_PROJECT": str(self.project)}
+        environ = self.bare_environ() | {"PFL_PROJECT": str(self.project)}
         subprocess.run([sys.executable, "-c", code], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
         shutil.copy(self.project / ".pfl" / "manifest.json", baked)
         manifest._loaded.pop(str(baked), None)
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:
         """The variables of a sandbox of *engine*."""
-        environ = self._environ() | {"PFL_PROJECT": str(self.project), "PFL_MANIFEST": str(self.project / "baked.json")}
+        environ = self.bare_environ() | {"PFL_PROJECT": str(self.project), "PFL_MANIFEST": str(self.project / "baked.json")}
         environ |= {"BENCH_RAN": str(self.place / "ran"), "PREFECT_HOME": str(self.place / "home"), "PREFECT_LOGGING_LEVEL": "ERROR"}
         environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
         url = self.store_url(kind, engine)
@@ -155,15 +156,11 @@ class Rig:
             environ |= self._block(kind, url)
         return environ
 
-    @contextmanager
-    def sandbox(self, engine: str, kind: str, rtt_ms: float, first: dict, **more: str) -> Iterator[Sandbox]:
+    def sandbox(self, engine: str, kind: str, rtt_ms: float, first: dict, **more: str) -> Sandbox:
         """A new process of *engine*; its first order is told with its start."""
-        kinds = {"functions": "functions", "prefect": "flow"}
-        box = Sandbox(kinds.get(engine, "pfl"), first, self.environ(engine, kind, rtt_ms) | more, self.project)
-        try:
-            yield box
-        finally:
-            box.end()
+        words = [{"functions": "functions", "prefect": "flow"}.get(engine, "pfl"), json.dumps(first)]
+        command = [sys.executable, "-c", "from cli.benchmark.sandbox import main; main()", *words]
+        return Sandbox(command, self.environ(engine, kind, rtt_ms) | more, self.project)
 
     def limit(self, ids: list[str]) -> None:
         """Give plain Prefect's tag of each ID a limit of 1."""
@@ -198,7 +195,7 @@ class Rig:
                 bucket, _, folder = url.removeprefix("s3://").partition("/")
                 endpoint = self.s3_env.get("AWS_ENDPOINT_URL", "")
                 given = {"s3": {"bucket": bucket, "folder": folder, "endpoint": endpoint, "region": self.s3_env.get("AWS_REGION", "")}}
-            environ = self._environ() | (self.s3_env if kind == "s3" else {}) | {"PREFECT_HOME": str(self.place / "home")}
+            environ = self.bare_environ() | (self.s3_env if kind == "s3" else {}) | {"PREFECT_HOME": str(self.place / "home")}
             self.tell("saving Prefect's storage block")
             self.api(0)
             code = "from cli.benchmark.sandbox import save_blocks; save_blocks()"
@@ -209,7 +206,8 @@ class Rig:
             self._prepared.add(kind)
         return {"BENCH_BLOCK": "local-file-system/bench", "BENCH_FOLDER": url} if kind == "directory" else {"BENCH_BLOCK": "s3-bucket/bench"}
 
-    def _environ(self) -> dict[str, str]:
+    def bare_environ(self) -> dict[str, str]:
+        """The variables of whoever runs this, without those that change what is measured."""
         left_out = (*_OURS, *(() if self._own_s3 else ("AWS_",)))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out) and name not in _DROPPED}
         return kept | {"PYTHONPATH": os.pathsep.join([str(workloads.ROOT), str(self.project)])}
@@ -219,15 +217,15 @@ class Sandbox:
     """
     A process that answers calls; see :mod:`cli.benchmark.sandbox`.
 
+    It ends where the ``with`` that it is used in ends.
+
     Args:
-        kind: What it does with orders.
-        first: Its first order.
+        command: What to run; its last word is the first order.
         environ: Its variables.
         cwd: Where it runs.
     """
 
-    def __init__(self, kind: str, first: dict, environ: dict[str, str], cwd: Path) -> None:
-        command = [sys.executable, "-c", "from cli.benchmark.sandbox import main; main()", kind, json.dumps(first)]
+    def __init__(self, command: list[str], environ: dict[str, str], cwd: Path) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started = time.perf_counter()
         # A session of its own, so that its children can be ended with it, and Ctrl-C comes to us alone.
@@ -261,8 +259,10 @@ class Sandbox:
         self._line(patience_s)  # It has settled: what it asks for from now on belongs to another call.
         return told
 
-    def end(self) -> None:
-        """End it and its children."""
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

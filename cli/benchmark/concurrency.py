@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from cli.benchmark.rig import ENGINES, Rig
 from handler.core.errors import UnavailableError
 
-PATIENCE_S = 150
+PATIENCE_S = 120
 FLOW = "held"
 
 

@@ -23,18 +23,29 @@ class Relay:
     def __init__(self, port: int, rtt_ms: float = 0) -> None:
         self._port, self.rtt_s, self.asked = port, rtt_ms / 1e3, Counter()
         self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
 
     def __enter__(self) -> Relay:
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread.start()
         start = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=256)
         self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result()
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._server.close()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # What was closed is closed in the next turn.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -29,7 +29,7 @@ _ALWAYS_LEFT_OUT = (
 
 def new(quick: bool) -> dict:
     """A run that begins: when, where and by which command."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = ["pfl", *sys.argv[1:]]
     return {
         "version": VERSION, "date": datetime.now(UTC).date().isoformat(), "command": shlex.join(words), "quick": quick,
         "machine": _machine(), "steps": [], "concurrency": [], "scale": [], "rivals": [], "stale": [], "left_out": [],

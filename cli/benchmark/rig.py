@@ -87,7 +87,9 @@ class Rig:
     def s3(self) -> Relay | None:
         """The relay before moto, which is started when it is first asked for; None where the S3 is the user's or there is none."""
         if self._own_s3:
-            self.s3_env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+            if self.s3_env is None:
+                self.s3_env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+                self._stack.callback(self.wipe, "s3")
             return None
         if find_spec("moto") is None or find_spec("flask") is None:
             return None
@@ -298,10 +300,16 @@ class Sandbox:
 
 
 @contextmanager
-def moto() -> Iterator[str]:
-    """The URL of AWS as moto plays it, in a process of its own; it ends with its standard input, so also when this process is killed."""
+def moto(page_objects: int = 1_000) -> Iterator[str]:
+    """
+    The URL of AWS as moto plays it, in a process of its own; it ends with its standard input, so also when this process is killed.
+
+    Args:
+        page_objects: How many objects a page of a listing holds.
+    """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", _MOTO], text=True, start_new_session=True, **pipes) as process:
+    environ = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_objects)}
+    with subprocess.Popen([sys.executable, "-c", _MOTO], text=True, env=environ, start_new_session=True, **pipes) as process:
         try:
             url = process.stdout.readline().strip()
             if not url:

@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 _CALL = """
 import json, sys
+before = set(sys.modules)
 from collections import Counter
 from handler.core import store
 objects, put = Counter(), store.Store.put
@@ -33,7 +34,7 @@ from handler.entry import lambda_handler
 reply = lambda_handler({"id": "abc"})
 assert reply["status"] == "completed", reply
 # sysconfig's data is the standard library's, under a name that each build of Python makes up.
-foreign = [name for name in sys.modules if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith(("_sysconfigdata", "__"))]
+foreign = [name for name in sys.modules.keys() - before if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_sysconfigdata")]
 print(json.dumps({"steps": [row["status"] for row in reply["steps"]], "store": reply["store"], "objects": objects, "imports": sorted(foreign)}))
 """
 

@@ -68,10 +68,13 @@ def _check(only, flow, engine, store, s3: str, out: Path | None, readme: Path | 
 
 
 def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> dict:
+    import signal
+
     from cli.benchmark import concurrency, report, scale, steps
     from cli.benchmark.rig import ENGINES, Rig
 
     engines = engine or ENGINES
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
     chosen, left_out, run = only or SECTIONS, [], report.new(quick)
     with _Meter() as meter, Rig(meter.say, s3) as rig:
         stores = list(store or ())

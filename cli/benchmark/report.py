@@ -124,7 +124,8 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
     if cells:
         parts.append(
             "Cold: a fresh process, from its start to its reply. Warm: a later call of it. Each number is a median, with the 95th percentile in brackets; "
-            "processor time, requests and modules are those of a warm call and, in brackets, of a cold one. Engines took turns, call by call. The last two columns set a row beside "
+            "processor time and requests are those of a warm call and, in brackets, of a cold one, modules those of a cold one. Reads and writes are requests to the store; of plain "
+            "Prefect in a directory, files opened. Engines took turns, call by call. The last two columns set a row beside "
             "plain Prefect (`@task(cache_policy=INPUTS + TASK_SOURCE, result_storage=…)`, a tag with a limit of 1, heartbeats as they come). Where the code changed, "
             "each call is a fresh process or a warm one of an ID that was stored before the change."
         )
@@ -184,8 +185,8 @@ def _cell(run: dict, cell: tuple) -> str:
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
             rows.append((words, NAMES[engine], _bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
     counts = {start: [row["calls"] for row in run["steps"] if (row["workload"], row["store"], row["latency_ms"]) == cell and row["start"] == start] for start in ("cold", "warm")}
-    head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>", "cold>", "warm>")
-    return f"{min(counts['cold'])} cold and {min(counts['warm'])} warm calls of each.\n\n" + table(head, rows)
+    head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>", "cold, of plain Prefect>", "warm, of plain Prefect>")
+    return f"Of each {min(counts['cold'])} cold and {min(counts['warm'], default=0)} warm.\n\n" + table(head, rows)
 
 
 def _chains(run: dict) -> str:

@@ -152,6 +152,10 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
+def _ratio(value: float, base: float) -> str:
+    return f"1/{number(base / value)}" if value < base / 2 else f"{number(value / base)} ×"
+
+
 def _pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
     for row in run["steps"]:
         if (row["workload"], row["store"], row["latency_ms"]) == cell and all(row[name] == value for name, value in wanted.items()):
@@ -180,7 +184,7 @@ def _cell(run: dict, cell: tuple) -> str:
             if not (cold and warm):
                 continue
             plain = [_pick(run, cell, case=case, engine="prefect", start=start) for start in ("cold", "warm")]
-            ratios = [number(row["median_ms"] / base["median_ms"]) + " ×" if base and engine != "prefect" else "" for row, base in zip((cold, warm), plain, strict=True)]
+            ratios = [_ratio(row["median_ms"], base["median_ms"]) if base and engine != "prefect" else "" for row, base in zip((cold, warm), plain, strict=True)]
             both = [f"{number(warm[name])} ({number(cold[name])})" for name in ("cpu_ms", "reads", "writes", "api_requests")]
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
             rows.append((words, NAMES[engine], _bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))

@@ -117,7 +117,8 @@ def _pfl():
     def call(flow: str, id: str) -> dict:
         reply = lambda_handler({"flow": flow, "id": id})
         if reply["status"] != "completed":
-            return {"value": None, "computed": 0, "store": reply.get("store", {}), "status": str(reply.get("error") or reply["status"])}
+            error = reply["error"]
+            return {"value": None, "computed": 0, "store": reply.get("store", {}), "status": f"{error['what']}: {error['why']}"[:200]}
         rows = reply["steps"]
         return {"value": rows[-1]["value"], "computed": sum(row["status"] == "computed" for row in rows), "store": reply["store"]}
 

@@ -7,6 +7,7 @@ README's *Results*. *PYTHON* is an interpreter that has the tools of the extra `
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -22,22 +23,22 @@ from cli.benchmark import report  # noqa: E402
 
 def main(arguments: list[str]) -> None:
     """Measure and write."""
-    said, python = ["python", "tests/benchmarks/publish.py", *arguments], sys.executable
-    if arguments[:1] == ["--rivals"]:
-        python, arguments = arguments[1], arguments[2:]
-        said[3] = "PYTHON"  # Where it is says nothing to anybody else.
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1], epilog="Other options go to pfl bench.")
+    parser.add_argument("--rivals", metavar="PYTHON", default=sys.executable, help="an interpreter that has the tools")
+    chosen, others = parser.parse_known_args(arguments)
     place = ROOT / "docs" / "benchmarks"
     place.mkdir(exist_ok=True)
     path = place / f"{report.new(False)['date']}.json"
     try:
-        command.main(["bench", *arguments, "--out", str(path)])
+        command.main(["bench", *others, "--out", str(path)])
     except SystemExit as exc:
         if exc.code:
             raise
     run = report.read(path)
-    run["command"] = shlex.join(said)
+    # Where the interpreter is says nothing to anybody else.
+    run["command"] = shlex.join(["python", "tests/benchmarks/publish.py", "--rivals", "PYTHON", *others])
     few = {"rounds": 3, "calls": 5, "every": 20} if run["quick"] else {"rounds": 7, "calls": 10, "every": 5}
-    rivals.add(run, python, **few)
+    rivals.add(run, chosen.rivals, **few)
     report.write(run, path, ROOT / "README.md")
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -152,12 +153,14 @@ def _has(pid: str, mark: str) -> bool:
         return False
 
 
-def test_a_relay_passes_on_what_it_counts():
-    with servers.Loopback(lambda method, path: (200, path.encode())) as behind, Relay(int(behind.url.rpartition(":")[2]), rtt_ms=2) as relay:
+def test_a_relay_passes_on_what_it_counts_and_counts_no_refusal():
+    with servers.Loopback(lambda method, path: (503 if path == "/busy" else 200, path.encode())) as behind, Relay(int(behind.url.rpartition(":")[2]), rtt_ms=2) as relay:
         for number in range(3):
             with urllib.request.urlopen(f"{relay.url}/{number}") as answer:
                 assert answer.read() == f"/{number}".encode()
-    assert relay.asked == {f"GET /{number}": 1 for number in range(3)}
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{relay.url}/busy")
+    assert +relay.asked == {f"GET /{number}": 1 for number in range(3)} and relay.refused == 1
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", int(relay.url.rpartition(":")[2]))) as late:
         late.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert late.recv(1) == b"", "somebody answered"

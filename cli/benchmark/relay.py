@@ -17,11 +17,12 @@ class Relay:
 
     Attributes:
         url: Where it listens.
-        asked: How often each method and path was asked for.
+        asked: How often each method and path was asked for, and answered.
+        refused: How often the answer was 503, as a Prefect on SQLite gives it when it is busy, and clients ask again.
     """
 
     def __init__(self, port: int, rtt_ms: float = 0) -> None:
-        self._port, self.rtt_s, self.asked = port, rtt_ms / 1e3, Counter()
+        self._port, self.rtt_s, self.asked, self.refused = port, rtt_ms / 1e3, Counter(), 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -53,8 +54,21 @@ class Relay:
         except OSError:
             writer.close()
             return
-        there = self._pass_on(reader, behind[1], self._note, self.rtt_s)
-        back = self._pass_on(behind[0], writer, lambda data: None, 0)
+        last = [""]
+
+        def asks(data: bytes) -> None:
+            # Clients wait for an answer before they ask again, so a request is the start of a piece.
+            if found := _REQUEST.match(data):
+                last[0] = f"{found[1].decode()} {found[2].decode()}"
+                self.asked[last[0]] += 1
+
+        def answers(data: bytes) -> None:
+            if data.startswith(b"HTTP/1.1 503"):
+                self.asked[last[0]] -= 1
+                self.refused += 1
+
+        there = self._pass_on(reader, behind[1], asks, self.rtt_s)
+        back = self._pass_on(behind[0], writer, answers, 0)
         await asyncio.gather(there, back)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float) -> None:
@@ -88,8 +102,3 @@ class Relay:
         finally:
             reading.cancel()
             writer.close()
-
-    def _note(self, data: bytes) -> None:
-        # Clients wait for an answer before they ask again, so a request is the start of a piece.
-        if found := _REQUEST.match(data):
-            self.asked[f"{found[1].decode()} {found[2].decode()}"] += 1

@@ -64,6 +64,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     assert rows["pfl-direct", "miss", "warm"]["computed_steps"] == 3
     assert {name for name, value in hit.items() if isinstance(value, int | float)} >= {"median_ms", "p95_ms", "per_step_ms", "cpu_ms", "modules", "latency_ms", "steps"}
     assert [(row["callers"], row["keys"], row["computations"]) for row in run["concurrency"]] == [(3, 1, 1), (3, 3, 3)]
+    assert [(row["unanswered"], row["why"]) for row in run["concurrency"]] == [(0, None)] * 2
     assert [row["ids"] for row in run["scale"]] == [5, 12]
     for row in run["scale"]:
         assert row["hits_per_s"] > 0 and row["operations"]["history ls"]["requests"] > row["operations"]["runs reap"]["requests"] == 1

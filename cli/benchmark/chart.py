@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 860, 250, 790, 22
+_WIDTH, _LEFT, _RIGHT, _ROW = 900, 290, 830, 22
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#d62728", "#8c564b")
 _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 
@@ -27,7 +27,7 @@ def svg(run: dict) -> str:
 
 def _hits(run: dict, start: str) -> list[tuple[str, float]]:
     """Who answers a hit how fast, fastest first: the rivals' table where it was measured, else the first cell of the steps."""
-    found = [(f"{row['tool']} ({row['store']})", row[f"{start}_ms"]) for row in run.get("rivals", ())]
+    found = [(f"{row['tool']}, {row['store']}", row[f"{start}_ms"]) for row in run.get("rivals", ())]
     if not found and run["steps"]:
         cell = tuple(run["steps"][0][name] for name in ("workload", "store", "latency_ms"))
         found = [

@@ -214,11 +214,14 @@ def _concurrency(run: dict) -> str:
         return ""
     rows = [
         (f"{row['callers']} for {'one key' if row['keys'] == 1 else str(row['keys']) + ' keys'}", NAMES[row["engine"]], row["computations"],
-         number(row["last_ms"] / 1e3), row["api_requests"], row["store_requests"])
+         number(row["last_ms"] / 1e3), row.get("unanswered", 0), row["api_requests"], row["store_requests"])
         for row in run["concurrency"]
     ]  # fmt: skip
-    head = ("callers at once", "", "computations>", "last reply, s>", "API requests>", "store requests>")
-    return "Each caller is a process that has imported everything; the one step takes half a second.\n\n" + table(head, rows)
+    head = ("callers at once", "", "computations>", "last reply, s>", "without an answer>", "API requests>", "store requests>")
+    said = ["Each caller is a process that has imported everything; the one step takes half a second.", table(head, rows)]
+    said += [f"Not in the table: {each['what']} ({each['why']})." for each in run["left_out"] if each.get("section") == "concurrency"]
+    said += [f"{row['callers']} for {row['keys']}, {NAMES[row['engine']]}: {row['why']}." for row in run["concurrency"] if row.get("why")]
+    return "\n\n".join(said)
 
 
 def _scale(run: dict) -> str:
@@ -242,9 +245,12 @@ def _rivals(run: dict) -> str:
     for row in run["rivals"]:
         judged = stale.get(row["tool"])
         says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
-        rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), row["modules"], says))
+        rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
     head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
-    return table(head, rows)
+    return table(head, rows) + (
+        "\n\nPowertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
+        "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at."
+    )
 
 
 def _bold(answer: str) -> str:

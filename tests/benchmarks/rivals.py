@@ -28,6 +28,7 @@ FLOW, TABLE = "meaning", "bench"
 PACKAGES = {"joblib": "joblib", "redun": "redun", "hamilton": "sf-hamilton", "powertools": "aws-lambda-powertools"}
 NAMES = {"joblib": "joblib", "redun": "redun", "hamilton": "Hamilton", "powertools": "Powertools idempotency"}
 STORES = {"joblib": "directory", "redun": "SQLite", "hamilton": "directory", "powertools": "DynamoDB (moto)"}
+S3 = "pfl, on S3"
 # What compare.py calls the tools.
 JUDGED = {"pfl": "ours", "plain Prefect": "prefect_task_source", "joblib": "joblib", "redun": "redun", "Hamilton": "hamilton", "Powertools idempotency": "powertools"}
 
@@ -47,7 +48,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
         makers = {"pfl": lambda first: rig.sandbox("pfl-direct", "directory", 0, first), "plain Prefect": lambda first: rig.sandbox("prefect", "directory", 0, first)}
         versions, where = {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")}, {"pfl": "directory", "plain Prefect": "directory"}
         if s3 is not None:
-            makers["pfl on S3"], versions["pfl on S3"], where["pfl on S3"] = (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)), "this", "S3 (moto)"
+            makers[S3], versions[S3], where[S3] = (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)), "this", "S3 (moto)"
             _table(rig.s3_env)
         for tool, name in NAMES.items():
             found = _installed(python, PACKAGES[tool])
@@ -73,7 +74,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             print(f"rivals: {len(found['pfl']['cold'])} of {rounds} rounds", file=sys.stderr)
     for name, each in found.items():
         middle = {start: round(statistics.median(each[start]), 3) for start in ("cold", "warm")}
-        rows.append({"tool": name, "version": versions[name], "store": where[name], "cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]})
+        rows.append({"tool": "pfl" if name == S3 else name, "version": versions[name], "store": where[name], "cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]})
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 

@@ -50,6 +50,6 @@ def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:
     why = next((call["status"] for call in calls if call not in right), "they ended" if len(calls) < number else None)
     return {
         "callers": number, "keys": 1 if keys == "one" else number, "engine": engine, "computations": len(ran.read_text().splitlines()),
-        "last_ms": round(max((call["ms"] for call in calls), default=0.0), 1), "unanswered": number - len(right), "why": why, "api_requests": (rig.asked("directory", 0) - before)["api"],
-        "store_requests": sum(sum(call["store"].values()) for call in calls),
+        "last_ms": round(max((call["ms"] for call in calls), default=0.0), 1), "unanswered": number - len(right), "why": why,
+        "api_requests": (rig.asked("directory", 0) - before)["api"], "store_requests": sum(sum(call["store"].values()) for call in calls),
     }  # fmt: skip

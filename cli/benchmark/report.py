@@ -38,7 +38,7 @@ def new(quick: bool) -> dict:
 
 def finish(run: dict, left_out: Iterable[dict]) -> dict:
     """The run that ends: what was left out, and how busy the machine was."""
-    taken = {(row["workload"], row["store"], row["latency_ms"]) for row in run["steps"]}
+    taken = {_cell_of(row) for row in run["steps"]}
     names, stores, latencies = ({each[column] for each in taken} for column in range(3))
     absent = [f"{name} on {store} at {ms} ms" for name in sorted(names) for store in sorted(stores) for ms in sorted(latencies) if (name, store, ms) not in taken]
     run["left_out"] = list(left_out)
@@ -103,7 +103,7 @@ def check_readme(readme: Path) -> tuple[str, str]:
 
 def section(run: dict, where: str) -> str:
     """The results section of the README: *where* is the run's path in the repository, without its ending."""
-    first = next(((row["workload"], row["store"], row["latency_ms"]) for row in run["steps"]), None)
+    first = next(map(_cell_of, run["steps"]), None)
     parts = [
         f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, S3, latency, chains and what was left out "
         f"are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json).",
@@ -120,12 +120,12 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
     parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {_where(run)}."]
     if chart_file:
         parts.append(f"![hits, and what commands cost as a store grows]({chart_file})")
-    cells = dict.fromkeys((row["workload"], row["store"], row["latency_ms"]) for row in run["steps"])
+    cells = dict.fromkeys(map(_cell_of, run["steps"]))
     if cells:
         parts.append(
             "Cold: a fresh process, from its start to its reply. Warm: a later call of it. Each number is a median, with the 95th percentile in brackets; "
-            "processor time and requests are those of a warm call and, in brackets, of a cold one, modules those of a cold one. Reads and writes are requests to the store; of plain "
-            "Prefect in a directory, files opened. Engines took turns, call by call. The last two columns set a row beside "
+            "processor time and requests are those of a warm call and, in brackets, of a cold one, modules those of a cold one. Reads and writes are requests "
+            "to the store; of plain Prefect in a directory, files opened. Engines took turns, call by call. The last two columns set a row beside "
             "plain Prefect (`@task(cache_policy=INPUTS + TASK_SOURCE, result_storage=…)`, a tag with a limit of 1, heartbeats as they come). Where the code changed, "
             "each call is a fresh process or a warm one of an ID that was stored before the change."
         )
@@ -156,9 +156,13 @@ def _ratio(value: float, base: float) -> str:
     return f"1/{number(base / value)}" if value < base / 2 else f"{number(value / base)} ×"
 
 
+def _cell_of(row: dict) -> tuple[str, str, int]:
+    return row["workload"], row["store"], row["latency_ms"]
+
+
 def _pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
     for row in run["steps"]:
-        if (row["workload"], row["store"], row["latency_ms"]) == cell and all(row[name] == value for name, value in wanted.items()):
+        if _cell_of(row) == cell and all(row[name] == value for name, value in wanted.items()):
             return row
     return None
 
@@ -188,9 +192,9 @@ def _cell(run: dict, cell: tuple) -> str:
             both = [f"{number(warm[name])} ({number(cold[name])})" for name in ("cpu_ms", "reads", "writes", "api_requests")]
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
             rows.append((words, NAMES[engine], _bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
-    counts = {start: [row["calls"] for row in run["steps"] if (row["workload"], row["store"], row["latency_ms"]) == cell and row["start"] == start] for start in ("cold", "warm")}
-    head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>", "cold, of plain Prefect>", "warm, of plain Prefect>")
-    return f"Of each {min(counts['cold'])} cold and {min(counts['warm'], default=0)} warm.\n\n" + table(head, rows)
+    counts = {start: min(row["calls"] for row in run["steps"] if _cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
+    head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>")
+    return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows)
 
 
 def _chains(run: dict) -> str:

@@ -74,7 +74,8 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             print(f"rivals: {len(found['pfl']['cold'])} of {rounds} rounds", file=sys.stderr)
     for name, each in found.items():
         middle = {start: round(statistics.median(each[start]), 3) for start in ("cold", "warm")}
-        rows.append({"tool": "pfl" if name == S3 else name, "version": versions[name], "store": where[name], "cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]})
+        about = {"tool": "pfl" if name == S3 else name, "version": versions[name], "store": where[name]}
+        rows.append(about | {"cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]})
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 

@@ -44,6 +44,8 @@ def finish(run: dict, left_out: Iterable[dict]) -> dict:
     run["left_out"] = list(left_out)
     if absent:
         run["left_out"].append({"what": ", ".join(absent), "why": "one thing at a time is changed; --all takes them too"})
+    if stores == {"directory"} and not any(each["what"] == "S3" for each in run["left_out"]):
+        run["left_out"].append({"what": "S3", "why": "it was not asked for"})
     if run["quick"]:
         run["left_out"].append({"what": "the other flows, 80 ms to Prefect, 64 callers, a million IDs", "why": "--quick"})
     run["left_out"] += [{"what": what, "why": why} for what, why in _ALWAYS_LEFT_OUT]
@@ -105,8 +107,8 @@ def section(run: dict, where: str) -> str:
     """The results section of the README: *where* is the run's path in the repository, without its ending."""
     first = next(map(_cell_of, run["steps"]), None)
     parts = [
-        f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, S3, latency, chains and what was left out "
-        f"are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json).",
+        f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, what else was measured and what was "
+        f"left out are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json).",
         f"![hits, and what commands cost as a store grows]({where}.svg)",
     ]
     if first:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import cache, config, deploy, doctor, history, invoke, limits, output, runs, server, setup, worker
+from cli import bench, cache, config, deploy, doctor, history, invoke, limits, output, runs, server, setup, worker
 from handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("deploy")(deploy.deploy)
 app.command("remove")(deploy.remove)
 app.command("status")(deploy.status)
 app.command("logs")(deploy.logs)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")

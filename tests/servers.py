@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cli.benchmark import rig
+
 Answer = tuple[int, bytes] | str
-
-_S3 = """
-import sys
-from moto.server import ThreadedMotoServer
-
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
-sys.stdin.read()
-server.stop()
-"""
 
 
 @contextmanager
 def s3(page_objects: int = 100) -> Iterator[str]:
     """The URL of a running S3, whose listings come in pages of so many; it ends with its standard input, so also when this process is killed."""
-    environ = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(page_objects)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _S3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
-    )
-    with process:
-        url = process.stdout.readline().strip()
-        assert url, "moto did not start"
+    with rig.moto(page_objects) as url:
         yield url
 
 

@@ -65,6 +65,21 @@ def joblib() -> Callable[[Any], Any]:
     return lambda function: get_func_code(function)[0]
 
 
+def powertools() -> Callable[[Any], Any]:
+    """The key of Lambda Powertools' idempotency: the function's name and the event."""
+    from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig
+    from aws_lambda_powertools.utilities.idempotency.persistence.dynamodb import DynamoDBPersistenceLayer
+
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+
+    def key(function: Any) -> str:
+        layer = DynamoDBPersistenceLayer(table_name="any")
+        layer.configure(IdempotencyConfig(), f"{function.__module__}.{function.__qualname__}")
+        return layer._get_hashed_idempotency_key({"id": "abc"})
+
+    return key
+
+
 def charmonium() -> Callable[[Any], Any]:
     """charmonium.cache as it is."""
     from charmonium.freeze import freeze
@@ -79,7 +94,7 @@ def charmonium_impure() -> Callable[[Any], Any]:
     return lambda function: freeze(function, Config(assume_purity=False))
 
 
-TOOLS = (ours, prefect_task_source, redun, hamilton, joblib, charmonium, charmonium_impure)
+TOOLS = (ours, prefect_task_source, redun, hamilton, joblib, powertools, charmonium, charmonium_impure)
 
 
 def serve(name: str) -> None:
@@ -109,14 +124,14 @@ def serve(name: str) -> None:
         os.waitpid(pid, 0)
 
 
-def keys(tool: str, side: str, seed: int, cases: list[Case], place: Path) -> list[Any]:
-    """The keys of one side of all *cases*; None if the tool is not installed."""
+def keys(tool: str, side: str, seed: int, cases: list[Case], place: Path, python: str = sys.executable) -> list[Any]:
+    """The keys of one side of all *cases*, as *python* finds them; none if the tool is not installed there."""
     environ = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
     jobs = []
     for case in cases:
         folder = folder_of(case, side, place)
         jobs.append(json.dumps([str(folder), case.target, [str(folder / "site-packages")]]))
-    command = [sys.executable, str(HERE / "compare.py"), "--serve", tool]
+    command = [python, str(HERE / "compare.py"), "--serve", tool]
     done = subprocess.run(command, input="\n".join(jobs) + "\n", env=environ, capture_output=True, text=True, check=False)
     return [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"{'] if done.returncode == 0 else []
 

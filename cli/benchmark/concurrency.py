@@ -1,0 +1,55 @@
+"""The second section of a run: N callers at once, for one key and for N keys, against plain Prefect with a tag limit of 1."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+
+from cli.benchmark.rig import ENGINES, Rig
+from handler.core.errors import UnavailableError
+
+PATIENCE_S = 120
+FLOW = "held"
+
+
+def plan(*, quick: bool, callers: Sequence[int], engines: Sequence[str] = ENGINES) -> list[tuple[int, str, str]]:
+    """What is measured: how many callers, for ``one`` key or ``each`` its own, and of which engine."""
+    numbers = list(callers) or ([1, 8] if quick else [1, 8, 64])
+    kinds = [(number, keys) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each")]
+    return [(*kind, engine) for kind in kinds for engine in engines if engine != "functions"]
+
+
+def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> list[dict]:
+    """A row for each of *cells*; what did not end in time goes to *left_out*."""
+    rig.bake()
+    rows = []
+    for number, keys, engine in cells:
+        what = f"{number} caller{'s' if number > 1 else ''}, {'one key' if keys == 'one' else f'{number} keys'}, {engine}"
+        try:
+            rows.append(_row(rig, number, keys, engine))
+        except UnavailableError as exc:
+            left_out.append({"what": what, "why": f"{exc.what}; {exc.why}", "section": "concurrency"})
+        tick(what)
+    return rows
+
+
+def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:
+    token = uuid.uuid4().hex[:8]
+    ids = [f"{token}-{0 if keys == 'one' else each}" for each in range(number)]
+    if engine == "prefect":
+        rig.limit(ids)
+    ran = rig.place / "ran"
+    ran.write_text("")
+    # Nothing is called before the callers are forked: threads and connections would not survive that.
+    with rig.sandbox(engine, "directory", 0, {"flow": FLOW, "fork": []}, BENCH_WARM="1") as box:
+        box.first()
+        before = rig.asked("directory", 0)
+        calls = box.call({"flow": FLOW, "fork": ids}, PATIENCE_S)["calls"]
+    right = [call for call in calls if call["status"] == "completed"]
+    assert all(call["value"] in ids for call in right)
+    why = next((call["status"] for call in calls if call not in right), "they ended" if len(calls) < number else None)
+    return {
+        "callers": number, "keys": 1 if keys == "one" else number, "engine": engine, "computations": len(ran.read_text().splitlines()),
+        "last_ms": round(max((call["ms"] for call in calls), default=0.0), 1), "unanswered": number - len(right), "why": why,
+        "api_requests": (rig.asked("directory", 0) - before)["api"], "store_requests": sum(sum(call["store"].values()) for call in calls),
+    }  # fmt: skip

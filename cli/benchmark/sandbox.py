@@ -1,0 +1,209 @@
+"""
+A process that answers calls, as a Lambda sandbox does: ``main`` of this module, with a kind and its first order.
+
+Orders are JSON, the first an argument and the others a line each on stdin; answers are lines on stdout. The kinds are
+``functions`` (nothing is kept), ``pfl`` (the handler, with the engine that the environment names) and ``flow`` (the Prefect flow
+that a user would write). ``{"flow": …, "id": …}`` is one call. ``{"flow": …, "fork": [ids]}`` is one call in a process each, all
+at once; ``{"flow": …, "loop": [ids]}`` is one after the other, of which only the sum is told.
+
+Only what a hit needs is imported here: what else a kind needs, it imports itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+_touched = {"get": 0, "put": 0}  # Files of the store that plain Prefect read and wrote.
+
+
+def main() -> None:
+    """Answer orders until stdin ends."""
+    kind, first = sys.argv[1:3]
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # What a step prints is no answer.
+    call = _KINDS[kind]()
+    order = json.loads(first)
+    while order:
+        if "fork" in order:
+            told = _at_once(call, order)
+        elif "loop" in order:
+            told = _in_turn(call, order)
+        else:
+            told = _timed(call, order["flow"], order["id"])
+        told["modules"] = len(sys.modules)
+        out.write(json.dumps(told) + "\n")
+        out.flush()
+        _settle()
+        out.write("settled\n")
+        out.flush()
+        order = json.loads(sys.stdin.readline() or "null")
+
+
+def _timed(call, flow: str, id: str) -> dict:
+    before, cpu, started = dict(_touched), time.process_time(), time.perf_counter()
+    told = call(flow, id)
+    told |= {"ms": (time.perf_counter() - started) * 1e3, "cpu_ms": (time.process_time() - cpu) * 1e3, "cpu_all_ms": time.process_time() * 1e3}
+    told.setdefault("store", {verb: count - before[verb] for verb, count in _touched.items()})
+    return told
+
+
+def _in_turn(call, order: dict) -> dict:
+    call(order["flow"], order["loop"][0])  # The first opens the store.
+    started, cpu = time.perf_counter(), time.process_time()
+    for id in order["loop"]:
+        call(order["flow"], id)
+    return {"began": started, "ended": time.perf_counter(), "cpu_s": time.process_time() - cpu}
+
+
+def _at_once(call, order: dict) -> dict:
+    """Each caller is forked from this process, which has imported everything, and waits for the same pipe to close."""
+    gate, go = os.pipe()
+    answers, answer = os.pipe()
+    children = []
+    for id in order["fork"]:
+        if (pid := os.fork()) == 0:
+            os.close(go)
+            os.read(gate, 1)
+            try:
+                told = _timed(call, order["flow"], id)
+                told = {"ended": time.perf_counter(), "status": told.get("status", "completed"), "store": told["store"], "value": told["value"]}
+            except Exception as exc:
+                told = {"ended": time.perf_counter(), "status": f"{type(exc).__name__}: {exc}"[:200], "store": {}, "value": None}
+            os.write(answer, json.dumps(told).encode() + b"\n")  # Shorter than a pipe's atomic write.
+            _settle()
+            os._exit(0)
+        children.append(pid)
+    os.close(answer)
+    started = time.perf_counter()
+    os.close(go)
+    with open(answers, "rb") as pipe:
+        calls = [json.loads(line) for line in pipe]
+    for pid in children:
+        os.waitpid(pid, 0)
+    os.close(gate)
+    return {"calls": [each | {"ms": (each["ended"] - started) * 1e3} for each in calls]}
+
+
+def _functions():
+    import inspect
+
+    from plain.pipeline import FLOWS
+
+    takes = {step: tuple(inspect.signature(step).parameters) for steps in FLOWS.values() for step in steps}
+
+    def call(flow: str, id: str) -> dict:
+        values = {"id": id, "previous": None, "top": 10}
+        for step in FLOWS[flow]:
+            values[step.__name__] = step(**{name: values[name] for name in takes[step]})
+        return {"value": values[FLOWS[flow][-1].__name__], "computed": len(FLOWS[flow])}
+
+    return call
+
+
+def _pfl():
+    from handler.entry import lambda_handler
+
+    if os.environ.get("BENCH_WARM"):  # Callers are forked from here: as sandboxes that have computed before.
+        from handler.core.settings import of_process
+        from handler.engine import prefect_env, run  # noqa: F401
+
+        prefect_env.prepare(of_process())
+        if of_process().engine == "prefect":
+            from handler.engine import cancel, prefect_flow, prefect_run  # noqa: F401
+
+    def call(flow: str, id: str) -> dict:
+        reply = lambda_handler({"flow": flow, "id": id})
+        if reply["status"] != "completed":
+            error = reply["error"]
+            return {"value": None, "computed": 0, "store": reply.get("store", {}), "status": f"{error['what']}: {error['why']}"[:200]}
+        rows = reply["steps"]
+        return {"value": rows[-1]["value"], "computed": sum(row["status"] == "computed" for row in rows), "store": reply["store"]}
+
+    return call
+
+
+def _flow():
+    import inspect
+
+    from plain.pipeline import FLOWS
+    from prefect import flow, task
+    from prefect.cache_policies import INPUTS, TASK_SOURCE
+
+    storage, folder = os.environ["BENCH_BLOCK"], os.environ.get("BENCH_FOLDER", "")
+    takes = {step: tuple(inspect.signature(step).parameters) for steps in FLOWS.values() for step in steps}
+    cached = {step: task(step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage) for step in takes}
+
+    @flow
+    def pipeline(name: str, id: str) -> dict:
+        values, computed = {"id": id, "previous": None, "top": 10}, 0
+        for step in FLOWS[name]:
+            one_at_a_time = cached[step].with_options(tags=[f"bench-{id}"])
+            state = one_at_a_time(**{each: values[each] for each in takes[step]}, return_state=True)
+            values[step.__name__] = state.result()
+            computed += state.name != "Cached"
+        return {"value": values[FLOWS[name][-1].__name__], "computed": computed}
+
+    if folder:
+
+        def touched(event: str, details: tuple) -> None:
+            if event == "open" and str(details[0]).startswith(folder):
+                _touched["get" if details[1] and "r" in details[1] else "put"] += 1
+
+        sys.addaudithook(touched)
+    return pipeline
+
+
+def _settle() -> None:
+    """Let Prefect send what it still has: Lambda freezes a sandbox when it has replied."""
+    if worker := sys.modules.get("prefect.logging.handlers"):
+        worker.APILogWorker.drain_all(timeout=20)
+
+
+def operate() -> None:
+    """What a person's commands ask of the store, by name: ``main`` of a process that measures them."""
+    from itertools import islice
+
+    from handler.core import history, inspection, store
+    from handler.core.settings import Settings
+    from handler.engine import reap
+
+    settings = Settings.from_env(os.environ)
+    opened, id = store.of(settings), sys.argv[1]
+    works = {
+        "cache ls --id": lambda: len(list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))),
+        "history ls": lambda: len(list(islice(history.ls(opened, warn=print), 20))),
+        "history ls --id": lambda: len(list(islice(history.ls(opened, id=id, warn=print), 20))),
+        "runs reap": lambda: len(list(reap.reap(opened, settings))),
+    }
+    times: dict[str, list] = {name: [] for name in works}
+    for _ in range(int(sys.argv[2])):
+        for name, work in works.items():
+            before, started = opened.counts.total(), time.perf_counter()
+            found = work()
+            times[name].append(((time.perf_counter() - started) * 1e3, opened.counts.total() - before, found))
+    print(json.dumps(times))
+
+
+def save_blocks() -> None:
+    """Save the storage blocks that a plain Prefect flow names: ``main`` of a process that ends with it."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    blocks = json.loads(sys.argv[1])
+    if "directory" in blocks:
+        from prefect.filesystems import LocalFileSystem
+
+        LocalFileSystem(basepath=blocks["directory"]).save("bench", overwrite=True)
+    if "s3" in blocks:
+        from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
+
+        given = blocks["s3"]
+        client = AwsClientParameters(endpoint_url=given["endpoint"]) if given["endpoint"] else AwsClientParameters()
+        credentials = AwsCredentials(aws_client_parameters=client, region_name=given["region"] or None)
+        S3Bucket(bucket_name=given["bucket"], bucket_folder=given["folder"], credentials=credentials).save("bench", overwrite=True)
+
+
+_KINDS = {"functions": _functions, "pfl": _pfl, "flow": _flow}

@@ -1,0 +1,144 @@
+"""The first section of a run: the same steps as plain functions, with both engines, and as the plain Prefect flow a user would write."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from cli.benchmark import workloads
+from cli.benchmark.rig import ENGINES, Rig
+from cli.benchmark.workloads import Workload
+
+CASES = ("miss", "hit", "cosmetic", "helper")
+
+
+class Cell(NamedTuple):
+    """What is measured together: one flow, one kind of store, one distance to Prefect; so many fresh processes, and warm calls of each."""
+
+    workload: str
+    store: str
+    latency_ms: int
+    rounds: int
+    calls: int
+
+
+def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies: Sequence[int], rounds: int, calls: int, every: bool) -> list[Cell]:
+    """
+    The cells of a run: one thing at a time is changed from the first one, unless *every* combination of what is named is asked for.
+
+    Args:
+        quick: Fewer, with fewer calls.
+        names: Flows that were asked for; empty: the usual.
+        stores: Kinds of store that were asked for; empty: the usual.
+        latencies: Milliseconds to Prefect that were asked for; empty: the usual.
+        rounds: Fresh processes of each; 0: the usual.
+        calls: Warm calls of each process; 0: the usual.
+        every: Each flow on each store at each latency.
+    """
+    all_names = list(names) or (["meaning"] if quick else ["meaning", "audit", "chain-1", "chain-10", "chain-50"])
+    all_stores = list(stores) or ["directory", "s3"]
+    all_latencies = list(latencies) or ([0] if quick else [0, 80])
+    cells = []
+    for number, (name, kind, latency_ms) in enumerate(itertools.product(all_names, all_stores, all_latencies)):
+        if not every and name != all_names[0] and (kind, latency_ms) != (all_stores[0], all_latencies[0]):
+            continue
+        is_long = workloads.ALL[name].steps > 10
+        usual = (1, 2) if quick else (1, 1) if is_long else (3, 3) if not number else (1, 3)
+        cells.append(Cell(name, kind, latency_ms, rounds or usual[0], calls or usual[1]))
+    return cells
+
+
+def measure(
+    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
+) -> list[dict]:
+    """Rows of all *cells*; *tick* is told as each of a cell's cases has been gone through once."""
+    pristine: dict[Path, str] = {}
+    # What is right is what plain functions say, so they always run.
+    engines = ("functions", *(each for each in engines if each != "functions"))
+    return [row for cell in cells for row in _cell(rig, cell, pristine, tick, engines, cases)]
+
+
+def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
+    workload = workloads.ALL[cell.workload]
+    ids = workload.ids(cell.calls + 1)
+    if "prefect" in engines:
+        rig.limit(ids)
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for number in range(cell.rounds):
+        rig.wipe(cell.store)
+        for case in cases:
+            workloads.edit(rig.project, workload, case, pristine)
+            rig.bake()
+            order = engines if number % 2 == 0 else (engines[0], *reversed(engines[1:]))
+            _case(rig, cell, case, order, ids, found)
+            tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {_WORDS[case]}")
+    workloads.edit(rig.project, workload, "", pristine)
+    return [_row(cell, workload, *key, calls) for key, calls in sorted(found.items(), key=_order)]
+
+
+def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[str], found: dict) -> None:
+    """One fresh process of each engine, and warm calls of each, taking turns."""
+    with ExitStack() as stack:
+        boxes, truth = {}, {}
+        for number, id in enumerate(ids):
+            for engine in order:
+                told = {"flow": cell.workload, "id": id}
+                before = rig.asked(cell.store, cell.latency_ms)
+                if number == 0:
+                    boxes[engine] = stack.enter_context(rig.sandbox(engine, cell.store, cell.latency_ms, told))
+                    call = boxes[engine].first()
+                else:
+                    call = boxes[engine].call(told)
+                if call.get("status"):
+                    raise RuntimeError(f"{engine}, {cell.workload}: {call['status']}")
+                asked = rig.asked(cell.store, cell.latency_ms) - before
+                value = workloads.essence(cell.workload, call.pop("value"))
+                truth.setdefault(id, value)  # Plain functions go first, and keep nothing.
+                # Of plain Prefect on the user's own S3 nobody counts the requests.
+                counts = call["store"]
+                if cell.store == "s3" and engine != "functions":
+                    counts = asked if rig.s3() is not None else None if engine == "prefect" else counts
+                call |= {"is_right": value == truth[id], "api_requests": asked["api"], **_io(counts)}
+                if engine != "functions" or case == "miss":
+                    found.setdefault((engine, case, "warm" if number else "cold"), []).append(call)
+
+
+def _io(counts: dict | None) -> dict[str, int | None]:
+    """Reads and writes among requests by verb; None where they were not counted."""
+    if counts is None:
+        return {"reads": None, "writes": None}
+    return {"reads": counts.get("get", 0) + counts.get("list", 0), "writes": counts.get("put", 0) + counts.get("delete", 0)}
+
+
+def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]) -> dict:
+    def middle(name: str) -> float | None:
+        return None if calls[0][name] is None else round(statistics.median(call[name] for call in calls), 3)
+
+    ms, computed = sorted(call["ms"] for call in calls), middle("computed")
+    if engine == "functions":
+        answer = "computed"
+    elif not all(call["is_right"] for call in calls):
+        answer = "stale"
+    else:
+        answer = "hit" if computed == 0 else "computed again" if case != "miss" else "computed"
+    return {
+        "workload": cell.workload, "steps": workload.steps, "store": cell.store, "latency_ms": cell.latency_ms, "engine": engine,
+        "case": case, "start": start, "answer": answer, "calls": len(calls), "computed_steps": computed,
+        "median_ms": middle("ms"), "p95_ms": round(ms[math.ceil(0.95 * len(ms)) - 1], 3),
+        "per_step_ms": round(statistics.median(ms) / workload.steps, 3), "cpu_ms": middle("cpu_ms"),
+        "reads": middle("reads"), "writes": middle("writes"),
+        "api_requests": middle("api_requests"), "modules": middle("modules"),
+    }  # fmt: skip
+
+
+def _order(item: tuple) -> tuple:
+    (engine, case, start), _ = item
+    return CASES.index(case), start, ENGINES.index(engine)
+
+
+_WORDS = {"miss": "misses", "hit": "hits", "cosmetic": "hits after a comment", "helper": "calls after a helper changed"}

@@ -1,0 +1,94 @@
+"""
+One of the tools, as a process that answers calls: ``rival.py TOOL ORDER``, see :mod:`cli.benchmark.sandbox`.
+
+Nothing is imported here that a hit of the tool does not need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from cli.benchmark import sandbox  # noqa: E402  the line above finds it
+
+_ran: list[str] = []
+
+
+def _steps():
+    """The plain functions, which tell that they ran."""
+    from plain import a, b, c
+
+    return a.a, b.b, c.c
+
+
+def _counted(answer):
+    """*answer* as a sandbox wants it: what it computed is what ran."""
+
+    def call(flow: str, id: str) -> dict:
+        _ran.clear()
+        value = answer(id)
+        return {"value": value, "computed": len(_ran), "store": {}}
+
+    return call
+
+
+def joblib():
+    from joblib import Memory
+
+    memory = Memory(os.environ["BENCH_PLACE"], verbose=0)
+    a, b, c = map(memory.cache, _steps())
+
+    def answer(id: str) -> float:
+        first = a(id)
+        return c(id, b(id, first))
+
+    return _counted(answer)
+
+
+def redun():
+    import logging
+
+    from redun import Scheduler, task
+    from redun.config import Config
+
+    logging.disable(logging.CRITICAL)
+    a, b, c = (task(step, name=step.__name__, namespace="bench") for step in _steps())
+
+    @task(namespace="bench")
+    def chain(id: str):
+        return c(id, b(id, a(id)))
+
+    scheduler = Scheduler(Config({"backend": {"db_uri": f"sqlite:///{os.environ['BENCH_PLACE']}/redun.db"}}))
+    scheduler.load(migrate=True)
+    return _counted(lambda id: scheduler.run(chain(id)))
+
+
+def hamilton():
+    from hamilton import driver, telemetry
+    from plain import a, b, c
+
+    telemetry.disable_telemetry()
+    built = driver.Builder().with_modules(a, b, c).with_cache(path=os.environ["BENCH_PLACE"]).build()
+    return _counted(lambda id: built.execute(["c"], inputs={"id": id})["c"])
+
+
+def powertools():
+    from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
+
+    a, b, c = _steps()
+    layer = DynamoDBPersistenceLayer(table_name=os.environ["BENCH_TABLE"])
+
+    @idempotent_function(data_keyword_argument="event", persistence_store=layer, config=IdempotencyConfig(expires_after_seconds=86_400))
+    def handler(*, event: dict) -> float:
+        first = a(event["id"])
+        return c(event["id"], b(event["id"], first))
+
+    return _counted(lambda id: handler(event={"id": id}))
+
+
+if __name__ == "__main__":
+    del sys.path[1]  # This folder, whose modules are not the tool's.
+    sandbox._KINDS[sys.argv[1]] = globals()[sys.argv[1]]
+    sandbox.main()

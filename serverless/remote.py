@@ -189,7 +189,7 @@ def fetch(reply: dict, settings: Settings) -> None:
         path = records.result_path(reply["id"], row["step"], row["key"])
         if (data := opened.get(path)) is None:
             raise NotFoundError(f"{path} is not in {settings.store}", hint="is PFL_STORE the store of the function?")
-        row["value"] = json.loads(records.decode_result(data, path, allow_pickle=settings.allow_pickle)[0])
+        row["value"] = records.decode_result(data, path, allow_pickle=settings.allow_pickle)[0]
 
 
 def _death(at: Target, body: bytes, log: str) -> UnavailableError:

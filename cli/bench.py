@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import output
-from cli.invoke import Json
+from cli.options import Json
 from handler.core.errors import InvalidRequestError, NotFoundError
 
 SECTIONS = ("steps", "concurrency", "scale")
@@ -36,7 +36,7 @@ def bench(
     from cli.benchmark import report
 
     if render is not None:
-        if quick or only or flow or engine or store or latency or every or callers or ids or s3 or out:
+        if quick or only or flow or engine or store or latency or every or rounds or calls or callers or ids or s3 or out:
             raise InvalidRequestError("--render measures nothing", why="it goes with --readme and --json alone", hint=f"pfl bench --render {render}")
         run = report.read(render)
         report.write(run, render, readme)
@@ -44,6 +44,11 @@ def bench(
         if readme is not None and out is None:
             raise InvalidRequestError("--readme needs a run to tell of", hint="--out FILE.json or --render FILE.json")
         _check(only, flow, engine, store, s3, out, readme)
+        if s3 and store and "s3" not in store:
+            raise InvalidRequestError("--s3 and --store directory do not go together", hint="--store s3")
+        for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale")):
+            if given and only and section not in only:
+                raise InvalidRequestError(f"{flag} is about {section}, which --only leaves out", hint=f"--only {section}")
         if out is not None and not out.parent.is_dir():
             raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
         run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3)

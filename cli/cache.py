@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import FlowName, Json, Param, Step
+from cli.invoke import FlowName, Param, Step
+from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes
 from handler.core import records
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
 
@@ -17,9 +18,9 @@ app = typer.Typer(help="What is stored, for which IDs, and what it rests on.", n
 
 @app.command("ls")
 def ls(
-    id: Annotated[str | None, typer.Option("--id", help="Only this ID.")] = None,
+    id: OnlyId = None,
     flow: FlowName = None,
-    step: Annotated[str | None, typer.Option("--step", help="Only this step.")] = None,
+    step: OnlyStep = None,
     json: Json = False,
 ) -> None:
     """List what a call can be answered from, one line per stored plan: of one ID in order of step, else as it is found."""
@@ -47,7 +48,7 @@ _LINE = "{:<24} {:<12} {:<12} {:<12} {:>9}  {}"
 
 @app.command("inspect")
 def inspect(
-    id: Annotated[str, typer.Option("--id", help="The ID.")],
+    id: TheId,
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
@@ -75,7 +76,7 @@ def inspect(
 
 @app.command("why")
 def why(
-    id: Annotated[str, typer.Option("--id", help="The ID.")],
+    id: TheId,
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
@@ -111,8 +112,8 @@ def accept(
     step: Annotated[str, typer.Option("--step", help="The step whose edit changes no result.")],
     since: Annotated[str | None, typer.Option("--from", help="Start of the older fingerprint; the latest if not given.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the acceptance of the present code back.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Declare the last edit of a step harmless: the results of its older code stay valid."""
@@ -156,10 +157,6 @@ def _warn(exc: CorruptRecordError) -> None:
     output.say(f"warning: {output.printable(str(exc))}")
 
 
-Dry = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
 @app.command("bust")
 def bust(
     id: Annotated[str | None, typer.Option("--id", help="Of this ID; of all if not given.")] = None,
@@ -168,7 +165,7 @@ def bust(
     upstream: Annotated[bool, typer.Option("--upstream", help="And all steps that it needs.")] = False,
     older_than: Annotated[str | None, typer.Option("--older-than", metavar="AGE", help="What is older, such as 7d.")] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Of all IDs that begin so.")] = None,
-    dry_run: Dry = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -223,7 +220,7 @@ def restore(
     names: Annotated[list[str] | None, typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust named them.")] = None,
     id: Annotated[str | None, typer.Option("--id", help="All busts of this ID.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
-    dry_run: Dry = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -267,7 +264,7 @@ def restore(
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Set aside what nobody can use, below aside/ in the store.")] = False,
     after: Annotated[str, typer.Option("--after", metavar="KEY", help="Go on behind this key.")] = "",
-    dry_run: Dry = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Read and check every object of the store; exit 6 if some are damaged and were not set aside."""
@@ -312,7 +309,7 @@ def verify(
 
 @app.command("stats")
 def stats(
-    id: Annotated[str | None, typer.Option("--id", help="Only this ID.")] = None,
+    id: OnlyId = None,
     json: Json = False,
 ) -> None:
     """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""

@@ -7,7 +7,7 @@ import re
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
+from cli.options import Json
 from handler.core.settings import KNOBS
 
 app = typer.Typer(help="The settings in force.", no_args_is_help=True)

@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
+from cli.options import Json, Yes
 from handler.core.errors import InvalidRequestError, NotFoundError, PflError
 
 Name = Annotated[str, typer.Option("--name", help="Of the service.")]
 Stage = Annotated[str, typer.Option("--stage", help="Which of its copies.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def deploy(

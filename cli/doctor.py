@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
+from cli.options import Json
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 _SKEW_S = 30  # AWS refuses signatures that are 15 minutes off; leases go by the store's own clock.

@@ -12,14 +12,10 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
-from cli.runs import DryRun
+from cli.options import DryRun, Json, OnlyFlow, OnlyId, OnlyStep, TheId, Yes
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 
 app = typer.Typer(help="What became of each step, what differs between two runs, and since when.", no_args_is_help=True)
-Id = Annotated[str | None, typer.Option("--id", help="Only this ID.")]
-FlowName = Annotated[str | None, typer.Option("--flow", help="Only this flow.")]
-Step = Annotated[str | None, typer.Option("--step", help="Only this step.")]
 _SINCE = "Not older than 7d, 12h, 30m, or a moment such as 2026-11-01."
 Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help=_SINCE)]
 _STATUS = "Only computed, failed, crashed, busted, restored or accepted."
@@ -120,7 +116,7 @@ def _one_of(plot: bool, json: bool) -> None:
 
 @app.command("ls")
 def ls(
-    id: Id = None, flow: FlowName = None, step: Step = None, since: Since = None, status: Status = None,
+    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
     path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
 ) -> None:  # fmt: skip
@@ -145,7 +141,7 @@ def ls(
 @app.command("show")
 def show(
     record: Annotated[str, typer.Argument(metavar="RECORD", help="Its first digits, or its whole key.")],
-    id: Id = None, path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
+    id: OnlyId = None, path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Show one record whole: value, inputs, key, fingerprint and its parts, run, timings, and the record before it."""
     from handler.core import history
@@ -180,7 +176,7 @@ def _record(store, short: str, id: str | None) -> tuple:
 
 @app.command("tail")
 def tail(
-    id: Id = None, step: Step = None,
+    id: OnlyId = None, step: OnlyStep = None,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the newest.")] = 10,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
     json: Json = False,
@@ -225,7 +221,7 @@ def diff(
     records: Annotated[list[str] | None, typer.Argument(metavar="[RECORD RECORD]", help="Two records.")] = None,
     id: Annotated[list[str] | None, typer.Option("--id", help=_TWO)] = None,
     run: Annotated[list[str] | None, typer.Option("--run", help=_RUN)] = None,
-    step: Step = None,
+    step: OnlyStep = None,
     within: Annotated[str | None, typer.Option("--tolerance", help=_APART)] = None,
     key: Key = "id",
     json: Json = False,
@@ -344,7 +340,7 @@ def _emit_difference(row: dict) -> None:
 
 @app.command("bisect")
 def bisect(
-    id: Annotated[str, typer.Option("--id", help="The ID.")],
+    id: TheId,
     step: Annotated[str, typer.Option("--step", help="The step.")],
     path: Path = "$",
     when: Annotated[str | None, typer.Option("--when", help="Where this became true, such as 'value > 100'.")] = None,
@@ -379,7 +375,7 @@ def bisect(
             return log.end(f"{count} of {len(names)} records read")
         before = ((name, body), found)
     log.end()
-    where = f"{len(names)} records of step {step} of {id!r}"
+    where = f"{output.counted(len(names), 'record')} of step {step} of {id!r}"
     if not there:
         what = f"{path} is in none of {where}" if names else f"there are no records of step {step} of {id!r}"
         raise NotFoundError(what, hint=f"pfl history ls --id {id} --step {step}")
@@ -399,12 +395,14 @@ def _differ(old: object, new: object) -> bool:
 def export(
     format: Annotated[str, typer.Option("--format", help="jsonl, csv or parquet.")] = "jsonl",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where to; stdout if not given.")] = None,
-    id: Id = None, flow: FlowName = None, step: Step = None, since: Since = None, status: Status = None,
+    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
 ) -> None:  # fmt: skip
     """Write all records, or those chosen, to a file, as they are read."""
     import csv
+    import shlex
     import sys
     from contextlib import nullcontext
+    from pathlib import Path as FilePath
 
     from cli import query
 
@@ -412,6 +410,8 @@ def export(
         raise InvalidRequestError(f"unknown format {format!r}", hint="--format jsonl, csv or parquet")
     if format == "parquet" and out is None:
         raise InvalidRequestError("parquet cannot go to stdout", hint="--out history.parquet")
+    if out is not None and not (folder := FilePath(out).parent).is_dir():
+        raise NotFoundError(f"there is no directory {folder}", hint=f"mkdir -p {shlex.quote(str(folder))}")
     store, log, count = _store(), _Log(), 0
     rows = (_whole(store, *each) for each in _found(store, log, id, flow, step, since, status))
     if format == "parquet":
@@ -439,7 +439,7 @@ def _csv_cell(cell: object, column: str) -> str | None:
 @app.command("sql")
 def sql(
     select: Annotated[str, typer.Argument(metavar="QUERY", help="SQL over the table history.")],
-    id: Id = None, flow: FlowName = None, step: Step = None, since: Since = None, status: Status = None,
+    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Ask with SQL: a row for each record in the table history. Needs DuckDB: pip install 'pfl[query]'."""
@@ -472,9 +472,9 @@ _OLD = "What is older, such as 90d, or than a moment."
 @app.command("prune")
 def prune(
     older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help=_OLD)],
-    id: Id = None,
+    id: OnlyId = None,
     dry_run: DryRun = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Delete old records for good; the newest value of each step of each ID stays. Nothing else ever deletes one."""

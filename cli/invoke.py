@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
+from cli.options import Json
 from handler.core import errors
 from handler.core.errors import InvalidRequestError
 
@@ -16,7 +17,6 @@ Step = Annotated[str | None, typer.Option("--step", help="The step to run, with 
 Bust = Annotated[list[str] | None, typer.Option("--bust", help="Compute again: this, all, or a step; repeatable.")]
 Skip = Annotated[list[str] | None, typer.Option("--skip", help="Take this step's newest stored value; repeatable.")]
 Param = Annotated[list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter; repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
 def invoke(
@@ -52,16 +52,12 @@ def invoke(
         if isinstance(raw, dict) and engine is not None:
             raw["engine"] = engine
         return _remote(chosen, target, raw, endpoint_url, asynchronous, json)
-    progress = output.Progress()
     from handler import entry
 
     results = store.of(chosen)
     output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
-    try:
-        with output.stdout_kept_for_data():
-            reply = entry.handle(raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=progress)
-    finally:
-        progress.stop()
+    with output.Progress() as progress, output.stdout_kept_for_data():
+        reply = entry.handle(raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=progress)
     _show(reply, json)
     if "error" in reply:
         raise typer.Exit(errors.exit_code(reply["error"]["type"]))

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
-from cli.runs import DryRun
+from cli.options import DryRun, Json, Yes
 from handler.core.errors import InvalidRequestError
 
 app = typer.Typer(help="How many computations of a step may run at once.", no_args_is_help=True)
@@ -35,7 +34,7 @@ def ls(json: Json = False) -> None:
                 who = each["name"] or each["task_run_id"]
                 dead = "  leaked: its process is dead" if each["is_dead"] else ""
                 output.emit(output.printable(f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"))
-    output.say(f"{count} limits" + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
+    output.say(output.counted(count, "limit") + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
 
 
 @app.command("set")
@@ -55,7 +54,7 @@ def set_limit(
 def rm(
     id: Id = None, step: Step = None, tag: Tag = None,
     idle: Annotated[str | None, typer.Option("--idle", help="All of single IDs that nobody used for so long, as 7d.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     dry_run: DryRun = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Remove a limit, or those made for single IDs that are idle."""
@@ -74,7 +73,7 @@ def rm(
             if not dry_run:
                 limits.rm(api, results, name)
             _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
-    output.say(f"{len(names)} limits " + ("would be removed" if dry_run else "removed"))
+    output.say(output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed"))
 
 
 @app.command("reset")
@@ -99,11 +98,9 @@ def _prefect() -> Iterator[tuple]:
     from handler.core import store
     from handler.engine import limits, prefect_env
 
-    chosen, progress = settings.load(), output.Progress()
-    try:
+    chosen = settings.load()
+    with output.Progress() as progress:
         api = prefect_env.choose(chosen, lambda text: progress("", text))
-    finally:
-        progress.stop()
     yield limits, api, store.of(chosen)
 
 

@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
+from cli.options import DryRun, Json, OnlyId
 
 app = typer.Typer(help="What runs or ran, and burying what died.", no_args_is_help=True)
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 @app.command("ls")
 def ls(
-    id: Annotated[str | None, typer.Option("--id", help="Only this ID.")] = None,
+    id: OnlyId = None,
     status: Annotated[str | None, typer.Option("--status", help="Only these: running, crashed, completed, failed, …")] = None,
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those that look alive, and whose process is dead.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
@@ -46,7 +45,7 @@ def ls(
         links = {(y, 5): row["url"] for y, row in enumerate(found) if row["url"]}
         output.table(["id", "flow", "step", "status", "started", "run"], shown, links=links)
     dead = sum(row["stuck"] for row in found)
-    output.say(f"{len(found)} runs" + (f", {dead} stuck: pfl runs reap" if dead else ""))
+    output.say(output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
 
 
 @app.command("reap")
@@ -55,8 +54,8 @@ def reap(dry_run: DryRun = False, json: Json = False) -> None:
     from handler.core import store
     from handler.engine import reap as reaper
 
-    chosen, progress, count = settings.load(), output.Progress(), 0
-    try:
+    chosen, count = settings.load(), 0
+    with output.Progress() as progress:
         for row in reaper.reap(store.of(chosen), chosen, dry_run=dry_run, notify=progress):
             count += 1
             progress.stop()
@@ -64,9 +63,7 @@ def reap(dry_run: DryRun = False, json: Json = False) -> None:
                 output.emit(row | {"dry_run": dry_run})
             else:
                 output.emit(output.printable(f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"))
-    finally:
-        progress.stop()
-    output.say(f"{count} dead runs " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
+    output.say(output.counted(count, "dead run") + " " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
 
 
 @app.command("open")
@@ -74,11 +71,8 @@ def open_run(run: Annotated[str, typer.Argument(help="The ID of a flow run or a 
     """Print the page of a run in Prefect's UI; at a terminal, open it."""
     from handler.engine import runs
 
-    chosen, progress = settings.load(), output.Progress()
-    try:
-        url = runs.link(chosen, run, progress)
-    finally:
-        progress.stop()
+    with output.Progress() as progress:
+        url = runs.link(settings.load(), run, progress)
     output.emit({"url": url} if json else url)
     if sys.stdout.isatty() and not json:
         import webbrowser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
+from cli.options import Json
 from handler.core.errors import NotFoundError
 
 app = typer.Typer(help="The embedded Prefect server of this project.", no_args_is_help=True)

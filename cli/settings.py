@@ -23,6 +23,8 @@ def load(**flags: object) -> Settings:
         InvalidRequestError: ``.env`` cannot be read, or a setting does not parse.
     """
     found = Settings.from_env(os.environ)
+    if found.project and not found.root.is_dir():
+        raise InvalidRequestError(f"PFL_PROJECT is {found.project!r}", why="there is no such directory", hint="the directory that holds flows/")
     if not found.project and not Path.cwd().is_relative_to(found.root):
         output.say(
             f"no flows/pipeline.py in {Path.cwd()} or above it: using the flows of {found.root}"

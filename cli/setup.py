@@ -9,13 +9,11 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import Json
-from cli.runs import DryRun
+from cli.options import DryRun, Json, Pool, Yes
 from handler.core.errors import InvalidRequestError
 
 app = typer.Typer(help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
-Pool = Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")]
 Keys = Annotated[bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")]
 KINDS = ("blocks", "deployments", "automations")
 
@@ -49,7 +47,7 @@ def rm(
     what: Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
     name: Name = "cache",
     pool: Pool = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -73,13 +71,9 @@ def connected(chosen) -> Iterator:
     """Prefect's API, set up in this process; while the embedded server starts, that is told."""
     from handler.engine import prefect_run
 
-    progress = output.Progress()
-    try:
-        with prefect_run.session(chosen, progress) as api:
-            progress.stop()
-            yield api
-    finally:
+    with output.Progress() as progress, prefect_run.session(chosen, progress) as api:
         progress.stop()
+        yield api
 
 
 def _make(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
+from cli.options import Pool
 from cli.setup import connected
 from handler.core.errors import InvalidRequestError, NotFoundError
 
@@ -15,7 +16,7 @@ app = typer.Typer(help="What carries runs from Prefect to the function.", no_arg
 
 @app.command("start")
 def start(
-    pool: Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")] = None,
+    pool: Pool = None,
     name: Annotated[str | None, typer.Option("--name", help="The worker's name.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Hand over at most so many at once.")] = None,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks for runs.")] = 2,

@@ -105,6 +105,10 @@ def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_
         (["--readme", "README.md"], 2, "--render"),
         (["--render", "absent.json"], 3, "--out"),
         (["--render", "absent.json", "--quick"], 2, "--render absent.json"),
+        (["--render", "absent.json", "--rounds", "4"], 2, "--render absent.json"),
+        (["--s3", "s3://bucket", "--store", "directory"], 2, "--store s3"),
+        (["--only", "steps", "--callers", "3"], 2, "--only concurrency"),
+        (["--only", "steps", "--ids", "3"], 2, "--only scale"),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_measured(project, arguments, code, hint, capsys):

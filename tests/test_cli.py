@@ -88,6 +88,15 @@ def test_invoke_prints_a_table_and_says_where_it_runs(here):
     assert "3 of 3 steps from the cache" in pfl("invoke", "--id", "abc", is_new=True).err
 
 
+def test_a_project_that_is_not_there_is_told_and_not_made(tmp_path, monkeypatch):
+    absent = tmp_path / "absent"
+    monkeypatch.setenv("PFL_PROJECT", str(absent))
+    for arguments in (["cache", "ls"], ["doctor", "--fast"], ["invoke", "--id", "abc"]):
+        done = pfl(*arguments)
+        assert (done.code, done.out) == (2, "") and "there is no such directory" in done.err
+    assert not absent.exists()
+
+
 def test_invoke_as_json_is_the_reply_and_nothing_else(here):
     pfl("invoke", "--id", "abc")
     reply = pfl("invoke", "--id", "abc", "--step", "c", "--json").data

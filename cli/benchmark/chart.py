@@ -14,7 +14,7 @@ _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 def svg(run: dict) -> str:
     """The picture, as SVG text."""
     top, parts = 30, []
-    for title, bars in (("cold hit of three steps, ms", _hits(run, "cold")), ("warm hit of three steps, ms", _hits(run, "warm"))):
+    for title, bars in (("cold hit of three steps, ms, logarithmic", _hits(run, "cold")), ("warm hit of three steps, ms, logarithmic", _hits(run, "warm"))):
         if bars:
             parts += _bars(title, bars, top)
             top += 34 + _ROW * len(bars)
@@ -57,7 +57,7 @@ def _lines(rows: Sequence[dict], top: float) -> Iterator[str]:
     sizes = [row["ids"] for row in rows]
     (low, high), (few, many) = _decades(values), _decades(sizes)
     bottom = top + 200
-    yield _text(_LEFT, top, "what a command takes as the store grows, ms", weight="bold")
+    yield _text(_LEFT, top, "what a command takes as the store grows, ms, logarithmic", weight="bold")
     for exponent in range(round(math.log10(low)), round(math.log10(high)) + 1):
         y = _at(10.0**exponent, low, high, bottom, top + 16)
         yield f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_RIGHT}" y2="{y:.1f}" stroke="#ddd"/>'

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -107,8 +108,10 @@ def section(run: dict, where: str) -> str:
     """The results section of the README: *where* is the run's path in the repository, without its ending."""
     first = next(map(_cell_of, run["steps"]), None)
     parts = [
-        f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, what else was measured and what was "
-        f"left out are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json).",
+        _prose(
+            f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, what else was measured and what was "
+            f"left out are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json)."
+        ),
         f"![hits, and what commands cost as a store grows]({where}.svg)",
     ]
     if first:
@@ -253,10 +256,14 @@ def _rivals(run: dict) -> str:
         says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
         rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
     head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
-    return table(head, rows) + (
-        "\n\nPowertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
+    return table(head, rows) + "\n\n" + _prose(
+        "Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
         "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at."
     )
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _bold(answer: str) -> str:

@@ -35,7 +35,7 @@ def ls(json: Json = False) -> None:
                 who = each["name"] or each["task_run_id"]
                 dead = "  leaked: its process is dead" if each["is_dead"] else ""
                 output.emit(output.printable(f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"))
-    output.say(f"{count} limits" + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
+    output.say(output.counted(count, "limit") + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
 
 
 @app.command("set")
@@ -69,12 +69,12 @@ def rm(
             names = [limits.one(api, results, named)["tag"]]
             waiting = limits.waiting(api, names[0])
             if waiting:
-                output.confirm(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?", yes=yes or dry_run)
+                output.confirm(f"{output.counted(waiting, 'task run')} {'waits' if waiting == 1 else 'wait'} for {names[0]}, and would all run at once. Remove it?", yes=yes or dry_run)
         for name in names:
             if not dry_run:
                 limits.rm(api, results, name)
             _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
-    output.say(f"{len(names)} limits " + ("would be removed" if dry_run else "removed"))
+    output.say(output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed"))
 
 
 @app.command("reset")

@@ -46,7 +46,7 @@ def ls(
         links = {(y, 5): row["url"] for y, row in enumerate(found) if row["url"]}
         output.table(["id", "flow", "step", "status", "started", "run"], shown, links=links)
     dead = sum(row["stuck"] for row in found)
-    output.say(f"{len(found)} runs" + (f", {dead} stuck: pfl runs reap" if dead else ""))
+    output.say(output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
 
 
 @app.command("reap")
@@ -66,7 +66,7 @@ def reap(dry_run: DryRun = False, json: Json = False) -> None:
                 output.emit(output.printable(f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"))
     finally:
         progress.stop()
-    output.say(f"{count} dead runs " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
+    output.say(output.counted(count, "dead run") + " " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
 
 
 @app.command("open")

@@ -193,7 +193,9 @@ def bust(
     flows = manifest.load(chosen).flows
     steps, reach = _reach(flows, step, dependents, upstream)
     folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
-    before = None if older_than is None else time.time() - _seconds(older_than)
+    age_s = 0 if older_than is None else _seconds(older_than)
+    # Of no age is everything, also what is being computed now and will be younger than this bust.
+    before = time.time() - age_s if age_s else None
     scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
@@ -259,7 +261,8 @@ def restore(
         store_format.check(results)
         reach = frozenset().union(*(_reach(flows, m.step, True, False, strict=False)[1] for m in undone))
         counts = bust.restore(results, undone, dependents=reach, known=_steps(flows))
-        output.say(f"{output.counted(counts['back'], 'result')} {'is' if counts['back'] == 1 else 'are'} back, {counts['replaced']} in place of what was computed since")
+        are = "is" if counts["back"] == 1 else "are"
+        output.say(f"{output.counted(counts['back'], 'result')} {are} back, {counts['replaced']} in place of what was computed since")
     if json:
         output.emit({"version": 1, "restored": [m.to_json() for m in undone], **counts, "dry_run": dry_run})
 

@@ -43,6 +43,16 @@ def test_a_bust_shows_what_goes_asks_nothing_when_told_yes_and_names_its_restore
     assert project.call(cached_only=True)["status"] == "completed"
 
 
+def test_a_bust_of_every_age_wins_over_what_is_being_computed(pfl, project):
+    busting = [*RUN, "cache", "bust", "--older-than", "0s", "--yes"]
+    project.write(
+        "import subprocess\nfrom handler import flow, step\n\n\n@step\ndef a(id: str) -> int:\n"
+        f"    subprocess.run({busting!r}, check=True)\n    return 1\n\n\nFLOWS = [flow('racing', a)]\n"
+    )
+    assert pfl("invoke", "--id", "abc")[0] == 0
+    assert pfl("invoke", "--id", "abc", "--cached-only")[0] == 3
+
+
 def test_a_dry_run_says_the_same_and_does_nothing(pfl, project):
     project.call()
     code, out, _ = pfl("cache", "bust", "--id", "abc", "--step", "b", "--dependents", "--dry-run", "--json")

@@ -11,7 +11,7 @@ from cli import output, settings
 from cli.invoke import FlowName, Param, Step
 from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes
 from handler.core import records
-from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
+from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 
 app = typer.Typer(help="What is stored, for which IDs, and what it rests on.", no_args_is_help=True)
 
@@ -71,7 +71,8 @@ def inspect(
             continue
         if number:
             output.emit("")
-        output.pairs(row)
+        # As JSON: "1" is not 1; and what is long is cut, also a text.
+        output.pairs(row if row["value"] is None else row | {"value": output.cut(row["value"], 200)})
 
 
 @app.command("why")
@@ -189,7 +190,9 @@ def bust(
     flows = manifest.load(chosen).flows
     steps, reach = _reach(flows, step, dependents, upstream)
     folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
-    before = None if older_than is None else time.time() - _seconds(older_than)
+    age_s = 0 if older_than is None else _seconds(older_than)
+    # Of no age is everything, also what is being computed now and will be younger than this bust.
+    before = time.time() - age_s if age_s else None
     scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
@@ -203,7 +206,7 @@ def bust(
         output.table(["step", "results>", "bytes>", "oldest", "newest"], cells)
     said = {"version": 1, "bust": None, "steps": list(rows.values()), "plans": 0, "restorable_until": None, "dry_run": dry_run}
     if not dry_run:
-        output.confirm(f"Bust {count} {'result' if count == 1 else 'results'}?", yes=yes)
+        output.confirm(f"Bust {output.counted(count, 'result')}?", yes=yes)
         store_format.check(results)
         retention_s = chosen.retention_days * 86_400
         name = bust.new_name()
@@ -251,11 +254,12 @@ def restore(
         output.table(["bust", "id", "step", "before", "busted at"], rows)
     counts = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
-        output.confirm(f"Restore {len(undone)} {'bust' if len(undone) == 1 else 'busts'}?", yes=yes)
+        output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
         store_format.check(results)
         reach = frozenset().union(*(_reach(flows, m.step, True, False, strict=False)[1] for m in undone))
         counts = bust.restore(results, undone, dependents=reach, known=_steps(flows))
-        output.say(f"{counts['back']} results are back, of which {counts['replaced']} replaced newer ones")
+        are = "is" if counts["back"] == 1 else "are"
+        output.say(f"{output.counted(counts['back'], 'result')} {are} back, {counts['replaced']} in place of what was computed since")
     if json:
         output.emit({"version": 1, "restored": [m.to_json() for m in undone], **counts, "dry_run": dry_run})
 
@@ -318,7 +322,11 @@ def stats(
 
     chosen = settings.load()
     folder = None if id is None else keys.encode_id(event.check_id(id))
-    of_step = {name: flow.name for flow in manifest.load(chosen).flows.values() for name in flow.steps}
+    try:
+        of_step = {name: flow.name for flow in manifest.load(chosen).flows.values() for name in flow.steps}
+    except PflError as exc:
+        of_step = {}  # What is stored can be counted all the same.
+        output.say(f"warning: which step is of which flow is not known: {output.printable(str(exc))}")
     rows = counting.count(store.of(chosen), of_step, folder=folder)
     if json:
         for row in rows:

@@ -418,8 +418,12 @@ def export(
         with query.table(rows) as database:
             path = out.replace("'", "''")
             count = database.execute(f"copy history to '{path}' (format parquet)").fetchone()[0]
-        return log.end(f"{count} records")
-    with nullcontext(sys.stdout) if out is None else open(out, "w", encoding="utf-8", newline="") as file:
+        return log.end(output.counted(count, "record"))
+    try:
+        opened = nullcontext(sys.stdout) if out is None else open(out, "w", encoding="utf-8", newline="")
+    except OSError as exc:
+        raise InvalidRequestError(f"{out} cannot be written", why=exc.strerror or str(exc), hint=f"--out history.{format}") from exc
+    with opened as file:
         table = csv.writer(file)
         if format == "csv":
             table.writerow(query.COLUMNS)
@@ -429,7 +433,7 @@ def export(
                 file.write(js.dumps(row) + "\n")
                 continue
             table.writerow(_csv_cell(row.get(column), column) for column in query.COLUMNS)
-    log.end(f"{count} records")
+    log.end(output.counted(count, "record"))
 
 
 def _csv_cell(cell: object, column: str) -> str | None:

@@ -68,7 +68,9 @@ def rm(
             names = [limits.one(api, results, named)["tag"]]
             waiting = limits.waiting(api, names[0])
             if waiting:
-                output.confirm(f"{waiting} task runs wait for {names[0]}, and would all run at once. Remove it?", yes=yes or dry_run)
+                wait = "waits" if waiting == 1 else "wait"
+                question = f"{output.counted(waiting, 'task run')} {wait} for {names[0]}, and would all run at once. Remove it?"
+                output.confirm(question, yes=yes or dry_run)
         for name in names:
             if not dry_run:
                 limits.rm(api, results, name)

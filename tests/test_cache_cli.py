@@ -39,8 +39,18 @@ def test_a_bust_shows_what_goes_asks_nothing_when_told_yes_and_names_its_restore
     name = err.rstrip().rsplit(" ", 1)[1]
     assert project.call(cached_only=True)["status"] == "miss"
     code, out, err = pfl("cache", "restore", name, "--yes")
-    assert (code, "1 results are back" in err) == (0, True)
+    assert (code, "1 result is back, 0 in place of" in err) == (0, True)
     assert project.call(cached_only=True)["status"] == "completed"
+
+
+def test_a_bust_of_every_age_wins_over_what_is_being_computed(pfl, project):
+    busting = [*RUN, "cache", "bust", "--older-than", "0s", "--yes"]
+    project.write(
+        "import subprocess\nfrom handler import flow, step\n\n\n@step\ndef a(id: str) -> int:\n"
+        f"    subprocess.run({busting!r}, check=True)\n    return 1\n\n\nFLOWS = [flow('racing', a)]\n"
+    )
+    assert pfl("invoke", "--id", "abc")[0] == 0
+    assert pfl("invoke", "--id", "abc", "--cached-only")[0] == 3
 
 
 def test_a_dry_run_says_the_same_and_does_nothing(pfl, project):
@@ -135,6 +145,25 @@ def test_stats_counts_each_step_of_each_flow(pfl, project):
     code, out, _ = pfl("cache", "stats", "--id", "x")
     assert (code, out.splitlines()[1].split()[:5]) == (0, ["chain", "a", "1", "1", "1"])
 
+
+def test_stats_counts_also_where_the_flows_cannot_be_imported(pfl, project):
+    project.call()
+    (project.root / "flows" / "pipeline.py").write_text("import nowhere_at_all\n")
+    code, out, err = pfl("cache", "stats", "--json")
+    assert [(r["flow"], r["step"], r["results"]) for r in map(json.loads, out.splitlines())] == [(None, s, 1) for s in "abc"]
+    assert (code, "cannot be imported" in err) == (0, True)
+
+
+def test_inspect_cuts_a_long_text_and_tells_a_text_from_a_number(pfl, project):
+    file = project.root / "flows" / "pipeline.py"
+    source = file.read_text()
+    file.write_text(source.replace("FLOWS = [", "FLOWS = [flow('texts', digits, long), ", 1).replace(
+        "FLOWS", "from handler import step\n\n\n@step\ndef digits(id: str) -> str:\n    return '12'\n\n\n"
+        "@step\ndef long(id: str) -> str:\n    return 'x' * 100_000\n\n\nFLOWS", 1))  # fmt: skip
+    assert pfl("invoke", "--id", "abc", "--flow", "texts")[0] == 0
+    out = pfl("cache", "inspect", "--id", "abc", "--flow", "texts")[1]
+    assert '"12"' in out
+    assert len(out) < 5_000
 
 def test_inspect_tells_of_a_bust(pfl, project):
     project.call()

@@ -355,6 +355,8 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
     out = tmp_path / "it's.parquet"
     assert pfl("history", "export", "--format", "parquet", "--out", str(out))[0] == 0
     assert duckdb.execute(f"select count(*) from read_parquet('{str(out).replace(chr(39), chr(39) * 2)}')").fetchone() == (4,)
+    code, _, err = pfl("history", "export", "--out", str(tmp_path / "none" / "x"))
+    assert (code, "cannot be written" in err, "No such file" in err) == (2, True, True)
     code, told, _ = pfl("history", "sql", "select step, max(value->>'$.total') as total from history group by step order by step", "--json")
     assert (code, [json.loads(line) for line in told.splitlines()]) == (0, [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}])
     assert "DuckDB refused" in pfl("history", "sql", "selec")[2]

@@ -244,7 +244,7 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
         client.create_task_run(waits, run.id, "0", state=Pending())
     refused = pfl(on_server, "limits", "rm", "--tag", tag)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "1 task runs wait for" in refused.stderr
+    assert "1 task run waits for" in refused.stderr
     assert "--yes" in refused.stderr
     assert limit(on_server, tag) is not None
     assert pfl(on_server, "limits", "rm", "--tag", tag, "--yes").returncode == 0

@@ -208,7 +208,7 @@ def test_runs_ls_shows_what_is_stuck_and_reap_says_what_it_would_do(on_server):
     assert (opened.returncode, opened.stdout.strip()) == (0, row["url"])
     dry = pfl(on_server, "runs", "reap", "--dry-run", "--json")
     assert [json.loads(line)["dry_run"] for line in dry.stdout.splitlines()] == [True]
-    assert "1 dead runs would be marked" in dry.stderr
+    assert "1 dead run would be marked" in dry.stderr
     reaped = pfl(on_server, "runs", "reap")
     assert reaped.returncode == 0
     assert f"gated/{id}/a: process" in reaped.stdout

@@ -23,10 +23,10 @@ def check(store: Store) -> None:
         data = store.get(KEY)
         if data is None:
             try:
-                store.put(KEY, json.dumps({"version": VERSION, "by": "pfl"}).encode(), mode="create")
+                data = json.dumps({"version": VERSION, "by": "pfl"}).encode()
+                store.put(KEY, data, mode="create")
             except AlreadyExistsError:
-                pass
-            data = store.get(KEY)
+                data = store.get(KEY)
         store.format = _version(data)
     if store.format != VERSION:
         raise InvalidRequestError(

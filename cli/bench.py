@@ -80,7 +80,8 @@ def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, ca
 
     engines = engine or ENGINES
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
-    chosen, left_out, run = only or SECTIONS, [], report.new(quick)
+    chosen, run = only or SECTIONS, report.new(quick)
+    left_out = [{"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen]
     with _Meter() as meter, Rig(meter.say, s3) as rig:
         stores = list(store or ())
         if not rig.has_s3():

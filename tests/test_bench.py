@@ -123,7 +123,9 @@ def test_a_bucket_of_the_users_own_is_as_it_was(project, s3_client, bucket, caps
     code = run_bench("--only", "steps", "--engine", "pfl-direct", "--s3", f"s3://{bucket}/bench", *few, "--json")
     said = capsys.readouterr()
     assert code == 0, said.err
-    hit = next(row for row in json.loads(said.out)["steps"] if (row["case"], row["start"]) == ("hit", "warm"))
+    run = json.loads(said.out)
+    assert [each["what"] for each in run["left_out"] if each["why"] == "--only"] == ["the section concurrency", "the section scale"]
+    hit = next(row for row in run["steps"] if (row["case"], row["start"]) == ("hit", "warm"))
     assert (hit["store"], hit["reads"], hit["writes"]) == ("s3", 1, 0)
     assert [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=bucket)["Contents"]] == ["bench/kept"]
 

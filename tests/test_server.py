@@ -433,3 +433,12 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
     assert idle == [not is_use, False]
     assert watched.in_use == 0
+
+
+def test_an_interrupt_before_the_server_is_begun_leaves_nothing_to_stop(tmp_path):
+    def interrupted(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        server.ensure(tmp_path, progress=interrupted)
+    assert server.stop(tmp_path) is None

@@ -97,18 +97,20 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
         if (lock := _take_lock(home)) is None:
             waited = True
         else:
-            # The lock is free, so no server is running; if one was, it is gone, and may have said why.
-            why = _reason(home / "server.log", log_start)
-            if spawned or (waited and why):
-                os.close(lock)
-                raise _not_started(home, why or "it ended without a word, as if it had been killed")
-            word = "starting an embedded Prefect server"
-            if not (home / "prefect" / "prefect.db").exists():
-                word += " (the first start creates its database, about 10 s)"
-            progress(word)
-            next_word_s = 1.0
-            _spawn(home, lock, idle_s)
-            spawned = True
+            try:
+                # The lock is free, so no server is running; if one was, it is gone, and may have said why.
+                why = _reason(home / "server.log", log_start)
+                if spawned or (waited and why):
+                    raise _not_started(home, why or "it ended without a word, as if it had been killed")
+                word = "starting an embedded Prefect server"
+                if not (home / "prefect" / "prefect.db").exists():
+                    word += " (the first start creates its database, about 10 s)"
+                progress(word)
+                next_word_s = 1.0
+                _spawn(home, lock, idle_s)
+                spawned = True
+            finally:
+                os.close(lock)  # Else whoever interrupts us here could not stop what we began.
         elapsed_s = time.monotonic() - began
         if elapsed_s > START_TIMEOUT_S:
             if pid := _holder(home):
@@ -254,8 +256,6 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
         raise _not_started(home, exc) from exc
     except subprocess.CalledProcessError as exc:
         raise _not_started(home, f"exit code {exc.returncode} of its process") from exc
-    finally:
-        os.close(lock)
 
 
 def _environment(home: Path) -> dict[str, str]:

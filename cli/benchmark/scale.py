@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from cli.benchmark.rig import Rig
-from handler.core import cache, event, history, keys, manifest, records
+from handler.core import event, history, keys, manifest, records
 from handler.core.settings import Settings
 
 FLOW, STEP, TEMPLATE = "chain-1", "s1_0", "template"
@@ -133,16 +133,13 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     A folder for each of a million IDs would take longer to make and remove than all else of a run, so a thousand share
     one, by a link each; and what is empty is one file under many names.
     """
-    flows = manifest.load(settings)
-    fingerprint = flows.flows[FLOW].steps[STEP].fingerprint
-    request = event.parse({"flow": FLOW, "id": TEMPLATE}, flows)
-    assert cache.keys_of(request)[STEP] == keys.plan_key(STEP, fingerprint, TEMPLATE, {}, {})
+    bases = event.parse({"flow": FLOW, "id": TEMPLATE}, manifest.load(settings)).bases
     body = _only(place / "plans" / TEMPLATE / STEP)
     record = _only(place / "history" / TEMPLATE / STEP)
     last = empty = ""
     for number in numbers:
         id = f"id{number}"
-        body["id"], body["plan_key"] = id, keys.plan_key(STEP, fingerprint, id, {}, {})
+        body["id"], body["plan_key"] = id, keys.plan_keys(bases, id)[STEP]
         if number == size // 2:  # The one that commands are asked about.
             os.makedirs(f"{place}/plans/{id}/{STEP}")
         else:

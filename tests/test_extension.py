@@ -16,7 +16,7 @@ from handler.core import lease, records
 from handler.engine import death, reap
 
 FLOWS = """
-import os, signal, threading
+import ctypes, os, resource, signal, threading
 @step
 def a(id: str) -> int:
     return 7
@@ -24,6 +24,15 @@ def a(id: str) -> int:
 def b(id: str, a: int, how: str = "") -> int:
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "exit":
+        os._exit(3)
+    if how == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        kept = []
+        while True:
+            kept.append(bytearray(1 << 24))
     if how == "hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # It does not heed that its time is over.
         threading.Event().wait()
@@ -78,6 +87,21 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, proj
     assert (line["id"], line["status"], line["steps"], line["error"]["type"]) == (id, "crashed", {"b": "crashed"}, "failure")
     error, reply = invoke(sandbox, id=id)
     assert (error, values(reply)) == (None, {"a": 7, "b": 42})
+
+
+def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(sandboxed, project, tmp_path):
+    """Each death is told by the extension, and the next call of the same sandbox computes."""
+    sandbox = sandboxed(120, PFL_ENGINE="direct")
+    for how, said in (("segfault", "signal: segmentation fault"), ("exit", "exit status 3")):
+        error, _ = invoke(sandbox, id=how, params={"how": how})
+        assert said in error["errorMessage"]
+        (body,) = [body for _, body in records.newest(project.results, how, "b", [], crashed=True)]
+        assert (body["cause"], lease.calls(project.results)) == ("failure", {}), sandbox.log
+        assert not os.path.exists(tmp_path / "pfl-call")
+    error, reply = invoke(sandbox, id="memory", params={"how": "memory"})
+    assert (error, reply["status"], reply["error"]["why"]) == (None, "failed", "MemoryError")
+    for how in ("segfault", "exit", "memory"):
+        assert values(invoke(sandbox, id=how)[1]) == {"a": 7, "b": 42}
 
 
 def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(sandboxed, project, tmp_path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import urllib.parse
 import urllib.request
 import uuid
 
 import httpx
 import pytest
-from test_lease import GATED, open_gate, reply_of, start, until
+from test_lease import GATED, ROOT, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
 
 from handler.core import lease
@@ -249,3 +251,13 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
     assert limit(on_server, tag) is not None
     assert pfl(on_server, "limits", "rm", "--tag", tag, "--yes").returncode == 0
     assert limit(on_server, tag) is None
+
+
+def test_a_prefect_that_takes_slots_by_another_name_is_refused(project):
+    """Ours would not be asked then, and a waiter could not be interrupted."""
+    script = "import prefect.task_engine as e; del e._concurrency\nfrom handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    project.write("@step\ndef a(id: str) -> int:\n    return 1\nFLOWS = [flow('free', a)]")
+    done = subprocess.run([sys.executable, "-c", script], cwd=project.root, env=environ, capture_output=True, text=True)
+    assert "takes the slots of a limit in a way that pfl does not know" in done.stdout, done.stderr
+    assert "has no _concurrency" in done.stdout

@@ -71,7 +71,7 @@ def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) 
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "2",
+        "PREFECT_CLIENT_MAX_RETRIES": "2",  # It counts for a server that is gone, too: with Prefect's own 5 that would take over two minutes to be told.
         # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",

@@ -25,7 +25,7 @@ from prefect.task_engine import run_task
 
 from handler.core import accept, cache, event, links, manifest, project, records, store
 from handler.core.declare import Flow, Step
-from handler.core.errors import OutOfTimeError, PflError, StepFailedError
+from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import artifacts, limits, prefect_api, prefect_env, reap
 from handler.engine.call import call_step, time_up
@@ -35,6 +35,11 @@ from handler.engine.execute import Invocation, Run, Work
 # Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
 # Around each task run Prefect's engine takes its slots; ours can be interrupted while it waits.
+if not hasattr(prefect.task_engine, "_concurrency"):  # Else ours would not be asked, and nobody would notice.
+    raise UnavailableError(
+        f"this Prefect, {prefect.__version__}, takes the slots of a limit in a way that pfl does not know",
+        why="prefect.task_engine has no _concurrency", hint="install a version of constraints.txt; --engine direct needs none",
+    )  # fmt: skip
 prefect.task_engine._concurrency = lambda names, occupy=1, *, holder=None, **more: limits.slot(api_around(), names, occupy, holder)
 _KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "null": None}
 

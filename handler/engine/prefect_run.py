@@ -37,6 +37,9 @@ def run(invocation: Invocation) -> None:
         request = invocation.request
         flow = prefect_flow.build(invocation.flow)
         flow.serialize_parameters = dict  # They came as JSON; Prefect would import FastAPI to make sure.
+        results = prefect.settings.get_current_settings().results
+        # Nothing of ours is kept there, and Prefect would ask its server twice a run where that is.
+        flow.result_storage = None if results.default_storage_block else results.local_storage_path
         arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
         token = prefect_flow.current.set(invocation)
         invocation.left, flush_s = "Prefect did not take the end of the run", FLUSH_S

@@ -279,7 +279,7 @@ def _machine() -> dict:
         pass
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().split("-")[0]}",
+        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(), "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "load_at_start": round(os.getloadavg()[0], 1),
     }  # fmt: skip

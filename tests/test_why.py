@@ -106,7 +106,7 @@ def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited)
     said = pfl("plan", "--id", "abc", "--step", "b").err
     assert "b never hits: `START` at flows/pipeline.py:" in said
     assert "b cannot be known whole: " in said
-    assert "flows/pipeline.py:5 starts a process or connects when it is imported" in said
+    assert "flows/pipeline.py:6 starts a process or connects when it is imported" in said
 
 
 def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):

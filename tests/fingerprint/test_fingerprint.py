@@ -416,7 +416,7 @@ def test_what_no_file_tells_is_recorded(tmp_path, monkeypatch, text, said):
     with record_reads() as reads:
         importlib.import_module("sample")
     assert (reads.asked_folder, bool(reads.asked_others)) == said
-    assert reads.asked_others in ("", f"{tmp_path}/sample.py:2")
+    assert not reads.asked_others or reads.asked_others.startswith(f"{tmp_path}/sample.py:")
     sys.modules.pop("sample")
 
 

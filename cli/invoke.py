@@ -148,6 +148,8 @@ def foresee(chosen, raw: dict, *, diff: bool = False):
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)
+    if loaded.asked_others:
+        output.say(f"warning: {loaded.asked_others} starts a process or connects when it is imported: each pfl imports the flows anew")
     return request, finding, engine.steps(request, finding, results, loaded.prints, diff=diff), loaded
 
 

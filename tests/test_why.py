@@ -101,10 +101,12 @@ def test_why_works_from_what_is_stored_when_the_old_code_is_gone(edited):
 
 def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited):
     edit(edited, "    API_TOKEN\n", "    API_TOKEN, START, getattr(flows.helpers, id, None)\n", "pipeline")
-    edit(edited, "from flows.helpers", "import time\nimport flows.helpers\nSTART = time.time_ns()\nfrom flows.helpers", "pipeline")
+    started = "import os, time\nimport flows.helpers\nSTART = time.time_ns()\nos.system('true')\n"
+    edit(edited, "from flows.helpers", f"{started}from flows.helpers", "pipeline")
     said = pfl("plan", "--id", "abc", "--step", "b").err
     assert "b never hits: `START` at flows/pipeline.py:" in said
     assert "b cannot be known whole: " in said
+    assert "flows/pipeline.py:6 starts a process or connects when it is imported" in said
 
 
 def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):

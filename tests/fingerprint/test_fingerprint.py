@@ -283,6 +283,23 @@ def test_a_declared_file_that_is_missing_is_named(project):
         fingerprint(step_of(module.step, depends_on=(Path("nowhere.txt"),)))
 
 
+@pytest.mark.parametrize("text", ["prompt.txt", "folder", "folder/one.txt"])
+def test_a_declared_text_that_names_a_file_is_refused(project, tmp_path, text):
+    module = project(sample="def step(x):\n    return x\n")
+    (tmp_path / "prompt.txt").write_text("a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one.txt").write_text("1")
+    with pytest.raises(InvalidRequestError, match=r"names a (file|folder)") as caught:
+        fingerprint(step_of(module.step, depends_on=(text,)))
+    assert "sample.py:1" in caught.value.why and f"Path({text!r})" in caught.value.hint
+    assert fingerprint(step_of(module.step, depends_on=("prompt",))).digest
+
+
+def test_files_read_by_libraries_are_told(project):
+    module = project(sample="from jinja2 import FileSystemLoader\n\ndef step(x):\n    return x.read_csv('a.csv'), FileSystemLoader('pages')\n")
+    assert [(part.line, part.text) for part in fingerprint(module.step).opaque] == [(4, "reads a file at run time")]
+
+
 def test_a_step_used_as_a_helper_is_followed(project):
     module = project(sample="def inner(x):\n    return x + 1\n\ndef step(x):\n    return helper(x)\n")
     module.helper = step_of(module.inner)
@@ -398,7 +415,8 @@ def test_what_no_file_tells_is_recorded(tmp_path, monkeypatch, text, said):
     monkeypatch.chdir(tmp_path)
     with record_reads() as reads:
         importlib.import_module("sample")
-    assert (reads.asked_folder, reads.asked_others) == said
+    assert (reads.asked_folder, bool(reads.asked_others)) == said
+    assert not reads.asked_others or reads.asked_others.startswith(f"{tmp_path}/sample.py:")
     sys.modules.pop("sample")
 
 

@@ -37,6 +37,8 @@ def canonical(
         return f"{type(node).__name__}:{node!a}"
     if isinstance(node, ast.Constant):
         return f"<{_constant(node.value)}>"
+    if isinstance(node, ast.Set) and {type(item.value) if isinstance(item, ast.Constant) else None for item in node.elts} <= {str, int, bytes}:
+        return f"Set(elts=[{','.join(sorted(canonical(item, asked) for item in node.elts))}])"  # as in values, order says nothing
     if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in asked:
         if node.value is None:
             return "()"

@@ -9,7 +9,7 @@ import collections
 import inspect
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 from handler.core.fingerprint import place
 from handler.core.fingerprint.canonical import unquoted
@@ -30,11 +30,6 @@ _TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 _KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}  # holds what it has seen, so that no identity is given twice
 
 
-class _Pair(NamedTuple):
-    value: Any
-    state: Any
-
-
 def visit_class(reading: Reading, label: str, klass: type) -> None:
     """Its bases, decorators and members; its subclasses where something asks for them."""
     module = sys.modules.get(klass.__module__)
@@ -50,6 +45,8 @@ def visit_class(reading: Reading, label: str, klass: type) -> None:
     if source is not None and node is not None:
         items += _header(reading, label, klass, source, node, spot)
         text = source.text_of(node, without=tuple(item for item in node.body if hasattr(item, "body")))
+        if "text" in reading.asked:
+            items.append(source.verbatim(node))
     written = _written(source, klass, node)
     for name, value in _members(reading.home, klass, written if node is not None else None):
         if source is not None and name in source.rebound:
@@ -93,6 +90,8 @@ def _header(reading: Reading, label: str, klass: type, source: Source, node: ast
         for item in node.body:
             if isinstance(item, ast.AnnAssign):
                 pieces += [item.target, unquoted(item.annotation)]
+                if "docs" in reading.asked and item.value is not None:  # ``Field(description="…")``
+                    pieces.append(item.value)
     names = vars(spot.module) if spot.module is not None else {}
     unit = reading.unit(source, pieces, names)
     doc = docstring_of(node) if "docs" in reading.asked else None
@@ -127,7 +126,7 @@ def _own_members(home: place.Home, klass: type, written: dict[str, list[ast.stmt
         kept["(fields)"] = [members["_fields"], members.get("_field_defaults")]
     if isinstance(enum := members.get("_member_map_"), dict):
         state = {name: (item._value_, _plain_state(item)) for name, item in enum.items()}
-        kept |= {name: _Pair(value, extra) if extra else value for name, (value, extra) in state.items()}
+        kept |= {name: (value, extra) if extra else value for name, (value, extra) in state.items()}
         kept["(members)"] = list(enum)
         members = {name: value for name, value in members.items() if name not in enum and not isa(value, klass)}
     for name, value in members.items():

@@ -21,12 +21,13 @@ from handler.core.fingerprint.model import Fingerprint, digest_of
 from handler.core.fingerprint.names import Names
 from handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
 from handler.core.fingerprint.source import load
-from handler.core.fingerprint.values import Package
+from handler.core.fingerprint.values import Folder, Package
 
 _DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
 _VISITS = {
     Value: visits.visit_value,
     Package: visits.visit_package,
+    Folder: visits.visit_folder,
     Effects: visit_effects,
     types.FunctionType: visits.visit_function,
     type: visit_class,

@@ -83,6 +83,12 @@ class Names:
         if read.root.startswith(CHOSEN):
             held, _, name = read.root[1:].partition(CHOSEN)
             chosen = self.names.get(held)
+            if not name and type(chosen) in (dict, list, tuple) and chosen:
+                texts = list(chosen.values() if type(chosen) is dict else chosen)
+                if all(type(text) is str and text.replace(".", "").isidentifier() for text in texts):
+                    levels = [len(text) - len(text.lstrip(".")) for text in texts]
+                    found = [self._find_imported(Read(text[level:], (), level)) for text, level in zip(texts, levels, strict=True)]
+                    return " ".join(item for item in found if item)
             if not isinstance(chosen, str):
                 self._doubt("imports a module chosen at run time")
                 return None

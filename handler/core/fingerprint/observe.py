@@ -30,7 +30,7 @@ class Reads:
         folders: Whose names were listed.
         looked: Paths of which it was asked what is there.
         asked_folder: Whether the current folder was asked for, or a path read that is relative to it.
-        asked_others: Whether a process was started or a connection made: what these said is in no file.
+        asked_others: Where a process was started or a connection made, as file and line: what these said is in no file.
     """
 
     files: set[str] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Reads:
     folders: set[str] = field(default_factory=set)
     looked: set[str] = field(default_factory=set)
     asked_folder: bool = False
-    asked_others: bool = False
+    asked_others: str = ""
 
 
 @contextmanager
@@ -85,9 +85,9 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     elif event == "sqlite3.connect":
         _note("files", args[0])
     elif event in _OTHERS:
-        if _asked_by_project():
+        if place_ := _asked_by_project():
             for reads in _active:
-                reads.asked_others = True
+                reads.asked_others = reads.asked_others or place_
     elif event == "open":
         mode, flags = args[1], args[2]
         if not (isinstance(mode, str) and set(mode) & set("wax") or mode is None and isinstance(flags, int) and flags & 3):
@@ -147,17 +147,17 @@ def _note_variable(name: object) -> None:
             reads.env.add(os.fsdecode(name))
 
 
-def _asked_by_project() -> bool:
+def _asked_by_project() -> str:
     """
-    Whether the project's code asks, itself or through a library; not while a library is being imported, nor what is read to
-    make a fingerprint.
+    File and line where the project's code asks, itself or through a library; not while a library is being imported, nor what is read to
+    make a fingerprint; empty then.
     """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(("<frozen importlib", _OURS)) and file != __file__:
-            return False
+            return ""
         if place.kind_of_file(file) == place.PROJECT:
-            return True
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return False
+    return ""

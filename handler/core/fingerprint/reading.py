@@ -15,7 +15,7 @@ from handler.core.fingerprint import place
 from handler.core.fingerprint.model import Part, tagged
 from handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
 from handler.core.fingerprint.source import Read, Source, load, root_name
-from handler.core.fingerprint.values import Encoded, Encoder, Package
+from handler.core.fingerprint.values import Encoded, Encoder, Folder, Package
 from handler.core.fingerprint.words import shown
 
 MISSING = object()
@@ -100,6 +100,8 @@ class Reading:
             key = item.key
         elif kind is Effects:
             key = (Effects, id(item.module))
+        elif kind is Folder:
+            key = item
         elif kind is Package:
             key = item = Package(*place.distribution_of(item.name))
         if key not in self._labels:
@@ -200,6 +202,9 @@ class Reading:
                 text = tagged("text", *map(source.text_of, nodes))
                 note = ("nested too deep to be read", getattr(nodes[0], "lineno", 0))
                 source.units[key] = Unit(text, {Read(OWN_MODULE): note[1]}, (note,), frozenset())
+            if "text" in asked:
+                unit = source.units[key]
+                source.units[key] = unit._replace(text=tagged("text", unit.text, *map(source.verbatim, nodes)))
         unit: Unit = source.units[key]
         self.found_asked |= unit.asked
         return unit
@@ -214,7 +219,7 @@ class Reading:
 
 
 def _name(item: Any) -> str:
-    if isinstance(item, Value | Package):
+    if isinstance(item, Value | Package | Folder):
         return item.name
     if isinstance(item, Effects):
         return f"(module) {item.module.__name__}"

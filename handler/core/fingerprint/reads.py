@@ -25,13 +25,21 @@ _ASKS = {
     ),
     "TypeAdapter": {"docs", "annotations"},
     "__subclasses__": {"subclasses"},
+    **dict.fromkeys(("getsource", "getsourcelines", "getcomments", "findsource"), {"text"}),
 }  # fmt: skip
 _LOOKUPS = {"getattr", "setattr", "vars", "globals", "eval", "exec", "import_module", "__import__"}
 _PLUGIN_READERS = {"entry_points", "iter_entry_points", "run_path", "run_module", "walk_packages", "iter_modules"}
-_ATTRIBUTE_NOTES = {
-    **dict.fromkeys(("read_text", "read_bytes"), "reads a file at run time"),
-    **dict.fromkeys(("getsource", "getsourcelines", "co_code", "co_consts"), "reads its own source or bytecode"),
-}
+_WATCHED = {*_LOOKUPS, *_PLUGIN_READERS, *_ASKS, "open", "environ", "getenv"}  # also under another name
+_NOTES = {
+    **dict.fromkeys(
+        ("read_text", "read_bytes", "read_csv", "read_table", "read_fwf", "read_json", "read_parquet", "read_excel", "read_feather",
+         "read_pickle", "read_xml", "read_orc", "read_hdf", "loadtxt", "genfromtxt", "fromfile", "get_data", "FileSystemLoader",
+         "PackageLoader"),
+        "reads a file at run time",
+    ),
+    **dict.fromkeys(("listdir", "scandir", "iterdir", "rglob"), "lists a folder at run time"),
+    **dict.fromkeys(("co_code", "co_consts"), "reads bytecode"),
+}  # fmt: skip
 
 
 class Unit(NamedTuple):
@@ -42,7 +50,7 @@ class Unit(NamedTuple):
         text: Digest of what it says.
         reads: Outside names, each with its line.
         notes: Places where nothing can be known: reason and line.
-        asked: What it reads that otherwise does not count: ``docs``, ``annotations``, ``subclasses``.
+        asked: What it reads that otherwise does not count: ``docs``, ``annotations``, ``subclasses``, ``text``.
     """
 
     text: str
@@ -77,12 +85,12 @@ def analyse(
 
 
 def renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Other names that a statement gives to what looks names up: ``from importlib import import_module as load``."""
+    """Other names that a statement gives to what is watched for: ``from importlib import import_module as load``."""
     if isinstance(node, ast.ImportFrom):
-        yield from ((alias.asname, alias.name) for alias in node.names if alias.asname and alias.name in _LOOKUPS)
+        yield from ((alias.asname, alias.name) for alias in node.names if alias.asname and alias.name in _WATCHED)
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
         name = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
-        if name in _LOOKUPS:
+        if name in _WATCHED:
             yield from ((target.id, name) for target in node.targets if isinstance(target, ast.Name))
 
 
@@ -97,6 +105,11 @@ def text_in(node: ast.AST | None) -> str | None:
         return None
     texts = [text_in(piece) for piece in pieces]
     return None if None in texts else "".join(texts)  # type: ignore[arg-type]
+
+
+def _table_of(node: ast.expr) -> ast.expr:
+    """``TABLE`` of ``TABLE[name]``, anything else as it is."""
+    return node.value if isinstance(node, ast.Subscript) else node
 
 
 class _Scope:
@@ -155,12 +168,14 @@ class _Reader(ast.NodeVisitor):
         self._watch(chain, line)
 
     def _watch(self, chain: Read, line: int) -> None:
-        words = (chain.root, *chain.attrs)
+        words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
         dotted = ".".join(words)
         if dotted in ("open", "io.open", "builtins.open"):
             self.note("reads a file at run time", line)
-        elif dotted.startswith(("os.environ", "os.getenv")) or chain.root in ("environ", "getenv"):
+        elif dotted.startswith(("os.environ", "os.getenv")) or words[0] in ("environ", "getenv"):
             self.note("reads the environment at run time", line)
+        elif words[-1] in _NOTES:
+            self.note(_NOTES[words[-1]], line)
         elif _PLUGIN_READERS.intersection(words):
             self.note(f"`{dotted}` finds code at run time", line)
         for word in words:
@@ -178,8 +193,8 @@ class _Reader(ast.NodeVisitor):
             return Read(node.id)
         if isinstance(node, ast.Attribute):
             self.asks |= _ASKS.get(node.attr, set())
-            if node.attr in _ATTRIBUTE_NOTES:
-                self.note(_ATTRIBUTE_NOTES[node.attr], node.lineno)
+            if node.attr in _NOTES:
+                self.note(_NOTES[node.attr], node.lineno)
             return self._extend(self.chain(node.value), node.attr)
         if isinstance(node, ast.Subscript):
             return self._chain_of_item(node)
@@ -228,7 +243,7 @@ class _Reader(ast.NodeVisitor):
             is_top = name == "__import__" and len(node.args) < 4 and not any(item.arg == "fromlist" for item in node.keywords)
             found = Read(literal.partition(".")[0] if is_top and not level else literal[level:], (), level)
             self.reads.setdefault(Read(literal[level:], (), level, escapes=False), node.lineno)
-        elif name in ("import_module", "__import__") and first is not None and len(chosen := self._chosen(first)) > 1:
+        elif name in ("import_module", "__import__") and first is not None and len(chosen := self._chosen(_table_of(first))) > 1:
             found = Read(chosen, (), 0)
         elif name == "get" and isinstance(node.func, ast.Attribute) and literal is not None:
             table = self.chain(node.func.value)

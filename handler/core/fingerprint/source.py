@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import linecache
 import os
 from collections.abc import Iterable, Iterator
@@ -141,6 +142,17 @@ class Source:
         fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
         fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0, -node.body.lineno, -node.body.col_offset))
         return list(fits[:1] or found)
+
+    def verbatim(self, node: ast.AST) -> str:
+        """What ``inspect.getsource`` says of a definition, and the comments above it."""
+        start = first_line(node) - 1
+        above = start
+        while above and self.lines[above - 1].lstrip().startswith("#"):
+            above -= 1
+        lines = [f"{line}\n" for line in self.lines[start:]]
+        is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        block = inspect.getblock(lines) if is_definition else lines[: (node.end_lineno or 0) - start]  # type: ignore[attr-defined]
+        return "\n".join(self.lines[above:start]) + "".join(block)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
         """Source lines of *node* without comment lines, docstrings and the statements *without*."""

@@ -14,6 +14,7 @@ import enum
 import functools
 import hashlib
 import marshal
+import os
 import re
 import struct
 import sys
@@ -83,6 +84,12 @@ class Package(NamedTuple):
 
     name: str
     version: str = ""
+
+
+class Folder(NamedTuple):
+    """A link to a folder, by its path below the project's root, from which an instance reads files when it is used."""
+
+    name: str
 
 
 class Encoder:
@@ -208,7 +215,8 @@ class Encoder:
         cells = []
         for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
             try:
-                cells.append((free, cell.cell_contents))
+                if free != "mtime":  # the time of a file, not what it says: jinja's loaders keep it to see edits
+                    cells.append((free, cell.cell_contents))
             except ValueError:
                 continue
         state = [*cells, *((f".{name}", item) for name, item in vars(value).items() if not name.startswith("__"))]
@@ -268,6 +276,8 @@ class Encoder:
             return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
         if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
             return self.join("namespace", [name, self.encode(dict(vars(value)))])
+        if (module, kind.__name__) == ("pydantic.type_adapter", "TypeAdapter"):  # what it derives from these holds addresses
+            return self.join("adapter", [name, self.encode(value._type), self.encode(value._config)])
         if within(module, _SILENT) and kind.__name__.endswith(("Logger", "Handler", "Manager", "catch_warnings")):
             return name
         if within(module, STATELESS):
@@ -276,7 +286,13 @@ class Encoder:
             return name._replace(doubts=(f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",))
         if (buffer := _buffer(value)) is not None:
             return self.join("buffer", [name, Encoded(buffer), self.named("state", state_of(value))])
-        return self._reduced(value, name)
+        reduced = self._reduced(value, name)
+        if module == "jinja2.loaders":
+            paths = getattr(value, "searchpath", None) or [getattr(value, "_template_root", None)]
+            folders = [os.path.abspath(path) for path in paths if isinstance(path, str) and os.path.isdir(path)]
+            mine = [Folder(self.home.relative(path) or "") for path in folders if self.home.kind_of_file(path) == place.PROJECT]
+            return reduced._replace(links=(*reduced.links, *mine))
+        return reduced
 
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
         """What an instance gives to be pickled."""

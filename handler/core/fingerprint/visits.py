@@ -16,7 +16,7 @@ from handler.core.fingerprint import place
 from handler.core.fingerprint.names import Names, statements
 from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
 from handler.core.fingerprint.source import Source
-from handler.core.fingerprint.values import Package, own
+from handler.core.fingerprint.values import Folder, Package, own
 
 def visit_function(reading: Reading, label: str, function: types.FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
@@ -89,12 +89,23 @@ def visit_module(reading: Reading, label: str, module: types.ModuleType) -> None
     """A module of which anything may be asked: every name that it binds itself."""
     spot = Spot(reading.about(module).file, 1)
     items = Names(reading, label, spot.file, vars(module), module).members_of(module)
-    reading.part(label, "module", spot, items, "\n".join(items[::2]))
+    text = "\n".join(items[::2])
+    if "text" in reading.asked and (source := reading.about(module).source) is not None:
+        items += source.lines
+    reading.part(label, "module", spot, items, text)
 
 
 def visit_package(reading: Reading, label: str, package: Package) -> None:
     """Name and version; none of its code."""
     reading.part(label, "package", Spot(), package, package.version)
+
+
+def visit_folder(reading: Reading, label: str, folder: Folder) -> None:
+    """What its files say, of which any may be read; of a folder that holds the whole project, nothing."""
+    path = os.path.normpath(os.path.join(reading.home.root, folder.name))
+    if f"{reading.home.root}{os.sep}".startswith(f"{path}{os.sep}"):
+        return reading.doubt(label, Spot(folder.name, 1), "reads files of this folder at run time")
+    reading.link(_files_at(reading, path, endings=(".py", ".pyc")))
 
 
 def visit_step(reading: Reading, label: str, step: Any) -> None:
@@ -108,25 +119,42 @@ def visit_step(reading: Reading, label: str, step: Any) -> None:
         name = f"{function.__qualname__}.depends_on[{position}]"
         if isinstance(item, os.PathLike):
             items.append(reading.link(_declared_file(reading, os.fspath(item), function, spot)))
+        elif isinstance(item, str) and item and (found := _located(reading, item, function)) is not None:
+            raise InvalidRequestError(
+                f"step `{function.__name__}` depends on the text {item!r}, which names {'a file' if os.path.isfile(found) else 'a folder'}",
+                why=f"declared in {spot.file}:{spot.line}; of a text only its letters count",
+                hint=f"depends_on=[Path({item!r})] counts the content; for text, version={item!r} or another wording",
+            )
         else:
             value = Value((id(function), position), name, "declared", item, spot, lasts=False)
             items.append(reading.code(item) or reading.link(value))
     reading.part(label, "declared", spot, items, " ".join(items))
 
 
-def _declared_file(reading: Reading, path: str, function: types.FunctionType, spot: Spot) -> Value:
+def _located(reading: Reading, path: str, function: types.FunctionType) -> str | None:
     folders = (os.path.dirname(function.__code__.co_filename), reading.home.root, os.getcwd())
-    found = next((place_ for folder in folders if os.path.exists(place_ := os.path.join(folder, path))), None)
+    return next((place_ for folder in folders if os.path.exists(place_ := os.path.join(folder, path))), None)
+
+
+def _declared_file(reading: Reading, path: str, function: types.FunctionType, spot: Spot) -> Value:
+    found = _located(reading, path, function)
     if found is None:
         raise InvalidRequestError(
             f"step `{function.__name__}` depends on a file that is not there",
             why=f"{path}, declared in {spot.file}:{spot.line}",
             hint="name it relative to the step's file or to the project's root",
         )
+    return _files_at(reading, found)
+
+
+def _files_at(reading: Reading, found: str, endings: tuple[str, ...] = ()) -> Value:
+    """The content of a file, or of all files below a folder, without those of some *endings*."""
     content = {}
     if os.path.isdir(found):
         reading.files.update(os.path.abspath(path) for path, _, _ in os.walk(found) if "__pycache__" not in path)
     for each in [found] if os.path.isfile(found) else _files_below(found):
+        if each.endswith(endings):
+            continue
         reading.files.add(os.path.abspath(each))
         content[os.path.relpath(each, found).replace(os.sep, "/")] = place.content_of(each)
     name = reading.home.relative(found) or found

@@ -1,0 +1,2 @@
+def step(x):
+    return x in {"c", "b", "a"}

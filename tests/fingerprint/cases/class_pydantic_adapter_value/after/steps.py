@@ -1,0 +1,13 @@
+from pydantic import BaseModel, TypeAdapter
+
+
+class Item(BaseModel):
+    rate: int = 3
+
+
+# all of them
+ITEMS = TypeAdapter(list[Item])
+
+
+def step(x):
+    return ITEMS.validate_python([{}])

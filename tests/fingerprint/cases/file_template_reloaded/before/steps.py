@@ -1,0 +1,9 @@
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+
+PAGE = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages")).get_template("page.html")
+
+
+def step(x):
+    return PAGE.render(x=x)

@@ -1,0 +1,2 @@
+def area(x):
+    return x * x

@@ -1,0 +1,2 @@
+def volume(x):
+    return x**3

@@ -1,0 +1,5 @@
+import shapes
+
+
+def step(x):
+    return shapes.area(x)

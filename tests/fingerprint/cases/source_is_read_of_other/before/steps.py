@@ -1,0 +1,13 @@
+import inspect
+
+
+def helper(x):
+    return x  # as it is
+
+
+def other(x):
+    return x  # one
+
+
+def step(x):
+    return inspect.getsource(helper)

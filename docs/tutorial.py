@@ -9,7 +9,6 @@ starts with ``# flows/…`` is written to that file when its turn comes.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile

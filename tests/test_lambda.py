@@ -286,7 +286,7 @@ def test_async_returns_at_once_and_the_value_is_there_later(deployed):
     function = deployed.plain
     ran = deployed.pfl(function, "--id", "later", "--async", "--json")
     assert (ran.code, ran.data["status"]) == (0, "queued")
-    assert f"to follow it: pfl logs -f --id later" in ran.err
+    assert "to follow it: pfl logs -f --id later" in ran.err
     deployed.service.drain()
     assert statuses(deployed.raw(function, {"id": "later", "cached_only": True})) == {"one": "hit", "two": "hit"}
 

@@ -140,7 +140,7 @@ def plain(root: Path, *, hold_s: float, kill: bool) -> float:
 def main(root: Path, url: str, times: int = 5) -> None:
     """Print the table."""
     where = root / "bench"
-    settings = suite.project(where)
+    suite.project(where)
     (where / "flows" / "pipeline.py").write_text(FLOW)
     told = lambda name, found: print(f"{name:<44}{statistics.median(found):8.2f} s  (of {len(found)}: {min(found):.2f} to {max(found):.2f})", flush=True)  # noqa: E731
     with gate.Gate(int(url.split(":")[2].split("/")[0])) as between:
@@ -153,12 +153,11 @@ def main(root: Path, url: str, times: int = 5) -> None:
             os.environ["PFL_TAG_LIMITS"] = tag_limits
             (where / "hold").write_text("0")
             with suite.Nursery(where) as nursery:
-                for what, id in (("computed", uuid.uuid4().hex), ("hit", None)):
-                    id = id or last
+                id = uuid.uuid4().hex
+                for what in ("computed", "hit"):
                     before = between.asked.total()
                     nursery.order({"id": id, "engine": "prefect"})
                     print(f"API requests of an invocation, {name}, {what}: {between.asked.total() - before}", flush=True)
-                    last = id
         before = between.asked.total()
         plain(where, hold_s=0, kill=False)
         print(f"API requests of an invocation, tag limit: {(between.asked.total() - before - 1) / 2:g}", flush=True)

@@ -4,6 +4,7 @@ What the names that a piece of source reads are bound to, through any number of 
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import importlib.util

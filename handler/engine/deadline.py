@@ -102,7 +102,10 @@ class watch:
             return None
         if self._is_late:
             return GivenUp
-        return Stopped if self._invocation.may_stop else None
+        if self._invocation.may_stop:
+            return Stopped
+        self._invocation.stop_is_due = True  # There is one such moment: it stops as soon as it waits for steps again.
+        return None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if (kind := self._due(frame)) is not None:

@@ -119,6 +119,7 @@ class Invocation:
     _claimed: set[str] = field(default_factory=set)
     _held: dict[str, lease.Held] = field(default_factory=dict)
     _is_over: bool = False
+    stop_is_due: bool = False  # The moment to stop came while this thread might not be interrupted.
     _here: str | None = None  # The step that computes in this thread; "" while it waits for other threads.
     _saved: dict[str, Entry | None] = field(default_factory=dict)  # None while it is being saved.
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -256,6 +257,8 @@ class Invocation:
                 if not running and not ready:
                     return
                 self._here = ""
+                if self.stop_is_due:
+                    raise Stopped
                 name, outcome = done.get()
                 self._here = None
                 running.pop(name, None)

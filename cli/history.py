@@ -411,7 +411,7 @@ def export(
     if format == "parquet" and out is None:
         raise InvalidRequestError("parquet cannot go to stdout", hint="--out history.parquet")
     if out is not None and not (folder := FilePath(out).parent).is_dir():
-        raise NotFoundError(f"there is no directory {folder}", hint=f"mkdir -p {shlex.quote(str(folder))}")
+        raise InvalidRequestError(f"{out} cannot be written", why=f"No such file or directory: {folder}", hint=f"mkdir -p {shlex.quote(str(folder))}")
     store, log, count = _store(), _Log(), 0
     rows = (_whole(store, *each) for each in _found(store, log, id, flow, step, since, status))
     if format == "parquet":

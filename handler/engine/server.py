@@ -39,7 +39,6 @@ from handler.core.errors import UnavailableError
 START_TIMEOUT_S = 180
 STOP_GRACE_S = 10
 ANSWER_TIMEOUT_S = 10
-SIGN_TIMEOUT_S = 60  # Until a process that was spawned says who it is; on a busy machine Python alone takes long to start.
 POLL_S = 0.1
 LOG_MAX_BYTES = 1_000_000
 INSTANCE_PATH = "/pfl/instance"  # Answers with server.json's token, which a stranger on our old port cannot.
@@ -140,7 +139,7 @@ def stop(home: Path) -> Server | None:
     """
     home = Path(home).resolve()
     # The holder is 0 between the spawn and the child's first line.
-    if not _until(lambda: _holder(home) != 0, SIGN_TIMEOUT_S) or (pid := _holder(home)) == 0:
+    if not _until(lambda: _holder(home) != 0, ANSWER_TIMEOUT_S) or (pid := _holder(home)) == 0:
         raise UnavailableError("the Prefect server is being started by another command", hint="try again")
     server, _ = _state(home)
     if pid and (server is None or server.pid != pid):

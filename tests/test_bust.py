@@ -257,6 +257,47 @@ def test_of_two_busts_restoring_one_leaves_the_other_in_force(outside):
     assert statuses(outside.call())["b"] == NEW
 
 
+def test_restoring_a_value_that_another_bust_made_void_too_leaves_the_one_computed_since(outside):
+    outside.call()
+    first = busted(outside, "b")
+    outside.call()
+    busted(outside, "b")
+    change(outside, 5)
+    outside.call()
+    assert restored(outside, first)["back"] == 0
+    assert values(outside.call(cached_only=True))["c"] == 80
+
+
+def test_a_restored_value_is_back_also_where_a_call_busted_its_successor(outside):
+    outside.call()
+    name = busted(outside, "b")
+    change(outside, 5)
+    outside.call(bust=["b"])
+    assert restored(outside, name)["replaced"] == 1
+    assert values(outside.call(cached_only=True))["c"] == 40
+
+
+def test_a_bust_by_age_is_restored_in_place_of_what_was_computed_since(outside):
+    outside.call()
+    name = busted(outside, "b", before=time.time())
+    change(outside, 5)
+    outside.call()
+    assert restored(outside, name)["replaced"] == 1
+    assert values(outside.call(cached_only=True))["c"] == 40
+
+
+def test_a_value_that_has_expired_meanwhile_replaces_none_that_is_valid(outside, monkeypatch):
+    outside.write(OUTSIDE.replace("@step\ndef b", "@step(cache_for='1h')\ndef b"))
+    outside.call()
+    name = busted(outside, "b")
+    change(outside, 5)
+    later = time.time() + 4_000
+    monkeypatch.setattr(time, "time", lambda: later)
+    outside.call()
+    assert restored(outside, name)["back"] == 0
+    assert values(outside.call(cached_only=True))["c"] == 80
+
+
 def test_a_bust_of_all_ids_is_restored_for_all(outside):
     for id in ("abc", "abcd"):
         outside.call(id)

@@ -222,16 +222,14 @@ def results(store: Store, scope: Scope) -> Iterator[Listed]:
     """The stored results that a bust of *scope* makes void; only those of a single ID are read, of others age and place decide."""
     there = marks(store, None if scope.folder == ALL else scope.folder)
     for listed in _listed(store, "results", scope):
-        _, folder, step, key = listed.key.split("/")
+        _, folder, step, _ = listed.key.split("/")
         if (ALL not in scope.steps and step not in scope.steps) or (scope.before is not None and listed.modified >= scope.before):
             continue
-        written_at = records.now_iso(listed.modified)
         if scope.folder == ALL:
+            written_at = records.now_iso(listed.modified)
             is_void = any(m.covers(folder, step) and not m.result and written_at < (m.before or m.to_json()["busted_at"]) for m in there)
         else:
-            after = _noted(store, listed.key).get("after", ())
-            entry = Entry(step, key, UNREAD, "", listed.size_bytes, written_at, None, after=tuple(after))
-            is_void = any(m.voids(folder, entry) for m in there)
+            is_void = there.void(folder, _stored(listed, _noted(store, listed.key))) is not None
         if not is_void:
             yield listed
 
@@ -257,6 +255,8 @@ def restore(store: Store, undone: Collection[Mark], *, dependents: Collection[st
     """
     Undo busts: what they made void is served again, also where it was computed again since.
 
+    A value stays that was computed since where the one before has expired, or another bust has made it void as well.
+
     Args:
         store: Where.
         undone: Their marks.
@@ -266,22 +266,28 @@ def restore(store: Store, undone: Collection[Mark], *, dependents: Collection[st
     Returns:
         How many results are ``back``; of those ``replaced``, newer values that gave way; and ``plans`` removed.
     """
-    names, counts = {m.name for m in undone}, {"back": 0, "replaced": 0, "plans": 0}
+    undone, counts = Marks(undone), {"back": 0, "replaced": 0, "plans": 0}
+    names, over, since = {m.name for m in undone}, {m.key for m in undone}, min(m.at for m in undone)
     scopes = [Scope(*place, tuple(m.step for m in undone if (m.folder, m.prefix) == place)) for place in {(m.folder, m.prefix) for m in undone}]
     for scope in scopes:
+        there = marks(store, None if scope.folder == ALL else scope.folder)
+        # What calls busted since for themselves gave the values that give way.
+        by_calls = Marks(m for m in there if m.by_call and m.at >= since)
+        lasting = Marks(m for m in there if m.key not in over and m not in by_calls)
         for listed in _listed(store, "results", scope):
             _, folder, step, key = listed.key.split("/")
             if not any(m.covers(folder, step) and m.result in ("", key) for m in undone):
                 continue
             noted = _noted(store, listed.key)
-            if names & set(noted.get("after", ())):
-                if (older := _older(store, noted, listed.key, names)) is None:
+            if names & set(noted.get("after", ())) or undone.void(folder, _stored(listed, noted)) is None:
+                if not noted or (older := _older(store, noted, listed.key, undone, lasting)) is None:
                     continue
                 store.put(listed.key, older)
                 counts["replaced"] += 1
+            over |= {m.key for m in by_calls if m.covers(folder, step) and m.result == key}
             counts["back"] += 1
     # Plans go before, so that none is left of a newer value, and after, for those that were planned meanwhile.
-    for keys_to_go in ((), [m.key for m in undone]):
+    for keys_to_go in ((), over):
         store.delete(keys_to_go)
         counts["plans"] += sum(_forget(store, scope, (), dependents, known) for scope in scopes)
     _tell(store, history.RESTORED, undone)
@@ -348,12 +354,22 @@ def _entries(store: Store, path: str) -> Collection[Entry]:
         return ()
 
 
-def _older(store: Store, noted: dict, path: str, names: set[str]) -> bytes | None:
-    """The record that the result at *path* had before the busts called *names*, made anew from history."""
-    _, _, step, key = path.split("/")
+def _stored(listed: Listed, noted: dict) -> Entry:
+    """A result as its place and what pfl noted beside it tell of it."""
+    _, folder, step, key = listed.key.split("/")
+    at = history.Name(folder, step, noted["record"]).written_at if "record" in noted else records.now_iso(listed.modified)
+    return Entry(step, key, UNREAD, "", listed.size_bytes, at, None, after=tuple(noted.get("after", ())))
+
+
+def _older(store: Store, noted: dict, path: str, undone: Marks, lasting: Marks) -> bytes | None:
+    """The record that the result at *path* had before it was busted by *undone*, made anew from history."""
+    _, folder, step, key = path.split("/")
+    names = {m.name for m in undone}
     for record, body in records.newest(store, noted["id"], step, [], having=key[:16]):
         entry = cache.entry_of(body)
-        if entry.key != key or names & set(entry.after):
+        if entry.key != key or names & set(entry.after) or records.is_past(entry.expires_at):
+            continue
+        if undone.void(folder, entry) is None or lasting.void(folder, entry) is not None:
             continue
         if entry.value is not UNREAD:
             text = encode(entry.value)

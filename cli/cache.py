@@ -173,7 +173,7 @@ def bust(
     """Have steps computed again: what is stored of them is not served any more. pfl cache restore undoes it."""
     import time
 
-    from handler.core import bust, event, keys, manifest, store, store_format
+    from handler.core import bust, event, keys, store, store_format
     from handler.core import stats as counting
 
     if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
@@ -187,13 +187,13 @@ def bust(
     if (dependents or upstream) and step is None:
         raise InvalidRequestError(f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b")
     chosen = settings.load()
-    flows = manifest.load(chosen).flows
+    flows = _flows(chosen, needed=step is not None)
     steps, reach = _reach(flows, step, dependents, upstream)
     folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
     age_s = 0 if older_than is None else _seconds(older_than)
     # Of no age is everything, also what is being computed now and will be younger than this bust.
-    before = time.time() - age_s if age_s else None
-    scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
+    before = max(time.time() - age_s, 0) if age_s else None
+    scope = bust.Scope(folder, keys.coded(event.check_id(prefix) if prefix else ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
     rows = {each: {"step": each, **nothing} for each in steps if each != bust.ALL}
@@ -230,12 +230,12 @@ def restore(
     """Undo busts: what was stored is served again, and replaces what was computed since. With --dry-run, list them."""
     import time
 
-    from handler.core import bust, event, keys, manifest, store, store_format
+    from handler.core import bust, event, keys, store, store_format
 
     if not (names or id or step or dry_run):
         raise InvalidRequestError("nothing says what to restore", hint="pfl cache restore --dry-run lists what can be")
     chosen = settings.load()
-    results, flows = store.of(chosen), manifest.load(chosen).flows
+    results, flows = store.of(chosen), _flows(chosen)
     folder = None if id is None else keys.encode_id(event.check_id(id))
     asked = [
         m
@@ -317,16 +317,12 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
-    from handler.core import event, keys, manifest, store
+    from handler.core import event, keys, store
     from handler.core import stats as counting
 
     chosen = settings.load()
     folder = None if id is None else keys.encode_id(event.check_id(id))
-    try:
-        of_step = {name: flow.name for flow in manifest.load(chosen).flows.values() for name in flow.steps}
-    except PflError as exc:
-        of_step = {}  # What is stored can be counted all the same.
-        output.say(f"warning: which step is of which flow is not known: {output.printable(str(exc))}")
+    of_step = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
     rows = counting.count(store.of(chosen), of_step, folder=folder)
     if json:
         for row in rows:
@@ -337,6 +333,19 @@ def stats(
         for r in rows
     ]
     output.table(["flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest"], cells)
+
+
+def _flows(chosen: settings.Settings, *, needed: bool = False) -> dict:
+    """The flows; where they cannot be imported and are not needed, none: what is stored is there all the same."""
+    from handler.core import manifest
+
+    try:
+        return manifest.load(chosen).flows
+    except PflError as exc:
+        if needed:
+            raise
+        output.say(f"warning: which step is of which flow is not known: {output.printable(str(exc))}")
+        return {}
 
 
 def _steps(flows: dict) -> frozenset[str]:

@@ -99,9 +99,11 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
         (["bust", "--id", "abc", "--dependents"], 2, "needs a step"),
         (["bust", "--older-than", "7 days", "--yes"], 2, "--older-than is '7 days'"),
         (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
+        (["bust", "--prefix", "\udcff", "--yes"], 2, "not valid Unicode"),
         (["restore", "--yes"], 2, "nothing says what to restore"),
         (["restore", "nope", "--yes"], 3, "no such bust"),
         (["restore", "--id", "abc", "--yes"], 3, "no such bust"),
+        (["ls", "--id", "abc", "--step", "../x"], 0, "0 stored"),
         (["verify", "--after", "nowhere/x"], 2, "is no key of the store"),
         (["verify", "--bogus"], 2, "No such option"),
     ],
@@ -112,6 +114,12 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(pfl, words, code, told):
     assert done[1] == ""
     assert told in done[2]
     assert "Traceback" not in done[2]
+
+
+def test_a_bust_of_what_is_older_than_any_calendar_busts_nothing(pfl, project):
+    project.call()
+    assert pfl("cache", "bust", "--older-than", "79000w", "--yes")[0] == 0
+    assert project.call(cached_only=True)["status"] == "completed"
 
 
 def test_a_bust_whose_retention_is_over_cannot_be_restored(pfl, project):
@@ -146,12 +154,15 @@ def test_stats_counts_each_step_of_each_flow(pfl, project):
     assert (code, out.splitlines()[1].split()[:5]) == (0, ["chain", "a", "1", "1", "1"])
 
 
-def test_stats_counts_also_where_the_flows_cannot_be_imported(pfl, project):
+def test_stats_bust_and_restore_work_also_where_the_flows_cannot_be_imported(pfl, project):
     project.call()
     (project.root / "flows" / "pipeline.py").write_text("import nowhere_at_all\n")
     code, out, err = pfl("cache", "stats", "--json")
     assert [(r["flow"], r["step"], r["results"]) for r in map(json.loads, out.splitlines())] == [(None, s, 1) for s in "abc"]
     assert (code, "cannot be imported" in err) == (0, True)
+    assert [s["results"] for s in json.loads(pfl("cache", "bust", "--id", "abc", "--yes", "--json")[1])["steps"]] == [1, 1, 1]
+    assert json.loads(pfl("cache", "restore", "--id", "abc", "--yes", "--json")[1])["back"] == 3
+    assert pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes")[0] == 2
 
 
 def test_inspect_cuts_a_long_text_and_tells_a_text_from_a_number(pfl, project):

@@ -31,7 +31,9 @@ CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 def test_each_ui_has_its_own_word_for_the_tab(api, environ, page):
     assert links.task_run(links.base_of(api, environ), "t") == page
     url = links.task_run(links.base_of(api, environ), "t")
-    assert links.of_record({"url": url, "flow_run_id": "f", "task_run_id": "t"}) == (page.split("/task-run/")[0] + "/flow-run/f", page)
+    assert links.of_record({"url": url, "flow_run_id": "f", "task_run_id": "t"}) == (
+        page.split("/task-run/")[0] + "/flow-run/f", page, page.split("=")[0] + "=Artifacts",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("api", [CLOUD, f"{CLOUD}/", "http://127.0.0.1:4200/api"])
@@ -47,7 +49,7 @@ def test_pages_are_where_prefect_itself_says_they_are(api, prefect_server):
 
 
 def test_a_record_without_a_run_has_no_page():
-    assert links.of_record({"url": None, "flow_run_id": None, "task_run_id": None}) == (None, None)
+    assert links.of_record({"url": None, "flow_run_id": None, "task_run_id": None}) == (None, None, None)
 
 
 def test_runs_open_and_cache_inspect_lead_to_the_task_run(on_prefect, prefect_server):
@@ -58,6 +60,7 @@ def test_runs_open_and_cache_inspect_lead_to_the_task_run(on_prefect, prefect_se
     flow_run = pfl("runs", "open", row["flow_run_id"], "--json", **environ).data["url"]
     inspected = pfl("cache", "inspect", "--id", "link-1", "--step", "a", "--json", **environ).data
     assert (inspected["url"], inspected["task_run_url"]) == (flow_run, row["url"])
+    assert inspected["artifact_url"] == row["url"].replace("TaskInputs", "Artifacts")
 
 
 def test_a_browser_shows_id_inputs_and_cache_key_where_the_links_lead(on_prefect, tmp_path):

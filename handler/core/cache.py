@@ -155,7 +155,7 @@ def newest(request: Request, step: str, store: Store, warnings: list[str]) -> En
 
     raise NotFoundError(
         f"there is no stored value of step {step} for {request.id!r}",
-        why="it is to be skipped, and was never computed",
+        why="it is to be skipped, and history has no value of it",
         hint=f"pfl invoke --id {quote(request.id)} --step {step}",
     )
 

@@ -24,7 +24,7 @@ def entries(store: Store, *, id: str | None, flow: str | None, step: str | None,
         step: Only this step.
         warn: Told of each damaged plan, which is passed over.
     """
-    folder = "plans" if id is None else f"plans/{encode_id(id)}" + (f"/{step}" if step else "")
+    folder = "plans" if id is None else f"plans/{encode_id(id)}" + (f"/{step}" if step and step.isidentifier() else "")
     # One ID's plans are few enough to be put in order.
     for listed in store.list(folder) if id is None else sorted(store.list(folder)):
         if step is not None and listed.key.split("/")[-2] != step:
@@ -59,6 +59,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         entry = cache.recorded(body, store, warnings)
         mark = marks.void(encode_id(request.id), cache.entry_of(body))
         current = body["key"] == key
+        url, task_run_url, artifact_url = links.of_record(body)
         yield {
             "id": request.id,
             "flow": body["flow"],
@@ -81,8 +82,9 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "engine": body["engine"],
             "flow_run_id": body["flow_run_id"],
             "task_run_id": body["task_run_id"],
-            "url": links.of_record(body)[0],
-            "task_run_url": links.of_record(body)[1],
+            "url": url,
+            "task_run_url": task_run_url,
+            "artifact_url": artifact_url,
             "request_id": body.get("request_id"),
         }
     for warning in warnings:

@@ -31,9 +31,9 @@ def task_run(base: str, id: str, tab: str = "TaskInputs") -> str:
     return f"{base}/runs/task-run/{id}?tab={tab.replace('TaskInputs', 'Task%20Inputs') if is_first_ui else tab}"
 
 
-def of_record(body: Mapping[str, object]) -> tuple[str | None, str | None]:
-    """The pages of the flow run and of the task run that a record of history or an entry of a plan tells of."""
+def of_record(body: Mapping[str, object]) -> tuple[str | None, str | None, str | None]:
+    """The pages of the flow run, of the task run and of its artifact that a record of history or an entry of a plan tells of."""
     if not body.get("url") or not body.get("flow_run_id"):
-        return None, None
-    base = str(body["url"]).split("/runs/")[0]
-    return flow_run(base, str(body["flow_run_id"])), task_run(base, str(body["task_run_id"])) if body.get("task_run_id") else None
+        return None, None, None
+    base, run = str(body["url"]).split("/runs/")[0], body.get("task_run_id")
+    return flow_run(base, str(body["flow_run_id"])), *(task_run(base, str(run), tab) if run else None for tab in ("TaskInputs", "Artifacts"))

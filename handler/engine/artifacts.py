@@ -48,7 +48,7 @@ def note(invocation: Invocation, work: Work, entry: Entry) -> None:
     """Keep the artifact of a computed step for :func:`publish`, unless artifacts are off or this one is not in the sample."""
     if random.random() >= invocation.settings.artifacts:
         return
-    request, (run_url, task_url) = invocation.request, links.of_record(entry._asdict())
+    request, (run_url, task_url, _) = invocation.request, links.of_record(entry._asdict())
     before = work.before or {}
     rows = [
         ("computed", f"{entry.computed_at}, {_escaped(work.why)}"),
@@ -56,8 +56,8 @@ def note(invocation: Invocation, work: Work, entry: Entry) -> None:
         ("fingerprint", f"`{request.flow.steps[entry.step].fingerprint}`"),
         ("runs", f"[task run and its inputs]({task_url}), [flow run]({run_url})"),
     ]
-    if older := links.of_record(before)[1]:
-        rows.append(("before", f"[{before['computed_at']}]({older.split('?')[0]}?tab=Artifacts), fingerprint `{before['fingerprint'][:12]}`"))
+    if older := links.of_record(before)[2]:
+        rows.append(("before", f"[{before['computed_at']}]({older}), fingerprint `{before['fingerprint'][:12]}`"))
     text = [f"# {_escaped(entry.step)} of {_escaped(request.id)}", _table(("", ""), rows), "## Inputs"]
     text.append(_table(("name", "value"), [(name, _code(_text(value, _CELL))) for name, value in work.arguments.items()]))
     text += ["## Value", _shown(entry.value)]

@@ -132,9 +132,8 @@ def accept(
         raise InvalidRequestError(f"unknown step {step!r}", hint=f"the steps are {', '.join(prints)}")
     results, now = store.of(chosen), prints[step]
     if undo:
-        if not dry_run:
-            told = accepting.undo(results, step, now.digest)
-            output.say(f"the edit of {step} accepted by {told['by']} at {told['at']} is an edit again")
+        told = accepting.undo(results, step, now.digest, dry_run=dry_run)
+        output.say(f"the edit of {step} accepted by {told['by']} at {told['at']} {'would be' if dry_run else 'is'} an edit again")
         if json:
             output.emit({"step": step, "fingerprint": now.digest, "undone": not dry_run})
         return

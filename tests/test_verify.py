@@ -235,3 +235,13 @@ def test_busts_of_all_steps_of_all_ids_and_of_a_long_id_are_no_damage(one):
     for scope in (bust.Scope(keys.encode_id("abc")), bust.Scope(keys.encode_id(long)), bust.Scope(steps=("b",)), bust.Scope(prefix="a")):
         bust.bust(one.results, scope, bust.new_name(), dependents={"b", "c"}, known={"a", "b", "c"}, retention_s=DAY_S)
     assert problems(one) == {}
+
+
+def test_busts_of_other_ids_cost_an_object_nothing(one, monkeypatch):
+    for number in range(40):
+        bust.mark(one.results, bust.new_name(), "b", bust.Scope(f"id{number}"))
+    covers, asked = bust.Mark.covers, []
+    monkeypatch.setattr(bust.Mark, "covers", lambda mark, *place: asked.append(mark) or covers(mark, *place))
+    assert problems(one) == {}
+    assert len(list(bust.results(one.results, bust.Scope(steps=("b",))))) == 1
+    assert asked == []

@@ -125,9 +125,10 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
     single = edited.call(step="b")
     assert (statuses(single), single["store"]) == ({"b": "hit"}, {"get": 3, "list": 1})
 
+    assert "would be an edit again" in pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").err
     assert pfl("cache", "accept", "--step", "b", "--undo").code == 0
     assert statuses(edited.call(cached_only=True))["b"] == "miss"
-    assert pfl("cache", "accept", "--step", "b", "--undo").code == 3
+    assert pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").code == 3
 
 
 def test_nothing_computed_from_an_accepted_result_outlives_the_acceptance(edited):

@@ -66,9 +66,9 @@ def accept(store: Store, step: str, new: str, old: str, *, by: str, changes: lis
     return body
 
 
-def undo(store: Store, step: str, new: str) -> dict:
+def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> dict:
     """
-    Take an acceptance back.
+    Take an acceptance back; in a dry run, only say which.
 
     Raises:
         NotFoundError: There is none for this code.
@@ -76,9 +76,11 @@ def undo(store: Store, step: str, new: str) -> dict:
     made = sorted((e for e in store.list(f"accepted/{step}") if f"/{new}~" in e.key), key=lambda entry: entry.modified)
     if not made or (data := store.get(made[-1].key)) is None:
         raise NotFoundError(f"no edit of step {step} is accepted for its present code", hint="pfl cache accept --step " + step)
-    store.delete(entry.key for entry in made)
+    if not dry_run:
+        store.delete(entry.key for entry in made)
     body = records.unseal(data, made[-1].key)
-    _tell(store, step, body, "taken back")
+    if not dry_run:
+        _tell(store, step, body, "taken back")
     return body
 
 

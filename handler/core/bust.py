@@ -134,6 +134,15 @@ def marks(store: Store, folder: str | None = None) -> Marks:
     return Marks(mark for place in places for mark in parsed(entry.key for entry in store.list(place)))
 
 
+def by_folder(there: Iterable[Mark]) -> Callable[[str], Marks]:
+    """Finds the marks about the ID of a folder among many, without a look at those of other IDs."""
+    places: dict[str, list[Mark]] = {}
+    for m in there:
+        places.setdefault(m.folder, []).append(m)
+    everywhere = places.pop(ALL, [])
+    return lambda folder: Marks((*places.get(folder, ()), *everywhere))
+
+
 def new_name(*, by_call: bool = False) -> str:
     """A name for a bust: in order of time, never twice the same."""
     return f"{'x' if by_call else ''}{int(time.time() * 1e3):011x}{secrets.token_hex(3)}"
@@ -220,9 +229,10 @@ def _wait(store: Store, scope: Scope) -> None:
 
 def results(store: Store, scope: Scope) -> Iterator[Listed]:
     """The stored results that a bust of *scope* makes void; only those of a single ID are read, of others age and place decide."""
-    there = marks(store, None if scope.folder == ALL else scope.folder)
+    about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
     for listed in _listed(store, "results", scope):
         _, folder, step, _ = listed.key.split("/")
+        there = about(folder)
         if (ALL not in scope.steps and step not in scope.steps) or (scope.before is not None and listed.modified >= scope.before):
             continue
         if scope.folder == ALL:
@@ -266,28 +276,33 @@ def restore(store: Store, undone: Collection[Mark], *, dependents: Collection[st
     Returns:
         How many results are ``back``; of those ``replaced``, newer values that gave way; and ``plans`` removed.
     """
-    undone, counts = Marks(undone), {"back": 0, "replaced": 0, "plans": 0}
-    names, over, since = {m.name for m in undone}, {m.key for m in undone}, min(m.at for m in undone)
-    scopes = [Scope(*place, tuple(m.step for m in undone if (m.folder, m.prefix) == place)) for place in {(m.folder, m.prefix) for m in undone}]
+    names, counts = {m.name for m in undone}, {"back": 0, "replaced": 0, "plans": 0}
+    over, since, undone_of = {m.key for m in undone}, min((m.at for m in undone), default=0.0), by_folder(undone)
+    gone: set[str] = set()
+    places: dict[tuple[str, str], list[str]] = {}
+    for m in undone:
+        places.setdefault((m.folder, m.prefix), []).append(m.step)
+    scopes = [Scope(*place, tuple(steps)) for place, steps in places.items()]
     for scope in scopes:
-        there = marks(store, None if scope.folder == ALL else scope.folder)
-        # What calls busted since for themselves gave the values that give way.
-        by_calls = Marks(m for m in there if m.by_call and m.at >= since)
-        lasting = Marks(m for m in there if m.key not in over and m not in by_calls)
+        about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
         for listed in _listed(store, "results", scope):
             _, folder, step, key = listed.key.split("/")
-            if not any(m.covers(folder, step) and m.result in ("", key) for m in undone):
+            near = undone_of(folder)
+            if not any(m.covers(folder, step) and m.result in ("", key) for m in near):
                 continue
+            # What calls busted since for themselves gave the value that gives way.
+            by_calls = {m.key for m in about(folder) if m.by_call and m.at >= since and m.step == step and m.result == key}
             noted = _noted(store, listed.key)
-            if names & set(noted.get("after", ())) or undone.void(folder, _stored(listed, noted)) is None:
-                if not noted or (older := _older(store, noted, listed.key, undone, lasting)) is None:
+            if names & set(noted.get("after", ())) or near.void(folder, _stored(listed, noted)) is None:
+                lasting = Marks(m for m in about(folder) if m.key not in over and m.key not in by_calls)
+                if not noted or (older := _older(store, noted, listed.key, near, lasting)) is None:
                     continue
                 store.put(listed.key, older)
                 counts["replaced"] += 1
-            over |= {m.key for m in by_calls if m.covers(folder, step) and m.result == key}
+            gone |= by_calls
             counts["back"] += 1
     # Plans go before, so that none is left of a newer value, and after, for those that were planned meanwhile.
-    for keys_to_go in ((), over):
+    for keys_to_go in ((), over | gone):
         store.delete(keys_to_go)
         counts["plans"] += sum(_forget(store, scope, (), dependents, known) for scope in scopes)
     _tell(store, history.RESTORED, undone)

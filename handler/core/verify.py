@@ -72,8 +72,8 @@ def walk(store: Store, *, repair: bool, retention_s: float, after: str = "") -> 
 
 class _Check:
     def __init__(self, store: Store, marks: bust.Marks, over: set[str]) -> None:
-        self.store, self.marks, self.over = store, marks, over
-        self.lasting = bust.Marks(m for m in marks if m.name not in over)
+        self.store, self.marks_of, self.over = store, bust.by_folder(marks), over
+        self.busts = {m.key for m in marks}
 
     def __call__(self, listed: Listed, data: bytes) -> Problem | None:
         kind, *place = listed.key.split("/")
@@ -97,7 +97,7 @@ class _Check:
     def _busts(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
         records.unseal(data, listed.key)
         # A younger one may not have been there yet when the marks were listed.
-        if listed.key not in {m.key for m in self.marks} and not list(bust.parsed([listed.key])):
+        if listed.key not in self.busts and not list(bust.parsed([listed.key])):
             return "damaged", "its name is not that of a bust"
         return None
 
@@ -128,7 +128,7 @@ class _Check:
         for entry in entries.values():
             if entry.value is not UNREAD and keys.value_digest(entry.value) != entry.sha256:
                 return "damaged", f"its value of {entry.step} is not the one that was written"
-        if voided := self.marks.void(folder, *entries.values()):
+        if voided := self.marks_of(folder).void(folder, *entries.values()):
             return "stale", f"busted by {voided.name}"
         if entries[step].value is UNREAD and self.store.get(records.result_path(body["id"], step, entries[step].key)) is None:
             return "orphaned", "its result is gone"
@@ -147,9 +147,9 @@ class _Check:
         entry = cache.Entry(
             step, name, UNREAD, "", len(data), records.now_iso(listed.modified), None, after=tuple(about.get("after", ()))
         )
-        mark = next((m for m in self.marks if m.voids(folder, entry)), None)
-        if mark is not None and not any(m.voids(folder, entry) for m in self.lasting):
-            return "expired", f"busted by {mark.name}, and its retention is over"
+        voiding = [m.name for m in self.marks_of(folder) if m.voids(folder, entry)]
+        if voiding and self.over.issuperset(voiding):
+            return "expired", f"busted by {voiding[0]}, and its retention is over"
         return None
 
     def _values(self, listed: Listed, data: bytes, folder: str, sha256: str) -> tuple[str, str] | None:

@@ -271,6 +271,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Read and check every object of the store; exit 6 if some are damaged and were not set aside."""
+    import signal
     from collections import Counter
 
     from handler.core import store, store_format
@@ -282,6 +283,7 @@ def verify(
     results = store.of(chosen)
     if repair:
         store_format.check(results)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way is told how to go on, too.
     counts, last, progress = Counter(), after, output.Progress()
     try:
         for checked in checks.walk(results, repair=repair, retention_s=chosen.retention_days * 86_400, after=after):

@@ -143,6 +143,19 @@ def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
     assert pfl("cache", "verify")[0] == 0
 
 
+def test_verify_says_how_to_go_on_when_it_is_told_to_end(pfl, project):
+    project.call()
+    for number in range(1_000):  # More than a pipe holds that nobody reads from.
+        project.results.put(f"plans/abc/b/{number:0100}.json", b"")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*RUN, "cache", "verify"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as walking:
+        walking.stdout.readline()
+        walking.terminate()
+        _, err = walking.communicate()
+    assert walking.returncode == 130
+    assert "this goes on from here: pfl cache verify --after 'plans/abc/b/0" in err
+
+
 def test_stats_counts_each_step_of_each_flow(pfl, project):
     project.call()
     project.call("x")

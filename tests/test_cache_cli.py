@@ -196,6 +196,11 @@ def test_inspect_tells_of_a_bust(pfl, project):
     rows = {row["step"]: row for row in map(json.loads, out.splitlines())}
     assert (rows["b"]["current"], bool(rows["b"]["busted_at"])) == (False, True)
     assert (rows["a"]["current"], rows["a"]["busted_at"]) == (True, None)
+    change(project, 5)
+    project.call()
+    pfl("cache", "restore", "--id", "abc", "--yes")  # Its plan is gone; a call finds it by its inputs.
+    rows = map(json.loads, pfl("cache", "inspect", "--id", "abc", "--json")[1].splitlines())
+    assert [(row["current"], row["busted_at"], row["value"]) for row in rows] == [(True, None, value) for value in (3, 4, 40)]
 
 
 def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):

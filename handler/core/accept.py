@@ -8,11 +8,18 @@ What is computed from an accepted result is stored by its inputs, never by a pla
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from handler.core import cache, records
-from handler.core.cache import Finding
+from handler.core.cache import Entry, Finding
 from handler.core.errors import NotFoundError
 from handler.core.event import Request
+from handler.core.keys import encode_id
 from handler.core.store import Store
+
+if TYPE_CHECKING:
+    from handler.core.bust import Mark, Marks
 
 
 def find(request: Request, store: Store, warnings: list[str]) -> Finding:
@@ -35,6 +42,18 @@ def widen(request: Request, finding: Finding, store: Store) -> Finding:
                 accepted=frozenset(step for step in found.found if request.flow.closure([step]) & older.keys()),
             )
     return finding._replace(older={step: tuple(each) for step, each in older.items()})
+
+
+def by_inputs(
+    request: Request, name: str, finding: Finding, found: Mapping[str, Entry], store: Store, marks: Marks
+) -> tuple[Entry, Entry | None, str, Mark | None] | None:
+    """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
+    for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
+        key = cache.result_key(request, name, found, fingerprint)
+        if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
+            told = cache.told(request, entry, store, finding.warnings)
+            return entry, told, fingerprint, marks.void(encode_id(request.id), told or entry)
+    return None
 
 
 def known_codes(store: Store, step: str) -> list[str]:

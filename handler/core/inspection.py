@@ -51,9 +51,15 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
     warnings: list[str] = []
     marks = bust.marks(store, encode_id(request.id))
     finding = accept.find(request, store, warnings)
+    found = dict(finding.found)
+    for name in finding.missing:  # Each after those it needs.
+        if found.keys() >= set(request.flow.steps[name].upstream) and (stored := accept.by_inputs(request, name, finding, found, store, marks)):
+            entry, _, _, busted = stored
+            found |= {} if busted else {name: entry}
     for step in request.flow.steps if request.step is None else [request.step]:
-        key = finding.found[step].key if step in finding.found else ""
-        told = (b for having in dict.fromkeys((key[:16], "")) for _, b in records.newest(store, request.id, step, warnings, having=having))
+        key = found[step].key if step in found else ""
+        told = (b for having in dict.fromkeys((key[:16], "")) for _, b in records.newest(store, request.id, step, warnings, having=having)
+                if not having or b["sha256"] == found[step].sha256)  # fmt: skip
         if (body := next(told, None)) is None:
             continue
         entry = cache.recorded(body, store, warnings)

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from handler.core import bust, cache, history, keys, lease, records, store_format
+from handler.core import accept, bust, cache, history, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
 from handler.core.declare import Flow
 from handler.core.errors import BusyError, PflError, StepFailedError
@@ -361,7 +361,7 @@ class Invocation:
         """Early cut-off: the plan was new, the inputs are not."""
         if name in self.request.bust:
             return None
-        if (found := by_inputs(self.request, name, self.finding, self.finding.found, self.store, self._marks)) is None:
+        if (found := accept.by_inputs(self.request, name, self.finding, self.finding.found, self.store, self._marks)) is None:
             return None
         entry, recorded, fingerprint, mark = found
         if fingerprint != self.request.flow.steps[name].fingerprint:
@@ -512,21 +512,9 @@ class Invocation:
         return self.request.flow.dependents(self.request.skip) - self.request.skip
 
 
-def by_inputs(
-    request: Request, name: str, finding: Finding, found: Mapping[str, Entry], store: Store, marks: bust.Marks
-) -> tuple[Entry, Entry | None, str, bust.Mark | None] | None:
-    """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
-    for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
-        key = cache.result_key(request, name, found, fingerprint)
-        if (entry := cache.read_result(request, name, key, store, finding.warnings)) is not None:
-            told = cache.told(request, entry, store, finding.warnings)
-            return entry, told, fingerprint, marks.void(keys.encode_id(request.id), told or entry)
-    return None
-
-
 def _input(entry: Entry) -> dict[str, object]:
     told = {"key": entry.key, "sha256": entry.sha256}
     return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
 
 
-__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work", "by_inputs"]
+__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]

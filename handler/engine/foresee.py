@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handler.core import bust, records
+from handler.core import accept, bust, records
 from handler.core.cache import Finding
 from handler.core.event import Request
 from handler.core.fingerprint import Fingerprint
 from handler.core.keys import encode_id
 from handler.core.store import Store
-from handler.engine import execute, why
+from handler.engine import why
 
 
 def steps(
@@ -34,7 +34,7 @@ def steps(
             status, busted = "compute", None
             before = next((body for _, body in records.newest(store, request.id, name, finding.warnings)), None)
             unsure = [other for other in upstream if other not in found]
-            if not unsure and name not in request.bust and (stored := execute.by_inputs(request, name, finding, found, store, marks)):
+            if not unsure and name not in request.bust and (stored := accept.by_inputs(request, name, finding, found, store, marks)):
                 entry, told, _, busted = stored
                 if busted is None:
                     status, found[name] = "hit", told or entry

@@ -83,6 +83,7 @@ def _check(only, flow, engine, store, s3: str, out: Path | None, readme: Path | 
 
 
 def _measure(run: dict, quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> None:
+    import os
     import signal
 
     from cli.benchmark import concurrency, report, scale, steps
@@ -90,6 +91,8 @@ def _measure(run: dict, quick, only, flow, engine, store, latency, every, rounds
 
     engines = engine or ENGINES
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
+    for name in ("no_proxy", "NO_PROXY"):  # What is measured listens on loopback, where no proxy gets to.
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     chosen = only or SECTIONS
     left_out = run["left_out"]
     left_out += ({"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen)
@@ -128,9 +131,12 @@ class _Meter:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.table import Column
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            # On a narrow terminal the words give way, not the numbers.
+            what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))
+            self._bar = Progress(BarColumn(console.width // 6), MofNCompleteColumn(), TimeElapsedColumn(), what, console=console, transient=True, expand=True)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
         return self

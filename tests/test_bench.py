@@ -200,7 +200,7 @@ def test_a_file_that_is_no_run_is_told_so(project, tmp_path, text, capsys):
 @pytest.mark.parametrize(("arguments", "moment"), [(["--engine", "prefect"], "starting an embedded"), (["--engine", "pfl-direct", "--store", "s3"], "1 of ")])
 def test_ctrl_c_ends_with_130_and_leaves_no_server_and_no_file(temporary, arguments, moment):
     mark = f"BY_{os.urandom(8).hex()}"
-    environ = os.environ | {mark: "1", "PYTHONPATH": str(ROOT)}
+    environ = os.environ | {mark: "1", "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     words = [sys.executable, "-m", "cli.main", "bench", "--only", "steps", "--rounds", "500", *arguments]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=temporary.parent) as process:
         assert any(moment in line for line in process.stderr)

@@ -9,7 +9,7 @@ import typer
 
 from cli import output
 from cli.options import Json
-from handler.core.errors import InvalidRequestError, NotFoundError
+from handler.core.errors import InvalidRequestError, NotFoundError, UnavailableError
 
 SECTIONS = ("steps", "concurrency", "scale")
 
@@ -46,12 +46,22 @@ def bench(
         _check(only, flow, engine, store, s3, out, readme)
         if s3 and store and "s3" not in store:
             raise InvalidRequestError("--s3 and --store directory do not go together", hint="--store s3")
-        for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale")):
+        only, flow, engine, store, latency, callers = (list(dict.fromkeys(each or ())) for each in (only, flow, engine, store, latency, callers))
+        about = {"--flow": flow, "--store": store, "--latency": latency, "--all": every, "--rounds": rounds, "--calls": calls, "--s3": s3}
+        for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale"), *((flag, given, "steps") for flag, given in about.items())):
             if given and only and section not in only:
                 raise InvalidRequestError(f"{flag} is about {section}, which --only leaves out", hint=f"--only {section}")
         if out is not None and not out.parent.is_dir():
             raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
-        run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3)
+        run = report.new(quick)
+        try:
+            _measure(run, quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3)
+        except Exception as exc:  # What was measured until then took long.
+            if out is not None and (run["steps"] or run["concurrency"] or run["scale"]):
+                run["left_out"].append({"what": "the rest of the run", "why": f"it failed: {exc}"})
+                report.write(run, out)
+                output.say(f"what was measured until then is in {out}")
+            raise
         if out is not None:
             report.write(run, out, readme)
     output.emit(run if json else report.markdown(run).rstrip())
@@ -72,7 +82,8 @@ def _check(only, flow, engine, store, s3: str, out: Path | None, readme: Path | 
         report.check_readme(readme)
 
 
-def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> dict:
+def _measure(run: dict, quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> None:
+    import os
     import signal
 
     from cli.benchmark import concurrency, report, scale, steps
@@ -80,8 +91,11 @@ def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, ca
 
     engines = engine or ENGINES
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
-    chosen, run = only or SECTIONS, report.new(quick)
-    left_out = [{"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen]
+    for name in ("no_proxy", "NO_PROXY"):  # What is measured listens on loopback, where no proxy gets to.
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+    chosen = only or SECTIONS
+    left_out = run["left_out"]
+    left_out += ({"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen)
     with _Meter() as meter, Rig(meter.say, s3) as rig:
         stores = list(store or ())
         if not rig.has_s3():
@@ -94,10 +108,15 @@ def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, ca
         at_once = concurrency.plan(quick=quick, callers=callers or (), engines=engines) if "concurrency" in chosen else []
         sizes = scale.plan(quick=quick, sizes=ids or ()) if "scale" in chosen else []
         meter.total = sum(cell.rounds * len(steps.CASES) for cell in cells) + len(at_once) + len(sizes)
-        run["steps"] = steps.measure(rig, cells, meter.tick, engines=engines)
-        run["concurrency"] = concurrency.measure(rig, at_once, meter.tick, left_out)
-        run["scale"] = scale.measure(rig, sizes, 300 if quick else 3_000, meter.tick)
-    return report.finish(run, left_out)
+        # Row by row into the run, so that they are kept if something fails.
+        run["steps"].extend(steps.measure(rig, cells, meter.tick, left_out, engines=engines))
+        run["concurrency"].extend(concurrency.measure(rig, at_once, meter.tick, left_out))
+        run["scale"].extend(scale.measure(rig, sizes, 300 if quick else 3_000, meter.tick))
+    failed = [each["why"] for each in left_out if "section" in each]
+    if failed and not (run["steps"] or run["concurrency"] or run["scale"]):
+        raise UnavailableError("nothing could be measured", why=failed[0])
+    at_once = [number for number, *_ in at_once]
+    report.finish(run, cells=cells, callers=at_once, sizes=sizes, engines=engines, own_s3=bool(s3))
 
 
 class _Meter:
@@ -112,9 +131,12 @@ class _Meter:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.table import Column
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            # On a narrow terminal the words give way, not the numbers.
+            what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))
+            self._bar = Progress(BarColumn(console.width // 6), MofNCompleteColumn(), TimeElapsedColumn(), what, console=console, transient=True, expand=True)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
         return self

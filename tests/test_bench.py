@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
 from cli import main as command
-from cli.benchmark import chart, report, rig, steps, workloads
+from cli.benchmark import chart, report, rig, scale, steps, workloads
 from cli.benchmark.relay import Relay
 
 PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
@@ -49,7 +50,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     readme.write_text(f"before\n{report.BEGIN}\nXYZZY\n{report.END}\nafter\n")
     before = sorted(project.root.rglob("*"))
     few = ("--rounds", 1, "--calls", 2, "--flow", "chain-3", "--store", "directory", "--latency", 0, "--callers", 3, "--ids", 5, "--ids", 12)
-    code = run_bench("--engine", "pfl-direct", *few, "--out", out, "--readme", readme, "--json")
+    code = run_bench("--engine", "pfl-direct", "--engine", "pfl-direct", *few, "--flow", "chain-3", "--out", out, "--readme", readme, "--json")
     said = capsys.readouterr()
     assert code == 0, said.err
     run = json.loads(said.out)
@@ -69,6 +70,8 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     for row in run["scale"]:
         assert row["hits_per_s"] > 0 and row["operations"]["history ls"]["requests"] > row["operations"]["runs reap"]["requests"] == 1
     assert "1 of 8: chain-3, directory, 0 ms: misses" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
+    absent = "meaning, audit, chain-1, chain-10, chain-50, S3, 80 ms to Prefect, 1 callers, 8 callers, 64 callers, 10 IDs, 10,000 IDs, 1,000,000 IDs"
+    assert {"what": f"{absent}, pfl, `prefect`, plain Prefect", "why": "not asked for"} in run["left_out"]
     assert out.with_suffix(".md").read_text() == report.markdown(run, chart_file="run.svg")
     assert out.with_suffix(".svg").read_text() == chart.svg(run)
     text = readme.read_text()
@@ -82,7 +85,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
 def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_computes_again(prefect_server):
     with rig.Rig(lambda text: None, api=prefect_server.url) as made:
         cell = steps.Cell("meaning", "directory", 0, rounds=1, calls=0)
-        rows = steps.measure(made, [cell], lambda text: None, engines=("pfl-direct", "prefect"), cases=("miss", "helper"))
+        rows = list(steps.measure(made, [cell], lambda text: None, [], engines=("pfl-direct", "prefect"), cases=("miss", "helper")))
     told = {(row["engine"], row["case"]): row for row in rows}
     assert told["pfl-direct", "miss"]["answer"] == told["prefect", "miss"]["answer"] == "computed"
     assert told["pfl-direct", "helper"]["answer"] == "computed again"
@@ -109,6 +112,8 @@ def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_
         (["--s3", "s3://bucket", "--store", "directory"], 2, "--store s3"),
         (["--only", "steps", "--callers", "3"], 2, "--only concurrency"),
         (["--only", "steps", "--ids", "3"], 2, "--only scale"),
+        (["--only", "scale", "--flow", "audit"], 2, "--only steps"),
+        (["--only", "concurrency", "--rounds", "3"], 2, "--only steps"),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_measured(project, arguments, code, hint, capsys):
@@ -125,9 +130,62 @@ def test_a_bucket_of_the_users_own_is_as_it_was(project, s3_client, bucket, caps
     assert code == 0, said.err
     run = json.loads(said.out)
     assert [each["what"] for each in run["left_out"] if each["why"] == "--only"] == ["the section concurrency", "the section scale"]
+    assert {"Lambda itself", "requests of plain Prefect to S3"} < {each["what"] for each in run["left_out"]} and "moto on loopback" not in said.out
     hit = next(row for row in run["steps"] if (row["case"], row["start"]) == ("hit", "warm"))
     assert (hit["store"], hit["reads"], hit["writes"]) == ("s3", 1, 0)
     assert [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=bucket)["Contents"]] == ["bench/kept"]
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_measured(project, s3_env, temporary, monkeypatch, capsys):
+    for name, value in s3_env.items():
+        monkeypatch.setenv(name, value)
+    assert run_bench("--engine", "pfl-direct", "--s3", "s3://absent-bucket/bench") == 5
+    said = capsys.readouterr()
+    assert "bucket" in said.err and "1 of" not in said.err and said.out == "" and list(temporary.iterdir()) == []
+
+
+def test_a_flow_that_fails_is_left_out_with_its_reason_and_the_others_go_on():
+    with rig.Rig(lambda text: None) as made:
+        broken = (made.project / "flows" / "chain_1.py").read_text().replace("return add", "return 1 / 0 + add")
+        (made.project / "flows" / "chain_1.py").write_text(broken)
+        left_out: list[dict] = []
+        cells = [steps.Cell(f"chain-{length}", "directory", 0, rounds=1, calls=0) for length in (1, 3)]
+        rows = list(steps.measure(made, cells, lambda text: None, left_out, engines=("pfl-direct",), cases=("miss",)))
+    assert {row["workload"] for row in rows} == {"chain-3"}
+    assert [each["what"] for each in left_out] == ["chain-1, directory, 0 ms to Prefect"] and "ZeroDivisionError" in left_out[0]["why"]
+
+
+def test_what_was_measured_before_a_failure_is_kept(project, temporary, tmp_path, monkeypatch, capsys):
+    def full(path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(scale, "_write", full)
+    out = tmp_path / "run.json"
+    assert run_bench("--only", "concurrency", "--only", "scale", "--engine", "pfl-direct", "--callers", 1, "--ids", 3, "--out", out) != 0
+    said, run = capsys.readouterr(), report.read(out)
+    assert f"what was measured until then is in {out}" in said.err and "No space left" in said.err
+    assert [row["computations"] for row in run["concurrency"]] == [1] and run["scale"] == []
+    assert "No space left" in next(each["why"] for each in run["left_out"] if each["what"] == "the rest of the run")
+    assert "No space left" in out.with_suffix(".md").read_text() and list(temporary.iterdir()) == []
+
+
+def test_one_call_that_computed_is_enough_to_be_no_hit_and_no_outlier_is_dropped():
+    def call(ms: float, computed: int) -> dict:
+        return {"ms": ms, "computed": computed, "is_right": True, "cpu_ms": 1.0, "reads": 1, "writes": 0, "api_requests": 28, "api_refused": 2, "modules": 9}
+
+    cell = steps.Cell("meaning", "directory", 0, rounds=1, calls=20)
+    calls = [call(float(ms), 0) for ms in range(20)]
+    row = steps._row(cell, workloads.MEANING, "prefect", "hit", "warm", calls)
+    assert (row["answer"], row["median_ms"], row["p95_ms"], row["api_refused"]) == ("hit", 9.5, 18.0, 40)
+    row = steps._row(cell, workloads.MEANING, "prefect", "hit", "warm", [*calls[:2], call(0.0004, 1)])
+    assert (row["answer"], row["median_ms"], row["p95_ms"], row["per_step_ms"]) == ("computed again", 0.0004, 1.0, 0.000133)
+
+
+def test_a_tool_that_failed_gave_no_old_answer():
+    tools = [{"tool": tool, "version": "1", "store": "here", "cold_ms": 2.0, "warm_ms": 0.0123, "modules": 3} for tool in ("redun", "joblib, local cache")]
+    stale = [{"tool": "redun", "changes": 10, "noticed": 3, "failed": 2}, {"tool": "joblib", "changes": 10, "noticed": 3, "failed": 0}]
+    told = report._rivals({"rivals": tools, "stale": stale})
+    assert "| 0.0123 | 3 | 5 of 10, 2 failed |" in told and "| 0.0123 | 3 | 7 of 10 |" in told
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99}'])
@@ -142,7 +200,7 @@ def test_a_file_that_is_no_run_is_told_so(project, tmp_path, text, capsys):
 @pytest.mark.parametrize(("arguments", "moment"), [(["--engine", "prefect"], "starting an embedded"), (["--engine", "pfl-direct", "--store", "s3"], "1 of ")])
 def test_ctrl_c_ends_with_130_and_leaves_no_server_and_no_file(temporary, arguments, moment):
     mark = f"BY_{os.urandom(8).hex()}"
-    environ = os.environ | {mark: "1", "PYTHONPATH": str(ROOT)}
+    environ = os.environ | {mark: "1", "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     words = [sys.executable, "-m", "cli.main", "bench", "--only", "steps", "--rounds", "500", *arguments]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=temporary.parent) as process:
         assert any(moment in line for line in process.stderr)

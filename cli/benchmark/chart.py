@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 900, 290, 830, 22
+_WIDTH, _LEFT, _RIGHT, _ROW = 900, 330, 830, 22
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#d62728", "#8c564b")
 _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cli.benchmark.rig import ENGINES, Rig
 from handler.core.errors import UnavailableError
 
 PATIENCE_S = 120
 FLOW = "held"
+CALLERS = (1, 8, 64)  # The usual.
 
 
 def plan(*, quick: bool, callers: Sequence[int], engines: Sequence[str] = ENGINES) -> list[tuple[int, str, str]]:
     """What is measured: how many callers, for ``one`` key or ``each`` its own, and of which engine."""
-    numbers = list(callers) or ([1, 8] if quick else [1, 8, 64])
+    numbers = list(callers) or CALLERS[: 2 if quick else None]
     kinds = [(number, keys) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each")]
     return [(*kind, engine) for kind in kinds for engine in engines if engine != "functions"]
 
 
-def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> list[dict]:
+def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> Iterator[dict]:
     """A row for each of *cells*; what did not end in time goes to *left_out*."""
     rig.bake()
-    rows = []
     for number, keys, engine in cells:
         what = f"{number} caller{'s' if number > 1 else ''}, {'one key' if keys == 'one' else f'{number} keys'}, {engine}"
         try:
-            rows.append(_row(rig, number, keys, engine))
+            yield _row(rig, number, keys, engine)
         except UnavailableError as exc:
             left_out.append({"what": what, "why": f"{exc.what}; {exc.why}", "section": "concurrency"})
         tick(what)
-    return rows
 
 
 def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:

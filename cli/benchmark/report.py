@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cli.benchmark import chart
+from cli.benchmark import chart, concurrency, scale, steps
 from cli.benchmark.rig import ENGINES
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
 
@@ -22,10 +22,6 @@ BEGIN, END = "<!-- results: made by pfl bench --render -->", "<!-- /results -->"
 NAMES = {"functions": "plain functions", "pfl-direct": "pfl, `direct`", "pfl-prefect": "pfl, `prefect`", "prefect": "plain Prefect"}
 CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
 _PACKAGES = ("pfl", "prefect", "prefect-aws", "obstore", "moto", "boto3")
-_ALWAYS_LEFT_OUT = (
-    ("hits of plain functions", "they keep nothing: each call computes, so their miss is all there is"),
-    ("AWS itself", "S3 is moto on loopback, and a sandbox a process of this machine; requests are the same, times are not"),
-)
 
 
 def new(quick: bool) -> dict:
@@ -37,19 +33,38 @@ def new(quick: bool) -> dict:
     }  # fmt: skip
 
 
-def finish(run: dict, left_out: Iterable[dict]) -> dict:
-    """The run that ends: what was left out, and how busy the machine was."""
-    taken = {_cell_of(row) for row in run["steps"]}
-    names, stores, latencies = ({each[column] for each in taken} for column in range(3))
+def finish(run: dict, *, cells: Sequence[steps.Cell], callers: Iterable[int], sizes: Iterable[int], engines: Sequence[str], own_s3: bool) -> dict:
+    """
+    The run that ends: what was left out, and how busy the machine was.
+
+    Args:
+        run: What was measured, and so far left out.
+        cells: What the steps were to be measured with.
+        callers: How many at once were planned.
+        sizes: Of stores that were planned.
+        engines: Which were asked for.
+        own_s3: Whether the S3 is the user's.
+    """
+    taken = {cell[:3] for cell in cells}
+    names, stores, latencies = (list(dict.fromkeys(each[column] for each in taken)) for column in range(3))
     absent = [f"{name} on {store} at {ms} ms" for name in sorted(names) for store in sorted(stores) for ms in sorted(latencies) if (name, store, ms) not in taken]
-    run["left_out"] = list(left_out)
     if absent:
         run["left_out"].append({"what": ", ".join(absent), "why": "one thing at a time is changed; --all takes them too"})
-    if stores == {"directory"} and not any(each["what"] == "S3" for each in run["left_out"]):
-        run["left_out"].append({"what": "S3", "why": "it was not asked for"})
-    if run["quick"]:
-        run["left_out"].append({"what": "the other flows, 80 ms to Prefect, 64 callers, a million IDs", "why": "--quick"})
-    run["left_out"] += [{"what": what, "why": why} for what, why in _ALWAYS_LEFT_OUT]
+    # A section that is not there is told as one.
+    usual = [(names, steps.FLOWS, ""), (stores, steps.STORES, ""), (latencies, steps.LATENCIES, " ms to Prefect")] if taken else []
+    usual += [(set(callers), concurrency.CALLERS, " callers")] if callers else []
+    usual += [(set(sizes), scale.SIZES, " IDs")] if sizes else []
+    usual += [(engines, ENGINES[1:], "")] if taken or callers else []  # Functions always run.
+    words = NAMES | {"s3": "S3"}
+    known = {each["what"] for each in run["left_out"]}
+    absent = [f"{each:,}{unit}" if unit else words.get(each, each) for given, all_of_it, unit in usual for each in all_of_it if each not in given]
+    if absent := [each for each in absent if each not in known]:
+        run["left_out"].append({"what": ", ".join(absent), "why": "--quick" if run["quick"] else "not asked for"})
+    run["left_out"].append({"what": "hits of plain functions", "why": "they keep nothing: each call computes, so their miss is all there is"})
+    if own_s3:
+        run["left_out"].append({"what": "requests of plain Prefect to S3", "why": "nothing stands between it and your bucket that could count"})
+    where = "a sandbox is a process of this machine" if own_s3 else "S3 is moto on loopback, and a sandbox a process of this machine; requests are the same, times are not"
+    run["left_out"].append({"what": "Lambda itself" if own_s3 else "AWS itself", "why": where})
     run["machine"]["load_at_end"] = round(os.getloadavg()[0], 1)
     return run
 
@@ -128,7 +143,8 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
     cells = dict.fromkeys(map(_cell_of, run["steps"]))
     if cells:
         parts.append(
-            "Cold: a fresh process, from its start to its reply. Warm: a later call of it. Each number is a median, with the 95th percentile in brackets; "
+            "Cold: a fresh process, from its start to its reply; modules are compiled, and pfl has its manifest of the code, as in an image. Warm: a later call of "
+            "it, for another ID. Each number is a median, with the 95th percentile in brackets; "
             "processor time and requests are those of a warm call and, in brackets, of a cold one, modules those of a cold one. Reads and writes are requests "
             "to the store; of plain Prefect in a directory, files opened. Engines took turns, call by call. The last two columns set a row beside "
             "plain Prefect (`@task(cache_policy=INPUTS + TASK_SOURCE, result_storage=…)`, a tag with a limit of 1, heartbeats as they come). Where the code changed, "
@@ -152,9 +168,9 @@ def number(value: float | None) -> str:
     """Three digits that count."""
     if value is None:
         return ""
-    if value >= 100 or value == int(value):
+    if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:#.3g}"
 
 
 def _ratio(value: float, base: float) -> str:
@@ -178,11 +194,11 @@ def _headline(run: dict, cell: tuple) -> str:
         for engine in ENGINES:
             cold, warm = (_pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
             if cold and warm:
-                rows.append((words, NAMES[engine], _bold(warm["answer"]), number(cold["median_ms"]), number(warm["median_ms"]), number(warm["reads"]),
+                rows.append((words, NAMES[engine], _answer(cold, warm), number(cold["median_ms"]), number(warm["median_ms"]), number(warm["reads"]),
                              number(warm["writes"]), number(warm["api_requests"]), number(cold["modules"])))  # fmt: skip
-    steps = next(row["steps"] for row in run["steps"] if row["workload"] == cell[0])
-    head = (f"{cell[0]}: {steps} steps, {cell[1]}", "", "answer", "cold, ms>", "warm, ms>", "reads>", "writes>", "API requests>", "modules>")
-    return table(head, rows)
+    count = next(row["steps"] for row in run["steps"] if row["workload"] == cell[0])
+    head = (f"{cell[0]}: {count} steps, {cell[1]}", "", "answer", "cold, ms>", "warm, ms>", "reads>", "writes>", "API requests>", "modules>")
+    return table(head, rows) + _refused(run, cell)
 
 
 def _cell(run: dict, cell: tuple) -> str:
@@ -196,10 +212,10 @@ def _cell(run: dict, cell: tuple) -> str:
             ratios = [_ratio(row["median_ms"], base["median_ms"]) if base and engine != "prefect" else "" for row, base in zip((cold, warm), plain, strict=True)]
             both = [f"{number(warm[name])} ({number(cold[name])})" for name in ("cpu_ms", "reads", "writes", "api_requests")]
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
-            rows.append((words, NAMES[engine], _bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
+            rows.append((words, NAMES[engine], _answer(cold, warm), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
     counts = {start: min(row["calls"] for row in run["steps"] if _cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
     head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>")
-    return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows)
+    return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows) + _refused(run, cell)
 
 
 def _chains(run: dict) -> str:
@@ -213,7 +229,7 @@ def _chains(run: dict) -> str:
             ends = [_pick(run, (f"chain-{length}", "directory", 0), case=case, engine=engine, start="warm") for length in (lengths[0], lengths[-1])]
             if all(ends):
                 slope = [(ends[1][name] - ends[0][name]) / (lengths[-1] - lengths[0]) for name in ("median_ms", "cpu_ms", "api_requests")]
-                rows.append((CASES[case], NAMES[engine], *(number(max(0.0, each)) for each in slope)))
+                rows.append((CASES[case], NAMES[engine], *map(number, slope)))
     head = ("", "", "ms>", "CPU, ms>", "API requests>")
     return f"## Each further step of a chain\n\nWarm, from {lengths[0]} to {lengths[-1]} steps.\n\n" + table(head, rows) if rows else ""
 
@@ -243,7 +259,8 @@ def _scale(run: dict) -> str:
         for row in run["scale"]
     ]  # fmt: skip
     head = ("IDs in the directory>", "hits a second>", "of 8 sandboxes>", *(f"`{name}`>" for name in names))
-    return "Hits over IDs at random; and what commands take, in ms (requests to the store).\n\n" + table(head, rows)
+    places = " and ".join(sorted({"in memory (/dev/shm)" if row["disk"] == "memory" else "on the disk" for row in run["scale"]}))
+    return f"Hits over IDs at random; and what commands take, in ms (requests to the store). The directories are {places}.\n\n" + table(head, rows)
 
 
 def _rivals(run: dict) -> str:
@@ -252,13 +269,15 @@ def _rivals(run: dict) -> str:
     stale = {row["tool"]: row for row in run["stale"]}
     rows = []
     for row in run["rivals"]:
-        judged = stale.get(row["tool"])
-        says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
+        judged = stale.get(row["tool"].partition(",")[0])
+        failed = judged.get("failed", 0) if judged else 0
+        says = f"{judged['changes'] - judged['noticed'] - failed} of {judged['changes']}" + (f", {failed} failed" if failed else "") if judged else ""
         rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
     head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
     return table(head, rows) + "\n\n" + _prose(
-        "Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
-        "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at."
+        "Powertools keeps the reply of the whole handler, the others each step; with its local cache, which is off unless asked for, a warm process answers "
+        "from memory and looks at no store, as no other here does. pfl's manifest is made beforehand, as an image's is; plain Prefect asks its server. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
+        "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at. Failed: it hashed no such function, or took over 4 s."
     )
 
 
@@ -266,8 +285,21 @@ def _prose(text: str) -> str:
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _bold(answer: str) -> str:
-    return f"**{answer}**" if answer == "stale" else answer
+def _answer(*rows: dict) -> str:
+    """The answer, cold and warm where they are not the same."""
+    return ", ".join(f"**{each}**" if each == "stale" else each for each in dict.fromkeys(row["answer"] for row in rows))
+
+
+def _refused(run: dict, cell: tuple) -> str:
+    """Whose requests a busy Prefect refused, which is waiting in the times of that row."""
+    said = []
+    for engine in ("pfl-prefect", "prefect"):
+        rows = [row for row in run["steps"] if _cell_of(row) == cell and row["engine"] == engine and "api_refused" in row]
+        if any(row["api_refused"] for row in rows):
+            said.append(f"{sum(row['api_refused'] for row in rows)} requests in {sum(row['calls'] for row in rows)} calls of {NAMES[engine]}")
+    if not said:
+        return ""
+    return "\n\n" + _prose(f"Prefect's server on SQLite was busy and refused (503) {' and '.join(said)}; its client waits a second or more and asks again, which is in these times.")
 
 
 def _where(run: dict) -> str:

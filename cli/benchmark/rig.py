@@ -68,6 +68,8 @@ class Rig:
             self._stack.callback(shutil.rmtree, self.place, ignore_errors=True)
             self.project = self.place / "project"
             workloads.write(self.project)
+            if self._own_s3:  # Whether it is there is told before anything is measured.
+                self.wipe("s3")
         except BaseException:
             self._stack.close()
             raise
@@ -172,10 +174,11 @@ class Rig:
             self._limited.add(id)
 
     def asked(self, kind: str, rtt_ms: float) -> Counter[str]:
-        """How often Prefect was asked so far (``api``), and how often the S3 was, by verb."""
+        """How often Prefect was asked so far (``api``), how often it was busy (``refused``), and how often the S3 was, by verb."""
         found: Counter[str] = Counter()
         if (port := urlsplit(self._api).port) and (port, rtt_ms) in self._relays:
-            found["api"] = self._relays[port, rtt_ms].asked.total()
+            relay = self._relays[port, rtt_ms]
+            found["api"], found["refused"] = relay.asked.total(), relay.refused
         if kind == "s3" and (relay := self.s3()) is not None:
             for request, count in relay.asked.items():
                 found["get" if request.startswith(("GET", "HEAD")) else "put"] += count

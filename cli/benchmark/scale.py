@@ -21,6 +21,7 @@ from handler.core import event, history, keys, manifest, records
 from handler.core.settings import Settings
 
 FLOW, STEP, TEMPLATE = "chain-1", "s1_0", "template"
+SIZES = (10, 10_000, 1_000_000)  # The usual.
 SANDBOXES = 8
 _TURNS = 3
 _WHOLE = 1_000  # Behind the newest, a record of history is a name in the index: nobody reads further.
@@ -29,10 +30,10 @@ _SPREAD_NS = 30 * 86_400 * 10**9
 
 def plan(*, quick: bool, sizes: Sequence[int]) -> list[int]:
     """How many IDs the stores have."""
-    return sorted(set(sizes)) or ([10, 10_000] if quick else [10, 10_000, 1_000_000])
+    return sorted(set(sizes)) or list(SIZES[: 2 if quick else None])
 
 
-def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], None]) -> list[dict]:
+def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], None]) -> Iterator[dict]:
     """
     A row for each size.
 
@@ -43,7 +44,7 @@ def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], No
         tick: Told when a size is done.
     """
     rig.bake()
-    rows, found = [], {size: [] for size in sizes}
+    found = {size: [] for size in sizes}
     with ExitStack() as stack:
         places = {}
         for size in sizes:
@@ -54,9 +55,8 @@ def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], No
                 found[size].append(_operations(rig, place, size))
         for size, place in places.items():
             disk = "memory" if place.parts[1] == "dev" else "disk"
-            rows.append({"ids": size, "disk": disk, **_hits(rig, place, size, calls), "operations": _medians(found[size])})
+            yield {"ids": size, "disk": disk, **_hits(rig, place, size, calls), "operations": _medians(found[size])}
             tick(f"a store of {size:,} IDs")
-    return rows
 
 
 def _hits(rig: Rig, place: Path, size: int, calls: int) -> dict[str, float]:

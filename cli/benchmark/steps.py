@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,10 @@ from typing import NamedTuple
 from cli.benchmark import workloads
 from cli.benchmark.rig import ENGINES, Rig
 from cli.benchmark.workloads import Workload
+from handler.core.errors import UnavailableError
 
 CASES = ("miss", "hit", "cosmetic", "helper")
+FLOWS, STORES, LATENCIES = ("meaning", "audit", "chain-1", "chain-10", "chain-50"), ("directory", "s3"), (0, 80)  # The usual.
 
 
 class Cell(NamedTuple):
@@ -40,9 +42,9 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
         calls: Warm calls of each process; 0: the usual.
         every: Each flow on each store at each latency.
     """
-    all_names = list(names) or (["meaning"] if quick else ["meaning", "audit", "chain-1", "chain-10", "chain-50"])
-    all_stores = list(stores) or ["directory", "s3"]
-    all_latencies = list(latencies) or ([0] if quick else [0, 80])
+    all_names = list(names) or FLOWS[: 1 if quick else None]
+    all_stores = list(stores) or STORES
+    all_latencies = list(latencies) or LATENCIES[: 1 if quick else None]
     cells = []
     for number, (name, kind, latency_ms) in enumerate(itertools.product(all_names, all_stores, all_latencies)):
         if not every and name != all_names[0] and (kind, latency_ms) != (all_stores[0], all_latencies[0]):
@@ -54,13 +56,18 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
 
 
 def measure(
-    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
-) -> list[dict]:
-    """Rows of all *cells*; *tick* is told as each of a cell's cases has been gone through once."""
+    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], left_out: list[dict], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
+) -> Iterator[dict]:
+    """Rows of all *cells*, cell by cell; *tick* is told as each of a cell's cases has been gone through once, *left_out* what failed."""
     pristine: dict[Path, str] = {}
     # What is right is what plain functions say, so they always run.
     engines = ("functions", *(each for each in engines if each != "functions"))
-    return [row for cell in cells for row in _cell(rig, cell, pristine, tick, engines, cases)]
+    for cell in cells:
+        try:
+            yield from _cell(rig, cell, pristine, tick, engines, cases)
+        except UnavailableError as exc:  # The others are worth having: a run takes long.
+            left_out.append({"what": f"{cell.workload}, {cell.store}, {cell.latency_ms} ms to Prefect", "why": f"{exc.what}; {exc.why}", "section": "steps"})
+            workloads.edit(rig.project, workloads.ALL[cell.workload], "", pristine)
 
 
 def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
@@ -95,7 +102,7 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 else:
                     call = boxes[engine].call(told)
                 if call.get("status"):
-                    raise RuntimeError(f"{engine}, {cell.workload}: {call['status']}")
+                    raise UnavailableError(f"{engine} failed", why=call["status"])
                 asked = rig.asked(cell.store, cell.latency_ms) - before
                 value = workloads.essence(cell.workload, call.pop("value"))
                 truth.setdefault(id, value)  # Plain functions go first, and keep nothing.
@@ -103,7 +110,7 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 counts = call["store"]
                 if cell.store == "s3" and engine != "functions":
                     counts = asked if rig.s3() is not None else None if engine == "prefect" else counts
-                call |= {"is_right": value == truth[id], "api_requests": asked["api"], **_io(counts)}
+                call |= {"is_right": value == truth[id], "api_requests": asked["api"], "api_refused": asked["refused"], **_io(counts)}
                 if engine != "functions" or case == "miss":
                     found.setdefault((engine, case, "warm" if number else "cold"), []).append(call)
 
@@ -117,22 +124,23 @@ def _io(counts: dict | None) -> dict[str, int | None]:
 
 def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]) -> dict:
     def middle(name: str) -> float | None:
-        return None if calls[0][name] is None else round(statistics.median(call[name] for call in calls), 3)
+        return None if calls[0][name] is None else round(statistics.median(call[name] for call in calls), 6)
 
-    ms, computed = sorted(call["ms"] for call in calls), middle("computed")
+    ms = sorted(call["ms"] for call in calls)
     if engine == "functions":
         answer = "computed"
     elif not all(call["is_right"] for call in calls):
         answer = "stale"
     else:
-        answer = "hit" if computed == 0 else "computed again" if case != "miss" else "computed"
+        answer = "computed" if case == "miss" else "computed again"  # If but one call computed: that was no hit.
+        answer = answer if any(call["computed"] for call in calls) else "hit"
     return {
         "workload": cell.workload, "steps": workload.steps, "store": cell.store, "latency_ms": cell.latency_ms, "engine": engine,
-        "case": case, "start": start, "answer": answer, "calls": len(calls), "computed_steps": computed,
-        "median_ms": middle("ms"), "p95_ms": round(ms[math.ceil(0.95 * len(ms)) - 1], 3),
-        "per_step_ms": round(statistics.median(ms) / workload.steps, 3), "cpu_ms": middle("cpu_ms"),
+        "case": case, "start": start, "answer": answer, "calls": len(calls), "computed_steps": middle("computed"),
+        "median_ms": middle("ms"), "p95_ms": round(ms[math.ceil(0.95 * len(ms)) - 1], 6),
+        "per_step_ms": round(statistics.median(ms) / workload.steps, 6), "cpu_ms": middle("cpu_ms"),
         "reads": middle("reads"), "writes": middle("writes"),
-        "api_requests": middle("api_requests"), "modules": middle("modules"),
+        "api_requests": middle("api_requests"), "api_refused": sum(call["api_refused"] for call in calls), "modules": middle("modules"),
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,20 +27,29 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1], epilog="Other options go to pfl bench.")
     parser.add_argument("--rivals", metavar="PYTHON", default=sys.executable, help="an interpreter that has the tools")
     chosen, others = parser.parse_known_args(arguments)
+    if shutil.which(chosen.rivals) is None:  # Now, not in three quarters of an hour.
+        parser.error(f"there is no {chosen.rivals}")
+    for package in sorted({package for package, *_ in rivals.TOOLS.values() if not rivals.installed(chosen.rivals, package)}):
+        print(f"{package} is not installed there, so it will be left out", file=sys.stderr)
     place = ROOT / "docs" / "benchmarks"
     place.mkdir(exist_ok=True)
     path = place / f"{report.new(False)['date']}.json"
+    # What a run says of itself if it fails half-way; where things are says nothing to anybody else.
+    sys.argv[1:] = ["bench", *others]
     try:
         command.main(["bench", *others, "--out", str(path)])
     except SystemExit as exc:
         if exc.code:
             raise
     run = report.read(path)
-    # Where the interpreter is says nothing to anybody else.
     run["command"] = shlex.join(["python", "tests/benchmarks/publish.py", "--rivals", "PYTHON", *others])
+
+    def save() -> None:
+        report.write(run, path, ROOT / "README.md")
+
+    save()  # Whatever becomes of the rivals, which rivals.py alone can add later.
     few = {"rounds": 3, "calls": 5, "every": 20} if run["quick"] else {"rounds": 7, "calls": 10, "every": 5}
-    rivals.add(run, chosen.rivals, **few)
-    report.write(run, path, ROOT / "README.md")
+    rivals.add(run, chosen.rivals, save, **few)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ each tool answers with an old value. The tools are the extra ``rivals``; ``--pyt
 redun's pins and ours may not go together. One that is not installed there is left out, and the run says so.
 
 joblib, redun and Hamilton keep their results in a directory (redun in SQLite), Powertools' idempotency in DynamoDB, which is moto.
-Powertools keeps the reply of a whole handler, the others each step.
+Powertools keeps the reply of a whole handler, the others each step; it is measured as it is and with its local cache.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "fingerprint")]
 
-FLOW, TABLE = "meaning", "bench"
-PACKAGES = {"joblib": "joblib", "redun": "redun", "hamilton": "sf-hamilton", "powertools": "aws-lambda-powertools"}
-NAMES = {"joblib": "joblib", "redun": "redun", "hamilton": "Hamilton", "powertools": "Powertools idempotency"}
-STORES = {"joblib": "directory", "redun": "SQLite", "hamilton": "directory", "powertools": "DynamoDB (moto)"}
+from handler.core.errors import UnavailableError  # noqa: E402
+
+FLOW = "meaning"
+# By function of rival.py: what to install, how it is called, where it keeps results.
+TOOLS = {
+    "joblib": ("joblib", "joblib", "directory"),
+    "redun": ("redun", "redun", "SQLite"),
+    "hamilton": ("sf-hamilton", "Hamilton", "directory"),
+    "powertools": ("aws-lambda-powertools", "Powertools idempotency", "DynamoDB (moto)"),
+    "powertools_local": ("aws-lambda-powertools", "Powertools idempotency, local cache", "DynamoDB (moto)"),
+}
 S3 = "pfl, on S3"
 # What compare.py calls the tools.
 JUDGED = {"pfl": "ours", "plain Prefect": "prefect_task_source", "joblib": "joblib", "redun": "redun", "Hamilton": "hamilton", "Powertools idempotency": "powertools"}
@@ -49,29 +58,45 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
         versions, where = {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")}, {"pfl": "directory", "plain Prefect": "directory"}
         if s3 is not None:
             makers[S3], versions[S3], where[S3] = (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)), "this", "S3 (moto)"
-            _table(rig.s3_env)
-        for tool, name in NAMES.items():
-            found = _installed(python, PACKAGES[tool])
-            if not found or (tool == "powertools" and s3 is None):
-                left_out.append({"what": name, "why": f"{PACKAGES[tool] if not found else 'moto'} is not installed: pip install -e '.[rivals]'"})
+            _tables(rig.s3_env)
+        for tool, (package, name, store) in TOOLS.items():
+            found = installed(python, package)
+            if not found or (tool.startswith("powertools") and s3 is None):
+                left_out.append(_left_out(name, f"{package if not found else 'moto'} is not installed: pip install -e '.[rivals]'"))
                 continue
-            versions[name], where[name] = found, STORES[tool]
+            versions[name], where[name] = found, store
             makers[name] = _maker(rig, python, tool)
         order, found = {"flow": FLOW, "id": "id0"}, {name: {"cold": [], "warm": [], "modules": 0} for name in makers}
-        for name, make in makers.items():
-            with make(order) as box:  # Computes, and makes each tool's bytecode.
-                assert box.first()["computed"] == 3 or name == "plain Prefect", name
-        for _ in range(rounds):
+
+        def drop(name: str, exc: Exception) -> None:
+            del makers[name], found[name]
+            left_out.append(_left_out(name, f"it failed: {exc}"))
+
+        for name, make in list(makers.items()):
+            try:
+                with make(order) as box:  # Computes, and makes each tool's bytecode.
+                    if (computed := box.first()["computed"]) != 3:
+                        raise UnavailableError(f"it computed {computed} of 3 steps at first")
+            except (OSError, UnavailableError) as exc:
+                drop(name, exc)
+        for number in range(rounds):
             boxes = {}
             with ExitStack() as stack:
-                for name, make in makers.items():
-                    boxes[name] = stack.enter_context(make(order))
-                    _note(found[name]["cold"], name, told := boxes[name].first())
-                    found[name]["modules"] = told["modules"]
+                # Who comes later has the others' processes beside it, so they change places.
+                for name in list(makers)[:: 1 if number % 2 == 0 else -1]:
+                    try:
+                        boxes[name] = stack.enter_context(makers[name](order))
+                        _note(found[name]["cold"], told := boxes[name].first())
+                        found[name]["modules"] = told["modules"]
+                    except UnavailableError as exc:
+                        drop(name, exc)
                 for _ in range(calls):
-                    for name, box in boxes.items():
-                        _note(found[name]["warm"], name, box.call(order))
-            print(f"rivals: {len(found['pfl']['cold'])} of {rounds} rounds", file=sys.stderr)
+                    for name in [each for each in boxes if each in makers]:
+                        try:
+                            _note(found[name]["warm"], boxes[name].call(order))
+                        except UnavailableError as exc:
+                            drop(name, exc)
+            print(f"rivals: {number + 1} of {rounds} rounds", file=sys.stderr)
     for name, each in found.items():
         middle = {start: round(statistics.median(each[start]), 3) for start in ("cold", "warm")}
         about = {"tool": "pfl" if name == S3 else name, "version": versions[name], "store": where[name]}
@@ -79,9 +104,14 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 
-def _note(times: list[float], name: str, told: dict) -> None:
-    assert told["computed"] == 0, f"{name}: that was no hit"
+def _note(times: list[float], told: dict) -> None:
+    if told["computed"]:
+        raise UnavailableError("it computed where a hit was due")
     times.append(told["ms"])
+
+
+def _left_out(what: str, why: str) -> dict:
+    return {"what": what, "why": why, "section": "rivals"}
 
 
 def _maker(rig, python: str, tool: str):
@@ -89,22 +119,23 @@ def _maker(rig, python: str, tool: str):
 
     place = rig.place / "rivals" / tool
     place.mkdir(parents=True)
-    environ = rig.bare_environ() | (rig.s3_env or {}) | {"BENCH_PLACE": str(place), "BENCH_TABLE": TABLE, "HOME": str(rig.place), "POWERTOOLS_DEV": "false"}
+    environ = rig.bare_environ() | (rig.s3_env or {}) | {"BENCH_PLACE": str(place), "BENCH_TABLE": tool, "HOME": str(rig.place), "HAMILTON_TELEMETRY_ENABLED": "false"}
     command = [python, str(ROOT / "tests" / "benchmarks" / "rival.py"), tool]
     return lambda first: Sandbox([*command, json.dumps(first)], environ, rig.project)
 
 
-def _table(environ: dict[str, str]) -> None:
+def _tables(environ: dict[str, str]) -> None:
     import boto3
 
     given = {"endpoint_url": environ["AWS_ENDPOINT_URL"], "region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
     key = {"AttributeName": "id"}
-    boto3.client("dynamodb", **given).create_table(
-        TableName=TABLE, BillingMode="PAY_PER_REQUEST", KeySchema=[key | {"KeyType": "HASH"}], AttributeDefinitions=[key | {"AttributeType": "S"}]
-    )
+    about = {"BillingMode": "PAY_PER_REQUEST", "KeySchema": [key | {"KeyType": "HASH"}], "AttributeDefinitions": [key | {"AttributeType": "S"}]}
+    for table in ("powertools", "powertools_local"):
+        boto3.client("dynamodb", **given).create_table(TableName=table, **about)
 
 
-def _installed(python: str, package: str) -> str:
+def installed(python: str, package: str) -> str:
+    """The version of *package* there; empty: it is not."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
 
@@ -122,21 +153,27 @@ def judge(python: str, every: int) -> tuple[list[dict], list[dict]]:
             chosen = sys.executable if tool in ("pfl", "plain Prefect") else python
             sides = [compare.keys(name, side, seed, cases, Path(place), chosen) for side, seed in (("before", 1), ("after", 4_000))]
             if not all(len(side) == len(cases) for side in sides):
-                left_out.append({"what": f"{tool} on the fingerprint suite", "why": "it is not installed, or does not work here"})
+                left_out.append(_left_out(f"{tool} on the fingerprint suite", "it is not installed, or does not work here"))
                 continue
             noticed, quiet, errors = compare.score(cases, *sides)
             bust = sum(case.expect == "bust" for case in cases)
-            rows.append({"tool": tool, "changes": bust, "noticed": noticed, "harmless": len(cases) - bust, "quiet": quiet, "errors": errors})
+            # A tool that raised gave no answer, so no old one either.
+            failed = sum(case.expect == "bust" and any(isinstance(key, dict) for key in both) for case, *both in zip(cases, *sides, strict=True))
+            row = {"tool": tool, "changes": bust, "noticed": noticed, "failed": failed, "harmless": len(cases) - bust, "quiet": quiet, "errors": errors}
+            rows.append(row)
             print(f"fingerprint suite: {tool}", file=sys.stderr)
     return rows, left_out
 
 
-def add(run: dict, python: str, *, rounds: int, calls: int, every: int) -> None:
-    """Both tables, put into *run*."""
+def add(run: dict, python: str, save: Callable[[], None], *, rounds: int, calls: int, every: int) -> None:
+    """Both tables, put into *run*, which is saved after each."""
     run["rivals"], absent = measure(python, rounds, calls)
-    run["stale"], unjudged = judge(python, every)
-    known = {each["what"] for each in run["left_out"]}
-    run["left_out"] = [each for each in absent + unjudged if each["what"] not in known] + run["left_out"]
+    # What an earlier try left out may be there now.
+    run["left_out"] = absent + [each for each in run["left_out"] if each.get("section") != "rivals"]
+    save()
+    run["stale"], absent = judge(python, every)
+    run["left_out"] = absent + run["left_out"]
+    save()
 
 
 def main() -> None:
@@ -152,8 +189,13 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, help="whose results section to rewrite")
     chosen = parser.parse_args()
     run = report.read(chosen.run)
-    add(run, chosen.python, rounds=chosen.rounds, calls=chosen.calls, every=chosen.every)
-    report.write(run, chosen.run, chosen.readme)
+    if shutil.which(chosen.python) is None:
+        parser.error(f"there is no {chosen.python}")
+
+    def save() -> None:
+        report.write(run, chosen.run, chosen.readme)
+
+    add(run, chosen.python, save, rounds=chosen.rounds, calls=chosen.calls, every=chosen.every)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import asyncio
 import ctypes
 import json
 import os
+import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
+from types import FrameType
 
 from handler.core.declare import Flow, Step, short_place
 from handler.core.errors import PflError, StepFailedError
@@ -86,25 +89,72 @@ def _beside_any_loop(call: Callable[[], object]) -> object:
 
 def _within(timeout_s: float, call: Callable[[], object]) -> object:
     """Call, and interrupt it between two bytecodes once *timeout_s* seconds are over, as Prefect does in a thread."""
-    caller, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-
-    def interrupt() -> None:
-        with lock:
-            if not over.is_set():
-                raise_in_thread(caller, _TimeUp)
-
-    timer = threading.Timer(timeout_s, interrupt)
-    timer.daemon = True
-    timer.start()
     try:
-        try:
+        with Interruptible("timeout", lambda scope: scope.over.wait(timeout_s) or scope.poke(), lambda: _TimeUp):
             return call()
-        finally:
-            with lock:  # After this nothing is raised any more in a thread that has moved on.
-                over.set()
-            timer.cancel()
     except _TimeUp:
         raise time_up(timeout_s) from None
+
+
+class Interruptible:
+    """
+    A part of what this thread does, which another one watches and interrupts; once it is left, nothing is raised any more.
+
+    With a signal, in the main thread, a sleep, a socket or a lock is left at once; else a call into C ends first. It is no
+    generator, so that its beginning and its end have frames by which they are known: what was raised in one of them would leave
+    nobody to end the raising.
+
+    Args:
+        name: Of the thread that watches.
+        watch: What it does, until ``over`` is set: it waits for something, and pokes.
+        due: What to raise after a poke, asked in this thread where a signal came; None for nothing.
+        number: The signal.
+
+    ``was_poked`` says whether a poke came before the end.
+    """
+
+    def __init__(
+        self, name: str, watch: Callable[[Interruptible], object], due: Callable[[], type[BaseException] | None], number: int = 0
+    ) -> None:
+        self.over, self.was_poked, self._lock, self._due = threading.Event(), False, threading.Lock(), due
+        self._number = number if threading.current_thread() is threading.main_thread() else 0
+        self._interrupted = threading.get_ident()
+        self._watching = threading.Thread(target=watch, args=(self,), name=name, daemon=True)
+
+    def __enter__(self) -> Interruptible:
+        if self._number:
+            self._before = signal.signal(self._number, self._on_signal)
+        self._watching.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.over.set()
+        with self._lock:  # No poke is under way any more.
+            pass
+        if self._number:
+            signal.signal(self._number, self._before)
+
+    def poke(self) -> None:
+        """Interrupt, if there is something due."""
+        with self._lock:
+            if self.over.is_set():
+                return
+            self.was_poked = True
+            if self._number:
+                signal.pthread_kill(self._interrupted, self._number)
+            elif (kind := self._kind(sys._current_frames().get(self._interrupted))) is not None:
+                raise_in_thread(self._interrupted, kind)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if (kind := self._kind(frame)) is not None:
+            raise kind
+
+    def _kind(self, frame: FrameType | None) -> type[BaseException] | None:
+        while frame is not None:
+            if frame.f_code in (Interruptible.__enter__.__code__, Interruptible.__exit__.__code__):
+                return None
+            frame = frame.f_back
+        return None if self.over.is_set() else self._due()
 
 
 def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:

@@ -193,7 +193,6 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
     from prefect.flow_engine import run_flow
     from prefect.logging.handlers import APILogWorker
 
-    from handler.engine import cancel
     from handler.engine import deadline as deadlines
 
     started, stop_at = time.perf_counter(), float("inf") if deadline is None else deadline - settings.margin_s
@@ -205,7 +204,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
             deadlines.watch(watched),
-            cancel.watch(watched, api) as cancelled,
+            deadlines.watch_prefect(watched, api) as in_prefect,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
@@ -217,7 +216,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         error = InvalidRequestError(what, why=str(exc), hint=hint)
     except KeyboardInterrupt:
         _end(api, str(flow_run.id), "CANCELLED", "interrupted")
-        if not cancelled.is_set():
+        if not in_prefect.was_poked:
             raise
         return event.reply(**said, status="cancelled")
     except Exception as exc:

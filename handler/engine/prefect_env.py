@@ -97,7 +97,7 @@ def load() -> None:
         from prefect import flow_engine
         from prefect.logging import handlers
 
-        from handler.engine import cancel, prefect_flow
+        from handler.engine import prefect_flow
     finally:
         gc.freeze()  # Nor shall later collections look at them.
         if was_on:

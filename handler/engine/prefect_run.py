@@ -11,7 +11,7 @@ from math import inf
 from handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_api, prefect_env
-from handler.engine.deadline import TERMINATED, Terminated
+from handler.engine.deadline import TERMINATED, Terminated, watch_prefect
 from handler.engine.execute import Invocation, Notify
 
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
@@ -32,7 +32,7 @@ def run(invocation: Invocation) -> None:
         from prefect.flow_engine import run_flow
         from prefect.logging.handlers import APILogWorker
 
-        from handler.engine import cancel, prefect_flow
+        from handler.engine import prefect_flow
 
         request = invocation.request
         flow = prefect_flow.build(invocation.flow)
@@ -47,7 +47,7 @@ def run(invocation: Invocation) -> None:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
-                cancel.watch(invocation, api) as cancelled,
+                watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:
                     state = flow(**arguments, **request.params, return_state=True)
@@ -65,7 +65,7 @@ def run(invocation: Invocation) -> None:
                 _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
                 raise Terminated from exc
             _end(invocation, api, "CANCELLED", "interrupted", force=True)
-            if cancelled.is_set():
+            if watched.was_poked:
                 raise RunCancelledError("the run was cancelled in Prefect", hint="call again to compute it") from None
             raise
         except PflError:

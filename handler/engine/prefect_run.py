@@ -30,7 +30,6 @@ def run(invocation: Invocation) -> None:
         import prefect
         from prefect.exceptions import TerminationSignal
         from prefect.flow_engine import run_flow
-        from prefect.logging.handlers import APILogWorker
 
         from handler.engine import prefect_flow
 
@@ -77,9 +76,16 @@ def run(invocation: Invocation) -> None:
             raise unavailable(api, exc, invocation.outcomes) from exc
         finally:
             prefect_flow.current.reset(token)
-            APILogWorker.drain_all(timeout=min(flush_s, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
+            flush(invocation.deadline, flush_s)
     if not state.is_completed() and invocation.error is None:
         raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
+
+
+def flush(deadline: float | None, longest_s: float = FLUSH_S) -> None:
+    """Wait until Prefect has sent the logs, as long as there is time for that."""
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=min(longest_s, max(0.1, (deadline or inf) - time.monotonic() - 0.5)))
 
 
 def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str, *, force: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from handler.core import lease, links
 from handler.core.errors import InvalidRequestError, NotFoundError
@@ -83,7 +84,7 @@ def _of_prefect(api: Api, id: str | None, status: str | None, stuck: bool, limit
     chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in wanted]}}}
     if id is not None:
         chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
-    for run in pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}, limit=limit):
+    for run in islice(pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}), limit):
         tags = dict(tag.split("=", 1) for tag in run["tags"] if "=" in tag)
         yield {
             "id": run["parameters"].get("id", tags.get("id")),

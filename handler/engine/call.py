@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
-import os
 import signal
 import sys
 import threading
@@ -17,9 +16,7 @@ from types import FrameType
 
 from handler.core.declare import Flow, Step, short_place
 from handler.core.errors import PflError, StepFailedError
-
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
+from handler.core.fingerprint import place
 
 
 class _TimeUp(BaseException):
@@ -171,13 +168,12 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
-    frames = [f for f in frames if not f.filename.startswith("<frozen") and not any(part in f.filename for part in _NOT_THEIRS)]
-    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
+    at = flow.steps[step].where
+    for frame, line in traceback.walk_tb(exc.__traceback__):
+        if place.kind_of_file(frame.f_code.co_filename) == place.PROJECT:
+            at = short_place(frame.f_code.co_filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = short_place(exc.filename, exc.lineno or 0)
-    error = StepFailedError(
-        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
-    )
+    error = StepFailedError(f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}")
     error.__cause__ = exc
     return error

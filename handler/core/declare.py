@@ -280,6 +280,3 @@ def _accepts(annotation: object, default: object) -> tuple[tuple[str, ...], tupl
     if annotation is inspect.Parameter.empty and default is not None:
         return (_KINDS[type(default)],), ()
     return ("any",), ()
-
-
-__all__ = ["Flow", "Step", "place", "short_place", "step"]

@@ -143,7 +143,7 @@ class Call:
             waited = body if held is not None and held.body["call"] == body.get("call") else {}
             if number and (found := look(waited)) is not None:
                 return found
-            self._begin()
+            self.begin()
             claim = Claim(step, number + 1, self._claim_body(step), _number(entries[0].key) if entries else 1)
             path = _path(folder, claim.number)
             if not _create(self.store, path, claim.body):
@@ -155,10 +155,6 @@ class Call:
             if dead is not None:
                 self.dead.append(dead)
             return claim
-
-    def begin(self) -> None:
-        """Put the call on record now, not with its first claim: what it does before that can be missed too."""
-        self._begin()
 
     def note(self, step: str, **more: object) -> dict:
         """
@@ -222,7 +218,8 @@ class Call:
         if self._trash:
             self.store.delete(self._trash)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Put the call on record, if it is not: with its first claim at the latest."""
         with self._lock:
             if self._number or self._ended.is_set():
                 return

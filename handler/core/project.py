@@ -147,9 +147,7 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
         sys.modules["flows"].__path__ = [str(root / "flows")]
     try:
         pipeline = importlib.import_module("flows.pipeline")
-    except PflError:
-        raise
-    except KeyboardInterrupt:
+    except (PflError, KeyboardInterrupt):
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError("the flows cannot be imported", why=place.describe(exc, root)) from exc

@@ -527,6 +527,3 @@ def by_inputs(
 def _input(entry: Entry) -> dict[str, object]:
     told = {"key": entry.key, "sha256": entry.sha256}
     return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
-
-
-__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work", "by_inputs"]

@@ -67,11 +67,7 @@ class Server:
     idle_s: float
 
 
-def _quiet(_line: str) -> None:
-    pass
-
-
-def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] = _quiet) -> Server:
+def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] = lambda line: None) -> Server:
     """
     Find the server of a project, or start it, and return when it answers.
 

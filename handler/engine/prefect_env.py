@@ -11,7 +11,7 @@ from typing import NamedTuple
 from handler.core import links
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import secret
+from handler.engine import aws_api
 
 
 class Api(NamedTuple):
@@ -30,7 +30,7 @@ def configured(settings: Settings) -> Api | None:
     Raises:
         InvalidRequestError: The URL is no URL.
     """
-    settings = secret.filled(settings)
+    settings = aws_api.with_secret(settings)
     if settings.prefect_api_url:
         if not settings.prefect_api_url.startswith(("http://", "https://")):
             raise InvalidRequestError(

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import update_wrapper
 
 from handler.core.errors import DeclarationError, PflError
-from handler.core.params import Param
+from handler.core.params import KIND_OF, Param
 from handler.core.values import normalise
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_KINDS = {int: "int", float: "float", str: "str", bool: "bool", list: "list", dict: "dict", type(None): "null"}
 _RESERVED = {"id", "previous", "step", "bust", "skip", "flow"}
 
 
@@ -261,22 +260,22 @@ def short_place(filename: str, line: int) -> str:
 def _accepts(annotation: object, default: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
     """The JSON kinds and the choices that an annotation allows; kinds are ``("any",)`` where it says nothing we know."""
     origin = typing.get_origin(annotation)
-    if annotation in _KINDS or annotation is None:
-        return (_KINDS.get(annotation, "null"),), ()
+    if annotation in KIND_OF or annotation is None:
+        return (KIND_OF.get(annotation, "null"),), ()
     if origin is typing.Literal:
         choices = typing.get_args(annotation)
-        return tuple(dict.fromkeys(_KINDS.get(type(c), "any") for c in choices)), choices
+        return tuple(dict.fromkeys(KIND_OF.get(type(c), "any") for c in choices)), choices
     if origin is typing.Annotated:
         return _accepts(typing.get_args(annotation)[0], default)
     if origin in (typing.Union, types.UnionType):
         parts = [_accepts(each, default) for each in typing.get_args(annotation)]
         free = {kind for kinds, some in parts if not some for kind in kinds}
-        choices = tuple(c for _, some in parts for c in some if _KINDS.get(type(c)) not in free)
+        choices = tuple(c for _, some in parts for c in some if KIND_OF.get(type(c)) not in free)
         if choices and ("null",) in [kinds for kinds, _ in parts]:
             choices += (None,)
         return tuple(dict.fromkeys(kind for kinds, _ in parts for kind in kinds)), choices
-    if origin in _KINDS:
-        return (_KINDS[origin],), ()
+    if origin in KIND_OF:
+        return (KIND_OF[origin],), ()
     if annotation is inspect.Parameter.empty and default is not None:
-        return (_KINDS[type(default)],), ()
+        return (KIND_OF[type(default)],), ()
     return ("any",), ()

@@ -144,7 +144,8 @@ class Call:
             if number and (found := look(waited)) is not None:
                 return found
             self.begin()
-            claim = Claim(step, number + 1, self._claim_body(step), _number(entries[0].key) if entries else 1)
+            said = {"step": step, "state": "held", "attempt": 1, "task_run_id": None, "since": records.now_iso()}
+            claim = Claim(step, number + 1, self._body() | said, _number(entries[0].key) if entries else 1)
             path = _path(folder, claim.number)
             if not _create(self.store, path, claim.body):
                 continue  # Another was faster.
@@ -268,12 +269,6 @@ class Call:
         ttl_s = self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
         body = {"version": 1, "state": "running", "call": self.token, "id": self.id, **self.about}
         return body | {"ttl_s": ttl_s, "expires_at": records.now_iso(time.time() + ttl_s), "host": _here()}
-
-    def _claim_body(self, step: str) -> dict:
-        names = ("version", "call", "id", "flow", "request_id", "engine", "flow_run_id", "expires_at", "host")
-        body = self._body()
-        told = {name: body.get(name) for name in names}
-        return told | {"step": step, "state": "held", "attempt": 1, "task_run_id": None, "since": records.now_iso()}
 
 
 def holder(body: dict) -> str:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 from handler.core import bust, cache, history, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
@@ -44,8 +45,7 @@ class Outcome:
     error: BaseException | None = None
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """Where a step is being computed: the engine, and Prefect's IDs and link where there are any."""
 
     engine: str
@@ -467,20 +467,8 @@ class Invocation:
             bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
             publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
             seen = (*seen, own)
-        entry = Entry(
-            name,
-            key,
-            value,
-            keys.value_digest(value),
-            len(text),
-            records.now_iso(ended),
-            None if cache_for_s is None else records.now_iso(ended + cache_for_s),
-            run.engine,
-            run.flow_run_id,
-            run.task_run_id,
-            run.url,
-            seen,
-        )
+        expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
+        entry = Entry(name, key, value, keys.value_digest(value), len(text), records.now_iso(ended), expires_at, *run, seen)
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
@@ -500,12 +488,8 @@ class Invocation:
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
         plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
-        self._marks = bust.publish(
-            self.store,
-            self._folder,
-            entries,
-            lambda: publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes),
-        )
+        write = partial(publish.plan, self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
+        self._marks = bust.publish(self.store, self._folder, entries, write)
 
     @property
     def _after_skipped(self) -> frozenset[str]:

@@ -27,7 +27,7 @@ class Step:
         function: The function as it was written.
         name: The function's name; unique in the image.
         takes: Names of its parameters, in order.
-        options: Keyword arguments for the Prefect task: ``retries``, ``retry_delay_seconds``, ``timeout_seconds``.
+        retries, retry_delay_s, timeout_s: What Prefect's task is given; the direct engine heeds them too.
         limit: How many may run at once across IDs, or None.
         cache_for_s: Seconds a result stays valid, or None for as long as code and inputs do.
         depends_on: What else the author says the step rests on.

@@ -268,6 +268,8 @@ def _check_directory(path: str, url: str, create: bool) -> None:
 
 
 def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
+    from datetime import timedelta  # A directory needs none.
+
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
     options: dict[str, object] = {}
     for option, names in {
@@ -294,7 +296,7 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
         prefix=prefix or None,
         client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "5s", "timeout": "60s"},
         # Lambda bills the wait: five tries in some fifteen seconds, then an error that says so.
-        retry_config={"max_retries": 5, "retry_timeout": _seconds(20)},
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
         **options,
     )
 
@@ -320,12 +322,6 @@ def found_credentials() -> object:
         why = "" if isinstance(exc, ValueError) else str(exc)
         hint = "aws sso login" if "SSO" in kind or "Token" in kind else "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise UnavailableError("there are no AWS credentials", why=why, hint=hint) from exc
-
-
-def _seconds(count: int):
-    from datetime import timedelta
-
-    return timedelta(seconds=count)
 
 
 def of(settings, environ: Mapping[str, str] | None = None) -> Store:

@@ -175,10 +175,9 @@ class Invocation:
                 is_known = name in self._absent or name in self._held
                 if self._found(name, lambda name=name, known=is_known: (None if known else self._look_again(name)) or self._try(name)) is True:
                     return True
+            if len(self.outcomes) == before:
+                self._found(ready[0], lambda name=ready[0]: self._pause(name))
             if self.error is not None:
-                return False
-            if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
-                self._note(ready[0], self._failed(ready[0], trouble))
                 return False
         return False
 
@@ -215,22 +214,21 @@ class Invocation:
             return None
         return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
-    def _pause(self, name: str) -> BusyError | None:
-        """Wait for the next look at a step that another call holds; an error where no time is left for that."""
+    def _pause(self, name: str) -> None:
+        """Wait for the next look at a step that another call holds, if there is time left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
-        if time.monotonic() + pause_s < self.stop_at:
-            _sleep(pause_s)
-            return None
-        why = f"it is {self._held[name].words}"
-        return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+        if time.monotonic() + pause_s >= self.stop_at:
+            why = f"it is {self._held[name].words}"
+            raise BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+        _sleep(pause_s)
 
     def _claim(self, name: str) -> Outcome | None:
         """Hold *name*, however long others do; what they computed meanwhile ends it."""
         while name not in self._claimed:
             if isinstance(got := self._try(name), Outcome):
                 return got
-            if got is False and (trouble := self._pause(name)) is not None:
-                raise trouble
+            if got is False:
+                self._pause(name)
         return None
 
     def run(self, compute: Compute | None) -> None:
@@ -480,20 +478,16 @@ class Invocation:
         return entry
 
     def _plan(self, name: str, entry: Entry) -> None:
-        if name in self._after_skipped or self.request.flow.closure([name]) & self.finding.accepted:
+        skip, needed = self.request.skip, self.request.flow.closure([name])
+        if name in self.request.flow.dependents(skip) - skip or needed & self.finding.accepted:
             # It rests on a stale value, which not everybody asks for, or on an accepted one, which may be taken back.
             return
         known = self.finding.known | self.finding.found | {name: entry}
-        needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
         plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
         write = partial(publish.plan, self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
         self._marks = bust.publish(self.store, self._folder, entries, write)
-
-    @property
-    def _after_skipped(self) -> frozenset[str]:
-        return self.request.flow.dependents(self.request.skip) - self.request.skip
 
 
 def by_inputs(

@@ -85,7 +85,7 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
     spawned = waited = False
     log_start = _size(home / "server.log")
     while True:
-        if (server := _answering(home, timeout_s=1)) is not None:
+        if (server := find(home, timeout_s=1)) is not None:
             return server
         if (lock := _take_lock(home)) is None:
             waited = True
@@ -116,9 +116,25 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
         time.sleep(POLL_S)
 
 
-def find(home: Path) -> Server | None:
-    """Say which server of this project is running and answers; never start one."""
-    return _answering(Path(home).resolve(), timeout_s=ANSWER_TIMEOUT_S)
+def find(home: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Server | None:
+    """
+    Say which server of this project is running and answers; never start one.
+
+    It is that of server.json, and no stranger on our old port, for it holds the lock. One that is about to leave says so; for any
+    other this was use, and it does not idle out before its client's first call.
+    """
+    home = Path(home).resolve()
+    server = _state(home)
+    if server is None or _holder(home) != server.pid:
+        return None
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/api/health")
+        return server if connection.getresponse().status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def stop(home: Path) -> Server | None:
@@ -201,26 +217,6 @@ def _state(home: Path) -> Server | None:
         return Server(**json.loads((home / "server.json").read_bytes()) | {"log": home / "server.log"})
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _answering(home: Path, timeout_s: float) -> Server | None:
-    """
-    The server of server.json, if it holds the lock and answers.
-
-    So it is no stranger on our old port. One that is about to leave says so; for any other this was use, and it does not idle out
-    before its client's first call.
-    """
-    server = _state(home)
-    if server is None or _holder(home) != server.pid:
-        return None
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
-    try:
-        connection.request("GET", "/api/health")
-        return server if connection.getresponse().status == 200 else None
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
 
 
 def _spawn(home: Path, lock: int, idle_s: float) -> None:

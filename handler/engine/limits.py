@@ -89,13 +89,20 @@ def slot(api: Api, names: list[str], occupy: int, holder: object) -> Iterator[No
     if taken["limits"]:
         threading.Thread(target=renew, name="slot", daemon=True).start()
 
+    def give_back() -> None:
+        if taken["limits"]:
+            ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": taken["lease_id"]})
+
     try:
         yield
-    finally:
+    except BaseException:
         over.set()
-        with suppress(PflError):  # The end of its task run gives it back, too, and it runs out by itself.
-            if taken["limits"]:
-                ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": taken["lease_id"]})
+        with suppress(PflError):  # The end of its task run gives it back, too.
+            give_back()
+        raise
+    over.set()
+    with suppress(PflError):  # It runs out by itself.
+        patiently(give_back)
 
 
 def _take(api: Api, body: dict) -> dict | None:

@@ -51,12 +51,12 @@ class Step:
         self.function, self.name, self.where = function, function.__name__, place(function)
         update_wrapper(self, function)
         self._check_name()
-        self._count("retries", retries, least=0)
-        self._seconds("retry_delay_s", retry_delay_s, least=0)
+        self._number("retries", retries, "whole number", 0)
+        self._number("retry_delay_s", retry_delay_s, "number of seconds", 0)
         if timeout_s is not None:
-            self._seconds("timeout_s", timeout_s, least=0.001)
+            self._number("timeout_s", timeout_s, "number of seconds", 0.001)
         if limit is not None:
-            self._count("limit", limit, least=1)
+            self._number("limit", limit, "whole number", 1)
         if version is not None and not isinstance(version, str):
             raise self.error(f"version is {version!r}", why="it has to be text", hint='@step(version="2")')
         self.retries, self.retry_delay_s, self.timeout_s, self.limit = retries, retry_delay_s, timeout_s, limit
@@ -124,13 +124,10 @@ class Step:
             why = "a step's name is at most 80 ASCII letters, digits and underscores, and none of " + ", ".join(_RESERVED)
             raise self.error("the name cannot be used", why=why, hint="rename the function")
 
-    def _count(self, option: str, value: object, *, least: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(f"{option} is {value!r}", why=f"it has to be a whole number, at least {least}")
-
-    def _seconds(self, option: str, value: object, *, least: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e9:
-            raise self.error(f"{option} is {value!r}", why=f"it has to be a number of seconds, at least {least}")
+    def _number(self, option: str, value: object, wanted: str, least: float) -> None:
+        kinds = int if wanted == "whole number" else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < 1e9:
+            raise self.error(f"{option} is {value!r}", why=f"it has to be a {wanted}, at least {least}")
 
     def _duration(self, text: str | int) -> int:
         match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text) if isinstance(text, str) else None

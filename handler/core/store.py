@@ -180,7 +180,7 @@ class Store:
 
     def _ask(self, verb: str, key: str, ask: Callable[[], T], *, tries: int = _TRIES, may_be_absent: bool = True) -> T | None:
         """What *ask* gives, asked again where a connection broke; None where there is no such object."""
-        for left in reversed(range(tries)):
+        for left in range(tries - 1, -1, -1):
             try:
                 return ask()
             except PflError:

@@ -36,24 +36,18 @@ def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = Fa
         TimeoutError: The step's ``timeout_s`` is over.
         RuntimeError: The step raised what would end the process, such as SystemExit; Ctrl-C alone does.
     """
+    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
+    timeout_s = None if in_prefect else step.timeout_s
     try:
-        return _call(step, arguments, in_prefect)
+        if step.is_async:
+            return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
+        return step.function(**own) if timeout_s is None else _within(timeout_s, lambda: step.function(**own))
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("handler", "prefect"):
             raise  # Our own word, or Prefect's, that the time is over.
         raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
-
-
-def _call(step: Step, arguments: dict[str, object], in_prefect: bool) -> object:
-    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
-    timeout_s = None if in_prefect else step.timeout_s
-    if step.is_async:
-        return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
-    if timeout_s is None:
-        return step.function(**own)
-    return _within(timeout_s, lambda: step.function(**own))
 
 
 async def _timed(awaitable, timeout_s: float | None) -> object:

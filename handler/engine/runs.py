@@ -13,8 +13,6 @@ from handler.core.store import Store
 from handler.engine import prefect_env, server
 from handler.engine.prefect_api import Api, ask, pages
 
-Notify = Callable[[str, str], None]
-
 STATES = ("scheduled", "pending", "running", "completed", "failed", "cancelled", "crashed", "paused", "cancelling")
 _OPEN = {"scheduled", "pending", "running", "paused", "cancelling"}
 
@@ -57,7 +55,7 @@ def ls(store: Store, api: Api | None, *, id: str | None, status: str | None, stu
         yield about | {"stuck": not life.is_alive, "holder": lease.holder(body)}
 
 
-def link(settings: Settings, run: str, notify: Notify) -> str:
+def link(settings: Settings, run: str, notify: Callable[[str, str], None]) -> str:
     """
     The page of a flow run, or of a task run, open at its inputs.
 

@@ -172,8 +172,7 @@ def bust(
     """Have steps computed again: what is stored of them is not served any more. pfl cache restore undoes it."""
     import time
 
-    from handler.core import bust, event, keys, store, store_format
-    from handler.core import stats as counting
+    from handler.core import bust, event, inspection, keys, store, store_format
 
     if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
         raise InvalidRequestError("--prefix is empty" if prefix == "" else "there is no step '~'", hint="--older-than 0s busts everything")
@@ -198,7 +197,7 @@ def bust(
     rows = {each: {"step": each, **nothing} for each in steps if each != bust.ALL}
     for found in bust.results(results, scope):
         name = found.key.split("/")[2]
-        counting.add(rows.setdefault(name, {"step": name, **nothing}), found, "results")
+        inspection.add(rows.setdefault(name, {"step": name, **nothing}), found, "results")
     count = sum(row["results"] for row in rows.values())
     if not json:
         cells = [(r["step"], r["results"], r["bytes"], (r["oldest"] or "")[:19], (r["newest"] or "")[:19]) for r in rows.values()]
@@ -318,13 +317,12 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
-    from handler.core import event, keys, store
-    from handler.core import stats as counting
+    from handler.core import event, inspection, keys, store
 
     chosen = settings.load()
     folder = None if id is None else keys.encode_id(event.check_id(id))
     of_step = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
-    rows = counting.count(store.of(chosen), of_step, folder=folder)
+    rows = inspection.count(store.of(chosen), of_step, folder=folder)
     if json:
         for row in rows:
             output.emit(row)

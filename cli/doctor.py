@@ -218,9 +218,9 @@ class Doctor:
 
     def store(self) -> Iterator[Row]:
         """Written, read, created once only, listed and deleted; and its clock."""
-        from handler.engine import trial
+        from handler.engine import check
 
-        ahead_s = trial.run(self.results)
+        ahead_s = check.try_out(self.results)
         yield Row("store", "ok", f"{self.results.url} is written, read, and created once only")
         yield _clock("store", ahead_s)
 

@@ -68,12 +68,12 @@ def bury(reason: str, *, killed_for_memory: bool, until: float) -> None:
     from handler.core import store
     from handler.core.errors import PflError
     from handler.core.settings import Settings
-    from handler.engine import death, reap
+    from handler.engine import reap
 
     try:
         settings = Settings.from_env(os.environ)
         results = store.of(settings)
-        lease.report(results, call, *death.of_shutdown(reason, killed_for_memory=killed_for_memory))
+        lease.report(results, call, *reap.of_shutdown(reason, killed_for_memory=killed_for_memory))
         os.unlink(lease.SANDBOX_NOTE)
         for row in reap.reap(results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)):
             print(_log_line(row), file=sys.stderr, flush=True)

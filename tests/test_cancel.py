@@ -23,8 +23,8 @@ CHILD = """
 import json, os, sys
 from handler import entry
 from handler.core.settings import Settings
-from handler.engine import cancel
-cancel.watch.__wrapped__.__kwdefaults__["poll_s"] = 0.1
+from handler.engine import deadline
+deadline.POLL_S = 0.1
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
 try:
     reply = entry.handle({"id": sys.argv[1]}, Settings.from_env(os.environ), request_id="r", notify=tell)

@@ -24,7 +24,7 @@ from handler import bake
 from handler.core import project as projects
 from handler.core.errors import InvalidRequestError
 from handler.core.settings import Settings
-from handler.engine import aws_api, prefect_api, prefect_env, secret
+from handler.engine import aws_api, prefect_api, prefect_env
 from serverless import deploy, image, logs, remote
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
@@ -394,13 +394,13 @@ def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here,
 
     arn = boto3.client("secretsmanager").create_secret(Name="prefect-key", SecretString="pnu_secret")["ARN"]
     boto3.client("ssm").put_parameter(Name="/pfl/key", Value="pnu_parameter", Type="SecureString")
-    assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_secret"
-    assert secret.filled(Settings(prefect_secret="arn:aws:ssm:us-east-1:123456789012:parameter/pfl/key")).prefect_api_key == "pnu_parameter"
-    assert secret.filled(Settings(prefect_secret=arn, prefect_api_key="mine")).prefect_api_key == "mine"
-    with pytest.raises(secret.UnavailableError, match="could not be read"):
-        secret.filled(Settings(prefect_secret=arn + "x"))
+    assert aws_api.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_secret"
+    assert aws_api.with_secret(Settings(prefect_secret="arn:aws:ssm:us-east-1:123456789012:parameter/pfl/key")).prefect_api_key == "pnu_parameter"
+    assert aws_api.with_secret(Settings(prefect_secret=arn, prefect_api_key="mine")).prefect_api_key == "mine"
+    with pytest.raises(aws_api.UnavailableError, match="could not be read"):
+        aws_api.with_secret(Settings(prefect_secret=arn + "x"))
     with pytest.raises(InvalidRequestError, match="no ARN"):
-        secret.filled(Settings(prefect_secret="prefect-key"))
+        aws_api.with_secret(Settings(prefect_secret="prefect-key"))
 
 
 def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env, monkeypatch, tmp_path):
@@ -414,7 +414,7 @@ def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env,
     monkeypatch.setenv("AWS_PROFILE", "work")
     signed, sign = [], aws_api.sign
     monkeypatch.setattr(aws_api, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
-    assert secret.filled(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
+    assert aws_api.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
     assert signed == ["of-work"]
 
 

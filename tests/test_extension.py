@@ -13,7 +13,7 @@ from lambda_service import Sandbox
 from test_reap import crashed, states
 
 from handler.core import lease, records
-from handler.engine import death, reap
+from handler.engine import reap
 
 FLOWS = """
 import ctypes, os, resource, signal, threading
@@ -137,8 +137,8 @@ def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next
     [("timeout", False, "timeout"), ("failure", False, "failure"), ("failure", True, "memory"), ("spindown", False, "gone")],
 )
 def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
-    assert death.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
-    assert cause in death.ADVICE
+    assert reap.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
+    assert cause in reap.ADVICE
 
 
 def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):

@@ -173,12 +173,6 @@ def test_a_project_is_one_however_its_path_is_written(
     assert server.ensure(Path(".pfl")) == running
 
 
-def test_a_second_server_process_leaves_at_once(running: server.Server, project: Path) -> None:
-    command = [sys.executable, "-m", "handler.engine.server_process", "--home", str(project)]
-    assert subprocess.run(command, cwd=ROOT, timeout=LONG_S).returncode == 3
-    assert server.find(project) == running
-
-
 def test_links_to_runs_are_served_and_foreign_pages_kept_out(running: server.Server) -> None:
     headers = {"accept": "text/html", "origin": "http://x"}
     link = urllib.request.Request(f"{running.ui_url}/runs/flow-run/abc", headers=headers)
@@ -343,7 +337,7 @@ def test_stop_ends_a_server_that_is_starting_and_its_client_says_so(new_home: Pa
 def test_state_of_a_dead_server_is_not_believed(new_home: Path) -> None:
     """Its pid and its port may belong to others by now."""
     new_home.mkdir()
-    fields = {"url": "", "ui_url": "", "started_at": "", "version": "", "idle_s": 1, "token": "0"}
+    fields = {"url": "", "ui_url": "", "started_at": "", "version": "", "idle_s": 1}
     for text in (json.dumps(fields | {"pid": os.getpid(), "port": 9}), "{", "[]", ""):
         (new_home / "server.json").write_text(text)
         assert server.find(new_home) is None
@@ -429,7 +423,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    watched = server_process.Watched(app, "token")
+    watched = server_process.Watched(app)
     asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
     assert idle == [not is_use, False]
     assert watched.in_use == 0

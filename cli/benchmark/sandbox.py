@@ -112,7 +112,7 @@ def _pfl():
 
         prefect_env.prepare(of_process())
         if of_process().engine == "prefect":
-            from handler.engine import cancel, prefect_flow, prefect_run  # noqa: F401
+            from handler.engine import prefect_flow, prefect_run  # noqa: F401
 
     def call(flow: str, id: str) -> dict:
         reply = lambda_handler({"flow": flow, "id": id})

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import update_wrapper
 
 from handler.core.errors import DeclarationError, PflError
-from handler.core.params import Param
+from handler.core.params import KIND_OF, Param
 from handler.core.values import normalise
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_KINDS = {int: "int", float: "float", str: "str", bool: "bool", list: "list", dict: "dict", type(None): "null"}
 _RESERVED = {"id", "previous", "step", "bust", "skip", "flow"}
 
 
@@ -28,7 +27,7 @@ class Step:
         function: The function as it was written.
         name: The function's name; unique in the image.
         takes: Names of its parameters, in order.
-        options: Keyword arguments for the Prefect task: ``retries``, ``retry_delay_seconds``, ``timeout_seconds``.
+        retries, retry_delay_s, timeout_s: What Prefect's task is given; the direct engine heeds them too.
         limit: How many may run at once across IDs, or None.
         cache_for_s: Seconds a result stays valid, or None for as long as code and inputs do.
         depends_on: What else the author says the step rests on.
@@ -52,12 +51,12 @@ class Step:
         self.function, self.name, self.where = function, function.__name__, place(function)
         update_wrapper(self, function)
         self._check_name()
-        self._count("retries", retries, least=0)
-        self._seconds("retry_delay_s", retry_delay_s, least=0)
+        self._number("retries", retries, "whole number", 0)
+        self._number("retry_delay_s", retry_delay_s, "number of seconds", 0)
         if timeout_s is not None:
-            self._seconds("timeout_s", timeout_s, least=0.001)
+            self._number("timeout_s", timeout_s, "number of seconds", 0.001)
         if limit is not None:
-            self._count("limit", limit, least=1)
+            self._number("limit", limit, "whole number", 1)
         if version is not None and not isinstance(version, str):
             raise self.error(f"version is {version!r}", why="it has to be text", hint='@step(version="2")')
         self.retries, self.retry_delay_s, self.timeout_s, self.limit = retries, retry_delay_s, timeout_s, limit
@@ -125,13 +124,10 @@ class Step:
             why = "a step's name is at most 80 ASCII letters, digits and underscores, and none of " + ", ".join(_RESERVED)
             raise self.error("the name cannot be used", why=why, hint="rename the function")
 
-    def _count(self, option: str, value: object, *, least: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(f"{option} is {value!r}", why=f"it has to be a whole number, at least {least}")
-
-    def _seconds(self, option: str, value: object, *, least: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e9:
-            raise self.error(f"{option} is {value!r}", why=f"it has to be a number of seconds, at least {least}")
+    def _number(self, option: str, value: object, wanted: str, least: float) -> None:
+        kinds = int if wanted == "whole number" else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < 1e9:
+            raise self.error(f"{option} is {value!r}", why=f"it has to be a {wanted}, at least {least}")
 
     def _duration(self, text: str | int) -> int:
         match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text) if isinstance(text, str) else None
@@ -261,25 +257,22 @@ def short_place(filename: str, line: int) -> str:
 def _accepts(annotation: object, default: object) -> tuple[tuple[str, ...], tuple[object, ...]]:
     """The JSON kinds and the choices that an annotation allows; kinds are ``("any",)`` where it says nothing we know."""
     origin = typing.get_origin(annotation)
-    if annotation in _KINDS or annotation is None:
-        return (_KINDS.get(annotation, "null"),), ()
+    if annotation in KIND_OF or annotation is None:
+        return (KIND_OF.get(annotation, "null"),), ()
     if origin is typing.Literal:
         choices = typing.get_args(annotation)
-        return tuple(dict.fromkeys(_KINDS.get(type(c), "any") for c in choices)), choices
+        return tuple(dict.fromkeys(KIND_OF.get(type(c), "any") for c in choices)), choices
     if origin is typing.Annotated:
         return _accepts(typing.get_args(annotation)[0], default)
     if origin in (typing.Union, types.UnionType):
         parts = [_accepts(each, default) for each in typing.get_args(annotation)]
         free = {kind for kinds, some in parts if not some for kind in kinds}
-        choices = tuple(c for _, some in parts for c in some if _KINDS.get(type(c)) not in free)
+        choices = tuple(c for _, some in parts for c in some if KIND_OF.get(type(c)) not in free)
         if choices and ("null",) in [kinds for kinds, _ in parts]:
             choices += (None,)
         return tuple(dict.fromkeys(kind for kinds, _ in parts for kind in kinds)), choices
-    if origin in _KINDS:
-        return (_KINDS[origin],), ()
+    if origin in KIND_OF:
+        return (KIND_OF[origin],), ()
     if annotation is inspect.Parameter.empty and default is not None:
-        return (_KINDS[type(default)],), ()
+        return (KIND_OF[type(default)],), ()
     return ("any",), ()
-
-
-__all__ = ["Flow", "Step", "place", "short_place", "step"]

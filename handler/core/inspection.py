@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from handler.core import accept, bust, cache, links, records
 from handler.core.errors import CorruptRecordError
 from handler.core.event import Request
 from handler.core.keys import encode_id
+from handler.core.store import Entry as Listed
 from handler.core.store import Store
 
 Warn = Callable[[CorruptRecordError], None]
@@ -95,3 +96,37 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
         }
     for warning in warnings:
         warn(CorruptRecordError(warning))
+
+
+def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) -> list[dict[str, object]]:
+    """
+    Count the objects of each step.
+
+    Args:
+        store: Where.
+        flows: The flow of each step of today; others have none.
+        folder: Only the ID of this folder.
+
+    Returns:
+        A row for each step: ``flow``, ``step``, the number of ``results``, ``plans`` and ``history`` records, ``bytes`` of all
+        these, and when the ``oldest`` and the ``newest`` result was written.
+    """
+    rows: dict[str, dict] = {}
+    for kind in ("results", "plans", "history"):
+        for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
+            if listed.key.count("/") == 3:
+                step = listed.key.split("/")[2]
+                row = rows.setdefault(step, {"results": 0, "plans": 0, "history": 0, "bytes": 0, "oldest": None, "newest": None})
+                add(row, listed, kind)
+    order = list(flows)
+    named = sorted(rows, key=lambda step: (order.index(step) if step in order else len(order), step))
+    return [{"flow": flows.get(step), "step": step, **rows[step]} for step in named]
+
+
+def add(row: dict, listed: Listed, kind: str) -> None:
+    """Count an object of this kind in a row; the age is that of results."""
+    row[kind] += 1
+    row["bytes"] += listed.size_bytes
+    if kind == "results":
+        moment = records.now_iso(listed.modified)
+        row["oldest"], row["newest"] = min(row["oldest"] or moment, moment), max(row["newest"] or moment, moment)

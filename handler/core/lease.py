@@ -143,8 +143,9 @@ class Call:
             waited = body if held is not None and held.body["call"] == body.get("call") else {}
             if number and (found := look(waited)) is not None:
                 return found
-            self._begin()
-            claim = Claim(step, number + 1, self._claim_body(step), _number(entries[0].key) if entries else 1)
+            self.begin()
+            said = {"step": step, "state": "held", "attempt": 1, "task_run_id": None, "since": records.now_iso()}
+            claim = Claim(step, number + 1, self._body() | said, _number(entries[0].key) if entries else 1)
             path = _path(folder, claim.number)
             if not _create(self.store, path, claim.body):
                 continue  # Another was faster.
@@ -155,10 +156,6 @@ class Call:
             if dead is not None:
                 self.dead.append(dead)
             return claim
-
-    def begin(self) -> None:
-        """Put the call on record now, not with its first claim: what it does before that can be missed too."""
-        self._begin()
 
     def note(self, step: str, **more: object) -> dict:
         """
@@ -222,7 +219,8 @@ class Call:
         if self._trash:
             self.store.delete(self._trash)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Put the call on record, if it is not: with its first claim at the latest."""
         with self._lock:
             if self._number or self._ended.is_set():
                 return
@@ -271,12 +269,6 @@ class Call:
         ttl_s = self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
         body = {"version": 1, "state": "running", "call": self.token, "id": self.id, **self.about}
         return body | {"ttl_s": ttl_s, "expires_at": records.now_iso(time.time() + ttl_s), "host": _here()}
-
-    def _claim_body(self, step: str) -> dict:
-        names = ("version", "call", "id", "flow", "request_id", "engine", "flow_run_id", "expires_at", "host")
-        body = self._body()
-        told = {name: body.get(name) for name in names}
-        return told | {"step": step, "state": "held", "attempt": 1, "task_run_id": None, "since": records.now_iso()}
 
 
 def holder(body: dict) -> str:
@@ -417,17 +409,11 @@ def _started(pid: int) -> str | None:
 
 
 def _create(store: Store, path: str, body: dict) -> bool:
-    data = records.seal(body)
-    for left in (1, 0):
-        try:
-            store.put(path, data, mode="create")
-            return True
-        except AlreadyExistsError:
-            return store.get(path) == data  # Ours, if the first answer was lost and the request sent again.
-        except UnavailableError:
-            if not left:
-                raise
-    raise AssertionError("unreachable")
+    try:
+        store.put(path, records.seal(body), mode="create")
+        return True
+    except AlreadyExistsError:
+        return False
 
 
 def _read(store: Store, key: str) -> dict | None:

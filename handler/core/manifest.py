@@ -159,42 +159,23 @@ def from_json(body: dict) -> Manifest:
 
 def is_current(sources: dict, root: Path) -> bool:
     """Whether everything a manifest came from is as it was: files and folders by content, variables, packages, Python."""
-    return (
-        sources["root"] == str(root)
-        and sources["python"] == list(sys.version_info[:2])
-        and sources["executable"] == sys.executable
-        and sources["cwd"] in (None, os.getcwd())
-        and all(kind_of(path) == old for path, old in sources["looked"].items())
-        and all(listing_digest(path) == old for path, old in sources["listings"].items())
-        and all(installed_digest(path) == old for path, old in sources["packages"].items())
-        and all(env_digest(name) == old for name, old in sources["env"].items())
-        and all(file_digest(path) == old for path, old in sources["files"].items())
-        and all(folder_digest(path) == old for path, old in sources["folders"].items())
+    return sources["process"] == process(root, asked_folder=sources["process"][-1] is not None) and all(
+        LOOKS[kind](name) == old for kind, seen in sources["seen"].items() for name, old in seen.items()
     )
 
 
-def file_digest(path: str) -> str | None:
+def process(root: Path, *, asked_folder: bool) -> list[object]:
+    """What this process is that imports the flows; its working directory counts where they asked for it."""
+    return [str(root), *sys.version_info[:2], sys.executable, os.getcwd() if asked_folder else None]
+
+
+def _file_digest(path: str) -> str | None:
     """The SHA-256 of a file's bytes; None where it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return None
-
-
-def kind_of(path: str) -> str | None:
-    """What is at *path*: "file", "folder", or None where there is nothing."""
-    return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
-
-
-def folder_digest(path: str) -> str | None:
-    """The digest of the names in a folder that an import could find: a new module can shadow an old one."""
-    return _names_digest(path, lambda name: not name.startswith((".", "__pycache__")) and ("." not in name or name.endswith(".py")))
-
-
-def installed_digest(path: str) -> str | None:
-    """The digest of the packages and versions that a ``site-packages`` folder holds."""
-    return _names_digest(path, lambda name: name.endswith((".dist-info", ".egg-info")))
 
 
 def _names_digest(path: str, counts: Callable[[str], bool]) -> str | None:
@@ -205,17 +186,29 @@ def _names_digest(path: str, counts: Callable[[str], bool]) -> str | None:
     return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
-def listing_digest(path: str) -> str | None:
-    """The digest of all names in a folder that the flows list."""
-    return _names_digest(path, lambda name: name != "__pycache__")
-
-
-def env_digest(name: str) -> str | None:
-    """The digest of a variable that the flows read when they are imported: its value may be a secret."""
+def _env_digest(name: str) -> str | None:
     if name == "*":
         return hashlib.sha256("\0".join(sorted(os.environ)).encode(errors="surrogateescape")).hexdigest()
     value = os.environ.get(name)
     return None if value is None else hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
+
+
+# What flows come from, each kind with what tells that it has changed; None where there is nothing of that name.
+LOOKS: dict[str, Callable[[str], str | None]] = {
+    # What is at a path: "file" or "folder".
+    "looked": lambda path: "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None,
+    # The names in a folder that the flows list.
+    "listings": lambda path: _names_digest(path, lambda name: name != "__pycache__"),
+    # The packages and versions that a site-packages folder holds.
+    "packages": lambda path: _names_digest(path, lambda name: name.endswith((".dist-info", ".egg-info"))),
+    # Variables that the flows read when they are imported: a value may be a secret.
+    "env": _env_digest,
+    "files": _file_digest,
+    # The names in a folder that an import could find: a new module can shadow an old one.
+    "folders": lambda path: _names_digest(
+        path, lambda name: not name.startswith((".", "__pycache__")) and ("." not in name or name.endswith(".py"))
+    ),
+}
 
 
 def baked(path: str) -> Manifest:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from handler.core.errors import InvalidRequestError, PflError
 from handler.core.values import normalise
 
-_KIND_OF = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", type(None): "null"}
+KIND_OF = {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict", type(None): "null"}
 
 
 class Param(NamedTuple):
@@ -34,7 +34,7 @@ class Param(NamedTuple):
         Raises:
             InvalidRequestError: The parameter does not accept it.
         """
-        kind = _KIND_OF.get(type(value), "other")
+        kind = KIND_OF.get(type(value), "other")
         if kind == "int" and "float" in self.kinds and "int" not in self.kinds and abs(value) <= 2**53:
             value, kind = float(value), "float"
         if "any" not in self.kinds and kind not in self.kinds:
@@ -62,7 +62,7 @@ class Param(NamedTuple):
                 raise self._refuse(name, text) from None
 
     def _refuse(self, name: str, value: object, why: str = "") -> InvalidRequestError:
-        free = [kind for kind in self.kinds if kind not in {_KIND_OF.get(type(choice)) for choice in self.choices}]
+        free = [kind for kind in self.kinds if kind not in {KIND_OF.get(type(choice)) for choice in self.choices}]
         wanted = " or ".join(filter(None, [", ".join(json.dumps(choice) for choice in self.choices), *free]))
         return InvalidRequestError(
             f"parameter {name} cannot be {_cut(value)}",

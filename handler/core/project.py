@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class _FromSource(machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-_current: tuple[dict, str, Project] | None = None  # What it came from, its root, and itself.
+_current: tuple[dict, Project] | None = None  # What it came from, and itself.
 _hook: Callable[[str], object] | None = None  # Finds the project's modules; stays for what steps import when they run.
 _before: set[str] = set()  # Modules that were there before any flow; all later ones of the project go with an edit.
 
@@ -63,20 +63,20 @@ def load(settings: Settings) -> Project:
     root = settings.root
     if settings.manifest:
         return _of_image(root, settings.manifest)
-    if _current is not None and _current[1] == str(root) and manifest.is_current(_current[0], root):
-        return _current[2]
+    if _current is not None and manifest.is_current(_current[0], root):
+        return _current[1]
     for _ in range(3):
         started = time.time()
         with fingerprint.record_reads() as reads:
             flows = _import(root, from_source=True)
             prints = _fingerprints(flows)
         body = describe(flows, root, reads, prints)
-        if not _edited_since(body["sources"]["files"], started):
+        if not _edited_since(body["sources"]["seen"]["files"], started):
             break  # What was imported is what was digested.
     if not reads.asked_others:  # What a process or a server said may be another thing next time.
         manifest.remember(body, settings)
     loaded = Project(flows, manifest.from_json(body), prints, reads.asked_others.removeprefix(f"{root}{os.sep}"))
-    _current = (body["sources"], str(root), loaded)
+    _current = (body["sources"], loaded)
     return loaded
 
 
@@ -147,9 +147,7 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
         sys.modules["flows"].__path__ = [str(root / "flows")]
     try:
         pipeline = importlib.import_module("flows.pipeline")
-    except PflError:
-        raise
-    except KeyboardInterrupt:
+    except (PflError, KeyboardInterrupt):
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError("the flows cannot be imported", why=place.describe(exc, root)) from exc
@@ -197,28 +195,22 @@ def _listed(pipeline: object, root: Path) -> dict[str, Flow]:
     return flows
 
 
-def _site_folders(prints: Iterable[fingerprint.Fingerprint]) -> list[str]:
-    return sorted(path for path in set(sys.path) if os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages"))
-
-
 def _sources(root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]) -> dict:
     # The fingerprint has imported what the steps import when they run.
     modules = {file for name in list(sys.modules) if name not in _before and (file := _project_file(name))}
     modules |= {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
     declared = {path for each in prints for path in each.files}
-    files = modules | reads.files | declared
-    folders = {str(root), *(os.path.dirname(path) for path in modules)}
+    seen = {
+        "looked": reads.looked,
+        "listings": reads.folders | set(filter(os.path.isdir, declared)),
+        "packages": {path for path in sys.path if os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages")},
+        "env": reads.env | {"PYTHONPATH"},
+        "files": modules | reads.files | declared,
+        "folders": {str(root), *(os.path.dirname(path) for path in modules)},
+    }
     return {
-        "root": str(root),
-        "python": list(sys.version_info[:2]),
-        "files": {path: manifest.file_digest(path) for path in sorted(files)},
-        "folders": {path: manifest.folder_digest(path) for path in sorted(folders)},
-        "executable": sys.executable,  # Of another environment other packages answer.
-        "listings": {path: manifest.listing_digest(path) for path in sorted(reads.folders | set(filter(os.path.isdir, declared)))},
-        "looked": {path: manifest.kind_of(path) for path in sorted(reads.looked)},
-        "cwd": os.getcwd() if reads.asked_folder else None,
-        "env": {name: manifest.env_digest(name) for name in sorted(reads.env | {"PYTHONPATH"})},
-        "packages": {path: manifest.installed_digest(path) for path in _site_folders(prints)},
+        "process": manifest.process(root, asked_folder=reads.asked_folder),
+        "seen": {kind: {name: manifest.LOOKS[kind](name) for name in sorted(names)} for kind, names in seen.items()},
     }
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
@@ -30,7 +30,7 @@ _HINTS = {
     ("error sending request",): "check AWS_ENDPOINT_URL, AWS_REGION and the network",
 }  # By what the system or S3 says; the first that fits. Source: Amazon S3 API Reference, "Error responses".
 _CHUNK_BYTES = 32_768  # Most plans are shorter, and read by one call.
-_BROKEN, _LEFT = "HTTP error:", (2, 1, 0)  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
+_BROKEN, _TRIES = "HTTP error:", 3  # A connection that broke: obstore tries most reads and writes again, not lists and deletes.
 
 
 class _Lazily:
@@ -47,6 +47,7 @@ class _Lazily:
 
 
 obstore, exceptions = _Lazily("obstore"), _Lazily("obstore.exceptions")
+T = TypeVar("T")
 _MEMORY: dict[str, object] = {}  # memory://name is one store per process, as a directory is one per machine.
 
 
@@ -92,19 +93,10 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
         self.counts["get"] += 1
-        for left in _LEFT:
-            try:
-                if self._directory is not None:
-                    return _read(f"{self._directory}/{key}")
-                # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-                return bytes(obstore.get(self._backend, key).bytes())
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError) as exc:
-                self._check_there("read", key, exc)
-                return None
-            except Exception as exc:
-                if not left or _BROKEN not in str(exc):
-                    raise self._unavailable("read", key, exc) from exc
-        raise AssertionError("unreachable")
+        if self._directory is not None:
+            return self._ask("read", key, lambda: _read(f"{self._directory}/{key}"))
+        # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+        return self._ask("read", key, lambda: bytes(obstore.get(self._backend, key).bytes()))
 
     def put(self, key: str, data: bytes, *, mode: str = "overwrite") -> None:
         """
@@ -116,21 +108,19 @@ class Store:
             mode: ``"overwrite"``, or ``"create"``, which leaves an object that is there alone.
 
         Raises:
-            AlreadyExistsError: *mode* is ``"create"`` and the object is there.
+            AlreadyExistsError: *mode* is ``"create"`` and an object with other bytes is there.
             UnavailableError: The store did not take it.
         """
         self.counts["put"] += 1
-        for left in _LEFT:
+
+        def ask() -> None:
             try:
                 obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
-                return
             except exceptions.AlreadyExistsError as exc:
-                if left < _LEFT[0] and self.get(key) == data:
-                    return  # The answer of an earlier try was lost.
-                raise AlreadyExistsError(f"{key} is there already") from exc
-            except Exception as exc:
-                if not left or mode != "create" or _BROKEN not in str(exc):
-                    raise self._unavailable("write", key, exc) from exc
+                if self.get(key) != data:  # Else it is ours: the first answer was lost, and the request sent again.
+                    raise AlreadyExistsError(f"{key} is there already") from exc
+
+        self._ask("write", key, ask, tries=_TRIES if mode == "create" else 1, may_be_absent=False)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """
@@ -141,7 +131,7 @@ class Store:
             after: Only those whose key is greater.
         """
         self.counts["list"] += 1
-        last, tries = "", len(_LEFT) if self.is_ordered else 1
+        last, tries = "", _TRIES if self.is_ordered else 1
         while True:
             try:
                 for batch in obstore.list(self._backend, prefix=prefix.rstrip("/") + "/", offset=last or after or None):
@@ -167,50 +157,41 @@ class Store:
             yield from listed if self.is_ordered else sorted(listed)
             return
         self.counts["list"] += 1
-        try:
-            yield from sorted(os.listdir(f"{self._directory}/{folder}"))
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            self._check_there("list", folder, exc)
-        except OSError as exc:
-            raise self._unavailable("list", folder, exc) from exc
+        yield from self._ask("list", folder, lambda: sorted(os.listdir(f"{self._directory}/{folder}"))) or ()
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder that holds nothing else, in order."""
         if self._directory is not None:
             return list(self.names(folder))
         self.counts["list"] += 1
-        try:
-            found = obstore.list_with_delimiter(self._backend, prefix=f"{folder}/")["common_prefixes"]
-        except Exception as exc:
-            raise self._unavailable("list", folder, exc) from exc
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        found = self._ask("list", folder, lambda: obstore.list_with_delimiter(self._backend, prefix=f"{folder}/")["common_prefixes"])
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found or ())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, a thousand a request; one that is not there is no error."""
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
-            for left in _LEFT:
-                try:
-                    obstore.delete(self._backend, some)
-                    break
-                except (exceptions.NotFoundError, FileNotFoundError) as exc:
-                    self._check_there("delete", some[0], exc)
-                    self._delete_singly(some)
-                    break
-                except Exception as exc:
-                    if not left or _BROKEN not in str(exc):
-                        raise self._unavailable("delete", some[0], exc) from exc
-
-    def _delete_singly(self, keys: list[str]) -> None:
-        # A directory's batch stops at the first absent object, and the rest would stay.
-        for key in keys:
-            try:
-                obstore.delete(self._backend, key)
-            except (exceptions.NotFoundError, FileNotFoundError):
+            if self._directory is None:
+                self._ask("delete", some[0], lambda some=some: obstore.delete(self._backend, some))
                 continue
+            for key in some:  # A directory's batch stops at the first absent object, and the rest would stay.
+                self._ask("delete", key, lambda key=key: obstore.delete(self._backend, key))
+
+    def _ask(self, verb: str, key: str, ask: Callable[[], T], *, tries: int = _TRIES, may_be_absent: bool = True) -> T | None:
+        """What *ask* gives, asked again where a connection broke; None where there is no such object."""
+        for left in range(tries - 1, -1, -1):
+            try:
+                return ask()
+            except PflError:
+                raise
             except Exception as exc:
-                raise self._unavailable("delete", key, exc) from exc
+                if may_be_absent and isinstance(exc, (FileNotFoundError, NotADirectoryError, IsADirectoryError, exceptions.NotFoundError)):
+                    self._check_there(verb, key, exc)
+                    return None
+                if not left or _BROKEN not in str(exc):
+                    raise self._unavailable(verb, key, exc) from exc
+        raise AssertionError("unreachable")
 
     def _check_there(self, verb: str, key: str, exc: Exception | None) -> None:
         # An object is absent only from a store that is there: not from a deleted bucket or an unmounted directory.
@@ -287,6 +268,8 @@ def _check_directory(path: str, url: str, create: bool) -> None:
 
 
 def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
+    from datetime import timedelta  # A directory needs none.
+
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
     options: dict[str, object] = {}
     for option, names in {
@@ -313,7 +296,7 @@ def _s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> object:
         prefix=prefix or None,
         client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "5s", "timeout": "60s"},
         # Lambda bills the wait: five tries in some fifteen seconds, then an error that says so.
-        retry_config={"max_retries": 5, "retry_timeout": _seconds(20)},
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
         **options,
     )
 
@@ -339,12 +322,6 @@ def found_credentials() -> object:
         why = "" if isinstance(exc, ValueError) else str(exc)
         hint = "aws sso login" if "SSO" in kind or "Token" in kind else "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise UnavailableError("there are no AWS credentials", why=why, hint=hint) from exc
-
-
-def _seconds(count: int):
-    from datetime import timedelta
-
-    return timedelta(seconds=count)
 
 
 def of(settings, environ: Mapping[str, str] | None = None) -> Store:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
-import os
+import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
+from types import FrameType
 
 from handler.core.declare import Flow, Step, short_place
 from handler.core.errors import PflError, StepFailedError
-
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_NOT_THEIRS = ("/site-packages/", "/dist-packages/", "/lib/python")
+from handler.core.fingerprint import place
 
 
 class _TimeUp(BaseException):
@@ -36,24 +36,18 @@ def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = Fa
         TimeoutError: The step's ``timeout_s`` is over.
         RuntimeError: The step raised what would end the process, such as SystemExit; Ctrl-C alone does.
     """
+    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
+    timeout_s = None if in_prefect else step.timeout_s
     try:
-        return _call(step, arguments, in_prefect)
+        if step.is_async:
+            return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
+        return step.function(**own) if timeout_s is None else _within(timeout_s, lambda: step.function(**own))
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("handler", "prefect"):
             raise  # Our own word, or Prefect's, that the time is over.
         raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
-
-
-def _call(step: Step, arguments: dict[str, object], in_prefect: bool) -> object:
-    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
-    timeout_s = None if in_prefect else step.timeout_s
-    if step.is_async:
-        return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
-    if timeout_s is None:
-        return step.function(**own)
-    return _within(timeout_s, lambda: step.function(**own))
 
 
 async def _timed(awaitable, timeout_s: float | None) -> object:
@@ -86,25 +80,72 @@ def _beside_any_loop(call: Callable[[], object]) -> object:
 
 def _within(timeout_s: float, call: Callable[[], object]) -> object:
     """Call, and interrupt it between two bytecodes once *timeout_s* seconds are over, as Prefect does in a thread."""
-    caller, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-
-    def interrupt() -> None:
-        with lock:
-            if not over.is_set():
-                raise_in_thread(caller, _TimeUp)
-
-    timer = threading.Timer(timeout_s, interrupt)
-    timer.daemon = True
-    timer.start()
     try:
-        try:
+        with Interruptible("timeout", lambda scope: scope.over.wait(timeout_s) or scope.poke(), lambda: _TimeUp):
             return call()
-        finally:
-            with lock:  # After this nothing is raised any more in a thread that has moved on.
-                over.set()
-            timer.cancel()
     except _TimeUp:
         raise time_up(timeout_s) from None
+
+
+class Interruptible:
+    """
+    A part of what this thread does, which another one watches and interrupts; once it is left, nothing is raised any more.
+
+    With a signal, in the main thread, a sleep, a socket or a lock is left at once; else a call into C ends first. It is no
+    generator, so that its beginning and its end have frames by which they are known: what was raised in one of them would leave
+    nobody to end the raising.
+
+    Args:
+        name: Of the thread that watches.
+        watch: What it does, until ``over`` is set: it waits for something, and pokes.
+        due: What to raise after a poke, asked in this thread where a signal came; None for nothing.
+        number: The signal.
+
+    ``was_poked`` says whether a poke came before the end.
+    """
+
+    def __init__(
+        self, name: str, watch: Callable[[Interruptible], object], due: Callable[[], type[BaseException] | None], number: int = 0
+    ) -> None:
+        self.over, self.was_poked, self._lock, self._due = threading.Event(), False, threading.Lock(), due
+        self._number = number if threading.current_thread() is threading.main_thread() else 0
+        self._interrupted = threading.get_ident()
+        self._watching = threading.Thread(target=watch, args=(self,), name=name, daemon=True)
+
+    def __enter__(self) -> Interruptible:
+        if self._number:
+            self._before = signal.signal(self._number, self._on_signal)
+        self._watching.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.over.set()
+        with self._lock:  # No poke is under way any more.
+            pass
+        if self._number:
+            signal.signal(self._number, self._before)
+
+    def poke(self) -> None:
+        """Interrupt, if there is something due."""
+        with self._lock:
+            if self.over.is_set():
+                return
+            self.was_poked = True
+            if self._number:
+                signal.pthread_kill(self._interrupted, self._number)
+            elif (kind := self._kind(sys._current_frames().get(self._interrupted))) is not None:
+                raise_in_thread(self._interrupted, kind)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if (kind := self._kind(frame)) is not None:
+            raise kind
+
+    def _kind(self, frame: FrameType | None) -> type[BaseException] | None:
+        while frame is not None:
+            if frame.f_code in (Interruptible.__enter__.__code__, Interruptible.__exit__.__code__):
+                return None
+            frame = frame.f_back
+        return None if self.over.is_set() else self._due()
 
 
 def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:
@@ -121,13 +162,12 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith(_OURS)]
-    frames = [f for f in frames if not f.filename.startswith("<frozen") and not any(part in f.filename for part in _NOT_THEIRS)]
-    at = short_place(frames[-1].filename, frames[-1].lineno or 0) if frames else flow.steps[step].where
+    at = flow.steps[step].where
+    for frame, line in traceback.walk_tb(exc.__traceback__):
+        if place.kind_of_file(frame.f_code.co_filename) == place.PROJECT:
+            at = short_place(frame.f_code.co_filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = short_place(exc.filename, exc.lineno or 0)
-    error = StepFailedError(
-        f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}"
-    )
+    error = StepFailedError(f"step {step} failed", why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000], hint=f"see {at}")
     error.__cause__ = exc
     return error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import time
+from contextlib import suppress
+
 from handler.core import manifest
-from handler.core.errors import UnavailableError
+from handler.core.errors import PflError, UnavailableError
 from handler.core.settings import Settings
-from handler.core.store import Store
-from handler.engine import prefect_api, prefect_env, trial
+from handler.core.store import AlreadyExistsError, Store
+from handler.engine import prefect_api, prefect_env
 
 
 def code(settings: Settings) -> dict[str, object]:
@@ -23,7 +27,7 @@ def reach(settings: Settings, store: Store) -> None:
     Raises:
         UnavailableError: One of them did not answer.
     """
-    trial.run(store)
+    try_out(store)
     if settings.engine == "prefect":
         api = prefect_env.choose(settings, lambda text: None)
         try:
@@ -31,3 +35,33 @@ def reach(settings: Settings, store: Store) -> None:
         except UnavailableError as exc:
             hint = exc.hint or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
             raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
+
+
+def try_out(store: Store) -> float:
+    """
+    Do with an object all that pfl does: create it once only, read, list and delete it.
+
+    Returns:
+        By how many seconds the store's clock is ahead of ours.
+
+    Raises:
+        UnavailableError: One of these is not allowed, or a create overwrites.
+    """
+    key = f"setup/check-{secrets.token_hex(8)}"
+    try:
+        store.put(key, b"1", mode="create")
+        written = time.time()
+        try:
+            store.put(key, b"2", mode="create")
+        except AlreadyExistsError:
+            pass
+        if store.get(key) != b"1":
+            hint = "use S3 itself, or a server with If-None-Match"
+            raise UnavailableError("a create overwrites: two calls may compute the same step", why=f"{store.url} has what was written last", hint=hint)
+        modified = next((entry.modified for entry in store.list("setup") if entry.key == key), written)
+    except PflError:
+        with suppress(PflError):
+            store.delete([key])
+        raise
+    store.delete([key])
+    return modified - written

@@ -9,11 +9,12 @@ Once claimed, the run is on record as a call, so that a process that dies in it 
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from uuid import UUID
 
 from handler.core import event, lease, project, store
 from handler.core.declare import Flow
-from handler.core.errors import InvalidRequestError, NotFoundError, OutOfTimeError, PflError, StepFailedError, UnavailableError
+from handler.core.errors import InvalidRequestError, NotFoundError, OutOfTimeError, PflError, StepFailedError
 from handler.core.settings import Settings
 from handler.engine import prefect_api, prefect_env, prefect_run
 from handler.engine.execute import Notify
@@ -30,7 +31,6 @@ HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
 CLAIMED = "Claimed"
 _LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
 _EARLY_S = 60  # How long before its time a run is taken: a worker is ahead by some seconds, a clock too.
-_PAUSES_S = (1, 2, 4, 8)
 _UNTOLD = "it was claimed, and Prefect did not take its end"
 _POLLED = 20  # Runs that one poll takes care of.
 
@@ -65,7 +65,12 @@ def run(
         about = {"flow": None, "step": None, "request_id": request_id, "engine": "prefect", "flow_run_id": str(run_id)}
         call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
         said = {"flow_run_id": str(run_id), "url": prefect_env.flow_run_url(api.url, str(run_id))}
-        flow_run, name, why = _patiently(lambda: _take(api, run_id, call.token))
+        take = functools.partial(_take, api, run_id, call.token)
+        try:  # The event is not delivered again once it was answered, so Prefect is given time to answer it.
+            flow_run, name, why = prefect_api.patiently(take)
+        except NotFoundError:  # An automation may be faster than the server, which tells of a run and then saves it.
+            time.sleep(1)
+            flow_run, name, why = prefect_api.patiently(take)
         if flow_run is None:
             return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
         left = _UNTOLD
@@ -95,19 +100,6 @@ def _told(api: prefect_env.Api, run_id: str, error: Mapping[str, str] | None) ->
     except PflError:
         return _UNTOLD
     return ""
-
-
-def _patiently(take: Callable[[], tuple]) -> tuple:
-    """The event is not delivered again once it was answered, so Prefect is given time to answer it."""
-    for pause_s in _PAUSES_S:
-        try:
-            return take()
-        except UnavailableError:
-            time.sleep(pause_s)
-        except NotFoundError:  # An automation may be faster than the server, which tells of a run and then saves it.
-            time.sleep(pause_s)
-            break
-    return take()
 
 
 def _take(api: prefect_env.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:
@@ -191,9 +183,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
     from prefect import settings as knobs
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
-    from prefect.logging.handlers import APILogWorker
 
-    from handler.engine import cancel
     from handler.engine import deadline as deadlines
 
     started, stop_at = time.perf_counter(), float("inf") if deadline is None else deadline - settings.margin_s
@@ -205,7 +195,7 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
             deadlines.watch(watched),
-            cancel.watch(watched, api) as cancelled,
+            deadlines.watch_prefect(watched, api) as in_prefect,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
@@ -216,8 +206,8 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
         what, hint = f"the parameters do not fit flow {flow.name}", "pfl setup deployments makes the form anew"
         error = InvalidRequestError(what, why=str(exc), hint=hint)
     except KeyboardInterrupt:
-        _end(api, str(flow_run.id), "CANCELLED", "interrupted")
-        if not cancelled.is_set():
+        prefect_api.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
+        if not in_prefect.was_poked:
             raise
         return event.reply(**said, status="cancelled")
     except Exception as exc:
@@ -225,17 +215,11 @@ def _run_ordinary(api: prefect_env.Api, flow: object, flow_run: object, settings
     except (deadlines.Stopped, deadlines.GivenUp):
         why, hint = f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)", "give the function more time, or make the flow smaller"
         error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
-        _end(api, str(flow_run.id), "CRASHED", error.lines)
+        prefect_api.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
     finally:
-        APILogWorker.drain_all(timeout=prefect_run.FLUSH_S if deadline is None else max(0.1, min(prefect_run.FLUSH_S, deadline - time.monotonic() - 0.5)))
+        prefect_run.flush(deadline)
     ms = round((time.perf_counter() - started) * 1e3, 3)
     return event.reply(**said, status=error.status if error else "completed", error=error, ms=ms)
-
-
-def _end(api: prefect_env.Api, run_id: str, type: str, words: str) -> None:
-    prefect_api.end(api, type, words, flow_runs=[run_id], force=True)
-    # Prefect's engine has called it Crashed by then, with no word of why.
-    prefect_api.set_state(api, "flow_runs", run_id, type, words, force=True)
 
 
 # Without a worker.

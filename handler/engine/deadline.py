@@ -1,29 +1,34 @@
 """
-Stopping in time: shortly before Lambda kills the process, what computes is stopped, and what is finished is saved and told.
+Stopping: in time, when the process is told to end, and when someone cancels the run in Prefect.
+
+Shortly before Lambda kills the process, what computes is stopped, and what is finished is saved and told:
 
     start ─ steps ............... stop_at ─ save, mark as Crashed, give back ─ give_up_at ─ reply ─ deadline
                                      └ Stopped is raised in a step              └ GivenUp is raised wherever we are
 
-In the main thread a signal does it, so that a sleep, a socket or a lock is left at once. SIGALRM is Prefect's.
+In the main thread a signal does it, see :class:`handler.engine.call.Interruptible`. SIGALRM is Prefect's.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from handler.core.errors import OutOfTimeError, PflError
-from handler.engine.call import raise_in_thread
+from handler.engine import prefect_api
+from handler.engine.call import Interruptible
 
 if TYPE_CHECKING:
     from handler.engine.execute import Invocation
+
+
+POLL_S = 5  # A run that is shorter costs Prefect no request for this.
 
 
 class Stopped(BaseException):
@@ -64,69 +69,50 @@ def heed_sigterm(*, instead_of: object = signal.SIG_DFL) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class watch:
+def watch(invocation: Invocation) -> AbstractContextManager[object]:
     """
     Stop *invocation* in time, if it has a deadline.
-
-    A class, so that its beginning and its end have frames by which they are known: what was raised in one of them would leave
-    nobody to end the raising.
 
     Raises:
         GivenUp: It did not end by itself.
     """
+    if invocation.deadline is None:
+        return nullcontext()
+    is_late = threading.Event()
 
-    def __init__(self, invocation: Invocation) -> None:
-        self._invocation, self._over, self._lock = invocation, threading.Event(), threading.Lock()
-        self._is_late = False
-        self._thread, self._is_main = threading.get_ident(), threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> None:
-        if self._invocation.deadline is None:
-            return
-        self._before = signal.signal(signal.SIGUSR1, self._on_signal) if self._is_main else None
-        threading.Thread(target=self._wake, name="deadline", daemon=True).start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        with self._lock:  # No poke is under way any more.
-            pass
-        if self._is_main and self._invocation.deadline is not None:
-            signal.signal(signal.SIGUSR1, self._before)
-
-    def _due(self, frame: FrameType | None) -> type[BaseException] | None:
-        while frame is not None:
-            if frame.f_code in (watch.__enter__.__code__, watch.__exit__.__code__):
-                return None
-            frame = frame.f_back
-        if self._over.is_set():
-            return None
-        if self._is_late:
+    def due() -> type[BaseException] | None:
+        if is_late.is_set():
             return GivenUp
-        if self._invocation.may_stop:
+        if invocation.may_stop:
             return Stopped
-        self._invocation.stop_is_due = True  # There is one such moment: it stops as soon as it waits for steps again.
+        invocation.stop_is_due = True  # There is one such moment: it stops as soon as it waits for steps again.
         return None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if (kind := self._due(frame)) is not None:
-            raise kind
+    def wake(scope: Interruptible) -> None:
+        _until(invocation.stop_at, scope.over)
+        scope.poke()
+        _until(invocation.deadline - invocation.settings.margin_s / 4, scope.over)
+        is_late.set()
+        while not scope.over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
+            scope.poke()
 
-    def _poke(self) -> None:
-        with self._lock:
-            if self._over.is_set():
-                return
-            if self._is_main:
-                signal.pthread_kill(self._thread, signal.SIGUSR1)
-            elif (kind := self._due(sys._current_frames().get(self._thread))) is not None:
-                raise_in_thread(self._thread, kind)
+    return Interruptible("deadline", wake, due, signal.SIGUSR1)
 
-    def _wake(self) -> None:
-        _until(self._invocation.stop_at, self._over)
-        self._poke()
-        _until(self._invocation.deadline - self._invocation.settings.margin_s / 4, self._over)
-        self._is_late = True
-        while not self._over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
-            self._poke()
+
+def watch_prefect(invocation: Invocation, api: prefect_api.Api) -> Interruptible:
+    """Interrupt this thread, as Ctrl-C would, once the flow run of *invocation* is cancelled in Prefect; ``was_poked`` says that it was."""
+
+    def look(scope: Interruptible) -> None:
+        while not scope.over.wait(POLL_S):
+            try:
+                run = prefect_api.ask(api, f"/flow_runs/{invocation.flow_run_id}") if invocation.flow_run_id else None
+            except PflError:
+                continue  # Prefect does not answer now.
+            if run is not None and run["state_type"] in ("CANCELLED", "CANCELLING"):
+                return scope.poke()
+
+    # Not SIGINT, which a shell lets its background jobs ignore.
+    return Interruptible("cancel", look, lambda: KeyboardInterrupt, signal.SIGUSR2)
 
 
 def _until(when: float, over: threading.Event) -> None:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 from handler.core import accept, bust, cache, history, keys, lease, records, store_format
 from handler.core.cache import Entry, Finding
@@ -44,8 +45,7 @@ class Outcome:
     error: BaseException | None = None
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """Where a step is being computed: the engine, and Prefect's IDs and link where there are any."""
 
     engine: str
@@ -175,10 +175,9 @@ class Invocation:
                 is_known = name in self._absent or name in self._held
                 if self._found(name, lambda name=name, known=is_known: (None if known else self._look_again(name)) or self._try(name)) is True:
                     return True
+            if len(self.outcomes) == before:
+                self._found(ready[0], lambda name=ready[0]: self._pause(name))
             if self.error is not None:
-                return False
-            if len(self.outcomes) == before and (trouble := self._pause(ready[0])) is not None:
-                self._note(ready[0], self._failed(ready[0], trouble))
                 return False
         return False
 
@@ -215,22 +214,21 @@ class Invocation:
             return None
         return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
-    def _pause(self, name: str) -> BusyError | None:
-        """Wait for the next look at a step that another call holds; an error where no time is left for that."""
+    def _pause(self, name: str) -> None:
+        """Wait for the next look at a step that another call holds, if there is time left for that."""
         pause_s = random.uniform(0.25, 0.45)  # Many that wait do not ask together, and none asks often.
-        if time.monotonic() + pause_s < self.stop_at:
-            _sleep(pause_s)
-            return None
-        why = f"it is {self._held[name].words}"
-        return BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+        if time.monotonic() + pause_s >= self.stop_at:
+            why = f"it is {self._held[name].words}"
+            raise BusyError(f"step {name} of {self.request.id!r} is being computed by another call", why=why, hint="call again")
+        _sleep(pause_s)
 
     def _claim(self, name: str) -> Outcome | None:
         """Hold *name*, however long others do; what they computed meanwhile ends it."""
         while name not in self._claimed:
             if isinstance(got := self._try(name), Outcome):
                 return got
-            if got is False and (trouble := self._pause(name)) is not None:
-                raise trouble
+            if got is False:
+                self._pause(name)
         return None
 
     def run(self, compute: Compute | None) -> None:
@@ -467,20 +465,8 @@ class Invocation:
             bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
             publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
             seen = (*seen, own)
-        entry = Entry(
-            name,
-            key,
-            value,
-            keys.value_digest(value),
-            len(text),
-            records.now_iso(ended),
-            None if cache_for_s is None else records.now_iso(ended + cache_for_s),
-            run.engine,
-            run.flow_run_id,
-            run.task_run_id,
-            run.url,
-            seen,
-        )
+        expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
+        entry = Entry(name, key, value, keys.value_digest(value), len(text), records.now_iso(ended), expires_at, *run, seen)
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
@@ -492,29 +478,18 @@ class Invocation:
         return entry
 
     def _plan(self, name: str, entry: Entry) -> None:
-        if name in self._after_skipped or self.request.flow.closure([name]) & self.finding.accepted:
+        skip, needed = self.request.skip, self.request.flow.closure([name])
+        if name in self.request.flow.dependents(skip) - skip or needed & self.finding.accepted:
             # It rests on a stale value, which not everybody asks for, or on an accepted one, which may be taken back.
             return
         known = self.finding.known | self.finding.found | {name: entry}
-        needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
         plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
-        self._marks = bust.publish(
-            self.store,
-            self._folder,
-            entries,
-            lambda: publish.plan(self.request, self.store, plan_key, entries, inline_bytes=inline_bytes),
-        )
-
-    @property
-    def _after_skipped(self) -> frozenset[str]:
-        return self.request.flow.dependents(self.request.skip) - self.request.skip
+        write = partial(publish.plan, self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
+        self._marks = bust.publish(self.store, self._folder, entries, write)
 
 
 def _input(entry: Entry) -> dict[str, object]:
     told = {"key": entry.key, "sha256": entry.sha256}
     return told | {"value": entry.value} if entry.size_bytes <= _SHOWN_BYTES else told
-
-
-__all__ = ["Compute", "Invocation", "Notify", "Outcome", "Run", "Work"]

@@ -9,13 +9,11 @@ That a limit is meant for us is also written in the store, ``limits/<tag>.json``
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from handler.core import lease, records
@@ -23,14 +21,12 @@ from handler.core.errors import BusyError, InvalidRequestError, NotFoundError, P
 from handler.core.keys import encode_id
 from handler.core.store import Store
 from handler.engine import prefect_env
-from handler.engine.prefect_api import FINAL, Api, ask, pages, set_state
+from handler.engine.prefect_api import FINAL, Api, ask, pages, patiently, pause, set_state
 
 if TYPE_CHECKING:
     from handler.engine.execute import Invocation
 
-T = TypeVar("T")
 _SLOT_S = 60  # Prefect gives slots for no shorter time.
-_AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
 _PLAIN = "-_.@+"  # Beside letters and digits; a slash, which Prefect's names may not have, is written ~2F.
 _made: set[tuple[str, str, int]] = set()
 
@@ -51,7 +47,7 @@ def tags_of(invocation: Invocation, name: str, api: Api) -> list[str]:
             tags.append(tag)  # What was set by hand counts, not what the code says.
         elif limit is not None:
             if (api.url, tag, limit) not in _made:
-                _patiently(lambda tag=tag, limit=limit: _set(api, tag, limit))
+                patiently(lambda tag=tag, limit=limit: _set(api, tag, limit))
                 if tag == tag_of(None, name):
                     _made.add((api.url, tag, limit))  # Those of an ID may be collected while it is idle.
             tags.append(tag)
@@ -81,8 +77,8 @@ def slot(api: Api, names: list[str], occupy: int, holder: object) -> Iterator[No
         return
     body = {"names": names, "slots": occupy, "mode": "concurrency", "lease_duration": _SLOT_S}
     body["holder"] = {"type": holder.type, "id": str(holder.id)}
-    while (taken := _patiently(lambda: _take(api, body))) is None:
-        _pause()
+    while (taken := patiently(lambda: _take(api, body))) is None:
+        pause()
     over = threading.Event()
 
     def renew() -> None:
@@ -106,7 +102,7 @@ def slot(api: Api, names: list[str], occupy: int, holder: object) -> Iterator[No
         raise
     over.set()
     with suppress(PflError):  # It runs out by itself.
-        _patiently(give_back)
+        patiently(give_back)
 
 
 def _take(api: Api, body: dict) -> dict | None:
@@ -118,23 +114,6 @@ def _take(api: Api, body: dict) -> dict | None:
             raise
         what = f"{' and '.join(name.removeprefix('tag:') for name in body['names'])}: a limit of 0 lets nothing run"
         raise BusyError(what, why="it was set so", hint="pfl limits ls; pfl limits set") from exc
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """What *call* gives, also where Prefect is away for a while, as when it is started anew."""
-    until = time.monotonic() + _AWAY_S
-    while True:
-        try:
-            return call()
-        except UnavailableError as exc:
-            is_refused = isinstance(exc, BusyError) or (isinstance(exc.__cause__, HTTPError) and exc.__cause__.code < 500)
-            if is_refused or time.monotonic() > until:
-                raise
-        _pause()
-
-
-def _pause() -> None:
-    time.sleep(random.uniform(0.25, 0.45))  # Many that wait do not ask together.
 
 
 def check_tag(tag: str) -> str:

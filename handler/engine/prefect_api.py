@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from typing import TypeVar
 
-from handler.core.errors import UnavailableError
+from handler.core.errors import BusyError, UnavailableError
 from handler.engine.prefect_env import Api
 
+T = TypeVar("T")
 TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 _PAGE = 200
+_AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
 _TRIES, _PAUSE_S = 5, 0.3  # A busy server gets them all in four seconds, one that is not there the first three.
 
 
@@ -57,16 +62,31 @@ def ask(api: Api, path: str, body: object = None, *, method: str = "", none: tup
     raise AssertionError("unreachable")
 
 
-def pages(api: Api, path: str, chosen: Mapping[str, object] = {}, *, limit: int | None = None) -> Iterator[dict]:  # noqa: B006
-    """All that a filter finds, asked for page by page; at most *limit*."""
-    offset, left = 0, limit
-    while left is None or left > 0:
-        size = _PAGE if left is None else min(_PAGE, left)
-        page = ask(api, path, {**chosen, "limit": size, "offset": offset}) or []
+def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[dict]:  # noqa: B006
+    """All that a filter finds, asked for page by page."""
+    for offset in count(0, _PAGE):
+        page = ask(api, path, {**chosen, "limit": _PAGE, "offset": offset}) or []
         yield from page
-        if len(page) < size:
+        if len(page) < _PAGE:
             return
-        offset, left = offset + size, None if left is None else left - size
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What *call* gives, also where Prefect is away for a while, as when it is started anew; not where it refuses."""
+    until = time.monotonic() + _AWAY_S
+    while True:
+        try:
+            return call()
+        except UnavailableError as exc:
+            is_refused = isinstance(exc, BusyError) or (isinstance(exc.__cause__, urllib.error.HTTPError) and exc.__cause__.code < 500)
+            if is_refused or time.monotonic() > until:
+                raise
+        pause()
+
+
+def pause() -> None:
+    """Wait before asking again; many that wait do not ask together."""
+    time.sleep(random.uniform(0.25, 0.45))
 
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:

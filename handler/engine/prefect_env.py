@@ -11,7 +11,7 @@ from typing import NamedTuple
 from handler.core import links
 from handler.core.errors import InvalidRequestError, UnavailableError
 from handler.core.settings import Settings
-from handler.engine import secret
+from handler.engine import aws_api
 
 
 class Api(NamedTuple):
@@ -30,7 +30,7 @@ def configured(settings: Settings) -> Api | None:
     Raises:
         InvalidRequestError: The URL is no URL.
     """
-    settings = secret.filled(settings)
+    settings = aws_api.with_secret(settings)
     if settings.prefect_api_url:
         if not settings.prefect_api_url.startswith(("http://", "https://")):
             raise InvalidRequestError(
@@ -97,7 +97,7 @@ def load() -> None:
         from prefect import flow_engine
         from prefect.logging import handlers
 
-        from handler.engine import cancel, prefect_flow
+        from handler.engine import prefect_flow
     finally:
         gc.freeze()  # Nor shall later collections look at them.
         if was_on:

@@ -26,6 +26,7 @@ from prefect.task_engine import run_task
 from handler.core import accept, cache, event, links, manifest, project, records, store
 from handler.core.declare import Flow, Step
 from handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
+from handler.core.params import KIND_OF
 from handler.core.settings import Settings
 from handler.engine import artifacts, limits, prefect_api, prefect_env, reap
 from handler.engine.call import call_step, time_up
@@ -41,7 +42,7 @@ if not hasattr(prefect.task_engine, "_concurrency"):  # Else ours would not be a
         why="prefect.task_engine has no _concurrency", hint="install a version of constraints.txt; --engine direct needs none",
     )  # fmt: skip
 prefect.task_engine._concurrency = lambda names, occupy=1, *, holder=None, **more: limits.slot(api_around(), names, occupy, holder)
-_KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "null": None}
+_KINDS = {name: kind for kind, name in KIND_OF.items()}
 
 
 def build(flow: Flow) -> prefect.Flow:
@@ -238,15 +239,11 @@ def _signature(flow: Flow) -> inspect.Signature:
     for name, param in flow.params.items():
         kinds = typing.Any
         if "any" not in param.kinds:
-            free = [_KINDS[kind] for kind in param.kinds if not any(_is_of(choice, kind) for choice in param.choices)]
+            free = [_KINDS[kind] for kind in param.kinds if not any(type(choice) is _KINDS[kind] for choice in param.choices)]
             kinds = typing.Union[(*([typing.Literal[param.choices]] if param.choices else []), *free)]
         rows.append((name, kinds, param.default))
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature([inspect.Parameter(n, kind, annotation=a, default=d) for n, a, d in rows])
-
-
-def _is_of(choice: object, kind: str) -> bool:
-    return choice is None if kind == "null" else type(choice) is _KINDS[kind]
 
 
 def _docstring(flow: Flow) -> str:

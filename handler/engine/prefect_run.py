@@ -11,7 +11,7 @@ from math import inf
 from handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from handler.core.settings import Settings
 from handler.engine import prefect_api, prefect_env
-from handler.engine.deadline import TERMINATED, Terminated
+from handler.engine.deadline import TERMINATED, Terminated, watch_prefect
 from handler.engine.execute import Invocation, Notify
 
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
@@ -30,9 +30,8 @@ def run(invocation: Invocation) -> None:
         import prefect
         from prefect.exceptions import TerminationSignal
         from prefect.flow_engine import run_flow
-        from prefect.logging.handlers import APILogWorker
 
-        from handler.engine import cancel, prefect_flow
+        from handler.engine import prefect_flow
 
         request = invocation.request
         flow = prefect_flow.build(invocation.flow)
@@ -47,7 +46,7 @@ def run(invocation: Invocation) -> None:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
                 prefect.tags(*prefect_flow.tags(request.id, request.step), f"call={invocation.call.token}"),
-                cancel.watch(invocation, api) as cancelled,
+                watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:
                     state = flow(**arguments, **request.params, return_state=True)
@@ -65,7 +64,7 @@ def run(invocation: Invocation) -> None:
                 _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
                 raise Terminated from exc
             _end(invocation, api, "CANCELLED", "interrupted", force=True)
-            if cancelled.is_set():
+            if watched.was_poked:
                 raise RunCancelledError("the run was cancelled in Prefect", hint="call again to compute it") from None
             raise
         except PflError:
@@ -77,9 +76,16 @@ def run(invocation: Invocation) -> None:
             raise unavailable(api, exc, invocation.outcomes) from exc
         finally:
             prefect_flow.current.reset(token)
-            APILogWorker.drain_all(timeout=min(flush_s, max(0.1, (invocation.deadline or inf) - time.monotonic() - 0.5)))
+            flush(invocation.deadline, flush_s)
     if not state.is_completed() and invocation.error is None:
         raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
+
+
+def flush(deadline: float | None, longest_s: float = FLUSH_S) -> None:
+    """Wait until Prefect has sent the logs, as long as there is time for that."""
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=min(longest_s, max(0.1, (deadline or inf) - time.monotonic() - 0.5)))
 
 
 def _end(invocation: Invocation, api: prefect_env.Api, type: str, message: str, *, force: bool = False) -> None:

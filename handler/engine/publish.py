@@ -59,8 +59,8 @@ def record(request: Request, store: Store, entry: Entry, about: dict, *, inline_
         **about,
     }
     folder = keys.encode_id(request.id)
-    made = history.new_name(folder, entry.step, entry.key[:16])
-    history.append(store, history.Name(folder, entry.step, entry.record) if entry.record else made, body)
+    name = history.Name(folder, entry.step, entry.record) if entry.record else history.new_name(folder, entry.step, entry.key[:16])
+    history.append(store, name, body)
 
 
 def code(store: Store, step: str, print: Fingerprint) -> None:

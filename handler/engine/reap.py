@@ -14,12 +14,29 @@ from handler.core import history, keys, lease, records, store_format
 from handler.core.errors import PflError
 from handler.core.settings import Settings
 from handler.core.store import Store
-from handler.engine import death, prefect_api, prefect_env
+from handler.engine import prefect_api, prefect_env
 
 if TYPE_CHECKING:
     from handler.engine.execute import Invocation
 
 _ARRIVAL_S = 3  # How long an event of Prefect's takes to become a task run, at most.
+# Cause: what happened, and what to do about it.
+ADVICE = {
+    "timeout": ("ran into the function's time limit", "raise its timeout, or give the step less to do at once"),
+    "memory": ("ran out of memory", "raise the function's memory, or keep less in it at once"),
+    "exit": ("ended by itself, with os._exit or in a crash of native code", "look at the last lines of its log"),
+    "import": ("could not import the flows", "build the image again with what they import; pfl plan shows the error here"),
+    "killed": ("was killed", "if nobody did it by hand it ran out of memory, most likely: give it more"),
+    "failure": (
+        "died: it ended by itself, or was killed",
+        "look at the last lines of its log; where they say signal: killed, give it more memory",
+    ),
+    "gone": (
+        "ended without a word: by its time limit, out of memory, killed, or its sandbox is gone",
+        "look at the last lines of its log; raise timeout or memory",
+    ),
+    "left": ("ended, but Prefect did not take the end of its run", "nothing, if its results are there: pfl cache ls"),
+}
 
 
 def reap(
@@ -93,7 +110,7 @@ def after_error(store: Store, settings: Settings, request_id: str, cause: str, w
         store: Where the calls are on record.
         settings: Which Prefect to tell.
         request_id: Lambda's name of the request.
-        cause: What it died of, of :data:`handler.engine.death.ADVICE`.
+        cause: What it died of, of :data:`ADVICE`.
         why: Lambda's own words.
 
     Raises:
@@ -106,6 +123,17 @@ def after_error(store: Store, settings: Settings, request_id: str, cause: str, w
             # Where no Prefect is named, it is the function's, which is not ours to know: whoever knows it reaps.
             dead += [call] if body.get("engine") != "prefect" or prefect_env.configured(settings) else []
     return list(reap(store, settings, only=dead))
+
+
+def of_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:
+    """
+    The cause, of :data:`ADVICE`, and words, from the reason of an extension's SHUTDOWN.
+
+    Source: AWS Lambda Developer Guide, "Lambda Extensions API"; the emulator says ``ReleaseFail`` for ``failure``.
+    """
+    known = {"timeout": "timeout", "failure": "failure", "releasefail": "failure"}
+    cause = "memory" if killed_for_memory else known.get(reason.lower(), "gone")
+    return cause, f"Lambda shut its sandbox down: {reason.lower()}"
 
 
 def followed(invocation: Invocation, *, api: prefect_env.Api | None) -> None:
@@ -126,7 +154,7 @@ def followed(invocation: Invocation, *, api: prefect_env.Api | None) -> None:
 
 
 def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
-    happened, advice = death.ADVICE[cause]
+    happened, advice = ADVICE[cause]
     body = life.body
     doing = f" while it computed {', '.join(claim['step'] for claim in claims)}" if claims else ""
     last = records.now_iso(life.entries[-1].modified)[:19]
@@ -148,7 +176,7 @@ def _saved(store: Store, body: dict) -> dict[str, dict]:
 
 def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
     since = claim["since"]
-    about = {name: value for name, value in claim.items() if name not in ("state", "number", "host", "noted_at", "expires_at", "tags")}
+    about = {name: value for name, value in claim.items() if name not in ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")}
     body = about | {"status": "crashed", "cause": cause, "started_at": since, "error": error.to_json()}
     token = keys.digest(f"{claim['call']} {claim['step']}")[:8]  # A reaper before us that died gave it the same name.
     name = history.new_name(keys.encode_id(claim["id"]), claim["step"], records.CRASHED, time_ns=history.ns_of(since), token=token)

@@ -44,8 +44,7 @@ def once(
         request = request.with_fingerprints({name: step.fingerprint for name, step in here.steps.items()})
         finding = accept.find(request, store, finding.warnings)
     flow = loaded.flows[request.flow.name]
-    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, is_cold=is_cold, code=loaded.manifest.digest)
-    invocation.flow_run = flow_run
+    invocation = Invocation(request, finding, flow, store, settings, request_id, notify, loaded.prints, kill_at, flow_run=flow_run, is_cold=is_cold, code=loaded.manifest.digest)
     if not invocation.look() and flow_run is None:
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:

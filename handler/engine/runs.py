@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from handler.core import lease, links
 from handler.core.errors import InvalidRequestError, NotFoundError
@@ -11,8 +12,6 @@ from handler.core.settings import Settings
 from handler.core.store import Store
 from handler.engine import prefect_env, server
 from handler.engine.prefect_api import Api, ask, pages
-
-Notify = Callable[[str, str], None]
 
 STATES = ("scheduled", "pending", "running", "completed", "failed", "cancelled", "crashed", "paused", "cancelling")
 _OPEN = {"scheduled", "pending", "running", "paused", "cancelling"}
@@ -56,7 +55,7 @@ def ls(store: Store, api: Api | None, *, id: str | None, status: str | None, stu
         yield about | {"stuck": not life.is_alive, "holder": lease.holder(body)}
 
 
-def link(settings: Settings, run: str, notify: Notify) -> str:
+def link(settings: Settings, run: str, notify: Callable[[str, str], None]) -> str:
     """
     The page of a flow run, or of a task run, open at its inputs.
 
@@ -83,7 +82,7 @@ def _of_prefect(api: Api, id: str | None, status: str | None, stuck: bool, limit
     chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in wanted]}}}
     if id is not None:
         chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
-    for run in pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}, limit=limit):
+    for run in islice(pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}), limit):
         tags = dict(tag.split("=", 1) for tag in run["tags"] if "=" in tag)
         yield {
             "id": run["parameters"].get("id", tags.get("id")),

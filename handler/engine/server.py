@@ -41,8 +41,6 @@ STOP_GRACE_S = 10
 ANSWER_TIMEOUT_S = 10
 POLL_S = 0.1
 LOG_MAX_BYTES = 1_000_000
-INSTANCE_PATH = "/pfl/instance"  # Answers with server.json's token, which a stranger on our old port cannot.
-CLAIM_PATH = "/pfl/claim"  # The same, and counts as use: no server idles out before its client's first call.
 FAILED = "pfl: the server did not start: "
 
 
@@ -69,11 +67,7 @@ class Server:
     idle_s: float
 
 
-def _quiet(_line: str) -> None:
-    pass
-
-
-def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] = _quiet) -> Server:
+def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] = lambda line: None) -> Server:
     """
     Find the server of a project, or start it, and return when it answers.
 
@@ -91,7 +85,7 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
     spawned = waited = False
     log_start = _size(home / "server.log")
     while True:
-        if (server := _answering(home, CLAIM_PATH, timeout_s=1)) is not None:
+        if (server := find(home, timeout_s=1)) is not None:
             return server
         if (lock := _take_lock(home)) is None:
             waited = True
@@ -122,9 +116,25 @@ def ensure(home: Path, *, idle_s: float = 1800, progress: Callable[[str], None] 
         time.sleep(POLL_S)
 
 
-def find(home: Path) -> Server | None:
-    """Say which server of this project is running and answers; never start one."""
-    return _answering(Path(home).resolve(), INSTANCE_PATH, timeout_s=ANSWER_TIMEOUT_S)
+def find(home: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Server | None:
+    """
+    Say which server of this project is running and answers; never start one.
+
+    It is that of server.json, and no stranger on our old port, for it holds the lock. One that is about to leave says so; for any
+    other this was use, and it does not idle out before its client's first call.
+    """
+    home = Path(home).resolve()
+    server = _state(home)
+    if server is None or _holder(home) != server.pid:
+        return None
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/api/health")
+        return server if connection.getresponse().status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def stop(home: Path) -> Server | None:
@@ -141,7 +151,7 @@ def stop(home: Path) -> Server | None:
     # The holder is 0 between the spawn and the child's first line.
     if not _until(lambda: _holder(home) != 0, ANSWER_TIMEOUT_S) or (pid := _holder(home)) == 0:
         raise UnavailableError("the Prefect server is being started by another command", hint="try again")
-    server, _ = _state(home)
+    server = _state(home)
     if pid and (server is None or server.pid != pid):
         server = Server("", "", pid, 0, "", "", home / "server.log", 0)
     for number, grace_s in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, ANSWER_TIMEOUT_S)):
@@ -201,33 +211,12 @@ def _holder(home: Path) -> int | None:
         os.close(lock)
 
 
-def _state(home: Path) -> tuple[Server | None, str]:
-    """What server.json says, which may be about a server that is no more, and the token in it."""
+def _state(home: Path) -> Server | None:
+    """What server.json says, which may be about a server that is no more."""
     try:
-        fields = json.loads((home / "server.json").read_bytes())
-        token = fields.pop("token")
-        return Server(**fields | {"log": home / "server.log"}), token
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None, ""
-
-
-def _answering(home: Path, path: str, timeout_s: float) -> Server | None:
-    """The server of server.json, if it holds the lock, answers, and is the one that wrote that file."""
-    server, token = _state(home)
-    if server is None or _holder(home) != server.pid:
+        return Server(**json.loads((home / "server.json").read_bytes()) | {"log": home / "server.log"})
+    except (OSError, ValueError, TypeError):
         return None
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
-    try:
-        for ask, wanted in ((path, token.encode()), ("/api/health", b"true")):
-            connection.request("GET", ask)
-            response = connection.getresponse()
-            if response.read() != wanted or response.status != 200:
-                return None
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return server
 
 
 def _spawn(home: Path, lock: int, idle_s: float) -> None:
@@ -240,7 +229,7 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
             log.replace(log.with_suffix(".log.old"))
         with log.open("ab") as out:
             subprocess.run(
-                [*command, "--home", str(home), "--lock", str(lock), "--idle", str(idle_s)],
+                [*command, str(home), str(lock), str(idle_s)],
                 env=_environment(home),
                 # Prefect reads .env, prefect.toml and pyproject.toml where it stands: not the user's, then.
                 cwd=home / "prefect",

@@ -6,9 +6,7 @@ It holds the project's lock while it lives, serves Prefect on loopback, and ends
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import fcntl
 import gc
 import gzip
 import importlib.metadata
@@ -16,7 +14,6 @@ import importlib.util
 import json
 import logging
 import os
-import secrets
 import socket
 import sqlite3
 import sys
@@ -29,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from handler.engine.server import CLAIM_PATH, FAILED, INSTANCE_PATH, Server
+from handler.engine.server import FAILED, Server
 
 QUIET_S = 10.0  # No request for so long, which is more than a client needs to import Prefect: nobody is waiting.
 PATIENCE_S = 120.0
@@ -49,8 +46,8 @@ class Watched:
     tab keeps one open too, for days, so a websocket with an ``Origin`` counts only when it says something.
     """
 
-    def __init__(self, app: Any, token: str) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app: Any) -> None:
+        self.app = app
         self.seen = time.monotonic()
         self.in_use = 0
         self.is_leaving = False
@@ -62,11 +59,9 @@ class Watched:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._noting_failure(send))
-        elif scope["path"] in (INSTANCE_PATH, CLAIM_PATH):
-            if scope["path"] == CLAIM_PATH:
-                self.seen = time.monotonic()
-            await send({"type": "http.response.start", "status": 503 if self.is_leaving else 200, "headers": []})
-            await send({"type": "http.response.body", "body": self.token.encode()})
+        elif scope["type"] == "http" and self.is_leaving:
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body"})
         else:
 
             async def noting() -> MutableMapping[str, Any]:
@@ -95,9 +90,8 @@ class Watched:
 
 def _serve(home: Path, lock: int, idle_s: float) -> None:
     """Be the server: hold the lock, serve until told to stop or idle, leave no server.json behind."""
-    os.ftruncate(lock, 0)
+    (home / "server.json").unlink(missing_ok=True)  # Before the lock is signed: what stands there is never another's.
     os.pwrite(lock, str(os.getpid()).encode(), 0)
-    (home / "server.json").unlink(missing_ok=True)
     listener = _bind(home)
     port = listener.getsockname()[1]
     ui_url = f"http://127.0.0.1:{port}"
@@ -114,8 +108,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    token = secrets.token_hex(16)
-    app = Watched(create_app(), token)
+    app = Watched(create_app())
     gc.freeze()
     gc.enable()
 
@@ -136,7 +129,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
                 idle_s=idle_s,
             )
             draft = home / "server.json.new"
-            draft.write_text(json.dumps(asdict(server) | {"token": token}, default=str, indent=1))
+            draft.write_text(json.dumps(asdict(server), default=str, indent=1))
             draft.replace(home / "server.json")
             (home / "prefect" / "port").write_text(str(port))
             self.tasks = [
@@ -250,25 +243,16 @@ async def _register_blocks(app: Watched, home: Path) -> None:
 
 def main() -> None:
     """
-    The entry of the server process; not for people.
+    The entry of the server process, with a project's ``.pfl``, the descriptor of its lock, locked, and the idle seconds.
 
-    Exit codes: 0 it served and ended, 1 it could not start (the last line of the log says why), 3 another runs.
+    Exit codes: 0 it served and ended, 1 it could not start (the last line of the log says why).
     """
-    parser = argparse.ArgumentParser(prog="python -m handler.engine.server_process")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--lock", type=int, default=-1)
-    parser.add_argument("--idle", type=float, default=1800)
-    args = parser.parse_args()
-    lock = args.lock if args.lock >= 0 else os.open(args.home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    home, lock, idle_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     os.set_inheritable(lock, False)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(3)
     if os.fork():  # The client waits for this process only; the server belongs to nobody.
         os._exit(0)
     try:
-        _serve(args.home, lock, args.idle)
+        _serve(home, lock, idle_s)
     except Exception as exc:
         traceback.print_exc()
         reason = str(exc) if isinstance(exc, RuntimeError) else f"{type(exc).__name__}: {exc}"

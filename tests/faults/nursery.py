@@ -66,7 +66,7 @@ def main() -> None:
         prefect_env.prepare(Settings.from_env(os.environ))
         from prefect import flow_engine  # noqa: F401
 
-        from handler.engine import cancel, prefect_flow, prefect_run  # noqa: F401
+        from handler.engine import prefect_flow, prefect_run  # noqa: F401
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the children.
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(sys.argv[1])

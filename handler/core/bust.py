@@ -230,7 +230,7 @@ def results(store: Store, scope: Scope) -> Iterator[Listed]:
             is_void = any(m.covers(folder, step) and not m.result and written_at < (m.before or m.to_json()["busted_at"]) for m in there)
         else:
             after = _noted(store, listed.key).get("after", ())
-            entry = Entry(step, key, UNREAD, "", listed.size_bytes, written_at, None, after=tuple(after))
+            entry = Entry(step, key, "", listed.size_bytes, written_at, None, after=after)
             is_void = any(m.voids(folder, entry) for m in there)
         if not is_void:
             yield listed

@@ -211,7 +211,7 @@ class Invocation:
 
     def _failed_there(self, name: str, waited: dict) -> Outcome | None:
         """The failure of the call that was waited for, if it computed the same: it would be ours too, and as slow."""
-        if waited.get("failed_plan") != self.finding.plan_keys[name]:
+        if waited.get("failed_plan") != self.request.plan_key(name):
             return None
         return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
@@ -350,7 +350,7 @@ class Invocation:
             outcome = self._failed(name, exc)
             if isinstance(exc, Exception) and isinstance(error := as_error(name, exc, self.flow), StepFailedError):
                 failure = {"what": error.what, "why": error.why, "hint": error.hint}
-                told = {"failure": failure, "failed_plan": self.finding.plan_keys[name]}
+                told = {"failure": failure, "failed_plan": self.request.plan_key(name)}
         finally:
             if compute is not None:
                 self.call.release(name, **told)
@@ -430,7 +430,7 @@ class Invocation:
             "status": history.COMPUTED,
             "params": self.request.step_params(name),
             "inputs": {other: _input(self.finding.found[other]) for other in self.flow.upstream[name]},
-            "plan_key": self.finding.plan_keys[name],
+            "plan_key": self.request.plan_key(name),
         }
 
     def _before(self, name: str) -> tuple[str | None, dict | None, Entry | None]:
@@ -465,12 +465,11 @@ class Invocation:
         if name in self.request.bust:
             own = bust.new_name(by_call=True)
             bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
-            publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
+            publish.forget(self.request, self.store, name, self.request.plan_key(name))
             seen = (*seen, own)
         entry = Entry(
             name,
             key,
-            value,
             keys.value_digest(value),
             len(text),
             records.now_iso(ended),
@@ -480,6 +479,7 @@ class Invocation:
             run.task_run_id,
             run.url,
             seen,
+            value,
         )
         with self._guard:
             self._saved[name] = None
@@ -499,7 +499,7 @@ class Invocation:
         needed = self.request.flow.closure([name])
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
-        plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
+        plan_key, inline_bytes = self.request.plan_key(name), self.settings.inline_bytes
         self._marks = bust.publish(
             self.store,
             self._folder,

@@ -12,6 +12,7 @@ from handler.core.errors import NotFoundError, PflError
 from handler.core.settings import Settings, of_process
 
 _cold = True
+_to_json = json.JSONEncoder(check_circular=False).encode  # A reply never holds itself, and looking for that takes its time.
 
 
 class Context(Protocol):
@@ -35,12 +36,13 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     """
     request_id = getattr(context, "aws_request_id", "")
     deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    finish = shapes.over_http if shapes.is_http(raw) else dict
+    finish = None
     try:
         raw, finish = shapes.unwrap(raw)
         settings = of_process()
     except PflError as exc:
         asked = raw if isinstance(raw, Mapping) else {}
+        finish = finish or (shapes.over_http if shapes.is_http(raw) else dict)
         more = {"cold_start": _cold, "request_id": request_id, "code": "", "ms": 0.0}
         reply = event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
     else:
@@ -79,18 +81,17 @@ def handle(
     asked = event.peek(raw)
     if "action" in asked or "flow_run_id" in asked:
         return _act(asked, settings, results, request_id, cold, deadline, notify)
-    said = {"id": asked.get("id"), "flow": asked.get("flow")}
-    more: dict[str, object] = {"cold_start": cold, "request_id": request_id, "code": ""}
-    warnings: list[str] = []
+    said = {"id": asked.get("id"), "flow": asked.get("flow"), "cold_start": cold, "request_id": request_id, "code": ""}
+    reply, warnings, error = event.reply(status="completed", **said), [], None
     try:
         flows = manifest.load(settings)
-        more["code"] = flows.digest
+        reply["code"] = flows.digest
         request = event.parse(asked or raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
-        said = {"id": request.id, "flow": request.flow.name}
+        reply["id"], reply["flow"] = request.id, request.flow.name
         results = _open(settings) if results is None else results
         before = dict(results.counts)
         finding = cache.find(request, results, warnings)
-        outcomes, engine, error, url = {}, None, None, None
+        outcomes, engine, url = {}, None, None
         if finding.missing:
             from handler.core import accept
 
@@ -107,19 +108,17 @@ def handle(
             if invocation.error is not None:
                 failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
                 error = call.as_error(failed, invocation.error, invocation.flow)
-        status = "completed"
-        if error is not None:
-            status = error.status
-        elif outcomes and any(outcome.status == "miss" for outcome in outcomes.values()):
+        if error is None and outcomes and any(outcome.status == "miss" for outcome in outcomes.values()):
             error = _missing(request, outcomes)
-            status = error.status
         used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)}
-        more |= {"url": url, "warnings": list(dict.fromkeys(warnings)), "store": used}
-        reply = event.reply(**said, status=status, steps=_rows(request, finding, outcomes), engine=engine, error=error, **more)
+        reply["steps"], reply["engine"], reply["url"] = _rows(request, finding, outcomes), engine, url
+        reply["warnings"], reply["store"] = list(dict.fromkeys(warnings)), used
     except PflError as exc:
+        error = exc
         if warnings:
-            more |= {"warnings": warnings}
-        reply = event.reply(**said, status=exc.status, error=exc, **more)
+            reply["warnings"] = warnings
+    if error is not None:
+        reply["status"], reply["error"] = error.status, error.to_json()
     reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     return reply
 
@@ -162,9 +161,16 @@ def _act(
 
 def _log_line(reply: Mapping) -> str:
     """One line of JSON for the log: who asked for what, what became of it, and how long it took."""
-    said = {name: reply.get(name) for name in ("request_id", "id", "flow", "action", "status", "engine", "ms", "cold_start")}
-    said["steps"] = {row["step"]: row["status"] for row in reply.get("steps", ())}
-    return json.dumps({"pfl": 1} | said | {name: reply[name] for name in ("url", "error", "warnings") if reply.get(name)})
+    get = reply.get
+    said = {
+        "pfl": 1, "request_id": get("request_id"), "id": get("id"), "flow": get("flow"), "action": get("action"), "status": get("status"),
+        "engine": get("engine"), "ms": get("ms"), "cold_start": get("cold_start"),
+        "steps": {row["step"]: row["status"] for row in get("steps", ())},
+    }  # fmt: skip
+    for name in ("url", "error", "warnings"):
+        if get(name):
+            said[name] = reply[name]
+    return _to_json(said)
 
 
 _opened: dict[Settings, store.Store] = {}

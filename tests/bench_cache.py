@@ -29,7 +29,7 @@ import servers  # noqa: E402
 
 from handler import entry  # noqa: E402
 from handler.core import bust, cache, event, inspection, manifest, records, store  # noqa: E402
-from handler.core.keys import plan_keys, value_digest  # noqa: E402
+from handler.core.keys import value_digest  # noqa: E402
 from handler.core.settings import Settings, of_process  # noqa: E402
 
 _GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
@@ -86,7 +86,7 @@ class Context:
 def plan_paths(settings: Settings, ids: list[str]) -> list[str]:
     """Where a hit on the default flow's last step reads, for each ID."""
     requests = [event.parse({"id": id}, manifest.load(settings)) for id in ids]
-    return [records.plan_path(r.id, r.targets[0], plan_keys(r.bases, r.id)[r.targets[0]]) for r in requests]
+    return [records.plan_path(r.id, r.targets[0], r.plan_key(r.targets[0])) for r in requests]
 
 
 def warm(name: str, settings: Settings, backend: object, ids: list[str], rounds: int) -> None:
@@ -150,8 +150,8 @@ def fill(opened: store.Store, numbers: range, directory: str, *, whole: int = 2_
         id, key, is_plan = f"id{number // 50:06}", f"{number:064x}", number % 2 == 0
         path = (records.plan_path if is_plan else records.result_path)(id, "b", key)
         if number < whole and is_plan:
-            row = cache.entry_json(cache.Entry("b", key, 1, value_digest(1), 1, records.now_iso(), None), with_value=True)
-            body = {"version": 1, "flow": "meaning", "id": id, "step": "b", "plan_key": key, "expires_at": None, "entries": [row]}
+            row = cache.Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
+            body = {"version": 2, "flow": "meaning", "id": id, "step": "b", "plan_key": key, "expires_at": None, "entries": [row]}
             data[is_plan] = records.seal(body)
         elif number < whole:
             data[is_plan] = records.encode_result(path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None)

@@ -613,8 +613,10 @@ def test_a_whole_plan_of_another_shape_gives_no_wrong_value(chain, step):
         chain.call(id)
     [path], [foreign] = objects(chain, "plans", step), objects(chain, "plans", step, "x")
     before, body = chain.results.get(path), records.unseal(chain.results.get(path), path)
-    tried = [*others(body), *(body | {"entries": [row, *body["entries"][1:]]} for row in others(body["entries"][0]))]
-    tried += [body | {"entries": [{}]}, body | {"entries": [5]}, records.unseal(chain.results.get(foreign), foreign)]
+    row, *rest = body["entries"]
+    rows = [row[:place] + more + row[place + 1 :] for place in range(len(row)) for more in ([], [5], [None], ["x"], [[]], [{}]) if not more or place < 11]
+    tried = [*others(body), *(body | {"entries": [other, *rest]} for other in (*rows, row + [1], {}, [], 5, "x" * 12, dict.fromkeys("abcdefghijkl")))]
+    tried += [body | {"entries": [row]}, records.unseal(chain.results.get(foreign), foreign)]
     for other in tried:
         chain.results.put(path, records.seal(other))
         chain.results.delete(objects(chain, "plans", "c") if step == "b" else [])

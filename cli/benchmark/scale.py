@@ -135,12 +135,12 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     """
     bases = event.parse({"flow": FLOW, "id": TEMPLATE}, manifest.load(settings)).bases
     body = _only(place / "plans" / TEMPLATE / STEP)
-    assert body["plan_key"] == keys.plan_keys(bases, TEMPLATE)[STEP]
+    assert body["plan_key"] == keys.plan_key(bases[STEP], TEMPLATE)
     record = _only(place / "history" / TEMPLATE / STEP)
     last = empty = ""
     for number in numbers:
         id = f"id{number}"
-        body["id"], body["plan_key"] = id, keys.plan_keys(bases, id)[STEP]
+        body["id"], body["plan_key"] = id, keys.plan_key(bases[STEP], id)
         if number == size // 2:  # The one that commands are asked about.
             os.makedirs(f"{place}/plans/{id}/{STEP}")
         else:

@@ -7,6 +7,7 @@ depth is one read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from handler.core import keys, records
@@ -16,18 +17,19 @@ from handler.core.store import Store
 
 
 UNREAD = object()
+_ROW = 12  # Fields of an entry that stand in a plan, its value being the last.
 
 
 class Entry(NamedTuple):
     """
     One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it.
 
-    ``after`` names the busts that its computation had seen when it began, ``record`` the file of its record of history.
+    ``after`` names the busts that its computation had seen when it began, ``record`` the file of its record of history. A row
+    of a plan is its fields from ``step`` to ``value`` in this order, the value left out where it is too large.
     """
 
     step: str
     key: str
-    value: object
     sha256: str
     size_bytes: int
     computed_at: str | None
@@ -36,7 +38,8 @@ class Entry(NamedTuple):
     flow_run_id: str | None = None
     task_run_id: str | None = None
     url: str | None = None
-    after: tuple[str, ...] = ()
+    after: Sequence[str] = ()
+    value: object = UNREAD
     record: str | None = None
 
 
@@ -48,7 +51,6 @@ class Finding(NamedTuple):
         found: Stored results by step, with their values.
         known: All that the plans told of, values read or not.
         missing: Steps with no usable plan, each after those it needs.
-        plan_keys: Plan key of each step of the flow.
         warnings: Damaged objects that were passed over.
         older: Fingerprints of older code that the present code of a step stands for, by step.
         accepted: Steps whose value rests on older code for that reason.
@@ -57,7 +59,6 @@ class Finding(NamedTuple):
     found: dict[str, Entry]
     known: dict[str, Entry]
     missing: tuple[str, ...]
-    plan_keys: dict[str, str]
     warnings: list[str]
     older: dict[str, tuple[str, ...]] = {}
     accepted: frozenset[str] = frozenset()
@@ -77,7 +78,7 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         UnavailableError: The store did not answer.
     """
     flow = request.flow
-    finding = Finding({}, {}, (), keys.plan_keys(request.bases, request.id), warnings)
+    finding = Finding({}, {}, (), warnings)
     undecided: frozenset[str] = frozenset()
     if request.bust or request.skip:
         # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
@@ -115,7 +116,7 @@ def read_result(request: Request, step: str, key: str, store: Store, warnings: l
     if records.is_past(expires_at):
         return None
     after = tuple(about.get("after", ()))
-    return Entry(step, key, value, keys.value_digest(value), size_bytes, None, expires_at, after=after, record=about.get("record"))
+    return Entry(step, key, keys.value_digest(value), size_bytes, None, expires_at, after=after, value=value, record=about.get("record"))
 
 
 def told(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:
@@ -190,11 +191,9 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     for entry in reversed(entries):
         inside = entry.value is not UNREAD and entry.size_bytes <= room
         room -= entry.size_bytes if inside else 0
-        # What is None is left out, all but a value, and what no hit asks for: there is less to parse.
-        said = entry_json(entry._replace(record=None), with_value=inside)
-        rows.append({name: each for name, each in said.items() if each is not None or name == "value"})
+        rows.append(entry[: _ROW if inside else _ROW - 1])
     return {
-        "version": 1,
+        "version": 2,
         "flow": request.flow.name,
         "id": request.id,
         "step": entries[-1].step,
@@ -213,8 +212,9 @@ def plan_of(data: bytes, path: str) -> tuple[dict, dict[str, Entry]]:
     """
     body = records.unseal(data, path)
     try:
-        place, entries = records.plan_path(body["id"], body["step"], body["plan_key"]), {row["step"]: entry_of(row) for row in body["entries"]}
-        is_whole = "flow" in body and body["step"] in entries and all([type(entry.size_bytes) is int for entry in entries.values()])
+        place, rows = records.plan_path(body["id"], body["step"], body["plan_key"]), body["entries"]
+        entries = {row[0]: Entry(*row) for row in rows}
+        is_whole = "flow" in body and body["step"] in entries and all([_ROW - 1 <= len(row) <= _ROW and type(row[3]) is int for row in rows])
         is_whole = is_whole and (body["expires_at"] is None or records.MOMENT.fullmatch(body["expires_at"]))
     except (LookupError, TypeError, AttributeError) as exc:
         raise CorruptRecordError(f"{path} is damaged", why=f"it is no plan ({exc!r})") from exc
@@ -233,13 +233,9 @@ def entry_json(entry: Entry, *, with_value: bool) -> dict:
     return said
 
 
-def entry_of(row: dict) -> Entry:
-    """The entry in a row of a plan, or in a record of history."""
-    get = row.get
-    return Entry(
-        row["step"], row["key"], get("value", UNREAD), row["sha256"], row["size_bytes"], get("computed_at"), get("expires_at"),
-        get("engine"), get("flow_run_id"), get("task_run_id"), get("url"), tuple(row["after"]) if "after" in row else (),
-    )  # fmt: skip
+def entry_of(body: Mapping) -> Entry:
+    """The entry in a record of history."""
+    return Entry(**{name: body[name] for name in Entry._fields if name in body and name != "record"})
 
 
 def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
@@ -255,7 +251,7 @@ def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bo
 
 
 def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> bool:
-    path = records.plan_path(request.id, step, finding.plan_keys[step])
+    path = records.plan_path(request.id, step, request.plan_key(step))
     if (data := store.get(path)) is None:
         return False
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from handler.core.errors import InvalidRequestError, PflError
+from handler.core.keys import plan_key
 from handler.core.manifest import FlowEntry, Manifest
 
 ID_BYTES = 512
@@ -39,6 +40,10 @@ class Request(NamedTuple):
     def step_params(self, step: str) -> dict[str, object]:
         """The parameters that *step* takes, defaults filled in."""
         return {name: self.params[name] for name in self.flow.steps[step].params}
+
+    def plan_key(self, step: str) -> str:
+        """Where the plan of *step* is."""
+        return plan_key(self.bases[step], self.id)
 
     def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
         """The same request, as it would be if the named steps had these fingerprints."""
@@ -159,6 +164,8 @@ def reply(
 
 
 def _object(raw: object) -> dict:
+    if type(raw) is dict:  # As Lambda hands it over.
+        return raw
     if isinstance(raw, str | bytes):
         try:
             raw = json.loads(raw)

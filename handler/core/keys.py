@@ -50,10 +50,9 @@ def plan_base(step: str, fingerprint: str, params: Mapping[str, object], upstrea
     return digest(canonical(["plan", 2, step, fingerprint, params, upstream]))
 
 
-def plan_keys(bases: Mapping[str, str], id: str) -> dict[str, str]:
-    """The addresses of the plans of an ID by step, known before anything is read; *bases* as of :func:`plan_base`."""
-    end, sha256 = f",{_quoted(id)}]", hashlib.sha256
-    return {step: sha256(f'["{base}"{end}'.encode()).hexdigest() for step, base in bases.items()}
+def plan_key(base: str, id: str) -> str:
+    """The address of a plan, known before anything is read: 64 hex digits; *base* as of :func:`plan_base`."""
+    return hashlib.sha256(f'["{base}",{_quoted(id)}]'.encode()).hexdigest()
 
 
 def encode_id(id: str) -> str:

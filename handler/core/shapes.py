@@ -13,6 +13,7 @@ _HTTP = {"completed": 200, "invalid": 400, "miss": 404, "busy": 409, "cancelled"
 _SCHEDULES = ("aws.events", "aws.scheduler")
 _FOREIGN = ("Records", "requestContext", "httpMethod", "detail-type", "Sns", "awslogs", "RequestType", "tasks")
 _SHAPES = "send the plain event, a function URL or API Gateway v2 request, or an EventBridge schedule"
+_SHORT = (int, float, bool, type(None))
 
 Reply = dict[str, object]
 
@@ -63,7 +64,7 @@ def fit(reply: Reply, most_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
     row's ``key``.
     """
     rows = list(reply["steps"])  # type: ignore[call-overload]
-    if len(rows) < 1_000 and not reply.get("warnings") and all(_is_short(row["value"]) for row in rows):
+    if len(rows) < 1_000 and not reply.get("warnings") and all([_is_short(row["value"]) for row in rows]):
         return reply  # What most calls ask for is not written twice to learn its size.
     if (left := _size(reply)) <= most_bytes:
         return reply
@@ -77,7 +78,7 @@ def fit(reply: Reply, most_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
 
 
 def _is_short(value: object) -> bool:
-    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 400)
+    return type(value) in _SHORT or (type(value) is str and len(value) < 400)
 
 
 def _size(value: object) -> int:

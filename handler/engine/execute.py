@@ -210,7 +210,7 @@ class Invocation:
 
     def _failed_there(self, name: str, waited: dict) -> Outcome | None:
         """The failure of the call that was waited for, if it computed the same: it would be ours too, and as slow."""
-        if waited.get("failed_plan") != self.finding.plan_keys[name]:
+        if waited.get("failed_plan") != self.request.plan_key(name):
             return None
         return Outcome("failed", error=StepFailedError(**waited["failure"]))
 
@@ -348,7 +348,7 @@ class Invocation:
             outcome = self._failed(name, exc)
             if isinstance(exc, Exception) and isinstance(error := as_error(name, exc, self.flow), StepFailedError):
                 failure = {"what": error.what, "why": error.why, "hint": error.hint}
-                told = {"failure": failure, "failed_plan": self.finding.plan_keys[name]}
+                told = {"failure": failure, "failed_plan": self.request.plan_key(name)}
         finally:
             if compute is not None:
                 self.call.release(name, **told)
@@ -428,7 +428,7 @@ class Invocation:
             "status": history.COMPUTED,
             "params": self.request.step_params(name),
             "inputs": {other: _input(self.finding.found[other]) for other in self.flow.upstream[name]},
-            "plan_key": self.finding.plan_keys[name],
+            "plan_key": self.request.plan_key(name),
         }
 
     def _before(self, name: str) -> tuple[str | None, dict | None, Entry | None]:
@@ -463,10 +463,10 @@ class Invocation:
         if name in self.request.bust:
             own = bust.new_name(by_call=True)
             bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
-            publish.forget(self.request, self.store, name, self.finding.plan_keys[name])
+            publish.forget(self.request, self.store, name, self.request.plan_key(name))
             seen = (*seen, own)
         expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
-        entry = Entry(name, key, value, keys.value_digest(value), len(text), records.now_iso(ended), expires_at, *run, seen)
+        entry = Entry(name, key, keys.value_digest(value), len(text), records.now_iso(ended), expires_at, *run, seen, value)
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
@@ -485,7 +485,7 @@ class Invocation:
         known = self.finding.known | self.finding.found | {name: entry}
         entries = [known.get(other) for other in self.flow.steps if other in needed and other != name]
         entries = [e for e in entries if e is not None] + [entry]
-        plan_key, inline_bytes = self.finding.plan_keys[name], self.settings.inline_bytes
+        plan_key, inline_bytes = self.request.plan_key(name), self.settings.inline_bytes
         write = partial(publish.plan, self.request, self.store, plan_key, entries, inline_bytes=inline_bytes)
         self._marks = bust.publish(self.store, self._folder, entries, write)
 

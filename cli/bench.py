@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,83 +13,61 @@ from cli.options import Json
 from handler.core.errors import InvalidRequestError, NotFoundError
 
 SECTIONS = ("steps", "concurrency", "scale")
+Section = StrEnum("Section", {each: each for each in SECTIONS})
+Flow = StrEnum("Flow", {each: each for each in ("meaning", "audit", "chain-1", "chain-3", "chain-10", "chain-50")})
+Engine = StrEnum("Engine", {each: each for each in ("functions", "pfl-direct", "pfl-prefect", "prefect")})
+Kind = StrEnum("Kind", {each: each for each in ("directory", "s3")})
 
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="The essence, in two or three minutes.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="This section: steps, concurrency or scale; repeatable.")] = None,
-    flow: Annotated[list[str] | None, typer.Option("--flow", help="This flow: meaning, audit, chain-1, -3, -10 or -50; repeatable.")] = None,
-    engine: Annotated[list[str] | None, typer.Option("--engine", help="functions, pfl-direct, pfl-prefect or prefect, which is plain Prefect; repeatable.")] = None,
-    store: Annotated[list[str] | None, typer.Option("--store", help="directory or s3; repeatable.")] = None,
+    only: Annotated[list[Section] | None, typer.Option("--only", help="This section; repeatable.")] = None,
+    flow: Annotated[list[Flow] | None, typer.Option("--flow", help="This flow; repeatable.")] = None,
+    engine: Annotated[list[Engine] | None, typer.Option("--engine", help="This engine; prefect is plain Prefect; repeatable.")] = None,
+    store: Annotated[list[Kind] | None, typer.Option("--store", help="This kind of store; repeatable.")] = None,
     latency: Annotated[list[int] | None, typer.Option("--latency", min=0, max=10_000, metavar="MS", help="Round trip to Prefect; repeatable.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Each flow on each store at each latency, not one thing changed at a time.")] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=0, max=1_000, show_default=False, help="Fresh processes of each, if not the usual number.")] = 0,
     calls: Annotated[int, typer.Option("--calls", min=0, max=1_000, show_default=False, help="Warm calls of each process, if not the usual number.")] = 0,
     callers: Annotated[list[int] | None, typer.Option("--callers", min=1, max=256, help="So many at once; repeatable.")] = None,
     ids: Annotated[list[int] | None, typer.Option("--ids", min=1, max=10_000_000, help="A store of so many IDs; repeatable.")] = None,
-    s3: Annotated[str, typer.Option("--s3", help="Your own s3://bucket/prefix, in place of moto; what is written is removed again.")] = "",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the run there, its tables and its chart beside it.")] = None,
-    render: Annotated[Path | None, typer.Option("--render", metavar="FILE.json", help="Measure nothing: write tables and chart of that run.")] = None,
-    readme: Annotated[Path | None, typer.Option("--readme", metavar="FILE.md", help="With --render or --out: the file whose results section to rewrite.")] = None,
     json: Json = False,
 ) -> None:
     """Measure the same steps as functions, with both engines and in plain Prefect, in a temporary project."""
     from cli.benchmark import report
 
-    if render is not None:
-        if quick or only or flow or engine or store or latency or every or rounds or calls or callers or ids or s3 or out:
-            raise InvalidRequestError("--render measures nothing", why="it goes with --readme and --json alone", hint=f"pfl bench --render {render}")
-        run = report.read(render)
-        report.write(run, render, readme)
-    else:
-        if readme is not None and out is None:
-            raise InvalidRequestError("--readme needs a run to tell of", hint="--out FILE.json or --render FILE.json")
-        _check(only, flow, engine, store, s3, out, readme)
-        if s3 and store and "s3" not in store:
-            raise InvalidRequestError("--s3 and --store directory do not go together", hint="--store s3")
-        for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale")):
-            if given and only and section not in only:
-                raise InvalidRequestError(f"{flag} is about {section}, which --only leaves out", hint=f"--only {section}")
-        if out is not None and not out.parent.is_dir():
-            raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
-        run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3)
-        if out is not None:
-            report.write(run, out, readme)
+    for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale")):
+        if given and only and section not in only:
+            raise InvalidRequestError(f"{flag} is about {section}, which --only leaves out", hint=f"--only {section}")
+    if out is not None and out.suffix != ".json":
+        raise InvalidRequestError(f"--out {str(out)!r} is no .json file", hint=f"--out {out.with_suffix('.json')}")
+    if out is not None and not out.parent.is_dir():
+        raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
+    run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids)
+    if out is not None:
+        report.write(run, out)
     output.emit(run if json else report.markdown(run).rstrip())
 
 
-def _check(only, flow, engine, store, s3: str, out: Path | None, readme: Path | None) -> None:
-    from cli.benchmark import report, rig, workloads
-
-    known_by_flag = {"--only": (only, SECTIONS), "--flow": (flow, tuple(workloads.ALL)), "--engine": (engine, rig.ENGINES), "--store": (store, ("directory", "s3"))}
-    for flag, (given, known) in known_by_flag.items():
-        if unknown := [each for each in given or () if each not in known]:
-            raise InvalidRequestError(f"{flag} {unknown[0]!r} is unknown", hint=f"one of {', '.join(known)}")
-    if s3 and not (s3.startswith("s3://") and s3[5:].partition("/")[0]):
-        raise InvalidRequestError(f"--s3 {s3!r} names no bucket", hint="--s3 s3://my-bucket/bench")
-    if out is not None and out.suffix != ".json":
-        raise InvalidRequestError(f"--out {str(out)!r} is no .json file", hint=f"--out {out.with_suffix('.json')}")
-    if readme is not None:
-        report.check_readme(readme)
-
-
-def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids, s3: str) -> dict:
+def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids) -> dict:
     import signal
 
     from cli.benchmark import concurrency, report, scale, steps
-    from cli.benchmark.rig import ENGINES, Rig
+    from cli.benchmark.rig import ENGINES, Rig, has_moto
 
     engines = engine or ENGINES
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
     chosen, run = only or SECTIONS, report.new(quick)
     left_out = [{"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen]
-    with _Meter() as meter, Rig(meter.say, s3) as rig:
-        stores = list(store or ())
-        if not rig.has_s3():
-            left_out.append({"what": "S3", "why": "moto is not installed: pip install 'moto[s3,server]', or --s3 s3://bucket/prefix"})
-            if stores == ["s3"]:
-                raise InvalidRequestError("there is no S3 to measure with", why="moto is not installed", hint="pip install 'moto[s3,server]', or --s3 s3://bucket/prefix")
-            stores = ["directory"]
+    stores = list(store or ())
+    if not has_moto():
+        why, hint = "moto is not installed", "pip install 'moto[s3,server]'"
+        left_out.append({"what": "S3", "why": f"{why}: {hint}"})
+        if stores == ["s3"]:
+            raise InvalidRequestError("there is no S3 to measure with", why=why, hint=hint)
+        stores = ["directory"]
+    with _Meter() as meter, Rig(meter.say) as rig:
         todo = {"names": flow or (), "stores": stores, "latencies": latency or (), "rounds": rounds, "calls": calls, "every": every}
         cells = steps.plan(quick=quick, **todo) if "steps" in chosen else []
         at_once = concurrency.plan(quick=quick, callers=callers or (), engines=engines) if "concurrency" in chosen else []

@@ -45,15 +45,13 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, tmp_path, capsys):
     out = tmp_path / "run.json"
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nXYZZY\n{report.END}\nafter\n")
     before = sorted(project.root.rglob("*"))
     few = ("--rounds", 1, "--calls", 2, "--flow", "chain-3", "--store", "directory", "--latency", 0, "--callers", 3, "--ids", 5, "--ids", 12)
-    code = run_bench("--engine", "pfl-direct", *few, "--out", out, "--readme", readme, "--json")
+    code = run_bench("--engine", "pfl-direct", *few, "--out", out, "--json")
     said = capsys.readouterr()
     assert code == 0, said.err
     run = json.loads(said.out)
-    assert run == report.read(out) and run["version"] == 1 and run["machine"]["cores"] == os.cpu_count()
+    assert run == json.loads(out.read_text()) and run["version"] == 1 and run["machine"]["cores"] == os.cpu_count()
     rows = {(row["engine"], row["case"], row["start"]): row for row in run["steps"]}
     assert set(rows) == {("functions", "miss", start) for start in ("cold", "warm")} | {("pfl-direct", case, start) for case in steps.CASES for start in ("cold", "warm")}
     assert {key[1]: row["answer"] for key, row in rows.items() if key[0] == "pfl-direct"} == {
@@ -71,12 +69,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     assert "1 of 8: chain-3, directory, 0 ms: misses" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
     assert out.with_suffix(".md").read_text() == report.markdown(run, chart_file="run.svg")
     assert out.with_suffix(".svg").read_text() == chart.svg(run)
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "XYZZY" not in text and report.section(run, "run") in text
     assert sorted(project.root.rglob("*")) == before and list(temporary.iterdir()) == []
-    out.with_suffix(".md").unlink()
-    assert run_bench("--render", out) == 0
-    assert capsys.readouterr().out == report.markdown(run) and out.with_suffix(".md").exists()
 
 
 def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_computes_again(prefect_server):
@@ -94,19 +87,13 @@ def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_
 @pytest.mark.parametrize(
     ("arguments", "code", "hint"),
     [
-        (["--only", "nope"], 2, "steps, concurrency, scale"),
+        (["--only", "nope"], 2, "'steps', 'concurrency', 'scale'"),
         (["--flow", "nope"], 2, "chain-50"),
         (["--engine", "nope"], 2, "pfl-direct"),
-        (["--store", "gcs"], 2, "directory, s3"),
-        (["--s3", "bucket"], 2, "s3://my-bucket/bench"),
+        (["--store", "gcs"], 2, "'directory', 's3'"),
         (["--ids", "0"], 2, "--help"),
         (["--out", "run.txt"], 2, "run.json"),
         (["--out", "absent/run.json"], 3, "mkdir -p absent"),
-        (["--readme", "README.md"], 2, "--render"),
-        (["--render", "absent.json"], 3, "--out"),
-        (["--render", "absent.json", "--quick"], 2, "--render absent.json"),
-        (["--render", "absent.json", "--rounds", "4"], 2, "--render absent.json"),
-        (["--s3", "s3://bucket", "--store", "directory"], 2, "--store s3"),
         (["--only", "steps", "--callers", "3"], 2, "--only concurrency"),
         (["--only", "steps", "--ids", "3"], 2, "--only scale"),
     ],
@@ -115,27 +102,6 @@ def test_wrong_input_is_told_before_anything_is_measured(project, arguments, cod
     assert run_bench(*arguments) == code
     said = capsys.readouterr()
     assert hint in said.err and said.out == ""
-
-
-def test_a_bucket_of_the_users_own_is_as_it_was(project, s3_client, bucket, capsys):
-    s3_client.put_object(Bucket=bucket, Key="bench/kept", Body=b"mine")
-    few = ("--rounds", 1, "--calls", 1, "--flow", "chain-1", "--store", "s3", "--latency", 0)
-    code = run_bench("--only", "steps", "--engine", "pfl-direct", "--s3", f"s3://{bucket}/bench", *few, "--json")
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    run = json.loads(said.out)
-    assert [each["what"] for each in run["left_out"] if each["why"] == "--only"] == ["the section concurrency", "the section scale"]
-    hit = next(row for row in run["steps"] if (row["case"], row["start"]) == ("hit", "warm"))
-    assert (hit["store"], hit["reads"], hit["writes"]) == ("s3", 1, 0)
-    assert [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=bucket)["Contents"]] == ["bench/kept"]
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99}'])
-def test_a_file_that_is_no_run_is_told_so(project, tmp_path, text, capsys):
-    path = tmp_path / "run.json"
-    path.write_text(text)
-    assert run_bench("--render", path) == 6
-    assert "is no run of pfl bench" in capsys.readouterr().err and path.read_text() == text
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
@@ -201,14 +167,15 @@ def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
 def test_tables_and_chart_of_a_published_run_are_those_of_its_numbers(path):
-    run = report.read(path)
+    run = json.loads(path.read_text(encoding="utf-8"))
     assert run["date"] == path.stem and run["steps"] and run["concurrency"] and run["scale"]
     assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg")
     assert path.with_suffix(".svg").read_text(encoding="utf-8") == chart.svg(run)
 
 
 def test_the_readme_tells_what_the_newest_published_run_says():
+    import publish
+
     newest = PUBLISHED[-1]
-    before, after = report.check_readme(ROOT / "README.md")
-    told = (ROOT / "README.md").read_text(encoding="utf-8").removeprefix(before).removesuffix(after)
-    assert told == report.section(report.read(newest), f"docs/benchmarks/{newest.stem}")
+    _, told, _ = publish.parted(publish.README.read_text(encoding="utf-8"))
+    assert told == publish.section(json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}")

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +14,14 @@ from pathlib import Path
 
 from cli.benchmark import chart
 from cli.benchmark.rig import ENGINES
-from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
 
 VERSION = 1
-BEGIN, END = "<!-- results: made by pfl bench --render -->", "<!-- /results -->"
 NAMES = {"functions": "plain functions", "pfl-direct": "pfl, `direct`", "pfl-prefect": "pfl, `prefect`", "prefect": "plain Prefect"}
 CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
+_JUDGED = """\
+Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`,
+which were written along with pfl's fingerprint: its own count says that nothing known fails, those of the others what
+each tool looks at."""
 _PACKAGES = ("pfl", "prefect", "prefect-aws", "obstore", "moto", "boto3")
 _ALWAYS_LEFT_OUT = (
     ("hits of plain functions", "they keep nothing: each call computes, so their miss is all there is"),
@@ -39,7 +40,7 @@ def new(quick: bool) -> dict:
 
 def finish(run: dict, left_out: Iterable[dict]) -> dict:
     """The run that ends: what was left out, and how busy the machine was."""
-    taken = {_cell_of(row) for row in run["steps"]}
+    taken = {cell_of(row) for row in run["steps"]}
     names, stores, latencies = ({each[column] for each in taken} for column in range(3))
     absent = [f"{name} on {store} at {ms} ms" for name in sorted(names) for store in sorted(stores) for ms in sorted(latencies) if (name, store, ms) not in taken]
     run["left_out"] = list(left_out)
@@ -54,78 +55,19 @@ def finish(run: dict, left_out: Iterable[dict]) -> dict:
     return run
 
 
-def read(path: Path) -> dict:
-    """
-    A run that was written.
-
-    Raises:
-        NotFoundError: There is no such file.
-        CorruptRecordError: It is no run.
-    """
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise NotFoundError(f"{path} cannot be read", why=exc.strerror or str(exc), hint="pfl bench --out FILE.json makes one") from exc
-    except ValueError as exc:
-        raise CorruptRecordError(f"{path} is no run of pfl bench", why=str(exc)) from exc
-    if not isinstance(run, dict) or run.get("version") != VERSION or not {"machine", "steps", "concurrency", "scale", "left_out"} <= run.keys():
-        raise CorruptRecordError(f"{path} is no run of pfl bench", why=f"it is not of version {VERSION}")
-    return run
-
-
-def write(run: dict, path: Path, readme: Path | None = None) -> None:
-    """
-    Write a run, its tables (``.md``) and its chart (``.svg``), and the results section of a file that has one.
-
-    Raises:
-        InvalidRequestError: *readme* has no such section.
-    """
+def write(run: dict, path: Path) -> None:
+    """Write a run, its tables (``.md``) and its chart (``.svg``)."""
     path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(run, chart_file=path.with_suffix(".svg").name), encoding="utf-8")
     path.with_suffix(".svg").write_text(chart.svg(run), encoding="utf-8")
-    if readme is not None:
-        before, after = check_readme(readme)
-        where = os.path.relpath(path.resolve().with_suffix(""), readme.resolve().parent)
-        readme.write_text(before + section(run, Path(where).as_posix()) + after, encoding="utf-8")
-
-
-def check_readme(readme: Path) -> tuple[str, str]:
-    """
-    What stands before and after the results section of a file.
-
-    Raises:
-        InvalidRequestError: It has none.
-    """
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise InvalidRequestError(f"{readme} has no results section", why="it is what stands between two marks", hint=f"put {BEGIN} and {END} into it")
-    return before + begin, end + after
-
-
-def section(run: dict, where: str) -> str:
-    """The results section of the README: *where* is the run's path in the repository, without its ending."""
-    first = next(map(_cell_of, run["steps"]), None)
-    parts = [
-        _prose(
-            f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, what else was measured and what was "
-            f"left out are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json)."
-        ),
-        f"![hits, and what commands cost as a store grows]({where}.svg)",
-    ]
-    if first:
-        parts.append(_headline(run, first))
-    parts += [text for text in (_rivals(run), _concurrency(run), _scale(run)) if text]
-    return "\n" + "\n\n".join(parts) + "\n"
 
 
 def markdown(run: dict, *, chart_file: str = "") -> str:
     """All of a run."""
-    parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {_where(run)}."]
+    parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {where(run)}."]
     if chart_file:
         parts.append(f"![hits, and what commands cost as a store grows]({chart_file})")
-    cells = dict.fromkeys(map(_cell_of, run["steps"]))
+    cells = dict.fromkeys(map(cell_of, run["steps"]))
     if cells:
         parts.append(
             "Cold: a fresh process, from its start to its reply. Warm: a later call of it. Each number is a median, with the 95th percentile in brackets; "
@@ -136,9 +78,14 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
         )
     for cell in cells:
         parts += [f"## {cell[0]}, {cell[1]}, {cell[2]} ms to Prefect", _cell(run, cell)]
-    parts += [text for text in (_chains(run), _rivals(run), _concurrency(run), _scale(run)) if text]
+    parts += filter(None, [_chains(run), *sections(run)])
     parts += ["## Left out", "\n".join(f"- {each['what']}: {each['why']}" for each in run["left_out"])]
     return "\n\n".join(parts) + "\n"
+
+
+def sections(run: dict) -> list[str]:
+    """What a run says of other tools, of callers at once, and of stores that grow; of those that it measured."""
+    return [text for text in (_rivals(run), _concurrency(run), _scale(run)) if text]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -161,43 +108,32 @@ def _ratio(value: float, base: float) -> str:
     return f"1/{number(base / value)}" if value < base / 2 else f"{number(value / base)} ×"
 
 
-def _cell_of(row: dict) -> tuple[str, str, int]:
+def cell_of(row: dict) -> tuple[str, str, int]:
+    """What a row was measured with: flow, kind of store, milliseconds to Prefect."""
     return row["workload"], row["store"], row["latency_ms"]
 
 
-def _pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
+def pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
+    """The row of a cell that is as *wanted*."""
     for row in run["steps"]:
-        if _cell_of(row) == cell and all(row[name] == value for name, value in wanted.items()):
+        if cell_of(row) == cell and all(row[name] == value for name, value in wanted.items()):
             return row
     return None
-
-
-def _headline(run: dict, cell: tuple) -> str:
-    rows = []
-    for case, words in CASES.items():
-        for engine in ENGINES:
-            cold, warm = (_pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
-            if cold and warm:
-                rows.append((words, NAMES[engine], _bold(warm["answer"]), number(cold["median_ms"]), number(warm["median_ms"]), number(warm["reads"]),
-                             number(warm["writes"]), number(warm["api_requests"]), number(cold["modules"])))  # fmt: skip
-    steps = next(row["steps"] for row in run["steps"] if row["workload"] == cell[0])
-    head = (f"{cell[0]}: {steps} steps, {cell[1]}", "", "answer", "cold, ms>", "warm, ms>", "reads>", "writes>", "API requests>", "modules>")
-    return table(head, rows)
 
 
 def _cell(run: dict, cell: tuple) -> str:
     rows = []
     for case, words in CASES.items():
         for engine in ENGINES:
-            cold, warm = (_pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
+            cold, warm = (pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
             if not (cold and warm):
                 continue
-            plain = [_pick(run, cell, case=case, engine="prefect", start=start) for start in ("cold", "warm")]
+            plain = [pick(run, cell, case=case, engine="prefect", start=start) for start in ("cold", "warm")]
             ratios = [_ratio(row["median_ms"], base["median_ms"]) if base and engine != "prefect" else "" for row, base in zip((cold, warm), plain, strict=True)]
             both = [f"{number(warm[name])} ({number(cold[name])})" for name in ("cpu_ms", "reads", "writes", "api_requests")]
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
-            rows.append((words, NAMES[engine], _bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
-    counts = {start: min(row["calls"] for row in run["steps"] if _cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
+            rows.append((words, NAMES[engine], bold(warm["answer"]), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
+    counts = {start: min(row["calls"] for row in run["steps"] if cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
     head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>")
     return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows)
 
@@ -210,7 +146,7 @@ def _chains(run: dict) -> str:
     rows = []
     for case in ("miss", "hit"):
         for engine in ENGINES:
-            ends = [_pick(run, (f"chain-{length}", "directory", 0), case=case, engine=engine, start="warm") for length in (lengths[0], lengths[-1])]
+            ends = [pick(run, (f"chain-{length}", "directory", 0), case=case, engine=engine, start="warm") for length in (lengths[0], lengths[-1])]
             if all(ends):
                 slope = [(ends[1][name] - ends[0][name]) / (lengths[-1] - lengths[0]) for name in ("median_ms", "cpu_ms", "api_requests")]
                 rows.append((CASES[case], NAMES[engine], *(number(max(0.0, each)) for each in slope)))
@@ -256,21 +192,16 @@ def _rivals(run: dict) -> str:
         says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
         rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
     head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
-    return table(head, rows) + "\n\n" + _prose(
-        "Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
-        "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at."
-    )
+    return f"{table(head, rows)}\n\n{_JUDGED}"
 
 
-def _prose(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
-
-
-def _bold(answer: str) -> str:
+def bold(answer: str) -> str:
+    """An answer as a table shows it: a wrong one stands out."""
     return f"**{answer}**" if answer == "stale" else answer
 
 
-def _where(run: dict) -> str:
+def where(run: dict) -> str:
+    """The machine of a run, and what ran on it."""
     machine = run["machine"]
     packages = ", ".join(f"{name} {each}" for name, each in machine["packages"].items())
     load = f"load {machine['load_at_start']} at the start and {machine.get('load_at_end', '?')} at the end"

@@ -28,7 +28,7 @@ from handler.engine.prefect_env import Api
 
 PATIENCE_S = 300
 ENGINES = ("functions", "pfl-direct", "pfl-prefect", "prefect")
-_OURS = ("PFL_", "PREFECT_", "BENCH_")
+_OTHERS = ("PFL_", "PREFECT_", "BENCH_", "AWS_")
 _DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS", "PYTHONPROFILEIMPORTTIME")
 _MOTO = """
 import os, sys
@@ -48,16 +48,15 @@ class Rig:
 
     Args:
         tell: Told what is being waited for.
-        s3: ``s3://bucket/prefix`` of the user's own; empty: moto, where it is installed.
         api: A Prefect API on loopback; empty: one is started.
 
     Attributes:
         place: The temporary directory.
-        s3_env: The variables that name the S3; None where there is none.
+        s3_env: The variables that name the S3; None until it is asked for.
     """
 
-    def __init__(self, tell: Callable[[str], None], s3: str = "", api: str = "") -> None:
-        self.tell, self._own_s3, self.s3_env = tell, s3, None
+    def __init__(self, tell: Callable[[str], None], api: str = "") -> None:
+        self.tell, self.s3_env, self._s3 = tell, None, None
         self._stack, self._relays, self._prepared = ExitStack(), {}, set()
         self._limited: set[str] = set()
         self._api = api
@@ -85,29 +84,18 @@ class Rig:
         return self._relay(urlsplit(self._api).port, rtt_ms)
 
     def s3(self) -> Relay | None:
-        """The relay before moto, which is started when it is first asked for; None where the S3 is the user's or there is none."""
-        if self._own_s3:
-            if self.s3_env is None:
-                self.s3_env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-                self._stack.callback(self.wipe, "s3")
-            return None
-        if find_spec("moto") is None or find_spec("flask") is None:
-            return None
-        if self.s3_env is None:
+        """The relay before moto, which is started when it is first asked for; None where moto is not installed."""
+        if self._s3 is None and has_moto():
             self.tell("starting an S3 (moto)")
             url = self._stack.enter_context(moto())
-            relay = self._relay(urlsplit(url).port, 0)
-            self.s3_env = {"AWS_ENDPOINT_URL": relay.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+            self._s3 = self._relay(urlsplit(url).port, 0)
+            self.s3_env = {"AWS_ENDPOINT_URL": self._s3.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
             self.s3_env |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
             import boto3
 
             given = {"endpoint_url": url, "region_name": "us-east-1", "aws_access_key_id": "bench", "aws_secret_access_key": "bench"}
             boto3.client("s3", **given).create_bucket(Bucket="bench")
-        return self._relay_of_s3()
-
-    def has_s3(self) -> bool:
-        """Whether there is an S3 to measure with."""
-        return bool(self._own_s3) or (find_spec("moto") is not None and find_spec("flask") is not None)
+        return self._s3
 
     def store_url(self, kind: str, engine: str) -> str:
         """Where *engine* keeps its results."""
@@ -116,15 +104,13 @@ class Rig:
             path.mkdir(parents=True, exist_ok=True)
             return str(path)
         self.s3()
-        base = self._own_s3.rstrip("/") or "s3://bench"
-        return f"{base}/{self.place.name}/{engine}"
+        return f"s3://bench/{engine}"
 
     def wipe(self, kind: str) -> None:
         """Empty the stores of that kind."""
         if kind == "directory":
             shutil.rmtree(self.place / "stores", ignore_errors=True)
             return
-        self.s3()
         for engine in ENGINES[1:]:
             opened = store.open_store(self.store_url(kind, engine), environ=self.s3_env)
             opened.delete(list(entry.key for entry in opened.list("")))
@@ -176,8 +162,8 @@ class Rig:
         found: Counter[str] = Counter()
         if (port := urlsplit(self._api).port) and (port, rtt_ms) in self._relays:
             found["api"] = self._relays[port, rtt_ms].asked.total()
-        if kind == "s3" and (relay := self.s3()) is not None:
-            for request, count in relay.asked.items():
+        if kind == "s3":
+            for request, count in self.s3().asked.items():
                 found["get" if request.startswith(("GET", "HEAD")) else "put"] += count
         return found
 
@@ -186,22 +172,13 @@ class Rig:
             self._relays[port, rtt_ms] = self._stack.enter_context(Relay(port, rtt_ms))
         return self._relays[port, rtt_ms]
 
-    def _relay_of_s3(self) -> Relay:
-        return next(relay for relay in self._relays.values() if relay.url == self.s3_env["AWS_ENDPOINT_URL"])
-
     def _block(self, kind: str, url: str) -> dict[str, str]:
         """The variables that name Prefect's storage block, which is saved when it is first asked for."""
         if kind not in self._prepared:
-            given: dict = {"directory": url}
-            if kind == "s3":
-                bucket, _, folder = url.removeprefix("s3://").partition("/")
-                endpoint = self.s3_env.get("AWS_ENDPOINT_URL", "")
-                given = {"s3": {"bucket": bucket, "folder": folder, "endpoint": endpoint, "region": self.s3_env.get("AWS_REGION", "")}}
             environ = self.bare_environ() | (self.s3_env if kind == "s3" else {}) | {"PREFECT_HOME": str(self.place / "home")}
             self.tell("saving Prefect's storage block")
             self.api(0)
-            code = "from cli.benchmark.sandbox import save_blocks; save_blocks()"
-            command = [sys.executable, "-c", code, json.dumps(given)]
+            command = [sys.executable, "-c", "from cli.benchmark.sandbox import save_block; save_block()", kind, url]
             done = subprocess.run(command, env=environ | {"PREFECT_API_URL": self._api}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             if done.returncode:
                 raise UnavailableError("Prefect took no storage block", why=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "")
@@ -210,8 +187,7 @@ class Rig:
 
     def bare_environ(self) -> dict[str, str]:
         """The variables of whoever runs this, without those that change what is measured."""
-        left_out = (*_OURS, *(() if self._own_s3 else ("AWS_",)))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out) and name not in _DROPPED}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS) and name not in _DROPPED}
         return kept | {"PYTHONPATH": os.pathsep.join([str(workloads.ROOT), str(self.project)])}
 
 
@@ -297,6 +273,11 @@ class Sandbox:
                 self._said = (self._said + data)[-4_000:]
         lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:500] if lines else "it said nothing"
+
+
+def has_moto() -> bool:
+    """Whether there is an S3 to measure with."""
+    return find_spec("moto") is not None and find_spec("flask") is not None
 
 
 @contextmanager

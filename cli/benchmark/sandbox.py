@@ -187,23 +187,24 @@ def operate() -> None:
     print(json.dumps(times))
 
 
-def save_blocks() -> None:
-    """Save the storage blocks that a plain Prefect flow names: ``main`` of a process that ends with it."""
+def save_block() -> None:
+    """Save the storage block that a plain Prefect flow names: ``main`` of a process that ends with it."""
     import warnings
 
     warnings.simplefilter("ignore")
-    blocks = json.loads(sys.argv[1])
-    if "directory" in blocks:
+    kind, url = sys.argv[1:3]
+    if kind == "directory":
         from prefect.filesystems import LocalFileSystem
 
-        LocalFileSystem(basepath=blocks["directory"]).save("bench", overwrite=True)
-    if "s3" in blocks:
+        block = LocalFileSystem(basepath=url)
+    else:
         from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
 
-        given = blocks["s3"]
-        client = AwsClientParameters(endpoint_url=given["endpoint"]) if given["endpoint"] else AwsClientParameters()
-        credentials = AwsCredentials(aws_client_parameters=client, region_name=given["region"] or None)
-        S3Bucket(bucket_name=given["bucket"], bucket_folder=given["folder"], credentials=credentials).save("bench", overwrite=True)
+        client = AwsClientParameters(endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+        credentials = AwsCredentials(aws_client_parameters=client, region_name=os.environ["AWS_REGION"])
+        bucket, _, folder = url.removeprefix("s3://").partition("/")
+        block = S3Bucket(bucket_name=bucket, bucket_folder=folder, credentials=credentials)
+    block.save("bench", overwrite=True)
 
 
 _KINDS = {"functions": _functions, "pfl": _pfl, "flow": _flow}

@@ -99,20 +99,11 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 asked = rig.asked(cell.store, cell.latency_ms) - before
                 value = workloads.essence(cell.workload, call.pop("value"))
                 truth.setdefault(id, value)  # Plain functions go first, and keep nothing.
-                # Of plain Prefect on the user's own S3 nobody counts the requests.
-                counts = call["store"]
-                if cell.store == "s3" and engine != "functions":
-                    counts = asked if rig.s3() is not None else None if engine == "prefect" else counts
-                call |= {"is_right": value == truth[id], "api_requests": asked["api"], **_io(counts)}
+                counts = asked if cell.store == "s3" and engine != "functions" else call["store"]
+                reads, writes = counts.get("get", 0) + counts.get("list", 0), counts.get("put", 0) + counts.get("delete", 0)
+                call |= {"is_right": value == truth[id], "api_requests": asked["api"], "reads": reads, "writes": writes}
                 if engine != "functions" or case == "miss":
                     found.setdefault((engine, case, "warm" if number else "cold"), []).append(call)
-
-
-def _io(counts: dict | None) -> dict[str, int | None]:
-    """Reads and writes among requests by verb; None where they were not counted."""
-    if counts is None:
-        return {"reads": None, "writes": None}
-    return {"reads": counts.get("get", 0) + counts.get("list", 0), "writes": counts.get("put", 0) + counts.get("delete", 0)}
 
 
 def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]) -> dict:

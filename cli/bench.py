@@ -83,24 +83,21 @@ class _Meter:
     """How far the run is, on stderr: a bar on a terminal, a line for each thing done elsewhere."""
 
     def __init__(self) -> None:
-        self.total, self._done, self._bar, self._task = 0, 0, None, None
-
-    def __enter__(self) -> _Meter:
         import sys
 
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=None)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self._task, self.total, self._done = self._bar.add_task("starting", total=None), 0, 0
+
+    def __enter__(self) -> _Meter:
+        self._bar.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def say(self, text: str) -> None:
         """What is being waited for."""
@@ -112,7 +109,7 @@ class _Meter:
         self._show(text, f"{self._done} of {self.total}: {text}")
 
     def _show(self, text: str, line: str) -> None:
-        if self._bar is None:
+        if self._bar.disable:
             output.say(line)
         else:
             self._bar.update(self._task, description=text, completed=self._done, total=self.total or None)

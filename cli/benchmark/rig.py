@@ -204,11 +204,11 @@ class Sandbox:
     """
 
     def __init__(self, command: list[str], environ: dict[str, str], cwd: Path) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started = time.perf_counter()
+        self._said, started = tempfile.TemporaryFile(), time.perf_counter()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
         # A session of its own, so that its children can be ended with it, and Ctrl-C comes to us alone.
         self._process = subprocess.Popen(command, env=environ, cwd=cwd, bufsize=0, start_new_session=True, **pipes)
-        self._rest, self._said, self._started = b"", b"", started
+        self._rest, self._started = b"", started
 
     def first(self, patience_s: float = PATIENCE_S) -> dict:
         """The answer to the order it was started with, timed from the start of the process."""
@@ -244,34 +244,23 @@ class Sandbox:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            pipe.close()
+        for file in (self._process.stdin, self._process.stdout, self._said):
+            file.close()
 
     def _line(self, patience_s: float) -> bytes:
-        until = time.monotonic() + patience_s
-        out, err = self._process.stdout.fileno(), self._process.stderr.fileno()
-        open_ends = [out, err]
+        until, out = time.monotonic() + patience_s, self._process.stdout.fileno()
         while b"\n" not in self._rest:
-            ready = select.select(open_ends, [], [], max(0.0, until - time.monotonic()))[0]
-            if not ready:
-                raise UnavailableError(f"a sandbox did not answer within {patience_s:g} s", why=self._words())
-            if err in ready:
-                if data := os.read(err, 65536):
-                    self._said = (self._said + data)[-4_000:]
-                else:
-                    open_ends.remove(err)
-            if out in ready:
-                if not (data := os.read(out, 65536)):
-                    raise UnavailableError("a sandbox ended without an answer", why=self._words())
-                self._rest, self._read_at = self._rest + data, time.perf_counter()
+            if not select.select([out], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise UnavailableError(f"a sandbox did not answer within {patience_s:g} s", why=self._last_words())
+            if not (data := os.read(out, 65536)):
+                raise UnavailableError("a sandbox ended without an answer", why=self._last_words())
+            self._rest, self._read_at = self._rest + data, time.perf_counter()
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
-    def _words(self) -> str:
-        with suppress(OSError):
-            while select.select([self._process.stderr], [], [], 0)[0] and (data := os.read(self._process.stderr.fileno(), 65536)):
-                self._said = (self._said + data)[-4_000:]
-        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+    def _last_words(self) -> str:
+        end = os.pread(self._said.fileno(), 4_000, max(0, os.fstat(self._said.fileno()).st_size - 4_000))
+        lines = [line for line in end.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:500] if lines else "it said nothing"
 
 

@@ -13,10 +13,10 @@ from cli.options import Json
 from handler.core.errors import InvalidRequestError, NotFoundError
 
 SECTIONS = ("steps", "concurrency", "scale")
-Section = StrEnum("Section", {each: each for each in SECTIONS})
-Flow = StrEnum("Flow", {each: each for each in ("meaning", "audit", "chain-1", "chain-3", "chain-10", "chain-50")})
-Engine = StrEnum("Engine", {each: each for each in ("functions", "pfl-direct", "pfl-prefect", "prefect")})
-Kind = StrEnum("Kind", {each: each for each in ("directory", "s3")})
+Section = StrEnum("Section", SECTIONS)
+Flow = StrEnum("Flow", ("meaning", "audit", "chain-1", "chain-3", "chain-10", "chain-50"))
+Engine = StrEnum("Engine", ("functions", "pfl-direct", "pfl-prefect", "prefect"))
+Kind = StrEnum("Kind", ("directory", "s3"))
 
 
 def bench(

@@ -9,7 +9,7 @@ import typer
 
 from cli import output, settings
 from cli.invoke import FlowName, Param, Step
-from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes
+from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes, age_s, checked
 from handler.core import records
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 
@@ -24,10 +24,8 @@ def ls(
     json: Json = False,
 ) -> None:
     """List what a call can be answered from, one line per stored plan: of one ID in order of step, else as it is found."""
-    from handler.core import event, inspection, store
+    from handler.core import inspection, store
 
-    if id is not None:
-        event.check_id(id)
     count = 0
     for row in inspection.entries(store.of(settings.load()), id=id, flow=flow, step=step, warn=_warn):
         if json:
@@ -160,7 +158,7 @@ def _warn(exc: CorruptRecordError) -> None:
 
 @app.command("bust")
 def bust(
-    id: Annotated[str | None, typer.Option("--id", help="Of this ID; of all if not given.")] = None,
+    id: Annotated[str | None, typer.Option("--id", callback=checked, help="Of this ID; of all if not given.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="This step; all if not given.")] = None,
     dependents: Annotated[bool, typer.Option("--dependents", help="And all steps that need it.")] = False,
     upstream: Annotated[bool, typer.Option("--upstream", help="And all steps that it needs.")] = False,
@@ -173,7 +171,7 @@ def bust(
     """Have steps computed again: what is stored of them is not served any more. pfl cache restore undoes it."""
     import time
 
-    from handler.core import bust, event, keys, manifest, store, store_format
+    from handler.core import bust, keys, manifest, store, store_format
     from handler.core import stats as counting
 
     if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
@@ -189,10 +187,10 @@ def bust(
     chosen = settings.load()
     flows = manifest.load(chosen).flows
     steps, reach = _reach(flows, step, dependents, upstream)
-    folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
-    age_s = 0 if older_than is None else _seconds(older_than)
+    folder = bust.ALL if id is None else keys.encode_id(id)
+    old_s = 0 if older_than is None else age_s(older_than, "--older-than")
     # Of no age is everything, also what is being computed now and will be younger than this bust.
-    before = time.time() - age_s if age_s else None
+    before = time.time() - old_s if old_s else None
     scope = bust.Scope(folder, keys.coded(prefix or ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
@@ -221,7 +219,7 @@ def bust(
 @app.command("restore")
 def restore(
     names: Annotated[list[str] | None, typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust named them.")] = None,
-    id: Annotated[str | None, typer.Option("--id", help="All busts of this ID.")] = None,
+    id: Annotated[str | None, typer.Option("--id", callback=checked, help="All busts of this ID.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -230,13 +228,13 @@ def restore(
     """Undo busts: what was stored is served again, and replaces what was computed since. With --dry-run, list them."""
     import time
 
-    from handler.core import bust, event, keys, manifest, store, store_format
+    from handler.core import bust, keys, manifest, store, store_format
 
     if not (names or id or step or dry_run):
         raise InvalidRequestError("nothing says what to restore", hint="pfl cache restore --dry-run lists what can be")
     chosen = settings.load()
     results, flows = store.of(chosen), manifest.load(chosen).flows
-    folder = None if id is None else keys.encode_id(event.check_id(id))
+    folder = None if id is None else keys.encode_id(id)
     asked = [
         m
         for m in sorted(bust.marks(results, folder), key=lambda m: (m.name, m.key))
@@ -317,11 +315,11 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
-    from handler.core import event, keys, manifest, store
+    from handler.core import keys, manifest, store
     from handler.core import stats as counting
 
     chosen = settings.load()
-    folder = None if id is None else keys.encode_id(event.check_id(id))
+    folder = None if id is None else keys.encode_id(id)
     try:
         of_step = {name: flow.name for flow in manifest.load(chosen).flows.values() for name in flow.steps}
     except PflError as exc:
@@ -356,12 +354,3 @@ def _reach(flows: dict, step: str | None, dependents: bool, upstream: bool, *, s
     for flow in within:
         busted |= flow.dependents([step]) if dependents else flow.closure([step]) if upstream else set()
     return tuple(sorted(busted)), frozenset().union({step}, *(flow.dependents(busted & set(flow.steps)) for flow in within))
-
-
-def _seconds(age: str) -> int:
-    import re
-
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age)
-    if not match:
-        raise InvalidRequestError(f"--older-than is {age!r}", why="it has to be a number with s, m, h, d or w", hint="--older-than 7d")
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.options import Json
+from cli.options import Engine, Json
 from handler.core import errors
 from handler.core.errors import InvalidRequestError
 
@@ -27,7 +27,7 @@ def invoke(
     skip: Skip = None,
     param: Param = None,
     cached_only: Annotated[bool, typer.Option("--cached-only", help="Never compute; exit 3 on a miss.")] = False,
-    engine: Annotated[str | None, typer.Option("--engine", help="What computes a miss: prefect or direct.")] = None,
+    engine: Engine = None,
     event: Annotated[str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait; needs a deployed function.")] = False,
     local: Annotated[bool, typer.Option("--local", help="Run here, even if a function is deployed.")] = False,

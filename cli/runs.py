@@ -22,11 +22,9 @@ def ls(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from handler.core import event, store
+    from handler.core import store
     from handler.engine import runs
 
-    if id is not None:
-        event.check_id(id)
     chosen = settings.load()
     if (api := runs.known(chosen)) is None:
         output.say("the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest")

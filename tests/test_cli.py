@@ -124,7 +124,7 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
         (["--id", "abc", "--bust", "z"], "unknown step 'z'"),
         (["--id", "abc", "--step", "a", "--bust", "c"], "not needed for a"),
         (["--id", "abc", "--skip", "a", "--bust", "a"], "both busted and skipped"),
-        (["--id", "abc", "--engine", "dask"], "--engine is not one of prefect, direct"),
+        (["--id", "abc", "--engine", "dask"], "'dask' is not one of 'prefect', 'direct'"),
         (["--id", "abc", "--async"], "no function is deployed"),
         (["--id", "abc", "--nope"], "No such option: --nope"),
         (["--event", "{"], "the event is not JSON"),

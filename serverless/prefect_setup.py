@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
@@ -46,14 +45,10 @@ def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: 
 
 def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "") -> object:
     """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
-    for pause_s in (1, 2, 4, 0):
-        try:
-            return prefect_api.ask(api, path, body, method=method)
-        except UnavailableError as exc:
-            if not pause_s or not exc.why.startswith("HTTP 503"):  # A server's SQLite is locked now and then.
-                raise _refused(what, exc) from exc
-        time.sleep(pause_s)
-    raise AssertionError("unreachable")
+    try:
+        return prefect_api.ask(api, path, body, method=method)
+    except UnavailableError as exc:
+        raise _refused(what, exc) from exc
 
 
 def _write(api: Api, what: str, path: str, body: object, *, method: str = "") -> dict:

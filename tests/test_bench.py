@@ -142,16 +142,15 @@ def test_a_relay_passes_on_what_it_counts_and_counts_no_refusal():
 
 def test_both_copies_of_a_step_take_an_edit_and_the_way_back(tmp_path):
     workloads.write(tmp_path)
-    pristine: dict = {}
     for workload in workloads.ALL.values():
         before = {path: path.read_text() for path in tmp_path.rglob("*.py")}
         for case in ("cosmetic", "helper"):
-            workloads.edit(tmp_path, workload, case, pristine)
+            workloads.edit(tmp_path, workload, case)
             changed = {path.relative_to(tmp_path).parts[0] for path, text in before.items() if path.read_text() != text}
             assert changed == {"flows", "plain"}
             for path in before:
                 compile(path.read_text(), str(path), "exec")
-        workloads.edit(tmp_path, workload, "", pristine)
+        workloads.write(tmp_path)
         assert {path: path.read_text() for path in tmp_path.rglob("*.py")} == before
     assert "handler" not in "".join(path.read_text() for path in (tmp_path / "plain").rglob("*.py"))
 

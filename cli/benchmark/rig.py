@@ -42,9 +42,9 @@ os._exit(0)
 """
 
 
-class Rig:
+class Rig(ExitStack):
     """
-    A run's surroundings, as a context manager.
+    A run's surroundings, which end with the ``with`` that it is used in.
 
     Args:
         tell: Told what is being waited for.
@@ -57,29 +57,20 @@ class Rig:
 
     def __init__(self, tell: Callable[[str], None], api: str = "") -> None:
         self.tell, self.s3_env, self._s3 = tell, None, None
-        self._stack, self._relays, self._prepared = ExitStack(), {}, set()
-        self._limited: set[str] = set()
-        self._api = api
+        self._relays, self._prepared, self._limited, self._api = {}, set(), set(), api
+        super().__init__()
 
     def __enter__(self) -> Rig:
-        try:
-            self.place = Path(tempfile.mkdtemp(prefix="pfl-bench-"))
-            self._stack.callback(shutil.rmtree, self.place, ignore_errors=True)
-            self.project = self.place / "project"
-            workloads.write(self.project)
-        except BaseException:
-            self._stack.close()
-            raise
+        self.place = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="pfl-bench-", ignore_cleanup_errors=True)))
+        self.project = self.place / "project"
+        workloads.write(self.project)
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
 
     def api(self, rtt_ms: float) -> Relay:
         """The Prefect server of the run, as far away as that."""
         if not self._api:
             home = self.place / "server"
-            self._stack.callback(server.stop, home)
+            self.callback(server.stop, home)
             self._api = server.ensure(home, idle_s=900, progress=self.tell).url
         return self._relay(urlsplit(self._api).port, rtt_ms)
 
@@ -87,7 +78,7 @@ class Rig:
         """The relay before moto, which is started when it is first asked for; None where moto is not installed."""
         if self._s3 is None and has_moto():
             self.tell("starting an S3 (moto)")
-            url = self._stack.enter_context(moto())
+            url = self.enter_context(moto())
             self._s3 = self._relay(urlsplit(url).port, 0)
             self.s3_env = {"AWS_ENDPOINT_URL": self._s3.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
             self.s3_env |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -169,7 +160,7 @@ class Rig:
 
     def _relay(self, port: int, rtt_ms: float) -> Relay:
         if (port, rtt_ms) not in self._relays:
-            self._relays[port, rtt_ms] = self._stack.enter_context(Relay(port, rtt_ms))
+            self._relays[port, rtt_ms] = self.enter_context(Relay(port, rtt_ms))
         return self._relays[port, rtt_ms]
 
     def _block(self, kind: str, url: str) -> dict[str, str]:

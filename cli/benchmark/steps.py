@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 from cli.benchmark import workloads
@@ -57,13 +56,12 @@ def measure(
     rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
 ) -> list[dict]:
     """Rows of all *cells*; *tick* is told as each of a cell's cases has been gone through once."""
-    pristine: dict[Path, str] = {}
     # What is right is what plain functions say, so they always run.
     engines = ("functions", *(each for each in engines if each != "functions"))
-    return [row for cell in cells for row in _cell(rig, cell, pristine, tick, engines, cases)]
+    return [row for cell in cells for row in _cell(rig, cell, tick, engines, cases)]
 
 
-def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
+def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
     workload = workloads.ALL[cell.workload]
     ids = workload.ids(cell.calls + 1)
     if "prefect" in engines:
@@ -72,12 +70,12 @@ def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str],
     for number in range(cell.rounds):
         rig.wipe(cell.store)
         for case in cases:
-            workloads.edit(rig.project, workload, case, pristine)
+            workloads.edit(rig.project, workload, case)
             rig.bake()
             order = engines if number % 2 == 0 else (engines[0], *reversed(engines[1:]))
             _case(rig, cell, case, order, ids, found)
             tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {_WORDS[case]}")
-    workloads.edit(rig.project, workload, "", pristine)
+    workloads.write(rig.project)
     return [_row(cell, workload, *key, calls) for key, calls in sorted(found.items(), key=_order)]
 
 

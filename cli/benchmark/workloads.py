@@ -114,20 +114,20 @@ def write(project: Path) -> None:
         _put(project / "plain" / path.relative_to(flows), code)
 
 
-def edit(project: Path, workload: Workload, case: str, pristine: dict[Path, str]) -> None:
+def edit(project: Path, workload: Workload, case: str) -> None:
     """
-    Put the code of *workload* into the state that *case* is about.
+    Write all workloads, and put the code of *workload* into the state that *case* is about.
 
     Args:
         project: Where.
         workload: Whose code.
         case: ``cosmetic``: a comment more before each return. ``helper``: a helper returns something else. Otherwise: as it was.
-        pristine: The code as it was; filled by the first call.
     """
+    write(project)
     for package in ("flows", "plain"):
         for name in workload.files:
             path = project / package / name
-            code = pristine.setdefault(path, path.read_text(encoding="utf-8"))
+            code = path.read_text(encoding="utf-8")
             if case == "cosmetic":
                 code = re.sub(r"^( +)return ", r"\1# What was found.\n\1return ", code, flags=re.M)
             elif case == "helper" and name == workload.helper[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -147,33 +148,33 @@ class Doctor:
         yield Row("flows", "ok", ", ".join(self.loaded.flows))
 
     def unstable(self) -> Iterator[Row]:
-        """Values that differ from process to process, so that a step never hits."""
+        """Values that differ from process to process, so that a step never hits: baked by a fresh one, as for an image, and compared."""
+        import subprocess
+        import sys
+        from tempfile import TemporaryDirectory
+
+        from handler.core import records
+
         if self.loaded is None:
             return
-        fresh, found = self._in_a_fresh_process(), False
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
+        with TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "handler.bake", f"{folder}/manifest"]
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
+            fresh = records.unseal(Path(f"{folder}/manifest.parts").read_bytes(), "")
+        found = False
         for name, known in self.loaded.prints.items():
-            changed = [part for part in known.parts if fresh[name].get(part.name) != part.digest]
+            theirs = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
+            changed = [part for part in known.parts if theirs.get(part.name) != part.digest]
             # A function is no cause when only what it reads differs; its own source cannot.
             for part in [part for part in changed if part.kind not in ("function", "class")] or changed:
                 found = True
                 yield Row("unstable", "warn", f"{name} never hits: {part.name} at {part.file}:{part.line}", "make that value inside the step")
         if not found:
             yield Row("unstable", "ok", f"{len(fresh)} steps have the same fingerprint in each process")
-
-    def _in_a_fresh_process(self) -> dict[str, dict[str, str]]:
-        """The digests of what each step rests on, by the names of its parts, as another process sees them."""
-        import json
-        import subprocess
-        import sys
-
-        script = "import json; from cli.doctor import Doctor; from cli import settings; doc = Doctor(settings.load(), False); doc.load(); "
-        script += "print(); print(json.dumps({n: {p.name: p.digest for p in known.parts} for n, known in doc.loaded.prints.items()}))"
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
-        if done.returncode:
-            raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
-        return json.loads(done.stdout.splitlines()[-1])
 
     def prefect(self) -> Iterator[Row]:
         """Whether it answers, knows us, and is of a version that fits; and its clock."""

@@ -227,13 +227,11 @@ def _show(reply: dict, json: bool) -> None:
     if json:
         output.emit(reply)
     elif reply["steps"]:
-        rows, links = [], {}
-        for y, row in enumerate(reply["steps"]):
+        rows = []
+        for row in reply["steps"]:
             shown = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
-            rows.append((row["step"], row["status"], shown, _ms(row["ms"]), row["why"] or ""))
-            if row["url"]:
-                links[y, 1] = row["url"]
-        output.table(["step", "status", "value", "time>", "why"], rows, links=links)
+            rows.append((row["step"], (row["status"], row["url"]), shown, _ms(row["ms"]), row["why"] or ""))
+        output.table(["step", "status", "value", "time>", "why"], rows)
     if "error" in reply:
         output.explain(reply["error"])
     elif not json:

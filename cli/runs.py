@@ -35,13 +35,12 @@ def ls(
     elif found:
         shown = [
             (
-                output.printable(str(row["id"])), row["flow"] or "", row["step"] or "all",
-                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], row["flow_run_id"] or row["holder"],
+                row["id"], row["flow"] or "", row["step"] or "all",
+                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], (row["flow_run_id"] or row["holder"], row["url"]),
             )
             for row in found
         ]  # fmt: skip
-        links = {(y, 5): row["url"] for y, row in enumerate(found) if row["url"]}
-        output.table(["id", "flow", "step", "status", "started", "run"], shown, links=links)
+        output.table(["id", "flow", "step", "status", "started", "run"], shown)
     dead = sum(row["stuck"] for row in found)
     output.say(output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
 

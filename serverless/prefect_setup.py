@@ -78,7 +78,8 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run:
         raise InvalidRequestError("a store in memory has no block", why=f"PFL_STORE={settings.store}", hint="PFL_STORE=s3://bucket/prefix")
     results, slug, known = store.of(settings), _slug(settings), _blocks(api)
     found = known.get((slug, name))
-    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found, with_keys)
+    before = None if found is None else _fields(found)
+    block = _s3(settings, found, with_keys) if slug == "s3-bucket" else _directory(settings)
     after = _fields(block.model_dump())
     notes = [f"beside it there is {kind}/{name}, of another type: tasks that name it use other results" for kind, n in known if n == name and kind != slug]
     if found is None:
@@ -124,14 +125,14 @@ def _fields(data: Mapping) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+def _s3(settings: Settings, found: dict | None, with_keys: bool) -> object:
     from prefect_aws import AwsCredentials, S3Bucket
     from prefect_aws.client_parameters import AwsClientParameters
 
     bucket, _, folder = settings.store.removeprefix("s3://").partition("/")
-    before = None if found is None else _fields(found)
-    given = dict(found.get("credentials") or {}) if found is not None else {}
-    if before is None or before["keys"] == "not stored" or with_keys:
+    if found is not None and _fields(found)["keys"] == "stored" and not with_keys:
+        given = found["credentials"]
+    else:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
         given = {"region_name": region, "aws_client_parameters": AwsClientParameters(endpoint_url=endpoint)}
@@ -140,14 +141,14 @@ def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object
                 raise InvalidRequestError("there are no AWS keys to store", why=f"{_AWS[0]} is not set", hint="leave --with-keys out")
             given |= {variable.lower(): os.environ.get(variable) for variable in _AWS}
         given = AwsCredentials(**given)
-    return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given), before
+    return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given)
 
 
-def _directory(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+def _directory(settings: Settings) -> object:
     from prefect.filesystems import LocalFileSystem
 
     directory = settings.store.removeprefix("file://") or str(settings.home / "store")
-    return LocalFileSystem(basepath=os.path.abspath(directory)), None if found is None else _fields(found)
+    return LocalFileSystem(basepath=os.path.abspath(directory))
 
 
 def _prove(block: object, results: store.Store) -> str:

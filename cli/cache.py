@@ -86,10 +86,9 @@ def why(
     from cli.invoke import _event, foresee
 
     chosen = settings.load()
-    _, finding, rows, loaded = foresee(chosen, _event(chosen, None, id, flow, step, None, None, param, False), diff=diff)
+    _, finding, rows, _ = foresee(chosen, _event(chosen, None, id, flow, step, None, None, param, False), diff=diff)
     for row in rows:
-        found, doubts = finding.found.get(row["step"]), loaded.prints[row["step"]].opaque
-        row |= {"opaque": [f"{part.name} at {part.file}:{part.line}: {part.text}" for part in doubts]}
+        found = finding.found.get(row["step"])
         if json:
             output.emit(row)
             continue
@@ -102,8 +101,6 @@ def why(
             output.emit(f"{row['step']}: {word}")
             for reason in row["reasons"]:
                 output.emit("  " + reason.replace("\n", "\n  "))
-        for doubt in row["opaque"]:
-            output.say(f"warning: {row['step']} cannot be known whole: {doubt}")
 
 
 @app.command("accept")

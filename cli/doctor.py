@@ -235,7 +235,7 @@ class Doctor:
         from serverless import aws
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
-        client = aws.client("s3", region=os.environ.get("AWS_REGION", ""), attempts=2)
+        client = aws.client("s3", attempts=2)
         with aws.told(f"bucket {name}"):
             client.head_bucket(Bucket=name)
         asked = {

@@ -128,9 +128,8 @@ def plan(
         output.say(f"warning: {warning}")
     if json:
         output.emit({"version": 1, "id": request.id, "flow": request.flow.name, "steps": rows})
-        _doubts(request, rows, loaded)
-        return
-    output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
+    else:
+        output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
     _doubts(request, rows, loaded)
     computing = sum(row["status"] == "compute" for row in rows)
     depends = sum(row["status"] == "depends" for row in rows)
@@ -138,7 +137,7 @@ def plan(
 
 
 def foresee(chosen, raw: dict, *, diff: bool = False):
-    """The request of an event, what is stored for it, what would be done with each step, and the project."""
+    """The request of an event, what is stored for it, what would be done with each step, and the project; what is not known is warned of."""
     from handler.core import accept, manifest, project, store
     from handler.core import event as events
     from handler.engine import foresee as engine
@@ -150,17 +149,19 @@ def foresee(chosen, raw: dict, *, diff: bool = False):
         loaded = project.load(chosen)
     if loaded.asked_others:
         output.say(f"warning: {loaded.asked_others} starts a process or connects when it is imported: each pfl imports the flows anew")
-    return request, finding, engine.steps(request, finding, results, loaded.prints, diff=diff), loaded
+    rows = engine.steps(request, finding, results, loaded.prints, diff=diff)
+    for row in rows:
+        row["opaque"] = [f"{part.name} at {part.file or '?'}:{part.line}: {part.text}" for part in loaded.prints[row["step"]].opaque]
+        for doubt in row["opaque"]:
+            output.say(f"warning: {row['step']} cannot be known whole: {doubt}")
+    return request, finding, rows, loaded
 
 
 def _doubts(request, rows: list[dict], loaded) -> None:
-    """Warn of what a fingerprint cannot know, and of values that differ from process to process."""
+    """Warn of values that differ from process to process."""
     from handler.core import fingerprint
 
     for row in rows:
-        for part in loaded.prints[row["step"]].opaque:
-            place = f"{part.file}:{part.line}" if part.file else "?"
-            output.say(f"warning: {row['step']} cannot be known whole: {part.name} at {place}: {part.text}")
         if row["status"] == "compute":
             function = loaded.flows[request.flow.name].steps[row["step"]].function
             try:
@@ -169,8 +170,7 @@ def _doubts(request, rows: list[dict], loaded) -> None:
                 output.say(f"warning: whether {row['step']} is the same in each process is not known: {exc}")
                 continue
             for part in parts:
-                place = f"{part.file}:{part.line}" if part.file else "?"
-                output.say(f"warning: {row['step']} never hits: `{part.name}` at {place} differs in each process")
+                output.say(f"warning: {row['step']} never hits: `{part.name}` at {part.file or '?'}:{part.line} differs in each process")
 
 
 def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) -> dict | str:

@@ -150,11 +150,7 @@ class Deployment:
         import boto3
 
         with aws.told("AWS"):
-            session = boto3.Session()
-        self.region = session.region_name or os.environ.get("AWS_REGION", "")
-        if not self.region:
-            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
-        known = session.get_available_regions("lambda")
+            self.region, known = aws.chosen_region(), boto3.Session().get_available_regions("lambda")
         if self.region not in known:
             wrong, self.region = self.region, ""
             near = [each for each in known if each[:2] == wrong[:2]]

@@ -48,14 +48,9 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
 
 
 def _events(client, group: str, start: int) -> Iterator[dict]:
-    more: dict[str, str] = {}
-    while True:
-        with aws.told(f"log group {group}"):
-            page = client.filter_log_events(logGroupName=group, startTime=start, **more)
-        yield from page["events"]
-        if not page.get("nextToken"):
-            return
-        more = {"nextToken": page["nextToken"]}
+    with aws.told(f"log group {group}"):
+        for page in client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=start):
+            yield from page["events"]
 
 
 def _chosen(event: dict, id: str | None, waiting: dict[str, list[dict]]) -> Iterator[dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,13 +12,14 @@ from cli.options import Engine, Json, OnlyId, Yes, age_s
 from handler.core.errors import NotFoundError, PflError
 
 Name = Annotated[str, typer.Option("--name", help="Of the service.")]
+Arch = StrEnum("Arch", ["x86_64", "arm64"])
 Stage = Annotated[str, typer.Option("--stage", help="Which of its copies.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[str, typer.Option("--arch", help="x86_64 or arm64.")] = "x86_64",
+    arch: Annotated[Arch, typer.Option("--arch", help="Of its processor.")] = Arch.x86_64,
     image: Annotated[str, typer.Option("--image", help="An image that is pushed already, by digest; none is built.")] = "",
     engine: Engine = None,
     plain_key: Annotated[bool, typer.Option("--plain-key", help="Put PREFECT_API_KEY into the function's variables.")] = False,

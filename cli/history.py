@@ -6,6 +6,7 @@ import json as js
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from enum import StrEnum
 from itertools import islice, takewhile
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoun
 app = typer.Typer(help="What became of each step, what differs between two runs, and since when.", no_args_is_help=True)
 _SINCE = "Not older than 7d, 12h, 30m, or a moment such as 2026-11-01."
 Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help=_SINCE)]
-_STATUS = "Only computed, failed, crashed, busted, restored or accepted."
-Status = Annotated[str | None, typer.Option("--status", help=_STATUS)]
+_STATUSES = StrEnum("Status", ["computed", "failed", "crashed", "busted", "restored", "accepted"])
+Status = Annotated[_STATUSES | None, typer.Option("--status", help="Only these.")]
+_FORMATS = StrEnum("Format", ["jsonl", "csv", "parquet"])
 Path = Annotated[str, typer.Option("--path", help="Where in the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[str | None, typer.Option("--plot-to", metavar="FILE", help="Draw it to an .svg or .png file.")]
@@ -60,8 +62,6 @@ def _folder(id: str | None) -> str | None:
 def _found(store, log: _Log, id, flow, step, since, status) -> Iterator[tuple]:
     from handler.core import history
 
-    if status is not None and status not in history.STATUSES:
-        raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(history.STATUSES)}")
     since_ns = None if since is None else _moment_ns(since, "--since")
     return history.ls(store, id=id, flow=flow, step=step, since_ns=since_ns, status=status, warn=log)
 
@@ -391,7 +391,7 @@ def _differ(old: object, new: object) -> bool:
 
 @app.command("export")
 def export(
-    format: Annotated[str, typer.Option("--format", help="jsonl, csv or parquet.")] = "jsonl",
+    format: Annotated[_FORMATS, typer.Option("--format", help="What kind of file.")] = _FORMATS.jsonl,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where to; stdout if not given.")] = None,
     id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
 ) -> None:  # fmt: skip
@@ -404,8 +404,6 @@ def export(
 
     from cli import query
 
-    if format not in ("jsonl", "csv", "parquet"):
-        raise InvalidRequestError(f"unknown format {format!r}", hint="--format jsonl, csv or parquet")
     if format == "parquet" and out is None:
         raise InvalidRequestError("parquet cannot go to stdout", hint="--out history.parquet")
     if out is not None and not (folder := FilePath(out).parent).is_dir():

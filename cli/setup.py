@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from handler.core.errors import InvalidRequestError
 app = typer.Typer(help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
 Keys = Annotated[bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")]
-KINDS = ("blocks", "deployments", "automations")
+Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
@@ -39,12 +40,12 @@ def automations(dry_run: DryRun = False, json: Json = False) -> None:
 @app.command("all")
 def all_of_it(name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Make all of it."""
-    _make(KINDS, name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
+    _make(tuple(Kind), name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
 
 
 @app.command("rm")
 def rm(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
+    what: Annotated[list[Kind] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
     name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
@@ -52,8 +53,6 @@ def rm(
     json: Json = False,
 ) -> None:
     """Remove it again; results and runs stay."""
-    if wrong := [each for each in what or () if each not in KINDS]:
-        raise InvalidRequestError(f"unknown kind {wrong[0]!r}", hint=f"one of {', '.join(KINDS)}")
     chosen = settings.load()
     from serverless import prefect_setup
 
@@ -62,7 +61,7 @@ def rm(
 
     with connected(chosen) as api:
         which = {"name": name, "pool": pool or chosen.work_pool}
-        changes = prefect_setup.remove(api, chosen, set(what or KINDS), **which, dry_run=dry_run, agree=agree)
+        changes = prefect_setup.remove(api, chosen, set(what or Kind), **which, dry_run=dry_run, agree=agree)
     _show(changes, dry_run, json)
 
 

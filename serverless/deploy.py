@@ -66,8 +66,6 @@ class Deployment:
             if not NAME.fullmatch(text):
                 why = f"{text!r} is not a lower-case letter followed by up to 19 letters, digits and dashes"
                 raise InvalidRequestError(f"the {what} cannot be used", why=why, hint=f"--{what} {'pfl' if what == 'name' else 'dev'}")
-        if self.arch not in image.PLATFORMS:
-            raise InvalidRequestError(f"unknown architecture {self.arch!r}", hint=f"--arch {' or '.join(image.PLATFORMS)}")
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
             raise InvalidRequestError("the image is not named by digest", why=self.image_uri, hint="--image REPOSITORY@sha256:…")
         self.region = self.account = ""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import FlowName, Param, Step
+from cli.invoke import FlowName, Param, Step, event_of, foresee
 from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes, age_s, checked
 from handler.core import records
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
@@ -53,11 +53,10 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what is stored for an ID: key, fingerprint, real inputs, value, run, and whether it is current."""
-    from cli.invoke import _event
     from handler.core import event, inspection, manifest, store
 
     chosen = settings.load()
-    raw = _event(chosen, None, id, flow, step, None, None, param, False)
+    raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
     request = event.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
     rows = list(inspection.inspect(request, store.of(chosen), warn=_warn))
     if not rows:
@@ -83,10 +82,8 @@ def why(
     json: Json = False,
 ) -> None:
     """Say why a call would compute a step, naming each changed constant, function, input and parameter."""
-    from cli.invoke import _event, foresee
-
     chosen = settings.load()
-    _, finding, rows, _ = foresee(chosen, _event(chosen, None, id, flow, step, None, None, param, False), diff=diff)
+    _, finding, rows, _ = foresee(chosen, event_of(chosen, id=id, flow=flow, step=step, params=param), diff=diff)
     for row in rows:
         found = finding.found.get(row["step"])
         if json:

@@ -47,7 +47,7 @@ def invoke(
     if asynchronous and target is None:
         why = "only a deployed function goes on after the call" if local else "no function is deployed from here"
         raise InvalidRequestError("--async cannot be used here", why=why, hint="leave --async out")
-    raw = _event(chosen, event, id, flow, step, bust, skip, param, cached_only)
+    raw = event_of(chosen, event, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param, cached_only=cached_only)
     if target is not None:
         if isinstance(raw, dict) and engine is not None:
             raw["engine"] = engine
@@ -122,7 +122,7 @@ def plan(
 ) -> None:  # fmt: skip
     """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
     chosen = settings.load()
-    raw = _event(chosen, None, id, flow, step, bust, skip, param, False)
+    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
     request, finding, rows, loaded = foresee(chosen, raw)
     for warning in finding.warnings:
         output.say(f"warning: {warning}")
@@ -173,12 +173,9 @@ def _doubts(request, rows: list[dict], loaded) -> None:
                 output.say(f"warning: {row['step']} never hits: `{part.name}` at {part.file or '?'}:{part.line} differs in each process")
 
 
-def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) -> dict | str:
-    """The event of the options; *event* is taken whole and goes with none of the others."""
-    options = {"id": id, "flow": flow, "step": step, "bust": bust, "skip": skip, "params": param}
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    if cached_only:
-        given["cached_only"] = True
+def event_of(chosen, event: str | None = None, **options: object) -> dict | str:
+    """The event of the options that were given; *event* is taken whole and goes with none of the others."""
+    given = {name: value for name, value in options.items() if value not in (None, [], False)}
     if event is not None:
         if given:
             raise InvalidRequestError(f"--event and --{next(iter(given))} do not go together", hint="put it in the event")
@@ -186,7 +183,7 @@ def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) 
     if "bust" in given:
         given["bust"] = given["bust"][0] if given["bust"] in (["this"], ["all"]) else given["bust"]
     if "params" in given:
-        given["params"] = _params(chosen, flow, given["params"])
+        given["params"] = _params(chosen, given.get("flow"), given["params"])
     return given
 
 

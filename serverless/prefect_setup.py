@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -43,20 +44,15 @@ def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: 
     return Change(kind, name, "create" if before is None else "update" if fields else "keep", fields, note)
 
 
-def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "") -> object:
+def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)) -> object:
     """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
     try:
-        return prefect_api.ask(api, path, body, method=method)
+        return prefect_api.ask(api, path, body, method=method, none=none)
     except UnavailableError as exc:
         raise _refused(what, exc) from exc
 
 
-def _write(api: Api, what: str, path: str, body: object, *, method: str = "") -> dict:
-    """What Prefect answers to a change; a server that knows no such path is too old."""
-    answer = _ask(api, what, path, body, method=method)
-    if answer is None:
-        raise UnavailableError(f"Prefect did not take {what}", why=f"HTTP 404: it knows no {path}", hint=_OLD)
-    return answer
+_write = partial(_ask, none=())  # A server that knows no such path is too old.
 
 
 def _refused(what: str, exc: Exception) -> UnavailableError:

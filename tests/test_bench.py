@@ -66,7 +66,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     assert [row["ids"] for row in run["scale"]] == [5, 12]
     for row in run["scale"]:
         assert row["hits_per_s"] > 0 and row["operations"]["history ls"]["requests"] > row["operations"]["runs reap"]["requests"] == 1
-    assert "1 of 8: chain-3, directory, 0 ms: misses" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
+    assert "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
     assert out.with_suffix(".md").read_text() == report.markdown(run, chart_file="run.svg")
     assert out.with_suffix(".svg").read_text() == chart.svg(run)
     assert sorted(project.root.rglob("*")) == before and list(temporary.iterdir()) == []

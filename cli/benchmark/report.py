@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cli.benchmark import chart
 from cli.benchmark.rig import ENGINES
+from cli.benchmark.steps import CASES
 
 VERSION = 1
 NAMES = {"functions": "plain functions", "pfl-direct": "pfl, `direct`", "pfl-prefect": "pfl, `prefect`", "prefect": "plain Prefect"}
-CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
 _JUDGED = """\
 Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`,
 which were written along with pfl's fingerprint: its own count says that nothing known fails, those of the others what

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from cli.benchmark import workloads
 from cli.benchmark.rig import ENGINES, Rig
 from cli.benchmark.workloads import Workload
 
-CASES = ("miss", "hit", "cosmetic", "helper")
+CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
 
 
 class Cell(NamedTuple):
@@ -53,7 +53,7 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
 
 
 def measure(
-    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
+    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], *, engines: Sequence[str] = ENGINES, cases: Iterable[str] = CASES
 ) -> list[dict]:
     """Rows of all *cells*; *tick* is told as each of a cell's cases has been gone through once."""
     # What is right is what plain functions say, so they always run.
@@ -61,7 +61,7 @@ def measure(
     return [row for cell in cells for row in _cell(rig, cell, tick, engines, cases)]
 
 
-def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
+def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Iterable[str]) -> list[dict]:
     workload = workloads.ALL[cell.workload]
     ids = workload.ids(cell.calls + 1)
     if "prefect" in engines:
@@ -74,7 +74,7 @@ def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[s
             rig.bake()
             order = engines if number % 2 == 0 else (engines[0], *reversed(engines[1:]))
             _case(rig, cell, case, order, ids, found)
-            tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {_WORDS[case]}")
+            tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {CASES[case]}")
     workloads.write(rig.project)
     return [_row(cell, workload, *key, calls) for key, calls in sorted(found.items(), key=_order)]
 
@@ -127,7 +127,4 @@ def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, cal
 
 def _order(item: tuple) -> tuple:
     (engine, case, start), _ = item
-    return CASES.index(case), start, ENGINES.index(engine)
-
-
-_WORDS = {"miss": "misses", "hit": "hits", "cosmetic": "hits after a comment", "helper": "calls after a helper changed"}
+    return list(CASES).index(case), start, ENGINES.index(engine)

@@ -35,7 +35,10 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure the same steps as functions, with both engines and in plain Prefect, in a temporary project."""
-    from cli.benchmark import report
+    import signal
+
+    from cli.benchmark import concurrency, report, scale, steps
+    from cli.benchmark.rig import ENGINES, Rig, has_moto
 
     for flag, given, section in (("--callers", callers, "concurrency"), ("--ids", ids, "scale")):
         if given and only and section not in only:
@@ -44,45 +47,34 @@ def bench(
         raise InvalidRequestError(f"--out {str(out)!r} is no .json file", hint=f"--out {out.with_suffix('.json')}")
     if out is not None and not out.parent.is_dir():
         raise NotFoundError(f"there is no directory {out.parent}", hint=f"mkdir -p {out.parent}")
-    run = _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids)
-    if out is not None:
-        report.write(run, out)
-    output.emit(run if json else report.markdown(run).rstrip())
-
-
-def _measure(quick, only, flow, engine, store, latency, every, rounds, calls, callers, ids) -> dict:
-    import signal
-
-    from cli.benchmark import concurrency, report, scale, steps
-    from cli.benchmark.rig import ENGINES, Rig, has_moto
-
-    engines = engine or ENGINES
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Whoever ends us that way leaves no server running either.
-    chosen, run = only or SECTIONS, report.new(quick)
+    chosen, engines, stores, run = only or SECTIONS, engine or ENGINES, list(store or ()), report.new(quick)
     left_out = [{"what": f"the section {each}", "why": "--only"} for each in SECTIONS if each not in chosen]
-    stores = list(store or ())
     if not has_moto():
         why, hint = "moto is not installed", "pip install 'moto[s3,server]'"
         left_out.append({"what": "S3", "why": f"{why}: {hint}"})
         if stores == ["s3"]:
             raise InvalidRequestError("there is no S3 to measure with", why=why, hint=hint)
         stores = ["directory"]
-    with _Meter() as meter, Rig(meter.say) as rig:
-        todo = {"names": flow or (), "stores": stores, "latencies": latency or (), "rounds": rounds, "calls": calls, "every": every}
-        cells = steps.plan(quick=quick, **todo) if "steps" in chosen else []
-        at_once = concurrency.plan(quick=quick, callers=callers or (), engines=engines) if "concurrency" in chosen else []
-        sizes = scale.plan(quick=quick, sizes=ids or ()) if "scale" in chosen else []
-        meter.total = sum(cell.rounds * len(steps.CASES) for cell in cells) + len(at_once) + len(sizes)
+    todo = {"names": flow or (), "stores": stores, "latencies": latency or (), "rounds": rounds, "calls": calls, "every": every}
+    cells = steps.plan(quick=quick, **todo) if "steps" in chosen else []
+    at_once = concurrency.plan(quick=quick, callers=callers or (), engines=engines) if "concurrency" in chosen else []
+    sizes = scale.plan(quick=quick, sizes=ids or ()) if "scale" in chosen else []
+    total = sum(cell.rounds * len(steps.CASES) for cell in cells) + len(at_once) + len(sizes)
+    with _Meter(total) as meter, Rig(meter.say) as rig:
         run["steps"] = steps.measure(rig, cells, meter.tick, engines=engines)
         run["concurrency"] = concurrency.measure(rig, at_once, meter.tick, left_out)
         run["scale"] = scale.measure(rig, sizes, 300 if quick else 3_000, meter.tick)
-    return report.finish(run, left_out)
+    report.finish(run, left_out)
+    if out is not None:
+        report.write(run, out)
+    output.emit(run if json else report.markdown(run).rstrip())
 
 
 class _Meter:
     """How far the run is, on stderr: a bar on a terminal, a line for each thing done elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
         import sys
 
         from rich.console import Console
@@ -90,7 +82,7 @@ class _Meter:
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-        self._task, self.total, self._done = self._bar.add_task("starting", total=None), 0, 0
+        self._task, self.total, self._done = self._bar.add_task("starting", total=total), total, 0
 
     def __enter__(self) -> _Meter:
         self._bar.start()
@@ -112,4 +104,4 @@ class _Meter:
         if self._bar.disable:
             output.say(line)
         else:
-            self._bar.update(self._task, description=text, completed=self._done, total=self.total or None)
+            self._bar.update(self._task, description=text, completed=self._done)

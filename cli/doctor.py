@@ -12,7 +12,7 @@ import typer
 
 from cli import output, settings
 from cli.options import Json
-from handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from handler.core.errors import PflError, UnavailableError
 
 _SKEW_S = 30  # AWS refuses signatures that are 15 minutes off; leases go by the store's own clock.
 Fast = Annotated[bool, typer.Option("--fast", help="Leave out what takes seconds: unstable fingerprints, and the block tried out.")]
@@ -272,25 +272,19 @@ class Doctor:
 
     def worker(self) -> Iterator[Row]:
         """The work pool, and somebody who looks at it."""
-        from urllib.parse import quote
-
-        from handler.engine import prefect_api
+        from serverless import prefect_setup
 
         if self.api is None:
             yield Row("worker", "skip", "no Prefect runs")
             return
         pool = self.chosen.work_pool
-        found = prefect_api.ask(self.api, f"/work_pools/{quote(pool)}")
-        if found is None:
+        if (found := prefect_setup.work_pool(self.api, pool)) is None:
             yield Row("worker", "warn", f"there is no work pool {pool}: Run in Prefect's UI is dead", "pfl setup deployments, if you want it")
             return
-        if found["type"] != "aws-lambda":
-            raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", hint="PFL_WORK_POOL=another")
         if found["is_paused"]:
             yield Row("worker", "warn", f"the work pool {pool} is paused", f"prefect work-pool resume {pool}")
-        workers = prefect_api.ask(self.api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
-        said = f"{sum(each['status'] == 'ONLINE' for each in workers)} workers of {pool} are alive"
-        yield _judged("worker", not said.startswith("0 "), said, said, 'pfl worker start, or the event {"action": "poll"} on a schedule')
+        said = f"{len(alive := prefect_setup.workers(self.api, pool))} workers of {pool} are alive"
+        yield _judged("worker", alive, said, said, 'pfl worker start, or the event {"action": "poll"} on a schedule')
 
     def slots(self) -> Iterator[Row]:
         """Slots of limits whose holders are dead."""

@@ -54,15 +54,16 @@ def rm(
 ) -> None:
     """Remove it again; results and runs stay."""
     chosen = settings.load()
-    from serverless import prefect_setup
-
-    def agree(changes) -> None:
-        output.confirm(f"Remove {', '.join(f'{c.kind} {c.name}' for c in changes if c.action == 'remove')}?", yes=yes)
-
     with connected(chosen) as api:
-        which = {"name": name, "pool": pool or chosen.work_pool}
-        changes = prefect_setup.remove(api, chosen, set(what or Kind), **which, dry_run=dry_run, agree=agree)
-    _show(changes, dry_run, json)
+        from serverless import prefect_setup
+
+        found = prefect_setup.removals(api, chosen, set(what or Kind), name=name, pool=pool or chosen.work_pool)
+        todo = [] if dry_run else [(change, path) for change, path in found if path]
+        if todo:
+            output.confirm(f"Remove {', '.join(f'{change.kind} {change.name}' for change, _ in todo)}?", yes=yes)
+        for change, path in todo:
+            prefect_setup.delete(api, change, path)
+    _show([change for change, _ in found], dry_run, json)
 
 
 @contextmanager

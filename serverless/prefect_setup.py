@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -170,15 +170,35 @@ def _prove(block: object, results: store.Store) -> str:
     raise UnavailableError("the block still reads what the store has deleted", why=key)
 
 
+def _pool_path(pool: str) -> str:
+    return f"/work_pools/{quote(pool)}"
+
+
+def work_pool(api: Api, pool: str) -> dict | None:
+    """
+    The work pool; None where there is none.
+
+    Raises:
+        InvalidRequestError: It is of another type.
+    """
+    found = _ask(api, "the work pool", _pool_path(pool))
+    if found is not None and found["type"] != "aws-lambda":
+        why, hint = "pfl needs one of type aws-lambda", "--pool OTHER-NAME, or PFL_WORK_POOL"
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint=hint)
+    return found
+
+
+def workers(api: Api, pool: str) -> list[str]:
+    """The names of the workers of a pool that are alive."""
+    found = _ask(api, "the workers", f"{_pool_path(pool)}/workers/filter", {}) or []
+    return [each["name"] for each in found if each["status"] == "ONLINE"]
+
+
 def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_run: bool) -> Iterator[Change]:
     """A work pool of type ``aws-lambda``, and a deployment per flow of the image, ordinary Prefect flows of ``flows/`` included."""
     from serverless.worker import LambdaWorker, template
 
-    loaded, path = project.load(settings), f"/work_pools/{quote(pool)}"
-    found = _ask(api, "the work pool", path)
-    if found is not None and found["type"] != LambdaWorker.type:
-        why = f"pfl needs one of type {LambdaWorker.type}"
-        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint="--pool OTHER-NAME")
+    loaded, found = project.load(settings), work_pool(api, pool)
     job = found["base_job_template"] if found is not None else template(function)
     variable = job.get("variables", {}).get("properties", {}).get("function", {})
     before = None if found is None else {"type": found["type"], "function": variable.get("default")}
@@ -188,7 +208,7 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_r
         _write(api, "the work pool", "/work_pools/", about | {"base_job_template": job})
     elif not dry_run and change.action == "update":
         variable["default"] = function  # What else someone changed in the template stays.
-        _write(api, "the work pool", path, {"base_job_template": job if variable.keys() > {"default"} else template(function)}, method="PATCH")
+        _write(api, "the work pool", _pool_path(pool), {"base_job_template": job if variable.keys() > {"default"} else template(function)}, method="PATCH")
     flows = {name: (flow.to_prefect(), f"flows/pipeline.py:{name}", loaded.manifest.digest) for name, flow in loaded.flows.items()}
     for name, (flow, entrypoint) in claim.ordinary(settings).items():
         flows.setdefault(name, (flow, entrypoint, flow.version))
@@ -278,11 +298,9 @@ def _zombies(api: Api) -> list[dict]:
     return _ask(api, "the automation", "/automations/filter", {"automations": {"name": {"any_": [ZOMBIES]}}}) or []
 
 
-def remove(
-    api: Api, settings: Settings, what: set[str], *, name: str, pool: str, dry_run: bool, agree: Callable[[list[Change]], None]
-) -> list[Change]:
+def removals(api: Api, settings: Settings, what: set[str], *, name: str, pool: str) -> list[tuple[Change, str]]:
     """
-    Undo the others.
+    What undoes the others: each change, and the path that :func:`delete` takes; empty where something stays.
 
     Args:
         api: Prefect's.
@@ -290,8 +308,6 @@ def remove(
         what: Of ``blocks``, ``deployments`` and ``automations``.
         name: The block's.
         pool: The work pool's.
-        dry_run: Say what, and do nothing.
-        agree: Asked with what would be removed, and raises where the answer is no.
     """
     found: list[tuple[Change, str]] = []
     if "automations" in what:
@@ -299,17 +315,16 @@ def remove(
     if "deployments" in what:
         mine = _ours(api, pool)
         found += [(Change("deployment", f"{flow}/{DEPLOYMENT}", "remove", {}), f"/deployments/{id}") for flow, id in mine]
-        if _ask(api, "the work pool", path := f"/work_pools/{quote(pool)}") is not None:
+        if _ask(api, "the work pool", path := _pool_path(pool)) is not None:
             in_pool = prefect_api.pages(api, "/deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
             others = {each["id"] for each in in_pool} - {id for _, id in mine}
             kept = Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it")
             found.append((kept, "") if others else (Change("work pool", pool, "remove", {}), path))
     if "blocks" in what and (data := _blocks(api).get((_slug(settings), name))) is not None:
         found.append((Change("block", f"{_slug(settings)}/{name}", "remove", {}), f"/block_documents/{data['document']}"))
-    changes = [change for change, _ in found]
-    if not dry_run and any(path for _, path in found):
-        agree(changes)
-        for change, path in found:
-            if path:
-                _ask(api, f"the end of the {change.kind}", path, method="DELETE")
-    return changes
+    return found
+
+
+def delete(api: Api, change: Change, path: str) -> None:
+    """Remove one object."""
+    _ask(api, f"the end of the {change.kind}", path, method="DELETE")

@@ -38,8 +38,8 @@ def new(quick: bool) -> dict:
     }  # fmt: skip
 
 
-def finish(run: dict, left_out: Iterable[dict]) -> dict:
-    """The run that ends: what was left out, and how busy the machine was."""
+def finish(run: dict, left_out: Iterable[dict]) -> None:
+    """Put down with a run that ends what was left out, and how busy the machine was."""
     taken = {cell_of(row) for row in run["steps"]}
     names, stores, latencies = ({each[column] for each in taken} for column in range(3))
     absent = [f"{name} on {store} at {ms} ms" for name in sorted(names) for store in sorted(stores) for ms in sorted(latencies) if (name, store, ms) not in taken]
@@ -52,7 +52,6 @@ def finish(run: dict, left_out: Iterable[dict]) -> dict:
         run["left_out"].append({"what": "the other flows, 80 ms to Prefect, 64 callers, a million IDs", "why": "--quick"})
     run["left_out"] += [{"what": what, "why": why} for what, why in _ALWAYS_LEFT_OUT]
     run["machine"]["load_at_end"] = round(os.getloadavg()[0], 1)
-    return run
 
 
 def write(run: dict, path: Path) -> None:

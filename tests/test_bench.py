@@ -18,6 +18,8 @@ from conftest import ROOT
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
+import publish
+
 from cli import main as command
 from cli.benchmark import chart, report, rig, steps, workloads
 from cli.benchmark.relay import Relay
@@ -168,13 +170,11 @@ def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3
 def test_tables_and_chart_of_a_published_run_are_those_of_its_numbers(path):
     run = json.loads(path.read_text(encoding="utf-8"))
     assert run["date"] == path.stem and run["steps"] and run["concurrency"] and run["scale"]
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg")
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg", more=publish.beside(run))
     assert path.with_suffix(".svg").read_text(encoding="utf-8") == chart.svg(run)
 
 
 def test_the_readme_tells_what_the_newest_published_run_says():
-    import publish
-
     newest = PUBLISHED[-1]
     _, told, _ = publish.parted(publish.README.read_text(encoding="utf-8"))
     assert told == publish.section(json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}")

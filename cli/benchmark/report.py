@@ -18,10 +18,6 @@ from cli.benchmark.steps import CASES
 
 VERSION = 1
 NAMES = {"functions": "plain functions", "pfl-direct": "pfl, `direct`", "pfl-prefect": "pfl, `prefect`", "prefect": "plain Prefect"}
-_JUDGED = """\
-Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`,
-which were written along with pfl's fingerprint: its own count says that nothing known fails, those of the others what
-each tool looks at."""
 _PACKAGES = ("pfl", "prefect", "prefect-aws", "obstore", "moto", "boto3")
 _ALWAYS_LEFT_OUT = (
     ("hits of plain functions", "they keep nothing: each call computes, so their miss is all there is"),
@@ -34,7 +30,7 @@ def new(quick: bool) -> dict:
     words = ["pfl", *sys.argv[1:]]
     return {
         "version": VERSION, "date": datetime.now(UTC).date().isoformat(), "command": shlex.join(words), "quick": quick,
-        "machine": _machine(), "steps": [], "concurrency": [], "scale": [], "rivals": [], "stale": [], "left_out": [],
+        "machine": _machine(), "steps": [], "concurrency": [], "scale": [], "left_out": [],
     }  # fmt: skip
 
 
@@ -54,14 +50,14 @@ def finish(run: dict, left_out: Iterable[dict]) -> None:
     run["machine"]["load_at_end"] = round(os.getloadavg()[0], 1)
 
 
-def write(run: dict, path: Path) -> None:
-    """Write a run, its tables (``.md``) and its chart (``.svg``)."""
+def write(run: dict, path: Path, more: Sequence[str] = ()) -> None:
+    """Write a run, its tables (``.md``, with *more* of Markdown) and its chart (``.svg``)."""
     path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(run, chart_file=path.with_suffix(".svg").name), encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(run, chart_file=path.with_suffix(".svg").name, more=more), encoding="utf-8")
     path.with_suffix(".svg").write_text(chart.svg(run), encoding="utf-8")
 
 
-def markdown(run: dict, *, chart_file: str = "") -> str:
+def markdown(run: dict, *, chart_file: str = "", more: Sequence[str] = ()) -> str:
     """All of a run."""
     parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {where(run)}."]
     if chart_file:
@@ -77,14 +73,14 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
         )
     for cell in cells:
         parts += [f"## {cell[0]}, {cell[1]}, {cell[2]} ms to Prefect", _cell(run, cell)]
-    parts += filter(None, [_chains(run), *sections(run)])
+    parts += filter(None, [_chains(run), *more, *sections(run)])
     parts += ["## Left out", "\n".join(f"- {each['what']}: {each['why']}" for each in run["left_out"])]
     return "\n\n".join(parts) + "\n"
 
 
 def sections(run: dict) -> list[str]:
-    """What a run says of other tools, of callers at once, and of stores that grow; of those that it measured."""
-    return [text for text in (_rivals(run), _concurrency(run), _scale(run)) if text]
+    """What a run says of callers at once, and of stores that grow; of those that it measured."""
+    return [text for text in (_concurrency(run), _scale(run)) if text]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -179,19 +175,6 @@ def _scale(run: dict) -> str:
     ]  # fmt: skip
     head = ("IDs in the directory>", "hits a second>", "of 8 sandboxes>", *(f"`{name}`>" for name in names))
     return "Hits over IDs at random; and what commands take, in ms (requests to the store).\n\n" + table(head, rows)
-
-
-def _rivals(run: dict) -> str:
-    if not run.get("rivals"):
-        return ""
-    stale = {row["tool"]: row for row in run["stale"]}
-    rows = []
-    for row in run["rivals"]:
-        judged = stale.get(row["tool"])
-        says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
-        rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
-    head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
-    return f"{table(head, rows)}\n\n{_JUDGED}"
 
 
 def bold(answer: str) -> str:

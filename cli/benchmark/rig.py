@@ -112,11 +112,8 @@ class Rig(ExitStack):
         for folder in self.project.rglob("__pycache__"):  # An edit within one second that keeps a file's size would go unseen.
             shutil.rmtree(folder)
         compileall.compile_dir(self.project, quiet=2)
-        (self.project / ".pfl").mkdir(exist_ok=True)
-        code = "from handler.core import manifest, settings; manifest.load(settings.of_process())"
         environ = self.bare_environ() | {"PFL_PROJECT": str(self.project)}
-        subprocess.run([sys.executable, "-c", code], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
-        shutil.copy(self.project / ".pfl" / "manifest.json", baked)
+        subprocess.run([sys.executable, "-m", "handler.bake", baked], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
         manifest._loaded.pop(str(baked), None)
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:

@@ -24,6 +24,10 @@ from cli import main as command  # noqa: E402
 from cli.benchmark import report  # noqa: E402
 
 README = ROOT / "README.md"
+_JUDGED = """\
+Powertools keeps the reply of the whole handler, the others each step. The changes are cases of `tests/fingerprint`,
+which were written along with pfl's fingerprint: its own count says that nothing known fails, those of the others what
+each tool looks at."""
 BEGIN, END = "<!-- results: made by tests/benchmarks/publish.py -->", "<!-- /results -->"
 
 
@@ -49,7 +53,7 @@ def main(arguments: list[str]) -> None:
     if chosen.rivals or not chosen.run:
         few = {"rounds": 3, "calls": 5, "every": 20} if run["quick"] else {"rounds": 7, "calls": 10, "every": 5}
         rivals.add(run, chosen.rivals or sys.executable, **few)
-    report.write(run, path)
+    report.write(run, path, beside(run))
     before, _, after = parted(README.read_text(encoding="utf-8"))
     README.write_text(before + section(run, path.resolve().relative_to(ROOT).with_suffix("").as_posix()) + after, encoding="utf-8")
 
@@ -71,7 +75,7 @@ def section(run: dict, where: str) -> str:
     parts = [textwrap.fill(told, 120, break_long_words=False, break_on_hyphens=False), f"![hits, and what commands cost as a store grows]({where}.svg)"]
     if run["steps"]:
         parts.append(_headline(run, report.cell_of(run["steps"][0])))
-    return "\n" + "\n\n".join([*parts, *report.sections(run)]) + "\n"
+    return "\n" + "\n\n".join([*parts, *beside(run), *report.sections(run)]) + "\n"
 
 
 def _headline(run: dict, cell: tuple) -> str:
@@ -84,6 +88,20 @@ def _headline(run: dict, cell: tuple) -> str:
                 rows.append((words, name, report.bold(warm["answer"]), number(cold["median_ms"]), number(warm["median_ms"]), *counts, number(cold["modules"])))
     head = ("", "answer", "cold, ms>", "warm, ms>", "reads>", "writes>", "API requests>", "modules>")
     return report.table((f"{cell[0]}: {run['steps'][0]['steps']} steps, {cell[1]}", *head), rows)
+
+
+def beside(run: dict) -> list[str]:
+    """What a run says of other tools, where they were measured."""
+    if not run.get("rivals"):
+        return []
+    stale = {row["tool"]: row for row in run["stale"]}
+    rows = []
+    for row in run["rivals"]:
+        judged = stale.get(row["tool"])
+        says = f"{judged['changes'] - judged['noticed']} of {judged['changes']}" if judged else ""
+        rows.append((row["tool"], row["version"], row["store"], report.number(row["cold_ms"]), report.number(row["warm_ms"]), report.number(row["modules"]), says))
+    head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
+    return [f"{report.table(head, rows)}\n\n{_JUDGED}"]
 
 
 if __name__ == "__main__":

@@ -85,22 +85,16 @@ def _make(
         raise InvalidRequestError(f"a block cannot be named {name!r}", why="Prefect allows lowercase letters, digits and dashes", hint="--name cache")
     chosen = settings.load()
     with connected(chosen) as api, output.stdout_kept_for_data():
-        from serverless import prefect_setup
+        from serverless import prefect_setup, remote
 
+        target = remote.target(chosen)
         makers = {
             "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
-            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=_function(chosen), dry_run=dry_run),
+            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=target.function if target else "pfl", dry_run=dry_run),
             "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
         }
         made = [change for kind in kinds for change in makers[kind]()]
     _show(made, dry_run, json)
-
-
-def _function(chosen) -> str:
-    from serverless import remote
-
-    target = remote.target(chosen)
-    return target.function if target else "pfl"
 
 
 def _show(changes: Iterable, dry_run: bool, json: bool) -> None:

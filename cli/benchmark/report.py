@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -191,15 +192,11 @@ def where(run: dict) -> str:
 
 
 def _machine() -> dict:
-    cpu = platform.machine()
-    try:
-        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    except OSError:
-        pass
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", flags=re.MULTILINE)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "cpu": (names or [platform.machine()])[0], "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(), "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "load_at_start": round(os.getloadavg()[0], 1),
     }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +28,9 @@ class Workload(NamedTuple):
     helper: tuple[str, str, str]
 
     def ids(self, count: int) -> list[str]:
-        """So many IDs; those of the audit are installed distributions."""
+        """So many IDs; those of the audit are distributions that come with pfl."""
         if self.name == "audit":
-            return [name for name in _DISTRIBUTIONS if _is_installed(name)][:count]
+            return list(_DISTRIBUTIONS[:count])
         return [f"id{number}" for number in range(count)]
 
 
@@ -153,10 +152,3 @@ def _chain_code(names: list[str]) -> str:
 def _put(path: Path, code: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code, encoding="utf-8")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return bool(metadata.distribution(name).files)
-    except metadata.PackageNotFoundError:
-        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -148,24 +147,21 @@ class Doctor:
         yield Row("flows", "ok", ", ".join(self.loaded.flows))
 
     def unstable(self) -> Iterator[Row]:
-        """Values that differ from process to process, so that a step never hits: baked by a fresh one, as for an image, and compared."""
+        """Values that differ from process to process, so that a step never hits."""
+        import json
         import subprocess
         import sys
-        from tempfile import TemporaryDirectory
-
-        from handler.core import records
 
         if self.loaded is None:
             return
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
-        with TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "handler.bake", f"{folder}/manifest"]
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
-            fresh = records.unseal(Path(f"{folder}/manifest.parts").read_bytes(), "")
-        found = False
+        script = "import json; from handler.core import project, settings; found = project.load(settings.of_process()).prints; print(); "
+        script += "print(json.dumps({name: each.to_json() for name, each in found.items()}))"
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
+        fresh, found = json.loads(done.stdout.splitlines()[-1]), False
         for name, known in self.loaded.prints.items():
             theirs = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
             changed = [part for part in known.parts if theirs.get(part.name) != part.digest]

@@ -16,12 +16,12 @@ class Relay:
 
     Attributes:
         url: Where it listens.
-        asked: How often each method and path was asked for, and answered.
-        refused: How often the answer was 503, as a Prefect on SQLite gives it when it is busy, and clients ask again.
+        asked: How often each method and path was asked for, and answered; not with a 503, as a Prefect on SQLite gives it when
+            it is busy, and clients ask again.
     """
 
     def __init__(self, port: int, rtt_ms: float = 0) -> None:
-        self._port, self.rtt_s, self.asked, self.refused = port, rtt_ms / 1e3, Counter(), 0
+        self._port, self.rtt_s, self.asked = port, rtt_ms / 1e3, Counter()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -64,7 +64,6 @@ class Relay:
         def answers(data: bytes) -> None:
             if data.startswith(b"HTTP/1.1 503"):
                 self.asked[last[0]] -= 1
-                self.refused += 1
 
         try:
             there = self._pass_on(reader, behind[1], asks, self.rtt_s)

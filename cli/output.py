@@ -85,12 +85,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             if on_terminal:
                 text.stylize(_STYLES.get(str(said), ""))
                 text.stylize(f"link {link}" if link else "")
+    least = 2 * (len(columns) - 1)
     for x, column in enumerate(columns):
         name = column.rstrip(">")
         # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
         is_long = name in ("value", "why")
         width = max(cell_len(name), *(row[x].cell_len for row in shown if not is_long), 0)
         grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=not is_long, min_width=width)
+        least += width
+    console.size = (max(console.width, least), console.height)
     for row in shown:
         grid.add_row(*row)
     with console.capture() as captured:

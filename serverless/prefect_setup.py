@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -46,10 +47,14 @@ def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: 
 
 def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)) -> object:
     """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
-    try:
-        return prefect_api.ask(api, path, body, method=method, none=none)
-    except UnavailableError as exc:
-        raise _refused(what, exc) from exc
+    for pause_s in (1, 2, 4, 0):
+        try:
+            return prefect_api.ask(api, path, body, method=method, none=none)
+        except UnavailableError as exc:
+            if not pause_s or not exc.why.startswith("HTTP 503"):  # A server's SQLite is locked now and then, longer than others wait.
+                raise _refused(what, exc) from exc
+        time.sleep(pause_s)
+    raise AssertionError("unreachable")
 
 
 _write = partial(_ask, none=())  # A server that knows no such path is too old.

@@ -17,7 +17,6 @@ Engine = Annotated[StrEnum("Engine", ["prefect", "direct"]) | None, typer.Option
 Pool = Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")]
 
 
-
 def checked(id: str | None) -> str | None:
     """*id*, if it can be one."""
     from handler.core import event

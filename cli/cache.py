@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.invoke import FlowName, Param, Step
-from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes
+from cli.invoke import FlowName, Param, Step, event_of, foresee
+from cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes, age_s, checked
 from handler.core import records
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 
@@ -24,10 +24,8 @@ def ls(
     json: Json = False,
 ) -> None:
     """List what a call can be answered from, one line per stored plan: of one ID in order of step, else as it is found."""
-    from handler.core import event, inspection, store
+    from handler.core import inspection, store
 
-    if id is not None:
-        event.check_id(id)
     count = 0
     for row in inspection.entries(store.of(settings.load()), id=id, flow=flow, step=step, warn=_warn):
         if json:
@@ -55,11 +53,10 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what is stored for an ID: key, fingerprint, real inputs, value, run, and whether it is current."""
-    from cli.invoke import _event
     from handler.core import event, inspection, manifest, store
 
     chosen = settings.load()
-    raw = _event(chosen, None, id, flow, step, None, None, param, False)
+    raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
     request = event.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
     rows = list(inspection.inspect(request, store.of(chosen), warn=_warn))
     if not rows:
@@ -85,13 +82,10 @@ def why(
     json: Json = False,
 ) -> None:
     """Say why a call would compute a step, naming each changed constant, function, input and parameter."""
-    from cli.invoke import _event, foresee
-
     chosen = settings.load()
-    _, finding, rows, loaded = foresee(chosen, _event(chosen, None, id, flow, step, None, None, param, False), diff=diff)
+    _, finding, rows, _ = foresee(chosen, event_of(chosen, id=id, flow=flow, step=step, params=param), diff=diff)
     for row in rows:
-        found, doubts = finding.found.get(row["step"]), loaded.prints[row["step"]].opaque
-        row |= {"opaque": [f"{part.name} at {part.file}:{part.line}: {part.text}" for part in doubts]}
+        found = finding.found.get(row["step"])
         if json:
             output.emit(row)
             continue
@@ -104,8 +98,6 @@ def why(
             output.emit(f"{row['step']}: {word}")
             for reason in row["reasons"]:
                 output.emit("  " + reason.replace("\n", "\n  "))
-        for doubt in row["opaque"]:
-            output.say(f"warning: {row['step']} cannot be known whole: {doubt}")
 
 
 @app.command("accept")
@@ -159,7 +151,7 @@ def _warn(exc: CorruptRecordError) -> None:
 
 @app.command("bust")
 def bust(
-    id: Annotated[str | None, typer.Option("--id", help="Of this ID; of all if not given.")] = None,
+    id: Annotated[str | None, typer.Option("--id", callback=checked, help="Of this ID; of all if not given.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="This step; all if not given.")] = None,
     dependents: Annotated[bool, typer.Option("--dependents", help="And all steps that need it.")] = False,
     upstream: Annotated[bool, typer.Option("--upstream", help="And all steps that it needs.")] = False,
@@ -187,10 +179,10 @@ def bust(
     chosen = settings.load()
     flows = _flows(chosen, needed=step is not None)
     steps, reach = _reach(flows, step, dependents, upstream)
-    folder = bust.ALL if id is None else keys.encode_id(event.check_id(id))
-    age_s = 0 if older_than is None else _seconds(older_than)
+    folder = bust.ALL if id is None else keys.encode_id(id)
+    old_s = 0 if older_than is None else age_s(older_than, "--older-than")
     # Of no age is everything, also what is being computed now and will be younger than this bust.
-    before = max(time.time() - age_s, 0) if age_s else None
+    before = max(time.time() - old_s, 0) if old_s else None
     scope = bust.Scope(folder, keys.coded(event.check_id(prefix) if prefix else ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
@@ -219,7 +211,7 @@ def bust(
 @app.command("restore")
 def restore(
     names: Annotated[list[str] | None, typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust named them.")] = None,
-    id: Annotated[str | None, typer.Option("--id", help="All busts of this ID.")] = None,
+    id: Annotated[str | None, typer.Option("--id", callback=checked, help="All busts of this ID.")] = None,
     step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -228,13 +220,13 @@ def restore(
     """Undo busts: what was stored is served again, and replaces what was computed since. With --dry-run, list them."""
     import time
 
-    from handler.core import bust, event, keys, store, store_format
+    from handler.core import bust, keys, store, store_format
 
     if not (names or id or step or dry_run):
         raise InvalidRequestError("nothing says what to restore", hint="pfl cache restore --dry-run lists what can be")
     chosen = settings.load()
     results, flows = store.of(chosen), _flows(chosen)
-    folder = None if id is None else keys.encode_id(event.check_id(id))
+    folder = None if id is None else keys.encode_id(id)
     asked = [
         m
         for m in sorted(bust.marks(results, folder), key=lambda m: (m.name, m.key))
@@ -317,10 +309,10 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
-    from handler.core import event, inspection, keys, store
+    from handler.core import inspection, keys, store
 
     chosen = settings.load()
-    folder = None if id is None else keys.encode_id(event.check_id(id))
+    folder = None if id is None else keys.encode_id(id)
     of_step = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
     rows = inspection.count(store.of(chosen), of_step, folder=folder)
     if json:
@@ -364,12 +356,3 @@ def _reach(flows: dict, step: str | None, dependents: bool, upstream: bool, *, s
     for flow in within:
         busted |= flow.dependents([step]) if dependents else flow.closure([step]) if upstream else set()
     return tuple(sorted(busted)), frozenset().union({step}, *(flow.dependents(busted & set(flow.steps)) for flow in within))
-
-
-def _seconds(age: str) -> int:
-    import re
-
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", age)
-    if not match:
-        raise InvalidRequestError(f"--older-than is {age!r}", why="it has to be a number with s, m, h, d or w", hint="--older-than 7d")
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]

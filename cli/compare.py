@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import operator
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from fractions import Fraction
+from typing import Any
 
 from handler.core.errors import InvalidRequestError
 
@@ -19,36 +22,23 @@ _OPERATORS: dict[str, Callable[[Any, Any], object]] = {
 }  # fmt: skip
 _KINDS = {"add": "added", "remove": "removed", "change": "changed"}
 ABSENT = object()
+EXACT: Mapping[str, float] = {}
 
 
-class Tolerance(NamedTuple):
-    """How far two numbers may lie apart and count as equal; relative to the larger one where that is said."""
-
-    size: float = 0.0
-    is_relative: bool = False
-
-    def allows(self, a: float, b: float) -> bool:
-        """Whether *a* and *b* count as equal."""
-        return abs(a - b) <= self.size * (max(abs(a), abs(b)) if self.is_relative else 1)
-
-
-EXACT = Tolerance()
-
-
-def tolerance(text: str | None) -> Tolerance:
-    """``0.01`` is absolute, ``1%`` relative."""
+def tolerance(text: str | None) -> dict[str, float]:
+    """How far two numbers may lie apart and count as equal, as :func:`math.isclose` takes it: ``0.01`` is absolute, ``1%`` of the larger one."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text or "0")
     if not match:
         why = "it has to be a number, or one with %"
         raise InvalidRequestError(f"--tolerance is {text!r}", why=why, hint="--tolerance 0.001 or --tolerance 1%")
-    return Tolerance(float(match[1]) / (100 if match[2] else 1), bool(match[2]))
+    return {"rel_tol": float(match[1]) / 100} if match[2] else {"rel_tol": 0.0, "abs_tol": float(match[1])}
 
 
-def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "id") -> list[dict[str, Any]]:
+def changes(old: object, new: object, *, within: Mapping[str, float] = EXACT, key: str = "id") -> list[dict[str, Any]]:
     """
     Each difference, with ``path``, ``change`` (``added``, ``removed``, ``changed``), ``old`` and ``new``.
 
-    Numbers have ``by`` and, where there is one, ``ratio``; texts of several lines have ``diff``, a unified diff. Lists of
+    Numbers have ``by`` and, where there is one, ``ratio``, if a float can hold them; texts of several lines have ``diff``, a unified diff. Lists of
     objects that all have a column *key*, each another one, are compared row by row whatever their order.
     """
     from dictdiffer import diff
@@ -61,14 +51,23 @@ def changes(old: object, new: object, *, within: Tolerance = EXACT, key: str = "
             change: dict[str, Any] = {"path": "".join(["$", *path]), "change": _KINDS[kind]}
             change |= ({} if kind == "add" else {"old": a}) | ({} if kind == "remove" else {"new": b})
             if kind == "change" and is_number(a) and is_number(b):
-                if within.size and within.allows(a, b):
+                if any(within.values()) and _is_close(a, b, **within):
                     continue
-                change |= {"by": b - a} | ({"ratio": (b - a) / abs(a)} if a else {})
+                with suppress(OverflowError):
+                    share = float(b - a) / (abs(a) or 1)
+                    change |= {"by": b - a} | ({"ratio": share} if a else {})
             elif kind == "change" and isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
                 lines = difflib.unified_diff(a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2)
                 change["diff"] = list(lines)
             found.append(change)
     return sorted(found, key=lambda change: _natural(change["path"]))
+
+
+def _is_close(a: float, b: float, *, rel_tol: float, abs_tol: float = 0.0) -> bool:
+    try:
+        return math.isclose(a, b, rel_tol=rel_tol, abs_tol=abs_tol)
+    except OverflowError:  # Of two integers, one is more than a float holds; no float is near to such a one.
+        return isinstance(a, int) and isinstance(b, int) and abs(a - b) <= max(Fraction(rel_tol) * max(abs(a), abs(b)), abs_tol)
 
 
 def at(value: object, path: str) -> object:

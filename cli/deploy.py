@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from cli import output, settings
-from cli.options import Json, Yes
-from handler.core.errors import InvalidRequestError, NotFoundError, PflError
+from cli.options import Engine, Json, OnlyId, Yes, age_s
+from handler.core.errors import NotFoundError, PflError
 
 Name = Annotated[str, typer.Option("--name", help="Of the service.")]
+Arch = StrEnum("Arch", ["x86_64", "arm64"])
 Stage = Annotated[str, typer.Option("--stage", help="Which of its copies.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[str, typer.Option("--arch", help="x86_64 or arm64.")] = "x86_64",
+    arch: Annotated[Arch, typer.Option("--arch", help="Of its processor.")] = Arch.x86_64,
     image: Annotated[str, typer.Option("--image", help="An image that is pushed already, by digest; none is built.")] = "",
-    engine: Annotated[str | None, typer.Option("--engine", help="What computes a miss: prefect or direct.")] = None,
+    engine: Engine = None,
     plain_key: Annotated[bool, typer.Option("--plain-key", help="Put PREFECT_API_KEY into the function's variables.")] = False,
     dirty: Annotated[bool, typer.Option("--dirty", help="Deploy changes that git does not have.")] = False,
     install: Annotated[bool, typer.Option("--install", help="Install osls if it is not there.")] = False,
@@ -100,19 +102,16 @@ def status(stage: Stage = "dev", name: Name = "pfl", json: Json = False) -> None
 def logs(
     stage: Stage = "dev",
     name: Name = "pfl",
-    id: Annotated[str | None, typer.Option("--id", help="Only calls for this ID.")] = None,
+    id: OnlyId = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more arrives; Ctrl-C ends it.")] = False,
     since: Annotated[str, typer.Option("--since", help="How far back: 10m, 2h, 7d.")] = "1h",
     json: Json = False,
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
-    from handler.core import event
     from serverless import logs as reading
 
-    if id is not None:
-        event.check_id(id)
     at = _existing(name, stage)
-    for line in reading.read(at.client("logs"), f"/aws/lambda/{at.function}", id=id, since_s=_seconds(since), follow=follow):
+    for line in reading.read(at.client("logs"), f"/aws/lambda/{at.function}", id=id, since_s=age_s(since, "--since"), follow=follow):
         if json:
             output.emit(line)
         elif line["call"] is None:
@@ -143,10 +142,3 @@ def _offer_osls(at, install: bool) -> None:
     if not deploying._OSLS.exists() and shutil.which("npm"):
         if install or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm("osls is not installed. Install it with npm?", err=True)):
             at.install()
-
-
-def _seconds(text: str) -> float:
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
-    if unit is None or not text[:-1].isdigit():
-        raise InvalidRequestError(f"--since {text!r} is no time", hint="--since 10m, 2h or 7d")
-    return int(text[:-1]) * unit

@@ -11,7 +11,7 @@ import typer
 
 from cli import output, settings
 from cli.options import Json
-from handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from handler.core.errors import PflError, UnavailableError
 
 _SKEW_S = 30  # AWS refuses signatures that are 15 minutes off; leases go by the store's own clock.
 Fast = Annotated[bool, typer.Option("--fast", help="Leave out what takes seconds: unstable fingerprints, and the block tried out.")]
@@ -148,32 +148,29 @@ class Doctor:
 
     def unstable(self) -> Iterator[Row]:
         """Values that differ from process to process, so that a step never hits."""
+        import json
+        import subprocess
+        import sys
+
         if self.loaded is None:
             return
-        fresh, found = self._in_a_fresh_process(), False
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
+        script = "import json; from handler.core import project, settings; found = project.load(settings.of_process()).prints; print(); "
+        script += "print(json.dumps({name: each.to_json() for name, each in found.items()}))"
+        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
+        fresh, found = json.loads(done.stdout.splitlines()[-1]), False
         for name, known in self.loaded.prints.items():
-            changed = [part for part in known.parts if fresh[name].get(part.name) != part.digest]
+            theirs = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
+            changed = [part for part in known.parts if theirs.get(part.name) != part.digest]
             # A function is no cause when only what it reads differs; its own source cannot.
             for part in [part for part in changed if part.kind not in ("function", "class")] or changed:
                 found = True
                 yield Row("unstable", "warn", f"{name} never hits: {part.name} at {part.file}:{part.line}", "make that value inside the step")
         if not found:
             yield Row("unstable", "ok", f"{len(fresh)} steps have the same fingerprint in each process")
-
-    def _in_a_fresh_process(self) -> dict[str, dict[str, str]]:
-        """The digests of what each step rests on, by the names of its parts, as another process sees them."""
-        import json
-        import subprocess
-        import sys
-
-        script = "import json; from cli.doctor import Doctor; from cli import settings; doc = Doctor(settings.load(), False); doc.load(); "
-        script += "print(); print(json.dumps({n: {p.name: p.digest for p in known.parts} for n, known in doc.loaded.prints.items()}))"
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
-        if done.returncode:
-            raise UnavailableError("the flows cannot be imported in a fresh process", why=done.stderr.strip()[-300:], hint="pfl plan shows the error")
-        return json.loads(done.stdout.splitlines()[-1])
 
     def prefect(self) -> Iterator[Row]:
         """Whether it answers, knows us, and is of a version that fits; and its clock."""
@@ -234,7 +231,7 @@ class Doctor:
         from serverless import aws
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
-        client = aws.client("s3", region=os.environ.get("AWS_REGION", ""), attempts=2)
+        client = aws.client("s3", attempts=2)
         with aws.told(f"bucket {name}"):
             client.head_bucket(Bucket=name)
         asked = {
@@ -271,25 +268,19 @@ class Doctor:
 
     def worker(self) -> Iterator[Row]:
         """The work pool, and somebody who looks at it."""
-        from urllib.parse import quote
-
-        from handler.engine import prefect_api
+        from serverless import prefect_setup
 
         if self.api is None:
             yield Row("worker", "skip", "no Prefect runs")
             return
         pool = self.chosen.work_pool
-        found = prefect_api.ask(self.api, f"/work_pools/{quote(pool)}")
-        if found is None:
+        if (found := prefect_setup.work_pool(self.api, pool)) is None:
             yield Row("worker", "warn", f"there is no work pool {pool}: Run in Prefect's UI is dead", "pfl setup deployments, if you want it")
             return
-        if found["type"] != "aws-lambda":
-            raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", hint="PFL_WORK_POOL=another")
         if found["is_paused"]:
             yield Row("worker", "warn", f"the work pool {pool} is paused", f"prefect work-pool resume {pool}")
-        workers = prefect_api.ask(self.api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
-        said = f"{sum(each['status'] == 'ONLINE' for each in workers)} workers of {pool} are alive"
-        yield _judged("worker", not said.startswith("0 "), said, said, 'pfl worker start, or the event {"action": "poll"} on a schedule')
+        said = f"{len(alive := prefect_setup.workers(self.api, pool))} workers of {pool} are alive"
+        yield _judged("worker", alive, said, said, 'pfl worker start, or the event {"action": "poll"} on a schedule')
 
     def slots(self) -> Iterator[Row]:
         """Slots of limits whose holders are dead."""

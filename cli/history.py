@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json as js
-import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from enum import StrEnum
 from itertools import islice, takewhile
 from typing import Annotated
 
 import typer
 
 from cli import output, settings
-from cli.options import DryRun, Json, OnlyFlow, OnlyId, OnlyStep, TheId, Yes
+from cli.options import DryRun, Json, OnlyFlow, OnlyId, OnlyStep, TheId, Yes, age_s
 from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 
 app = typer.Typer(help="What became of each step, what differs between two runs, and since when.", no_args_is_help=True)
 _SINCE = "Not older than 7d, 12h, 30m, or a moment such as 2026-11-01."
 Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help=_SINCE)]
-_STATUS = "Only computed, failed, crashed, busted, restored or accepted."
-Status = Annotated[str | None, typer.Option("--status", help=_STATUS)]
+_STATUSES = StrEnum("Status", ["computed", "failed", "crashed", "busted", "restored", "accepted"])
+Status = Annotated[_STATUSES | None, typer.Option("--status", help="Only these.")]
+_FORMATS = StrEnum("Format", ["jsonl", "csv", "parquet"])
 Path = Annotated[str, typer.Option("--path", help="Where in the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[str | None, typer.Option("--plot-to", metavar="FILE", help="Draw it to an .svg or .png file.")]
 Key = Annotated[str, typer.Option("--key", help="The column that names the rows of a table.")]
 _LINE = "{:<8}  {:<19}  {:<16}  {:<12}  {:<9}  {:>9}  {}"
-_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class _Log:
@@ -53,17 +54,14 @@ def _store():
 
 
 def _folder(id: str | None) -> str | None:
-    from handler.core import event, keys
+    from handler.core import keys
 
-    return None if id is None else keys.encode_id(event.check_id(id))
+    return None if id is None else keys.encode_id(id)
 
 
 def _found(store, log: _Log, id, flow, step, since, status) -> Iterator[tuple]:
     from handler.core import history
 
-    _folder(id)
-    if status is not None and status not in history.STATUSES:
-        raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(history.STATUSES)}")
     since_ns = None if since is None else _moment_ns(since, "--since")
     return history.ls(store, id=id, flow=flow, step=step, since_ns=since_ns, status=status, warn=log)
 
@@ -71,8 +69,8 @@ def _found(store, log: _Log, id, flow, step, since, status) -> Iterator[tuple]:
 def _moment_ns(text: str, flag: str) -> int:
     from handler.core import history
 
-    if match := re.fullmatch(r"([0-9]{1,9})([smhdw])", text):
-        return time.time_ns() - int(match[1]) * _UNIT_S[match[2]] * 10**9
+    with suppress(InvalidRequestError):
+        return time.time_ns() - age_s(text, flag) * 10**9
     try:
         return history.ns_of(text)
     except (ValueError, OverflowError) as exc:
@@ -393,7 +391,7 @@ def _differ(old: object, new: object) -> bool:
 
 @app.command("export")
 def export(
-    format: Annotated[str, typer.Option("--format", help="jsonl, csv or parquet.")] = "jsonl",
+    format: Annotated[_FORMATS, typer.Option("--format", help="What kind of file.")] = _FORMATS.jsonl,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where to; stdout if not given.")] = None,
     id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
 ) -> None:  # fmt: skip
@@ -406,8 +404,6 @@ def export(
 
     from cli import query
 
-    if format not in ("jsonl", "csv", "parquet"):
-        raise InvalidRequestError(f"unknown format {format!r}", hint="--format jsonl, csv or parquet")
     if format == "parquet" and out is None:
         raise InvalidRequestError("parquet cannot go to stdout", hint="--out history.parquet")
     if out is not None and not (folder := FilePath(out).parent).is_dir():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.options import Json
+from cli.options import Engine, Json
 from handler.core import errors
 from handler.core.errors import InvalidRequestError
 
@@ -27,7 +27,7 @@ def invoke(
     skip: Skip = None,
     param: Param = None,
     cached_only: Annotated[bool, typer.Option("--cached-only", help="Never compute; exit 3 on a miss.")] = False,
-    engine: Annotated[str | None, typer.Option("--engine", help="What computes a miss: prefect or direct.")] = None,
+    engine: Engine = None,
     event: Annotated[str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")] = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="Do not wait; needs a deployed function.")] = False,
     local: Annotated[bool, typer.Option("--local", help="Run here, even if a function is deployed.")] = False,
@@ -47,7 +47,7 @@ def invoke(
     if asynchronous and target is None:
         why = "only a deployed function goes on after the call" if local else "no function is deployed from here"
         raise InvalidRequestError("--async cannot be used here", why=why, hint="leave --async out")
-    raw = _event(chosen, event, id, flow, step, bust, skip, param, cached_only)
+    raw = event_of(chosen, event, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param, cached_only=cached_only)
     if target is not None:
         if isinstance(raw, dict) and engine is not None:
             raw["engine"] = engine
@@ -122,15 +122,14 @@ def plan(
 ) -> None:  # fmt: skip
     """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
     chosen = settings.load()
-    raw = _event(chosen, None, id, flow, step, bust, skip, param, False)
+    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
     request, finding, rows, loaded = foresee(chosen, raw)
     for warning in finding.warnings:
         output.say(f"warning: {warning}")
     if json:
         output.emit({"version": 1, "id": request.id, "flow": request.flow.name, "steps": rows})
-        _doubts(request, rows, loaded)
-        return
-    output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
+    else:
+        output.table(["step", "would", "why"], [(row["step"], row["status"], row["why"] or "") for row in rows])
     _doubts(request, rows, loaded)
     computing = sum(row["status"] == "compute" for row in rows)
     depends = sum(row["status"] == "depends" for row in rows)
@@ -138,7 +137,7 @@ def plan(
 
 
 def foresee(chosen, raw: dict, *, diff: bool = False):
-    """The request of an event, what is stored for it, what would be done with each step, and the project."""
+    """The request of an event, what is stored for it, what would be done with each step, and the project; what is not known is warned of."""
     from handler.core import accept, manifest, project, store
     from handler.core import event as events
     from handler.engine import foresee as engine
@@ -150,17 +149,19 @@ def foresee(chosen, raw: dict, *, diff: bool = False):
         loaded = project.load(chosen)
     if loaded.asked_others:
         output.say(f"warning: {loaded.asked_others} starts a process or connects when it is imported: each pfl imports the flows anew")
-    return request, finding, engine.steps(request, finding, results, loaded.prints, diff=diff), loaded
+    rows = engine.steps(request, finding, results, loaded.prints, diff=diff)
+    for row in rows:
+        row["opaque"] = [f"{part.name} at {part.file or '?'}:{part.line}: {part.text}" for part in loaded.prints[row["step"]].opaque]
+        for doubt in row["opaque"]:
+            output.say(f"warning: {row['step']} cannot be known whole: {doubt}")
+    return request, finding, rows, loaded
 
 
 def _doubts(request, rows: list[dict], loaded) -> None:
-    """Warn of what a fingerprint cannot know, and of values that differ from process to process."""
+    """Warn of values that differ from process to process."""
     from handler.core import fingerprint
 
     for row in rows:
-        for part in loaded.prints[row["step"]].opaque:
-            place = f"{part.file}:{part.line}" if part.file else "?"
-            output.say(f"warning: {row['step']} cannot be known whole: {part.name} at {place}: {part.text}")
         if row["status"] == "compute":
             function = loaded.flows[request.flow.name].steps[row["step"]].function
             try:
@@ -169,16 +170,12 @@ def _doubts(request, rows: list[dict], loaded) -> None:
                 output.say(f"warning: whether {row['step']} is the same in each process is not known: {exc}")
                 continue
             for part in parts:
-                place = f"{part.file}:{part.line}" if part.file else "?"
-                output.say(f"warning: {row['step']} never hits: `{part.name}` at {place} differs in each process")
+                output.say(f"warning: {row['step']} never hits: `{part.name}` at {part.file or '?'}:{part.line} differs in each process")
 
 
-def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) -> dict | str:
-    """The event of the options; *event* is taken whole and goes with none of the others."""
-    options = {"id": id, "flow": flow, "step": step, "bust": bust, "skip": skip, "params": param}
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    if cached_only:
-        given["cached_only"] = True
+def event_of(chosen, event: str | None = None, **options: object) -> dict | str:
+    """The event of the options that were given; *event* is taken whole and goes with none of the others."""
+    given = {name: value for name, value in options.items() if value not in (None, [], False)}
     if event is not None:
         if given:
             raise InvalidRequestError(f"--event and --{next(iter(given))} do not go together", hint="put it in the event")
@@ -186,7 +183,7 @@ def _event(chosen, event, id, flow, step, bust, skip, param, cached_only: bool) 
     if "bust" in given:
         given["bust"] = given["bust"][0] if given["bust"] in (["this"], ["all"]) else given["bust"]
     if "params" in given:
-        given["params"] = _params(chosen, flow, given["params"])
+        given["params"] = _params(chosen, given.get("flow"), given["params"])
     return given
 
 
@@ -227,13 +224,11 @@ def _show(reply: dict, json: bool) -> None:
     if json:
         output.emit(reply)
     elif reply["steps"]:
-        rows, links = [], {}
-        for y, row in enumerate(reply["steps"]):
+        rows = []
+        for row in reply["steps"]:
             shown = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
-            rows.append((row["step"], row["status"], shown, _ms(row["ms"]), row["why"] or ""))
-            if row["url"]:
-                links[y, 1] = row["url"]
-        output.table(["step", "status", "value", "time>", "why"], rows, links=links)
+            rows.append((row["step"], (row["status"], row["url"]), shown, _ms(row["ms"]), row["why"] or ""))
+        output.table(["step", "status", "value", "time>", "why"], rows)
     if "error" in reply:
         output.explain(reply["error"])
     elif not json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -10,11 +9,11 @@ from typing import Annotated
 import typer
 
 from cli import output, settings
-from cli.options import DryRun, Json, Yes
+from cli.options import DryRun, Json, Yes, age_s, checked
 from handler.core.errors import InvalidRequestError
 
 app = typer.Typer(help="How many computations of a step may run at once.", no_args_is_help=True)
-Id = Annotated[str | None, typer.Option("--id", help="Of this ID; with --step.")]
+Id = Annotated[str | None, typer.Option("--id", callback=checked, help="Of this ID; with --step.")]
 Step = Annotated[str | None, typer.Option("--step", help="Of this step; across IDs where no --id is given.")]
 Tag = Annotated[str | None, typer.Option("--tag", help="Of this tag.")]
 
@@ -60,7 +59,7 @@ def rm(
     """Remove a limit, or those made for single IDs that are idle."""
     if idle is not None and (id or step or tag):
         raise InvalidRequestError("--idle goes with no other selection")
-    seconds, named = (_seconds(idle), "") if idle is not None else (0, _tag(id, step, tag))
+    seconds, named = (age_s(idle, "--idle"), "") if idle is not None else (0, _tag(id, step, tag))
     with _prefect() as (limits, api, results):
         if idle is not None:
             names = limits.idle(api, results, seconds)
@@ -107,26 +106,17 @@ def _prefect() -> Iterator[tuple]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from handler.core import event, manifest
+    from handler.core import manifest
     from handler.engine import limits
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
         raise InvalidRequestError("which limit?", why="it is named by --tag, --step, or --id and --step", hint="--id abc --step b")
     if tag is not None:
         return limits.check_tag(tag)
-    if id is not None:
-        event.check_id(id)
     known = {name for flow in manifest.load(settings.load()).flows.values() for name in flow.steps}
     if step not in known:
         raise InvalidRequestError(f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}")
     return limits.tag_of(id, step)
-
-
-def _seconds(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
-    if match is None:
-        raise InvalidRequestError(f"--idle is {text!r}", why="it has to be a number with s, m, h, d or w", hint="--idle 7d")
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[match[2]]
 
 
 def _done(row: dict, json: bool, words: str) -> None:

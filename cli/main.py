@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # Typer has made an exit code of Ctrl-C.
-            output.fail(PflError("interrupted"), kind="Interrupted", status="cancelled")
+            raise KeyboardInterrupt
     except PflError as exc:
         output.fail(exc)
         code = exc.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,14 +60,13 @@ def explain(error: Mapping[str, str]) -> None:
             say(f"{'' if name == 'what' else '  '}{label} " + "\n       ".join(lines))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Mapping[tuple[int, int], str] | None = None) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """
-    Print rows under their columns on stdout.
+    Print rows under their columns on stdout, cut to fit a terminal and whole elsewhere.
 
     Args:
         columns: The headings; one ending in ``>`` is aligned to the right.
-        rows: The cells, cut to fit a terminal and whole elsewhere.
-        links: Where a terminal's cell (row, column) leads when it is clicked.
+        rows: The cells; a pair is a text and where it leads when it is clicked.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -77,27 +76,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, links: Ma
     on_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if on_terminal else 100_000)
     grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else "")
-    names = [column.rstrip(">") for column in columns]
-    widths = [max(map(cell_len, (name, *(printable(str(row[x])) for row in rows)))) for x, name in enumerate(names)]
-    # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
-    long = sorted((x for x, name in enumerate(names) if name in ("value", "why")), key=widths.__getitem__)
-    free = console.width - 2 * (len(names) - 1) - sum(width for x, width in enumerate(widths) if x not in long)
-    for left, x in zip(range(len(long), 0, -1), long, strict=True):
-        widths[x] = min(widths[x], max(free // left, len(names[x])))
-        free -= widths[x]
-    console.size = (max(console.width, sum(widths) + 2 * (len(names) - 1)), console.height)
-    for column, name, width in zip(columns, names, widths, strict=True):
-        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=True, width=width)
-    for y, row in enumerate(rows):
-        cells = []
-        for x, cell in enumerate(row):
-            text = Text(printable(str(cell)), style=_STYLES.get(str(cell), "") if on_terminal else "")
-            if on_terminal and links and (y, x) in links:
-                text.stylize(f"link {links[y, x]}")
-            cells.append(text)
-        grid.add_row(*cells)
+    shown = []
+    for row in rows:
+        shown.append([])
+        for cell in row:
+            said, link = cell if isinstance(cell, tuple) else (cell, None)
+            shown[-1].append(text := Text(printable(str(said)), no_wrap=True, overflow="ellipsis"))
+            if on_terminal:
+                text.stylize(_STYLES.get(str(said), ""))
+                text.stylize(f"link {link}" if link else "")
+    least = 2 * (len(columns) - 1)
+    for x, column in enumerate(columns):
+        name = column.rstrip(">")
+        # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
+        is_long = name in ("value", "why")
+        width = max(cell_len(name), *(row[x].cell_len for row in shown if not is_long), 0)
+        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=not is_long, min_width=width)
+        least += width
+    console.size = (max(console.width, least), console.height)
+    for row in shown:
+        grid.add_row(*row)
     with console.capture() as captured:
-        console.print(grid)
+        console.print(grid, crop=False)
     emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

@@ -22,11 +22,9 @@ def ls(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from handler.core import event, store
+    from handler.core import store
     from handler.engine import runs
 
-    if id is not None:
-        event.check_id(id)
     chosen = settings.load()
     if (api := runs.known(chosen)) is None:
         output.say("the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest")
@@ -37,13 +35,12 @@ def ls(
     elif found:
         shown = [
             (
-                output.printable(str(row["id"])), row["flow"] or "", row["step"] or "all",
-                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], row["flow_run_id"] or row["holder"],
+                row["id"], row["flow"] or "", row["step"] or "all",
+                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], (row["flow_run_id"] or row["holder"], row["url"]),
             )
             for row in found
         ]  # fmt: skip
-        links = {(y, 5): row["url"] for y, row in enumerate(found) if row["url"]}
-        output.table(["id", "flow", "step", "status", "started", "run"], shown, links=links)
+        output.table(["id", "flow", "step", "status", "started", "run"], shown)
     dead = sum(row["stuck"] for row in found)
     output.say(output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli import output
 from handler.core.errors import InvalidRequestError
-from handler.core.settings import KNOBS, Settings
+from handler.core.settings import Settings
 
 _from_dotenv: set[str] = set()
 
@@ -46,18 +46,7 @@ def load(**flags: object) -> Settings:
     from handler.engine import prefect_env
 
     prefect_env.prepare(settings)  # Before the user's flows are imported, which may import Prefect.
-    given = {name: value for name, value in flags.items() if value is not None}
-    if not given:
-        return settings
-    texts = {KNOBS[name].env: str(value) for name, value in given.items()}
-    try:
-        return Settings.from_env({**os.environ, **texts})
-    except InvalidRequestError as exc:
-        for flag in given:
-            env = KNOBS[flag].env
-            hint = exc.hint.replace(f"{env}=", f"--{flag} ")
-            exc = InvalidRequestError(exc.what.replace(env, f"--{flag}"), why=exc.why, hint=hint)
-        raise exc from None
+    return settings._replace(**{name: value for name, value in flags.items() if value is not None})
 
 
 def source(env: str) -> str:

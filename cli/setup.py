@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from handler.core.errors import InvalidRequestError
 app = typer.Typer(help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
 Keys = Annotated[bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")]
-KINDS = ("blocks", "deployments", "automations")
+Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
@@ -39,12 +40,12 @@ def automations(dry_run: DryRun = False, json: Json = False) -> None:
 @app.command("all")
 def all_of_it(name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Make all of it."""
-    _make(KINDS, name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
+    _make(tuple(Kind), name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
 
 
 @app.command("rm")
 def rm(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
+    what: Annotated[list[Kind] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
     name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
@@ -52,18 +53,17 @@ def rm(
     json: Json = False,
 ) -> None:
     """Remove it again; results and runs stay."""
-    if wrong := [each for each in what or () if each not in KINDS]:
-        raise InvalidRequestError(f"unknown kind {wrong[0]!r}", hint=f"one of {', '.join(KINDS)}")
     chosen = settings.load()
-    from serverless import prefect_setup
-
-    def agree(changes) -> None:
-        output.confirm(f"Remove {', '.join(f'{c.kind} {c.name}' for c in changes if c.action == 'remove')}?", yes=yes)
-
     with connected(chosen) as api:
-        which = {"name": name, "pool": pool or chosen.work_pool}
-        changes = prefect_setup.remove(api, chosen, set(what or KINDS), **which, dry_run=dry_run, agree=agree)
-    _show(changes, dry_run, json)
+        from serverless import prefect_setup
+
+        found = prefect_setup.removals(api, chosen, set(what or Kind), name=name, pool=pool or chosen.work_pool)
+        todo = [] if dry_run else [(change, path) for change, path in found if path]
+        if todo:
+            output.confirm(f"Remove {', '.join(f'{change.kind} {change.name}' for change, _ in todo)}?", yes=yes)
+        for change, path in todo:
+            prefect_setup.delete(api, change, path)
+    _show([change for change, _ in found], dry_run, json)
 
 
 @contextmanager
@@ -85,22 +85,16 @@ def _make(
         raise InvalidRequestError(f"a block cannot be named {name!r}", why="Prefect allows lowercase letters, digits and dashes", hint="--name cache")
     chosen = settings.load()
     with connected(chosen) as api, output.stdout_kept_for_data():
-        from serverless import prefect_setup
+        from serverless import prefect_setup, remote
 
+        target = remote.target(chosen)
         makers = {
             "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
-            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=_function(chosen), dry_run=dry_run),
+            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=target.function if target else "pfl", dry_run=dry_run),
             "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
         }
         made = [change for kind in kinds for change in makers[kind]()]
     _show(made, dry_run, json)
-
-
-def _function(chosen) -> str:
-    from serverless import remote
-
-    target = remote.target(chosen)
-    return target.function if target else "pfl"
 
 
 def _show(changes: Iterable, dry_run: bool, json: bool) -> None:

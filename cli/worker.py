@@ -9,7 +9,7 @@ import typer
 from cli import output, settings
 from cli.options import Pool
 from cli.setup import connected
-from handler.core.errors import InvalidRequestError, NotFoundError
+from handler.core.errors import NotFoundError
 
 app = typer.Typer(help="What carries runs from Prefect to the function.", no_args_is_help=True)
 
@@ -30,28 +30,17 @@ def start(
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")  # A run whose server is busy as it is handed over would be a crash.
     with connected(chosen) as api:
-        _check(api, pool)
         import asyncio
 
         from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
+        from serverless import prefect_setup
         from serverless.worker import LambdaWorker
 
+        if prefect_setup.work_pool(api, pool) is None:
+            raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
+        if others := prefect_setup.workers(api, pool):
+            output.say(f"of this pool there may be {len(others)} more: {', '.join(others)}; each run is taken by one")
         worker = LambdaWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
         with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
             asyncio.run(worker.start(run_once=once))
-
-
-def _check(api, pool: str) -> None:
-    from urllib.parse import quote
-
-    from handler.engine import prefect_api
-
-    found = prefect_api.ask(api, f"/work_pools/{quote(pool)}")
-    if found is None:
-        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
-    if found["type"] != "aws-lambda":
-        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why="this worker is for aws-lambda", hint="--pool NAME")
-    workers = prefect_api.ask(api, f"/work_pools/{quote(pool)}/workers/filter", {}) or []
-    if others := [each["name"] for each in workers if each["status"] == "ONLINE"]:
-        output.say(f"of this pool there may be {len(others)} more: {', '.join(others)}; each run is taken by one")

@@ -26,16 +26,28 @@ def client(service: str, *, endpoint_url: str = "", region: str = "", read_timeo
     import boto3
     from botocore.config import Config
 
+    config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=read_timeout_s)
     with told(f"AWS {service}"):
-        session = boto3.Session()
-        config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=read_timeout_s)
-        region = session.region_name or os.environ.get("AWS_REGION") or region
-        if not region:
-            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
+        region = chosen_region(region)
         try:
-            return session.client(service, endpoint_url=endpoint_url or None, region_name=region, config=config)
+            return boto3.Session().client(service, endpoint_url=endpoint_url or None, region_name=region, config=config)
         except ValueError as exc:
             raise InvalidRequestError("the endpoint or the region is not one", why=str(exc), hint="AWS_ENDPOINT_URL, AWS_REGION") from exc
+
+
+def chosen_region(default: str = "") -> str:
+    """
+    The region of the profile or the environment, else *default*.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    import boto3
+
+    region = boto3.Session().region_name or os.environ.get("AWS_REGION") or default
+    if not region:
+        raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
+    return region
 
 
 @contextmanager

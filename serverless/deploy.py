@@ -66,8 +66,6 @@ class Deployment:
             if not NAME.fullmatch(text):
                 why = f"{text!r} is not a lower-case letter followed by up to 19 letters, digits and dashes"
                 raise InvalidRequestError(f"the {what} cannot be used", why=why, hint=f"--{what} {'pfl' if what == 'name' else 'dev'}")
-        if self.arch not in image.PLATFORMS:
-            raise InvalidRequestError(f"unknown architecture {self.arch!r}", hint=f"--arch {' or '.join(image.PLATFORMS)}")
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
             raise InvalidRequestError("the image is not named by digest", why=self.image_uri, hint="--image REPOSITORY@sha256:…")
         self.region = self.account = ""
@@ -150,11 +148,7 @@ class Deployment:
         import boto3
 
         with aws.told("AWS"):
-            session = boto3.Session()
-        self.region = session.region_name or os.environ.get("AWS_REGION", "")
-        if not self.region:
-            raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
-        known = session.get_available_regions("lambda")
+            self.region, known = aws.chosen_region(), boto3.Session().get_available_regions("lambda")
         if self.region not in known:
             wrong, self.region = self.region, ""
             near = [each for each in known if each[:2] == wrong[:2]]

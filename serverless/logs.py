@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from serverless import aws
 
@@ -48,14 +49,9 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
 
 
 def _events(client, group: str, start: int) -> Iterator[dict]:
-    more: dict[str, str] = {}
-    while True:
-        with aws.told(f"log group {group}"):
-            page = client.filter_log_events(logGroupName=group, startTime=start, **more)
-        yield from page["events"]
-        if not page.get("nextToken"):
-            return
-        more = {"nextToken": page["nextToken"]}
+    with aws.told(f"log group {group}"):
+        for page in client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=start):
+            yield from page["events"]
 
 
 def _chosen(event: dict, id: str | None, waiting: dict[str, list[dict]]) -> Iterator[dict]:
@@ -63,10 +59,8 @@ def _chosen(event: dict, id: str | None, waiting: dict[str, list[dict]]) -> Iter
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(event["timestamp"] / 1e3)) + f".{event['timestamp'] % 1000:03d}Z"
     line = {"at": at, "stream": event["logStreamName"], "text": text, "call": None}
     if text.startswith(_OURS):
-        try:
+        with suppress(ValueError):  # Cut by CloudWatch, which takes 256 KiB a line: shown as it is.
             line["call"] = json.loads(text)
-        except ValueError:
-            pass  # Cut by CloudWatch, which takes 256 KiB a line: shown as it is.
     if id is None:
         if not text.startswith(_PLATFORM):
             yield line

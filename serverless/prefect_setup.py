@@ -10,8 +10,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -44,24 +45,19 @@ def _change(kind: str, name: str, before: Mapping | None, after: Mapping, note: 
     return Change(kind, name, "create" if before is None else "update" if fields else "keep", fields, note)
 
 
-def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "") -> object:
+def _ask(api: Api, what: str, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)) -> object:
     """What Prefect answers; where it refuses, the error names *what* was to be made, and says what to do."""
     for pause_s in (1, 2, 4, 0):
         try:
-            return prefect_api.ask(api, path, body, method=method)
+            return prefect_api.ask(api, path, body, method=method, none=none)
         except UnavailableError as exc:
-            if not pause_s or not exc.why.startswith("HTTP 503"):  # A server's SQLite is locked now and then.
+            if not pause_s or not exc.why.startswith("HTTP 503"):  # A server's SQLite is locked now and then, longer than others wait.
                 raise _refused(what, exc) from exc
         time.sleep(pause_s)
     raise AssertionError("unreachable")
 
 
-def _write(api: Api, what: str, path: str, body: object, *, method: str = "") -> dict:
-    """What Prefect answers to a change; a server that knows no such path is too old."""
-    answer = _ask(api, what, path, body, method=method)
-    if answer is None:
-        raise UnavailableError(f"Prefect did not take {what}", why=f"HTTP 404: it knows no {path}", hint=_OLD)
-    return answer
+_write = partial(_ask, none=())  # A server that knows no such path is too old.
 
 
 def _refused(what: str, exc: Exception) -> UnavailableError:
@@ -83,7 +79,8 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run:
         raise InvalidRequestError("a store in memory has no block", why=f"PFL_STORE={settings.store}", hint="PFL_STORE=s3://bucket/prefix")
     results, slug, known = store.of(settings), _slug(settings), _blocks(api)
     found = known.get((slug, name))
-    block, before = (_s3 if slug == "s3-bucket" else _directory)(settings, found, with_keys)
+    before = None if found is None else _fields(found)
+    block = _s3(settings, found, with_keys) if slug == "s3-bucket" else _directory(settings)
     after = _fields(block.model_dump())
     notes = [f"beside it there is {kind}/{name}, of another type: tasks that name it use other results" for kind, n in known if n == name and kind != slug]
     if found is None:
@@ -129,14 +126,14 @@ def _fields(data: Mapping) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+def _s3(settings: Settings, found: dict | None, with_keys: bool) -> object:
     from prefect_aws import AwsCredentials, S3Bucket
     from prefect_aws.client_parameters import AwsClientParameters
 
     bucket, _, folder = settings.store.removeprefix("s3://").partition("/")
-    before = None if found is None else _fields(found)
-    given = dict(found.get("credentials") or {}) if found is not None else {}
-    if before is None or before["keys"] == "not stored" or with_keys:
+    if found is not None and _fields(found)["keys"] == "stored" and not with_keys:
+        given = found["credentials"]
+    else:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
         given = {"region_name": region, "aws_client_parameters": AwsClientParameters(endpoint_url=endpoint)}
@@ -145,14 +142,14 @@ def _s3(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object
                 raise InvalidRequestError("there are no AWS keys to store", why=f"{_AWS[0]} is not set", hint="leave --with-keys out")
             given |= {variable.lower(): os.environ.get(variable) for variable in _AWS}
         given = AwsCredentials(**given)
-    return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given), before
+    return S3Bucket(bucket_name=bucket, bucket_folder=folder.strip("/"), credentials=given)
 
 
-def _directory(settings: Settings, found: dict | None, with_keys: bool) -> tuple[object, dict | None]:
+def _directory(settings: Settings) -> object:
     from prefect.filesystems import LocalFileSystem
 
     directory = settings.store.removeprefix("file://") or str(settings.home / "store")
-    return LocalFileSystem(basepath=os.path.abspath(directory)), None if found is None else _fields(found)
+    return LocalFileSystem(basepath=os.path.abspath(directory))
 
 
 def _prove(block: object, results: store.Store) -> str:
@@ -178,15 +175,35 @@ def _prove(block: object, results: store.Store) -> str:
     raise UnavailableError("the block still reads what the store has deleted", why=key)
 
 
+def _pool_path(pool: str) -> str:
+    return f"/work_pools/{quote(pool)}"
+
+
+def work_pool(api: Api, pool: str) -> dict | None:
+    """
+    The work pool; None where there is none.
+
+    Raises:
+        InvalidRequestError: It is of another type.
+    """
+    found = _ask(api, "the work pool", _pool_path(pool))
+    if found is not None and found["type"] != "aws-lambda":
+        why, hint = "pfl needs one of type aws-lambda", "--pool OTHER-NAME, or PFL_WORK_POOL"
+        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint=hint)
+    return found
+
+
+def workers(api: Api, pool: str) -> list[str]:
+    """The names of the workers of a pool that are alive."""
+    found = _ask(api, "the workers", f"{_pool_path(pool)}/workers/filter", {}) or []
+    return [each["name"] for each in found if each["status"] == "ONLINE"]
+
+
 def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_run: bool) -> Iterator[Change]:
     """A work pool of type ``aws-lambda``, and a deployment per flow of the image, ordinary Prefect flows of ``flows/`` included."""
     from serverless.worker import LambdaWorker, template
 
-    loaded, path = project.load(settings), f"/work_pools/{quote(pool)}"
-    found = _ask(api, "the work pool", path)
-    if found is not None and found["type"] != LambdaWorker.type:
-        why = f"pfl needs one of type {LambdaWorker.type}"
-        raise InvalidRequestError(f"the work pool {pool} is of type {found['type']}", why=why, hint="--pool OTHER-NAME")
+    loaded, found = project.load(settings), work_pool(api, pool)
     job = found["base_job_template"] if found is not None else template(function)
     variable = job.get("variables", {}).get("properties", {}).get("function", {})
     before = None if found is None else {"type": found["type"], "function": variable.get("default")}
@@ -196,7 +213,7 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str, dry_r
         _write(api, "the work pool", "/work_pools/", about | {"base_job_template": job})
     elif not dry_run and change.action == "update":
         variable["default"] = function  # What else someone changed in the template stays.
-        _write(api, "the work pool", path, {"base_job_template": job if variable.keys() > {"default"} else template(function)}, method="PATCH")
+        _write(api, "the work pool", _pool_path(pool), {"base_job_template": job if variable.keys() > {"default"} else template(function)}, method="PATCH")
     flows = {name: (flow.to_prefect(), f"flows/pipeline.py:{name}", loaded.manifest.digest) for name, flow in loaded.flows.items()}
     for name, (flow, entrypoint) in claim.ordinary(settings).items():
         flows.setdefault(name, (flow, entrypoint, flow.version))
@@ -286,11 +303,9 @@ def _zombies(api: Api) -> list[dict]:
     return _ask(api, "the automation", "/automations/filter", {"automations": {"name": {"any_": [ZOMBIES]}}}) or []
 
 
-def remove(
-    api: Api, settings: Settings, what: set[str], *, name: str, pool: str, dry_run: bool, agree: Callable[[list[Change]], None]
-) -> list[Change]:
+def removals(api: Api, settings: Settings, what: set[str], *, name: str, pool: str) -> list[tuple[Change, str]]:
     """
-    Undo the others.
+    What undoes the others: each change, and the path that :func:`delete` takes; empty where something stays.
 
     Args:
         api: Prefect's.
@@ -298,8 +313,6 @@ def remove(
         what: Of ``blocks``, ``deployments`` and ``automations``.
         name: The block's.
         pool: The work pool's.
-        dry_run: Say what, and do nothing.
-        agree: Asked with what would be removed, and raises where the answer is no.
     """
     found: list[tuple[Change, str]] = []
     if "automations" in what:
@@ -307,17 +320,16 @@ def remove(
     if "deployments" in what:
         mine = _ours(api, pool)
         found += [(Change("deployment", f"{flow}/{DEPLOYMENT}", "remove", {}), f"/deployments/{id}") for flow, id in mine]
-        if _ask(api, "the work pool", path := f"/work_pools/{quote(pool)}") is not None:
+        if _ask(api, "the work pool", path := _pool_path(pool)) is not None:
             in_pool = prefect_api.pages(api, "/deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
             others = {each["id"] for each in in_pool} - {id for _, id in mine}
             kept = Change("work pool", pool, "keep", {}, f"{len(others)} deployments of others use it")
             found.append((kept, "") if others else (Change("work pool", pool, "remove", {}), path))
     if "blocks" in what and (data := _blocks(api).get((_slug(settings), name))) is not None:
         found.append((Change("block", f"{_slug(settings)}/{name}", "remove", {}), f"/block_documents/{data['document']}"))
-    changes = [change for change, _ in found]
-    if not dry_run and any(path for _, path in found):
-        agree(changes)
-        for change, path in found:
-            if path:
-                _ask(api, f"the end of the {change.kind}", path, method="DELETE")
-    return changes
+    return found
+
+
+def delete(api: Api, change: Change, path: str) -> None:
+    """Remove one object."""
+    _ask(api, f"the end of the {change.kind}", path, method="DELETE")

@@ -61,7 +61,7 @@ class Target(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What came of a call: the reply (None where nobody waits for it), and the end of its log where it died."""
+    """What came of a call: the reply, None where nobody waits for it."""
 
     reply: dict | None
     request_id: str

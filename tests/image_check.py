@@ -85,7 +85,7 @@ def check(folder: Path, cold: int) -> None:
             print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
             print(f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB")
             if cold:
-                mount = ["-v", f"{ROOT / 'serverless' / 'cold_start.py'}:/bench/cold_start.py:ro"]
+                mount = ["-v", f"{ROOT / 'tests' / 'cold_start.py'}:/bench/cold_start.py:ro"]
                 mount += ["-v", f"{sysconfig.get_path('purelib')}:/bench/boto3:ro"]  # What the image leaves out.
                 print(_inside(environ, "python3", "/bench/cold_start.py", str(cold), options=mount))
         finally:

@@ -19,6 +19,8 @@ from conftest import ROOT
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
+import publish
+
 from cli import main as command
 from cli.benchmark import chart, report, rig, scale, steps, workloads
 from cli.benchmark.relay import Relay
@@ -46,15 +48,13 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, tmp_path, capsys):
     out = tmp_path / "run.json"
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nXYZZY\n{report.END}\nafter\n")
     before = sorted(project.root.rglob("*"))
     few = ("--rounds", 1, "--calls", 2, "--flow", "chain-3", "--store", "directory", "--latency", 0, "--callers", 3, "--ids", 5, "--ids", 12)
-    code = run_bench("--engine", "pfl-direct", "--engine", "pfl-direct", *few, "--flow", "chain-3", "--out", out, "--readme", readme, "--json")
+    code = run_bench("--engine", "pfl-direct", "--engine", "pfl-direct", *few, "--flow", "chain-3", "--out", out, "--json")
     said = capsys.readouterr()
     assert code == 0, said.err
     run = json.loads(said.out)
-    assert run == report.read(out) and run["version"] == 1 and run["machine"]["cores"] == os.cpu_count()
+    assert run == json.loads(out.read_text()) and run["version"] == 1 and run["machine"]["cores"] == os.cpu_count()
     rows = {(row["engine"], row["case"], row["start"]): row for row in run["steps"]}
     assert set(rows) == {("functions", "miss", start) for start in ("cold", "warm")} | {("pfl-direct", case, start) for case in steps.CASES for start in ("cold", "warm")}
     assert {key[1]: row["answer"] for key, row in rows.items() if key[0] == "pfl-direct"} == {
@@ -69,17 +69,12 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
     assert [row["ids"] for row in run["scale"]] == [5, 12]
     for row in run["scale"]:
         assert row["hits_per_s"] > 0 and row["operations"]["history ls"]["requests"] > row["operations"]["runs reap"]["requests"] == 1
-    assert "1 of 8: chain-3, directory, 0 ms: misses" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
+    assert "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
     absent = "meaning, audit, chain-1, chain-10, chain-50, S3, 80 ms to Prefect, 1 callers, 8 callers, 64 callers, 10 IDs, 10,000 IDs, 1,000,000 IDs"
     assert {"what": f"{absent}, pfl, `prefect`, plain Prefect", "why": "not asked for"} in run["left_out"]
     assert out.with_suffix(".md").read_text() == report.markdown(run, chart_file="run.svg")
     assert out.with_suffix(".svg").read_text() == chart.svg(run)
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "XYZZY" not in text and report.section(run, "run") in text
     assert sorted(project.root.rglob("*")) == before and list(temporary.iterdir()) == []
-    out.with_suffix(".md").unlink()
-    assert run_bench("--render", out) == 0
-    assert capsys.readouterr().out == report.markdown(run) and out.with_suffix(".md").exists()
 
 
 def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_computes_again(prefect_server):
@@ -97,18 +92,14 @@ def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_
 @pytest.mark.parametrize(
     ("arguments", "code", "hint"),
     [
-        (["--only", "nope"], 2, "steps, concurrency, scale"),
+        (["--only", "nope"], 2, "'steps', 'concurrency', 'scale'"),
         (["--flow", "nope"], 2, "chain-50"),
         (["--engine", "nope"], 2, "pfl-direct"),
-        (["--store", "gcs"], 2, "directory, s3"),
-        (["--s3", "bucket"], 2, "s3://my-bucket/bench"),
+        (["--store", "gcs"], 2, "'directory', 's3'"),
         (["--ids", "0"], 2, "--help"),
         (["--out", "run.txt"], 2, "run.json"),
         (["--out", "absent/run.json"], 3, "mkdir -p absent"),
-        (["--readme", "README.md"], 2, "--render"),
-        (["--render", "absent.json"], 3, "--out"),
-        (["--render", "absent.json", "--quick"], 2, "--render absent.json"),
-        (["--render", "absent.json", "--rounds", "4"], 2, "--render absent.json"),
+        (["--s3", "bucket"], 2, "s3://my-bucket/bench"),
         (["--s3", "s3://bucket", "--store", "directory"], 2, "--store s3"),
         (["--only", "steps", "--callers", "3"], 2, "--only concurrency"),
         (["--only", "steps", "--ids", "3"], 2, "--only scale"),
@@ -144,10 +135,16 @@ def test_a_bucket_that_is_not_there_is_told_before_anything_is_measured(project,
     assert "bucket" in said.err and "1 of" not in said.err and said.out == "" and list(temporary.iterdir()) == []
 
 
-def test_a_flow_that_fails_is_left_out_with_its_reason_and_the_others_go_on():
+def test_a_flow_that_fails_is_left_out_with_its_reason_and_the_others_go_on(monkeypatch):
+    write = workloads.write
+
+    def broken(project: Path) -> None:
+        write(project)
+        path = project / "flows" / "chain_1.py"
+        path.write_text(path.read_text().replace("return add", "return 1 / 0 + add"))
+
+    monkeypatch.setattr(workloads, "write", broken)
     with rig.Rig(lambda text: None) as made:
-        broken = (made.project / "flows" / "chain_1.py").read_text().replace("return add", "return 1 / 0 + add")
-        (made.project / "flows" / "chain_1.py").write_text(broken)
         left_out: list[dict] = []
         cells = [steps.Cell(f"chain-{length}", "directory", 0, rounds=1, calls=0) for length in (1, 3)]
         rows = list(steps.measure(made, cells, lambda text: None, left_out, engines=("pfl-direct",), cases=("miss",)))
@@ -162,7 +159,7 @@ def test_what_was_measured_before_a_failure_is_kept(project, temporary, tmp_path
     monkeypatch.setattr(scale, "_write", full)
     out = tmp_path / "run.json"
     assert run_bench("--only", "concurrency", "--only", "scale", "--engine", "pfl-direct", "--callers", 1, "--ids", 3, "--out", out) != 0
-    said, run = capsys.readouterr(), report.read(out)
+    said, run = capsys.readouterr(), json.loads(out.read_text())
     assert f"what was measured until then is in {out}" in said.err and "No space left" in said.err
     assert [row["computations"] for row in run["concurrency"]] == [1] and run["scale"] == []
     assert "No space left" in next(each["why"] for each in run["left_out"] if each["what"] == "the rest of the run")
@@ -184,16 +181,29 @@ def test_one_call_that_computed_is_enough_to_be_no_hit_and_no_outlier_is_dropped
 def test_a_tool_that_failed_gave_no_old_answer():
     tools = [{"tool": tool, "version": "1", "store": "here", "cold_ms": 2.0, "warm_ms": 0.0123, "modules": 3} for tool in ("redun", "joblib, local cache")]
     stale = [{"tool": "redun", "changes": 10, "noticed": 3, "failed": 2}, {"tool": "joblib", "changes": 10, "noticed": 3, "failed": 0}]
-    told = report._rivals({"rivals": tools, "stale": stale})
+    [told] = publish.beside({"rivals": tools, "stale": stale})
     assert "| 0.0123 | 3 | 5 of 10, 2 failed |" in told and "| 0.0123 | 3 | 7 of 10 |" in told
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99}'])
-def test_a_file_that_is_no_run_is_told_so(project, tmp_path, text, capsys):
+def test_a_file_that_is_no_run_is_told_so(tmp_path, text, capsys):
     path = tmp_path / "run.json"
     path.write_text(text)
-    assert run_bench("--render", path) == 6
+    with pytest.raises(SystemExit, match="2"):
+        publish.main(["--run", str(path)])
     assert "is no run of pfl bench" in capsys.readouterr().err and path.read_text() == text
+
+
+def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_of_the_readme(tmp_path, monkeypatch):
+    readme, path = tmp_path / "README.md", tmp_path / "docs" / "run.json"
+    readme.write_text(f"before\n{publish.BEGIN}\nXYZZY\n{publish.END}\nafter\n")
+    path.parent.mkdir()
+    path.write_bytes(PUBLISHED[-1].read_bytes())
+    monkeypatch.setattr(publish, "README", readme)
+    publish.main(["--run", str(path)])
+    run = json.loads(path.read_text())
+    assert readme.read_text() == f"before\n{publish.BEGIN}{publish.section(run, 'docs/run')}{publish.END}\nafter\n"
+    assert run == json.loads(PUBLISHED[-1].read_text()) and path.with_suffix(".md").exists() and path.with_suffix(".svg").exists()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
@@ -234,16 +244,15 @@ def test_a_relay_passes_on_what_it_counts_and_counts_no_refusal():
 
 def test_both_copies_of_a_step_take_an_edit_and_the_way_back(tmp_path):
     workloads.write(tmp_path)
-    pristine: dict = {}
     for workload in workloads.ALL.values():
         before = {path: path.read_text() for path in tmp_path.rglob("*.py")}
         for case in ("cosmetic", "helper"):
-            workloads.edit(tmp_path, workload, case, pristine)
+            workloads.edit(tmp_path, workload, case)
             changed = {path.relative_to(tmp_path).parts[0] for path, text in before.items() if path.read_text() != text}
             assert changed == {"flows", "plain"}
             for path in before:
                 compile(path.read_text(), str(path), "exec")
-        workloads.edit(tmp_path, workload, "", pristine)
+        workloads.write(tmp_path)
         assert {path: path.read_text() for path in tmp_path.rglob("*.py")} == before
     assert "handler" not in "".join(path.read_text() for path in (tmp_path / "plain").rglob("*.py"))
 
@@ -259,14 +268,13 @@ def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
 def test_tables_and_chart_of_a_published_run_are_those_of_its_numbers(path):
-    run = report.read(path)
+    run = json.loads(path.read_text(encoding="utf-8"))
     assert run["date"] == path.stem and run["steps"] and run["concurrency"] and run["scale"]
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg")
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg", more=publish.beside(run))
     assert path.with_suffix(".svg").read_text(encoding="utf-8") == chart.svg(run)
 
 
 def test_the_readme_tells_what_the_newest_published_run_says():
     newest = PUBLISHED[-1]
-    before, after = report.check_readme(ROOT / "README.md")
-    told = (ROOT / "README.md").read_text(encoding="utf-8").removeprefix(before).removesuffix(after)
-    assert told == report.section(report.read(newest), f"docs/benchmarks/{newest.stem}")
+    _, told, _ = publish.parted(publish.README.read_text(encoding="utf-8"))
+    assert told == publish.section(json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}")

@@ -192,7 +192,7 @@ def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
         (["--stage", "a/b"], "the stage cannot be used"),
         (["--stage", "x" * 21], "the stage cannot be used"),
         (["--name", "Über"], "the name cannot be used"),
-        (["--arch", "sparc"], "unknown architecture"),
+        (["--arch", "sparc"], "'x86_64', 'arm64'"),
         (["--image", "pfl:latest"], "the image is not named by digest"),
     ],
 )

@@ -218,7 +218,7 @@ def test_tail_goes_on_with_what_comes(counting):
         (["show", "zz"], 2, "names no record"),
         (["show", "123456"], 3, "no record 123456"),
         (["ls", "--since", "soon"], 2, "--since is 'soon'"),
-        (["ls", "--status", "good"], 2, "unknown status"),
+        (["ls", "--status", "good"], 2, "'good' is not one of 'computed'"),
         (["ls", "--plot"], 2, "no number"),
         (["diff"], 2, "nothing says what to compare"),
         (["diff", "--id", "none"], 3, "no two records"),
@@ -227,7 +227,7 @@ def test_tail_goes_on_with_what_comes(counting):
         (["bisect", "--id", "abc", "--step", "b"], 3, "no records"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "is no path"),
         (["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"], 2, "is no condition"),
-        (["export", "--format", "xml"], 2, "unknown format"),
+        (["export", "--format", "xml"], 2, "'xml' is not one of 'jsonl'"),
         (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
         (["export", "--format", "parquet"], 2, "--out"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
@@ -264,6 +264,10 @@ def test_a_diff_tells_paths_numbers_texts_and_rows():
     within = [change["path"] for change in compare.changes(old, new, within=compare.tolerance("20%"))]
     assert "$.n" not in within and "$.rows[id=2].v" not in within and "$.t" in within
     assert "$.n" in [change["path"] for change in compare.changes(old, new, within=compare.tolerance("0.5"))]
+    huge = 10**400  # More than a float holds.
+    for a, b, allowed, count in ((huge, huge + 4, "5", 0), (huge, huge + 6, "5", 1), (huge, huge + 1, "1%", 0), (huge, 2 * huge, "1%", 1), (1.5, huge, "99%", 1)):
+        assert len(found := compare.changes([a], [b], within=compare.tolerance(allowed))) == count
+        assert not any({"by", "ratio"} & each.keys() for each in found if abs(b - int(a)) > 9)
 
 
 @pytest.mark.parametrize("text", ["value", "value > ", "other == 1", "value == open('x')", "value > 1; 2"])

@@ -235,7 +235,7 @@ def test_a_work_pool_of_another_type_is_left_alone(setting_up, prefect_server):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["rm", "things"], "unknown kind 'things'"), (["blocks", "--name", "Cache!"], "cannot be named"), (["all", "--pool"], "--pool")],
+    [(["rm", "things"], "'things' is not one of 'blocks'"), (["blocks", "--name", "Cache!"], "cannot be named"), (["all", "--pool"], "--pool")],
 )
 def test_wrong_input_is_told(project, arguments, words):
     ran = pfl("setup", *arguments)

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 
 _REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1")
-_GONE = (OSError, asyncio.IncompleteReadError)
 
 
 class Relay:
@@ -67,38 +66,22 @@ class Relay:
                 self.asked[last[0]] -= 1
                 self.refused += 1
 
-        there = self._pass_on(reader, behind[1], asks, self.rtt_s)
-        back = self._pass_on(behind[0], writer, answers, 0)
-        await asyncio.gather(there, back)
+        try:
+            there = self._pass_on(reader, behind[1], asks, self.rtt_s)
+            await asyncio.gather(there, self._pass_on(behind[0], writer, answers, 0))
+            await asyncio.sleep(self.rtt_s)  # What is on its way still arrives.
+        finally:
+            writer.close()
+            behind[1].close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float) -> None:
         """Read without waiting, write when it is time: a delay of each piece, and no limit to how many are on their way."""
-        on_the_way: asyncio.Queue = asyncio.Queue()
-
-        async def read() -> None:
-            late_s = self.rtt_s / 2 + first_s
-            data = b"-"
-            while data:
-                try:
-                    data = await reader.read(65536)
-                except _GONE:
-                    data = b""
-                note(data)
-                on_the_way.put_nowait((self._loop.time() + late_s, data))
-                late_s = self.rtt_s / 2
-
-        reading = asyncio.ensure_future(read())
-        try:
-            while True:
-                at, data = await on_the_way.get()
-                if (wait_s := at - self._loop.time()) > 0:
-                    await asyncio.sleep(wait_s)
-                if not data:
-                    break
-                writer.write(data)
-                await writer.drain()
-        except _GONE:
-            pass
-        finally:
-            reading.cancel()
-            writer.close()
+        data, due_s = b"-", self._loop.time() + self.rtt_s / 2 + first_s
+        while data:
+            try:
+                data = await reader.read(65536)
+            except OSError:
+                data = b""
+            note(data)
+            due_s = max(due_s + 1e-6, self._loop.time() + self.rtt_s / 2)  # Timers of one moment would go in any order.
+            self._loop.call_at(due_s, *((writer.write, data) if data else (writer.close,)))

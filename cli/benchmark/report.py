@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import textwrap
@@ -15,12 +16,10 @@ from pathlib import Path
 
 from cli.benchmark import chart, concurrency, scale, steps
 from cli.benchmark.rig import ENGINES
-from handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
+from cli.benchmark.steps import CASES
 
 VERSION = 1
-BEGIN, END = "<!-- results: made by pfl bench --render -->", "<!-- /results -->"
 NAMES = {"functions": "plain functions", "pfl-direct": "pfl, `direct`", "pfl-prefect": "pfl, `prefect`", "prefect": "plain Prefect"}
-CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
 _PACKAGES = ("pfl", "prefect", "prefect-aws", "obstore", "moto", "boto3")
 
 
@@ -29,13 +28,13 @@ def new(quick: bool) -> dict:
     words = ["pfl", *sys.argv[1:]]
     return {
         "version": VERSION, "date": datetime.now(UTC).date().isoformat(), "command": shlex.join(words), "quick": quick,
-        "machine": _machine(), "steps": [], "concurrency": [], "scale": [], "rivals": [], "stale": [], "left_out": [],
+        "machine": _machine(), "steps": [], "concurrency": [], "scale": [], "left_out": [],
     }  # fmt: skip
 
 
-def finish(run: dict, *, cells: Sequence[steps.Cell], callers: Iterable[int], sizes: Iterable[int], engines: Sequence[str], own_s3: bool) -> dict:
+def finish(run: dict, *, cells: Sequence[steps.Cell], callers: Iterable[int], sizes: Iterable[int], engines: Sequence[str], own_s3: bool) -> None:
     """
-    The run that ends: what was left out, and how busy the machine was.
+    Put down with a run that ends what was left out, and how busy the machine was.
 
     Args:
         run: What was measured, and so far left out.
@@ -66,81 +65,21 @@ def finish(run: dict, *, cells: Sequence[steps.Cell], callers: Iterable[int], si
     where = "a sandbox is a process of this machine" if own_s3 else "S3 is moto on loopback, and a sandbox a process of this machine; requests are the same, times are not"
     run["left_out"].append({"what": "Lambda itself" if own_s3 else "AWS itself", "why": where})
     run["machine"]["load_at_end"] = round(os.getloadavg()[0], 1)
-    return run
 
 
-def read(path: Path) -> dict:
-    """
-    A run that was written.
-
-    Raises:
-        NotFoundError: There is no such file.
-        CorruptRecordError: It is no run.
-    """
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise NotFoundError(f"{path} cannot be read", why=exc.strerror or str(exc), hint="pfl bench --out FILE.json makes one") from exc
-    except ValueError as exc:
-        raise CorruptRecordError(f"{path} is no run of pfl bench", why=str(exc)) from exc
-    if not isinstance(run, dict) or run.get("version") != VERSION or not {"machine", "steps", "concurrency", "scale", "left_out"} <= run.keys():
-        raise CorruptRecordError(f"{path} is no run of pfl bench", why=f"it is not of version {VERSION}")
-    return run
-
-
-def write(run: dict, path: Path, readme: Path | None = None) -> None:
-    """
-    Write a run, its tables (``.md``) and its chart (``.svg``), and the results section of a file that has one.
-
-    Raises:
-        InvalidRequestError: *readme* has no such section.
-    """
+def write(run: dict, path: Path, more: Sequence[str] = ()) -> None:
+    """Write a run, its tables (``.md``, with *more* of Markdown) and its chart (``.svg``)."""
     path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(markdown(run, chart_file=path.with_suffix(".svg").name), encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(run, chart_file=path.with_suffix(".svg").name, more=more), encoding="utf-8")
     path.with_suffix(".svg").write_text(chart.svg(run), encoding="utf-8")
-    if readme is not None:
-        before, after = check_readme(readme)
-        where = os.path.relpath(path.resolve().with_suffix(""), readme.resolve().parent)
-        readme.write_text(before + section(run, Path(where).as_posix()) + after, encoding="utf-8")
 
 
-def check_readme(readme: Path) -> tuple[str, str]:
-    """
-    What stands before and after the results section of a file.
-
-    Raises:
-        InvalidRequestError: It has none.
-    """
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise InvalidRequestError(f"{readme} has no results section", why="it is what stands between two marks", hint=f"put {BEGIN} and {END} into it")
-    return before + begin, end + after
-
-
-def section(run: dict, where: str) -> str:
-    """The results section of the README: *where* is the run's path in the repository, without its ending."""
-    first = next(map(_cell_of, run["steps"]), None)
-    parts = [
-        _prose(
-            f"`{run['command']}`, {run['date']}: {_where(run)}. Median milliseconds; p95, processor time, what else was measured and what was "
-            f"left out are in [{where}.md]({where}.md), all numbers in [{where}.json]({where}.json)."
-        ),
-        f"![hits, and what commands cost as a store grows]({where}.svg)",
-    ]
-    if first:
-        parts.append(_headline(run, first))
-    parts += [text for text in (_rivals(run), _concurrency(run), _scale(run)) if text]
-    return "\n" + "\n\n".join(parts) + "\n"
-
-
-def markdown(run: dict, *, chart_file: str = "") -> str:
+def markdown(run: dict, *, chart_file: str = "", more: Sequence[str] = ()) -> str:
     """All of a run."""
-    parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {_where(run)}."]
+    parts = [f"# pfl bench, {run['date']}", f"`{run['command']}`: {where(run)}."]
     if chart_file:
         parts.append(f"![hits, and what commands cost as a store grows]({chart_file})")
-    cells = dict.fromkeys(map(_cell_of, run["steps"]))
+    cells = dict.fromkeys(map(cell_of, run["steps"]))
     if cells:
         parts.append(
             "Cold: a fresh process, from its start to its reply; modules are compiled, and pfl has its manifest of the code, as in an image. Warm: a later call of "
@@ -152,9 +91,14 @@ def markdown(run: dict, *, chart_file: str = "") -> str:
         )
     for cell in cells:
         parts += [f"## {cell[0]}, {cell[1]}, {cell[2]} ms to Prefect", _cell(run, cell)]
-    parts += [text for text in (_chains(run), _rivals(run), _concurrency(run), _scale(run)) if text]
+    parts += filter(None, [_chains(run), *more, *sections(run)])
     parts += ["## Left out", "\n".join(f"- {each['what']}: {each['why']}" for each in run["left_out"])]
     return "\n\n".join(parts) + "\n"
+
+
+def sections(run: dict) -> list[str]:
+    """What a run says of callers at once, and of stores that grow; of those that it measured."""
+    return [text for text in (_concurrency(run), _scale(run)) if text]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -177,45 +121,34 @@ def _ratio(value: float, base: float) -> str:
     return f"1/{number(base / value)}" if value < base / 2 else f"{number(value / base)} ×"
 
 
-def _cell_of(row: dict) -> tuple[str, str, int]:
+def cell_of(row: dict) -> tuple[str, str, int]:
+    """What a row was measured with: flow, kind of store, milliseconds to Prefect."""
     return row["workload"], row["store"], row["latency_ms"]
 
 
-def _pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
+def pick(run: dict, cell: tuple, **wanted: str) -> dict | None:
+    """The row of a cell that is as *wanted*."""
     for row in run["steps"]:
-        if _cell_of(row) == cell and all(row[name] == value for name, value in wanted.items()):
+        if cell_of(row) == cell and all(row[name] == value for name, value in wanted.items()):
             return row
     return None
-
-
-def _headline(run: dict, cell: tuple) -> str:
-    rows = []
-    for case, words in CASES.items():
-        for engine in ENGINES:
-            cold, warm = (_pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
-            if cold and warm:
-                rows.append((words, NAMES[engine], _answer(cold, warm), number(cold["median_ms"]), number(warm["median_ms"]), number(warm["reads"]),
-                             number(warm["writes"]), number(warm["api_requests"]), number(cold["modules"])))  # fmt: skip
-    count = next(row["steps"] for row in run["steps"] if row["workload"] == cell[0])
-    head = (f"{cell[0]}: {count} steps, {cell[1]}", "", "answer", "cold, ms>", "warm, ms>", "reads>", "writes>", "API requests>", "modules>")
-    return table(head, rows) + _refused(run, cell)
 
 
 def _cell(run: dict, cell: tuple) -> str:
     rows = []
     for case, words in CASES.items():
         for engine in ENGINES:
-            cold, warm = (_pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
+            cold, warm = (pick(run, cell, case=case, engine=engine, start=start) for start in ("cold", "warm"))
             if not (cold and warm):
                 continue
-            plain = [_pick(run, cell, case=case, engine="prefect", start=start) for start in ("cold", "warm")]
+            plain = [pick(run, cell, case=case, engine="prefect", start=start) for start in ("cold", "warm")]
             ratios = [_ratio(row["median_ms"], base["median_ms"]) if base and engine != "prefect" else "" for row, base in zip((cold, warm), plain, strict=True)]
             both = [f"{number(warm[name])} ({number(cold[name])})" for name in ("cpu_ms", "reads", "writes", "api_requests")]
             times = [f"{number(row['median_ms'])} ({number(row['p95_ms'])})" for row in (cold, warm)]
-            rows.append((words, NAMES[engine], _answer(cold, warm), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
-    counts = {start: min(row["calls"] for row in run["steps"] if _cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
+            rows.append((words, NAMES[engine], answer(cold, warm), *times, number(warm["per_step_ms"]), *both, number(cold["modules"]), *ratios))
+    counts = {start: min(row["calls"] for row in run["steps"] if cell_of(row) == cell and row["start"] == start) for start in ("cold", "warm")}
     head = ("", "", "answer", "cold, ms>", "warm, ms>", "warm, a step>", "CPU, ms>", "reads>", "writes>", "API requests>", "modules>")
-    return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows) + _refused(run, cell)
+    return f"Of each {counts['cold']} cold and {counts['warm']} warm.\n\n" + table((*head, "cold, of plain Prefect>", "warm, of plain Prefect>"), rows) + refused(run, cell)
 
 
 def _chains(run: dict) -> str:
@@ -226,7 +159,7 @@ def _chains(run: dict) -> str:
     rows = []
     for case in ("miss", "hit"):
         for engine in ENGINES:
-            ends = [_pick(run, (f"chain-{length}", "directory", 0), case=case, engine=engine, start="warm") for length in (lengths[0], lengths[-1])]
+            ends = [pick(run, (f"chain-{length}", "directory", 0), case=case, engine=engine, start="warm") for length in (lengths[0], lengths[-1])]
             if all(ends):
                 slope = [(ends[1][name] - ends[0][name]) / (lengths[-1] - lengths[0]) for name in ("median_ms", "cpu_ms", "api_requests")]
                 rows.append((CASES[case], NAMES[engine], *map(number, slope)))
@@ -263,46 +196,30 @@ def _scale(run: dict) -> str:
     return f"Hits over IDs at random; and what commands take, in ms (requests to the store). The directories are {places}.\n\n" + table(head, rows)
 
 
-def _rivals(run: dict) -> str:
-    if not run.get("rivals"):
-        return ""
-    stale = {row["tool"]: row for row in run["stale"]}
-    rows = []
-    for row in run["rivals"]:
-        judged = stale.get(row["tool"].partition(",")[0])
-        failed = judged.get("failed", 0) if judged else 0
-        says = f"{judged['changes'] - judged['noticed'] - failed} of {judged['changes']}" + (f", {failed} failed" if failed else "") if judged else ""
-        rows.append((row["tool"], row["version"], row["store"], number(row["cold_ms"]), number(row["warm_ms"]), number(row["modules"]), says))
-    head = ("a hit of the same three steps", "version", "store", "cold, ms>", "warm, ms>", "modules>", "stale answers after a change>")
-    return table(head, rows) + "\n\n" + _prose(
-        "Powertools keeps the reply of the whole handler, the others each step; with its local cache, which is off unless asked for, a warm process answers "
-        "from memory and looks at no store, as no other here does. pfl's manifest is made beforehand, as an image's is; plain Prefect asks its server. The changes are cases of `tests/fingerprint`, which were written along with pfl's "
-        "fingerprint: its own count says that nothing known fails, those of the others what each tool looks at. Failed: it hashed no such function, or took over 4 s."
-    )
-
-
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
+    """A paragraph, in lines as a README has them."""
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _answer(*rows: dict) -> str:
+def answer(*rows: dict) -> str:
     """The answer, cold and warm where they are not the same."""
     return ", ".join(f"**{each}**" if each == "stale" else each for each in dict.fromkeys(row["answer"] for row in rows))
 
 
-def _refused(run: dict, cell: tuple) -> str:
+def refused(run: dict, cell: tuple) -> str:
     """Whose requests a busy Prefect refused, which is waiting in the times of that row."""
     said = []
     for engine in ("pfl-prefect", "prefect"):
-        rows = [row for row in run["steps"] if _cell_of(row) == cell and row["engine"] == engine and "api_refused" in row]
+        rows = [row for row in run["steps"] if cell_of(row) == cell and row["engine"] == engine and "api_refused" in row]
         if any(row["api_refused"] for row in rows):
             said.append(f"{sum(row['api_refused'] for row in rows)} requests in {sum(row['calls'] for row in rows)} calls of {NAMES[engine]}")
     if not said:
         return ""
-    return "\n\n" + _prose(f"Prefect's server on SQLite was busy and refused (503) {' and '.join(said)}; its client waits a second or more and asks again, which is in these times.")
+    return "\n\n" + prose(f"Prefect's server on SQLite was busy and refused (503) {' and '.join(said)}; its client waits a second or more and asks again, which is in these times.")
 
 
-def _where(run: dict) -> str:
+def where(run: dict) -> str:
+    """The machine of a run, and what ran on it."""
     machine = run["machine"]
     packages = ", ".join(f"{name} {each}" for name, each in machine["packages"].items())
     load = f"load {machine['load_at_start']} at the start and {machine.get('load_at_end', '?')} at the end"
@@ -310,15 +227,11 @@ def _where(run: dict) -> str:
 
 
 def _machine() -> dict:
-    cpu = platform.machine()
-    try:
-        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    except OSError:
-        pass
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", flags=re.MULTILINE)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "cpu": (names or [platform.machine()])[0], "cores": os.cpu_count(), "memory_gib": round(memory / 2**30), "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(), "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "load_at_start": round(os.getloadavg()[0], 1),
     }  # fmt: skip

@@ -42,9 +42,9 @@ os._exit(0)
 """
 
 
-class Rig:
+class Rig(ExitStack):
     """
-    A run's surroundings, as a context manager.
+    A run's surroundings, which end with the ``with`` that it is used in.
 
     Args:
         tell: Told what is being waited for.
@@ -53,36 +53,25 @@ class Rig:
 
     Attributes:
         place: The temporary directory.
-        s3_env: The variables that name the S3; None where there is none.
+        s3_env: The variables that name the S3; None until it is asked for.
     """
 
     def __init__(self, tell: Callable[[str], None], s3: str = "", api: str = "") -> None:
-        self.tell, self._own_s3, self.s3_env = tell, s3, None
-        self._stack, self._relays, self._prepared = ExitStack(), {}, set()
-        self._limited: set[str] = set()
-        self._api = api
+        self.tell, self._own_s3, self.s3_env, self._s3 = tell, s3, None, None
+        self._relays, self._prepared, self._limited, self._api = {}, set(), set(), api
+        super().__init__()
 
     def __enter__(self) -> Rig:
-        try:
-            self.place = Path(tempfile.mkdtemp(prefix="pfl-bench-"))
-            self._stack.callback(shutil.rmtree, self.place, ignore_errors=True)
-            self.project = self.place / "project"
-            workloads.write(self.project)
-            if self._own_s3:  # Whether it is there is told before anything is measured.
-                self.wipe("s3")
-        except BaseException:
-            self._stack.close()
-            raise
+        self.place = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="pfl-bench-", ignore_cleanup_errors=True)))
+        self.project = self.place / "project"
+        workloads.write(self.project)
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
 
     def api(self, rtt_ms: float) -> Relay:
         """The Prefect server of the run, as far away as that."""
         if not self._api:
             home = self.place / "server"
-            self._stack.callback(server.stop, home)
+            self.callback(server.stop, home)
             self._api = server.ensure(home, idle_s=900, progress=self.tell).url
         return self._relay(urlsplit(self._api).port, rtt_ms)
 
@@ -91,25 +80,18 @@ class Rig:
         if self._own_s3:
             if self.s3_env is None:
                 self.s3_env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-                self._stack.callback(self.wipe, "s3")
-            return None
-        if find_spec("moto") is None or find_spec("flask") is None:
-            return None
-        if self.s3_env is None:
+                self.callback(self.wipe, "s3")
+        elif self._s3 is None and has_moto():
             self.tell("starting an S3 (moto)")
-            url = self._stack.enter_context(moto())
-            relay = self._relay(urlsplit(url).port, 0)
-            self.s3_env = {"AWS_ENDPOINT_URL": relay.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+            url = self.enter_context(moto())
+            self._s3 = self._relay(urlsplit(url).port, 0)
+            self.s3_env = {"AWS_ENDPOINT_URL": self._s3.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
             self.s3_env |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
             import boto3
 
             given = {"endpoint_url": url, "region_name": "us-east-1", "aws_access_key_id": "bench", "aws_secret_access_key": "bench"}
             boto3.client("s3", **given).create_bucket(Bucket="bench")
-        return self._relay_of_s3()
-
-    def has_s3(self) -> bool:
-        """Whether there is an S3 to measure with."""
-        return bool(self._own_s3) or (find_spec("moto") is not None and find_spec("flask") is not None)
+        return self._s3
 
     def store_url(self, kind: str, engine: str) -> str:
         """Where *engine* keeps its results."""
@@ -126,7 +108,6 @@ class Rig:
         if kind == "directory":
             shutil.rmtree(self.place / "stores", ignore_errors=True)
             return
-        self.s3()
         for engine in ENGINES[1:]:
             opened = store.open_store(self.store_url(kind, engine), environ=self.s3_env)
             opened.delete(list(entry.key for entry in opened.list("")))
@@ -137,11 +118,8 @@ class Rig:
         for folder in self.project.rglob("__pycache__"):  # An edit within one second that keeps a file's size would go unseen.
             shutil.rmtree(folder)
         compileall.compile_dir(self.project, quiet=2)
-        (self.project / ".pfl").mkdir(exist_ok=True)
-        code = "from handler.core import manifest, settings; manifest.load(settings.of_process())"
         environ = self.bare_environ() | {"PFL_PROJECT": str(self.project)}
-        subprocess.run([sys.executable, "-c", code], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
-        shutil.copy(self.project / ".pfl" / "manifest.json", baked)
+        subprocess.run([sys.executable, "-m", "handler.bake", baked], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
         manifest._loaded.pop(str(baked), None)
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:
@@ -186,25 +164,16 @@ class Rig:
 
     def _relay(self, port: int, rtt_ms: float) -> Relay:
         if (port, rtt_ms) not in self._relays:
-            self._relays[port, rtt_ms] = self._stack.enter_context(Relay(port, rtt_ms))
+            self._relays[port, rtt_ms] = self.enter_context(Relay(port, rtt_ms))
         return self._relays[port, rtt_ms]
-
-    def _relay_of_s3(self) -> Relay:
-        return next(relay for relay in self._relays.values() if relay.url == self.s3_env["AWS_ENDPOINT_URL"])
 
     def _block(self, kind: str, url: str) -> dict[str, str]:
         """The variables that name Prefect's storage block, which is saved when it is first asked for."""
         if kind not in self._prepared:
-            given: dict = {"directory": url}
-            if kind == "s3":
-                bucket, _, folder = url.removeprefix("s3://").partition("/")
-                endpoint = self.s3_env.get("AWS_ENDPOINT_URL", "")
-                given = {"s3": {"bucket": bucket, "folder": folder, "endpoint": endpoint, "region": self.s3_env.get("AWS_REGION", "")}}
             environ = self.bare_environ() | (self.s3_env if kind == "s3" else {}) | {"PREFECT_HOME": str(self.place / "home")}
             self.tell("saving Prefect's storage block")
             self.api(0)
-            code = "from cli.benchmark.sandbox import save_blocks; save_blocks()"
-            command = [sys.executable, "-c", code, json.dumps(given)]
+            command = [sys.executable, "-c", "from cli.benchmark.sandbox import save_block; save_block()", kind, url]
             done = subprocess.run(command, env=environ | {"PREFECT_API_URL": self._api}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             if done.returncode:
                 raise UnavailableError("Prefect took no storage block", why=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "")
@@ -213,7 +182,7 @@ class Rig:
 
     def bare_environ(self) -> dict[str, str]:
         """The variables of whoever runs this, without those that change what is measured."""
-        left_out = (*_OURS, *(() if self._own_s3 else ("AWS_",)))
+        left_out = _OURS if self._own_s3 else (*_OURS, "AWS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out) and name not in _DROPPED}
         return kept | {"PYTHONPATH": os.pathsep.join([str(workloads.ROOT), str(self.project)])}
 
@@ -231,11 +200,11 @@ class Sandbox:
     """
 
     def __init__(self, command: list[str], environ: dict[str, str], cwd: Path) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started = time.perf_counter()
+        self._said, started = tempfile.TemporaryFile(), time.perf_counter()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
         # A session of its own, so that its children can be ended with it, and Ctrl-C comes to us alone.
         self._process = subprocess.Popen(command, env=environ, cwd=cwd, bufsize=0, start_new_session=True, **pipes)
-        self._rest, self._said, self._started = b"", b"", started
+        self._rest, self._started = b"", started
 
     def first(self, patience_s: float = PATIENCE_S) -> dict:
         """The answer to the order it was started with, timed from the start of the process."""
@@ -271,35 +240,29 @@ class Sandbox:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            pipe.close()
+        for file in (self._process.stdin, self._process.stdout, self._said):
+            file.close()
 
     def _line(self, patience_s: float) -> bytes:
-        until = time.monotonic() + patience_s
-        out, err = self._process.stdout.fileno(), self._process.stderr.fileno()
-        open_ends = [out, err]
+        until, out = time.monotonic() + patience_s, self._process.stdout.fileno()
         while b"\n" not in self._rest:
-            ready = select.select(open_ends, [], [], max(0.0, until - time.monotonic()))[0]
-            if not ready:
-                raise UnavailableError(f"a sandbox did not answer within {patience_s:g} s", why=self._words())
-            if err in ready:
-                if data := os.read(err, 65536):
-                    self._said = (self._said + data)[-4_000:]
-                else:
-                    open_ends.remove(err)
-            if out in ready:
-                if not (data := os.read(out, 65536)):
-                    raise UnavailableError("a sandbox ended without an answer", why=self._words())
-                self._rest, self._read_at = self._rest + data, time.perf_counter()
+            if not select.select([out], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise UnavailableError(f"a sandbox did not answer within {patience_s:g} s", why=self._last_words())
+            if not (data := os.read(out, 65536)):
+                raise UnavailableError("a sandbox ended without an answer", why=self._last_words())
+            self._rest, self._read_at = self._rest + data, time.perf_counter()
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
-    def _words(self) -> str:
-        with suppress(OSError):
-            while select.select([self._process.stderr], [], [], 0)[0] and (data := os.read(self._process.stderr.fileno(), 65536)):
-                self._said = (self._said + data)[-4_000:]
-        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+    def _last_words(self) -> str:
+        end = os.pread(self._said.fileno(), 4_000, max(0, os.fstat(self._said.fileno()).st_size - 4_000))
+        lines = [line for line in end.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:500] if lines else "it said nothing"
+
+
+def has_moto() -> bool:
+    """Whether there is an S3 to measure with where nobody names one."""
+    return find_spec("moto") is not None and find_spec("flask") is not None
 
 
 @contextmanager

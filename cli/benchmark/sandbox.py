@@ -52,10 +52,10 @@ def _timed(call, flow: str, id: str) -> dict:
 
 def _in_turn(call, order: dict) -> dict:
     call(order["flow"], order["loop"][0])  # The first opens the store.
-    started, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     for id in order["loop"]:
         call(order["flow"], id)
-    return {"began": started, "ended": time.perf_counter(), "cpu_s": time.process_time() - cpu}
+    return {"began": started, "ended": time.perf_counter()}
 
 
 def _at_once(call, order: dict) -> dict:
@@ -87,7 +87,7 @@ def _at_once(call, order: dict) -> dict:
     return {"calls": [each | {"ms": (each["ended"] - started) * 1e3} for each in calls]}
 
 
-def _functions():
+def _functions(run=lambda step, id, given: (step(**given), True)):
     import inspect
 
     from plain.pipeline import FLOWS
@@ -95,10 +95,11 @@ def _functions():
     takes = {step: tuple(inspect.signature(step).parameters) for steps in FLOWS.values() for step in steps}
 
     def call(flow: str, id: str) -> dict:
-        values = {"id": id, "previous": None, "top": 10}
+        values, computed = {"id": id, "previous": None, "top": 10}, 0
         for step in FLOWS[flow]:
-            values[step.__name__] = step(**{name: values[name] for name in takes[step]})
-        return {"value": values[FLOWS[flow][-1].__name__], "computed": len(FLOWS[flow])}
+            values[step.__name__], is_computed = run(step, id, {name: values[name] for name in takes[step]})
+            computed += is_computed
+        return {"value": values[step.__name__], "computed": computed}
 
     return call
 
@@ -126,25 +127,18 @@ def _pfl():
 
 
 def _flow():
-    import inspect
+    import functools
 
-    from plain.pipeline import FLOWS
     from prefect import flow, task
     from prefect.cache_policies import INPUTS, TASK_SOURCE
 
     storage, folder = os.environ["BENCH_BLOCK"], os.environ.get("BENCH_FOLDER", "")
-    takes = {step: tuple(inspect.signature(step).parameters) for steps in FLOWS.values() for step in steps}
-    cached = {step: task(step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage) for step in takes}
+    cached = functools.cache(lambda step: task(step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage))
 
-    @flow
-    def pipeline(name: str, id: str) -> dict:
-        values, computed = {"id": id, "previous": None, "top": 10}, 0
-        for step in FLOWS[name]:
-            one_at_a_time = cached[step].with_options(tags=[f"bench-{id}"])
-            state = one_at_a_time(**{each: values[each] for each in takes[step]}, return_state=True)
-            values[step.__name__] = state.result()
-            computed += state.name != "Cached"
-        return {"value": values[FLOWS[name][-1].__name__], "computed": computed}
+    def run(step, id: str, given: dict) -> tuple:
+        one_at_a_time = cached(step).with_options(tags=[f"bench-{id}"])
+        state = one_at_a_time(**given, return_state=True)
+        return state.result(), state.name != "Cached"
 
     if folder:
 
@@ -153,7 +147,7 @@ def _flow():
                 _touched["get" if details[1] and "r" in details[1] else "put"] += 1
 
         sys.addaudithook(touched)
-    return pipeline
+    return flow(_functions(run), name="pipeline")
 
 
 def _settle() -> None:
@@ -187,23 +181,24 @@ def operate() -> None:
     print(json.dumps(times))
 
 
-def save_blocks() -> None:
-    """Save the storage blocks that a plain Prefect flow names: ``main`` of a process that ends with it."""
+def save_block() -> None:
+    """Save the storage block that a plain Prefect flow names: ``main`` of a process that ends with it."""
     import warnings
 
     warnings.simplefilter("ignore")
-    blocks = json.loads(sys.argv[1])
-    if "directory" in blocks:
+    kind, url = sys.argv[1:3]
+    if kind == "directory":
         from prefect.filesystems import LocalFileSystem
 
-        LocalFileSystem(basepath=blocks["directory"]).save("bench", overwrite=True)
-    if "s3" in blocks:
+        block = LocalFileSystem(basepath=url)
+    else:
         from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
 
-        given = blocks["s3"]
-        client = AwsClientParameters(endpoint_url=given["endpoint"]) if given["endpoint"] else AwsClientParameters()
-        credentials = AwsCredentials(aws_client_parameters=client, region_name=given["region"] or None)
-        S3Bucket(bucket_name=given["bucket"], bucket_folder=given["folder"], credentials=credentials).save("bench", overwrite=True)
+        client = AwsClientParameters(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
+        credentials = AwsCredentials(aws_client_parameters=client, region_name=os.environ.get("AWS_REGION"))
+        bucket, _, folder = url.removeprefix("s3://").partition("/")
+        block = S3Bucket(bucket_name=bucket, bucket_folder=folder, credentials=credentials)
+    block.save("bench", overwrite=True)
 
 
 _KINDS = {"functions": _functions, "pfl": _pfl, "flow": _flow}

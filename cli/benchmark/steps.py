@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 from cli.benchmark import workloads
@@ -15,7 +14,7 @@ from cli.benchmark.rig import ENGINES, Rig
 from cli.benchmark.workloads import Workload
 from handler.core.errors import UnavailableError
 
-CASES = ("miss", "hit", "cosmetic", "helper")
+CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
 FLOWS, STORES, LATENCIES = ("meaning", "audit", "chain-1", "chain-10", "chain-50"), ("directory", "s3"), (0, 80)  # The usual.
 
 
@@ -56,21 +55,20 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
 
 
 def measure(
-    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], left_out: list[dict], *, engines: Sequence[str] = ENGINES, cases: Sequence[str] = CASES
+    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], left_out: list[dict], *, engines: Sequence[str] = ENGINES, cases: Iterable[str] = CASES
 ) -> Iterator[dict]:
     """Rows of all *cells*, cell by cell; *tick* is told as each of a cell's cases has been gone through once, *left_out* what failed."""
-    pristine: dict[Path, str] = {}
     # What is right is what plain functions say, so they always run.
     engines = ("functions", *(each for each in engines if each != "functions"))
     for cell in cells:
         try:
-            yield from _cell(rig, cell, pristine, tick, engines, cases)
+            yield from _cell(rig, cell, tick, engines, cases)
         except UnavailableError as exc:  # The others are worth having: a run takes long.
             left_out.append({"what": f"{cell.workload}, {cell.store}, {cell.latency_ms} ms to Prefect", "why": f"{exc.what}; {exc.why}", "section": "steps"})
-            workloads.edit(rig.project, workloads.ALL[cell.workload], "", pristine)
+            workloads.write(rig.project)
 
 
-def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str], None], engines: Sequence[str], cases: Sequence[str]) -> list[dict]:
+def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Iterable[str]) -> list[dict]:
     workload = workloads.ALL[cell.workload]
     ids = workload.ids(cell.calls + 1)
     if "prefect" in engines:
@@ -79,12 +77,12 @@ def _cell(rig: Rig, cell: Cell, pristine: dict[Path, str], tick: Callable[[str],
     for number in range(cell.rounds):
         rig.wipe(cell.store)
         for case in cases:
-            workloads.edit(rig.project, workload, case, pristine)
+            workloads.edit(rig.project, workload, case)
             rig.bake()
             order = engines if number % 2 == 0 else (engines[0], *reversed(engines[1:]))
             _case(rig, cell, case, order, ids, found)
-            tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {_WORDS[case]}")
-    workloads.edit(rig.project, workload, "", pristine)
+            tick(f"{cell.workload}, {cell.store}, {cell.latency_ms} ms: {CASES[case]}")
+    workloads.write(rig.project)
     return [_row(cell, workload, *key, calls) for key, calls in sorted(found.items(), key=_order)]
 
 
@@ -106,9 +104,9 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 asked = rig.asked(cell.store, cell.latency_ms) - before
                 value = workloads.essence(cell.workload, call.pop("value"))
                 truth.setdefault(id, value)  # Plain functions go first, and keep nothing.
-                # Of plain Prefect on the user's own S3 nobody counts the requests.
                 counts = call["store"]
                 if cell.store == "s3" and engine != "functions":
+                    # Of plain Prefect on the user's own S3 nobody counts the requests.
                     counts = asked if rig.s3() is not None else None if engine == "prefect" else counts
                 call |= {"is_right": value == truth[id], "api_requests": asked["api"], "api_refused": asked["refused"], **_io(counts)}
                 if engine != "functions" or case == "miss":
@@ -146,7 +144,4 @@ def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, cal
 
 def _order(item: tuple) -> tuple:
     (engine, case, start), _ = item
-    return CASES.index(case), start, ENGINES.index(engine)
-
-
-_WORDS = {"miss": "misses", "hit": "hits", "cosmetic": "hits after a comment", "helper": "calls after a helper changed"}
+    return list(CASES).index(case), start, ENGINES.index(engine)

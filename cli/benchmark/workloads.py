@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +28,9 @@ class Workload(NamedTuple):
     helper: tuple[str, str, str]
 
     def ids(self, count: int) -> list[str]:
-        """So many IDs; those of the audit are installed distributions."""
+        """So many IDs; those of the audit are distributions that come with pfl."""
         if self.name == "audit":
-            return [name for name in _DISTRIBUTIONS if _is_installed(name)][:count]
+            return list(_DISTRIBUTIONS[:count])
         return [f"id{number}" for number in range(count)]
 
 
@@ -114,20 +113,20 @@ def write(project: Path) -> None:
         _put(project / "plain" / path.relative_to(flows), code)
 
 
-def edit(project: Path, workload: Workload, case: str, pristine: dict[Path, str]) -> None:
+def edit(project: Path, workload: Workload, case: str) -> None:
     """
-    Put the code of *workload* into the state that *case* is about.
+    Write all workloads, and put the code of *workload* into the state that *case* is about.
 
     Args:
         project: Where.
         workload: Whose code.
         case: ``cosmetic``: a comment more before each return. ``helper``: a helper returns something else. Otherwise: as it was.
-        pristine: The code as it was; filled by the first call.
     """
+    write(project)
     for package in ("flows", "plain"):
         for name in workload.files:
             path = project / package / name
-            code = pristine.setdefault(path, path.read_text(encoding="utf-8"))
+            code = path.read_text(encoding="utf-8")
             if case == "cosmetic":
                 code = re.sub(r"^( +)return ", r"\1# What was found.\n\1return ", code, flags=re.M)
             elif case == "helper" and name == workload.helper[0]:
@@ -153,10 +152,3 @@ def _chain_code(names: list[str]) -> str:
 def _put(path: Path, code: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code, encoding="utf-8")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return bool(metadata.distribution(name).files)
-    except metadata.PackageNotFoundError:
-        return False

@@ -28,7 +28,6 @@ from handler.core.store import AlreadyExistsError, Store
 
 ALL = "~"  # No ID's folder and no step is called so.
 COMPUTED, FAILED, BUSTED, RESTORED, ACCEPTED = "computed", "failed", "busted", "restored", "accepted"
-STATUSES = (COMPUTED, FAILED, records.CRASHED, BUSTED, RESTORED, ACCEPTED)
 VERSION = 1
 NEAR = 10_000  # Among so many of the newest records a short name is looked for where no ID is given.
 _AHEAD, _MERGED = 16, 32  # Reads under way at once on S3; steps that are listed each for itself.

@@ -1,8 +1,8 @@
 """
-The same cached three-step chain in other tools: ``python tests/benchmarks/rivals.py RUN.json`` adds two tables to a run of ``pfl bench``.
+The same cached three-step chain in other tools: two tables more for a run of ``pfl bench``, which publish.py asks for.
 
 How long a hit takes, cold (a fresh process) and warm, beside pfl and plain Prefect; and how many of the fingerprint suite's changes
-each tool answers with an old value. The tools are the extra ``rivals``; ``--python`` names an interpreter that has them, since
+each tool answers with an old value. The tools are the extra ``rivals``; they may be those of another interpreter, since
 redun's pins and ours may not go together. One that is not installed there is left out, and the run says so.
 
 joblib, redun and Hamilton keep their results in a directory (redun in SQLite), Powertools' idempotency in DynamoDB, which is moto.
@@ -11,10 +11,8 @@ Powertools keeps the reply of a whole handler, the others each step; it is measu
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -174,29 +172,3 @@ def add(run: dict, python: str, save: Callable[[], None], *, rounds: int, calls:
     run["stale"], absent = judge(python, every)
     run["left_out"] = absent + run["left_out"]
     save()
-
-
-def main() -> None:
-    """Measure, and put it into the run and what is made of it."""
-    from cli.benchmark import report
-
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
-    parser.add_argument("run", type=Path, help="a run of pfl bench")
-    parser.add_argument("--python", default=sys.executable, help="an interpreter that has the tools")
-    parser.add_argument("--rounds", type=int, default=7, help="fresh processes of each")
-    parser.add_argument("--calls", type=int, default=10, help="warm calls of each process")
-    parser.add_argument("--every", type=int, default=5, help="one in so many cases of the fingerprint suite")
-    parser.add_argument("--readme", type=Path, help="whose results section to rewrite")
-    chosen = parser.parse_args()
-    run = report.read(chosen.run)
-    if shutil.which(chosen.python) is None:
-        parser.error(f"there is no {chosen.python}")
-
-    def save() -> None:
-        report.write(run, chosen.run, chosen.readme)
-
-    add(run, chosen.python, save, rounds=chosen.rounds, calls=chosen.calls, every=chosen.every)
-
-
-if __name__ == "__main__":
-    main()

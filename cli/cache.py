@@ -182,7 +182,7 @@ def bust(
     folder = bust.ALL if id is None else keys.encode_id(id)
     old_s = 0 if older_than is None else age_s(older_than, "--older-than")
     # Of no age is everything, also what is being computed now and will be younger than this bust.
-    before = max(time.time() - old_s, 0) if old_s else None
+    before = time.time() - old_s if old_s else None
     scope = bust.Scope(folder, keys.coded(event.check_id(prefix) if prefix else ""), steps, before)
     results = store.of(chosen)
     nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}

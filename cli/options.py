@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -35,11 +36,11 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 def age_s(text: str, flag: str) -> int:
     """
-    Seconds of an age such as ``7d``.
+    Seconds of an age such as ``7d``; at most those since 1970, before which nothing was stored.
 
     Raises:
         InvalidRequestError: It is none; *flag* says where it stood.
     """
     if not (match := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)):
         raise InvalidRequestError(f"{flag} is {text!r}", why="it has to be a number with s, m, h, d or w", hint=f"{flag} 7d")
-    return int(match[1]) * _UNIT_S[match[2]]
+    return min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))

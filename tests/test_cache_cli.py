@@ -119,6 +119,7 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(pfl, words, code, told):
 def test_a_bust_of_what_is_older_than_any_calendar_busts_nothing(pfl, project):
     project.call()
     assert pfl("cache", "bust", "--older-than", "79000w", "--yes")[0] == 0
+    assert pfl("history", "ls", "--since", "999999999w", "--json")[1].count("\n") == 4
     assert project.call(cached_only=True)["status"] == "completed"
 
 

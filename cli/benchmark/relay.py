@@ -25,6 +25,7 @@ class Relay:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task | None] = set()  # A loop holds its tasks weakly.
 
     def __enter__(self) -> Relay:
         self._thread.start()
@@ -54,6 +55,7 @@ class Relay:
             writer.close()
             return
         last = [""]
+        self._serving.add(task := asyncio.current_task())
 
         def asks(data: bytes) -> None:
             # Clients wait for an answer before they ask again, so a request is the start of a piece.
@@ -73,6 +75,7 @@ class Relay:
         finally:
             writer.close()
             behind[1].close()
+            self._serving.discard(task)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float) -> None:
         """Read without waiting, write when it is time: a delay of each piece, and no limit to how many are on their way."""

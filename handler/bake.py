@@ -18,9 +18,9 @@ def bake(settings: Settings, path: Path) -> None:
     Raises:
         InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
     """
-    prints = project.load(settings).prints
-    path.with_name(f"{path.name}.parts").write_bytes(records.seal({step: each.to_json() for step, each in prints.items()}))
-    path.write_bytes((settings.home / "manifest.json").read_bytes())
+    loaded = project.load(settings)
+    path.with_name(f"{path.name}.parts").write_bytes(records.seal({step: each.to_json() for step, each in loaded.prints.items()}))
+    path.write_bytes(records.seal(loaded.body))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from conftest import ROOT, statuses, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from handler import bake
 from handler.core import inspection, keys, records, verify
 from handler.core import store as stores
 
@@ -322,10 +323,12 @@ def test_a_damaged_manifest_is_made_anew(chain, damage):
     records.unseal((chain.root / ".pfl" / "manifest.json").read_bytes(), "manifest")
 
 
-def test_a_baked_manifest_is_trusted_and_a_damaged_one_is_an_error(chain, tmp_path):
-    chain.call()
+@pytest.mark.parametrize("asks", ["", "import subprocess\nsubprocess.run(['true'])\n"])
+def test_a_baked_manifest_is_trusted_and_a_damaged_one_is_an_error(chain, tmp_path, asks):
+    chain.write(asks + CHAIN)
     baked = tmp_path / "manifest.json"
-    baked.write_bytes((chain.root / ".pfl" / "manifest.json").read_bytes())
+    bake.bake(chain.settings, baked)
+    chain.call()
     chain.write("raise ValueError('not imported on a hit')\n")
     chain.knobs["manifest"] = str(baked)
     assert chain.call()["store"] == {"get": 1}

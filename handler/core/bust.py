@@ -373,7 +373,7 @@ def _stored(listed: Listed, noted: dict) -> Entry:
     """A result as its place and what pfl noted beside it tell of it."""
     _, folder, step, key = listed.key.split("/")
     at = history.Name(folder, step, noted["record"]).written_at if "record" in noted else records.now_iso(listed.modified)
-    return Entry(step, key, UNREAD, "", listed.size_bytes, at, None, after=tuple(noted.get("after", ())))
+    return Entry(step, key, "", listed.size_bytes, at, None, after=noted.get("after", ()))
 
 
 def _older(store: Store, noted: dict, path: str, undone: Marks, lasting: Marks) -> bytes | None:

@@ -29,12 +29,14 @@ class Project(NamedTuple):
     The flows of this process, by name, the manifest of just this code, and what each step's fingerprint is made of.
 
     Args:
+        body: The manifest as it is written.
         asked_others: File and line where their import started a process or made a connection; empty if it did not.
     """
 
     flows: dict[str, Flow]
     manifest: manifest.Manifest
     prints: dict[str, fingerprint.Fingerprint]
+    body: dict = {}
     asked_others: str = ""
 
 
@@ -75,7 +77,7 @@ def load(settings: Settings) -> Project:
             break  # What was imported is what was digested.
     if not reads.asked_others:  # What a process or a server said may be another thing next time.
         manifest.remember(body, settings)
-    loaded = Project(flows, manifest.from_json(body), prints, reads.asked_others.removeprefix(f"{root}{os.sep}"))
+    loaded = Project(flows, manifest.from_json(body), prints, body, reads.asked_others.removeprefix(f"{root}{os.sep}"))
     _current = (body["sources"], loaded)
     return loaded
 

@@ -144,9 +144,7 @@ class _Check:
         if records.is_past(expires_at):
             return "expired", f"at {expires_at}"
         # Its age is that of its object: this is about one that cannot be restored in any case.
-        entry = cache.Entry(
-            step, name, "", len(data), records.now_iso(listed.modified), None, after=about.get("after", ())
-        )
+        entry = cache.Entry(step, name, "", len(data), records.now_iso(listed.modified), None, after=about.get("after", ()))
         voiding = [m.name for m in self.marks_of(folder) if m.voids(folder, entry)]
         if voiding and self.over.issuperset(voiding):
             return "expired", f"busted by {voiding[0]}, and its retention is over"

@@ -601,6 +601,26 @@ def test_without_prefect_a_hit_still_works_and_a_miss_says_what_to_do(broken_api
     assert project.call("elsewhere", engine="direct")["status"] == "completed"
 
 
+def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(on_prefect, prefect_server, monkeypatch):
+    from prefect import settings as knobs
+
+    from handler.engine import prefect_run
+
+    monkeypatch.setattr(prefect_run, "FLUSH_S", 0.1)  # No events come through the proxy.
+    made, api = iter([503, 503, 503]), prefect_server.url.removesuffix("/api")
+
+    def answer(method: str, path: str) -> servers.Answer | None:
+        status = next(made, None) if path == "/api/flow_runs/" else None
+        return None if status is None else (status, b'{"exception_message": "Service Unavailable"}')
+
+    with servers.Loopback(answer, api) as proxy, knobs.temporary_settings(updates={knobs.PREFECT_CLIENT_MAX_RETRIES: 0}):
+        proxy.drops = {"accept-encoding"}
+        on_prefect.knobs["prefect_api_url"] = proxy.url + "/api"
+        assert on_prefect.call("busy")["status"] == "completed"
+        assert [path for _, path in proxy.asked].count("/api/flow_runs/") == 4
+        assert len(flow_runs(on_prefect, "busy")) == 1
+
+
 def test_a_prefect_url_that_is_none_is_an_invalid_setting(project):
     project.knobs |= {"engine": "prefect", "prefect_api_url": "localhost:4200"}
     reply = project.call()

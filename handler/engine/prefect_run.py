@@ -28,7 +28,7 @@ def run(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
-        from prefect.exceptions import TerminationSignal
+        from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
         from prefect.flow_engine import run_flow
 
         from handler.engine import prefect_flow
@@ -40,6 +40,15 @@ def run(invocation: Invocation) -> None:
         # Nothing of ours is kept there, and Prefect would ask its server twice a run where that is.
         flow.result_storage = None if results.default_storage_block else results.local_storage_path
         arguments = {"id": request.id, "step": request.step, "bust": sorted(request.bust), "skip": sorted(request.skip)}
+
+        def begin() -> prefect.State:
+            try:
+                return flow(**arguments, **request.params, return_state=True)
+            except PrefectHTTPStatusError as exc:
+                if exc.response.status_code == 503 and exc.request.url.path.endswith("/flow_runs/"):
+                    raise unavailable(api, exc) from exc  # The server is busy and has made no run, so it can be asked again.
+                raise
+
         token = prefect_flow.current.set(invocation)
         invocation.left, flush_s = "Prefect did not take the end of the run", FLUSH_S
         try:
@@ -49,7 +58,7 @@ def run(invocation: Invocation) -> None:
                 watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:
-                    state = flow(**arguments, **request.params, return_state=True)
+                    state = prefect_api.patiently(begin)
                 else:
                     prefect_flow.tell_apart(invocation)
                     state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")

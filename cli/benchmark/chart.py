@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 900, 330, 790, 22
+_WIDTH, _LEFT, _RIGHT, _ROW = 940, 370, 830, 22
 _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 
 

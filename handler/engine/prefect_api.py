@@ -71,9 +71,9 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[di
             return
 
 
-def patiently(call: Callable[[], T]) -> T:
+def patiently(call: Callable[[], T], *, longest_s: float = _AWAY_S) -> T:
     """What *call* gives, also where Prefect is away for a while, as when it is started anew; not where it refuses."""
-    until = time.monotonic() + _AWAY_S
+    until = time.monotonic() + longest_s
     while True:
         try:
             return call()

@@ -14,6 +14,7 @@ from handler.engine import prefect_api, prefect_env
 from handler.engine.deadline import TERMINATED, Terminated, watch_prefect
 from handler.engine.execute import Invocation, Notify
 
+BUSY_S = 60  # Longest wait for a server that is too busy to make the run: SQLite needs 40 s for 64 at once.
 FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
 
 
@@ -58,7 +59,7 @@ def run(invocation: Invocation) -> None:
                 watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:
-                    state = prefect_api.patiently(begin)
+                    state = prefect_api.patiently(begin, longest_s=BUSY_S)
                 else:
                     prefect_flow.tell_apart(invocation)
                     state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")

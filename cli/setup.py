@@ -87,10 +87,13 @@ def _make(
     with connected(chosen) as api, output.stdout_kept_for_data():
         from serverless import prefect_setup, remote
 
-        target = remote.target(chosen)
+        def deployments() -> Iterable:
+            target = remote.target(chosen)
+            return prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=target.function if target else "pfl", dry_run=dry_run)
+
         makers = {
             "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
-            "deployments": lambda: prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=target.function if target else "pfl", dry_run=dry_run),
+            "deployments": deployments,
             "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
         }
         made = [change for kind in kinds for change in makers[kind]()]

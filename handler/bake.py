@@ -18,7 +18,7 @@ def bake(settings: Settings, path: Path) -> None:
     Raises:
         InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
     """
-    loaded = project.load(settings)
+    loaded = project.load(settings._replace(manifest=""))
     path.with_name(f"{path.name}.parts").write_bytes(records.seal({step: each.to_json() for step, each in loaded.prints.items()}))
     path.write_bytes(records.seal(loaded.body))
 

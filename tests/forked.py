@@ -108,7 +108,7 @@ def _import_all() -> None:
     for package in (cli, handler, serverless):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             # These are programs, or belong into processes of others.
-            if module.name.rpartition(".")[2] not in ("__main__", "bake", "cold_start", "extension", "server_process", "worker"):
+            if module.name.rpartition(".")[2] not in ("__main__", "bake", "extension", "server_process", "worker"):
                 importlib.import_module(module.name)
     for name in ("boto3", "prefect.flow_engine", "prefect.main", "prefect.task_engine", "rich.table"):
         importlib.import_module(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 
@@ -17,6 +18,7 @@ from handler import entry
 from handler.core import lease
 from handler.core.errors import exit_code
 from handler.engine import deadline
+from handler.engine.call import Interruptible
 from handler.engine.execute import Invocation
 
 SLOW = """
@@ -186,3 +188,29 @@ def test_a_signal_handler_of_the_user_is_there_again_afterwards(project, monkeyp
     monkeypatch.setattr(deadline, "_until", lambda when, over: over.wait())
     assert call(project)["status"] == "completed"
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGUSR1])
+def test_an_interruption_that_comes_while_another_part_is_entered_is_not_lost(number):
+    entering, tried = threading.Event(), threading.Event()
+
+    class Due(BaseException):
+        pass
+
+    def watch(scope: Interruptible) -> None:
+        entering.wait()
+        scope.poke()
+
+    def begin() -> None:
+        entering.set()
+        while not outer.was_poked:
+            tried.wait(0.001)
+        tried.wait(0.05)  # A poke by a signal, and its handler, end in here.
+
+    outer = Interruptible("outer", watch, lambda: Due, number)
+    inner = Interruptible("inner", lambda scope: None, lambda: None)
+    inner._watching.start = begin
+    with pytest.raises(Due), outer, inner:
+        for _ in range(20_000):
+            tried.wait(0.001)
+    assert inner.over.is_set()

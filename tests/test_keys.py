@@ -17,7 +17,7 @@ LONG = "é" * 200
 PINNED = {
     "value": "c899aefc067218382737bd452f688dae363570160e03deec19dae38564df9782",
     "result": "eb694141f323393a8fe72404c704793349487f367ce91ec09285cf4863a77cbe",
-    "plan": "0d1b2e1c4ff2388805f868339db1d60bdef61584bf335bbf0cc4d3e6839985c7",
+    "plan": "80fd7d853edc76dfcad7ee88e9037ca4b33ef778f425f9dc9e45d5aaab93b3a1",
     "long id": "%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%~df20b2aa6262e99e133aa7f3614be707d35c4155d17e2aa7cbb49da555a454c3",
 }
 

@@ -211,6 +211,8 @@ def plan_of(data: bytes, path: str) -> tuple[dict, dict[str, Entry]]:
         CorruptRecordError: The bytes are not what was written, or not there.
     """
     body = records.unseal(data, path)
+    if body.get("version") != 2:
+        raise CorruptRecordError(f"{path} is of another version", why=f"{body.get('version')!r}, where this one writes 2")
     try:
         place, rows = records.plan_path(body["id"], body["step"], body["plan_key"]), body["entries"]
         entries = {row[0]: Entry(*row) for row in rows}

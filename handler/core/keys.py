@@ -47,7 +47,7 @@ def result_key(step: str, fingerprint: str, id: str, params: Mapping[str, object
 
 def plan_base(step: str, fingerprint: str, params: Mapping[str, object], upstream: Mapping[str, str]) -> str:
     """What a plan key rests on beside the ID, which is the same for every call with these parameters: 64 hex digits over the bases of the upstream steps."""
-    return digest(canonical(["plan", 2, step, fingerprint, params, upstream]))
+    return digest(canonical(["plan", 3, step, fingerprint, params, upstream]))
 
 
 def plan_key(base: str, id: str) -> str:

@@ -19,6 +19,9 @@ from handler.core.errors import PflError, StepFailedError
 from handler.core.fingerprint import place
 
 
+_AGAIN_S = 0.01
+
+
 class _TimeUp(BaseException):
     """Raised inside a step whose time is over; no ``except Exception`` of the step's swallows it."""
 
@@ -107,7 +110,7 @@ class Interruptible:
     def __init__(
         self, name: str, watch: Callable[[Interruptible], object], due: Callable[[], type[BaseException] | None], number: int = 0
     ) -> None:
-        self.over, self.was_poked, self._lock, self._due = threading.Event(), False, threading.Lock(), due
+        self.over, self.was_poked, self._is_asked, self._lock, self._due = threading.Event(), False, False, threading.Lock(), due
         self._number = number if threading.current_thread() is threading.main_thread() else 0
         self._interrupted = threading.get_ident()
         self._watching = threading.Thread(target=watch, args=(self,), name=name, daemon=True)
@@ -126,26 +129,32 @@ class Interruptible:
             signal.signal(self._number, self._before)
 
     def poke(self) -> None:
-        """Interrupt, if there is something due."""
-        with self._lock:
-            if self.over.is_set():
-                return
-            self.was_poked = True
-            if self._number:
-                signal.pthread_kill(self._interrupted, self._number)
-            elif (kind := self._kind(sys._current_frames().get(self._interrupted))) is not None:
-                raise_in_thread(self._interrupted, kind)
+        """Interrupt, if there is something due; while a part is being entered or left nothing is raised, and it is tried again."""
+        self._is_asked = True
+        while self._is_asked:
+            with self._lock:
+                if self.over.is_set():
+                    return
+                self.was_poked = True
+                if self._number:
+                    signal.pthread_kill(self._interrupted, self._number)
+                elif (kind := self._kind(sys._current_frames().get(self._interrupted))) is not None:
+                    raise_in_thread(self._interrupted, kind)
+            self.over.wait(_AGAIN_S)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if (kind := self._kind(frame)) is not None:
             raise kind
 
     def _kind(self, frame: FrameType | None) -> type[BaseException] | None:
-        while frame is not None:
+        while frame is not None and self._is_asked:
             if frame.f_code in (Interruptible.__enter__.__code__, Interruptible.__exit__.__code__):
                 return None
             frame = frame.f_back
-        return None if self.over.is_set() else self._due()
+        if not self._is_asked or self.over.is_set():
+            return None
+        self._is_asked = False
+        return self._due()
 
 
 def raise_in_thread(thread_id: int, kind: type[BaseException]) -> None:

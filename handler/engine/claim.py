@@ -65,12 +65,14 @@ def run(
         about = {"flow": None, "step": None, "request_id": request_id, "engine": "prefect", "flow_run_id": str(run_id)}
         call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
         said = {"flow_run_id": str(run_id), "url": prefect_env.flow_run_url(api.url, str(run_id))}
-        take = functools.partial(_take, api, run_id, call.token)
-        try:  # The event is not delivered again once it was answered, so Prefect is given time to answer it.
-            flow_run, name, why = prefect_api.patiently(take)
+        # The event is not delivered again once it was answered, so Prefect is given time to answer it.
+        left_s = prefect_api.AWAY_S if deadline is None else min(prefect_api.AWAY_S, deadline - settings.margin_s - time.monotonic())
+        take = functools.partial(prefect_api.patiently, functools.partial(_take, api, run_id, call.token), longest_s=left_s)
+        try:
+            flow_run, name, why = take()
         except NotFoundError:  # An automation may be faster than the server, which tells of a run and then saves it.
             time.sleep(1)
-            flow_run, name, why = prefect_api.patiently(take)
+            flow_run, name, why = take()
         if flow_run is None:
             return event.reply(id=None, flow=name, status="completed", claimed=False, why=why, **said)
         left = _UNTOLD

@@ -24,7 +24,7 @@ T = TypeVar("T")
 TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 _PAGE = 200
-_AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
+AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
 _TRIES, _PAUSE_S = 5, 0.3  # A busy server gets them all in four seconds, one that is not there the first three.
 
 
@@ -71,14 +71,14 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[di
             return
 
 
-def patiently(call: Callable[[], T], *, longest_s: float = _AWAY_S) -> T:
+def patiently(call: Callable[[], T], *, longest_s: float = AWAY_S) -> T:
     """What *call* gives, also where Prefect is away for a while, as when it is started anew; not where it refuses."""
     until = time.monotonic() + longest_s
     while True:
         try:
             return call()
         except UnavailableError as exc:
-            is_refused = isinstance(exc, BusyError) or (isinstance(exc.__cause__, urllib.error.HTTPError) and exc.__cause__.code < 500)
+            is_refused = isinstance(exc, BusyError) or (isinstance(exc.__cause__, urllib.error.HTTPError) and exc.__cause__.code < 500 and exc.__cause__.code != 429)
             if is_refused or time.monotonic() > until:
                 raise
         pause()

@@ -59,7 +59,7 @@ def run(invocation: Invocation) -> None:
                 watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:
-                    state = prefect_api.patiently(begin, longest_s=BUSY_S)
+                    state = prefect_api.patiently(begin, longest_s=min(BUSY_S, invocation.stop_at - time.monotonic()))
                 else:
                     prefect_flow.tell_apart(invocation)
                     state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")

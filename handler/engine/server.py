@@ -214,8 +214,10 @@ def _holder(home: Path) -> int | None:
 def _state(home: Path) -> Server | None:
     """What server.json says, which may be about a server that is no more."""
     try:
-        return Server(**json.loads((home / "server.json").read_bytes()) | {"log": home / "server.log"})
-    except (OSError, ValueError, TypeError):
+        said = json.loads((home / "server.json").read_bytes())
+        said.pop("token", None)  # As earlier versions wrote it.
+        return Server(**said | {"log": home / "server.log"})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

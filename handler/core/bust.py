@@ -232,9 +232,9 @@ def results(store: Store, scope: Scope) -> Iterator[Listed]:
     about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
     for listed in _listed(store, "results", scope):
         _, folder, step, _ = listed.key.split("/")
-        there = about(folder)
         if (ALL not in scope.steps and step not in scope.steps) or (scope.before is not None and listed.modified >= scope.before):
             continue
+        there = about(folder)
         if scope.folder == ALL:
             written_at = records.now_iso(listed.modified)
             is_void = any(m.covers(folder, step) and not m.result and written_at < (m.before or m.to_json()["busted_at"]) for m in there)

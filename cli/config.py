@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 import typer
-
-from cli import output, settings
-from cli.options import Json
-from handler.core.settings import KNOBS
+from pfl.cli import output, settings
+from pfl.cli.options import Json
+from pfl.handler.core.settings import KNOBS
 
 app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 
@@ -16,15 +15,19 @@ app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 @app.command("show")
 def show(json: Json = False) -> None:
     """Show each setting, its value and where it came from; secrets are masked."""
-    from handler.engine import prefect_env
+    from pfl.handler.engine.prefect import environment
 
     chosen = settings.load()
-    api = prefect_env.configured(chosen)
+    api = environment.configured(chosen)
     rows = []
     for name, knob in KNOBS.items():
         env, value = knob.env, getattr(chosen, name)
         source = settings.source(env)
-        if name in ("prefect_api_url", "prefect_api_key") and source == "default" and api is not None:
+        if (
+            name in ("prefect_api_url", "prefect_api_key")
+            and source == "default"
+            and api is not None
+        ):
             value, source = (api.url if name == "prefect_api_url" else api.key), api.source
         if name == "store":
             value = value or str(chosen.home / "store")
@@ -36,7 +39,9 @@ def show(json: Json = False) -> None:
         for row in rows:
             output.emit(row)
         return
-    output.table(["setting", "value", "from"], [(row["name"], row["value"], row["source"]) for row in rows])
+    output.table(
+        ["setting", "value", "from"], [(row["name"], row["value"], row["source"]) for row in rows]
+    )
 
 
 def _without_password(value: object) -> object:

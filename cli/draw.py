@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from datetime import datetime
 
-from cli import compare, output
-from handler.core.errors import InvalidRequestError
+from pfl.cli import compare, output
+from pfl.handler.core.errors import InvalidRequestError
 
 
 def draw(rows: Iterable[dict], path: str, file: str | None) -> None:
@@ -33,7 +33,9 @@ def draw(rows: Iterable[dict], path: str, file: str | None) -> None:
         else:
             others += "value" in row
     if not lines:
-        raise InvalidRequestError(f"there is no number at {path} to draw", hint="--id abc --step b --path $.total")
+        raise InvalidRequestError(
+            f"there is no number at {path} to draw", hint="--id abc --step b --path $.total"
+        )
     if others:
         output.say(f"{others} values have no number at {path}, and are left out")
     if file is None:
@@ -41,7 +43,9 @@ def draw(rows: Iterable[dict], path: str, file: str | None) -> None:
     elif file.endswith((".svg", ".png")):
         _picture(lines, path, file)
     else:
-        raise InvalidRequestError(f"--plot-to {file!r} is neither an .svg nor a .png file", hint="--plot-to history.svg")
+        raise InvalidRequestError(
+            f"--plot-to {file!r} is neither an .svg nor a .png file", hint="--plot-to history.svg"
+        )
 
 
 def _terminal(lines: dict, path: str) -> None:
@@ -52,8 +56,12 @@ def _terminal(lines: dict, path: str) -> None:
     figure.x_label, figure.y_label = "time", path
     moments = [at for times, _ in lines.values() for at in times]
     form = "%H:%M:%S" if (max(moments) - min(moments)).days < 1 else "%y-%m-%d"
-    figure.register_label_formatter(datetime, lambda at, chars, delta, left=False: f"{at:{form}}".ljust(chars)[:chars])
-    figure.register_label_formatter(float, lambda number, chars, delta, left=False: f"{number:.6g}".rjust(chars)[:chars])
+    figure.register_label_formatter(
+        datetime, lambda at, chars, delta, left=False: f"{at:{form}}".ljust(chars)[:chars]
+    )
+    figure.register_label_formatter(
+        float, lambda number, chars, delta, left=False: f"{number:.6g}".rjust(chars)[:chars]
+    )
     for label, (times, numbers) in lines.items():
         figure.plot(times, numbers, label=output.printable(label))
     output.emit(figure.show(legend=True))

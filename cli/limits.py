@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-
-from cli import output, settings
-from cli.options import DryRun, Json, Yes, age_s, checked
-from handler.core.errors import InvalidRequestError
+from pfl.cli import output, settings
+from pfl.cli.options import DryRun, Json, Yes, age_s, checked
+from pfl.handler.core.errors import InvalidRequestError
 
 app = typer.Typer(help="How many computations of a step may run at once.", no_args_is_help=True)
 Id = Annotated[str | None, typer.Option("--id", callback=checked, help="Of this ID; with --step.")]
-Step = Annotated[str | None, typer.Option("--step", help="Of this step; across IDs where no --id is given.")]
+Step = Annotated[
+    str | None, typer.Option("--step", help="Of this step; across IDs where no --id is given.")
+]
 Tag = Annotated[str | None, typer.Option("--tag", help="Of this tag.")]
 
 
@@ -28,12 +29,21 @@ def ls(json: Json = False) -> None:
             if json:
                 output.emit(row)
                 continue
-            output.emit(f"{row['taken']} of {row['limit']}  {output.printable(row['tag'])}" + _note(row))
+            output.emit(
+                f"{row['taken']} of {row['limit']}  {output.printable(row['tag'])}" + _note(row)
+            )
             for each in row["holders"]:
                 who = each["name"] or each["task_run_id"]
                 dead = "  leaked: its process is dead" if each["is_dead"] else ""
-                output.emit(output.printable(f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"))
-    output.say(output.counted(count, "limit") + (f", {leaked} slots leaked: pfl limits reset" if leaked else ""))
+                output.emit(
+                    output.printable(
+                        f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"
+                    )
+                )
+    output.say(
+        output.counted(count, "limit")
+        + (f", {leaked} slots leaked: pfl limits reset" if leaked else "")
+    )
 
 
 @app.command("set")
@@ -74,11 +84,15 @@ def rm(
             if not dry_run:
                 limits.rm(api, results, name)
             _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
-    output.say(output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed"))
+    output.say(
+        output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed")
+    )
 
 
 @app.command("reset")
-def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False) -> None:
+def reset(
+    id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
+) -> None:
     """Free the slots of a limit whose holders are no more, and say which; what runs keeps its slot."""
     named = _tag(id, step, tag)
     with _prefect() as (limits, api, results):
@@ -86,7 +100,15 @@ def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = F
         freed = [] if dry_run else limits.reset(api, row)
         taken = limits.one(api, results, row["tag"])["taken"]
     if json:
-        output.emit({"tag": row["tag"], "leaked": row["leaked"], "freed": freed, "taken": taken, "dry_run": dry_run})
+        output.emit(
+            {
+                "tag": row["tag"],
+                "leaked": row["leaked"],
+                "freed": freed,
+                "taken": taken,
+                "dry_run": dry_run,
+            }
+        )
     else:
         for line in freed:
             output.emit(output.printable(f"freed: {line}"))
@@ -96,26 +118,32 @@ def reset(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = F
 
 @contextmanager
 def _prefect() -> Iterator[tuple]:
-    from handler.core import store
-    from handler.engine import limits, prefect_env
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine.prefect import environment, limits
 
     chosen = settings.load()
     with output.Progress() as progress:
-        api = prefect_env.choose(chosen, lambda text: progress("", text))
-    yield limits, api, store.of(chosen)
+        api = environment.choose(chosen, lambda text: progress("", text))
+    yield limits, api, objects.of(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from handler.core import manifest
-    from handler.engine import limits
+    from pfl.handler.core.declare import manifest
+    from pfl.handler.engine.prefect import limits
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
-        raise InvalidRequestError("which limit?", why="it is named by --tag, --step, or --id and --step", hint="--id abc --step b")
+        raise InvalidRequestError(
+            "which limit?",
+            why="it is named by --tag, --step, or --id and --step",
+            hint="--id abc --step b",
+        )
     if tag is not None:
         return limits.check_tag(tag)
     known = {name for flow in manifest.load(settings.load()).flows.values() for name in flow.steps}
     if step not in known:
-        raise InvalidRequestError(f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}")
+        raise InvalidRequestError(
+            f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"
+        )
     return limits.tag_of(id, step)
 
 
@@ -128,4 +156,8 @@ def _done(row: dict, json: bool, words: str) -> None:
 
 def _note(row: dict) -> str:
     leaked = f"  {row['leaked']} leaked" if row["leaked"] else ""
-    return leaked + ("" if row["set_by_pfl"] else "  (not set by pfl: steps heed it only if their code or PFL_TAG_LIMITS says so)")
+    return leaked + (
+        ""
+        if row["set_by_pfl"]
+        else "  (not set by pfl: steps heed it only if their code or PFL_TAG_LIMITS says so)"
+    )

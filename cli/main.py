@@ -8,9 +8,22 @@ from itertools import takewhile
 from typing import Annotated
 
 import typer
-
-from cli import bench, cache, config, deploy, doctor, history, invoke, limits, output, runs, server, setup, worker
-from handler.core.errors import PflError, UnavailableError
+from pfl.cli import (
+    bench,
+    cache,
+    config,
+    deploy,
+    doctor,
+    history,
+    invoke,
+    limits,
+    output,
+    runs,
+    server,
+    setup,
+    worker,
+)
+from pfl.handler.core.errors import PflError, UnavailableError
 
 app = typer.Typer(
     name="pfl",
@@ -40,7 +53,7 @@ app.add_typer(worker.app, name="worker")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from handler import __version__
+        from pfl import __version__
 
         output.emit(f"pfl {__version__}")
         raise typer.Exit
@@ -48,7 +61,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -61,7 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     6 stored data is damaged, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # Closed by who started us.
+    sys.stdout, sys.stderr = (
+        sys.stdout or open(os.devnull, "w"),
+        sys.stderr or open(os.devnull, "w"),
+    )  # Closed by who started us.
     output.set_json("--json" in arguments)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
@@ -87,7 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("PFL_TRACEBACK"):
             raise
         what = f"{type(exc).__name__}: {exc}"
-        output.fail(PflError("something unforeseen happened", why=what, hint="PFL_TRACEBACK=1 shows where"))
+        output.fail(
+            PflError("something unforeseen happened", why=what, hint="PFL_TRACEBACK=1 shows where")
+        )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -99,8 +119,16 @@ def _usage(exc: typer.TyperException, arguments: list[str]) -> int:
         output.say(message)
         return exc.exit_code
     # An option without its value is told without its command.
-    path = context.command_path if context else " ".join(["pfl", *takewhile(str.isidentifier, arguments)])
-    output.fail(PflError(message.rstrip("."), hint=f"{path} --help"), kind="InvalidRequestError", status="invalid")
+    path = (
+        context.command_path
+        if context
+        else " ".join(["pfl", *takewhile(str.isidentifier, arguments)])
+    )
+    output.fail(
+        PflError(message.rstrip("."), hint=f"{path} --help"),
+        kind="InvalidRequestError",
+        status="invalid",
+    )
     return exc.exit_code
 
 

@@ -8,19 +8,23 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-
-from handler.core.errors import InvalidRequestError
+from pfl.handler.core.errors import InvalidRequestError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Engine = Annotated[StrEnum("Engine", ["prefect", "direct"]) | None, typer.Option("--engine", help="What computes a miss.")]
-Pool = Annotated[str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")]
+Engine = Annotated[
+    StrEnum("Engine", ["prefect", "direct"]) | None,
+    typer.Option("--engine", help="What computes a miss."),
+]
+Pool = Annotated[
+    str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")
+]
 
 
 def checked(id: str | None) -> str | None:
     """*id*, if it can be one."""
-    from handler.core import event
+    from pfl.handler.core import event
 
     return id if id is None else event.check_id(id)
 
@@ -42,5 +46,9 @@ def age_s(text: str, flag: str) -> int:
         InvalidRequestError: It is none; *flag* says where it stood.
     """
     if not (match := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)):
-        raise InvalidRequestError(f"{flag} is {text!r}", why="it has to be a number with s, m, h, d or w", hint=f"{flag} 7d")
+        raise InvalidRequestError(
+            f"{flag} is {text!r}",
+            why="it has to be a number with s, m, h, d or w",
+            hint=f"{flag} 7d",
+        )
     return min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from handler.core.errors import InvalidRequestError, PflError
+from pfl.handler.core.errors import InvalidRequestError, PflError
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -29,7 +29,11 @@ def emit(data: object) -> None:
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # A lone surrogate, or a terminal that knows ASCII alone.
-        text = text.encode("ascii", "backslashreplace").decode() if isinstance(data, str) else json.dumps(data)
+        text = (
+            text.encode("ascii", "backslashreplace").decode()
+            if isinstance(data, str)
+            else json.dumps(data)
+        )
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -40,7 +44,13 @@ def emit(data: object) -> None:
 
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
-    print(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8"), file=sys.stderr, flush=True)
+    print(
+        text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(
+            sys.stderr.encoding or "utf-8"
+        ),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
@@ -75,7 +85,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
     on_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if on_terminal else 100_000)
-    grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else "")
+    grid = Table(
+        box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else ""
+    )
     shown = []
     for row in rows:
         shown.append([])
@@ -91,7 +103,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
         is_long = name in ("value", "why")
         width = max(cell_len(name), *(row[x].cell_len for row in shown if not is_long), 0)
-        grid.add_column(name, justify="right" if column.endswith(">") else "left", no_wrap=not is_long, min_width=width)
+        grid.add_column(
+            name,
+            justify="right" if column.endswith(">") else "left",
+            no_wrap=not is_long,
+            min_width=width,
+        )
         least += width
     console.size = (max(console.width, least), console.height)
     for row in shown:
@@ -103,7 +120,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def pairs(row: Mapping[str, object]) -> None:
     """Print names and values on stdout, a line each; what is None is left out."""
-    shown = {name: value if isinstance(value, str) else cut(value, 200) for name, value in row.items() if value is not None}
+    shown = {
+        name: value if isinstance(value, str) else cut(value, 200)
+        for name, value in row.items()
+        if value is not None
+    }
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         emit(f"{name:<{width}}  {printable(value)}")
@@ -142,7 +163,9 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidRequestError(question, why="there is no terminal to ask at", hint="--yes, if that is what you want")
+        raise InvalidRequestError(
+            question, why="there is no terminal to ask at", hint="--yes, if that is what you want"
+        )
     import typer
 
     if not typer.confirm(question, err=True):
@@ -162,7 +185,11 @@ def optional(module: str, extra: str):
     try:
         return importlib.import_module(module)
     except ImportError as exc:
-        raise InvalidRequestError(f"{module} is not installed", why=f"it comes with the extra {extra}", hint=f"pip install 'pfl[{extra}]'") from exc
+        raise InvalidRequestError(
+            f"{module} is not installed",
+            why=f"it comes with the extra {extra}",
+            hint=f"pip install 'prefect-lambda[{extra}]'",
+        ) from exc
 
 
 class Progress:

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from cli import output
-from handler.core.errors import InvalidRequestError
+from pfl.cli import output
+from pfl.handler.core.errors import InvalidRequestError
 
 COLUMNS = {
     "record": "VARCHAR", "written_at": "TIMESTAMP", "status": "VARCHAR", "flow": "VARCHAR", "id": "VARCHAR", "step": "VARCHAR",
@@ -40,7 +40,11 @@ def table(rows: Iterable[dict]) -> Iterator:
         options = f"format = 'newline_delimited', maximum_object_size = 1073741824, columns = {{{columns}}}"
         try:
             with duckdb.connect() as database:
-                database.execute(f"create view history as select * from read_json('{path}', {options})")
+                database.execute(
+                    f"create view history as select * from read_json('{path}', {options})"
+                )
                 yield database
         except duckdb.Error as exc:
-            raise InvalidRequestError("DuckDB refused it", why=str(exc).strip(), hint="pfl history sql 'describe history'") from exc
+            raise InvalidRequestError(
+                "DuckDB refused it", why=str(exc).strip(), hint="pfl history sql 'describe history'"
+            ) from exc

@@ -6,9 +6,8 @@ import sys
 from typing import Annotated
 
 import typer
-
-from cli import output, settings
-from cli.options import DryRun, Json, OnlyId
+from pfl.cli import output, settings
+from pfl.cli.options import DryRun, Json, OnlyId
 
 app = typer.Typer(help="What runs or ran, and burying what died.", no_args_is_help=True)
 
@@ -16,19 +15,26 @@ app = typer.Typer(help="What runs or ran, and burying what died.", no_args_is_he
 @app.command("ls")
 def ls(
     id: OnlyId = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only these: running, crashed, completed, failed, …")] = None,
-    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that look alive, and whose process is dead.")] = False,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", help="Only these: running, crashed, completed, failed, …"),
+    ] = None,
+    stuck: Annotated[
+        bool, typer.Option("--stuck", help="Only those that look alive, and whose process is dead.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from handler.core import store
-    from handler.engine import runs
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine.prefect import runs
 
     chosen = settings.load()
     if (api := runs.known(chosen)) is None:
-        output.say("the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest")
-    found = list(runs.ls(store.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
+        output.say(
+            "the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest"
+        )
+    found = list(runs.ls(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
     if json:
         for row in found:
             output.emit(row)
@@ -42,31 +48,44 @@ def ls(
         ]  # fmt: skip
         output.table(["id", "flow", "step", "status", "started", "run"], shown)
     dead = sum(row["stuck"] for row in found)
-    output.say(output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
+    output.say(
+        output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else "")
+    )
 
 
 @app.command("reap")
 def reap(dry_run: DryRun = False, json: Json = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from handler.core import store
-    from handler.engine import reap as reaper
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine import reap as reaper
 
     chosen, count = settings.load(), 0
     with output.Progress() as progress:
-        for row in reaper.reap(store.of(chosen), chosen, dry_run=dry_run, notify=progress):
+        for row in reaper.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=progress):
             count += 1
             progress.stop()
             if json:
                 output.emit(row | {"dry_run": dry_run})
             else:
-                output.emit(output.printable(f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"))
-    output.say(output.counted(count, "dead run") + " " + ("would be marked as Crashed" if dry_run else "marked as Crashed"))
+                output.emit(
+                    output.printable(
+                        f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"
+                    )
+                )
+    output.say(
+        output.counted(count, "dead run")
+        + " "
+        + ("would be marked as Crashed" if dry_run else "marked as Crashed")
+    )
 
 
 @app.command("open")
-def open_run(run: Annotated[str, typer.Argument(help="The ID of a flow run or a task run.")], json: Json = False) -> None:
+def open_run(
+    run: Annotated[str, typer.Argument(help="The ID of a flow run or a task run.")],
+    json: Json = False,
+) -> None:
     """Print the page of a run in Prefect's UI; at a terminal, open it."""
-    from handler.engine import runs
+    from pfl.handler.engine.prefect import runs
 
     with output.Progress() as progress:
         url = runs.link(settings.load(), run, progress)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import typer
-
-from cli import output, settings
-from cli.options import Json
-from handler.core.errors import NotFoundError
+from pfl.cli import output, settings
+from pfl.cli.options import Json
+from pfl.handler.core.errors import NotFoundError
 
 app = typer.Typer(help="The embedded Prefect server of this project.", no_args_is_help=True)
 
@@ -14,18 +13,20 @@ app = typer.Typer(help="The embedded Prefect server of this project.", no_args_i
 @app.command("start")
 def start(json: Json = False) -> None:
     """Start the server, or find the one that runs; the first start makes its database."""
-    from handler.engine import server
+    from pfl.handler.engine.prefect import server
 
     chosen = settings.load()
     with output.Progress() as progress:
-        running = server.ensure(chosen.home, idle_s=chosen.server_idle_s, progress=lambda text: progress("", text))
+        running = server.ensure(
+            chosen.home, idle_s=chosen.server_idle_s, progress=lambda text: progress("", text)
+        )
     _show(running, json)
 
 
 @app.command("status")
 def status(json: Json = False) -> None:
     """Show the server that runs; exit 3 if none does."""
-    from handler.engine import server
+    from pfl.handler.engine.prefect import server
 
     running = server.find(settings.load().home)
     if running is None:
@@ -36,10 +37,14 @@ def status(json: Json = False) -> None:
 @app.command("stop")
 def stop(json: Json = False) -> None:
     """Stop the server; its database stays."""
-    from handler.engine import server
+    from pfl.handler.engine.prefect import server
 
     stopped = server.stop(settings.load().home)
-    output.say(f"stopped the server at {stopped.url}" if stopped else "no embedded server runs for this project")
+    output.say(
+        f"stopped the server at {stopped.url}"
+        if stopped
+        else "no embedded server runs for this project"
+    )
     if json:
         output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
 

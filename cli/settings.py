@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cli import output
-from handler.core.errors import InvalidRequestError
-from handler.core.settings import Settings
+from pfl.cli import output
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.settings import Settings
 
 _from_dotenv: set[str] = set()
 
@@ -24,7 +24,11 @@ def load(**flags: object) -> Settings:
     """
     found = Settings.from_env(os.environ)
     if found.project and not found.root.is_dir():
-        raise InvalidRequestError(f"PFL_PROJECT is {found.project!r}", why="there is no such directory", hint="the directory that holds flows/")
+        raise InvalidRequestError(
+            f"PFL_PROJECT is {found.project!r}",
+            why="there is no such directory",
+            hint="the directory that holds flows/",
+        )
     if not found.project and not Path.cwd().is_relative_to(found.root):
         output.say(
             f"no flows/pipeline.py in {Path.cwd()} or above it: using the flows of {found.root}"
@@ -43,9 +47,9 @@ def load(**flags: object) -> Settings:
                 os.environ[name] = value
                 _from_dotenv.add(name)
     settings = Settings.from_env(os.environ)
-    from handler.engine import prefect_env
+    from pfl.handler.engine.prefect import environment
 
-    prefect_env.prepare(settings)  # Before the user's flows are imported, which may import Prefect.
+    environment.prepare(settings)  # Before the user's flows are imported, which may import Prefect.
     return settings._replace(**{name: value for name, value in flags.items() if value is not None})
 
 

@@ -8,19 +8,24 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pfl.cli import output, settings
+from pfl.cli.options import DryRun, Json, Pool, Yes
+from pfl.handler.core.errors import InvalidRequestError
 
-from cli import output, settings
-from cli.options import DryRun, Json, Pool, Yes
-from handler.core.errors import InvalidRequestError
-
-app = typer.Typer(help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True)
+app = typer.Typer(
+    help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
+)
 Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
-Keys = Annotated[bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")]
+Keys = Annotated[
+    bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
+]
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False) -> None:
+def blocks(
+    name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
+) -> None:
     """Make the storage block that results go to, and prove that it works."""
     _make(("blocks",), name=name, with_keys=with_keys, dry_run=dry_run, json=json)
 
@@ -38,14 +43,25 @@ def automations(dry_run: DryRun = False, json: Json = False) -> None:
 
 
 @app.command("all")
-def all_of_it(name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+def all_of_it(
+    name: Name = "cache",
+    with_keys: Keys = False,
+    pool: Pool = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
     """Make all of it."""
     _make(tuple(Kind), name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
 
 
 @app.command("rm")
 def rm(
-    what: Annotated[list[Kind] | None, typer.Argument(metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given.")] = None,
+    what: Annotated[
+        list[Kind] | None,
+        typer.Argument(
+            metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given."
+        ),
+    ] = None,
     name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
@@ -55,12 +71,17 @@ def rm(
     """Remove it again; results and runs stay."""
     chosen = settings.load()
     with connected(chosen) as api:
-        from serverless import prefect_setup
+        from pfl.serverless import prefect_setup
 
-        found = prefect_setup.removals(api, chosen, set(what or Kind), name=name, pool=pool or chosen.work_pool)
+        found = prefect_setup.removals(
+            api, chosen, set(what or Kind), name=name, pool=pool or chosen.work_pool
+        )
         todo = [] if dry_run else [(change, path) for change, path in found if path]
         if todo:
-            output.confirm(f"Remove {', '.join(f'{change.kind} {change.name}' for change, _ in todo)}?", yes=yes)
+            output.confirm(
+                f"Remove {', '.join(f'{change.kind} {change.name}' for change, _ in todo)}?",
+                yes=yes,
+            )
         for change, path in todo:
             prefect_setup.delete(api, change, path)
     _show([change for change, _ in found], dry_run, json)
@@ -69,30 +90,48 @@ def rm(
 @contextmanager
 def connected(chosen) -> Iterator:
     """Prefect's API, set up in this process; while the embedded server starts, that is told."""
-    from handler.engine import prefect_run
+    from pfl.handler.engine.prefect import session
 
-    with output.Progress() as progress, prefect_run.session(chosen, progress) as api:
+    with output.Progress() as progress, session.session(chosen, progress) as api:
         progress.stop()
         yield api
 
 
 def _make(
-    kinds: tuple[str, ...], *, name: str = "cache", with_keys: bool = False, pool: str | None = None, dry_run: bool, json: bool
+    kinds: tuple[str, ...],
+    *,
+    name: str = "cache",
+    with_keys: bool = False,
+    pool: str | None = None,
+    dry_run: bool,
+    json: bool,
 ) -> None:
     import re
 
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise InvalidRequestError(f"a block cannot be named {name!r}", why="Prefect allows lowercase letters, digits and dashes", hint="--name cache")
+        raise InvalidRequestError(
+            f"a block cannot be named {name!r}",
+            why="Prefect allows lowercase letters, digits and dashes",
+            hint="--name cache",
+        )
     chosen = settings.load()
     with connected(chosen) as api, output.stdout_kept_for_data():
-        from serverless import prefect_setup, remote
+        from pfl.serverless import prefect_setup, remote
 
         def deployments() -> Iterable:
             target = remote.target(chosen)
-            return prefect_setup.deployments(api, chosen, pool=pool or chosen.work_pool, function=target.function if target else "pfl", dry_run=dry_run)
+            return prefect_setup.deployments(
+                api,
+                chosen,
+                pool=pool or chosen.work_pool,
+                function=target.function if target else "pfl",
+                dry_run=dry_run,
+            )
 
         makers = {
-            "blocks": lambda: prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys, dry_run=dry_run),
+            "blocks": lambda: prefect_setup.blocks(
+                api, chosen, name=name, with_keys=with_keys, dry_run=dry_run
+            ),
             "deployments": deployments,
             "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
         }
@@ -105,11 +144,17 @@ def _show(changes: Iterable, dry_run: bool, json: bool) -> None:
     for change in changes:
         counts[change.action] = counts.get(change.action, 0) + 1
         if json:
-            fields = {field: {"before": before, "after": after} for field, (before, after) in change.fields.items()}
+            fields = {
+                field: {"before": before, "after": after}
+                for field, (before, after) in change.fields.items()
+            }
             output.emit(change._asdict() | {"fields": fields, "dry_run": dry_run})
             continue
         rows.append((change.kind, change.name, change.action, "", "", ""))
-        rows += [("", "", "", field, _cell(before), _cell(after)) for field, (before, after) in change.fields.items()]
+        rows += [
+            ("", "", "", field, _cell(before), _cell(after))
+            for field, (before, after) in change.fields.items()
+        ]
         if change.note:
             output.say(f"{change.kind} {change.name}: {change.note}")
     if rows:

@@ -57,9 +57,13 @@ def screens(commands: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> l
     termios.tcsetwinsize(theirs, (40, WIDTH))
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     env = {**os.environ, "TERM": "xterm-256color", "PATH": path, **environ}
-    env = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    env = {
+        name: value for name, value in env.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
+    }
     script = "\n".join(f"printf '{_BETWEEN}'\n{command}" for command in commands)
-    bash = subprocess.Popen(["bash", "-c", script], cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    bash = subprocess.Popen(
+        ["bash", "-c", script], cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env=env
+    )
     os.close(theirs)
     written = b""
     while True:
@@ -92,26 +96,40 @@ def _screen(written: str) -> str:
 
 def draw(name: str, commands: Sequence[str], shown: Sequence[str]) -> None:
     """Save commands and what they showed as ``docs/<name>.svg``."""
-    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True, color_system="standard")
+    console = Console(
+        record=True,
+        width=WIDTH,
+        file=open(os.devnull, "w"),
+        force_terminal=True,
+        color_system="standard",
+    )
     for command, screen in zip(commands, shown, strict=True):
         console.print(Text(f"$ {command}", style="bold"))
         if screen:
             console.print(*AnsiDecoder().decode(screen), sep="\n")
     svg = console.export_svg(title="pfl", unique_id="pfl")
     # Rich would have the reader's browser fetch a font; each line says how long it is, so any fixed width does.
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S).replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
-    (HERE / f"{name}.svg").write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n", encoding="utf-8")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S).replace(
+        "Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace"
+    )
+    (HERE / f"{name}.svg").write_text(
+        "\n".join(line.rstrip() for line in svg.splitlines()) + "\n", encoding="utf-8"
+    )
 
 
 def main(wanted: Sequence[str]) -> None:
     """Run all pictures' commands one after the other, and draw those wanted."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place, "pfl")
-        shutil.copytree(HERE.parent / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            HERE.parent / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__")
+        )
         environ = {"HOME": place, "PREFECT_HOME": str(root / ".prefect"), "DO_NOT_TRACK": "1"}
         commands = [command for each in PICTURES.values() for command in each]
         try:
-            shown = [screen.replace(str(root), "~/pfl") for screen in screens(commands, root, environ)]
+            shown = [
+                screen.replace(str(root), "~/pfl") for screen in screens(commands, root, environ)
+            ]
         finally:
             screens(["pfl server stop"], root, environ)
         for name, each in PICTURES.items():

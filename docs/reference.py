@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-
-from cli.main import app
+from pfl.cli.main import app
 
 PAGE = Path(__file__).with_name("commands.md")
 _WIDTH = 100
@@ -34,7 +33,9 @@ def text() -> str:
 
 def _helps(command, name: str, parent) -> Iterator[tuple[str, str]]:
     # The width is said here, so that neither the terminal nor COLUMNS changes the page.
-    with command.make_context(name.rpartition(" ")[2], [], parent, resilient_parsing=True, terminal_width=_WIDTH) as context:
+    with command.make_context(
+        name.rpartition(" ")[2], [], parent, resilient_parsing=True, terminal_width=_WIDTH
+    ) as context:
         yield name, command.get_help(context).rstrip()
         for each, below in getattr(command, "commands", {}).items():
             yield from _helps(below, f"{name} {each}", context)

@@ -42,7 +42,9 @@ def run(text: str, root: Path, environ: Mapping[str, str]) -> list[tuple[str, st
     Returns:
         Each command, what the page says it prints, and what it printed.
     """
-    shutil.copytree(HERE.parent / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        HERE.parent / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__")
+    )
     commands, said = [], []
     for kind, block in _BLOCK.findall(text):
         if kind == "console":
@@ -52,7 +54,10 @@ def run(text: str, root: Path, environ: Mapping[str, str]) -> list[tuple[str, st
         elif file := re.match(r"# (flows/\S+)\n", block):
             commands.append(f"cat > {file[1]} <<'PYTHON'\n{block}PYTHON")
             said.append("")
-    screened = (plain(screen).replace(str(root), "~/pfl").splitlines() for screen in screens(commands, root, environ))
+    screened = (
+        plain(screen).replace(str(root), "~/pfl").splitlines()
+        for screen in screens(commands, root, environ)
+    )
     shown = ["".join(f"{line.rstrip()}\n" for line in lines) for lines in screened]
     return list(zip(commands, said, shown, strict=True))
 
@@ -71,7 +76,10 @@ def main() -> None:
     """Make the page tell what is printed now."""
     text = PAGE.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as place:
-        root, environ = Path(place, "pfl"), {"HOME": place, "PREFECT_HOME": f"{place}/.prefect", "DO_NOT_TRACK": "1"}
+        root, environ = (
+            Path(place, "pfl"),
+            {"HOME": place, "PREFECT_HOME": f"{place}/.prefect", "DO_NOT_TRACK": "1"},
+        )
         try:
             ran = run(text, root, environ)
         finally:

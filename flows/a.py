@@ -1,6 +1,6 @@
 """Step a of the flow *meaning*."""
 
-from handler import step
+from pfl import step
 
 
 @step

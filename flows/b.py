@@ -1,6 +1,6 @@
 """Step b of the flow *meaning*."""
 
-from handler import step
+from pfl import step
 
 
 @step

@@ -1,4 +1,4 @@
-"""``python -m handler.bake FILE``: the manifest of the project, written when its image is built."""
+"""``python -m pfl.handler.bake FILE``: the manifest of the project, written when its image is built."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from handler.core import project, records
-from handler.core.errors import PflError
-from handler.core.settings import Settings
+from pfl.handler.core.declare import project
+from pfl.handler.core.errors import PflError
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import records
 
 
 def bake(settings: Settings, path: Path) -> None:
@@ -19,7 +20,9 @@ def bake(settings: Settings, path: Path) -> None:
         InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
     """
     loaded = project.load(settings._replace(manifest=""))
-    path.with_name(f"{path.name}.parts").write_bytes(records.seal({step: each.to_json() for step, each in loaded.prints.items()}))
+    path.with_name(f"{path.name}.parts").write_bytes(
+        records.seal({step: each.to_json() for step, each in loaded.prints.items()})
+    )
     path.write_bytes(records.seal(loaded.body))
 
 

@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from handler.core import cache, event, manifest, shapes, store
-from handler.core.errors import NotFoundError, PflError
-from handler.core.settings import Settings, of_process
+from pfl.handler.core import envelope, event
+from pfl.handler.core.cache import lookup
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.errors import NotFoundError, PflError
+from pfl.handler.core.settings import Settings, of_process
+from pfl.handler.core.store import objects
 
 _cold = True
-_to_json = json.JSONEncoder(check_circular=False).encode  # A reply never holds itself, and looking for that takes its time.
+_to_json = json.JSONEncoder(
+    check_circular=False
+).encode  # A reply never holds itself, and looking for that takes its time.
 
 
 class Context(Protocol):
@@ -28,28 +33,32 @@ def lambda_handler(raw: object, context: Context | None = None) -> dict[str, obj
     Answer one event.
 
     Args:
-        raw: The event, plain or in one of the shapes of :mod:`handler.core.shapes`; see ``docs/event.md``.
+        raw: The event, plain or in one of the shapes of :mod:`pfl.handler.core.envelope`; see ``docs/event.md``.
         context: Lambda's context object.
 
     Returns:
         A reply, in the shape that the caller knows; what went wrong is in it, and nothing is raised that we foresaw.
     """
     request_id = getattr(context, "aws_request_id", "")
-    deadline = None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
+    deadline = (
+        None if context is None else time.monotonic() + context.get_remaining_time_in_millis() / 1e3
+    )
     finish = None
     try:
-        raw, finish = shapes.unwrap(raw)
+        raw, finish = envelope.unwrap(raw)
         settings = of_process()
     except PflError as exc:
         asked = raw if isinstance(raw, Mapping) else {}
-        finish = finish or (shapes.over_http if shapes.is_http(raw) else dict)
+        finish = finish or (envelope.over_http if envelope.is_http(raw) else dict)
         more = {"cold_start": _cold, "request_id": request_id, "code": "", "ms": 0.0}
-        reply = event.reply(id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more)
+        reply = event.reply(
+            id=asked.get("id"), flow=asked.get("flow"), status=exc.status, error=exc, **more
+        )
     else:
         reply = handle(raw, settings, request_id=request_id, deadline=deadline)
     if context is not None:
         print(_log_line(reply), flush=True)
-        reply = shapes.fit(reply)
+        reply = envelope.fit(reply)
     return finish(reply)
 
 
@@ -59,7 +68,7 @@ def handle(
     *,
     request_id: str = "",
     deadline: float | None = None,
-    results: store.Store | None = None,
+    results: objects.Store | None = None,
     notify: Callable[[str, str], None] = lambda step, doing: None,
     flow_run: object = None,
 ) -> dict[str, object]:
@@ -81,37 +90,73 @@ def handle(
     asked = event.peek(raw)
     if "action" in asked or "flow_run_id" in asked:
         return _act(asked, settings, results, request_id, cold, deadline, notify)
-    said = {"id": asked.get("id"), "flow": asked.get("flow"), "cold_start": cold, "request_id": request_id, "code": ""}
+    said = {
+        "id": asked.get("id"),
+        "flow": asked.get("flow"),
+        "cold_start": cold,
+        "request_id": request_id,
+        "code": "",
+    }
     reply, warnings, error = event.reply(status="completed", **said), [], None
     try:
         flows = manifest.load(settings)
         reply["code"] = flows.digest
-        request = event.parse(asked or raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle)
+        request = event.parse(
+            asked or raw, flows, engine=settings.engine, allow_pickle=settings.allow_pickle
+        )
         reply["id"], reply["flow"] = request.id, request.flow.name
         results = _open(settings) if results is None else results
         before = dict(results.counts)
-        finding = cache.find(request, results, warnings)
+        finding = lookup.find(request, results, warnings)
         outcomes, engine, url = {}, None, None
         if finding.missing:
-            from handler.core import accept
+            from pfl.handler.core.cache import accept
 
             finding = accept.widen(request, finding, results)
         if finding.missing or flow_run is not None:
-            from handler.engine import call, run  # Prefect loads behind this, on a miss, and nowhere else.
+            from pfl.handler.engine import (  # Prefect loads behind this, on a miss, and nowhere else.
+                compute,
+                steps,
+            )
 
-            invocation = run.once(
-                request, finding, results, settings, request_id=request_id, notify=notify, kill_at=deadline, is_cold=cold,
+            invocation = compute.once(
+                request,
+                finding,
+                results,
+                settings,
+                request_id=request_id,
+                notify=notify,
+                kill_at=deadline,
+                is_cold=cold,
                 flow_run=flow_run,
             )
             finding, outcomes, url = invocation.finding, invocation.outcomes, invocation.url
-            engine = invocation.request.engine if any(o.status in ("computed", "failed") for o in outcomes.values()) else None
+            engine = (
+                invocation.request.engine
+                if any(o.status in ("computed", "failed") for o in outcomes.values())
+                else None
+            )
             if invocation.error is not None:
-                failed = next(name for name, outcome in outcomes.items() if outcome.error is invocation.error)
-                error = call.as_error(failed, invocation.error, invocation.flow)
-        if error is None and outcomes and any(outcome.status == "miss" for outcome in outcomes.values()):
+                failed = next(
+                    name for name, outcome in outcomes.items() if outcome.error is invocation.error
+                )
+                error = steps.as_error(failed, invocation.error, invocation.flow)
+        if (
+            error is None
+            and outcomes
+            and any(outcome.status == "miss" for outcome in outcomes.values())
+        ):
             error = _missing(request, outcomes)
-        used = {verb: count - before.get(verb, 0) for verb, count in results.counts.items() if count != before.get(verb, 0)}
-        reply["steps"], reply["engine"], reply["url"] = _rows(request, finding, outcomes), engine, url
+        used = {
+            verb: count - before.get(verb, 0)
+            for verb, count in results.counts.items()
+            if count != before.get(verb, 0)
+        }
+        reply["steps"], reply["engine"], reply["url"] = (
+            _rows(request, finding, outcomes),
+            engine,
+            url,
+        )
         reply["warnings"], reply["store"] = list(dict.fromkeys(warnings)), used
     except PflError as exc:
         error = exc
@@ -124,39 +169,61 @@ def handle(
 
 
 def _act(
-    asked: Mapping, settings: Settings, results: store.Store | None, request_id: str, cold: bool,
-    deadline: float | None, notify: Callable[[str, str], None],
+    asked: Mapping,
+    settings: Settings,
+    results: objects.Store | None,
+    request_id: str,
+    cold: bool,
+    deadline: float | None,
+    notify: Callable[[str, str], None],
 ) -> dict[str, object]:
     """What is no call for an ID: ``{"action": …}``, sent by a schedule, and ``{"flow_run_id": …}``, by a worker."""
     started = time.perf_counter()
-    more: dict[str, object] = {"action": asked.get("action"), "cold_start": cold, "request_id": request_id}
+    more: dict[str, object] = {
+        "action": asked.get("action"),
+        "cold_start": cold,
+        "request_id": request_id,
+    }
     error = None
     try:
         action = event.check_action(asked)
         if action == "check":
-            from handler.engine import check
+            from pfl.handler.engine import check
 
             more |= check.code(settings)  # Told also where the store or Prefect does not answer.
         results = _open(settings) if results is None else results
         if action == "check":
             check.reach(settings, results)
         elif action == "reap":
-            from handler.engine import reap
+            from pfl.handler.engine import reap
 
             more["reaped"] = reaped = []
             for row in reap.reap(results, settings, dry_run=asked.get("dry_run", False)):
-                reaped.append(row)  # One by one: what was buried is told, also where the rest could not be.
+                reaped.append(
+                    row
+                )  # One by one: what was buried is told, also where the rest could not be.
         else:
-            from handler.engine import claim
+            from pfl.handler.engine.prefect import scheduled_runs
 
-            given = {"request_id": request_id, "deadline": deadline, "notify": notify, "results": results}
+            given = {
+                "request_id": request_id,
+                "deadline": deadline,
+                "notify": notify,
+                "results": results,
+            }
             if action == "run":
-                return more | {"ms": 0.0} | claim.run(asked["flow_run_id"], settings, **given)
-            more["runs"] = claim.poll(asked.get("pool", settings.work_pool), settings, **given)
+                return (
+                    more | {"ms": 0.0} | scheduled_runs.run(asked["flow_run_id"], settings, **given)
+                )
+            more["runs"] = scheduled_runs.poll(
+                asked.get("pool", settings.work_pool), settings, **given
+            )
     except PflError as exc:
         error = exc
     more["ms"] = round((time.perf_counter() - started) * 1e3, 3)
-    return event.reply(id=None, flow=None, status=error.status if error else "completed", error=error, **more)
+    return event.reply(
+        id=None, flow=None, status=error.status if error else "completed", error=error, **more
+    )
 
 
 def _log_line(reply: Mapping) -> str:
@@ -173,28 +240,38 @@ def _log_line(reply: Mapping) -> str:
     return _to_json(said)
 
 
-_opened: dict[Settings, store.Store] = {}
+_opened: dict[Settings, objects.Store] = {}
 
 
-def _open(settings: Settings) -> store.Store:
+def _open(settings: Settings) -> objects.Store:
     # One client per process: a warm call pays for no new connection.
     if settings not in _opened:
-        _opened[settings] = store.of(settings)
+        _opened[settings] = objects.of(settings)
     return _opened[settings]
 
 
-_NOTHING = cache.Entry(*[None] * len(cache.Entry._fields))
+_NOTHING = lookup.Entry(*[None] * len(lookup.Entry._fields))
 
 
-def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str, object]) -> list[dict[str, object]]:
+def _rows(
+    request: event.Request, finding: lookup.Finding, outcomes: Mapping[str, object]
+) -> list[dict[str, object]]:
     rows = []
     for name in request.flow.steps:
         outcome, entry = outcomes.get(name), finding.found.get(name)
-        if outcome is None and (entry is None or (request.step is not None and name != request.step and name not in request.skip)):
+        if outcome is None and (
+            entry is None
+            or (request.step is not None and name != request.step and name not in request.skip)
+        ):
             continue
         status, why, ms = "skipped" if name in request.skip else "hit", None, 0.0
         if outcome is not None:
-            status, why, ms, entry = outcome.status, outcome.why, round(outcome.ms, 3), outcome.entry
+            status, why, ms, entry = (
+                outcome.status,
+                outcome.why,
+                round(outcome.ms, 3),
+                outcome.entry,
+            )
         of = entry or _NOTHING
         rows.append({
             "step": name, "status": status, "value": of.value, "key": of.key, "why": why, "ms": ms, "computed_at": of.computed_at,
@@ -206,7 +283,9 @@ def _rows(request: event.Request, finding: cache.Finding, outcomes: Mapping[str,
 def _missing(request: event.Request, outcomes: Mapping[str, object]) -> NotFoundError:
     step, outcome = next((name, o) for name, o in outcomes.items() if o.status == "miss")
     return NotFoundError(
-        f"step {step} is not in the cache for {request.id!r}", why=outcome.why or "", hint="ask again without cached_only"
+        f"step {step} is not in the cache for {request.id!r}",
+        why=outcome.why or "",
+        hint="ask again without cached_only",
     )
 
 
@@ -215,14 +294,15 @@ def _preload() -> None:
     try:
         settings = of_process()
         if settings.preload:
-            from handler.core import project
-            from handler.engine import prefect_env, run
+            from pfl.handler.core.declare import project
+            from pfl.handler.engine import compute
+            from pfl.handler.engine.prefect import environment
 
-            prefect_env.prepare(settings)
+            environment.prepare(settings)
             if settings.engine == "prefect":
-                from handler.engine import prefect_run
+                from pfl.handler.engine.prefect import session
 
-                prefect_env.load()
+                environment.load()
             project.load(settings)
             _open(settings)
     except PflError:

@@ -6,10 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
 
 
-def client(service: str, *, endpoint_url: str = "", region: str = "", read_timeout_s: int = 60, attempts: int = 3):
+def client(
+    service: str,
+    *,
+    endpoint_url: str = "",
+    region: str = "",
+    read_timeout_s: int = 60,
+    attempts: int = 3,
+):
     """
     A boto3 client; profile, credentials, region and endpoint come from where AWS's own tools take them.
 
@@ -26,13 +33,23 @@ def client(service: str, *, endpoint_url: str = "", region: str = "", read_timeo
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=read_timeout_s)
+    config = Config(
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=10,
+        read_timeout=read_timeout_s,
+    )
     with told(f"AWS {service}"):
         region = chosen_region(region)
         try:
-            return boto3.Session().client(service, endpoint_url=endpoint_url or None, region_name=region, config=config)
+            return boto3.Session().client(
+                service, endpoint_url=endpoint_url or None, region_name=region, config=config
+            )
         except ValueError as exc:
-            raise InvalidRequestError("the endpoint or the region is not one", why=str(exc), hint="AWS_ENDPOINT_URL, AWS_REGION") from exc
+            raise InvalidRequestError(
+                "the endpoint or the region is not one",
+                why=str(exc),
+                hint="AWS_ENDPOINT_URL, AWS_REGION",
+            ) from exc
 
 
 def chosen_region(default: str = "") -> str:
@@ -46,7 +63,9 @@ def chosen_region(default: str = "") -> str:
 
     region = boto3.Session().region_name or os.environ.get("AWS_REGION") or default
     if not region:
-        raise InvalidRequestError("no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one")
+        raise InvalidRequestError(
+            "no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one"
+        )
     return region
 
 
@@ -63,12 +82,21 @@ def told(asked: str) -> Iterator[None]:
     try:
         yield
     except boto.ProfileNotFound as exc:
-        raise InvalidRequestError("the AWS profile is not known", why=str(exc), hint="AWS_PROFILE, or aws configure") from exc
-    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.TokenRetrievalError) as exc:
+        raise InvalidRequestError(
+            "the AWS profile is not known", why=str(exc), hint="AWS_PROFILE, or aws configure"
+        ) from exc
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+    ) as exc:
         hint = "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login"
         raise InvalidRequestError("there are no AWS credentials", why=str(exc), hint=hint) from exc
     except (boto.InvalidRegionError, boto.ParamValidationError) as exc:
-        raise InvalidRequestError(f"{asked}: the request is not one AWS knows", why=str(exc)) from exc
+        raise InvalidRequestError(
+            f"{asked}: the request is not one AWS knows", why=str(exc)
+        ) from exc
     except (boto.EndpointConnectionError, boto.ConnectTimeoutError) as exc:
         hint = "is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?"
         raise UnavailableError(f"{asked} could not be reached", why=str(exc), hint=hint) from exc
@@ -87,9 +115,27 @@ def of(exc, asked: str) -> PflError:
     """Our error for a refusal of the service."""
     kind, why = code(exc), str(exc.response.get("Error", {}).get("Message", exc))
     if "NotFound" in kind or kind in ("NoSuchBucket", "404"):
-        return NotFoundError(f"{asked} is not there", why=why, hint="pfl deploy makes it; is the region the right one?")
+        return NotFoundError(
+            f"{asked} is not there",
+            why=why,
+            hint="pfl deploy makes it; is the region the right one?",
+        )
     if "AccessDenied" in kind or kind in ("403", "UnauthorizedOperation"):
-        return UnavailableError(f"{asked}: access is denied", why=why, hint="the credentials in use lack this permission")
-    if kind in ("ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"):
-        return UnavailableError(f"{asked}: the credentials were not accepted", why=why, hint="log in again, or check AWS_PROFILE")
+        return UnavailableError(
+            f"{asked}: access is denied",
+            why=why,
+            hint="the credentials in use lack this permission",
+        )
+    if kind in (
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "UnrecognizedClientException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+    ):
+        return UnavailableError(
+            f"{asked}: the credentials were not accepted",
+            why=why,
+            hint="log in again, or check AWS_PROFILE",
+        )
     return UnavailableError(f"{asked} refused", why=f"{kind}: {why}")

@@ -7,7 +7,7 @@ The small extension of Lambda that sees a sandbox die, and buries the call that 
 It is started beside the runtime, has two seconds once the runtime is dead, and asks for nothing but the standard library until
 then. What it cannot do in time is left on record, with the cause: the next call for the ID, or the next reap, does it.
 
-The file ``/opt/extensions/pfl`` of the image starts it with ``python -m serverless.extension`` from the task's folder; its name
+The file ``/opt/extensions/pfl`` of the image starts it with ``python -m pfl.serverless.extension`` from the task's folder; its name
 has to be the one that is registered.
 
 Source: AWS Lambda Developer Guide, "Lambda Extensions API".
@@ -22,7 +22,9 @@ import sys
 import time
 
 NAME = "pfl"
-_RESERVE_S = 0.8  # Of the two seconds, for all but waiting for what the dead process had told Prefect.
+_RESERVE_S = (
+    0.8  # Of the two seconds, for all but waiting for what the dead process had told Prefect.
+)
 
 
 def main() -> None:
@@ -30,7 +32,9 @@ def main() -> None:
     host = os.environ["AWS_LAMBDA_RUNTIME_API"]
     body = json.dumps({"events": ["INVOKE", "SHUTDOWN"]})
     connection = http.client.HTTPConnection(host)
-    connection.request("POST", "/2020-01-01/extension/register", body, {"Lambda-Extension-Name": NAME})
+    connection.request(
+        "POST", "/2020-01-01/extension/register", body, {"Lambda-Extension-Name": NAME}
+    )
     answer = connection.getresponse()
     told, own_id = answer.read(), answer.getheader("Lambda-Extension-Identifier")
     if own_id is None:
@@ -39,7 +43,11 @@ def main() -> None:
     while True:
         # A connection of its own each time: hours may lie between, and a freeze.
         connection = http.client.HTTPConnection(host)
-        connection.request("GET", "/2020-01-01/extension/event/next", headers={"Lambda-Extension-Identifier": own_id})
+        connection.request(
+            "GET",
+            "/2020-01-01/extension/event/next",
+            headers={"Lambda-Extension-Identifier": own_id},
+        )
         event = json.loads(connection.getresponse().read())
         connection.close()
         if event.get("eventType") == "SHUTDOWN":
@@ -58,24 +66,26 @@ def bury(reason: str, *, killed_for_memory: bool, until: float) -> None:
         killed_for_memory: Whether the kernel killed a process since the last invocation, for want of memory.
         until: When this process will be killed, in seconds since 1970.
     """
-    from handler.core import lease
+    from pfl.handler.core.cache import lease
 
     try:
         with open(lease.SANDBOX_NOTE) as file:
             call = file.read()
     except FileNotFoundError:
         return  # No call was under way.
-    from handler.core import store
-    from handler.core.errors import PflError
-    from handler.core.settings import Settings
-    from handler.engine import reap
+    from pfl.handler.core.errors import PflError
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine import reap
 
     try:
         settings = Settings.from_env(os.environ)
-        results = store.of(settings)
+        results = objects.of(settings)
         lease.report(results, call, *reap.of_shutdown(reason, killed_for_memory=killed_for_memory))
         os.unlink(lease.SANDBOX_NOTE)
-        for row in reap.reap(results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)):
+        for row in reap.reap(
+            results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)
+        ):
             print(_log_line(row), file=sys.stderr, flush=True)
     except PflError as exc:
         print(f"pfl: {exc}; pfl runs reap does it", file=sys.stderr)
@@ -83,9 +93,18 @@ def bury(reason: str, *, killed_for_memory: bool, until: float) -> None:
 
 def _log_line(row: dict) -> str:
     """The line of the log that the dead call could not write itself; see handler/entry.py."""
-    said = {name: row.get(name) for name in ("request_id", "id", "flow")} | {"action": None, "status": "crashed", "engine": row.get("engine"), "ms": None}
+    said = {name: row.get(name) for name in ("request_id", "id", "flow")} | {
+        "action": None,
+        "status": "crashed",
+        "engine": row.get("engine"),
+        "ms": None,
+    }
     error = {"type": row["cause"], "what": row["what"], "hint": row["hint"]}
-    return json.dumps({"pfl": 1} | said | {"cold_start": None, "steps": dict.fromkeys(row["steps"], "crashed"), "error": error})
+    return json.dumps(
+        {"pfl": 1}
+        | said
+        | {"cold_start": None, "steps": dict.fromkeys(row["steps"], "crashed"), "error": error}
+    )
 
 
 def _kills() -> int:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from serverless import aws
+from pfl.serverless import aws
 
 _OURS = '{"pfl": 1'
 _PLATFORM = ("START RequestId", "END RequestId", "INIT_START", "REPORT RequestId")
 _REQUEST = re.compile(r"^START RequestId: (\S+)")
 _PAUSE_S = 1.0
 _sleep = time.sleep
-_LATE_MS = 30_000  # How much later than another an event may arrive, and is still seen by who follows.
+_LATE_MS = (
+    30_000  # How much later than another an event may arrive, and is still seen by who follows.
+)
 
 
 def read(client, group: str, *, id: str | None, since_s: float, follow: bool) -> Iterator[dict]:
@@ -34,7 +36,9 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
     """
     start = int((time.time() - since_s) * 1e3)
     seen: dict[str, int] = {}
-    waiting: dict[str, list[dict]] = {}  # By stream: what was printed in a call whose ID is not known yet.
+    waiting: dict[
+        str, list[dict]
+    ] = {}  # By stream: what was printed in a call whose ID is not known yet.
     while True:
         for event in _events(client, group, start):
             if event["eventId"] not in seen:
@@ -50,13 +54,18 @@ def read(client, group: str, *, id: str | None, since_s: float, follow: bool) ->
 
 def _events(client, group: str, start: int) -> Iterator[dict]:
     with aws.told(f"log group {group}"):
-        for page in client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=start):
+        for page in client.get_paginator("filter_log_events").paginate(
+            logGroupName=group, startTime=start
+        ):
             yield from page["events"]
 
 
 def _chosen(event: dict, id: str | None, waiting: dict[str, list[dict]]) -> Iterator[dict]:
     text = event["message"].rstrip("\n")
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(event["timestamp"] / 1e3)) + f".{event['timestamp'] % 1000:03d}Z"
+    at = (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(event["timestamp"] / 1e3))
+        + f".{event['timestamp'] % 1000:03d}Z"
+    )
     line = {"at": at, "stream": event["logStreamName"], "text": text, "call": None}
     if text.startswith(_OURS):
         with suppress(ValueError):  # Cut by CloudWatch, which takes 256 KiB a line: shown as it is.

@@ -20,13 +20,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from handler.core.errors import CorruptRecordError, InvalidRequestError, PflError, UnavailableError
-from handler.core.settings import Settings
-from serverless import aws
+from pfl.handler.core.errors import (
+    CorruptRecordError,
+    InvalidRequestError,
+    PflError,
+    UnavailableError,
+)
+from pfl.handler.core.settings import Settings
+from pfl.serverless import aws
 
 # Source: AWS Lambda Developer Guide, "Lambda quotas", invocation payload.
 SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
-_THROTTLED = ("TooManyRequestsException", "EC2ThrottledException", "ThrottlingException", "Throttling", "RequestLimitExceeded")
+_THROTTLED = (
+    "TooManyRequestsException",
+    "EC2ThrottledException",
+    "ThrottlingException",
+    "Throttling",
+    "RequestLimitExceeded",
+)
 _TRIES, _PAUSE_S, _LONGEST_S = 6, 0.2, 10.0
 _ANSWER_S = 920  # A function may take fifteen minutes.
 
@@ -80,7 +91,9 @@ def target(settings: Settings) -> Target | None:
     except FileNotFoundError:
         known = None
     except (OSError, ValueError, TypeError) as exc:
-        raise CorruptRecordError(f"{path} cannot be read", why=str(exc), hint="pfl deploy writes it anew") from exc
+        raise CorruptRecordError(
+            f"{path} cannot be read", why=str(exc), hint="pfl deploy writes it anew"
+        ) from exc
     if settings.function and (known is None or known.function != settings.function):
         return Target(settings.function)
     return known
@@ -123,8 +136,14 @@ def call(
             "the event is too large for Lambda", why=f"{len(data)} bytes, {most} at most{' with --async' if asynchronous else ''}",
             hint="put large input into the store and send its key",
         )  # fmt: skip
-    client = aws.client("lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1)
-    asking = {"FunctionName": at.function, "Payload": data, "InvocationType": "Event" if asynchronous else "RequestResponse"}
+    client = aws.client(
+        "lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1
+    )
+    asking = {
+        "FunctionName": at.function,
+        "Payload": data,
+        "InvocationType": "Event" if asynchronous else "RequestResponse",
+    }
     if not asynchronous:
         asking["LogType"] = "Tail"
     for turn in range(1, _TRIES + 1):
@@ -136,12 +155,18 @@ def call(
             cause = exc.__cause__
             kind = aws.code(cause) if isinstance(cause, ClientError) else ""
             if kind in ("RequestTooLargeException", "413"):
-                raise InvalidRequestError("Lambda did not take the event: it is too large", why=exc.why) from cause
+                raise InvalidRequestError(
+                    "Lambda did not take the event: it is too large", why=exc.why
+                ) from cause
             if kind not in _THROTTLED:
                 raise
             if turn == _TRIES:
                 hint = "raise its reserved concurrency in serverless.yml, or call less at once"
-                raise UnavailableError(f"function {at.function} is throttled", why=f"refused {turn} times: {exc.why}", hint=hint) from cause
+                raise UnavailableError(
+                    f"function {at.function} is throttled",
+                    why=f"refused {turn} times: {exc.why}",
+                    hint=hint,
+                ) from cause
             pause = min(_LONGEST_S, _PAUSE_S * 2 ** (turn - 1)) * (0.5 + random.random() / 2)
             tell(f"throttled; trying again in {pause:.1f} s ({turn} of {_TRIES - 1})")
             time.sleep(pause)
@@ -152,7 +177,10 @@ def call(
     if "FunctionError" in answer:
         log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
         if log.strip():
-            tell("the end of its log:\n" + "\n".join(f"  {line}" for line in log.strip().splitlines()[-25:]))
+            tell(
+                "the end of its log:\n"
+                + "\n".join(f"  {line}" for line in log.strip().splitlines()[-25:])
+            )
         died = _death(at, body, log)
         died.request_id = request_id
         raise died
@@ -162,7 +190,11 @@ def call(
             raise ValueError("it is no reply")
     except ValueError as exc:
         hint = "is it a function of pfl? PFL_FUNCTION names the one to call"
-        raise UnavailableError(f"function {at.function} answered something else", why=body[:200].decode(errors="replace"), hint=hint) from exc
+        raise UnavailableError(
+            f"function {at.function} answered something else",
+            why=body[:200].decode(errors="replace"),
+            hint=hint,
+        ) from exc
     return Sent(reply, request_id)
 
 
@@ -173,8 +205,8 @@ def fetch(reply: dict, settings: Settings) -> None:
     Raises:
         NotFoundError, UnavailableError: The store does not have it, or cannot be read from here.
     """
-    from handler.core import records, store
-    from handler.core.errors import NotFoundError
+    from pfl.handler.core.errors import NotFoundError
+    from pfl.handler.core.store import objects, records
 
     opened = None
     for row in reply.get("steps", ()):
@@ -185,10 +217,12 @@ def fetch(reply: dict, settings: Settings) -> None:
                 f"the value of {row['step']} is too large to be sent", why="it is in the function's store, which is not named here",
                 hint="PFL_STORE=s3://bucket/prefix, as pfl deploy printed it",
             )  # fmt: skip
-        opened = opened or store.of(settings)
+        opened = opened or objects.of(settings)
         path = records.result_path(reply["id"], row["step"], row["key"])
         if (data := opened.get(path)) is None:
-            raise NotFoundError(f"{path} is not in {settings.store}", hint="is PFL_STORE the store of the function?")
+            raise NotFoundError(
+                f"{path} is not in {settings.store}", hint="is PFL_STORE the store of the function?"
+            )
         row["value"] = records.decode_result(data, path, allow_pickle=settings.allow_pickle)[0]
 
 
@@ -203,16 +237,50 @@ def _death(at: Target, body: bytes, log: str) -> UnavailableError:
     memory = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
     name = f"function {at.function}"
     if kind == "Sandbox.Timedout" or "Task timed out" in why:
-        return FunctionTimedOutError(f"{name} ran out of time", why=why, hint=f"{again}, or give it more time (timeout in serverless.yml, 900 s at most)")
+        return FunctionTimedOutError(
+            f"{name} ran out of time",
+            why=why,
+            hint=f"{again}, or give it more time (timeout in serverless.yml, 900 s at most)",
+        )
     if kind == "Runtime.OutOfMemory" or "signal: killed" in why:
         used = f"{memory[2]} of {memory[1]} MB used; " if memory else ""
-        sure = kind == "Runtime.OutOfMemory" or (memory is not None and int(memory[2]) >= 0.95 * int(memory[1]))
-        what = f"{name} ran out of memory" if sure else f"{name} was killed, most likely for want of memory"
-        return FunctionOutOfMemoryError(what, why=used + why, hint=f"{again}, or give it more memory (memorySize in serverless.yml)")
+        sure = kind == "Runtime.OutOfMemory" or (
+            memory is not None and int(memory[2]) >= 0.95 * int(memory[1])
+        )
+        what = (
+            f"{name} ran out of memory"
+            if sure
+            else f"{name} was killed, most likely for want of memory"
+        )
+        return FunctionOutOfMemoryError(
+            what,
+            why=used + why,
+            hint=f"{again}, or give it more memory (memorySize in serverless.yml)",
+        )
     if kind == "Runtime.ExitError" or "exit status" in why:
-        return FunctionExitedError(f"the process of {name} ended", why=why, hint="a step called exit(), or a library brought it down; see pfl logs")
-    if kind in ("Runtime.ImportModuleError", "Runtime.HandlerNotFound", "Runtime.UserCodeSyntaxError", "Runtime.MalformedHandlerName", "Runtime.InvalidEntrypoint"):
-        return FunctionImportError(f"{name} cannot be started", why=f"{kind}: {why}", hint="pfl deploy builds the image anew, and checks that it starts")
+        return FunctionExitedError(
+            f"the process of {name} ended",
+            why=why,
+            hint="a step called exit(), or a library brought it down; see pfl logs",
+        )
+    if kind in (
+        "Runtime.ImportModuleError",
+        "Runtime.HandlerNotFound",
+        "Runtime.UserCodeSyntaxError",
+        "Runtime.MalformedHandlerName",
+        "Runtime.InvalidEntrypoint",
+    ):
+        return FunctionImportError(
+            f"{name} cannot be started",
+            why=f"{kind}: {why}",
+            hint="pfl deploy builds the image anew, and checks that it starts",
+        )
     if kind == "Function.ResponseSizeTooLarge":
-        return FunctionCrashedError(f"the answer of {name} is too large for Lambda", why=why, hint="ask for one step with --step")
-    return FunctionCrashedError(f"{name} failed", why=f"{kind}: {why}" if kind else why, hint="see pfl logs")
+        return FunctionCrashedError(
+            f"the answer of {name} is too large for Lambda",
+            why=why,
+            hint="ask for one step with --step",
+        )
+    return FunctionCrashedError(
+        f"{name} failed", why=f"{kind}: {why}" if kind else why, hint="see pfl logs"
+    )

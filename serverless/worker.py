@@ -13,12 +13,11 @@ import time
 
 import anyio
 import anyio.abc
+from pfl.handler.core.errors import PflError
+from pfl.serverless import remote
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 from pydantic import Field
-
-from handler.core.errors import PflError
-from serverless import remote
 
 _FUNCTION = "Name or ARN of the function; a version or alias goes behind a colon."
 _LOOK_S = 60  # How often runs are looked for that were handed over, and never began.
@@ -27,8 +26,17 @@ _LOOK_S = 60  # How often runs are looked for that were handed over, and never b
 def template(function: str) -> dict:
     """The base job template of a work pool, with its function."""
     variables = {
-        "function": {"title": "Function", "type": "string", "default": function, "description": _FUNCTION},
-        "region": {"title": "Region", "type": "string", "description": "AWS region, where the worker's own settings name none."},
+        "function": {
+            "title": "Function",
+            "type": "string",
+            "default": function,
+            "description": _FUNCTION,
+        },
+        "region": {
+            "title": "Region",
+            "type": "string",
+            "description": "AWS region, where the worker's own settings name none.",
+        },
     }
     return {
         "job_configuration": {"function": "{{ function }}", "region": "{{ region }}"},
@@ -62,16 +70,25 @@ class LambdaWorker(BaseWorker):
         return template("pfl")
 
     async def run(
-        self, flow_run: FlowRun, configuration: LambdaJobConfiguration, task_status: anyio.abc.TaskStatus | None = None
+        self,
+        flow_run: FlowRun,
+        configuration: LambdaJobConfiguration,
+        task_status: anyio.abc.TaskStatus | None = None,
     ) -> LambdaWorkerResult:
         """
         Call the function, and do not wait for it; where AWS does not take the call, the run becomes Crashed with the reason.
         """
         # AWS's own variable in Lambda, which boto3 does not look at.
-        at = remote.Target(configuration.function, configuration.region or os.environ.get("AWS_REGION", ""))
-        call = functools.partial(remote.call, at, {"flow_run_id": str(flow_run.id)}, asynchronous=True)
+        at = remote.Target(
+            configuration.function, configuration.region or os.environ.get("AWS_REGION", "")
+        )
+        call = functools.partial(
+            remote.call, at, {"flow_run_id": str(flow_run.id)}, asynchronous=True
+        )
         try:
-            started = identifier = f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
+            started = identifier = (
+                f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
+            )
         except PflError as exc:
             # Told here: the base class leaves out what to do, and logs where in our code it came from.
             self.get_flow_run_logger(flow_run).error("%s", exc.lines)
@@ -81,15 +98,22 @@ class LambdaWorker(BaseWorker):
             task_status.started(started)
         return LambdaWorkerResult(status_code=0, identifier=identifier)
 
-    async def kill_infrastructure(self, infrastructure_pid: str, configuration: LambdaJobConfiguration, grace_seconds: int = 30) -> None:
+    async def kill_infrastructure(
+        self,
+        infrastructure_pid: str,
+        configuration: LambdaJobConfiguration,
+        grace_seconds: int = 30,
+    ) -> None:
         """Nothing is to be stopped: a run that is cancelled before it began is not begun, and one that runs looks for itself."""
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Prefect's round, and once a minute the end of those runs that never began."""
         if time.monotonic() - self._looked_at > _LOOK_S:
             self._looked_at = time.monotonic()
-            from handler.engine import claim, prefect_flow
+            from pfl.handler.engine.prefect import builder, scheduled_runs
 
-            for name in await anyio.to_thread.run_sync(claim.end_lost, prefect_flow.api_around(), self._work_pool_name):
+            for name in await anyio.to_thread.run_sync(
+                scheduled_runs.end_lost, builder.api_around(), self._work_pool_name
+            ):
                 self._logger.warning("%s never began: it is marked as Crashed", name)
         return await super().get_and_submit_flow_runs()

@@ -26,15 +26,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import obstore  # noqa: E402
 import servers  # noqa: E402
-
-from handler import entry  # noqa: E402
-from handler.core import bust, cache, event, inspection, manifest, records, store  # noqa: E402
-from handler.core.keys import value_digest  # noqa: E402
-from handler.core.settings import Settings, of_process  # noqa: E402
+from pfl.handler import entry  # noqa: E402
+from pfl.handler.core import event
+from pfl.handler.core.cache import bust, inspection, lookup
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.settings import Settings, of_process  # noqa: E402
+from pfl.handler.core.store import objects, records  # noqa: E402
+from pfl.handler.core.store.keys import value_digest  # noqa: E402
 
 _GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
-_HIT = "from handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); assert r['store'] == {'get': 1}, r"
-_CLI = "from cli.main import main; main(['invoke', '--id', 'abc', '--json'])"
+_HIT = "from pfl.handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); assert r['store'] == {'get': 1}, r"
+_CLI = "from pfl.cli.main import main; main(['invoke', '--id', 'abc', '--json'])"
 _PREFECT = """
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
@@ -67,11 +69,20 @@ def taking_turns(rounds: int, *works: Callable[[], object]) -> list[float]:
 
 def row(what: str, ms: float, against: str, base_ms: float, target: str) -> None:
     ratio = ms / base_ms
-    print(f"| {what} | {ms:.3g} ms | {against} | {base_ms:.3g} ms | {ratio:.3g} × | {target} |", flush=True)
+    print(
+        f"| {what} | {ms:.3g} ms | {against} | {base_ms:.3g} ms | {ratio:.3g} × | {target} |",
+        flush=True,
+    )
 
 
 def process(*words: str, environ: dict[str, str]) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, *words], check=True, env=environ, cwd=environ["PFL_PROJECT"], capture_output=True)
+    return lambda: subprocess.run(
+        [sys.executable, *words],
+        check=True,
+        env=environ,
+        cwd=environ["PFL_PROJECT"],
+        capture_output=True,
+    )
 
 
 class Context:
@@ -91,14 +102,30 @@ def plan_paths(settings: Settings, ids: list[str]) -> list[str]:
 
 def warm(name: str, settings: Settings, backend: object, ids: list[str], rounds: int) -> None:
     """A warm three-step hit, as Lambda asks for it and of another ID each time, against one GET of the same bytes."""
-    os.environ |= {"PFL_STORE": settings.store, "PFL_MANIFEST": settings.manifest, "PFL_ENGINE": "direct"}
+    os.environ |= {
+        "PFL_STORE": settings.store,
+        "PFL_MANIFEST": settings.manifest,
+        "PFL_ENGINE": "direct",
+    }
     of_process.cache_clear()
     order = random.Random(1).sample(range(len(ids)), len(ids))
-    keys, hits, gets, context = plan_paths(settings, ids), itertools.cycle(order), itertools.cycle(order), Context()
+    keys, hits, gets, context = (
+        plan_paths(settings, ids),
+        itertools.cycle(order),
+        itertools.cycle(order),
+        Context(),
+    )
     with open(os.devnull, "w") as log, contextlib.redirect_stdout(log):
-        replies = [entry.lambda_handler({"id": id}, context) for id in ids]  # Computed, if it is not there.
-        works = lambda: entry.lambda_handler({"id": ids[next(hits)]}, context), lambda: obstore.get(backend, keys[next(gets)]).bytes()
-        assert all(reply["status"] == "completed" for reply in replies) and works[0]()["store"] == {"get": 1}
+        replies = [
+            entry.lambda_handler({"id": id}, context) for id in ids
+        ]  # Computed, if it is not there.
+        works = (
+            lambda: entry.lambda_handler({"id": ids[next(hits)]}, context),
+            lambda: obstore.get(backend, keys[next(gets)]).bytes(),
+        )
+        assert all(reply["status"] == "completed" for reply in replies) and works[0]()["store"] == {
+            "get": 1
+        }
         hit, get = taking_turns(rounds, *works)
     row(f"warm hit of three steps, {name}, {len(ids):,} IDs", hit, "one obstore GET", get, "≤ 1.3")
 
@@ -107,17 +134,27 @@ def cold(place: Path, settings: Settings, environ: dict[str, str], rounds: int) 
     """A fresh process that answers a hit, against the least one."""
     key = next(Path(settings.store).glob("plans/abc/c/*.json")).relative_to(settings.store)
     library = next(path for path in sys.path if path.endswith("site-packages"))
-    least = f"import sys; sys.path.append({library!r}); " + _GET.format(place=settings.store, key=str(key))
+    least = f"import sys; sys.path.append({library!r}); " + _GET.format(
+        place=settings.store, key=str(key)
+    )
     for package in ("handler", "cli"):  # As in the image.
         compileall.compile_dir(str(ROOT / package), quiet=2)
-    hit, get = taking_turns(rounds, process("-c", _HIT, environ=environ), process("-S", "-c", least, environ=environ))
+    hit, get = taking_turns(
+        rounds, process("-c", _HIT, environ=environ), process("-S", "-c", least, environ=environ)
+    )
     row("cold hit", hit, "`python -S`, one obstore GET", get, "≤ 2")
-    cli, typer = taking_turns(rounds, process("-c", _CLI, environ=environ), process("-c", "import typer", environ=environ))
+    cli, typer = taking_turns(
+        rounds, process("-c", _CLI, environ=environ), process("-c", "import typer", environ=environ)
+    )
     row("`pfl invoke`, a hit", cli, "`python -c 'import typer'`", typer, "≤ 3")
     with servers_prefect(place) as api:
         script = place / "plain.py"
         script.write_text(_PREFECT)
-        plain = environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(place / "home"), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        plain = environ | {
+            "PREFECT_API_URL": api,
+            "PREFECT_HOME": str(place / "home"),
+            "PREFECT_LOGGING_LEVEL": "ERROR",
+        }
         run = process(str(script), environ=plain)
         run()
         prefect, hit = taking_turns(3, run, process("-c", _HIT, environ=environ))
@@ -129,17 +166,17 @@ class servers_prefect:
         self.home = place / "server"
 
     def __enter__(self) -> str:
-        from handler.engine import server
+        from pfl.handler.engine.prefect import server
 
         return server.ensure(self.home, idle_s=600).url
 
     def __exit__(self, *exc: object) -> None:
-        from handler.engine import server
+        from pfl.handler.engine.prefect import server
 
         server.stop(self.home)
 
 
-def fill(opened: store.Store, numbers: range, directory: str, *, whole: int = 2_000) -> None:
+def fill(opened: objects.Store, numbers: range, directory: str, *, whole: int = 2_000) -> None:
     """
     Small results and plans, fifty to an ID; written straight into a directory, which is what the store would do.
 
@@ -150,11 +187,21 @@ def fill(opened: store.Store, numbers: range, directory: str, *, whole: int = 2_
         id, key, is_plan = f"id{number // 50:06}", f"{number:064x}", number % 2 == 0
         path = (records.plan_path if is_plan else records.result_path)(id, "b", key)
         if number < whole and is_plan:
-            row = cache.Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
-            body = {"version": 2, "flow": "meaning", "id": id, "step": "b", "plan_key": key, "expires_at": None, "entries": [row]}
+            row = lookup.Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
+            body = {
+                "version": 2,
+                "flow": "meaning",
+                "id": id,
+                "step": "b",
+                "plan_key": key,
+                "expires_at": None,
+                "entries": [row],
+            }
             data[is_plan] = records.seal(body)
         elif number < whole:
-            data[is_plan] = records.encode_result(path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None)
+            data[is_plan] = records.encode_result(
+                path, "1", {"id": id, "step": "b", "fingerprint": "f"}, None
+            )
         if not directory:
             opened.put(path, data[is_plan])
             continue
@@ -164,7 +211,7 @@ def fill(opened: store.Store, numbers: range, directory: str, *, whole: int = 2_
             file.write(data[is_plan])
 
 
-def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: str = "") -> None:
+def scale(name: str, opened: objects.Store, counts: tuple[int, int], directory: str = "") -> None:
     """Listing and busting one ID, in a small store and in a large one; and what a walk of all needs of memory."""
     found = []
     for count in counts:
@@ -173,26 +220,50 @@ def scale(name: str, opened: store.Store, counts: tuple[int, int], directory: st
         for number in range(9):
             id = f"id{number + 10 * len(found):06}"
             asked, started = sum(opened.counts.values()), time.perf_counter()
-            assert sum(1 for _ in inspection.entries(opened, id=id, flow=None, step=None, warn=print)) == 25
+            assert (
+                sum(1 for _ in inspection.entries(opened, id=id, flow=None, step=None, warn=print))
+                == 25
+            )
             listed = sum(opened.counts.values())
             listing = (time.perf_counter() - started) * 1e3
             started, scope = time.perf_counter(), bust.Scope(id, "", ("b",))
             assert sum(1 for _ in bust.results(opened, scope)) == 25
-            assert bust.bust(opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0) == 25
-            times.append((listing, (time.perf_counter() - started) * 1e3, listed - asked, sum(opened.counts.values()) - listed))
+            assert (
+                bust.bust(
+                    opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0
+                )
+                == 25
+            )
+            times.append(
+                (
+                    listing,
+                    (time.perf_counter() - started) * 1e3,
+                    listed - asked,
+                    sum(opened.counts.values()) - listed,
+                )
+            )
         found.append([statistics.median(column) for column in zip(*times, strict=True)])
     small, large = f"{counts[0]:,} objects", f"{name}, {counts[1]:,} objects"
     for column, what in enumerate(("list one ID", "bust one ID")):
         row(f"{what}, {large}", found[1][column], small, found[0][column], "1")
     for column, what in enumerate(("requests of a list of one ID", "requests of its bust"), 2):
-        print(f"| {what}, {large} | {found[1][column]:g} | {small} | {found[0][column]:g} | {found[1][column] / found[0][column]:.2g} × | 1 |", flush=True)
+        print(
+            f"| {what}, {large} | {found[1][column]:g} | {small} | {found[0][column]:g} | {found[1][column] / found[0][column]:.2g} × | 1 |",
+            flush=True,
+        )
 
 
 def peak_mib(environ: dict[str, str], *words: str) -> float:
     """The most memory a command had, in MiB."""
-    code = "from cli.main import main; main()"
+    code = "from pfl.cli.main import main; main()"
     with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen([sys.executable, "-c", code, *words], env=environ, cwd=environ["PFL_PROJECT"], stdout=nowhere, stderr=nowhere)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            env=environ,
+            cwd=environ["PFL_PROJECT"],
+            stdout=nowhere,
+            stderr=nowhere,
+        )
         _, status, used = os.wait4(process.pid, 0)
     assert status == 0, words
     return used.ru_maxrss / 1024
@@ -203,11 +274,19 @@ def memory(place: Path, counts: tuple[int, int], environ: dict[str, str]) -> Non
     peaks: dict[str, list[float]] = {"ls": [], "verify": []}
     for count in counts:
         (place / str(count)).mkdir()
-        fill(store.open_store(str(place / str(count)), environ={}), range(count), str(place / str(count)), whole=count)
+        fill(
+            objects.open_store(str(place / str(count)), environ={}),
+            range(count),
+            str(place / str(count)),
+            whole=count,
+        )
         for verb, found in peaks.items():
             found.append(peak_mib(environ | {"PFL_STORE": str(place / str(count))}, "cache", verb))
     for verb, (small, large) in peaks.items():
-        print(f"| memory of `pfl cache {verb}`, directory, {counts[1]:,} objects | {large:.0f} MiB | {counts[0]:,} objects | {small:.0f} MiB | {large / small:.2g} × | 1 |", flush=True)
+        print(
+            f"| memory of `pfl cache {verb}`, directory, {counts[1]:,} objects | {large:.0f} MiB | {counts[0]:,} objects | {small:.0f} MiB | {large / small:.2g} × | 1 |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -220,26 +299,41 @@ def main() -> None:
         del os.environ[name]
     place = Path(tempfile.mkdtemp())
     try:
-        shutil.copytree(ROOT / "flows", place / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "flows", place / "flows", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (place / "store").mkdir()
         os.environ["PFL_PROJECT"] = str(place)
         manifest.load(Settings(project=str(place)))
         baked = str(place / "manifest.json")
         shutil.copy(place / ".pfl" / "manifest.json", baked)
-        settings = Settings(project=str(place), manifest=baked, engine="direct", store=str(place / "store"))
-        print("| | median | against | median | ratio | target |\n| --- | ---: | --- | ---: | ---: | ---: |")
+        settings = Settings(
+            project=str(place), manifest=baked, engine="direct", store=str(place / "store")
+        )
+        print(
+            "| | median | against | median | ratio | target |\n| --- | ---: | --- | ---: | ---: | ---: |"
+        )
         ids = ["abc", *(f"customer-{number:04}" for number in range(1, 1_000))]
         warm("directory", settings, obstore.store.LocalStore(place / "store"), ids, 3_000)
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environ = {**os.environ}
         cold(place, settings, environ, chosen.rounds)
         with servers.s3(page_objects=1_000) as url:
-            keys = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+            keys = {
+                "AWS_ENDPOINT_URL": url,
+                "AWS_ACCESS_KEY_ID": "x",
+                "AWS_SECRET_ACCESS_KEY": "x",
+                "AWS_REGION": "us-east-1",
+            }
             os.environ |= keys
             import boto3
 
-            boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="bench")
-            on_s3 = Settings(project=str(place), manifest=baked, engine="direct", store="s3://bench/pfl")
-            opened = store.open_store(on_s3.store, environ=os.environ)
+            boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(
+                Bucket="bench"
+            )
+            on_s3 = Settings(
+                project=str(place), manifest=baked, engine="direct", store="s3://bench/pfl"
+            )
+            opened = objects.open_store(on_s3.store, environ=os.environ)
             for key in plan_paths(settings, ids):
                 opened.put(key, (place / "store" / key).read_bytes())
             warm("S3 (moto)", on_s3, opened._backend, ids, 500)
@@ -247,7 +341,12 @@ def main() -> None:
         memory(place, (1_000, 50_000), environ)
         large = place / "large"
         large.mkdir()
-        scale("directory", store.open_store(str(large), environ={}), (1_000, chosen.objects), str(large))
+        scale(
+            "directory",
+            objects.open_store(str(large), environ={}),
+            (1_000, chosen.objects),
+            str(large),
+        )
     finally:
         shutil.rmtree(place)
 

@@ -15,29 +15,35 @@ from pathlib import Path
 import hypothesis
 import pytest
 import servers
-
-from handler import entry
-from handler.core import store as stores
-from handler.core.settings import Settings, of_process
+from pfl.handler import entry
+from pfl.handler.core.settings import Settings, of_process
+from pfl.handler.core.store import objects as stores
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("PFL_", "PREFECT_", "AWS_")
 
-hypothesis.settings.register_profile("pfl", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "pfl", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("pfl")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting of whoever runs the tests reaches them, and nothing of theirs is written outside temporary directories."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # As a shell starts its background jobs; children would inherit it.
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # As a shell starts its background jobs; children would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]
     home = tmp_path_factory.mktemp("home")
-    os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT)}
-    os.environ |= {"AWS_CONFIG_FILE": str(home / "aws"), "AWS_SHARED_CREDENTIALS_FILE": str(home / "aws")}
+    os.environ |= {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "DO_NOT_TRACK": "1"}
+    os.environ |= {
+        "AWS_CONFIG_FILE": str(home / "aws"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(home / "aws"),
+    }
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -71,14 +77,16 @@ class Project:
 
     def ship(self) -> None:
         """Put the flows that come with pfl into it."""
-        shutil.copytree(ROOT / "flows", self.root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "flows", self.root / "flows", ignore=shutil.ignore_patterns("__pycache__")
+        )
 
     def write(self, text: str, name: str = "pipeline") -> Path:
         """Write ``flows/<name>.py``; a pipeline gets the import that every one needs."""
         path = self.root / "flows" / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         (path.parent / "__init__.py").touch()
-        head = "from handler import flow, step\n" if name == "pipeline" else ""
+        head = "from pfl import flow, step\n" if name == "pipeline" else ""
         path.write_text(head + textwrap.dedent(text))
         return path
 
@@ -88,7 +96,9 @@ class Project:
 
     def handle(self, raw: object) -> dict:
         """The reply to an event as it stands."""
-        return entry.handle(raw, self.settings, request_id=f"req-{next(self._requests)}", results=self.store)
+        return entry.handle(
+            raw, self.settings, request_id=f"req-{next(self._requests)}", results=self.store
+        )
 
     def call(self, id: str = "abc", **event: object) -> dict:
         """The reply to an event made of these fields."""
@@ -164,11 +174,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> stores.Store:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory):
     """A real Prefect server; the tests' own Prefect is set up for it before anything imports it."""
-    from handler.engine import prefect_env, server
+    from pfl.handler.engine.prefect import environment, server
 
     home = tmp_path_factory.mktemp("prefect-server") / ".pfl"
     found = server.ensure(home, idle_s=900)
-    prefect_env.prepare(Settings(project=str(home.parent)))
+    environment.prepare(Settings(project=str(home.parent)))
     yield found
     server.stop(home)
 

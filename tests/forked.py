@@ -40,12 +40,22 @@ class Popen(subprocess.Popen):
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *more,
     ) -> None:  # fmt: skip
         python, flag, code, *words = args
-        assert (python, flag, shell, pass_fds, preexec_fn) == (sys.executable, "-c", False, (), None)
+        assert (python, flag, shell, pass_fds, preexec_fn) == (
+            sys.executable,
+            "-c",
+            False,
+            (),
+            None,
+        )
         environ = {**(os.environ if env is None else env)}
-        differing = {name for name, _ in environ.items() ^ os.environ.items() if name.startswith("PYTHON")}
+        differing = {
+            name for name, _ in environ.items() ^ os.environ.items() if name.startswith("PYTHON")
+        }
         assert differing <= {"PYTHONWARNINGS"}, "the nursery has read these when it started"
         self._status, status = os.pipe()
-        ends = [number if end == -1 else end for number, end in enumerate((p2cread, c2pwrite, errwrite))]
+        ends = [
+            number if end == -1 else end for number, end in enumerate((p2cread, c2pwrite, errwrite))
+        ]
         with _one_at_a_time:
             request = json.dumps([code, words, os.fspath(cwd or os.getcwd()), environ])
             socket.send_fds(_nursery(), [request.encode()], [*ends, status])
@@ -80,7 +90,9 @@ class Popen(subprocess.Popen):
 def run(command: list[str], *, input: str | None = None, **more) -> subprocess.CompletedProcess:
     """`subprocess.run` with both streams captured, as text."""
     more.setdefault("stdin", subprocess.DEVNULL if input is None else subprocess.PIPE)
-    with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more) as process:
+    with Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    ) as process:
         out, err = process.communicate(input)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -91,26 +103,38 @@ def _nursery() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno())]
-        process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
     atexit.register(lambda: (ours.close(), process.wait()))
     return ours
 
 
 def _import_all() -> None:
-    from handler.core.settings import Settings
-    from handler.engine import prefect_env
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.engine.prefect import environment
 
-    prefect_env.prepare(Settings(prefect_api_url="http://127.0.0.1:9/api"))
-    import cli
-    import handler
-    import serverless
+    environment.prepare(Settings(prefect_api_url="http://127.0.0.1:9/api"))
+    import pfl
 
-    for package in (cli, handler, serverless):
+    for package in (pfl.cli, pfl.handler, pfl.serverless):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             # These are programs, or belong into processes of others.
-            if module.name.rpartition(".")[2] not in ("__main__", "bake", "extension", "server_process", "worker"):
+            if module.name.rpartition(".")[2] not in (
+                "__main__",
+                "bake",
+                "extension",
+                "server_process",
+                "worker",
+            ):
                 importlib.import_module(module.name)
-    for name in ("boto3", "prefect.flow_engine", "prefect.main", "prefect.task_engine", "rich.table"):
+    for name in (
+        "boto3",
+        "prefect.flow_engine",
+        "prefect.main",
+        "prefect.task_engine",
+        "rich.table",
+    ):
         importlib.import_module(name)
 
 
@@ -144,7 +168,7 @@ def _watch(child: int, descriptors: list[int]) -> None:
 
 
 def _become(order: list, descriptors: list[int]) -> str:
-    from handler.core.settings import of_process
+    from pfl.handler.core.settings import of_process
 
     code, words, folder, environ = order
     for number, each in enumerate(descriptors):
@@ -153,7 +177,9 @@ def _become(order: list, descriptors: list[int]) -> str:
         os.close(each)
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stderr = open(
+        2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+    )
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)

@@ -36,19 +36,29 @@ ADD base.tar /
 RUN ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth \\
  && rm /usr/bin/find /usr/bin/xargs /usr/bin/tar /usr/bin/gzip /usr/bin/which /usr/bin/apt-get /usr/sbin/useradd /usr/sbin/groupadd
 """
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_SESSION_TOKEN": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 PASSWORD = "123456789012-auth-token"  # That of moto's ECR.
 
 
 def main() -> None:
     """Build, push, start and call; with ``--cold`` measure cold starts inside."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cold", type=int, default=0, metavar="ROUNDS")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the images here, for the next time")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else nothing would be cleaned up.
     if missing := [name for name in PACKAGES.split() if not shutil.which(name)]:
-        sys.exit(f"not here: {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}")
+        sys.exit(
+            f"not here: {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}"
+        )
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pfl-image-") as temporary:
         folder = Path(chosen.keep or temporary)
         folder.mkdir(exist_ok=True)
@@ -63,17 +73,27 @@ def main() -> None:
 def check(folder: Path, cold: int) -> None:
     """All of it; an assertion that does not hold says what."""
     import servers
-
-    from handler.engine import server
-    from serverless import image
+    from pfl.handler.engine.prefect import server
+    from pfl.serverless import image
 
     for each in image.PLATFORMS:
         _step(f"all dependencies are wheels for {each}", lambda each=each: _wheels(each))
     _step("the base image", lambda: _base(folder))
     pip = folder / "pip.conf"
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
-    more = ["--network", "host", "--pull-never", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro", "-v", f"{pip}:/etc/pip.conf:ro"]
-    _step("the image", lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None))
+    more = [
+        "--network",
+        "host",
+        "--pull-never",
+        "-v",
+        f"{CERTIFICATES}:{CERTIFICATES}:ro",
+        "-v",
+        f"{pip}:/etc/pip.conf:ro",
+    ]
+    _step(
+        "the image",
+        lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None),
+    )
     _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
     with servers.s3() as s3, _registry(folder) as registry:
         _step("pushed by digest, as pfl deploy does", lambda: _pushed(s3, registry))
@@ -83,10 +103,15 @@ def check(folder: Path, cold: int) -> None:
             environ = _environ(s3, f"{prefect.url}")
             _step("called in a read-only container", lambda: _called(environ))
             print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
-            print(f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB")
+            print(
+                f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB"
+            )
             if cold:
                 mount = ["-v", f"{ROOT / 'tests' / 'cold_start.py'}:/bench/cold_start.py:ro"]
-                mount += ["-v", f"{sysconfig.get_path('purelib')}:/bench/boto3:ro"]  # What the image leaves out.
+                mount += [
+                    "-v",
+                    f"{sysconfig.get_path('purelib')}:/bench/boto3:ro",
+                ]  # What the image leaves out.
                 print(_inside(environ, "python3", "/bench/cold_start.py", str(cold), options=mount))
         finally:
             server.stop(home)
@@ -99,7 +124,9 @@ def _step(what: str, do) -> None:
 
 
 def _configure(folder: Path) -> None:
-    (folder / "storage.conf").write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n')
+    (folder / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n'
+    )
     # runc: crun knows no mixed cgroups. Limits: those of the host may not be raised in a sandbox.
     (folder / "containers.conf").write_text(
         '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=2048:2048"]\n[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
@@ -122,21 +149,58 @@ def _unmount(folder: Path) -> None:
 
 def _wheels(arch: str) -> None:
     """Resolved as the Dockerfile does, for the Python of its base image: what is not a wheel would need a compiler."""
-    version = re.search(r"^ARG BASE_IMAGE=\S+python:([\d.]+)$", (ROOT / "serverless" / "Dockerfile").read_text(), re.M)[1]
+    version = re.search(
+        r"^ARG BASE_IMAGE=\S+python:([\d.]+)$",
+        (ROOT / "serverless" / "Dockerfile").read_text(),
+        re.M,
+    )[1]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     machine = {"arm64": "aarch64"}.get(arch, arch)
     # Amazon Linux 2023 has glibc 2.34.
-    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 24, 26, 27, 28, 31, 34)] + [f"--platform=manylinux2014_{machine}"]
-    command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--target", os.environ["TMPDIR"], "--only-binary=:all:"]
-    _run(*command, *platforms, "--python-version", version, "-c", str(ROOT / "constraints.txt"), *groups["lambda"], *groups["steps"])
+    platforms = [
+        f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 24, 26, 27, 28, 31, 34)
+    ] + [f"--platform=manylinux2014_{machine}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--dry-run",
+        "--ignore-installed",
+        "--target",
+        os.environ["TMPDIR"],
+        "--only-binary=:all:",
+    ]
+    _run(
+        *command,
+        *platforms,
+        "--python-version",
+        version,
+        "-c",
+        str(ROOT / "constraints.txt"),
+        *groups["lambda"],
+        *groups["steps"],
+    )
 
 
 def _base(folder: Path) -> None:
-    if subprocess.run(["buildah", "inspect", "--type", "image", BASE], capture_output=True).returncode == 0:
+    if (
+        subprocess.run(
+            ["buildah", "inspect", "--type", "image", BASE], capture_output=True
+        ).returncode
+        == 0
+    ):
         return
     context = folder / "base"
     context.mkdir(exist_ok=True)
-    command = ["mmdebstrap", "--variant=minbase", "--include=python3,python3-pip-whl,ca-certificates", "--mode=root", "bookworm"]
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        "--include=python3,python3-pip-whl,ca-certificates",
+        "--mode=root",
+        "bookworm",
+    ]
     _run(*command, str(context / "base.tar"))
     (context / "Dockerfile").write_text(_BASE)
     _run("buildah", "bud", "--squash", "-t", BASE, str(context))
@@ -144,18 +208,24 @@ def _base(folder: Path) -> None:
 
 
 def _broken(folder: Path, more: list[str]) -> None:
-    from handler.core.errors import InvalidRequestError
-    from serverless import image
+    from pfl.handler.core.errors import InvalidRequestError
+    from pfl.serverless import image
 
     project = folder / "broken"
     shutil.rmtree(project, ignore_errors=True)
     for name in ("flows", "handler", "serverless"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        shutil.copytree(
+            ROOT / name,
+            project / name,
+            ignore=shutil.ignore_patterns("__pycache__", "node_modules"),
+        )
     for name in ("pyproject.toml", "constraints.txt", ".dockerignore"):
         shutil.copy(ROOT / name, project / name)
-    (project / "flows" / "b.py").write_text("from handler import step\n1 / 0\n")
+    (project / "flows" / "b.py").write_text("from pfl import step\n1 / 0\n")
     try:
-        image.build("buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None)
+        image.build(
+            "buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None
+        )
     except InvalidRequestError as exc:
         assert "ZeroDivisionError: division by zero at flows/b.py:2" in exc.why, exc.why
     else:
@@ -169,10 +239,9 @@ def _pushed(s3: str, registry: str) -> None:
     The registry and moto's ECR stand for AWS's: what was pushed to the one is told to the other, and its address is that of the one.
     """
     import boto3
-
-    from handler.core.errors import UnavailableError
-    from handler.core.settings import Settings
-    from serverless import deploy, image
+    from pfl.handler.core.errors import UnavailableError
+    from pfl.handler.core.settings import Settings
+    from pfl.serverless import deploy, image
 
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
     at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), tell=lambda line: None)
@@ -185,16 +254,39 @@ def _pushed(s3: str, registry: str) -> None:
 
     def push_and_tell(tool: str, tag: str, **more) -> None:
         push(tool, tag, **more)
-        said = _run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{more['user']}:{more['password']}", f"docker://{tag}")
+        said = _run(
+            "skopeo",
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            "--creds",
+            f"{more['user']}:{more['password']}",
+            f"docker://{tag}",
+        )
         told.append(f"sha256:{hashlib.sha256(said.encode()).hexdigest()}")
-        ecr.put_image(repositoryName="pfl", imageTag=tag.rpartition(":")[2], imageManifest=said, imageDigest=told[0])
+        ecr.put_image(
+            repositoryName="pfl",
+            imageTag=tag.rpartition(":")[2],
+            imageManifest=said,
+            imageDigest=told[0],
+        )
 
     image.tool, image.push = lambda: "buildah", push_and_tell
-    image.build = lambda tool, root, tag, **more: _run("buildah", "tag", IMAGE, tag)  # It is built already.
+    image.build = lambda tool, root, tag, **more: _run(
+        "buildah", "tag", IMAGE, tag
+    )  # It is built already.
     try:
         uri = at.find_image(build=True)
         assert uri == f"{name}@{told[0]}", (uri, told)
-        _run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", ":".join(at._login()), f"docker://{uri}")
+        _run(
+            "skopeo",
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            "--creds",
+            ":".join(at._login()),
+            f"docker://{uri}",
+        )
         assert at.find_image(build=True) == uri and len(told) == 1  # Nothing is pushed twice.
         push("buildah", f"{name}:other", user="AWS", password="wrong", tell=lambda line: None)
     except UnavailableError as exc:
@@ -217,8 +309,15 @@ def _registry(folder: Path) -> Iterator[str]:
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
         f"auth: {{htpasswd: {{realm: pfl, path: {users}}}}}\n"
     )
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}  # It takes them for settings of its own.
-    with subprocess.Popen(["docker-registry", "serve", str(config)], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")
+    }  # It takes them for settings of its own.
+    with subprocess.Popen(
+        ["docker-registry", "serve", str(config)],
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         from lambda_service import _wait_for_port
 
         try:
@@ -232,16 +331,46 @@ def _environ(s3: str, prefect: str) -> dict[str, str]:
     import boto3
 
     boto3.client("s3").create_bucket(Bucket="image")
-    return KEYS | {"AWS_ENDPOINT_URL": s3, "PFL_STORE": "s3://image/pfl", "PREFECT_API_URL": prefect, "AWS_LAMBDA_FUNCTION_NAME": "check", "DO_NOT_TRACK": "1"}
+    return KEYS | {
+        "AWS_ENDPOINT_URL": s3,
+        "PFL_STORE": "s3://image/pfl",
+        "PREFECT_API_URL": prefect,
+        "AWS_LAMBDA_FUNCTION_NAME": "check",
+        "DO_NOT_TRACK": "1",
+    }
 
 
 def _options(environ: dict[str, str]) -> list[str]:
-    limits = ["--network", "host", "-m", "512m", "--cpu-shares", "262144", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,size=512m"]
-    return [*limits, *(part for name, value in environ.items() for part in ("-e", f"{name}={value}"))]
+    limits = [
+        "--network",
+        "host",
+        "-m",
+        "512m",
+        "--cpu-shares",
+        "262144",
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--tmpfs",
+        "/tmp:rw,size=512m",
+    ]
+    return [
+        *limits,
+        *(part for name, value in environ.items() for part in ("-e", f"{name}={value}")),
+    ]
 
 
 def _inside(environ: dict[str, str], *command: str, options: list[str] = []) -> str:  # noqa: B006
-    return _run("podman", "run", "--rm", *_options(environ), *options, "--entrypoint", command[0], IMAGE, *command[1:])
+    return _run(
+        "podman",
+        "run",
+        "--rm",
+        *_options(environ),
+        *options,
+        "--entrypoint",
+        command[0],
+        IMAGE,
+        *command[1:],
+    )
 
 
 def _called(environ: dict[str, str]) -> None:
@@ -249,13 +378,40 @@ def _called(environ: dict[str, str]) -> None:
     from lambda_service import _free_ports, _wait_for_port
 
     ports = _free_ports(2)
-    emulator = ["--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}", "--runtime-api-address", f"127.0.0.1:{ports[1]}"]
-    command = ["podman", "run", "--rm", *_options(environ), "-v", f"{rie.binary()}:/rie:ro", "--entrypoint", "/rie", IMAGE, *emulator]
-    command += ["python3", "-m", "awslambdaric", "handler.entry.lambda_handler"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    emulator = [
+        "--runtime-interface-emulator-address",
+        f"127.0.0.1:{ports[0]}",
+        "--runtime-api-address",
+        f"127.0.0.1:{ports[1]}",
+    ]
+    command = [
+        "podman",
+        "run",
+        "--rm",
+        *_options(environ),
+        "-v",
+        f"{rie.binary()}:/rie:ro",
+        "--entrypoint",
+        "/rie",
+        IMAGE,
+        *emulator,
+    ]
+    command += ["python3", "-m", "awslambdaric", "pfl.handler.entry.lambda_handler"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             _wait_for_port(ports[0], process)
-            replies = [_post(ports[0], event) for event in ({"action": "check"}, {"id": "image"}, {"id": "image"}, {"id": ""}, {"action": "reap"})]
+            replies = [
+                _post(ports[0], event)
+                for event in (
+                    {"action": "check"},
+                    {"id": "image"},
+                    {"id": "image"},
+                    {"id": ""},
+                    {"action": "reap"},
+                )
+            ]
         finally:
             process.terminate()
         log = process.communicate(timeout=30)[0]
@@ -263,7 +419,9 @@ def _called(environ: dict[str, str]) -> None:
     assert checked["status"] == reaped["status"] == "completed", (checked, reaped)
     assert [row["status"] for row in miss["steps"]] == ["computed"] * 3, miss
     assert miss["engine"] == "prefect" and miss["url"] and not miss["warnings"], miss
-    assert [row["status"] for row in hit["steps"]] == ["hit"] * 3 and hit["store"] == {"get": 1}, hit
+    assert [row["status"] for row in hit["steps"]] == ["hit"] * 3 and hit["store"] == {"get": 1}, (
+        hit
+    )
     assert wrong["status"] == "invalid", wrong
     assert "Read-only file system" not in log, log
     assert re.search(r"External agent pfl .* registered", log), log
@@ -282,7 +440,9 @@ def _post(port: int, event: dict) -> dict:
 
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    )
     return done.stdout
 
 

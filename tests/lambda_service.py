@@ -32,11 +32,21 @@ from conftest import ROOT
 
 SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
 ATTEMPTS = 3  # Of an asynchronous call: the first, and two more.
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_SESSION_TOKEN": "test"}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_SESSION_TOKEN": "test",
+}
 THROTTLED = 429, "TooManyRequestsException", "Rate Exceeded."
-DENIED = 403, "AccessDeniedException", "User is not authorized to perform: lambda:InvokeFunction because no identity-based policy allows it"
-HANDLER = "handler.entry.lambda_handler"  # Of an image, which names its own.
-_END = re.compile(r"^REPORT |Waiting for runtime domain processes termination")  # Of a call that was answered; of one that died.
+DENIED = (
+    403,
+    "AccessDeniedException",
+    "User is not authorized to perform: lambda:InvokeFunction because no identity-based policy allows it",
+)
+HANDLER = "pfl.handler.entry.lambda_handler"  # Of an image, which names its own.
+_END = re.compile(
+    r"^REPORT |Waiting for runtime domain processes termination"
+)  # Of a call that was answered; of one that died.
 _INVOKE = re.compile(r"/2015-03-31/functions/([^/?]+)/invocations")
 
 
@@ -51,14 +61,22 @@ class Sandbox:
         extension: An executable for ``/opt/extensions``, if any.
     """
 
-    def __init__(self, config: dict, environ: dict[str, str], task: Path, extension: Path | None = None) -> None:
+    def __init__(
+        self, config: dict, environ: dict[str, str], task: Path, extension: Path | None = None
+    ) -> None:
         self.memory_bytes, self.most_bytes = config["MemorySize"] * 1024 * 1024, 0
         self._lines: list[str] = []
         self._told = threading.Condition()
         ports = _free_ports(2)
         self._port = ports[0]
-        env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | CREDENTIALS
-        env |= {"PYTHONPATH": f"{task}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1"} | environ
+        env = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
+        } | CREDENTIALS
+        env |= {
+            "PYTHONPATH": f"{task}{os.pathsep}{ROOT}",
+            "PYTHONUNBUFFERED": "1",
+            "DO_NOT_TRACK": "1",
+        } | environ
         env |= config.get("Environment", {}).get("Variables", {})
         env |= {
             "AWS_LAMBDA_FUNCTION_NAME": config["FunctionName"],
@@ -67,15 +85,42 @@ class Sandbox:
             # Without it awslambdaric waits in C while idle, and no signal handler of Python's runs.
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.12",
         }
-        command = [str(rie.binary()), "--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}"]
-        command += ["--runtime-api-address", f"127.0.0.1:{ports[1]}", sys.executable, "-m", "awslambdaric", config.get("Handler") or HANDLER]
+        command = [
+            str(rie.binary()),
+            "--runtime-interface-emulator-address",
+            f"127.0.0.1:{ports[0]}",
+        ]
+        command += [
+            "--runtime-api-address",
+            f"127.0.0.1:{ports[1]}",
+            sys.executable,
+            "-m",
+            "awslambdaric",
+            config.get("Handler") or HANDLER,
+        ]
         if extension is not None:
             # A view of the file system of its own, in which /opt holds the extension and nothing else.
             script = 'mount -t tmpfs tmpfs /opt && mkdir /opt/extensions && cp "$0" /opt/extensions/ && exec "$@"'
             unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
-            command = [*unshare, "--propagation", "private", "sh", "-c", script, str(extension), *command]
+            command = [
+                *unshare,
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                script,
+                str(extension),
+                *command,
+            ]
         self._process = subprocess.Popen(
-            command, cwd=task, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            cwd=task,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -98,19 +143,29 @@ class Sandbox:
             over.set()
             watcher.join()
         with self._told:
-            self._told.wait_for(lambda: any(_END.search(line) for line in self._lines[start:]), timeout=2)
+            self._told.wait_for(
+                lambda: any(_END.search(line) for line in self._lines[start:]), timeout=2
+            )
         self._signal(signal.SIGSTOP)  # Lambda freezes what is idle.
         lines = self._as_lambda_logs(self._lines[start:])
         return *_as_lambda_tells(status, data, lines), lines
 
     def _as_lambda_logs(self, lines: list[str]) -> list[str]:
         """The lines without the emulator's own, and with a last one that tells the memory used, also after a death."""
-        lines = [line for line in lines if "(rapid)" not in line and not line.startswith(("END ", "REPORT "))]
+        lines = [
+            line
+            for line in lines
+            if "(rapid)" not in line and not line.startswith(("END ", "REPORT "))
+        ]
         if not (request_id := _request_id(lines)):
             return lines
         used = min(self.most_bytes, self.memory_bytes) >> 20
         memory = f"Memory Size: {self.memory_bytes >> 20} MB\tMax Memory Used: {used} MB"
-        return [*lines, f"END RequestId: {request_id}", f"REPORT RequestId: {request_id}\tDuration: 1.00 ms\tBilled Duration: 1 ms\t{memory}\t"]
+        return [
+            *lines,
+            f"END RequestId: {request_id}",
+            f"REPORT RequestId: {request_id}\tDuration: 1.00 ms\tBilled Duration: 1 ms\t{memory}\t",
+        ]
 
     @property
     def log(self) -> list[str]:
@@ -145,7 +200,9 @@ class Sandbox:
         while True:
             for pid in self.processes():
                 try:
-                    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+                    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
+                        "SC_PAGESIZE"
+                    )
                     self.most_bytes = max(self.most_bytes, resident)
                     if resident > self.memory_bytes:
                         os.kill(pid, signal.SIGKILL)
@@ -166,7 +223,10 @@ class Sandbox:
         found, todo = [], [self._process.pid]
         while todo:
             try:
-                texts = [task.joinpath("children").read_text() for task in Path(f"/proc/{todo.pop()}/task").iterdir()]
+                texts = [
+                    task.joinpath("children").read_text()
+                    for task in Path(f"/proc/{todo.pop()}/task").iterdir()
+                ]
             except OSError:
                 continue
             children = [int(pid) for text in texts for pid in text.split()]
@@ -182,14 +242,26 @@ def _as_lambda_tells(status: int, data: bytes, lines: list[str]) -> tuple[dict |
         body = json.loads(data)
     except ValueError:
         if data.startswith(b"Task timed out"):
-            error = {"errorType": "Sandbox.Timedout", "errorMessage": f"RequestId: {request_id} Error: {data.decode()}"}
+            error = {
+                "errorType": "Sandbox.Timedout",
+                "errorMessage": f"RequestId: {request_id} Error: {data.decode()}",
+            }
             return error, json.dumps(error).encode()
         body = None
     if status == 413 or any("ResponseSizeTooLarge" in line for line in lines):
-        body = {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": f"Response payload size exceeded maximum allowed payload size ({SYNC_BYTES} bytes)."}
-    elif status == 200 and not (isinstance(body, dict) and "errorMessage" in body and body.get("requestId") == request_id):
+        body = {
+            "errorType": "Function.ResponseSizeTooLarge",
+            "errorMessage": f"Response payload size exceeded maximum allowed payload size ({SYNC_BYTES} bytes).",
+        }
+    elif status == 200 and not (
+        isinstance(body, dict) and "errorMessage" in body and body.get("requestId") == request_id
+    ):
         return None, data
-    error = body if isinstance(body, dict) else {"errorType": "Runtime.Unknown", "errorMessage": data.decode(errors="replace")}
+    error = (
+        body
+        if isinstance(body, dict)
+        else {"errorType": "Runtime.Unknown", "errorMessage": data.decode(errors="replace")}
+    )
     return error, json.dumps(error).encode()
 
 
@@ -215,7 +287,13 @@ class LambdaService:
         asked: Invocations that arrived, refused ones too, as ``(function, type)``.
     """
 
-    def __init__(self, behind: str, task: Path, environ: dict[str, str] | None = None, extension: Path | None = None) -> None:
+    def __init__(
+        self,
+        behind: str,
+        task: Path,
+        environ: dict[str, str] | None = None,
+        extension: Path | None = None,
+    ) -> None:
         self.task, self.extension, self.throttle = task, extension, 0
         self.refusals: dict[str, tuple[int, str, str]] = {}
         self.dead: list[tuple[str, bytes, dict]] = []
@@ -228,10 +306,16 @@ class LambdaService:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._environ = {"AWS_ENDPOINT_URL": self.url, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"} | (environ or {})
+        self._environ = {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        } | (environ or {})
 
     def __enter__(self) -> LambdaService:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -257,7 +341,9 @@ class LambdaService:
         """Those that live."""
         return list(self._all)
 
-    def pass_on(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, list[tuple[str, str]], bytes]:
+    def pass_on(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
         """What moto answers."""
         connection = http.client.HTTPConnection(self._behind, timeout=60)
         connection.request(method, path, body, headers)
@@ -266,14 +352,18 @@ class LambdaService:
         connection.close()
         return answer
 
-    def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    def invoke(
+        self, name: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the service's answer."""
         kind = headers.get("x-amz-invocation-type", "RequestResponse")
         self.asked.append((name, kind))
         if name in self.refusals:
             return _refusal(*self.refusals[name])
         asking = {k: v for k, v in headers.items() if k in ("authorization", "host", "x-amz-date")}
-        status, _, data = self.pass_on("GET", f"/2015-03-31/functions/{name}/configuration", b"", asking)
+        status, _, data = self.pass_on(
+            "GET", f"/2015-03-31/functions/{name}/configuration", b"", asking
+        )
         if status != 200:
             return _refusal(status, "ResourceNotFoundException", f"Function not found: {name}")
         config = json.loads(data)
@@ -302,13 +392,20 @@ class LambdaService:
             with self._lock:
                 self._running[name] -= 1
         ids = [line.split()[2] for line in lines if line.startswith("START RequestId:")]
-        more = {"X-Amz-Executed-Version": "$LATEST"} | ({"x-amzn-requestid": ids[-1]} if ids else {}) | ({"X-Amz-Function-Error": "Unhandled"} if error else {})
+        more = (
+            {"X-Amz-Executed-Version": "$LATEST"}
+            | ({"x-amzn-requestid": ids[-1]} if ids else {})
+            | ({"X-Amz-Function-Error": "Unhandled"} if error else {})
+        )
         if headers.get("x-amz-log-type") == "Tail":
             more["X-Amz-Log-Result"] = base64.b64encode("\n".join(lines).encode()[-4096:]).decode()
         return 200, more, data
 
     def _run(self, config: dict, body: bytes) -> tuple[dict | None, bytes, list[str]]:
-        key = json.dumps([config[name] for name in ("FunctionName", "Timeout", "MemorySize")] + [config.get("Handler"), config.get("Environment")])
+        key = json.dumps(
+            [config[name] for name in ("FunctionName", "Timeout", "MemorySize")]
+            + [config.get("Handler"), config.get("Environment")]
+        )
         with self._lock:
             idle = self._pool.setdefault(key, [])
             sandbox = idle.pop() if idle else None
@@ -330,8 +427,17 @@ class LambdaService:
         self.dead.append((name, body, error))
 
     def _to_cloudwatch(self, name: str, lines: list[str]) -> None:
-        logs = boto3.client("logs", endpoint_url=f"http://{self._behind}", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
-        group, stream = f"/aws/lambda/{name}", f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}"
+        logs = boto3.client(
+            "logs",
+            endpoint_url=f"http://{self._behind}",
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        group, stream = (
+            f"/aws/lambda/{name}",
+            f"{time.strftime('%Y/%m/%d')}/[$LATEST]{uuid.uuid4().hex}",
+        )
         try:
             logs.create_log_group(logGroupName=group)
         except ClientError:
@@ -344,13 +450,19 @@ class LambdaService:
 
 
 def _refusal(status: int, kind: str, message: str) -> tuple[int, dict[str, str], bytes]:
-    return status, {"x-amzn-ErrorType": kind}, json.dumps({"Type": "User", "Message": message, "message": message}).encode()
+    return (
+        status,
+        {"x-amzn-ErrorType": kind},
+        json.dumps({"Type": "User", "Message": message, "message": message}).encode(),
+    )
 
 
 def _handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # With it each answer would wait for the client's acknowledgement: 40 ms.
+        disable_nagle_algorithm = (
+            True  # With it each answer would wait for the client's acknowledgement: 40 ms.
+        )
         wbufsize = -1
 
         def do(self) -> None:
@@ -359,10 +471,17 @@ def _handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
             if self.command == "POST" and (found := _INVOKE.match(self.path)):
                 name = found[1].replace("%3A", ":").split(":")[-1]
                 status, more, data = service.invoke(name, body, headers)
-                pairs = list(({"content-type": "application/json", "x-amzn-requestid": str(uuid.uuid4())} | more).items())
+                pairs = list(
+                    (
+                        {"content-type": "application/json", "x-amzn-requestid": str(uuid.uuid4())}
+                        | more
+                    ).items()
+                )
             else:
                 status, pairs, data = service.pass_on(self.command, self.path, body, headers)
-                hop = {"connection", "transfer-encoding", "date", "server"} | (set() if self.command == "HEAD" else {"content-length"})
+                hop = {"connection", "transfer-encoding", "date", "server"} | (
+                    set() if self.command == "HEAD" else {"content-length"}
+                )
                 pairs = [(k, v) for k, v in pairs if k.lower() not in hop]
             self.send_response(status)
             for name, value in pairs:

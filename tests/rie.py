@@ -38,12 +38,25 @@ def binary() -> Path:
 
 def _fetch(path: Path, machine: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", folder, WHEEL]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            folder,
+            WHEEL,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"pip could not fetch {WHEEL}: {done.stderr}"
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             data = wheel.read(f"samcli/local/rapid/aws-lambda-rie-{machine}")
-    assert hashlib.sha256(data).hexdigest() == SHA256[machine], f"{WHEEL} holds another emulator than the one pinned here"
+    assert hashlib.sha256(data).hexdigest() == SHA256[machine], (
+        f"{WHEEL} holds another emulator than the one pinned here"
+    )
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.chmod(0o755)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from cli.benchmark import rig
+from pfl.cli.benchmark import rig
 
 Answer = tuple[int, bytes] | str
 
@@ -55,7 +55,12 @@ class Loopback:
                     status, data = told
                 else:
                     connection = http.client.HTTPConnection(host, timeout=30)
-                    connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in outer.drops})
+                    connection.request(
+                        self.command,
+                        self.path,
+                        body,
+                        {k: v for k, v in self.headers.items() if k.lower() not in outer.drops},
+                    )
                     response = connection.getresponse()
                     status, data = response.status, response.read()
                     headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]
@@ -78,7 +83,9 @@ class Loopback:
             def _break(self) -> None:
                 self.close_connection = True
                 # Not a polite end: what lingers is dropped, and the other side sees a reset.
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.connection.close()
                 self.rfile, self.wfile = io.BytesIO(), io.BytesIO()
 
@@ -92,7 +99,9 @@ class Loopback:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Loopback:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -110,21 +119,42 @@ def function_url(call: Callable[[dict], object]) -> Iterator[str]:
             self.send_response(200)
             self.end_headers()
             http = {"method": "POST", "path": self.path}
-            call({"version": "2.0", "requestContext": {"http": http}, "headers": dict(self.headers), "body": body, "isBase64Encoded": False})
+            call(
+                {
+                    "version": "2.0",
+                    "requestContext": {"http": http},
+                    "headers": dict(self.headers),
+                    "body": body,
+                    "isBase64Encoded": False,
+                }
+            )
 
         def log_message(self, *args: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.daemon_threads = False  # What was begun is ended before this is.
-        threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         yield f"http://127.0.0.1:{listening.server_port}/"
         listening.shutdown()
 
 
-_KEPT = {"content-type", "content-length", "etag", "last-modified", "x-amz-request-id", "content-range", "accept-ranges"}
+_KEPT = {
+    "content-type",
+    "content-length",
+    "etag",
+    "last-modified",
+    "x-amz-request-id",
+    "content-range",
+    "accept-ranges",
+}
 
 
 def s3_error(status: int, code: str) -> Answer:
     """The answer that S3 gives where something is wrong."""
-    return status, f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()
+    return (
+        status,
+        f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(),
+    )

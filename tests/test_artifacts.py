@@ -8,9 +8,8 @@ import pytest
 from conftest import statuses
 from hypothesis import given
 from hypothesis import strategies as st
+from pfl.handler.engine.prefect import artifacts
 from test_engine import ask, flow_runs, task_runs
-
-from handler.engine import artifacts
 
 SHOWN = """
     @step
@@ -26,7 +25,11 @@ SHOWN = """
 
 
 def versions(project, key: str) -> list[dict]:
-    return ask(project.settings.prefect_api_url, "/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"})
+    return ask(
+        project.settings.prefect_api_url,
+        "/artifacts/filter",
+        {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"},
+    )
 
 
 def test_task_runs_show_what_went_in_and_under_which_key(on_prefect):
@@ -35,11 +38,23 @@ def test_task_runs_show_what_went_in_and_under_which_key(on_prefect):
     (run,) = flow_runs(on_prefect, "in-1")
     tasks = {task["name"]: task for task in task_runs(on_prefect, run["id"], 2)}
     keys = {row["step"]: row["key"] for row in reply["steps"]}
-    shown = {name: [each["name"] for each in tasks["size[in-1]"]["task_inputs"][name] if each["input_type"] == "parameter"] for name in ("id", "rows")}
+    shown = {
+        name: [
+            each["name"]
+            for each in tasks["size[in-1]"]["task_inputs"][name]
+            if each["input_type"] == "parameter"
+        ]
+        for name in ("id", "rows")
+    }
     assert shown["id"] == ["in-1"]
     assert shown["rows"][0].startswith('[{"name": "a|b", "rate": 2.0}')
-    assert {name: task["cache_key"] for name, task in tasks.items()} == {"rows[in-1]": keys["rows"], "size[in-1]": keys["size"]}
-    assert tasks["rows[in-1]"]["task_inputs"]["rate"] == [{"input_type": "parameter", "name": "2.0"}]
+    assert {name: task["cache_key"] for name, task in tasks.items()} == {
+        "rows[in-1]": keys["rows"],
+        "size[in-1]": keys["size"],
+    }
+    assert tasks["rows[in-1]"]["task_inputs"]["rate"] == [
+        {"input_type": "parameter", "name": "2.0"}
+    ]
 
 
 def test_each_computation_is_a_version_of_the_step_s_artifact(on_prefect):
@@ -49,7 +64,10 @@ def test_each_computation_is_a_version_of_the_step_s_artifact(on_prefect):
     newest, oldest = versions(on_prefect, "art-1-task-rows")
     for reply, artifact in ((first, oldest), (second, newest)):
         row = reply["steps"][0]
-        assert (artifact["flow_run_id"], artifact["task_run_id"]) == (row["flow_run_id"], row["task_run_id"])
+        assert (artifact["flow_run_id"], artifact["task_run_id"]) == (
+            row["flow_run_id"],
+            row["task_run_id"],
+        )
         assert row["key"] in artifact["data"]
         assert f"{row['url']}" in artifact["data"]
         assert "| name | rate | more |" in artifact["data"]
@@ -86,14 +104,20 @@ def test_prefect_takes_the_artifacts_of_any_id_and_its_runs_are_found_by_tag(on_
     (artifact,) = versions(on_prefect, artifacts.key_of(id, "size"))
     assert artifact["description"] == f"step size of {id}"
     assert re.search(r"(?<!\\)[<\[`|]", artifact["data"].splitlines()[0]) is None
-    assert {run["id"] for run in flow_runs(on_prefect, id.replace(",", "%2C"))} == {reply["steps"][0]["flow_run_id"]}
+    assert {run["id"] for run in flow_runs(on_prefect, id.replace(",", "%2C"))} == {
+        reply["steps"][0]["flow_run_id"]
+    }
 
 
 def test_a_plain_id_is_its_own_key():
     assert artifacts.key_of("abc", "b") == "abc-task-b"
 
 
-@given(st.text(min_size=1), st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,79}", fullmatch=True), st.text(min_size=1))
+@given(
+    st.text(min_size=1),
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,79}", fullmatch=True),
+    st.text(min_size=1),
+)
 def test_a_key_is_one_that_prefect_takes_and_no_other_id_has_it(id, step, other):
     key = artifacts.key_of(id, step)
     assert re.fullmatch(r"[a-z0-9-]{1,200}", key)

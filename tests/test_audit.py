@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store.values import encode
+from pfl.handler.entry import handle
 
 from flows.audit.collect import NotInstalledError, collect
 from flows.audit.measure import ChangedError, count, measure
 from flows.audit.report import report
-from handler.core.settings import Settings
-from handler.core.values import encode
-from handler.entry import handle
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = """
@@ -53,7 +53,9 @@ class Site:
         self.folder = folder
         folder.mkdir(parents=True)
 
-    def install(self, sources: dict[str, str | bytes], *, version: str = "1.0", installer: str = "pip") -> None:
+    def install(
+        self, sources: dict[str, str | bytes], *, version: str = "1.0", installer: str = "pip"
+    ) -> None:
         """Replace what is installed, with RECORD as pip writes it."""
         shutil.rmtree(self.folder)
         info = f"demo_dist-{version}.dist-info"
@@ -61,12 +63,19 @@ class Site:
             **sources,
             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: demo-dist\nVersion: {version}\n",
             f"{info}/INSTALLER": installer,
-            f"{info}/direct_url.json": json.dumps({"url": "https://example.org/demo.whl", "installer": installer}),
+            f"{info}/direct_url.json": json.dumps(
+                {"url": "https://example.org/demo.whl", "installer": installer}
+            ),
             "../bin/demo": f"#!{self.folder}/python\n",
         }
         rows = [f"{path},{_record(self.write(path, text))}" for path, text in written.items()]
         self.write("demo/__pycache__/__init__.cpython-311.pyc", installer)
-        self.write(f"{info}/RECORD", "\n".join([*rows, "demo/__pycache__/__init__.cpython-311.pyc,,", f"{info}/RECORD,,", ""]))
+        self.write(
+            f"{info}/RECORD",
+            "\n".join(
+                [*rows, "demo/__pycache__/__init__.cpython-311.pyc,,", f"{info}/RECORD,,", ""]
+            ),
+        )
         importlib.invalidate_caches()
 
     def write(self, path: str, text: str | bytes) -> bytes:
@@ -149,7 +158,12 @@ def test_the_same_files_from_another_installer_are_not_measured_again(site, call
 def test_a_new_version_is_measured_and_compared_with_the_one_before(site, call, clock):
     call()
     site.install(
-        {"demo/__init__.py": "", "demo/oven.py": MODULE + "\n\ndef new():\n    pass\n", "demo/late.py": "x = 1\n"}, version="2.0"
+        {
+            "demo/__init__.py": "",
+            "demo/oven.py": MODULE + "\n\ndef new():\n    pass\n",
+            "demo/late.py": "x = 1\n",
+        },
+        version="2.0",
     )
     clock(3_601)
     reply, statuses = call()
@@ -189,7 +203,10 @@ def test_what_is_not_installed_fails_and_close_names_are_told(site, call):
     assert reply["status"] == "failed"
     assert statuses == {"collect": "failed"}
     assert reply["error"]["type"] == "StepFailedError"
-    assert "no distribution 'demo-dits' is installed here; did you mean demo-dist?" in reply["error"]["why"]
+    assert (
+        "no distribution 'demo-dits' is installed here; did you mean demo-dist?"
+        in reply["error"]["why"]
+    )
 
 
 def test_what_is_installed_later_is_found_at_once(site, call):
@@ -206,7 +223,11 @@ def test_an_installed_package_is_counted_as_its_tokens_say(call):
     assert reply["status"] == "completed"
     totals = reply["steps"][1]["value"]["totals"]
     modules = [path.locate() for path in metadata.files("typer") if path.suffix == ".py"]
-    tokens = [token for path in modules for token in tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)]
+    tokens = [
+        token
+        for path in modules
+        for token in tokenize.tokenize(io.BytesIO(path.read_bytes()).readline)
+    ]
     words = [token.string for token in tokens if token.type == tokenize.NAME]
     assert totals["modules"] == len(modules)
     assert totals["lines"] == sum(len(path.read_text().splitlines()) for path in modules)
@@ -221,7 +242,12 @@ def test_an_installed_package_is_counted_as_its_tokens_say(call):
 def test_what_differs_between_two_installs_is_left_out(site):
     found = collect("demo-dist")
     assert (found["name"], found["version"]) == ("demo-dist", "1.0")
-    assert list(found["files"]) == ["demo/__init__.py", "demo/oven.py", "demo/recipes.txt", "demo_dist-1.0.dist-info/METADATA"]
+    assert list(found["files"]) == [
+        "demo/__init__.py",
+        "demo/oven.py",
+        "demo/recipes.txt",
+        "demo_dist-1.0.dist-info/METADATA",
+    ]
     assert encode(found)
 
 
@@ -231,7 +257,9 @@ def test_any_spelling_of_the_name_finds_it(site):
 
 def test_the_digest_in_record_is_that_of_the_bytes(site):
     before = collect("demo-dist")
-    (site.folder / "demo_dist-1.0.dist-info" / "RECORD").write_text("".join(f"{path},,\n" for path in before["files"]))
+    (site.folder / "demo_dist-1.0.dist-info" / "RECORD").write_text(
+        "".join(f"{path},,\n" for path in before["files"])
+    )
     assert collect("demo-dist") == before
 
 
@@ -254,7 +282,10 @@ def test_a_module_edited_to_the_same_length_is_noticed(site):
 def test_an_editable_install_is_read_where_its_sources_are(tmp_path, monkeypatch):
     site, source = Site(tmp_path / "site"), Site(tmp_path / "checkout" / "src")
     site.install({"__editable__.demo_dist.pth": str(source.folder)})
-    site.write("demo_dist-1.0.dist-info/direct_url.json", json.dumps({"url": "file:///x", "dir_info": {"editable": True}}))
+    site.write(
+        "demo_dist-1.0.dist-info/direct_url.json",
+        json.dumps({"url": "file:///x", "dir_info": {"editable": True}}),
+    )
     source.write("demo_dist/__init__.py", MODULE)
     source.write("demo_dist/.hidden/no.py", "")
     source.write("demo_dist/__pycache__/no.cpython-311.pyc", "")
@@ -267,7 +298,9 @@ def test_an_editable_install_is_read_where_its_sources_are(tmp_path, monkeypatch
 
 def test_an_egg_is_read_by_its_top_level_names(tmp_path, monkeypatch):
     site = Site(tmp_path / "site")
-    site.write("Demo_Dist.egg-info/PKG-INFO", "Metadata-Version: 1.0\nName: Demo-Dist\nVersion: 3\n")
+    site.write(
+        "Demo_Dist.egg-info/PKG-INFO", "Metadata-Version: 1.0\nName: Demo-Dist\nVersion: 3\n"
+    )
     site.write("Demo_Dist.egg-info/top_level.txt", "oven\nbread\n")
     site.write("oven.py", MODULE)
     site.write("bread/__init__.py", "")
@@ -297,14 +330,23 @@ def test_a_module_is_counted():
         "lines": 20,
         "functions": 3,
         "classes": 1,
-        "branches": 3 + 2 + 1 + 2 + 1 + 1 + 1,  # and/or, comprehension and its if, while, if and elif, except, case, ternary
+        "branches": 3
+        + 2
+        + 1
+        + 2
+        + 1
+        + 1
+        + 1,  # and/or, comprehension and its if, while, if and elif, except, case, ternary
         "longest": {"name": "main", "lines": 9},
         "imports": ["os", "rich", "yaml"],
     }
     assert sorted(functions) == [(2, "Oven.bake.turn"), (4, "Oven.bake"), (9, "main")]
 
 
-@pytest.mark.parametrize(("source", "lines"), [(b"", 0), (b"x", 1), (b"x\n", 1), (b"\n\n", 2), (b"\xef\xbb\xbfx = 1\r\n", 1)])
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [(b"", 0), (b"x", 1), (b"x\n", 1), (b"\n\n", 2), (b"\xef\xbb\xbfx = 1\r\n", 1)],
+)
 def test_lines_are_those_an_editor_shows(source, lines):
     assert count(source)[0]["lines"] == lines
 
@@ -323,7 +365,13 @@ def test_a_module_that_does_not_parse_is_listed_with_its_reason(site):
     )
     measured = measure("demo-dist", collect("demo-dist"))
     assert set(measured["modules"]) == {"demo/good.py", "demo/coded.py"}
-    assert set(measured["unparsed"]) == {"demo/old.py", "demo/binary.py", "demo/latin.py", "demo/strange.py", "demo/deep.py"}
+    assert set(measured["unparsed"]) == {
+        "demo/old.py",
+        "demo/binary.py",
+        "demo/latin.py",
+        "demo/strange.py",
+        "demo/deep.py",
+    }
     assert "Missing parentheses" in measured["unparsed"]["demo/old.py"]
     assert measured["unparsed"]["demo/old.py"].endswith("(line 1)")
     assert all(measured["unparsed"].values())
@@ -344,18 +392,43 @@ def test_numbers_are_not_kept_under_the_digest_of_other_files(site):
 
 
 def made(version="1.0", **more):
-    collected = {"name": "demo", "version": version, "python": "3.12", "files": {"demo/a.py": [1_200, "0" * 16]}}
-    module = {"lines": 1_234, "functions": 2, "classes": 0, "branches": 7, "longest": {"name": "f", "lines": 20}, "imports": []}
+    collected = {
+        "name": "demo",
+        "version": version,
+        "python": "3.12",
+        "files": {"demo/a.py": [1_200, "0" * 16]},
+    }
+    module = {
+        "lines": 1_234,
+        "functions": 2,
+        "classes": 0,
+        "branches": 7,
+        "longest": {"name": "f", "lines": 20},
+        "imports": [],
+    }
     totals = {"modules": 1, "lines": 1_234, "functions": 2, "classes": 0, "branches": 7}
-    longest = [{"name": "f", "module": "demo/a.py", "lines": 20}, {"name": "g|h", "module": "d" * 80 + ".py", "lines": 3}]
-    measured = {"modules": {"demo/a.py": module}, "totals": totals, "longest": longest, "imports": {}, "unparsed": {}}
+    longest = [
+        {"name": "f", "module": "demo/a.py", "lines": 20},
+        {"name": "g|h", "module": "d" * 80 + ".py", "lines": 3},
+    ]
+    measured = {
+        "modules": {"demo/a.py": module},
+        "totals": totals,
+        "longest": longest,
+        "imports": {},
+        "unparsed": {},
+    }
     return collected, measured | more
 
 
 def test_the_page_is_as_drawn():
     imports = {"os": 3, "demo": 2, "yaml": 1, "rich": 1, "attr": 2}
-    text = report(*made(imports=imports, unparsed={"demo/b.py": "odd | strange\nline"}), None, top=2)["markdown"]
-    assert text == f"""\
+    text = report(
+        *made(imports=imports, unparsed={"demo/b.py": "odd | strange\nline"}), None, top=2
+    )["markdown"]
+    assert (
+        text
+        == f"""\
 # demo 1.0
 
 |           | count |
@@ -390,6 +463,7 @@ def test_the_page_is_as_drawn():
 | ----------- | ------------------- |
 | `demo/b.py` | odd \\| strange line |
 """
+    )
 
 
 def test_equal_inputs_make_equal_reports():

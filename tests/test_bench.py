@@ -20,10 +20,9 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
 import publish
-
-from cli import main as command
-from cli.benchmark import chart, report, rig, scale, steps, workloads
-from cli.benchmark.relay import Relay
+from pfl.cli import main as command
+from pfl.cli.benchmark import chart, report, rig, scale, steps, workloads
+from pfl.cli.benchmark.relay import Relay
 
 PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
 
@@ -49,44 +48,124 @@ def temporary(tmp_path, monkeypatch) -> Path:
 def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, tmp_path, capsys):
     out = tmp_path / "run.json"
     before = sorted(project.root.rglob("*"))
-    few = ("--rounds", 1, "--calls", 2, "--flow", "chain-3", "--store", "directory", "--latency", 0, "--callers", 3, "--ids", 5, "--ids", 12)
-    code = run_bench("--engine", "pfl-direct", "--engine", "pfl-direct", *few, "--flow", "chain-3", "--out", out, "--json")
+    few = (
+        "--rounds",
+        1,
+        "--calls",
+        2,
+        "--flow",
+        "chain-3",
+        "--store",
+        "directory",
+        "--latency",
+        0,
+        "--callers",
+        3,
+        "--ids",
+        5,
+        "--ids",
+        12,
+    )
+    code = run_bench(
+        "--engine",
+        "pfl-direct",
+        "--engine",
+        "pfl-direct",
+        *few,
+        "--flow",
+        "chain-3",
+        "--out",
+        out,
+        "--json",
+    )
     said = capsys.readouterr()
     assert code == 0, said.err
     run = json.loads(said.out)
-    assert run == json.loads(out.read_text()) and run["version"] == 1 and run["machine"]["cores"] == os.cpu_count()
+    assert (
+        run == json.loads(out.read_text())
+        and run["version"] == 1
+        and run["machine"]["cores"] == os.cpu_count()
+    )
     rows = {(row["engine"], row["case"], row["start"]): row for row in run["steps"]}
-    assert set(rows) == {("functions", "miss", start) for start in ("cold", "warm")} | {("pfl-direct", case, start) for case in steps.CASES for start in ("cold", "warm")}
+    assert set(rows) == {("functions", "miss", start) for start in ("cold", "warm")} | {
+        ("pfl-direct", case, start) for case in steps.CASES for start in ("cold", "warm")
+    }
     assert {key[1]: row["answer"] for key, row in rows.items() if key[0] == "pfl-direct"} == {
         "miss": "computed", "hit": "hit", "cosmetic": "hit", "helper": "computed again",
     }  # fmt: skip
     hit = rows["pfl-direct", "hit", "warm"]
-    assert (hit["calls"], hit["reads"], hit["writes"], hit["api_requests"], hit["computed_steps"]) == (2, 1, 0, 0, 0)
+    assert (
+        hit["calls"],
+        hit["reads"],
+        hit["writes"],
+        hit["api_requests"],
+        hit["computed_steps"],
+    ) == (2, 1, 0, 0, 0)
     assert rows["pfl-direct", "miss", "warm"]["computed_steps"] == 3
-    assert {name for name, value in hit.items() if isinstance(value, int | float)} >= {"median_ms", "p95_ms", "per_step_ms", "cpu_ms", "modules", "latency_ms", "steps"}
-    assert [(row["callers"], row["keys"], row["computations"]) for row in run["concurrency"]] == [(3, 1, 1), (3, 3, 3)]
+    assert {name for name, value in hit.items() if isinstance(value, int | float)} >= {
+        "median_ms",
+        "p95_ms",
+        "per_step_ms",
+        "cpu_ms",
+        "modules",
+        "latency_ms",
+        "steps",
+    }
+    assert [(row["callers"], row["keys"], row["computations"]) for row in run["concurrency"]] == [
+        (3, 1, 1),
+        (3, 3, 3),
+    ]
     assert [(row["unanswered"], row["why"]) for row in run["concurrency"]] == [(0, None)] * 2
     assert [row["ids"] for row in run["scale"]] == [5, 12]
     for row in run["scale"]:
-        assert row["hits_per_s"] > 0 and row["operations"]["history ls"]["requests"] > row["operations"]["runs reap"]["requests"] == 1
-    assert "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines() and "8 of 8: a store of 12 IDs" in said.err.splitlines()
+        assert (
+            row["hits_per_s"] > 0
+            and row["operations"]["history ls"]["requests"]
+            > row["operations"]["runs reap"]["requests"]
+            == 1
+        )
+    assert (
+        "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines()
+        and "8 of 8: a store of 12 IDs" in said.err.splitlines()
+    )
     absent = "meaning, audit, chain-1, chain-10, chain-50, S3, 80 ms to Prefect, 1 callers, 8 callers, 64 callers, 10 IDs, 10,000 IDs, 1,000,000 IDs"
-    assert {"what": f"{absent}, pfl, `prefect`, plain Prefect", "why": "not asked for"} in run["left_out"]
+    assert {"what": f"{absent}, pfl, `prefect`, plain Prefect", "why": "not asked for"} in run[
+        "left_out"
+    ]
     assert out.with_suffix(".md").read_text() == report.markdown(run, chart_file="run.svg")
     assert out.with_suffix(".svg").read_text() == chart.svg(run)
     assert sorted(project.root.rglob("*")) == before and list(temporary.iterdir()) == []
 
 
-def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_computes_again(prefect_server):
+def test_plain_prefect_answers_with_an_old_value_after_a_helper_changed_and_pfl_computes_again(
+    prefect_server,
+):
     with rig.Rig(lambda text: None, api=prefect_server.url) as made:
         cell = steps.Cell("meaning", "directory", 0, rounds=1, calls=0)
-        rows = list(steps.measure(made, [cell], lambda text: None, [], engines=("pfl-direct", "prefect"), cases=("miss", "helper")))
+        rows = list(
+            steps.measure(
+                made,
+                [cell],
+                lambda text: None,
+                [],
+                engines=("pfl-direct", "prefect"),
+                cases=("miss", "helper"),
+            )
+        )
     told = {(row["engine"], row["case"]): row for row in rows}
     assert told["pfl-direct", "miss"]["answer"] == told["prefect", "miss"]["answer"] == "computed"
     assert told["pfl-direct", "helper"]["answer"] == "computed again"
     assert told["prefect", "helper"]["answer"] == "stale"
-    assert told["pfl-direct", "helper"]["api_requests"] == 0 < told["prefect", "helper"]["api_requests"]
-    assert (told["prefect", "miss"]["writes"], told["prefect", "helper"]["writes"], told["prefect", "helper"]["reads"]) == (3, 0, 6)
+    assert (
+        told["pfl-direct", "helper"]["api_requests"]
+        == 0
+        < told["prefect", "helper"]["api_requests"]
+    )
+    assert (
+        told["prefect", "miss"]["writes"],
+        told["prefect", "helper"]["writes"],
+        told["prefect", "helper"]["reads"],
+    ) == (3, 0, 6)
 
 
 @pytest.mark.parametrize(
@@ -116,23 +195,39 @@ def test_wrong_input_is_told_before_anything_is_measured(project, arguments, cod
 def test_a_bucket_of_the_users_own_is_as_it_was(project, s3_client, bucket, capsys):
     s3_client.put_object(Bucket=bucket, Key="bench/kept", Body=b"mine")
     few = ("--rounds", 1, "--calls", 1, "--flow", "chain-1", "--store", "s3", "--latency", 0)
-    code = run_bench("--only", "steps", "--engine", "pfl-direct", "--s3", f"s3://{bucket}/bench", *few, "--json")
+    code = run_bench(
+        "--only", "steps", "--engine", "pfl-direct", "--s3", f"s3://{bucket}/bench", *few, "--json"
+    )
     said = capsys.readouterr()
     assert code == 0, said.err
     run = json.loads(said.out)
-    assert [each["what"] for each in run["left_out"] if each["why"] == "--only"] == ["the section concurrency", "the section scale"]
-    assert {"Lambda itself", "requests of plain Prefect to S3"} < {each["what"] for each in run["left_out"]} and "moto on loopback" not in said.out
+    assert [each["what"] for each in run["left_out"] if each["why"] == "--only"] == [
+        "the section concurrency",
+        "the section scale",
+    ]
+    assert {"Lambda itself", "requests of plain Prefect to S3"} < {
+        each["what"] for each in run["left_out"]
+    } and "moto on loopback" not in said.out
     hit = next(row for row in run["steps"] if (row["case"], row["start"]) == ("hit", "warm"))
     assert (hit["store"], hit["reads"], hit["writes"]) == ("s3", 1, 0)
-    assert [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=bucket)["Contents"]] == ["bench/kept"]
+    assert [entry["Key"] for entry in s3_client.list_objects_v2(Bucket=bucket)["Contents"]] == [
+        "bench/kept"
+    ]
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_is_measured(project, s3_env, temporary, monkeypatch, capsys):
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_measured(
+    project, s3_env, temporary, monkeypatch, capsys
+):
     for name, value in s3_env.items():
         monkeypatch.setenv(name, value)
     assert run_bench("--engine", "pfl-direct", "--s3", "s3://absent-bucket/bench") == 5
     said = capsys.readouterr()
-    assert "bucket" in said.err and "1 of" not in said.err and said.out == "" and list(temporary.iterdir()) == []
+    assert (
+        "bucket" in said.err
+        and "1 of" not in said.err
+        and said.out == ""
+        and list(temporary.iterdir()) == []
+    )
 
 
 def test_a_flow_that_fails_is_left_out_with_its_reason_and_the_others_go_on(monkeypatch):
@@ -146,41 +241,104 @@ def test_a_flow_that_fails_is_left_out_with_its_reason_and_the_others_go_on(monk
     monkeypatch.setattr(workloads, "write", broken)
     with rig.Rig(lambda text: None) as made:
         left_out: list[dict] = []
-        cells = [steps.Cell(f"chain-{length}", "directory", 0, rounds=1, calls=0) for length in (1, 3)]
-        rows = list(steps.measure(made, cells, lambda text: None, left_out, engines=("pfl-direct",), cases=("miss",)))
+        cells = [
+            steps.Cell(f"chain-{length}", "directory", 0, rounds=1, calls=0) for length in (1, 3)
+        ]
+        rows = list(
+            steps.measure(
+                made, cells, lambda text: None, left_out, engines=("pfl-direct",), cases=("miss",)
+            )
+        )
     assert {row["workload"] for row in rows} == {"chain-3"}
-    assert [each["what"] for each in left_out] == ["chain-1, directory, 0 ms to Prefect"] and "ZeroDivisionError" in left_out[0]["why"]
+    assert [each["what"] for each in left_out] == [
+        "chain-1, directory, 0 ms to Prefect"
+    ] and "ZeroDivisionError" in left_out[0]["why"]
 
 
-def test_what_was_measured_before_a_failure_is_kept(project, temporary, tmp_path, monkeypatch, capsys):
+def test_what_was_measured_before_a_failure_is_kept(
+    project, temporary, tmp_path, monkeypatch, capsys
+):
     def full(path: str, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
     monkeypatch.setattr(scale, "_write", full)
     out = tmp_path / "run.json"
-    assert run_bench("--only", "concurrency", "--only", "scale", "--engine", "pfl-direct", "--callers", 1, "--ids", 3, "--out", out) != 0
+    assert (
+        run_bench(
+            "--only",
+            "concurrency",
+            "--only",
+            "scale",
+            "--engine",
+            "pfl-direct",
+            "--callers",
+            1,
+            "--ids",
+            3,
+            "--out",
+            out,
+        )
+        != 0
+    )
     said, run = capsys.readouterr(), json.loads(out.read_text())
     assert f"what was measured until then is in {out}" in said.err and "No space left" in said.err
     assert [row["computations"] for row in run["concurrency"]] == [1] and run["scale"] == []
-    assert "No space left" in next(each["why"] for each in run["left_out"] if each["what"] == "the rest of the run")
+    assert "No space left" in next(
+        each["why"] for each in run["left_out"] if each["what"] == "the rest of the run"
+    )
     assert "No space left" in out.with_suffix(".md").read_text() and list(temporary.iterdir()) == []
 
 
 def test_one_call_that_computed_is_enough_to_be_no_hit_and_no_outlier_is_dropped():
     def call(ms: float, computed: int) -> dict:
-        return {"ms": ms, "computed": computed, "is_right": True, "cpu_ms": 1.0, "reads": 1, "writes": 0, "api_requests": 28, "api_refused": 2, "modules": 9}
+        return {
+            "ms": ms,
+            "computed": computed,
+            "is_right": True,
+            "cpu_ms": 1.0,
+            "reads": 1,
+            "writes": 0,
+            "api_requests": 28,
+            "api_refused": 2,
+            "modules": 9,
+        }
 
     cell = steps.Cell("meaning", "directory", 0, rounds=1, calls=20)
     calls = [call(float(ms), 0) for ms in range(20)]
     row = steps._row(cell, workloads.MEANING, "prefect", "hit", "warm", calls)
-    assert (row["answer"], row["median_ms"], row["p95_ms"], row["api_refused"]) == ("hit", 9.5, 18.0, 40)
-    row = steps._row(cell, workloads.MEANING, "prefect", "hit", "warm", [*calls[:2], call(0.0004, 1)])
-    assert (row["answer"], row["median_ms"], row["p95_ms"], row["per_step_ms"]) == ("computed again", 0.0004, 1.0, 0.000133)
+    assert (row["answer"], row["median_ms"], row["p95_ms"], row["api_refused"]) == (
+        "hit",
+        9.5,
+        18.0,
+        40,
+    )
+    row = steps._row(
+        cell, workloads.MEANING, "prefect", "hit", "warm", [*calls[:2], call(0.0004, 1)]
+    )
+    assert (row["answer"], row["median_ms"], row["p95_ms"], row["per_step_ms"]) == (
+        "computed again",
+        0.0004,
+        1.0,
+        0.000133,
+    )
 
 
 def test_a_tool_that_failed_gave_no_old_answer():
-    tools = [{"tool": tool, "version": "1", "store": "here", "cold_ms": 2.0, "warm_ms": 0.0123, "modules": 3} for tool in ("redun", "joblib, local cache")]
-    stale = [{"tool": "redun", "changes": 10, "noticed": 3, "failed": 2}, {"tool": "joblib", "changes": 10, "noticed": 3, "failed": 0}]
+    tools = [
+        {
+            "tool": tool,
+            "version": "1",
+            "store": "here",
+            "cold_ms": 2.0,
+            "warm_ms": 0.0123,
+            "modules": 3,
+        }
+        for tool in ("redun", "joblib, local cache")
+    ]
+    stale = [
+        {"tool": "redun", "changes": 10, "noticed": 3, "failed": 2},
+        {"tool": "joblib", "changes": 10, "noticed": 3, "failed": 0},
+    ]
     [told] = publish.beside({"rivals": tools, "stale": stale})
     assert "| 0.0123 | 3 | 5 of 10, 2 failed |" in told and "| 0.0123 | 3 | 7 of 10 |" in told
 
@@ -194,7 +352,9 @@ def test_a_file_that_is_no_run_is_told_so(tmp_path, text, capsys):
     assert "is no run of pfl bench" in capsys.readouterr().err and path.read_text() == text
 
 
-def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_of_the_readme(tmp_path, monkeypatch):
+def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_of_the_readme(
+    tmp_path, monkeypatch
+):
     readme, path = tmp_path / "README.md", tmp_path / "docs" / "run.json"
     readme.write_text(f"before\n{publish.BEGIN}\nXYZZY\n{publish.END}\nafter\n")
     path.parent.mkdir()
@@ -202,17 +362,51 @@ def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_of
     monkeypatch.setattr(publish, "README", readme)
     publish.main(["--run", str(path)])
     run = json.loads(path.read_text())
-    assert readme.read_text() == f"before\n{publish.BEGIN}{publish.section(run, 'docs/run')}{publish.END}\nafter\n"
-    assert run == json.loads(PUBLISHED[-1].read_text()) and path.with_suffix(".md").exists() and path.with_suffix(".svg").exists()
+    assert (
+        readme.read_text()
+        == f"before\n{publish.BEGIN}{publish.section(run, 'docs/run')}{publish.END}\nafter\n"
+    )
+    assert (
+        run == json.loads(PUBLISHED[-1].read_text())
+        and path.with_suffix(".md").exists()
+        and path.with_suffix(".svg").exists()
+    )
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
-@pytest.mark.parametrize(("arguments", "moment"), [(["--engine", "prefect"], "starting an embedded"), (["--engine", "pfl-direct", "--store", "s3"], "1 of ")])
+@pytest.mark.parametrize(
+    ("arguments", "moment"),
+    [
+        (["--engine", "prefect"], "starting an embedded"),
+        (["--engine", "pfl-direct", "--store", "s3"], "1 of "),
+    ],
+)
 def test_ctrl_c_ends_with_130_and_leaves_no_server_and_no_file(temporary, arguments, moment):
     mark = f"BY_{os.urandom(8).hex()}"
-    environ = os.environ | {mark: "1", "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    words = [sys.executable, "-m", "cli.main", "bench", "--only", "steps", "--rounds", "500", *arguments]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=temporary.parent) as process:
+    environ = os.environ | {
+        mark: "1",
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
+    words = [
+        sys.executable,
+        "-m",
+        "pfl.cli.main",
+        "bench",
+        "--only",
+        "steps",
+        "--rounds",
+        "500",
+        *arguments,
+    ]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        cwd=temporary.parent,
+    ) as process:
         assert any(moment in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
@@ -229,14 +423,22 @@ def _has(pid: str, mark: str) -> bool:
 
 
 def test_a_relay_passes_on_what_it_counts_and_counts_no_refusal():
-    with servers.Loopback(lambda method, path: (503 if path == "/busy" else 200, path.encode())) as behind, Relay(int(behind.url.rpartition(":")[2]), rtt_ms=2) as relay:
+    with (
+        servers.Loopback(
+            lambda method, path: (503 if path == "/busy" else 200, path.encode())
+        ) as behind,
+        Relay(int(behind.url.rpartition(":")[2]), rtt_ms=2) as relay,
+    ):
         for number in range(3):
             with urllib.request.urlopen(f"{relay.url}/{number}") as answer:
                 assert answer.read() == f"/{number}".encode()
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"{relay.url}/busy")
     assert +relay.asked == {f"GET /{number}": 1 for number in range(3)} and relay.refused == 1
-    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", int(relay.url.rpartition(":")[2]))) as late:
+    with (
+        pytest.raises(OSError),
+        socket.create_connection(("127.0.0.1", int(relay.url.rpartition(":")[2]))) as late,
+    ):
         late.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert late.recv(1) == b"", "somebody answered"
         raise ConnectionError
@@ -248,7 +450,11 @@ def test_both_copies_of_a_step_take_an_edit_and_the_way_back(tmp_path):
         before = {path: path.read_text() for path in tmp_path.rglob("*.py")}
         for case in ("cosmetic", "helper"):
             workloads.edit(tmp_path, workload, case)
-            changed = {path.relative_to(tmp_path).parts[0] for path, text in before.items() if path.read_text() != text}
+            changed = {
+                path.relative_to(tmp_path).parts[0]
+                for path, text in before.items()
+                if path.read_text() != text
+            }
             assert changed == {"flows", "plain"}
             for path in before:
                 compile(path.read_text(), str(path), "exec")
@@ -262,7 +468,9 @@ def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3
     import expect
 
     environ = os.environ | {"PFL_ENGINE": "direct", "PREFECT_HOME": str(tmp_path / "home")}
-    found = expect.measure(project.root, environ, prefect_server.url, s3_env | {"PFL_STORE": f"s3://{bucket}/expect"})
+    found = expect.measure(
+        project.root, environ, prefect_server.url, s3_env | {"PFL_STORE": f"s3://{bucket}/expect"}
+    )
     assert found == json.loads(expect.EXPECTED.read_text(encoding="utf-8"))
 
 
@@ -270,11 +478,15 @@ def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3
 def test_tables_and_chart_of_a_published_run_are_those_of_its_numbers(path):
     run = json.loads(path.read_text(encoding="utf-8"))
     assert run["date"] == path.stem and run["steps"] and run["concurrency"] and run["scale"]
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(run, chart_file=f"{path.stem}.svg", more=publish.beside(run))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(
+        run, chart_file=f"{path.stem}.svg", more=publish.beside(run)
+    )
     assert path.with_suffix(".svg").read_text(encoding="utf-8") == chart.svg(run)
 
 
 def test_the_readme_tells_what_the_newest_published_run_says():
     newest = PUBLISHED[-1]
     _, told, _ = publish.parted(publish.README.read_text(encoding="utf-8"))
-    assert told == publish.section(json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}")
+    assert told == publish.section(
+        json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}"
+    )

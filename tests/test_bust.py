@@ -8,10 +8,11 @@ import uuid
 
 import pytest
 from conftest import statuses, values
-
-from handler.core import bust, history, keys, manifest, records, store_format
-from handler.core import store as stores
-from handler.core.errors import CorruptRecordError, InvalidRequestError
+from pfl.handler.core.cache import bust, history
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
+from pfl.handler.core.store import keys, layout, records
+from pfl.handler.core.store import objects as stores
 
 OUTSIDE = """
 from pathlib import Path
@@ -51,13 +52,32 @@ def change(project, number: int) -> None:
     (project.root / "outside.txt").write_text(str(number))
 
 
-def busted(project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None, retention_s: float = DAY_S) -> str:
+def busted(
+    project,
+    *steps: str,
+    id: str | None = "abc",
+    prefix: str = "",
+    before: float | None = None,
+    retention_s: float = DAY_S,
+) -> str:
     """Bust as the command does; the name of the bust."""
     flow = manifest.load(project.settings).flows["chain"]
-    scope = bust.Scope(bust.ALL if id is None else keys.encode_id(id), keys.coded(prefix), steps or (bust.ALL,), before)
+    scope = bust.Scope(
+        bust.ALL if id is None else keys.encode_id(id),
+        keys.coded(prefix),
+        steps or (bust.ALL,),
+        before,
+    )
     name = bust.new_name()
     reach = flow.dependents(steps)
-    bust.bust(project.results, scope, name, dependents=reach, known=frozenset(flow.steps), retention_s=retention_s)
+    bust.bust(
+        project.results,
+        scope,
+        name,
+        dependents=reach,
+        known=frozenset(flow.steps),
+        retention_s=retention_s,
+    )
     return name
 
 
@@ -68,10 +88,19 @@ def restored(project, name: str) -> dict[str, int]:
     return bust.restore(project.results, undone, dependents=reach, known=frozenset(flow.steps))
 
 
-def would(project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None) -> list[str]:
+def would(
+    project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None
+) -> list[str]:
     """ID folder and step of the results that a bust would make void."""
-    scope = bust.Scope(bust.ALL if id is None else keys.encode_id(id), keys.coded(prefix), steps or (bust.ALL,), before)
-    return sorted("/".join(found.key.split("/")[1:3]) for found in bust.results(project.results, scope))
+    scope = bust.Scope(
+        bust.ALL if id is None else keys.encode_id(id),
+        keys.coded(prefix),
+        steps or (bust.ALL,),
+        before,
+    )
+    return sorted(
+        "/".join(found.key.split("/")[1:3]) for found in bust.results(project.results, scope)
+    )
 
 
 # What a bust does.
@@ -128,12 +157,17 @@ def test_a_bust_of_a_step_is_of_every_id_also_of_one_not_stored_yet(outside):
         assert statuses(outside.call(id)) == of(HIT, NEW, HIT)
 
 
-@pytest.mark.parametrize(("prefix", "hit"), [("ab", ["abc", "ab"]), ("a", ["abc", "ab", "a/b"]), ("a/", ["a/b"]), (".", [".x"]), ("q", [])])
+@pytest.mark.parametrize(
+    ("prefix", "hit"),
+    [("ab", ["abc", "ab"]), ("a", ["abc", "ab", "a/b"]), ("a/", ["a/b"]), (".", [".x"]), ("q", [])],
+)
 def test_a_bust_of_a_prefix_is_of_the_ids_that_begin_so(outside, prefix, hit):
     ids = ["abc", "ab", "a/b", ".x", "x"]
     for id in ids:
         outside.call(id)
-    assert would(outside, "b", id=None, prefix=prefix) == sorted(f"{keys.encode_id(id)}/b" for id in hit)
+    assert would(outside, "b", id=None, prefix=prefix) == sorted(
+        f"{keys.encode_id(id)}/b" for id in hit
+    )
     busted(outside, "b", id=None, prefix=prefix)
     assert [id for id in ids if statuses(outside.call(id))["b"] == NEW] == hit
 
@@ -169,7 +203,11 @@ def test_a_bust_by_age_takes_a_young_plan_that_rests_on_an_old_result(outside):
 def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
     """c once took b; today it does not. Whoever goes back to the old code must not meet the old value."""
     outside.call()
-    outside.write(OUTSIDE.replace("def c(b: int, rate: int = 10)", "def c(rate: int = 10)").replace("b * rate", "rate"))
+    outside.write(
+        OUTSIDE.replace("def c(b: int, rate: int = 10)", "def c(rate: int = 10)").replace(
+            "b * rate", "rate"
+        )
+    )
     change(outside, 5)
     busted(outside, "b")
     outside.write(OUTSIDE)
@@ -201,7 +239,11 @@ def test_what_would_be_busted_is_told_without_a_read_and_not_told_twice(outside)
 
 
 def test_a_call_that_busts_makes_only_its_own_result_void(outside):
-    outside.write(OUTSIDE.replace("def b(a: int)", "def b(a: int, more: int = 0)").replace("return a +", "return a + more +"))
+    outside.write(
+        OUTSIDE.replace("def b(a: int)", "def b(a: int, more: int = 0)").replace(
+            "return a +", "return a + more +"
+        )
+    )
     outside.call(params={"more": 0})
     outside.call(params={"more": 1})
     outside.call(params={"more": 0}, bust=["b"])
@@ -240,7 +282,11 @@ def test_a_restored_value_replaces_the_one_computed_since(outside):
 
 def test_a_restored_large_value_comes_back_too(outside):
     outside.knobs["inline_bytes"] = 50
-    outside.write(OUTSIDE.replace("return a + int(", "return 'x' * 99 + (").replace("b: int", "b").replace("b * rate", "len(b)"))
+    outside.write(
+        OUTSIDE.replace("return a + int(", "return 'x' * 99 + (")
+        .replace("b: int", "b")
+        .replace("b * rate", "len(b)")
+    )
     outside.call()
     change(outside, 5)
     name = busted(outside, "b")
@@ -318,7 +364,7 @@ class Interrupted(stores.Store):
     A bust neither reads nor writes what is apart from it, so of several such operations in a row only the first counts.
     """
 
-    APART = ("leases/", "calls/", "code/", "accepted/", store_format.KEY)
+    APART = ("leases/", "calls/", "code/", "accepted/", layout.KEY)
 
     def __init__(self, url: str, acts: dict) -> None:
         inner = stores.open_store(url, environ={})
@@ -369,7 +415,9 @@ def race(project, url: str, acts: dict, **event) -> int:
         act()
         project.store = between
 
-    project.store = mine = Interrupted(url, {n: [lambda act=act: apart(act) for act in some] for n, some in acts.items()})
+    project.store = mine = Interrupted(
+        url, {n: [lambda act=act: apart(act) for act in some] for n, some in acts.items()}
+    )
     project.call(**event)
     project.store = own
     for late in [act for n in sorted(mine.acts) for act in mine.acts[n]]:
@@ -380,7 +428,9 @@ def race(project, url: str, acts: dict, **event) -> int:
 @pytest.mark.parametrize("stored", ["nothing", "all", "an older plan", "another rate"])
 def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
     """The mark falls before operation n of the call, the removal of plans before operation m: every pair of them."""
-    monkeypatch.setattr(bust, "_PATIENCE_S", 0)  # In one thread, nobody goes on while another waits.
+    monkeypatch.setattr(
+        bust, "_PATIENCE_S", 0
+    )  # In one thread, nobody goes on while another waits.
     kept = {}
     removal = bust._forget
     monkeypatch.setattr(bust, "_forget", lambda *args: kept.setdefault("removal", args) and 0)
@@ -488,18 +538,18 @@ def test_a_bust_does_not_wait_for_one_that_died(outside, monkeypatch):
 
 def test_a_new_store_notes_its_format_and_is_asked_once(outside):
     outside.call()
-    assert outside.results.get(store_format.KEY) == b'{"version": 1, "by": "pfl"}'
+    assert outside.results.get(layout.KEY) == b'{"version": 1, "by": "pfl"}'
     asked = outside.results.counts["get"]
-    store_format.check(outside.results)
+    layout.check(outside.results)
     assert outside.results.counts["get"] == asked
 
 
 def test_a_store_of_another_format_is_not_written_and_says_which(outside):
-    outside.results.put(store_format.KEY, b'{"version": 7}')
+    outside.results.put(layout.KEY, b'{"version": 7}')
     reply = outside.call()
     assert (reply["status"], reply["error"]["type"]) == ("invalid", "InvalidRequestError")
     assert "format 7" in reply["error"]["what"]
-    assert [entry.key for entry in outside.results.list("")] == [store_format.KEY]
+    assert [entry.key for entry in outside.results.list("")] == [layout.KEY]
 
 
 def test_a_hit_does_not_ask_for_the_format(outside):
@@ -511,9 +561,9 @@ def test_a_hit_does_not_ask_for_the_format(outside):
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"version": "1"}', b'{"version": true}', b"\xff"])
 def test_a_format_that_cannot_be_read_is_damage(outside, data):
-    outside.results.put(store_format.KEY, data)
+    outside.results.put(layout.KEY, data)
     with pytest.raises(CorruptRecordError, match="format.json"):
-        store_format.check(outside.results)
+        layout.check(outside.results)
 
 
 def test_a_prefix_too_long_to_be_noted_is_refused(outside):

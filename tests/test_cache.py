@@ -15,10 +15,10 @@ import pytest
 from conftest import ROOT, statuses, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from handler import bake
-from handler.core import inspection, keys, records, verify
-from handler.core import store as stores
+from pfl.handler import bake
+from pfl.handler.core.cache import inspection, verify
+from pfl.handler.core.store import keys, records
+from pfl.handler.core.store import objects as stores
 
 CHAIN = """
 @step
@@ -60,7 +60,9 @@ def outside(project):
 
 
 def objects(project, kind: str, step: str, id: str = "abc") -> list[str]:
-    return sorted(entry.key for entry in project.results.list(f"{kind}/{keys.encode_id(id)}/{step}"))
+    return sorted(
+        entry.key for entry in project.results.list(f"{kind}/{keys.encode_id(id)}/{step}")
+    )
 
 
 # One read.
@@ -129,15 +131,19 @@ def test_a_value_too_large_for_its_plan_is_one_more_read(chain):
     assert statuses(chain.call()) == of(HIT, HIT, HIT)
 
 
-def test_a_very_large_value_is_read_only_where_it_is_asked_for_and_is_in_memory_a_few_times_at_most(project):
+def test_a_very_large_value_is_read_only_where_it_is_asked_for_and_is_in_memory_a_few_times_at_most(
+    project,
+):
     """10 MB here; 200 MB take as many reads, and twenty times the time and memory."""
-    code = "import json, resource, sys; from handler.entry import lambda_handler; r = lambda_handler(json.loads(sys.argv[1])); "
+    code = "import json, resource, sys; from pfl.handler.entry import lambda_handler; r = lambda_handler(json.loads(sys.argv[1])); "
     code += "print(json.dumps([r['store'], len(str(r['steps'][0]['value'])), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
 
     def peak(**event) -> list:
         run = [sys.executable, "-c", code, json.dumps({"id": "abc", **event})]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct"}
-        return json.loads(subprocess.run(run, capture_output=True, text=True, check=True, env=environ).stdout)
+        environ = {**os.environ, "PFL_ENGINE": "direct"}
+        return json.loads(
+            subprocess.run(run, capture_output=True, text=True, check=True, env=environ).stdout
+        )
 
     project.write("""
         @step
@@ -159,7 +165,9 @@ def test_a_very_large_value_is_read_only_where_it_is_asked_for_and_is_in_memory_
 
 
 def test_values_that_are_large_together_leave_the_asked_one_inside(chain):
-    text = CHAIN.replace("return len(id) * rate", "return 'a' * 60").replace("return a + 1", "return 'b' * 60")
+    text = CHAIN.replace("return len(id) * rate", "return 'a' * 60").replace(
+        "return a + 1", "return 'b' * 60"
+    )
     chain.write(text.replace("return b * 10", "return 'c' * 60"))
     chain.knobs["inline_bytes"] = 100
     chain.call()
@@ -233,7 +241,9 @@ def test_code_that_is_put_back_is_a_hit_again(chain):
 
 
 def test_one_and_one_point_zero_from_a_step_are_two_inputs(chain):
-    text = CHAIN.replace("return len(id) * rate", "return 1").replace("return a + 1", "return str(a)")
+    text = CHAIN.replace("return len(id) * rate", "return 1").replace(
+        "return a + 1", "return str(a)"
+    )
     chain.write(text.replace("return b * 10", "return b"))
     assert values(chain.call())["c"] == "1"
     chain.write(text.replace("return 1", "return 1.0").replace("return b * 10", "return b"))
@@ -247,10 +257,15 @@ def test_one_and_one_point_zero_from_a_step_are_two_inputs(chain):
 
 def fresh(project, raw: dict) -> dict:
     """The reply of a new process."""
-    code = "import json, sys; from handler.entry import lambda_handler; print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))"
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct"}
+    code = "import json, sys; from pfl.handler.entry import lambda_handler; print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))"
+    environ = os.environ | {"PFL_ENGINE": "direct"}
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(raw)], cwd=project.root, env=environ, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, json.dumps(raw)],
+        cwd=project.root,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout)
 
@@ -301,20 +316,25 @@ def test_a_hit_in_a_new_process_does_not_import_the_flows(chain):
 
 
 def test_an_edit_of_a_module_beside_the_pipeline_is_noticed(project):
-    project.write("from handler import step\n@step\ndef a(id):\n    return 1\n", "one")
+    project.write("from pfl import step\n@step\ndef a(id):\n    return 1\n", "one")
     project.write("from flows.one import a\nFLOWS = [flow('f', a)]\n")
     project.call()
-    project.write("from handler import step\n@step\ndef a(id):\n    return 2\n", "one")
+    project.write("from pfl import step\n@step\ndef a(id):\n    return 2\n", "one")
     assert values(project.call()) == {"a": 2}
 
 
 def test_a_new_parameter_is_known_at_once(chain):
     chain.call()
-    chain.write(CHAIN.replace("def b(a: int)", "def b(a: int, more: int = 1)").replace("a + 1", "a + more"))
+    chain.write(
+        CHAIN.replace("def b(a: int)", "def b(a: int, more: int = 1)").replace("a + 1", "a + more")
+    )
     assert values(chain.call(params={"more": 5}))["b"] == 11
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"sha256":"x","body":{}}', b"[]", records.seal([]), records.seal({"version": 1})])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b'{"sha256":"x","body":{}}', b"[]", records.seal([]), records.seal({"version": 1})],
+)
 def test_a_damaged_manifest_is_made_anew(chain, damage):
     chain.call()
     (chain.root / ".pfl" / "manifest.json").write_bytes(damage)
@@ -419,7 +439,9 @@ def test_a_bust_for_one_id_leaves_the_others_alone(outside):
 
 def test_a_bust_under_one_parameter_is_seen_under_another_too(project):
     """The later steps of both rest on the busted one."""
-    text = OUTSIDE.replace("def a(id: str, rate: int = 2)", "def a(id: str)").replace("* rate", "* 2")
+    text = OUTSIDE.replace("def a(id: str, rate: int = 2)", "def a(id: str)").replace(
+        "* rate", "* 2"
+    )
     project.write(text.replace("def c(b: int)", "def c(b: int, rate: int = 2)"))
     (project.root / "outside.txt").write_text("1")
     project.call(params={"rate": 1})
@@ -579,7 +601,11 @@ def test_an_expired_value_can_still_be_skipped_to(timed, later):
 
 def sealed(text: str) -> bytes:
     """Whole, as far as its digest tells, whatever it is."""
-    return records.seal([]).replace(keys.digest("[]").encode(), keys.digest(text).encode()).replace(b"[]", text.encode())
+    return (
+        records.seal([])
+        .replace(keys.digest("[]").encode(), keys.digest(text).encode())
+        .replace(b"[]", text.encode())
+    )
 
 
 DAMAGES = {
@@ -617,15 +643,28 @@ def test_a_whole_plan_of_another_shape_gives_no_wrong_value(chain, step):
     [path], [foreign] = objects(chain, "plans", step), objects(chain, "plans", step, "x")
     before, body = chain.results.get(path), records.unseal(chain.results.get(path), path)
     row, *rest = body["entries"]
-    rows = [row[:place] + more + row[place + 1 :] for place in range(len(row)) for more in ([], [5], [None], ["x"], [[]], [{}]) if not more or place < 11]
-    tried = [*others(body), *(body | {"entries": [other, *rest]} for other in (*rows, row + [1], {}, [], 5, "x" * 12, dict.fromkeys("abcdefghijkl")))]
+    rows = [
+        row[:place] + more + row[place + 1 :]
+        for place in range(len(row))
+        for more in ([], [5], [None], ["x"], [[]], [{}])
+        if not more or place < 11
+    ]
+    tried = [
+        *others(body),
+        *(
+            body | {"entries": [other, *rest]}
+            for other in (*rows, row + [1], {}, [], 5, "x" * 12, dict.fromkeys("abcdefghijkl"))
+        ),
+    ]
     tried += [body | {"entries": [row]}, records.unseal(chain.results.get(foreign), foreign)]
     for other in tried:
         chain.results.put(path, records.seal(other))
         chain.results.delete(objects(chain, "plans", "c") if step == "b" else [])
         reply = chain.call()
         assert (reply["status"], values(reply)) == ("completed", {"a": 6, "b": 7, "c": 70}), other
-        list(inspection.entries(chain.results, id="abc", flow=None, step=None, warn=lambda exc: None))
+        list(
+            inspection.entries(chain.results, id="abc", flow=None, step=None, warn=lambda exc: None)
+        )
         assert list(verify.walk(chain.results, repair=False, retention_s=9e9))
         chain.results.put(path, before)
     assert len(tried) > 70
@@ -635,11 +674,18 @@ def test_a_result_of_another_shape_gives_no_wrong_value(chain):
     chain.call()
     [plan], [path] = objects(chain, "plans", "c"), objects(chain, "results", "c")
     body = json.loads(chain.results.get(path))
-    foreign = {name: value for name, value in body.items() if name != "pfl"}  # As Prefect writes it, with no digest.
+    foreign = {
+        name: value for name, value in body.items() if name != "pfl"
+    }  # As Prefect writes it, with no digest.
     tried = [*others(body), *(body | {"metadata": each} for each in others(body["metadata"]))]
     tried += [foreign | {"metadata": each} for each in others(body["metadata"])]
-    tried += [foreign | {"result": text} for text in ("NaN", "[Infinity]", "[" * 100_000, "", "1 2")]
-    tried += [foreign | {"metadata": body["metadata"] | {"serializer": {"type": kind}}} for kind in ("compressed/json", "other")]
+    tried += [
+        foreign | {"result": text} for text in ("NaN", "[Infinity]", "[" * 100_000, "", "1 2")
+    ]
+    tried += [
+        foreign | {"metadata": body["metadata"] | {"serializer": {"type": kind}}}
+        for kind in ("compressed/json", "other")
+    ]
     for other in tried:
         chain.results.put(path, json.dumps(other).encode())
         chain.results.delete([plan])
@@ -651,7 +697,9 @@ def test_a_result_of_another_shape_gives_no_wrong_value(chain):
 def test_a_result_whose_expiry_was_changed_is_damaged(timed, later):
     timed.call()
     [path] = objects(timed, "results", "b")
-    timed.results.put(path, re.sub(rb'"expiration":"2', b'"expiration":"3', timed.results.get(path)))
+    timed.results.put(
+        path, re.sub(rb'"expiration":"2', b'"expiration":"3', timed.results.get(path))
+    )
     timed.results.delete(objects(timed, "plans", "b") + objects(timed, "plans", "c"))
     reply = timed.call()
     assert statuses(reply)["b"] == NEW
@@ -684,7 +732,9 @@ def test_a_damaged_result_is_a_miss_with_a_warning_that_names_it(chain, damage):
     assert json.loads(chain.results.get(path))["result"] == json.loads(before)["result"]
 
 
-@pytest.mark.parametrize("damage", [each for name, each in DAMAGES.items() if name != "a sealed empty object"])
+@pytest.mark.parametrize(
+    "damage", [each for name, each in DAMAGES.items() if name != "a sealed empty object"]
+)
 def test_a_damaged_record_of_history_is_passed_over_with_a_warning_that_names_it(outside, damage):
     outside.call()
     (outside.root / "outside.txt").write_text("5")
@@ -749,7 +799,10 @@ def test_a_pickled_result_is_refused_until_it_is_allowed(chain):
     for step in "abc":
         chain.results.delete(objects(chain, "plans", step))
     text = base64.encodebytes(pickle.dumps(6)).decode()
-    record = {"metadata": {"storage_key": path, "expiration": None, "serializer": {"type": "pickle"}}, "result": text}
+    record = {
+        "metadata": {"storage_key": path, "expiration": None, "serializer": {"type": "pickle"}},
+        "result": text,
+    }
     chain.results.put(path, json.dumps(record).encode())
     reply = chain.call()
     assert reply["status"] == "invalid"
@@ -770,7 +823,11 @@ def kept(tmp_path_factory) -> dict[str, bytes]:
     path = list(sys.path)
     project.call()
     sys.path[:] = path
-    objects = {e.key: project.store.get(e.key) for kind in ("plans", "results", "history") for e in project.store.list(kind)}
+    objects = {
+        e.key: project.store.get(e.key)
+        for kind in ("plans", "results", "history")
+        for e in project.store.list(kind)
+    }
     return objects | {"root": str(project.root).encode()}
 
 
@@ -791,7 +848,11 @@ def test_no_flipped_bit_and_no_cut_ever_changes_a_value(kept, data):
         place = data.draw(st.integers(0, len(kept[some]) - 1))
         bit = data.draw(st.integers(0, 8))
         whole = kept[some]
-        changed = whole[:place] if bit == 8 else whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+        changed = (
+            whole[:place]
+            if bit == 8
+            else whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+        )
         project.store.put(some, changed)
     reply = project.call()
     assert reply["status"] == "completed"
@@ -801,7 +862,10 @@ def test_no_flipped_bit_and_no_cut_ever_changes_a_value(kept, data):
 # Deaths: what is there after a death between any two writes is repaired by the next call.
 
 
-@pytest.mark.parametrize("lost", [["plans"], ["plans", "history"], ["plans", "history", "results"], ["history"], ["results"]])
+@pytest.mark.parametrize(
+    "lost",
+    [["plans"], ["plans", "history"], ["plans", "history", "results"], ["history"], ["results"]],
+)
 @pytest.mark.parametrize("steps", ["c", "bc", "abc"])
 def test_a_state_that_a_death_left_is_repaired(chain, lost, steps):
     chain.call()
@@ -818,7 +882,9 @@ def test_a_state_that_a_death_left_is_repaired(chain, lost, steps):
 
 
 @pytest.mark.parametrize("writer", ["pfl", "Prefect"])
-def test_a_result_without_its_record_of_history_gets_one_and_is_a_hit_of_when_it_was_computed(chain, writer):
+def test_a_result_without_its_record_of_history_gets_one_and_is_a_hit_of_when_it_was_computed(
+    chain, writer
+):
     chain.call()
     for kind in ("plans", "history"):
         chain.results.delete(objects(chain, kind, "c"))
@@ -860,20 +926,30 @@ def test_what_a_late_import_read_and_what_was_listed_counts_and_a_clock_is_no_ed
     data = project.root / "flows" / "data"
     data.mkdir(exist_ok=True)
     (data / "one.txt").write_text("one")
-    (project.root / "flows" / "table.py").write_text("from pathlib import Path\nTABLE = (Path(__file__).parent / 'table.csv').read_text()\n")
+    (project.root / "flows" / "table.py").write_text(
+        "from pathlib import Path\nTABLE = (Path(__file__).parent / 'table.csv').read_text()\n"
+    )
     (project.root / "flows" / "table.csv").write_text("old")
     project.write(LATE)
-    assert [fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"] for flow in ("late", "listed")] == ["old", ["one"]]
+    assert [
+        fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"]
+        for flow in ("late", "listed")
+    ] == ["old", ["one"]]
     assert fresh(project, {"id": "x", "flow": "late"})["steps"][0]["status"] == "hit"
     (project.root / "flows" / "table.csv").write_text("new")
     (data / "two.txt").write_text("two")
-    assert [fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"] for flow in ("late", "listed")] == ["new", ["one", "two"]]
-    assert [fresh(project, {"id": id, "flow": "clock"})["status"] for id in ("x", "y", "z")] == ["completed"] * 3
+    assert [
+        fresh(project, {"id": "x", "flow": flow})["steps"][0]["value"]
+        for flow in ("late", "listed")
+    ] == ["new", ["one", "two"]]
+    assert [fresh(project, {"id": id, "flow": "clock"})["status"] for id in ("x", "y", "z")] == [
+        "completed"
+    ] * 3
 
 
 ASKS = """
 import os, subprocess
-from handler import flow, step
+from pfl import flow, step
 HERE = os.path.dirname(__file__)
 SAID = subprocess.check_output(["cat", f"{HERE}/said.txt"], text=True) if "PFL_ASK" in os.environ else ""
 FLAG = os.path.exists(f"{HERE}/flag")
@@ -885,7 +961,9 @@ FLOWS = [flow("asks", asks)]
 """
 
 
-def test_what_an_import_asks_of_other_processes_paths_and_the_current_folder_counts(project, monkeypatch):
+def test_what_an_import_asks_of_other_processes_paths_and_the_current_folder_counts(
+    project, monkeypatch
+):
     def ask() -> list:
         return fresh(project, {"id": "x"})["steps"][0]["value"]
 

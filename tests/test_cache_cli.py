@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_bust import OUTSIDE, change
 
-RUN = [sys.executable, "-c", "from cli.main import main; main()"]
+RUN = [sys.executable, "-c", "from pfl.cli.main import main; main()"]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def pfl(project):
     change(project, 1)
 
     def run(*words: str, stdin=subprocess.DEVNULL, **environ: str) -> tuple[int, str, str]:
-        more = {"PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct", "PYTHONWARNINGS": "error"}
+        more = {"PFL_ENGINE": "direct", "PYTHONWARNINGS": "error"}
         done = forked.run([*RUN, *words], stdin=stdin, env={**os.environ, **more, **environ})
         return done.returncode, done.stdout, done.stderr
 
@@ -55,12 +55,16 @@ def test_a_bust_of_every_age_wins_over_what_is_being_computed(pfl, project):
 
 def test_a_dry_run_says_the_same_and_does_nothing(pfl, project):
     project.call()
-    code, out, _ = pfl("cache", "bust", "--id", "abc", "--step", "b", "--dependents", "--dry-run", "--json")
+    code, out, _ = pfl(
+        "cache", "bust", "--id", "abc", "--step", "b", "--dependents", "--dry-run", "--json"
+    )
     said = json.loads(out)
     assert (code, said["bust"], said["dry_run"]) == (0, None, True)
     assert {row["step"]: row["results"] for row in said["steps"]} == {"b": 1, "c": 1}
     assert project.call()["store"] == {"get": 1}
-    code, out, _ = pfl("cache", "bust", "--id", "abc", "--step", "b", "--upstream", "--yes", "--json")
+    code, out, _ = pfl(
+        "cache", "bust", "--id", "abc", "--step", "b", "--upstream", "--yes", "--json"
+    )
     said = json.loads(out)
     assert {row["step"]: row["results"] for row in said["steps"]} == {"a": 1, "b": 1}
     assert (said["plans"], bool(said["bust"]), bool(said["restorable_until"])) == (3, True, True)
@@ -76,13 +80,21 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_done(pfl, project):
     assert project.call()["store"] == {"get": 1}
 
 
-@pytest.mark.parametrize(("answer", "code", "status"), [(b"y\n", 0, "miss"), (b"n\n", 1, "completed")])
+@pytest.mark.parametrize(
+    ("answer", "code", "status"), [(b"y\n", 0, "miss"), (b"n\n", 1, "completed")]
+)
 def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
     project.call()
     ours, theirs = pty.openpty()
     os.write(ours, answer)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*RUN, "cache", "bust", "--id", "abc"], stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environ)
+    environ = {**os.environ}
+    done = subprocess.run(
+        [*RUN, "cache", "bust", "--id", "abc"],
+        stdin=theirs,
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        env=environ,
+    )
     os.close(theirs)
     os.close(ours)
     assert done.returncode == code
@@ -126,18 +138,28 @@ def test_a_bust_of_what_is_older_than_any_calendar_busts_nothing(pfl, project):
 def test_a_bust_whose_retention_is_over_cannot_be_restored(pfl, project):
     project.call()
     pfl("cache", "bust", "--id", "abc", "--yes")
-    code, out, err = pfl("cache", "restore", "--id", "abc", "--yes", "--json", PFL_RETENTION_DAYS="0")
+    code, out, err = pfl(
+        "cache", "restore", "--id", "abc", "--yes", "--json", PFL_RETENTION_DAYS="0"
+    )
     assert (code, json.loads(out)["error"]["type"]) == (3, "NotFoundError")
     assert "kept for 0 days" in err
 
 
 def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
     project.call()
-    assert pfl("cache", "verify")[::2] == (0, "12 checked: 0 damaged, 0 orphaned, 0 expired, 0 stale\n")
+    assert pfl("cache", "verify")[::2] == (
+        0,
+        "12 checked: 0 damaged, 0 orphaned, 0 expired, 0 stale\n",
+    )
     [path] = [entry.key for entry in project.results.list("results/abc/b")]
     project.results.put(path, b"x")
     code, out, err = pfl("cache", "verify", "--json")
-    assert (code, json.loads(out)["key"], json.loads(out)["problem"], json.loads(out)["aside"]) == (6, path, "damaged", None)
+    assert (code, json.loads(out)["key"], json.loads(out)["problem"], json.loads(out)["aside"]) == (
+        6,
+        path,
+        "damaged",
+        None,
+    )
     assert pfl("cache", "verify", "--repair", "--dry-run")[0] == 6
     code, out, err = pfl("cache", "verify", "--repair")
     assert (code, out.split()[0], "1 set aside" in err) == (0, "damaged", True)
@@ -148,8 +170,14 @@ def test_verify_says_how_to_go_on_when_it_is_told_to_end(pfl, project):
     project.call()
     for number in range(1_000):  # More than a pipe holds that nobody reads from.
         project.results.put(f"plans/abc/b/{number:0100}.json", b"")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([*RUN, "cache", "verify"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as walking:
+    environ = {**os.environ}
+    with subprocess.Popen(
+        [*RUN, "cache", "verify"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    ) as walking:
         walking.stdout.readline()
         walking.terminate()
         _, err = walking.communicate()
@@ -162,7 +190,9 @@ def test_stats_counts_each_step_of_each_flow(pfl, project):
     project.call("x")
     code, out, _ = pfl("cache", "stats", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [(r["flow"], r["step"], r["results"], r["plans"], r["history"]) for r in rows] == [("chain", s, 2, 2, 2) for s in "abc"]
+    assert [(r["flow"], r["step"], r["results"], r["plans"], r["history"]) for r in rows] == [
+        ("chain", s, 2, 2, 2) for s in "abc"
+    ]
     assert all(r["bytes"] > 500 and r["oldest"] <= r["newest"] for r in rows)
     code, out, _ = pfl("cache", "stats", "--id", "x")
     assert (code, out.splitlines()[1].split()[:5]) == (0, ["chain", "a", "1", "1", "1"])
@@ -172,9 +202,14 @@ def test_stats_bust_and_restore_work_also_where_the_flows_cannot_be_imported(pfl
     project.call()
     (project.root / "flows" / "pipeline.py").write_text("import nowhere_at_all\n")
     code, out, err = pfl("cache", "stats", "--json")
-    assert [(r["flow"], r["step"], r["results"]) for r in map(json.loads, out.splitlines())] == [(None, s, 1) for s in "abc"]
+    assert [(r["flow"], r["step"], r["results"]) for r in map(json.loads, out.splitlines())] == [
+        (None, s, 1) for s in "abc"
+    ]
     assert (code, "cannot be imported" in err) == (0, True)
-    assert [s["results"] for s in json.loads(pfl("cache", "bust", "--id", "abc", "--yes", "--json")[1])["steps"]] == [1, 1, 1]
+    assert [
+        s["results"]
+        for s in json.loads(pfl("cache", "bust", "--id", "abc", "--yes", "--json")[1])["steps"]
+    ] == [1, 1, 1]
     assert json.loads(pfl("cache", "restore", "--id", "abc", "--yes", "--json")[1])["back"] == 3
     assert pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes")[0] == 2
 
@@ -183,12 +218,13 @@ def test_inspect_cuts_a_long_text_and_tells_a_text_from_a_number(pfl, project):
     file = project.root / "flows" / "pipeline.py"
     source = file.read_text()
     file.write_text(source.replace("FLOWS = [", "FLOWS = [flow('texts', digits, long), ", 1).replace(
-        "FLOWS", "from handler import step\n\n\n@step\ndef digits(id: str) -> str:\n    return '12'\n\n\n"
+        "FLOWS", "from pfl import step\n\n\n@step\ndef digits(id: str) -> str:\n    return '12'\n\n\n"
         "@step\ndef long(id: str) -> str:\n    return 'x' * 100_000\n\n\nFLOWS", 1))  # fmt: skip
     assert pfl("invoke", "--id", "abc", "--flow", "texts")[0] == 0
     out = pfl("cache", "inspect", "--id", "abc", "--flow", "texts")[1]
     assert '"12"' in out
     assert len(out) < 5_000
+
 
 def test_inspect_tells_of_a_bust(pfl, project):
     project.call()
@@ -199,9 +235,13 @@ def test_inspect_tells_of_a_bust(pfl, project):
     assert (rows["a"]["current"], rows["a"]["busted_at"]) == (True, None)
     change(project, 5)
     project.call()
-    pfl("cache", "restore", "--id", "abc", "--yes")  # Its plan is gone; a call finds it by its inputs.
+    pfl(
+        "cache", "restore", "--id", "abc", "--yes"
+    )  # Its plan is gone; a call finds it by its inputs.
     rows = map(json.loads, pfl("cache", "inspect", "--id", "abc", "--json")[1].splitlines())
-    assert [(row["current"], row["busted_at"], row["value"]) for row in rows] == [(True, None, value) for value in (3, 4, 40)]
+    assert [(row["current"], row["busted_at"], row["value"]) for row in rows] == [
+        (True, None, value) for value in (3, 4, 40)
+    ]
 
 
 def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):
@@ -225,6 +265,10 @@ def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):
     ],
 )
 def test_a_store_that_is_not_there_is_said_by_every_command(pfl, s3_env, url, code, told):
-    for words in (["cache", "verify"], ["cache", "bust", "--id", "abc", "--yes"], ["invoke", "--id", "abc"]):
+    for words in (
+        ["cache", "verify"],
+        ["cache", "bust", "--id", "abc", "--yes"],
+        ["invoke", "--id", "abc"],
+    ):
         done = pfl(*words, PFL_STORE=url)
         assert (done[0], told in done[2]) == (code, True), (words, done)

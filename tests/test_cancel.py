@@ -11,19 +11,20 @@ import sys
 import forked
 import pytest
 from faults import suite
+from pfl.handler.core.cache import lease
+from pfl.handler.core.store import records
+from pfl.handler.engine.deadline import TERMINATED
+from pfl.handler.engine.prefect import client as prefect_api
+from pfl.handler.engine.prefect import environment, limits
 from test_lease import GATED, ROOT, until
 from test_limits import client_of, limit
 from test_reap import states
 
-from handler.core import lease, records
-from handler.engine import limits, prefect_api, prefect_env
-from handler.engine.deadline import TERMINATED
-
 CHILD = """
 import json, os, sys
 from handler import entry
-from handler.core.settings import Settings
-from handler.engine import deadline
+from pfl.handler.core.settings import Settings
+from pfl.handler.engine import deadline
 deadline.POLL_S = 0.1
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
 try:
@@ -46,8 +47,14 @@ def on_server(project, prefect_server, monkeypatch):
 
 def begun(project, id: str) -> tuple[subprocess.Popen, int]:
     """A process inside step a, known to Prefect, and the gate it waits at."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = forked.Popen([sys.executable, "-c", CHILD, id], cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ}
+    child = forked.Popen(
+        [sys.executable, "-c", CHILD, id],
+        cwd=project.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     until(child, '"computing"')
     gate = os.open(project.root / "gate", os.O_WRONLY)
     while states(project, id)[1] != ["RUNNING"]:
@@ -72,12 +79,18 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_taken(on_server):
 
 
 def test_ctrl_c_ends_the_wait_for_a_slot_that_another_keeps(on_server):
-    tag, api = "id=stop-3:task-a", prefect_env.configured(on_server.settings)
+    tag, api = "id=stop-3:task-a", environment.configured(on_server.settings)
     limits.put(api, on_server.results, tag, 1)
     kept = {"names": [f"tag:{tag}"], "slots": 1, "mode": "concurrency", "lease_duration": 600}
     assert prefect_api.ask(api, "/v2/concurrency_limits/increment-with-lease", kept)["limits"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", CHILD, "stop-3"], cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True) as child:
+    env = {**os.environ}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, "stop-3"],
+        cwd=on_server.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
         until(child, '"computing"')
         while states(on_server, "stop-3")[1] != ["PENDING"]:
             pass
@@ -94,9 +107,16 @@ def test_sigterm_leaves_a_crash_with_our_cause_and_advice(on_server):
     os.close(gate)
     assert child.returncode == 130
     all_free(on_server, "stop-4", "CRASHED")
-    runs = [run for kind in suite.runs_of(prefect_env.configured(on_server.settings), "stop-4") for run in kind]
+    runs = [
+        run
+        for kind in suite.runs_of(environment.configured(on_server.settings), "stop-4")
+        for run in kind
+    ]
     assert {run["state"]["message"] for run in runs} == {TERMINATED.lines}
-    (record,) = [records.unseal(on_server.results.get(each.key), each.key) for each in on_server.results.list("history/stop-4/a")]
+    (record,) = [
+        records.unseal(on_server.results.get(each.key), each.key)
+        for each in on_server.results.list("history/stop-4/a")
+    ]
     assert (record["status"], record["error"]["what"]) == ("failed", TERMINATED.what)
 
 

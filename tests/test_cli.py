@@ -15,8 +15,7 @@ import forked
 import pytest
 import servers
 from conftest import ROOT, Project
-
-from cli import output
+from pfl.cli import output
 
 SLOW = """
     import threading
@@ -50,13 +49,15 @@ class Ran:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-PFL = [sys.executable, "-c", "from cli.main import main; main()"]
+PFL = [sys.executable, "-c", "from pfl.cli.main import main; main()"]
 
 
 def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) -> Ran:
     """Run ``pfl`` in the project that the test is in; *is_new*: in a process that starts from nothing."""
     if is_new:
-        done = subprocess.run([*PFL, *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ))
+        done = subprocess.run(
+            [*PFL, *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ)
+        )
     else:
         done = forked.run([*PFL, *arguments], input=stdin, env=_environ(environ))
     assert "Traceback" not in done.stderr
@@ -64,7 +65,7 @@ def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) 
 
 
 def _environ(more: dict[str, str]) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct", **more}
+    return {**os.environ, "PFL_ENGINE": "direct", **more}
 
 
 @pytest.fixture
@@ -77,7 +78,13 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_invoke_prints_a_table_and_says_where_it_runs(here):
     first = pfl("invoke", "--id", "abc", is_new=True)
     assert first.code == 0
-    assert [re.split(r"  +", line) for line in first.out.splitlines()][0] == ["step", "status", "value", "time", "why"]
+    assert [re.split(r"  +", line) for line in first.out.splitlines()][0] == [
+        "step",
+        "status",
+        "value",
+        "time",
+        "why",
+    ]
     assert [line.split()[:3] for line in first.out.splitlines()[1:]] == [
         ["a", "computed", "1234"],
         ["b", "computed", "411.3333333333333"],
@@ -100,8 +107,14 @@ def test_a_project_that_is_not_there_is_told_and_not_made(tmp_path, monkeypatch)
 def test_invoke_as_json_is_the_reply_and_nothing_else(here):
     pfl("invoke", "--id", "abc")
     reply = pfl("invoke", "--id", "abc", "--step", "c", "--json").data
-    assert (reply["status"], [row["status"] for row in reply["steps"]], reply["store"]) == ("completed", ["hit"], {"get": 1})
-    assert {row["step"]: row["value"] for row in pfl("invoke", "--id", "abc", "--json").data["steps"]} == {
+    assert (reply["status"], [row["status"] for row in reply["steps"]], reply["store"]) == (
+        "completed",
+        ["hit"],
+        {"get": 1},
+    )
+    assert {
+        row["step"]: row["value"] for row in pfl("invoke", "--id", "abc", "--json").data["steps"]
+    } == {
         "a": 1234,
         "b": 411.3333333333333,
         "c": 4113.333333333333,
@@ -120,7 +133,10 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
         (["--id", "abc", "--param", "rate=2"], "unknown parameter 'rate'"),
         (["--id", "abc", "--param", "rate"], "has no value"),
         (["--id", "abc", "--param", "a=1", "--param", "a=2"], "given twice"),
-        (["--flow", "audit", "--id", "pip", "--param", "top=many"], "parameter top cannot be 'many'"),
+        (
+            ["--flow", "audit", "--id", "pip", "--param", "top=many"],
+            "parameter top cannot be 'many'",
+        ),
         (["--id", "abc", "--bust", "z"], "unknown step 'z'"),
         (["--id", "abc", "--step", "a", "--bust", "c"], "not needed for a"),
         (["--id", "abc", "--skip", "a", "--bust", "a"], "both busted and skipped"),
@@ -140,23 +156,36 @@ def test_invoke_refuses_what_is_wrong_in_words_and_with_exit_code_2(here, argume
     ran = pfl("invoke", *arguments, "--json")
     assert ran.code == 2
     assert words in ran.err and "hint: " in ran.err
-    assert ran.data["status"] == "invalid" and words in ran.data["error"]["what"] + ran.data["error"]["why"]
+    assert (
+        ran.data["status"] == "invalid"
+        and words in ran.data["error"]["what"] + ran.data["error"]["why"]
+    )
     assert ran.data["error"]["hint"]
     assert not (here.root / ".pfl" / "store" / "results").exists()
 
 
-@pytest.mark.parametrize("id", ["../../x", "a/b", "%2e%2e", "..", ".", "🦜", "שלום", "a b", "-", "C:\\x"])
+@pytest.mark.parametrize(
+    "id", ["../../x", "a/b", "%2e%2e", "..", ".", "🦜", "שלום", "a b", "-", "C:\\x"]
+)
 def test_any_other_id_is_kept_in_its_folder_and_comes_back_unchanged(here, id):
     assert pfl("invoke", f"--id={id}", "--json").data["id"] == id
     store = here.root / ".pfl" / "store"
     stored = [path.relative_to(store).parts for path in store.rglob("*") if path.is_file()]
-    assert {parts[2] for parts in stored if parts[0] in ("plans", "results", "history")} == {"a", "b", "c"}
+    assert {parts[2] for parts in stored if parts[0] in ("plans", "results", "history")} == {
+        "a",
+        "b",
+        "c",
+    }
     assert [row["id"] for row in pfl("cache", "ls", f"--id={id}", "--json").rows] == [id] * 3
 
 
 def test_the_event_is_read_from_an_argument_a_file_or_stdin(here):
     (here.root / "event.json").write_text('{"id": "abc", "step": "a"}')
-    for given in ({"event": '{"id": "abc", "step": "a"}'}, {"event": "@event.json"}, {"event": "-", "stdin": '{"id": "abc", "step": "a"}'}):
+    for given in (
+        {"event": '{"id": "abc", "step": "a"}'},
+        {"event": "@event.json"},
+        {"event": "-", "stdin": '{"id": "abc", "step": "a"}'},
+    ):
         event = given.pop("event")
         assert pfl("invoke", "--event", event, "--json", **given).data["steps"][0]["value"] == 1234
 
@@ -176,7 +205,11 @@ def test_a_failing_step_is_exit_code_4_and_names_its_line(here):
         FLOWS = [flow("bad", bad)]
     """)
     ran = pfl("invoke", "--id", "abc", "--json")
-    assert (ran.code, ran.data["status"], ran.data["error"]["why"]) == (4, "failed", "ValueError: not today")
+    assert (ran.code, ran.data["status"], ran.data["error"]["why"]) == (
+        4,
+        "failed",
+        "ValueError: not today",
+    )
     assert "flows/pipeline.py:5" in ran.err
 
 
@@ -203,7 +236,9 @@ def test_flows_that_cannot_be_imported_are_named_with_file_and_line(here):
     here.write("def broken(:\n", name="helpers")
     here.write("import flows.helpers\nFLOWS = []\n")
     ran = pfl("invoke", "--id", "abc")
-    assert ran.code == 2 and "flows cannot be imported" in ran.err and "flows/helpers.py:1" in ran.err
+    assert (
+        ran.code == 2 and "flows cannot be imported" in ran.err and "flows/helpers.py:1" in ran.err
+    )
 
 
 def test_prefect_that_does_not_answer_is_exit_code_5_and_a_hit_still_works(here):
@@ -216,7 +251,12 @@ def test_prefect_that_does_not_answer_is_exit_code_5_and_a_hit_still_works(here)
 
 def test_a_store_that_forbids_is_exit_code_5_and_no_miss(here):
     with servers.Loopback(lambda method, path: servers.s3_error(403, "AccessDenied")) as s3:
-        environ = {"AWS_ENDPOINT_URL": s3.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+        environ = {
+            "AWS_ENDPOINT_URL": s3.url,
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1",
+        }
         ran = pfl("invoke", "--id", "abc", PFL_STORE="s3://bucket", **environ)
     assert ran.code == 5 and "nothing was taken for a miss" in ran.err
     assert {method for method, _ in s3.asked} == {"GET"}
@@ -235,11 +275,17 @@ def test_a_damaged_result_is_computed_again_with_a_warning_that_names_the_object
 def test_plan_says_what_would_run_and_why_and_writes_nothing(here):
     store = here.root / ".pfl" / "store"
     plan = pfl("plan", "--id", "abc", "--json").data
-    assert [(row["step"], row["status"], row["why"]) for row in plan["steps"]] == [(s, "compute", "never computed") for s in "abc"]
+    assert [(row["step"], row["status"], row["why"]) for row in plan["steps"]] == [
+        (s, "compute", "never computed") for s in "abc"
+    ]
     pfl("invoke", "--id", "abc")
     before = sorted(store.rglob("*"))
-    assert [row["status"] for row in pfl("plan", "--id", "abc", "--json").data["steps"]] == ["hit"] * 3
-    (here.root / "flows" / "a.py").write_text((here.root / "flows" / "a.py").read_text().replace("420", "421"))
+    assert [row["status"] for row in pfl("plan", "--id", "abc", "--json").data["steps"]] == [
+        "hit"
+    ] * 3
+    (here.root / "flows" / "a.py").write_text(
+        (here.root / "flows" / "a.py").read_text().replace("420", "421")
+    )
     rows = pfl("plan", "--id", "abc", "--json").data["steps"]
     assert [row["status"] for row in rows] == ["compute", "depends", "depends"]
     assert sorted(store.rglob("*")) == before
@@ -250,9 +296,16 @@ def test_inspect_shows_the_real_inputs_and_whether_they_are_current(here):
     assert pfl("cache", "inspect", "--id", "abc").code == 3
     pfl("invoke", "--id", "abc")
     row = pfl("cache", "inspect", "--id", "abc", "--step", "b", "--json").data
-    assert (row["inputs"], row["value"], row["current"], row["engine"]) == ({"a": 1234}, 411.3333333333333, True, "direct")
+    assert (row["inputs"], row["value"], row["current"], row["engine"]) == (
+        {"a": 1234},
+        411.3333333333333,
+        True,
+        "direct",
+    )
     assert (here.root / ".pfl" / "store" / row["path"]).is_file()
-    (here.root / "flows" / "b.py").write_text((here.root / "flows" / "b.py").read_text().replace("a / 3", "a / 4"))
+    (here.root / "flows" / "b.py").write_text(
+        (here.root / "flows" / "b.py").read_text().replace("a / 3", "a / 4")
+    )
     assert pfl("cache", "inspect", "--id", "abc", "--step", "b", "--json").data["current"] is False
 
 
@@ -269,8 +322,13 @@ def test_config_show_says_where_each_value_came_from_and_masks_secrets(here):
 
 def test_the_active_prefect_profile_names_the_api(here, tmp_path):
     profiles = tmp_path / "profiles.toml"
-    profiles.write_text('active = "work"\n[profiles.work]\nPREFECT_API_URL = "http://prefect.invalid/api"\n')
-    told = {row["name"]: row for row in pfl("config", "show", "--json", PREFECT_PROFILES_PATH=str(profiles)).rows}
+    profiles.write_text(
+        'active = "work"\n[profiles.work]\nPREFECT_API_URL = "http://prefect.invalid/api"\n'
+    )
+    told = {
+        row["name"]: row
+        for row in pfl("config", "show", "--json", PREFECT_PROFILES_PATH=str(profiles)).rows
+    }
     assert told["PREFECT_API_URL"]["value"] == "http://prefect.invalid/api"
     assert told["PREFECT_API_URL"]["source"] == "Prefect profile 'work'"
 
@@ -281,7 +339,9 @@ def test_ctrl_c_in_the_middle_is_130_and_leaves_no_run_running(here, prefect_ser
     here.write(SLOW)
     environ = _environ({"PFL_ENGINE": engine, "PREFECT_API_URL": prefect_server.url})
     arguments = [*PFL, "invoke", "--id", f"stop-{engine}-{flow}", "--flow", flow, "--json"]
-    with forked.Popen(arguments, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with forked.Popen(
+        arguments, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         seen = []
         for line in process.stderr:
             seen.append(line)
@@ -289,7 +349,9 @@ def test_ctrl_c_in_the_middle_is_130_and_leaves_no_run_running(here, prefect_ser
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, json.loads(out)["status"]) == (130, "cancelled"), "".join(seen) + err
+    assert (process.returncode, json.loads(out)["status"]) == (130, "cancelled"), (
+        "".join(seen) + err
+    )
     assert "Traceback" not in err
     if engine == "prefect":
         runs = _runs_of(prefect_server.url, f"id=stop-{engine}-{flow}")
@@ -302,7 +364,9 @@ def _runs_of(api: str, tag: str) -> list[dict]:
     found = []
     for kind in ("flow_runs", "task_runs"):
         body = json.dumps({"flow_runs": {"tags": {"all_": [tag]}}}).encode()
-        with urlopen(Request(f"{api}/{kind}/filter", body, {"content-type": "application/json"})) as answer:
+        with urlopen(
+            Request(f"{api}/{kind}/filter", body, {"content-type": "application/json"})
+        ) as answer:
             found += json.load(answer)
     return found
 
@@ -311,14 +375,22 @@ def test_a_reader_that_stops_early_is_no_error(here):
     for id in ("a", "b", "c"):
         pfl("invoke", "--id", id)
     for command in ("cache ls --json", "history ls"):
-        line = f"set -o pipefail; {sys.executable} -m cli.main {command} | head -c 1"
-        piped = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=_environ({}))
+        line = f"set -o pipefail; {sys.executable} -m pfl.cli.main {command} | head -c 1"
+        piped = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, env=_environ({})
+        )
         assert (len(piped.stdout), piped.returncode, "Error" in piped.stderr) == (1, 0, False)
 
 
-def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(on_prefect, monkeypatch):
+def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(
+    on_prefect, monkeypatch
+):
     monkeypatch.delenv("PFL_PROJECT")
-    environ = {"PFL_ENGINE": "prefect", "PREFECT_API_URL": str(on_prefect.knobs["prefect_api_url"]), "TERM": "xterm-256color"}
+    environ = {
+        "PFL_ENGINE": "prefect",
+        "PREFECT_API_URL": str(on_prefect.knobs["prefect_api_url"]),
+        "TERM": "xterm-256color",
+    }
     shown = _on_terminal(["invoke", "--id", "abc"], environ)
     assert re.search(r"\x1b\]8;[^;]*;http://127\.0\.0\.1:\d+/.*?\x1b\\.{0,12}computed", shown)
     assert "\x1b[" not in pfl("invoke", "--id", "abc").out
@@ -343,7 +415,14 @@ def _on_terminal(arguments: list[str], environ: dict[str, str]) -> str:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["nope"], 2), (["cache"], 2), (["cache", "inspect"], 2), (["server", "status"], 3), (["--help"], 0), (["--version"], 0)],
+    [
+        (["nope"], 2),
+        (["cache"], 2),
+        (["cache", "inspect"], 2),
+        (["server", "status"], 3),
+        (["--help"], 0),
+        (["--version"], 0),
+    ],
 )
 def test_a_command_ends_with_the_exit_code_of_its_kind(here, arguments, code):
     assert pfl(*arguments, is_new=True).code == code
@@ -367,7 +446,7 @@ def test_the_server_is_started_found_and_stopped(here):
 
 def test_every_command_has_help_and_the_readme_names_it():
     readme = Path(ROOT, "README.md").read_text()
-    from cli.main import app
+    from pfl.cli.main import app
 
     def commands(app, prefix: str):
         for command in app.registered_commands:
@@ -432,16 +511,25 @@ def test_what_a_step_says_cannot_steer_the_terminal(here):
 
 def test_a_narrow_terminal_cuts_values_and_keeps_steps_and_statuses(here):
     shown = _on_terminal(["invoke", "--id", "abc"], {"COLUMNS": "40", "TERM": "xterm"})
-    assert all(f"\n{step}  " in shown.replace("\r", "") for step in "abc") and shown.count("computed") >= 3
+    assert (
+        all(f"\n{step}  " in shown.replace("\r", "") for step in "abc")
+        and shown.count("computed") >= 3
+    )
 
 
-def test_a_table_wider_than_the_terminal_cuts_what_is_long_and_keeps_every_column(monkeypatch, capsys):
+def test_a_table_wider_than_the_terminal_cuts_what_is_long_and_keeps_every_column(
+    monkeypatch, capsys
+):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")  # Of 80 columns, and without colours.
     output.table(["step", "value", "time>", "why"], [("a", "v" * 99, "1 ms", "🦜" * 99)])
     row = capsys.readouterr().out.splitlines()[1]
     step, value, *time, why = row.removesuffix("…").rstrip().split()
-    assert (step, time) == ("a", ["1", "ms"]) and row.endswith("…") and value == "v" * (len(value) - 1) + "…"
+    assert (
+        (step, time) == ("a", ["1", "ms"])
+        and row.endswith("…")
+        and value == "v" * (len(value) - 1) + "…"
+    )
     # A parrot is two columns wide: both columns are cut alike.
     assert 80 - 2 <= len(row) + len(why) <= 80 and abs(len(value) - 2 * len(why)) <= 2
     output.table(["check", "found"], [("flows", "x" * 99)])

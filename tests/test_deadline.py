@@ -13,13 +13,12 @@ import threading
 import time
 
 import pytest
-
-from handler import entry
-from handler.core import lease
-from handler.core.errors import exit_code
-from handler.engine import deadline
-from handler.engine.call import Interruptible
-from handler.engine.execute import Invocation
+from pfl.handler import entry
+from pfl.handler.core.cache import lease
+from pfl.handler.core.errors import exit_code
+from pfl.handler.engine import deadline
+from pfl.handler.engine.invocation import Invocation
+from pfl.handler.engine.steps import Interruptible
 
 SLOW = """
 import time
@@ -45,9 +44,13 @@ def moments(project, monkeypatch):
     for name in both:
         os.mkfifo(project.root / name)
     left = list(both)
-    monkeypatch.setattr(deadline, "_until", lambda when, over: open(project.root / left.pop()).close())
+    monkeypatch.setattr(
+        deadline, "_until", lambda when, over: open(project.root / left.pop()).close()
+    )
     yield
-    opened = [os.open(project.root / name, os.O_RDWR) for name in both]  # Whoever waits for them still goes on.
+    opened = [
+        os.open(project.root / name, os.O_RDWR) for name in both
+    ]  # Whoever waits for them still goes on.
     for thread in threading.enumerate():
         if thread.name == "deadline":
             thread.join()
@@ -57,7 +60,12 @@ def moments(project, monkeypatch):
 
 def call(project, within_s: float = 3_600, **event) -> dict:
     project.knobs["margin_s"] = 1
-    return entry.handle({"id": "abc", **event}, project.settings, request_id="r", deadline=time.monotonic() + within_s)
+    return entry.handle(
+        {"id": "abc", **event},
+        project.settings,
+        request_id="r",
+        deadline=time.monotonic() + within_s,
+    )
 
 
 def rows(reply: dict) -> list[tuple[str, str]]:
@@ -72,8 +80,12 @@ def runs_of(server, call_url: str):
 
     run_id = call_url.rsplit("/", 1)[1]
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-        return client.read_flow_run(run_id).state, {task.task_key.split("-")[0].split(".")[-1]: task.state for task in tasks}
+        tasks = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        )
+        return client.read_flow_run(run_id).state, {
+            task.task_key.split("-")[0].split(".")[-1]: task.state for task in tasks
+        }
 
 
 @pytest.mark.parametrize("engine", ["direct", "prefect"])
@@ -89,7 +101,11 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
     assert rows(reply) == [("a", "computed"), ("b", "failed")]
     assert lease.calls(project.results) == {}
     project.write(SLOW.format(slow="pass").replace('open("time_to_stop", "w").close()', ""))
-    assert rows(project.call(engine="direct")) == [("a", "hit"), ("b", "computed"), ("c", "computed")]
+    assert rows(project.call(engine="direct")) == [
+        ("a", "hit"),
+        ("b", "computed"),
+        ("c", "computed"),
+    ]
     if engine == "prefect":
         state, tasks = runs_of(request.getfixturevalue("prefect_server"), reply["url"])
         assert state.is_crashed()
@@ -97,7 +113,9 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
         assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED"]
 
 
-def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_prefect, prefect_server, monkeypatch):
+def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(
+    on_prefect, prefect_server, monkeypatch
+):
     on_prefect.write(
         """
         import time
@@ -120,7 +138,9 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(on_pr
             real(self, name, outcome)
             if name == "quick":
                 open("time_to_stop", "w").close()
-                while not self.stop_is_due:  # It comes while no step may be interrupted, and is not lost.
+                while (
+                    not self.stop_is_due
+                ):  # It comes while no step may be interrupted, and is not lost.
                     os.sched_yield()
 
         return note
@@ -142,7 +162,7 @@ def test_a_step_is_not_started_when_less_than_the_margin_is_left(project):
 
 def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monkeypatch):
     """Prefect's API may take longer than there is time; what was saved is told."""
-    from handler.engine import direct
+    from pfl.handler.engine import direct
 
     def hang(invocation, real=direct.run):
         real(invocation)
@@ -159,10 +179,13 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
     assert "pfl runs reap" in reply["warnings"][0]
 
 
-def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(project, monkeypatch):
+def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(
+    project, monkeypatch
+):
     """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
     monkeypatch.setattr(deadline, "_until", lambda when, over: None)
-    from handler.engine import execute, run
+    from pfl.handler.engine import compute
+    from pfl.handler.engine import invocation as execute
 
     real = execute.Invocation.join
 
@@ -171,7 +194,7 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
         invocation.deadline = time.monotonic() - 1
         return ready
 
-    monkeypatch.setattr(run.Invocation, "join", late)
+    monkeypatch.setattr(compute.Invocation, "join", late)
     for _ in range(20):
         reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
         assert reply["error"]["type"] == "OutOfTimeError"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import pytest
-
-from handler import Flow, flow, step
-from handler.core.declare import Step
-from handler.core.errors import DeclarationError, InvalidRequestError
-from handler.core.params import Param
+from pfl import Flow, flow, step
+from pfl.handler.core.declare.flows import Step
+from pfl.handler.core.declare.params import Param
+from pfl.handler.core.errors import DeclarationError, InvalidRequestError
 
 HERE = Path(__file__).name
 
@@ -80,10 +79,20 @@ def test_options_are_kept():
     def s():
         return 1
 
-    assert (s.retries, s.retry_delay_s, s.timeout_s, s.limit, s.cache_for_s, s.version) == (2, 0.5, 60, 5, 3_600, "2")
+    assert (s.retries, s.retry_delay_s, s.timeout_s, s.limit, s.cache_for_s, s.version) == (
+        2,
+        0.5,
+        60,
+        5,
+        3_600,
+        "2",
+    )
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("2m", 120), ("1h", 3_600), ("3d", 259_200), ("1w", 604_800), (90, 90)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1), ("2m", 120), ("1h", 3_600), ("3d", 259_200), ("1w", 604_800), (90, 90)],
+)
 def test_cache_for_is_seconds_or_a_number_with_a_unit(text, seconds):
     assert step(cache_for=text)(lambda_free).cache_for_s == seconds
 
@@ -160,7 +169,11 @@ def test_a_lambda_is_no_step():
     assert HERE in caught.value.what
 
 
-@pytest.mark.parametrize("thing", [len, functools.partial(len), Path, "a", staticmethod(lambda_free)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "thing",
+    [len, functools.partial(len), Path, "a", staticmethod(lambda_free)],
+    ids=lambda v: type(v).__name__,
+)
 def test_only_a_function_can_be_a_step(thing):
     with pytest.raises(DeclarationError, match="plain function"):
         step(thing)
@@ -299,7 +312,11 @@ def test_a_parameter_that_two_steps_declare_unlike_is_told_with_both_lines():
     assert caught.value.why.count(HERE) == 2
 
 
-@pytest.mark.parametrize("default", [{1}, Path("x"), float("nan"), [float("inf")], {1: 2}, b"x", object()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "default",
+    [{1}, Path("x"), float("nan"), [float("inf")], {1: 2}, b"x", object()],
+    ids=lambda v: type(v).__name__,
+)
 def test_a_default_that_cannot_be_stored_is_refused_with_the_parameters_name(default):
     def s(wrong=default):
         return wrong
@@ -371,7 +388,9 @@ ACCEPTS = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "default", "good", "bad"), ACCEPTS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("annotation", "default", "good", "bad"), ACCEPTS, ids=lambda v: str(v)[:40]
+)
 def test_a_parameter_accepts_what_its_annotation_says(annotation, default, good, bad):
     param = declared(annotation, default)
     for value in good:
@@ -473,9 +492,11 @@ def declared_in(project, text: str) -> dict:
 
 
 def test_two_steps_of_one_name_in_two_flows_are_told_with_both_lines(project):
-    project.write("from handler import step\n@step\ndef a(id):\n    return 1\n", "one")
-    project.write("from handler import step\n\n\n@step\ndef a(id):\n    return 2\n", "two")
-    error = declared_in(project, "from flows import one, two\nFLOWS = [flow('x', one.a), flow('y', two.a)]\n")
+    project.write("from pfl import step\n@step\ndef a(id):\n    return 1\n", "one")
+    project.write("from pfl import step\n\n\n@step\ndef a(id):\n    return 2\n", "two")
+    error = declared_in(
+        project, "from flows import one, two\nFLOWS = [flow('x', one.a), flow('y', two.a)]\n"
+    )
     assert error["type"] == "DeclarationError"
     assert "two steps of the image are named 'a'" in error["what"]
     assert "flows/one.py:2" in error["why"]
@@ -516,7 +537,10 @@ def test_a_pipeline_that_lists_no_flows_is_told(project, listing):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("import no_such_module_here\n", "ModuleNotFoundError: No module named 'no_such_module_here' at flows/pipeline.py:2"),
+        (
+            "import no_such_module_here\n",
+            "ModuleNotFoundError: No module named 'no_such_module_here' at flows/pipeline.py:2",
+        ),
         ("def f(:\n", "SyntaxError: invalid syntax at flows/pipeline.py:2"),
         ("x = 1\n1 / 0\n", "ZeroDivisionError: division by zero at flows/pipeline.py:3"),
         ("raise SystemExit(3)\n", "SystemExit: 3 at flows/pipeline.py:2"),
@@ -547,9 +571,9 @@ def test_a_directory_without_flows_is_told(project, tmp_path):
 
 
 def test_the_faces_names_are_all_there_is():
-    import handler
+    import pfl
 
-    assert sorted(handler.__all__) == ["Flow", "flow", "history", "step"]
+    assert sorted(pfl.__all__) == ["Flow", "flow", "history", "step"]
     assert isinstance(a, Step)
     with pytest.raises(AttributeError, match="no attribute 'task'"):
-        handler.task  # noqa: B018
+        pfl.task  # noqa: B018

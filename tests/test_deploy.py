@@ -16,22 +16,35 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
+from pfl.handler import bake
+from pfl.handler.core.declare import project as projects
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.settings import Settings
+from pfl.handler.engine import aws
+from pfl.handler.engine.prefect import client as prefect_api
+from pfl.handler.engine.prefect import environment
+from pfl.serverless import deploy, image, logs, remote
 from test_cli import Ran
 from test_imports import loaded_after
 from test_lambda import run
 
-from handler import bake
-from handler.core import project as projects
-from handler.core.errors import InvalidRequestError
-from handler.core.settings import Settings
-from handler.engine import aws_api, prefect_api, prefect_env
-from serverless import deploy, image, logs, remote
-
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
-needs_osls = pytest.mark.skipif(not HAS_OSLS, reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/lambda does)")
+needs_osls = pytest.mark.skipif(
+    not HAS_OSLS,
+    reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/lambda does)",
+)
 
-IN_REGISTRY = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": {"digest": "sha256:" + "c" * 64, "size": 2, "mediaType": "application/vnd.docker.container.image.v1+json"}, "layers": []}
+IN_REGISTRY = {
+    "schemaVersion": 2,
+    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+    "config": {
+        "digest": "sha256:" + "c" * 64,
+        "size": 2,
+        "mediaType": "application/vnd.docker.container.image.v1+json",
+    },
+    "layers": [],
+}
 
 FLOWS = """
     RATE = 3
@@ -70,7 +83,9 @@ def here(service: LambdaService, project: Project, s3_env, monkeypatch) -> Proje
 def put_into_image(project: Project, service: LambdaService) -> None:
     """What building an image does, as far as a sandbox sees it."""
     shutil.rmtree(service.task / "flows", ignore_errors=True)
-    shutil.copytree(project.root / "flows", service.task / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        project.root / "flows", service.task / "flows", ignore=shutil.ignore_patterns("__pycache__")
+    )
     service.reset()
 
 
@@ -82,7 +97,10 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     bucket = "pfl-dev-123456789012-us-east-1"
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
     assert {row["would"] for row in planned["resources"]} == {"create"}
-    assert [(row["step"], row["why"]) for row in planned["changes"]] == [("one", "new"), ("two", "new")]
+    assert [(row["step"], row["why"]) for row in planned["changes"]] == [
+        ("one", "new"),
+        ("two", "new"),
+    ]
 
     made = run("deploy", "--image", IMAGE, "--json")
     assert (made.code, made.data["status"]) == (0, "deployed"), made.err
@@ -91,7 +109,12 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     known = json.loads((here.root / ".pfl" / "deployed.json").read_text())
     assert (known["function"], known["region"], known["stage"]) == ("pfl-dev", "us-east-1", "dev")
     s3, logs = boto3.client("s3"), boto3.client("logs")
-    assert logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/pfl-dev")["logGroups"][0]["retentionInDays"] == 30
+    assert (
+        logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/pfl-dev")["logGroups"][0][
+            "retentionInDays"
+        ]
+        == 30
+    )
     targets = boto3.client("events").list_targets_by_rule(Rule="pfl-dev-reap")["Targets"]
     assert [json.loads(target["Input"]) for target in targets] == [{"action": "reap"}]
 
@@ -101,8 +124,13 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert run("invoke", "--id", "abc").err.count("2 of 2 steps from the cache") == 1
     lines = [json.loads(line) for line in run("logs", "--id", "abc", "--json").out.splitlines()]
     assert [line["text"] for line in lines if line["call"] is None] == ["one is computed"]
-    assert [line["call"]["steps"] for line in lines if line["call"]] == [{"one": "computed", "two": "computed"}, {"one": "hit", "two": "hit"}]
-    assert re.search(r"completed abc  one=hit two=hit  [\d.]+ ms  \S+", run("logs", "--id", "abc").out)
+    assert [line["call"]["steps"] for line in lines if line["call"]] == [
+        {"one": "computed", "two": "computed"},
+        {"one": "hit", "two": "hit"},
+    ]
+    assert re.search(
+        r"completed abc  one=hit two=hit  [\d.]+ ms  \S+", run("logs", "--id", "abc").out
+    )
     assert run("logs", "--id", "other").out == ""
     told = run("status", "--json").data
     assert (told["is_current"], told["state"], told["concurrency"]) == (True, "Active", 20)
@@ -116,8 +144,19 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert run("status", "--json").data["is_current"] is False
     assert "the deployed code is not the code here" in run("invoke", "--id", "abc", "--json").err
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
-    would = {row["type"]: row["would"] for row in planned["resources"]}  # moto does not list all that it makes.
-    assert {would[f"AWS::{kind}"] for kind in ("Lambda::Function", "IAM::Role", "SQS::Queue", "Events::Rule", "Logs::LogGroup")} == {"keep"}
+    would = {
+        row["type"]: row["would"] for row in planned["resources"]
+    }  # moto does not list all that it makes.
+    assert {
+        would[f"AWS::{kind}"]
+        for kind in (
+            "Lambda::Function",
+            "IAM::Role",
+            "SQS::Queue",
+            "Events::Rule",
+            "Logs::LogGroup",
+        )
+    } == {"keep"}
     (change,) = planned["changes"]
     assert (change["step"], change["then"]) == ("one", ["two"])
     assert change["why"].startswith("`RATE` in flows/pipeline.py")
@@ -127,7 +166,11 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     updated = run("deploy", "--image", IMAGE.replace("a" * 64, "b" * 64), "--json")
     assert (updated.code, updated.data["status"]) == (0, "deployed"), updated.err
     told = run("status", "--json").data
-    assert (told["stack"], told["is_current"], told["image"][-3:]) == ("UPDATE_COMPLETE", True, "bbb")
+    assert (told["stack"], told["is_current"], told["image"][-3:]) == (
+        "UPDATE_COMPLETE",
+        True,
+        "bbb",
+    )
     assert [row["value"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == [4, 8]
 
     assert run("remove").code == 2  # There is no terminal to ask at.
@@ -139,7 +182,10 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     # The bucket that stayed is taken over by the next deployment.
     back = run("deploy", "--image", IMAGE, "--json")
     assert back.code == 0, back.err
-    assert [row["status"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == ["hit", "hit"]
+    assert [row["status"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == [
+        "hit",
+        "hit",
+    ]
     assert run("remove", "--yes", "--purge").code == 0
     assert bucket not in {each["Name"] for each in s3.list_buckets()["Buckets"]}
     assert run("remove", "--yes").code == 3
@@ -147,13 +193,25 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 
 @needs_osls
 def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
-    at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None)
+    at = deploy.Deployment(
+        Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None
+    )
     at._region()
     at._identity()
     list(at.planned())
-    template = json.loads((ROOT / "serverless" / ".serverless" / "cloudformation-template-update-stack.json").read_text())
-    policy = template["Resources"]["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
-    granted = {action for row in policy for action in (row["Action"] if isinstance(row["Action"], list) else [row["Action"]])}
+    template = json.loads(
+        (
+            ROOT / "serverless" / ".serverless" / "cloudformation-template-update-stack.json"
+        ).read_text()
+    )
+    policy = template["Resources"]["Role"]["Properties"]["Policies"][0]["PolicyDocument"][
+        "Statement"
+    ]
+    granted = {
+        action
+        for row in policy
+        for action in (row["Action"] if isinstance(row["Action"], list) else [row["Action"]])
+    }
     assert granted == {
         "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "logs:CreateLogStream", "logs:PutLogEvents",
         "secretsmanager:GetSecretValue", "sqs:SendMessage",
@@ -164,17 +222,30 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
     assert held["VersioningConfiguration"] == {"Status": "Enabled"}
     assert all(held["PublicAccessBlockConfiguration"].values())
     assert held["BucketEncryption"]
-    assert {rule["Prefix"] for rule in held["LifecycleConfiguration"]["Rules"]} == {f"pfl/{name}/" for name in ("plans", "results", "leases", "calls", "publishing")}
+    assert {rule["Prefix"] for rule in held["LifecycleConfiguration"]["Rules"]} == {
+        f"pfl/{name}/" for name in ("plans", "results", "leases", "calls", "publishing")
+    }
     (tls,) = template["Resources"]["StorePolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": False}})
-    assert (bucket["DeletionPolicy"], template["Resources"]["StorePolicy"]["DeletionPolicy"]) == ("Retain", "Retain")
+    assert (bucket["DeletionPolicy"], template["Resources"]["StorePolicy"]["DeletionPolicy"]) == (
+        "Retain",
+        "Retain",
+    )
     assert {"ErrorAlarm", "DeadLetterAlarm", "DeadLetters"} <= template["Resources"].keys()
 
 
 def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
     monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
-    ran = run("deploy", "--json", "--engine", "prefect", PREFECT_API_URL="http://127.0.0.1:4200/api", PREFECT_API_KEY="pnu_1", AWS_DEFAULT_REGION="us-eats-1")
+    ran = run(
+        "deploy",
+        "--json",
+        "--engine",
+        "prefect",
+        PREFECT_API_URL="http://127.0.0.1:4200/api",
+        PREFECT_API_KEY="pnu_1",
+        AWS_DEFAULT_REGION="us-eats-1",
+    )
     assert ran.code == 2
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
@@ -204,7 +275,9 @@ def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
 
 def checked(root: Path, name: str = "pfl", stage: str = "dev", **more: object) -> list[str]:
     """What a check of this deployment finds missing."""
-    at = deploy.Deployment(Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None)
+    at = deploy.Deployment(
+        Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None
+    )
     try:
         at.check(building=False)
     except InvalidRequestError as exc:
@@ -221,15 +294,40 @@ def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monke
         client.create_log_stream(logGroupName=group, logStreamName=stream)
 
     def put(stream: str, at_ms: int, *texts: str) -> None:
-        client.put_log_events(logGroupName=group, logStreamName=stream, logEvents=[{"timestamp": now + at_ms, "message": text} for text in texts])
+        client.put_log_events(
+            logGroupName=group,
+            logStreamName=stream,
+            logEvents=[{"timestamp": now + at_ms, "message": text} for text in texts],
+        )
 
-    died = {"pfl": 1, "request_id": "r", "id": "abc", "flow": "main", "action": None, "status": "crashed", "ms": None, "cold_start": None}
-    died |= {"steps": {"b": "crashed"}, "error": {"type": "memory", "what": "request r ran out of memory"}}
+    died = {
+        "pfl": 1,
+        "request_id": "r",
+        "id": "abc",
+        "flow": "main",
+        "action": None,
+        "status": "crashed",
+        "ms": None,
+        "cold_start": None,
+    }
+    died |= {
+        "steps": {"b": "crashed"},
+        "error": {"type": "memory", "what": "request r ran out of memory"},
+    }
 
     def follow(*arguments: str) -> Ran:
-        arriving = iter([lambda: put("two", -5_000, "late"), lambda: put("one", 0, "START RequestId: r", "printed", json.dumps(died))])
+        arriving = iter(
+            [
+                lambda: put("two", -5_000, "late"),
+                lambda: put("one", 0, "START RequestId: r", "printed", json.dumps(died)),
+            ]
+        )
         # Between two looks more arrives; the third time someone presses Ctrl-C.
-        monkeypatch.setattr(logs, "_sleep", lambda seconds: next(arriving, lambda: signal.raise_signal(signal.SIGINT))())
+        monkeypatch.setattr(
+            logs,
+            "_sleep",
+            lambda seconds: next(arriving, lambda: signal.raise_signal(signal.SIGINT))(),
+        )
         return run("logs", "-f", "--name", "follow", *arguments)
 
     put("one", -1_000, "early")
@@ -245,8 +343,15 @@ def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monke
 def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
     found = checked(here.root, prefect_api_url="http://10.0.0.1/api", prefect_api_key="pnu_1")
-    assert found == ["PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"]
-    at = deploy.Deployment(Settings(project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"), plain_key=True)
+    assert found == [
+        "PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
+    ]
+    at = deploy.Deployment(
+        Settings(
+            project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"
+        ),
+        plain_key=True,
+    )
     at._prefect()
     at._key()
     assert len(at.warnings) == 2
@@ -256,10 +361,22 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
     assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
-    assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == ["no AWS region is chosen", "there are no AWS credentials: Unable to locate credentials"]
+    assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == [
+        "no AWS region is chosen",
+        "there are no AWS credentials: Unable to locate credentials",
+    ]
 
 
-@pytest.mark.parametrize("url", ["http://localhost:4200/api", "http://[::1]:4200/api", "http://0.0.0.0/api", "http://prefect.invalid/api", "http://h:x/api"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:4200/api",
+        "http://[::1]:4200/api",
+        "http://0.0.0.0/api",
+        "http://prefect.invalid/api",
+        "http://h:x/api",
+    ],
+)
 def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
     (found,) = checked(here.root, prefect_api_url=url)
@@ -273,18 +390,32 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     import boto3
 
     def enforced(after: str) -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{s3_url}/moto-api/reset-auth", after.encode(), {"content-type": "text/plain"}))
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"{s3_url}/moto-api/reset-auth", after.encode(), {"content-type": "text/plain"}
+            )
+        )
 
     iam = boto3.client("iam")
     iam.create_user(UserName="half")
-    allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sts:*", "cloudformation:*"], "Resource": "*"}]}
+    allowed = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": ["sts:*", "cloudformation:*"], "Resource": "*"}
+        ],
+    }
     iam.put_user_policy(UserName="half", PolicyName="half", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName="half")["AccessKey"]
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
     monkeypatch.setattr(image, "tool", lambda: "docker")
     enforced("0")
     try:
-        ran = run("deploy", "--json", AWS_ACCESS_KEY_ID=key["AccessKeyId"], AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"])
+        ran = run(
+            "deploy",
+            "--json",
+            AWS_ACCESS_KEY_ID=key["AccessKeyId"],
+            AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"],
+        )
     finally:
         enforced("inf")
     assert ran.code == 2
@@ -309,20 +440,36 @@ def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatc
     assert found.endswith("characters, 63 at most (--name)")
 
 
-def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(here, service, monkeypatch):
+def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(
+    here, service, monkeypatch
+):
     monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
     monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "UPDATE_IN_PROGRESS")
-    assert checked(here.root, engine="direct") == ["the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"]
-    monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE")  # moto has no way into it.
-    assert checked(here.root, engine="direct") == ["the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"]
+    assert checked(here.root, engine="direct") == [
+        "the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"
+    ]
+    monkeypatch.setattr(
+        deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE"
+    )  # moto has no way into it.
+    assert checked(here.root, engine="direct") == [
+        "the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"
+    ]
 
 
 def test_a_flow_that_cannot_be_imported_is_not_baked_and_names_its_line(here):
     here.write("raise ValueError('no')\n")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_PROJECT": str(here.root)}
-    done = subprocess.run([os.sys.executable, "-m", "handler.bake", "m.json"], cwd=here.root, env=environ, capture_output=True, text=True)
+    environ = {**os.environ, "PFL_PROJECT": str(here.root)}
+    done = subprocess.run(
+        [os.sys.executable, "-m", "pfl.handler.bake", "m.json"],
+        cwd=here.root,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: the flows cannot be imported: ValueError: no at flows/pipeline.py:2")
+    assert done.stderr.startswith(
+        "error: the flows cannot be imported: ValueError: no at flows/pipeline.py:2"
+    )
 
 
 def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(here, monkeypatch):
@@ -331,14 +478,20 @@ def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(
     bake.bake(settings, here.root / "m.json")
     monkeypatch.setattr(projects, "_fingerprints", None)
     found = projects.load(settings._replace(manifest=str(here.root / "m.json"))).prints
-    assert {step: (one.digest, one.parts, one.opaque) for step, one in found.items()} == {step: (one.digest, one.parts, one.opaque) for step, one in expected.items()}
+    assert {step: (one.digest, one.parts, one.opaque) for step, one in found.items()} == {
+        step: (one.digest, one.parts, one.opaque) for step, one in expected.items()
+    }
 
 
 def test_prefect_is_imported_without_what_json_parameters_do_not_need(on_prefect):
     """FastAPI's encoder and another reading of all settings would cost each cold start 200 ms."""
     (on_prefect.root / "store").mkdir()
-    program = "from handler.entry import lambda_handler; assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
-    environ = {"PFL_PROJECT": str(on_prefect.root), "PFL_STORE": str(on_prefect.root / "store"), "PREFECT_API_URL": on_prefect.settings.prefect_api_url}
+    program = "from pfl.handler.entry import lambda_handler; assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
+    environ = {
+        "PFL_PROJECT": str(on_prefect.root),
+        "PFL_STORE": str(on_prefect.root / "store"),
+        "PREFECT_API_URL": on_prefect.settings.prefect_api_url,
+    }
     loaded = loaded_after(program, on_prefect.root, **environ)
     assert "prefect.flow_engine" in loaded
     assert "fastapi" not in loaded
@@ -364,57 +517,92 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
     at._identity()
     boto3.client("s3").create_bucket(Bucket=at.bucket)
     monkeypatch.setattr(at, "osls", lambda command, uri="": None)
-    monkeypatch.setattr(remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, ""))
+    monkeypatch.setattr(
+        remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, "")
+    )
     at.deploy(IMAGE)
     assert "block s3-bucket/cache: create" in told
-    api = prefect_env.Api(prefect_server.url, "", "")
+    api = environment.Api(prefect_server.url, "", "")
     data = prefect_api.ask(api, "/block_types/slug/s3-bucket/block_documents/name/cache")["data"]
     assert data["bucket_name"] == at.bucket
     at.deploy(IMAGE)
-    assert told[-2:] == ["block s3-bucket/cache: keep", "asking the function whether it reaches its store and Prefect"]
-    prefect_api.ask(api, f"/block_documents/{prefect_api.ask(api, '/block_types/slug/s3-bucket/block_documents/name/cache')['id']}", method="DELETE")
+    assert told[-2:] == [
+        "block s3-bucket/cache: keep",
+        "asking the function whether it reaches its store and Prefect",
+    ]
+    prefect_api.ask(
+        api,
+        f"/block_documents/{prefect_api.ask(api, '/block_types/slug/s3-bucket/block_documents/name/cache')['id']}",
+        method="DELETE",
+    )
 
 
 def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):
     import boto3
 
-    at = deploy.Deployment(Settings(project=str(here.root), engine="direct"), tell=lambda text: None)
+    at = deploy.Deployment(
+        Settings(project=str(here.root), engine="direct"), tell=lambda text: None
+    )
     at._region()
     at._identity()
     assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
     ecr = boto3.client("ecr")
     ecr.create_repository(repositoryName="pfl")
     tag = f"{image.digest(here.root, 'x86_64')[:16]}-x86_64"
-    pushed = ecr.put_image(repositoryName="pfl", imageTag=tag, imageManifest=json.dumps(IN_REGISTRY))["image"]["imageId"]["imageDigest"]
+    pushed = ecr.put_image(
+        repositoryName="pfl", imageTag=tag, imageManifest=json.dumps(IN_REGISTRY)
+    )["image"]["imageId"]["imageDigest"]
     assert at.find_image(build=True) == f"123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@{pushed}"
 
 
 def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here, s3_env):
     import boto3
 
-    arn = boto3.client("secretsmanager").create_secret(Name="prefect-key", SecretString="pnu_secret")["ARN"]
+    arn = boto3.client("secretsmanager").create_secret(
+        Name="prefect-key", SecretString="pnu_secret"
+    )["ARN"]
     boto3.client("ssm").put_parameter(Name="/pfl/key", Value="pnu_parameter", Type="SecureString")
-    assert aws_api.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_secret"
-    assert aws_api.with_secret(Settings(prefect_secret="arn:aws:ssm:us-east-1:123456789012:parameter/pfl/key")).prefect_api_key == "pnu_parameter"
-    assert aws_api.with_secret(Settings(prefect_secret=arn, prefect_api_key="mine")).prefect_api_key == "mine"
-    with pytest.raises(aws_api.UnavailableError, match="could not be read"):
-        aws_api.with_secret(Settings(prefect_secret=arn + "x"))
+    assert aws.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_secret"
+    assert (
+        aws.with_secret(
+            Settings(prefect_secret="arn:aws:ssm:us-east-1:123456789012:parameter/pfl/key")
+        ).prefect_api_key
+        == "pnu_parameter"
+    )
+    assert (
+        aws.with_secret(Settings(prefect_secret=arn, prefect_api_key="mine")).prefect_api_key
+        == "mine"
+    )
+    with pytest.raises(aws.UnavailableError, match="could not be read"):
+        aws.with_secret(Settings(prefect_secret=arn + "x"))
     with pytest.raises(InvalidRequestError, match="no ARN"):
-        aws_api.with_secret(Settings(prefect_secret="prefect-key"))
+        aws.with_secret(Settings(prefect_secret="prefect-key"))
 
 
-def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(here, s3_env, monkeypatch, tmp_path):
+def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(
+    here, s3_env, monkeypatch, tmp_path
+):
     import boto3
 
-    arn = boto3.client("secretsmanager").create_secret(Name="of-a-profile", SecretString="pnu_profile")["ARN"]
+    arn = boto3.client("secretsmanager").create_secret(
+        Name="of-a-profile", SecretString="pnu_profile"
+    )["ARN"]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    (tmp_path / "aws").write_text("[work]\naws_access_key_id = of-work\naws_secret_access_key = s\n")
+    (tmp_path / "aws").write_text(
+        "[work]\naws_access_key_id = of-work\naws_secret_access_key = s\n"
+    )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
     monkeypatch.setenv("AWS_PROFILE", "work")
-    signed, sign = [], aws_api.sign
-    monkeypatch.setattr(aws_api, "sign", lambda *args, **more: signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more))
-    assert aws_api.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
+    signed, sign = [], aws.sign
+    monkeypatch.setattr(
+        aws,
+        "sign",
+        lambda *args, **more: (
+            signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more)
+        ),
+    )
+    assert aws.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
     assert signed == ["of-work"]
 
 
@@ -423,9 +611,27 @@ def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
-    url, path, body, headers = "https://ssm.eu-west-1.amazonaws.com", "/a/b-1", b'{"Name": "/k"}', {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
+    url, path, body, headers = (
+        "https://ssm.eu-west-1.amazonaws.com",
+        "/a/b-1",
+        b'{"Name": "/k"}',
+        {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"},
+    )
     request = AWSRequest("POST", url + path, headers=headers, data=body)
     SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
-    environ = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "SECRET", "AWS_SESSION_TOKEN": "TOKEN"}
-    ours = aws_api.sign(url, body, headers, service="ssm", region="eu-west-1", environ=environ, path=path, now=request.headers["X-Amz-Date"])
+    environ = {
+        "AWS_ACCESS_KEY_ID": "AKID",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_SESSION_TOKEN": "TOKEN",
+    }
+    ours = aws.sign(
+        url,
+        body,
+        headers,
+        service="ssm",
+        region="eu-west-1",
+        environ=environ,
+        path=path,
+        now=request.headers["X-Amz-Date"],
+    )
     assert ours["authorization"] == request.headers["Authorization"]

@@ -14,10 +14,9 @@ import reference
 import tutorial
 import typer
 from conftest import ROOT, values
-
-from cli.main import app
-from handler.core.settings import KNOBS
-from handler.core.store import Store
+from pfl.cli.main import app
+from pfl.handler.core.settings import KNOBS
+from pfl.handler.core.store.objects import Store
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PFL = typer.main.get_command(app)
@@ -35,17 +34,28 @@ def test_every_command_of_the_tutorial_prints_what_the_page_shows(tmp_path, pref
     assert len(ran) > 20
     for command, *texts in ran:
         said, printed = tutorial.same(*texts)
-        differs = "\n".join(difflib.unified_diff(said.splitlines(), printed.splitlines(), "page", "printed", lineterm=""))
+        differs = "\n".join(
+            difflib.unified_diff(
+                said.splitlines(), printed.splitlines(), "page", "printed", lineterm=""
+            )
+        )
         assert said == printed, f"python docs/tutorial.py writes it anew\n$ {command}\n{differs}"
 
 
 def _templates() -> list[str]:
     """Every text in the code, with … for what is filled in."""
     found = []
-    for path in (path for room in ("cli", "handler", "serverless") for path in (ROOT / room).rglob("*.py")):
+    for path in (
+        path for room in ("cli", "handler", "serverless") for path in (ROOT / room).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(each.value if isinstance(each, ast.Constant) else "…" for each in node.values))
+                found.append(
+                    "".join(
+                        each.value if isinstance(each, ast.Constant) else "…"
+                        for each in node.values
+                    )
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return found
@@ -54,7 +64,9 @@ def _templates() -> list[str]:
 def test_every_message_that_is_explained_stands_in_the_code():
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## When it breaks")[2]
-    messages = re.findall(r"^### `(.+)`$", page, flags=re.M) + re.findall(r"^\| `(.+?)` \|", table, flags=re.M)
+    messages = re.findall(r"^### `(.+)`$", page, flags=re.M) + re.findall(
+        r"^\| `(.+?)` \|", table, flags=re.M
+    )
     templates = _templates()
     assert len(messages) > 40
     for message in messages:
@@ -67,7 +79,9 @@ def test_every_message_that_is_explained_stands_in_the_code():
 def _commands(text: str) -> list[list[str]]:
     """What a page has to type, word by word: lines of its shell blocks, and what stands between backticks."""
     blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.S | re.M)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if "pfl " in line]
+    lines = [
+        line.removeprefix("$ ") for block in blocks for line in block.splitlines() if "pfl " in line
+    ]
     inline = re.findall(r"`(pfl [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
     found: list[list[str]] = []
     for line in lines + [re.sub(r"[][\\]", "", each) for each in inline]:
@@ -75,7 +89,9 @@ def _commands(text: str) -> list[list[str]]:
         words.whitespace_split = True
         parts: list[list[str]] = [[]]
         for word in words:
-            parts = [*parts, []] if set(word) <= set("();<>|&") else [*parts[:-1], [*parts[-1], word]]
+            parts = (
+                [*parts, []] if set(word) <= set("();<>|&") else [*parts[:-1], [*parts[-1], word]]
+            )
         found += [part[1:] for part in parts if part[:1] == ["pfl"]]
     return found
 
@@ -88,7 +104,11 @@ def test_a_command_on_a_page_exists_with_its_options(page: Path):
             command, rest = command.commands[rest[0]], rest[1:]
         assert not (hasattr(command, "commands") and rest and rest[0][:1].isalnum()), words
         known = {name for param in command.params for name in param.opts} | {"--help", "-h"}
-        assert [word for word in rest if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known] == [], words
+        assert [
+            word
+            for word in rest
+            if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known
+        ] == [], words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -99,17 +119,35 @@ def test_a_link_leads_somewhere(page: Path):
             continue
         linked = page.parent / file if file else page
         assert linked.exists(), target
-        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), flags=re.M) if anchor else []
-        assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings], target
+        headings = (
+            re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), flags=re.M)
+            if anchor
+            else []
+        )
+        assert not anchor or anchor in [
+            re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings
+        ], target
 
 
 def test_a_computed_step_writes_in_the_order_that_is_drawn(project, monkeypatch):
     page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
-    drawn = [kind for cell in re.findall(r"^\| \d \| (.*?) \|", page, flags=re.M) for kind in re.findall(r"`(\w+)/", cell)]
+    drawn = [
+        kind
+        for cell in re.findall(r"^\| \d \| (.*?) \|", page, flags=re.M)
+        for kind in re.findall(r"`(\w+)/", cell)
+    ]
     written: list[str] = []
     put, delete = Store.put, Store.delete
-    monkeypatch.setattr(Store, "put", lambda self, key, *rest, **more: (written.append(key), put(self, key, *rest, **more))[1])
-    monkeypatch.setattr(Store, "delete", lambda self, keys: delete(self, [written.append(key) or key for key in keys]))
+    monkeypatch.setattr(
+        Store,
+        "put",
+        lambda self, key, *rest, **more: (written.append(key), put(self, key, *rest, **more))[1],
+    )
+    monkeypatch.setattr(
+        Store,
+        "delete",
+        lambda self, keys: delete(self, [written.append(key) or key for key in keys]),
+    )
     project.call("first", step="a")  # Once in its life a store is told its format.
     written.clear()
     project.knobs["inline_bytes"] = 1
@@ -124,7 +162,9 @@ def test_the_readme_tells_every_setting():
 
 def test_the_fingerprint_page_counts_its_cases():
     count = len(list((ROOT / "tests" / "fingerprint" / "cases").glob("*/case.toml")))
-    assert f"holds {count} changes of code" in (ROOT / "docs" / "fingerprint.md").read_text(encoding="utf-8")
+    assert f"holds {count} changes of code" in (ROOT / "docs" / "fingerprint.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_pictures_are_those_that_are_drawn_and_fetch_nothing():

@@ -9,14 +9,13 @@ from importlib import metadata
 import boto3
 import pytest
 import servers
+from pfl.handler.core.store import records
+from pfl.handler.engine.prefect import client, session
+from pfl.handler.engine.prefect.environment import Api
 from servers import s3_error
 from test_engine import ask
 from test_setup import forget_blocks, inside  # noqa: F401
 from test_worker import Pool
-
-from handler.core import records
-from handler.engine import prefect_api, prefect_run
-from handler.engine.prefect_env import Api
 
 
 def rows(ran) -> dict[str, list[tuple[str, str]]]:
@@ -40,7 +39,20 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
     ran = inside("doctor", "--json")
     found = rows(ran)
     assert ran.code == 0
-    assert set(found) == {"versions", "dotenv", "flows", "prefect", "block", "store", "bucket", "function", "worker", "slots", "stuck", "unstable"}
+    assert set(found) == {
+        "versions",
+        "dotenv",
+        "flows",
+        "prefect",
+        "block",
+        "store",
+        "bucket",
+        "function",
+        "worker",
+        "slots",
+        "stuck",
+        "unstable",
+    }
     assert [what for rows in found.values() for status, what in rows if status == "fail"] == []
     assert found["block"] == [("ok", "local-file-system/cache works")]
     assert found["worker"] == [("warn", "0 workers of doctor are alive")]
@@ -60,15 +72,22 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     """)
     (here.root / ".env").write_text("PFL_STOER=x\n")
     (here.root / ".env").chmod(0o644)
-    body = {"version": 1, "state": "ended", "call": "dead", "id": "abc", "ttl_s": 0, "expires_at": records.now_iso()}
+    body = {
+        "version": 1,
+        "state": "ended",
+        "call": "dead",
+        "id": "abc",
+        "ttl_s": 0,
+        "expires_at": records.now_iso(),
+    }
     here.results.put("calls/dead-000000000001.json", records.seal(body))
     Pool(here, prefect_server.url, "doctor").set_up()
     ask(prefect_server.url, "/concurrency_limits/", {"tag": "doctored", "concurrency_limit": 1})
     api = Api(prefect_server.url, "", "")
-    prefect_api.ask(api, "/v2/concurrency_limits/tag:doctored", {"active_slots": 1}, method="PATCH")
-    prefect_api.ask(api, "/work_pools/doctor", {"is_paused": True}, method="PATCH")
+    client.ask(api, "/v2/concurrency_limits/tag:doctored", {"active_slots": 1}, method="PATCH")
+    client.ask(api, "/work_pools/doctor", {"is_paused": True}, method="PATCH")
     forget_blocks(prefect_server.url)
-    with prefect_run.session(here.settings, lambda step, doing: None):
+    with session.session(here.settings, lambda step, doing: None):
         from prefect.filesystems import LocalFileSystem
 
         LocalFileSystem(basepath="/elsewhere").save("cache")
@@ -77,21 +96,31 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     def answer(method: str, path: str):
         return (200, b'"3.0.11"') if path.endswith("/admin/version") else None
 
-    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda self, timestamp=None: "Wed, 21 Oct 2015 07:28:00 GMT")
+    monkeypatch.setattr(
+        BaseHTTPRequestHandler,
+        "date_time_string",
+        lambda self, timestamp=None: "Wed, 21 Oct 2015 07:28:00 GMT",
+    )
     with servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy:
         monkeypatch.setenv("PREFECT_API_URL", f"{proxy.url}/api")
         ran = inside("doctor", "--json")
         forget_blocks(prefect_server.url)
         again = rows(inside("doctor", "--fast", "--json"))
-    prefect_api.ask(api, "/concurrency_limits/tag/doctored", method="DELETE")
+    client.ask(api, "/concurrency_limits/tag/doctored", method="DELETE")
     found = rows(ran)
     assert ("warn", "no setting is called PFL_STOER") in found["dotenv"]
     assert ("warn", ".env has mode 644, others can read it") in found["dotenv"]
     assert found["stuck"] == [("warn", "1 calls died and are not buried")]
     assert found["unstable"][0][0] == "warn" and "NOW" in found["unstable"][0][1]
-    assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [("ok", f"{proxy.url}/api answers (PREFECT_API_URL)"), ("warn", "server 3.0.11")]
+    assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [
+        ("ok", f"{proxy.url}/api answers (PREFECT_API_URL)"),
+        ("warn", "server 3.0.11"),
+    ]
     assert found["prefect"][2][0] == "warn" and "clocks differ" in found["prefect"][2][1]
-    assert found["worker"] == [("warn", "the work pool doctor is paused"), ("warn", "0 workers of doctor are alive")]
+    assert found["worker"] == [
+        ("warn", "the work pool doctor is paused"),
+        ("warn", "0 workers of doctor are alive"),
+    ]
     assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slots leaked")
     assert found["block"] == [("warn", "local-file-system/cache is of another place")]
     assert again["block"][0] == ("warn", "local-file-system/cache is not there")
@@ -108,10 +137,14 @@ def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, mon
     assert ("warn", f"{bucket} is not private") in before["bucket"]
     assert ("ok", f"s3://{bucket}/pfl is written, read, and created once only") in before["store"]
     s3_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    shut = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    shut = dict.fromkeys(
+        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+    )
     s3_client.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=shut)
     after = rows(inside("doctor", "--fast", "--json"))
-    assert {("ok", f"{bucket} is versioned"), ("ok", f"{bucket} is private")} <= set(after["bucket"])
+    assert {("ok", f"{bucket} is versioned"), ("ok", f"{bucket} is private")} <= set(
+        after["bucket"]
+    )
     monkeypatch.setenv("PFL_STORE", "s3://no-such-bucket/pfl")
     ran = inside("doctor", "--fast", "--json")
     assert (ran.code, rows(ran)["bucket"][0][0], rows(ran)["store"][0][0]) == (5, "fail", "fail")
@@ -126,21 +159,41 @@ FAILS = {  # Exit code, the check that fails, and its words.
 
 
 @pytest.mark.parametrize("change", FAILS)
-def test_what_fails_gives_its_exit_code_and_stops_no_other_check(here, inside, monkeypatch, change, s3_env, prefect_server):  # noqa: F811
+def test_what_fails_gives_its_exit_code_and_stops_no_other_check(
+    here, inside, monkeypatch, change, s3_env, prefect_server
+):  # noqa: F811
     code, check, words = FAILS[change]
     forget_blocks(prefect_server.url)
     told = {
         "denied": lambda method, path: (403, b"{}") if path.endswith("/flows/filter") else None,
         # The function as Lambda would answer for it, with a role that may not write.
-        "role": lambda method, path: (200, json.dumps(here.handle({"action": "check"})).encode()) if "/functions/" in path else s3_error(403, "AccessDenied"),
+        "role": lambda method, path: (
+            (200, json.dumps(here.handle({"action": "check"})).encode())
+            if "/functions/" in path
+            else s3_error(403, "AccessDenied")
+        ),
     }
-    with servers.Loopback(told.get(change, lambda method, path: None), (s3_env["AWS_ENDPOINT_URL"] if change == "create" else prefect_server.url.removesuffix("/api"))) as proxy:
+    with servers.Loopback(
+        told.get(change, lambda method, path: None),
+        (
+            s3_env["AWS_ENDPOINT_URL"]
+            if change == "create"
+            else prefect_server.url.removesuffix("/api")
+        ),
+    ) as proxy:
         if change in ("away", "denied"):
-            monkeypatch.setenv("PREFECT_API_URL", f"{proxy.url}/api" if change == "denied" else "http://127.0.0.1:9/api")
+            monkeypatch.setenv(
+                "PREFECT_API_URL",
+                f"{proxy.url}/api" if change == "denied" else "http://127.0.0.1:9/api",
+            )
         elif change == "flows":
             here.write("FLOWS = []")
         elif change == "pool":
-            ask(prefect_server.url, "/work_pools/", {"name": "typed-doctor", "type": "process", "base_job_template": {}})
+            ask(
+                prefect_server.url,
+                "/work_pools/",
+                {"name": "typed-doctor", "type": "process", "base_job_template": {}},
+            )
             monkeypatch.setenv("PFL_WORK_POOL", "typed-doctor")
         elif change == "function":
             monkeypatch.setenv("PFL_FUNCTION", "no-such-function")
@@ -173,7 +226,9 @@ def test_degraded_prefect_computes_and_says_so(project, monkeypatch):
     down = project.call("down")
     assert (down["status"], down["error"]["type"]) == ("failed", "UnavailableError")
     project.knobs["on_prefect_down"] = "direct"
-    left = {entry.key for entry in project.results.list("calls")}  # Of the call that failed, which may have a run in Prefect.
+    left = {
+        entry.key for entry in project.results.list("calls")
+    }  # Of the call that failed, which may have a run in Prefect.
     reply = project.call("down")
     assert (reply["status"], reply["engine"]) == ("completed", "direct")
     assert [warning for warning in reply["warnings"] if "computed without Prefect" in warning]

@@ -18,11 +18,9 @@ import forked
 import pytest
 import servers
 from conftest import ROOT, Project, statuses, values
-
-from handler.core import keys, records
-from handler.core import project as projects
-from handler.core import store as stores
-
+from pfl.handler.core.declare import project as projects
+from pfl.handler.core.store import keys, records
+from pfl.handler.core.store import objects as stores
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -38,7 +36,9 @@ def ask(url: str, path: str, body: object = None) -> object:
     data = None if body is None else json.dumps(body).encode()
     for left in reversed(range(30)):
         try:
-            with urllib.request.urlopen(urllib.request.Request(url + path, data, {"content-type": "application/json"})) as response:
+            with urllib.request.urlopen(
+                urllib.request.Request(url + path, data, {"content-type": "application/json"})
+            ) as response:
                 return json.load(response)
         except urllib.error.HTTPError as exc:
             if exc.code != 503 or not left:  # Its SQLite was locked: a client is to ask again.
@@ -47,14 +47,22 @@ def ask(url: str, path: str, body: object = None) -> object:
 
 
 def flow_runs(project: Project, id: str) -> list[dict]:
-    return ask(project.settings.prefect_api_url, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"id={id}"]}}})
+    return ask(
+        project.settings.prefect_api_url,
+        "/flow_runs/filter",
+        {"flow_runs": {"tags": {"all_": [f"id={id}"]}}},
+    )
 
 
 def task_runs(project: Project, flow_run_id: str, count: int) -> list[dict]:
     """The *count* task runs of a flow run, once all have ended: the server has got what was told before the reply, and works it off."""
     deadline = time.monotonic() + 60
     while True:
-        runs = ask(project.settings.prefect_api_url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+        runs = ask(
+            project.settings.prefect_api_url,
+            "/task_runs/filter",
+            {"flow_runs": {"id": {"any_": [flow_run_id]}}},
+        )
         if len(runs) == count and all(run["state_type"] in FINAL for run in runs):
             return runs
         assert time.monotonic() < deadline, [(run["name"], run["state_type"]) for run in runs]
@@ -90,7 +98,10 @@ def test_both_engines_leave_the_same_bytes_under_the_same_keys(on_prefect, tmp_p
         assert reply["engine"] == engine
         assert set(statuses(reply).values()) == {"computed"}
         # All but the name of the record of history, which starts with the time, and the digest that covers it.
-        results = {path: re.sub(rb'"(record|sha256)":"[^"]*"', b"", data) for path, data in objects(on_prefect, "results").items()}
+        results = {
+            path: re.sub(rb'"(record|sha256)":"[^"]*"', b"", data)
+            for path, data in objects(on_prefect, "results").items()
+        }
         left.append((values(reply), results, set(objects(on_prefect, "plans"))))
     assert left[0] == left[1]
     assert len(left[0][1]) == 3
@@ -225,7 +236,9 @@ def test_a_step_is_not_tried_again_for_a_value_that_cannot_be_stored(computing):
 @pytest.mark.parametrize("body", ["while True:\n        pass", "await asyncio.sleep(600)"])
 def test_a_step_whose_time_is_over_fails_and_says_so(computing, body):
     kind = "async def" if "await" in body else "def"
-    computing.write(f"import asyncio\n@step(timeout_s=0.3)\n{kind} a(id):\n    {body}\nFLOWS = [flow('slow', a)]\n")
+    computing.write(
+        f"import asyncio\n@step(timeout_s=0.3)\n{kind} a(id):\n    {body}\nFLOWS = [flow('slow', a)]\n"
+    )
     reply = computing.call("slow")
     assert statuses(reply) == {"a": "failed"}
     assert reply["error"]["type"] == "StepFailedError"
@@ -234,7 +247,9 @@ def test_a_step_whose_time_is_over_fails_and_says_so(computing, body):
 
 
 def test_a_timeout_that_the_step_raises_itself_is_told_as_its_own(computing):
-    computing.write("@step(timeout_s=60)\nasync def a(id):\n    raise TimeoutError('the bank')\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "@step(timeout_s=60)\nasync def a(id):\n    raise TimeoutError('the bank')\nFLOWS = [flow('x', a)]\n"
+    )
     assert computing.call("slow")["error"]["why"] == "TimeoutError: the bank"
 
 
@@ -277,14 +292,18 @@ def test_a_failing_step_fails_the_call_and_its_independent_sibling_is_saved(comp
 
 def test_a_failure_deep_in_a_helper_is_told_with_the_line_of_the_helper(computing):
     computing.write("def clean(text):\n    return text.nope()\n", "helpers")
-    computing.write("from flows.helpers import clean\n@step\ndef a(id):\n    return clean(id)\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "from flows.helpers import clean\n@step\ndef a(id):\n    return clean(id)\nFLOWS = [flow('x', a)]\n"
+    )
     error = computing.call("deep")["error"]
     assert error["hint"] == "see flows/helpers.py:2"
     assert error["why"].startswith("AttributeError: 'str' object has no attribute 'nope'")
 
 
 def test_a_failure_inside_the_standard_library_is_told_with_the_users_line(computing):
-    computing.write("import json\n@step\ndef a(id):\n    return json.loads('{')\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "import json\n@step\ndef a(id):\n    return json.loads('{')\nFLOWS = [flow('x', a)]\n"
+    )
     assert computing.call("std")["error"]["hint"] == "see flows/pipeline.py:5"
 
 
@@ -299,7 +318,10 @@ def test_a_project_in_a_directory_called_handler_gets_its_line_too(project, tmp_
 @pytest.mark.parametrize(
     ("returned", "why"),
     [
-        ("{'rows': [0, 1, 2, {'when': datetime.now()}]}", "result.rows[3].when: datetime.datetime is not JSON"),
+        (
+            "{'rows': [0, 1, 2, {'when': datetime.now()}]}",
+            "result.rows[3].when: datetime.datetime is not JSON",
+        ),
         ("float('nan')", "result: nan is not a JSON number"),
         ("[{1: 2}]", "result[0][1]: the key is int, not text"),
         ("object()", "result: object is not JSON"),
@@ -307,7 +329,9 @@ def test_a_project_in_a_directory_called_handler_gets_its_line_too(project, tmp_
     ],
 )
 def test_a_value_that_cannot_be_stored_fails_the_step_with_its_path(computing, returned, why):
-    computing.write(f"from datetime import datetime\n@step\ndef a(id):\n    return {returned}\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        f"from datetime import datetime\n@step\ndef a(id):\n    return {returned}\nFLOWS = [flow('x', a)]\n"
+    )
     reply = computing.call("odd")
     assert (reply["status"], statuses(reply)) == ("failed", {"a": "failed"})
     assert reply["error"]["what"] == "step a returned a value that cannot be stored"
@@ -319,13 +343,21 @@ def test_a_step_may_return_nothing_and_that_is_cached(computing):
     computing.write("@step\ndef a(id):\n    pass\nFLOWS = [flow('x', a)]\n")
     assert statuses(computing.call("none")) == {"a": "computed"}
     reply = computing.call("none")
-    assert (statuses(reply), values(reply), reply["store"]) == ({"a": "hit"}, {"a": None}, {"get": 1})
+    assert (statuses(reply), values(reply), reply["store"]) == (
+        {"a": "hit"},
+        {"a": None},
+        {"get": 1},
+    )
 
 
-@pytest.mark.parametrize("raised", ["SystemExit(3)", "BaseException('odd')", "GeneratorExit()", "CancelledError()"])
+@pytest.mark.parametrize(
+    "raised", ["SystemExit(3)", "BaseException('odd')", "GeneratorExit()", "CancelledError()"]
+)
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_whatever_a_step_raises_is_a_failure_of_the_step(computing, raised, kind):
-    computing.write(f"from asyncio import CancelledError\n@step\n{kind} a(id):\n    raise {raised}\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        f"from asyncio import CancelledError\n@step\n{kind} a(id):\n    raise {raised}\nFLOWS = [flow('x', a)]\n"
+    )
     reply = computing.call("base")
     assert (reply["status"], statuses(reply)) == ("failed", {"a": "failed"})
     assert reply["error"]["why"] == f"RuntimeError: the step raised {raised}"
@@ -336,7 +368,9 @@ def test_whatever_a_step_raises_is_a_failure_of_the_step(computing, raised, kind
 
 
 def test_previous_is_the_last_output_for_this_id_and_no_part_of_the_key(computing):
-    computing.write("@step\ndef a(id, previous=None):\n    return [id, *(previous or [])]\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "@step\ndef a(id, previous=None):\n    return [id, *(previous or [])]\nFLOWS = [flow('x', a)]\n"
+    )
     assert values(computing.call("p")) == {"a": ["p"]}
     assert statuses(computing.call("p")) == {"a": "hit"}
     assert values(computing.call("p", bust="all")) == {"a": ["p", "p"]}
@@ -347,13 +381,17 @@ def test_previous_is_the_last_output_for_this_id_and_no_part_of_the_key(computin
 def test_previous_is_the_last_output_also_when_the_code_has_changed(project):
     project.write("@step\ndef a(id, previous=None):\n    return 1\nFLOWS = [flow('x', a)]\n")
     project.call()
-    project.write("@step\ndef a(id, previous=None):\n    return [2, previous]\nFLOWS = [flow('x', a)]\n")
+    project.write(
+        "@step\ndef a(id, previous=None):\n    return [2, previous]\nFLOWS = [flow('x', a)]\n"
+    )
     assert values(project.call()) == {"a": [2, 1]}
 
 
 def test_previous_is_there_also_when_it_is_large(project):
     project.knobs["inline_bytes"] = 50
-    project.write("@step\ndef a(id, previous=None):\n    return 'x' * 100 if previous is None else len(previous)\nFLOWS = [flow('x', a)]\n")
+    project.write(
+        "@step\ndef a(id, previous=None):\n    return 'x' * 100 if previous is None else len(previous)\nFLOWS = [flow('x', a)]\n"
+    )
     project.call()
     assert values(project.call(bust="all")) == {"a": 100}
 
@@ -397,7 +435,9 @@ def test_a_step_that_changes_its_input_changes_it_for_nobody_else(computing):
 
 
 def test_a_default_that_a_step_changes_is_whole_in_the_next_call(computing):
-    computing.write("@step\ndef a(id, rows: list = []):\n    rows.append(id)\n    return rows\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "@step\ndef a(id, rows: list = []):\n    rows.append(id)\n    return rows\nFLOWS = [flow('x', a)]\n"
+    )
     assert values(computing.call("m")) == {"a": ["m"]}
     assert values(computing.call("n")) == {"a": ["n"]}
 
@@ -410,7 +450,9 @@ def test_a_step_is_given_what_every_later_reader_would_see(computing):
 
 
 def test_a_step_may_print(computing, capsys):
-    computing.write("@step\ndef a(id):\n    print('hello from', id)\n    return 1\nFLOWS = [flow('x', a)]\n")
+    computing.write(
+        "@step\ndef a(id):\n    print('hello from', id)\n    return 1\nFLOWS = [flow('x', a)]\n"
+    )
     assert computing.call("abc")["status"] == "completed"
     assert capsys.readouterr().out == "hello from abc\n"
 
@@ -420,35 +462,58 @@ def test_a_step_may_print(computing, capsys):
 
 @pytest.mark.parametrize("engine", ["direct", "prefect"])
 @pytest.mark.parametrize("kind", ["results", "history", "plans"])
-def test_what_could_not_be_saved_fails_the_call_and_is_computed_again(project, request, s3_env, s3_url, bucket, engine, kind):
+def test_what_could_not_be_saved_fails_the_call_and_is_computed_again(
+    project, request, s3_env, s3_url, bucket, engine, kind
+):
     if engine == "prefect":
         request.getfixturevalue("on_prefect")
     refusing = [True]
 
     def answer(method: str, path: str):
-        return servers.s3_error(403, "AccessDenied") if method == "PUT" and f"/{kind}/" in path and refusing[0] else None
+        return (
+            servers.s3_error(403, "AccessDenied")
+            if method == "PUT" and f"/{kind}/" in path and refusing[0]
+            else None
+        )
 
-    project.write("@step(retries=2)\ndef a(id):\n    return 1\n@step\ndef b(a):\n    return 2\nFLOWS = [flow('x', a, b)]\n")
+    project.write(
+        "@step(retries=2)\ndef a(id):\n    return 1\n@step\ndef b(a):\n    return 2\nFLOWS = [flow('x', a, b)]\n"
+    )
     with servers.Loopback(answer, s3_url) as proxy:
-        project.store = stores.open_store(f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url})
+        project.store = stores.open_store(
+            f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url}
+        )
         reply = project.call("saved", engine=engine)
         assert (reply["status"], reply["error"]["type"]) == ("failed", "UnavailableError"), reply
         assert statuses(reply) == {"a": "failed"}
         assert "grant this identity access" in reply["error"]["hint"]
-        assert len([1 for method, path in proxy.asked if method == "PUT" and f"/{kind}/" in path]) == 1
-        assert project.call("saved", cached_only=True)["status"] == ("miss" if kind == "results" else "failed")
+        assert (
+            len([1 for method, path in proxy.asked if method == "PUT" and f"/{kind}/" in path]) == 1
+        )
+        assert project.call("saved", cached_only=True)["status"] == (
+            "miss" if kind == "results" else "failed"
+        )
         refusing[0] = False
         again = project.call("saved", engine=engine)
         assert (again["status"], values(again)) == ("completed", {"a": 1, "b": 2})
         assert statuses(again)["a"] == ("computed" if kind == "results" else "hit")
         if engine == "prefect" and kind == "results":
-            assert {run["state_type"] for run in flow_runs(project, "saved")} == {"FAILED", "COMPLETED"}
+            assert {run["state_type"] for run in flow_runs(project, "saved")} == {
+                "FAILED",
+                "COMPLETED",
+            }
 
 
 @pytest.mark.parametrize("verb", ["GET", "PUT"])
-def test_a_store_that_forbids_access_is_an_error_and_never_a_miss(project, s3_env, s3_url, bucket, verb):
-    with servers.Loopback(lambda m, p: servers.s3_error(403, "AccessDenied") if m == verb else None, s3_url) as proxy:
-        project.store = stores.open_store(f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url})
+def test_a_store_that_forbids_access_is_an_error_and_never_a_miss(
+    project, s3_env, s3_url, bucket, verb
+):
+    with servers.Loopback(
+        lambda m, p: servers.s3_error(403, "AccessDenied") if m == verb else None, s3_url
+    ) as proxy:
+        project.store = stores.open_store(
+            f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url}
+        )
         reply = project.call()
     assert (reply["status"], reply["error"]["type"]) == ("failed", "UnavailableError")
 
@@ -459,7 +524,10 @@ def test_a_store_that_forbids_access_is_an_error_and_never_a_miss(project, s3_en
 def stored(project: Project) -> dict[str, object]:
     reply = project.call("stock/✓")
     assert reply["status"] == "completed"
-    return {records.result_path("stock/✓", row["step"], row["key"]): row["value"] for row in reply["steps"]}
+    return {
+        records.result_path("stock/✓", row["step"], row["key"]): row["value"]
+        for row in reply["steps"]
+    }
 
 
 def test_stock_prefect_reads_every_result_from_a_directory(project, prefect_server):
@@ -529,7 +597,10 @@ def test_the_api_has_one_flow_run_with_one_task_run_for_each_computed_step(on_pr
     pages = on_prefect.settings.prefect_api_url.removesuffix("/api") + "/v2/runs"
     for task, row in zip(tasks, reply["steps"], strict=True):
         assert (row["flow_run_id"], row["task_run_id"]) == (run["id"], task["id"])
-        assert (reply["url"], row["url"]) == (f"{pages}/flow-run/{run['id']}", f"{pages}/task-run/{task['id']}?tab=TaskInputs")
+        assert (reply["url"], row["url"]) == (
+            f"{pages}/flow-run/{run['id']}",
+            f"{pages}/task-run/{task['id']}?tab=TaskInputs",
+        )
     flow = ask(on_prefect.settings.prefect_api_url, f"/flows/{run['flow_id']}")
     assert flow["name"] == "told"
 
@@ -539,7 +610,9 @@ def test_a_hit_tells_where_it_was_computed_and_makes_no_flow_run(on_prefect):
     second = on_prefect.call("hits")
     assert len(flow_runs(on_prefect, "hits")) == 1
     told = ("flow_run_id", "task_run_id", "url", "computed_at")
-    assert [[row[t] for t in told] for row in second["steps"]] == [[row[t] for t in told] for row in first["steps"]]
+    assert [[row[t] for t in told] for row in second["steps"]] == [
+        [row[t] for t in told] for row in first["steps"]
+    ]
     assert second["steps"][0]["url"]
 
 
@@ -555,7 +628,10 @@ def test_a_partial_hit_makes_task_runs_only_for_the_rest(on_prefect):
     on_prefect.call("part", step="a", engine="direct")
     on_prefect.call("part")
     [run] = flow_runs(on_prefect, "part")
-    assert sorted(task["name"] for task in task_runs(on_prefect, run["id"], 2)) == ["b[part]", "c[part]"]
+    assert sorted(task["name"] for task in task_runs(on_prefect, run["id"], 2)) == [
+        "b[part]",
+        "c[part]",
+    ]
     assert "step=all" in run["tags"]
 
 
@@ -564,7 +640,10 @@ def test_a_failed_step_is_a_failed_run_and_a_failed_task(on_prefect):
     on_prefect.call("failed")
     [run] = flow_runs(on_prefect, "failed")
     assert run["state_type"] == "FAILED"
-    states = {task["name"].split("[")[0]: task["state_type"] for task in task_runs(on_prefect, run["id"], 3)}
+    states = {
+        task["name"].split("[")[0]: task["state_type"]
+        for task in task_runs(on_prefect, run["id"], 3)
+    }
     assert states == {"a": "COMPLETED", "good": "COMPLETED", "bad": "FAILED"}
 
 
@@ -601,19 +680,23 @@ def test_without_prefect_a_hit_still_works_and_a_miss_says_what_to_do(broken_api
     assert project.call("elsewhere", engine="direct")["status"] == "completed"
 
 
-def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(on_prefect, prefect_server, monkeypatch):
+def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(
+    on_prefect, prefect_server, monkeypatch
+):
+    from pfl.handler.engine.prefect import session
     from prefect import settings as knobs
 
-    from handler.engine import prefect_run
-
-    monkeypatch.setattr(prefect_run, "FLUSH_S", 0.1)  # No events come through the proxy.
+    monkeypatch.setattr(session, "FLUSH_S", 0.1)  # No events come through the proxy.
     made, api = iter([503, 503, 503]), prefect_server.url.removesuffix("/api")
 
     def answer(method: str, path: str) -> servers.Answer | None:
         status = next(made, None) if path == "/api/flow_runs/" else None
         return None if status is None else (status, b'{"exception_message": "Service Unavailable"}')
 
-    with servers.Loopback(answer, api) as proxy, knobs.temporary_settings(updates={knobs.PREFECT_CLIENT_MAX_RETRIES: 0}):
+    with (
+        servers.Loopback(answer, api) as proxy,
+        knobs.temporary_settings(updates={knobs.PREFECT_CLIENT_MAX_RETRIES: 0}),
+    ):
         proxy.drops = {"accept-encoding"}
         on_prefect.knobs["prefect_api_url"] = proxy.url + "/api"
         assert on_prefect.call("busy")["status"] == "completed"
@@ -662,7 +745,9 @@ def prefect_flow(on_prefect, monkeypatch):
     )
     from prefect import settings as knobs
 
-    with knobs.temporary_settings(updates={knobs.PREFECT_API_URL: on_prefect.settings.prefect_api_url}):
+    with knobs.temporary_settings(
+        updates={knobs.PREFECT_API_URL: on_prefect.settings.prefect_api_url}
+    ):
         yield projects.load(on_prefect.settings).flows["plain"].to_prefect()
 
 
@@ -681,7 +766,9 @@ def test_the_prefect_flow_of_a_failing_step_raises_what_the_step_raised(on_prefe
     from prefect import settings as knobs
 
     on_prefect.write(FORK)
-    with knobs.temporary_settings(updates={knobs.PREFECT_API_URL: on_prefect.settings.prefect_api_url}):
+    with knobs.temporary_settings(
+        updates={knobs.PREFECT_API_URL: on_prefect.settings.prefect_api_url}
+    ):
         flow = projects.load(on_prefect.settings).flows["fork"].to_prefect()
         with pytest.raises(KeyError, match="no 1"):
             flow(id="raises")
@@ -727,7 +814,7 @@ FLOWS = [flow("waiting", a, b, c)]
 
 CHILD = """
 import sys
-from handler.entry import lambda_handler
+from pfl.handler.entry import lambda_handler
 try:
     print(lambda_handler({"id": sys.argv[1]}))
 except KeyboardInterrupt:
@@ -737,15 +824,24 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("shape", ["one step", "two steps at once"])
 @pytest.mark.parametrize("engine", ["direct", "prefect"])
-def test_ctrl_c_inside_a_step_ends_the_process_and_leaves_no_run_running(project, request, engine, shape):
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "PFL_ENGINE": engine}
+def test_ctrl_c_inside_a_step_ends_the_process_and_leaves_no_run_running(
+    project, request, engine, shape
+):
+    environ = os.environ | {"PFL_ENGINE": engine}
     if engine == "prefect":
         request.getfixturevalue("on_prefect")
         environ["PREFECT_API_URL"] = project.settings.prefect_api_url
     project.write(WAITING.replace("{c_takes}", "a" if shape == "two steps at once" else "b"))
     id = f"int-{shape.replace(' ', '-')}"
     command = [sys.executable, "-c", CHILD, id]
-    with forked.Popen(command, cwd=project.root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with forked.Popen(
+        command,
+        cwd=project.root,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
         for _ in range(2 if shape == "two steps at once" else 1):
             assert child.stdout.readline() == "inside\n"
         child.send_signal(signal.SIGINT)
@@ -755,7 +851,10 @@ def test_ctrl_c_inside_a_step_ends_the_process_and_leaves_no_run_running(project
     if engine == "prefect":
         [run] = flow_runs(project, id)
         assert run["state_type"] == "CANCELLED"
-        states = [task["state_type"] for task in task_runs(project, run["id"], 3 if shape == "two steps at once" else 2)]
+        states = [
+            task["state_type"]
+            for task in task_runs(project, run["id"], 3 if shape == "two steps at once" else 2)
+        ]
         assert sorted(states) == ["CANCELLED"] * (len(states) - 1) + ["COMPLETED"]
 
 
@@ -764,11 +863,13 @@ def test_a_flow_that_was_pickled_as_prefect_does_keeps_its_fingerprints(project)
     script = (
         "import sys, cloudpickle; sys.path.insert(0, {root!r})\n"
         "from flows.pipeline import FLOWS\n"
-        "from handler.core.fingerprint import fingerprint\n"
+        "from pfl.handler.core.fingerprint import fingerprint\n"
         "served = cloudpickle.loads(cloudpickle.dumps(FLOWS[0]))\n"
         "cloudpickle.dumps(FLOWS[0].to_prefect())\n"
         "print([fingerprint(s).digest for s in served.steps.values()] == [fingerprint(s).digest for s in FLOWS[0].steps.values()])\n"
     ).format(root=str(project.root))
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ)
+    environ = {**os.environ, "PYTHONWARNINGS": "default"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environ
+    )
     assert done.stdout.strip() == "True", done.stderr

@@ -7,12 +7,33 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pfl.handler import entry
+from pfl.handler.core import errors
 
-from handler import entry
-from handler.core import errors
-
-REPLY = {"version", "id", "flow", "status", "steps", "engine", "cold_start", "ms", "request_id", "code"}
-ROW = {"step", "status", "value", "key", "why", "ms", "computed_at", "flow_run_id", "task_run_id", "url"}
+REPLY = {
+    "version",
+    "id",
+    "flow",
+    "status",
+    "steps",
+    "engine",
+    "cold_start",
+    "ms",
+    "request_id",
+    "code",
+}
+ROW = {
+    "step",
+    "status",
+    "value",
+    "key",
+    "why",
+    "ms",
+    "computed_at",
+    "flow_run_id",
+    "task_run_id",
+    "url",
+}
 
 FLOWS = """
 from typing import Literal
@@ -84,7 +105,22 @@ def test_a_control_character_is_told_by_its_place(flows):
     assert refused(flows.call("ab\x07"))["why"] == "U+0007 at position 2"
 
 
-ODD_IDS = ["../../x", "a/b", "%2e%2e", "..", ".", "~", "👩‍👩‍👧‍👦", "مرحبا بالعالم", "\u202eabc", " ", "a b", "x" * 512, "👾" * 128, "C:\\x"]
+ODD_IDS = [
+    "../../x",
+    "a/b",
+    "%2e%2e",
+    "..",
+    ".",
+    "~",
+    "👩‍👩‍👧‍👦",
+    "مرحبا بالعالم",
+    "\u202eabc",
+    " ",
+    "a b",
+    "x" * 512,
+    "👾" * 128,
+    "C:\\x",
+]
 
 
 @pytest.mark.parametrize("id", ODD_IDS, ids=lambda v: ascii(v)[:20])
@@ -96,7 +132,17 @@ def test_an_odd_id_is_valid_comes_back_unchanged_and_stays_in_its_folder(flows, 
     assert len(kept) == 1
     assert len(kept[0].split("/")) == 4
     assert [path.name for path in flows.root.parent.iterdir()] == ["project"]
-    folders = {"calls", "code", "format.json", "history", "leases", "plans", "publishing", "recent", "results"}
+    folders = {
+        "calls",
+        "code",
+        "format.json",
+        "history",
+        "leases",
+        "plans",
+        "publishing",
+        "recent",
+        "results",
+    }
     assert {path.name for path in (flows.root / ".pfl" / "store").iterdir()} <= folders
 
 
@@ -105,7 +151,10 @@ BAD_EVENTS = {
     "no JSON bytes": (b"\xff", "the event is not JSON"),
     "empty": ("", "the event is not JSON"),
     "too deep": ("[" * 100_000, "the event is not JSON"),
-    "too many digits": ('{"id": "abc", "params": {"rate": ' + "9" * 5_000 + "}}", "the event is not JSON"),
+    "too many digits": (
+        '{"id": "abc", "params": {"rate": ' + "9" * 5_000 + "}}",
+        "the event is not JSON",
+    ),
     "a list": ([], "the event is a list, not an object"),
     "null": (None, "the event is null, not an object"),
     "text in JSON": ('"abc"', "the event is text, not an object"),
@@ -124,21 +173,48 @@ BAD_EVENTS = {
     "bust not a list": ({"id": "abc", "bust": {"a": 1}}, "bust is an object"),
     "bust true": ({"id": "abc", "bust": True}, "bust is true or false"),
     "bust of numbers": ({"id": "abc", "bust": [1]}, "bust is a list"),
-    "bust of what is not needed": ({"id": "abc", "step": "b", "bust": ["c"]}, "bust: step c is not needed for b"),
+    "bust of what is not needed": (
+        {"id": "abc", "step": "b", "bust": ["c"]},
+        "bust: step c is not needed for b",
+    ),
     "skip not a list": ({"id": "abc", "skip": "a"}, "skip is 'a'"),
     "skip of an unknown step": ({"id": "abc", "skip": ["z"]}, "unknown step 'z'"),
-    "skip of what is not needed": ({"id": "abc", "step": "b", "skip": ["side"]}, "skip: step side is not needed for b"),
-    "bust and skip": ({"id": "abc", "bust": ["a"], "skip": ["a"]}, "step a is both busted and skipped"),
-    "bust all and skip": ({"id": "abc", "bust": "all", "skip": ["a"]}, "step a is both busted and skipped"),
+    "skip of what is not needed": (
+        {"id": "abc", "step": "b", "skip": ["side"]},
+        "skip: step side is not needed for b",
+    ),
+    "bust and skip": (
+        {"id": "abc", "bust": ["a"], "skip": ["a"]},
+        "step a is both busted and skipped",
+    ),
+    "bust all and skip": (
+        {"id": "abc", "bust": "all", "skip": ["a"]},
+        "step a is both busted and skipped",
+    ),
     "params a list": ({"id": "abc", "params": []}, "params is a list"),
     "unknown parameter": ({"id": "abc", "params": {"rat": 1}}, "unknown parameter 'rat'"),
-    "parameter of another type": ({"id": "abc", "params": {"rate": "2"}}, "parameter rate cannot be '2'"),
-    "parameter not a choice": ({"id": "abc", "params": {"mode": "z"}}, "parameter mode cannot be 'z'"),
+    "parameter of another type": (
+        {"id": "abc", "params": {"rate": "2"}},
+        "parameter rate cannot be '2'",
+    ),
+    "parameter not a choice": (
+        {"id": "abc", "params": {"mode": "z"}},
+        "parameter mode cannot be 'z'",
+    ),
     "parameter null": ({"id": "abc", "params": {"rate": None}}, "parameter rate cannot be None"),
     "parameter NaN": ('{"id": "abc", "params": {"rate": NaN}}', "parameter rate cannot be nan"),
-    "parameter infinite": ({"id": "abc", "params": {"rate": float("inf")}}, "parameter rate cannot be inf"),
-    "NaN inside": ({"id": "abc", "params": {"deep": {"x": [float("nan")]}}}, "parameter deep cannot be"),
-    "parameter no JSON": ({"id": "abc", "params": {"deep": {"x": b""}}}, "parameter deep cannot be"),
+    "parameter infinite": (
+        {"id": "abc", "params": {"rate": float("inf")}},
+        "parameter rate cannot be inf",
+    ),
+    "NaN inside": (
+        {"id": "abc", "params": {"deep": {"x": [float("nan")]}}},
+        "parameter deep cannot be",
+    ),
+    "parameter no JSON": (
+        {"id": "abc", "params": {"deep": {"x": b""}}},
+        "parameter deep cannot be",
+    ),
     "unknown engine": ({"id": "abc", "engine": "dask"}, "unknown engine 'dask'"),
     "engine not text": ({"id": "abc", "engine": 1}, "engine is a number"),
     "cached_only not a bool": ({"id": "abc", "cached_only": 1}, "cached_only is a number"),
@@ -173,7 +249,10 @@ def test_an_unknown_name_is_told_with_the_known_ones(flows):
     assert refused(flows.call(flow="z"))["hint"] == "the flows are first, second"
     assert refused(flows.call(params={"z": 1}))["hint"] == "its parameters are rate, mode, deep"
     assert refused(flows.call(flow="second", params={"z": 1}))["hint"] == "it has no parameters"
-    assert "id, flow, step, bust, skip, params, engine, cached_only" in refused(flows.call(z=1))["hint"]
+    assert (
+        "id, flow, step, bust, skip, params, engine, cached_only"
+        in refused(flows.call(z=1))["hint"]
+    )
 
 
 def test_a_refused_event_stores_nothing(flows):
@@ -201,15 +280,28 @@ def test_an_int_for_a_float_parameter_is_the_same_call(flows):
 def test_a_computed_reply_has_exactly_the_promised_shape(project):
     reply = project.call()
     assert set(reply) == REPLY | {"warnings", "store", "url"}
-    assert (reply["version"], reply["id"], reply["flow"], reply["status"]) == (1, "abc", "meaning", "completed")
+    assert (reply["version"], reply["id"], reply["flow"], reply["status"]) == (
+        1,
+        "abc",
+        "meaning",
+        "completed",
+    )
     assert (reply["engine"], reply["request_id"], reply["warnings"]) == ("direct", "req-1", [])
     for row in reply["steps"]:
         assert set(row) == ROW | {"expires_at"}
-        assert (row["status"], row["why"], row["expires_at"]) == ("computed", "never computed", None)
+        assert (row["status"], row["why"], row["expires_at"]) == (
+            "computed",
+            "never computed",
+            None,
+        )
         assert len(row["key"]) == 64
         assert row["computed_at"].endswith("Z")
         assert (row["flow_run_id"], row["task_run_id"], row["url"]) == (None, None, None)
-    assert [(row["step"], row["value"]) for row in reply["steps"]] == [("a", 1234), ("b", 1234 / 3), ("c", 1234 / 3 * 10)]
+    assert [(row["step"], row["value"]) for row in reply["steps"]] == [
+        ("a", 1234),
+        ("b", 1234 / 3),
+        ("c", 1234 / 3 * 10),
+    ]
     json.dumps(reply, allow_nan=False)
 
 
@@ -228,17 +320,30 @@ def test_a_hit_has_the_same_shape_and_says_when_it_was_computed(project):
 def test_a_miss_that_may_not_be_computed_says_why_and_what_to_do(project):
     reply = project.call(step="b", cached_only=True)
     assert set(reply) == REPLY | {"warnings", "store", "url", "error"}
-    assert (reply["status"], reply["error"]["type"], reply["engine"]) == ("miss", "NotFoundError", None)
-    assert [(row["step"], row["status"], row["value"]) for row in reply["steps"]] == [("a", "miss", None)]
-    assert (reply["error"]["why"], reply["error"]["hint"]) == ("never computed", "ask again without cached_only")
+    assert (reply["status"], reply["error"]["type"], reply["engine"]) == (
+        "miss",
+        "NotFoundError",
+        None,
+    )
+    assert [(row["step"], row["status"], row["value"]) for row in reply["steps"]] == [
+        ("a", "miss", None)
+    ]
+    assert (reply["error"]["why"], reply["error"]["hint"]) == (
+        "never computed",
+        "ask again without cached_only",
+    )
 
 
 def test_a_failed_step_leaves_a_whole_reply(project):
-    project.write("@step\ndef a(id):\n    raise ValueError('no ' + id)\n@step\ndef b(a):\n    return a\nFLOWS = [flow('x', a, b)]\n")
+    project.write(
+        "@step\ndef a(id):\n    raise ValueError('no ' + id)\n@step\ndef b(a):\n    return a\nFLOWS = [flow('x', a, b)]\n"
+    )
     reply = project.call()
     assert set(reply) == REPLY | {"warnings", "store", "url", "error"}
     assert (reply["status"], reply["engine"]) == ("failed", "direct")
-    assert [(row["step"], row["status"], row["value"]) for row in reply["steps"]] == [("a", "failed", None)]
+    assert [(row["step"], row["status"], row["value"]) for row in reply["steps"]] == [
+        ("a", "failed", None)
+    ]
     assert reply["error"] == {
         "type": "StepFailedError",
         "what": "step a failed",
@@ -261,7 +366,11 @@ def test_the_handler_reads_its_settings_from_the_environment(project, monkeypatc
 
     monkeypatch.setenv("PFL_ENGINE", "direct")
     reply = entry.lambda_handler({"id": "xyz"}, Context())
-    assert (reply["status"], reply["engine"], reply["request_id"]) == ("completed", "direct", "lambda-7")
+    assert (reply["status"], reply["engine"], reply["request_id"]) == (
+        "completed",
+        "direct",
+        "lambda-7",
+    )
     assert reply["steps"][0]["value"] == 420
 
 
@@ -277,7 +386,9 @@ def test_only_the_first_call_of_a_process_is_a_cold_start(project):
 
 
 def test_every_error_of_the_tree_has_its_own_exit_code():
-    codes = {kind.__name__: kind.exit_code for kind in vars(errors).values() if isinstance(kind, type)}
+    codes = {
+        kind.__name__: kind.exit_code for kind in vars(errors).values() if isinstance(kind, type)
+    }
     assert codes == {
         "PflError": 1,
         "InvalidRequestError": 2,

@@ -10,10 +10,10 @@ import sys
 import pytest
 from conftest import ROOT, values
 from lambda_service import Sandbox
+from pfl.handler.core.cache import lease
+from pfl.handler.core.store import records
+from pfl.handler.engine import reap
 from test_reap import crashed, states
-
-from handler.core import lease, records
-from handler.engine import reap
 
 FLOWS = """
 import ctypes, os, resource, signal, threading
@@ -44,16 +44,21 @@ FLOWS = [flow("dying", a, b)]
 @pytest.fixture
 def sandboxed(project, tmp_path):
     """Makes a sandbox with the extension, for an engine and a timeout in seconds."""
-    if sys.platform != "linux" or subprocess.run(["unshare", "-r", "-m", "true"], capture_output=True).returncode:
+    if (
+        sys.platform != "linux"
+        or subprocess.run(["unshare", "-r", "-m", "true"], capture_output=True).returncode
+    ):
         pytest.skip("no mount namespace to show the emulator an extension in")
     project.write(FLOWS)
     extension = tmp_path / "pfl"
-    extension.write_text(f"#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m serverless.extension\n")
+    extension.write_text(
+        f"#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m pfl.serverless.extension\n"
+    )
     extension.chmod(0o755)
     made = []
 
     def make(timeout_s: int, **environ: str) -> Sandbox:
-        environ |= {"PFL_PROJECT": str(project.root), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        environ |= {"PFL_PROJECT": str(project.root), "TMPDIR": str(tmp_path)}
         config = {"FunctionName": "dying", "Timeout": timeout_s, "MemorySize": 3008}
         made.append(Sandbox(config, environ, project.root, extension))
         return made[-1]
@@ -69,10 +74,17 @@ def invoke(sandbox: Sandbox, **event) -> tuple[dict | None, dict]:
     return error, json.loads(body)
 
 
-def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, project, prefect_server):
+def test_a_killed_runtime_is_buried_while_its_caller_still_waits(
+    sandboxed, project, prefect_server
+):
     """Nobody else reaps here: what is told was told by the extension."""
     project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
-    sandbox, id = sandboxed(120, PREFECT_API_URL=prefect_server.url, PFL_ENGINE="prefect", PFL_TAG_LIMITS="per-id"), "ext-1"
+    sandbox, id = (
+        sandboxed(
+            120, PREFECT_API_URL=prefect_server.url, PFL_ENGINE="prefect", PFL_TAG_LIMITS="per-id"
+        ),
+        "ext-1",
+    )
     error, _ = invoke(sandbox, id=id, params={"how": "kill"})
     assert "signal: killed" in error["errorMessage"]
     flows, tasks, runs = states(project, id)
@@ -81,15 +93,28 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(sandboxed, proj
     assert "died: it ended by itself, or was killed while it computed b" in summary
     assert "Lambda shut its sandbox down: releasefail" in detail
     assert "memory" in advice
-    assert [body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)] == ["failure"]
+    assert [
+        body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)
+    ] == ["failure"]
     assert lease.calls(project.results) == {}
-    (line,) = [json.loads(line) for line in sandbox.log if line.startswith('{"pfl"') and '"crashed"' in line]
-    assert (line["id"], line["status"], line["steps"], line["error"]["type"]) == (id, "crashed", {"b": "crashed"}, "failure")
+    (line,) = [
+        json.loads(line)
+        for line in sandbox.log
+        if line.startswith('{"pfl"') and '"crashed"' in line
+    ]
+    assert (line["id"], line["status"], line["steps"], line["error"]["type"]) == (
+        id,
+        "crashed",
+        {"b": "crashed"},
+        "failure",
+    )
     error, reply = invoke(sandbox, id=id)
     assert (error, values(reply)) == (None, {"a": 7, "b": 42})
 
 
-def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(sandboxed, project, tmp_path):
+def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(
+    sandboxed, project, tmp_path
+):
     """Each death is told by the extension, and the next call of the same sandbox computes."""
     sandbox = sandboxed(120, PFL_ENGINE="direct")
     for how, said in (("segfault", "signal: segmentation fault"), ("exit", "exit status 3")):
@@ -104,13 +129,17 @@ def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(s
         assert values(invoke(sandbox, id=how)[1]) == {"a": 7, "b": 42}
 
 
-def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(sandboxed, project, tmp_path):
+def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(
+    sandboxed, project, tmp_path
+):
     sandbox = sandboxed(5, PFL_ENGINE="direct", PFL_MARGIN_S="1")
     while invoke(sandbox, id="warm")[0] is not None:
         pass  # The emulator counts a cold start, too; on a busy machine that alone can take so long.
     error, _ = invoke(sandbox, id="ext-2", params={"how": "hang"})
     assert error["errorType"] == "Sandbox.Timedout"
-    assert [body["cause"] for _, body in records.newest(project.results, "ext-2", "b", [], crashed=True)] == ["timeout"], sandbox.log
+    assert [
+        body["cause"] for _, body in records.newest(project.results, "ext-2", "b", [], crashed=True)
+    ] == ["timeout"], sandbox.log
     assert lease.calls(project.results) == {}
     assert not os.path.exists(tmp_path / "pfl-call")
     while "error" in (reply := invoke(sandbox, id="ext-2")[1]) or "steps" not in reply:
@@ -120,21 +149,33 @@ def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(sandbo
     assert not os.path.exists(tmp_path / "pfl-call")
 
 
-def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next_reap(project, tmp_path):
+def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next_reap(
+    project, tmp_path
+):
     call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600)
     call.try_claim("b", None, lambda waited: None)
     (tmp_path / "pfl-call").write_text(call.token)
-    script = "import time; from serverless import extension; extension.bury('timeout', killed_for_memory=False, until=time.time() + 2)"
-    for store, said in (("/nowhere", "pfl runs reap does it"), ("", "ran into the function's time limit while it computed b")):
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PFL_STORE": store}
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True)
+    script = "import time; from pfl.serverless import extension; extension.bury('timeout', killed_for_memory=False, until=time.time() + 2)"
+    for store, said in (
+        ("/nowhere", "pfl runs reap does it"),
+        ("", "ran into the function's time limit while it computed b"),
+    ):
+        environ = {**os.environ, "TMPDIR": str(tmp_path), "PFL_STORE": store}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environ, capture_output=True, text=True
+        )
         assert (done.returncode, said in done.stderr) == (0, True), done.stderr
     assert lease.calls(project.results) == {}
 
 
 @pytest.mark.parametrize(
     ("reason", "for_memory", "cause"),
-    [("timeout", False, "timeout"), ("failure", False, "failure"), ("failure", True, "memory"), ("spindown", False, "gone")],
+    [
+        ("timeout", False, "timeout"),
+        ("failure", False, "failure"),
+        ("failure", True, "memory"),
+        ("spindown", False, "gone"),
+    ],
 )
 def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
     assert reap.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
@@ -142,10 +183,14 @@ def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
 
 
 def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
-    call = lease.Call(project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600)
+    call = lease.Call(
+        project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600
+    )
     call.try_claim("a", None, lambda waited: None)
     assert reap.after_error(project.results, project.settings, "req-8", "memory", "") == []
-    (row,) = reap.after_error(project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory")
+    (row,) = reap.after_error(
+        project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory"
+    )
     assert (row["cause"], row["steps"]) == ("memory", ["a"])
     assert "ran out of memory while it computed a" in row["what"]
     assert [record["cause"] for record in crashed(project)] == ["memory"]

@@ -10,12 +10,16 @@ import sys
 import pytest
 import servers
 from conftest import ROOT, values
+from pfl.handler.core.store import objects as stores
 from test_bust import OUTSIDE, change
 
-from handler.core import store as stores
-
 ERROR, SLOW_DOWN = servers.s3_error(500, "InternalError"), servers.s3_error(503, "SlowDown")
-ONCE = {"error": [ERROR, SLOW_DOWN], "reset": ["reset", "lost"], "cut": ["cut", "cut"], "slow": ["slow", None]}
+ONCE = {
+    "error": [ERROR, SLOW_DOWN],
+    "reset": ["reset", "lost"],
+    "cut": ["cut", "cut"],
+    "slow": ["slow", None],
+}
 
 
 @pytest.fixture
@@ -24,7 +28,9 @@ def proxied(project, bucket, s3_env, s3_url):
     project.write(OUTSIDE)
     change(project, 1)
     with servers.Loopback(lambda method, path: None, s3_url) as proxy:
-        project.store = stores.open_store(f"s3://{bucket}/pfl", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url})
+        project.store = stores.open_store(
+            f"s3://{bucket}/pfl", environ=s3_env | {"AWS_ENDPOINT_URL": proxy.url}
+        )
         project.proxy = proxy
         project.direct = stores.open_store(f"s3://{bucket}/pfl", environ=s3_env)
         yield project
@@ -70,7 +76,9 @@ def test_a_fault_of_any_request_is_survived(proxied, faults):
 def test_a_store_that_forbids_is_never_a_miss(proxied, status):
     proxied.call()
     ran = proxied.root / "ran.txt"
-    proxied.write(OUTSIDE.replace("return a + int", f"open({str(ran)!r}, 'a').write('x'); return a + int"))
+    proxied.write(
+        OUTSIDE.replace("return a + int", f"open({str(ran)!r}, 'a').write('x'); return a + int")
+    )
     for first in (1, 2, 5):
         at(proxied.proxy, first, servers.s3_error(status, "AccessDenied"), last=10**9)
         reply = proxied.call()
@@ -129,18 +137,39 @@ def test_a_long_history_is_not_listed_to_its_end(proxied):
     proxied.call()
     for number in range(120):
         proxied.direct.put(f"history/abc/b/9{number:018d}-x.json", b"{}")
-    for event, listed in ({"step": "b"}, 0), ({"step": "c", "skip": ["b"]}, 1), ({"step": "b", "bust": "this"}, 1):
+    for event, listed in (
+        ({"step": "b"}, 0),
+        ({"step": "c", "skip": ["b"]}, 1),
+        ({"step": "b", "bust": "this"}, 1),
+    ):
         before = len(proxied.proxy.asked)
         assert proxied.call(**event)["status"] == "completed"
-        pages = [path for _, path in proxied.proxy.asked[before:] if "list-type" in path and "history%2Fabc%2Fb" in path]
+        pages = [
+            path
+            for _, path in proxied.proxy.asked[before:]
+            if "list-type" in path and "history%2Fabc%2Fb" in path
+        ]
         assert len(pages) == listed, event
         assert "continuation-token" not in str(pages)
 
 
 def test_a_store_that_stays_down_is_told_with_its_exit_code(proxied, bucket, s3_env):
     at(proxied.proxy, 1, servers.s3_error(503, "SlowDown"), last=10**9)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_STORE": f"s3://{bucket}/pfl", "AWS_ENDPOINT_URL": proxied.proxy.url}
-    run = [sys.executable, "-c", "from cli.main import main; main()", "invoke", "--id", "abc", "--engine", "direct"]
+    environ = {
+        **os.environ,
+        "PFL_STORE": f"s3://{bucket}/pfl",
+        "AWS_ENDPOINT_URL": proxied.proxy.url,
+    }
+    run = [
+        sys.executable,
+        "-c",
+        "from pfl.cli.main import main; main()",
+        "invoke",
+        "--id",
+        "abc",
+        "--engine",
+        "direct",
+    ]
     done = subprocess.run(run, capture_output=True, text=True, env=environ)
     assert (done.returncode, done.stdout) == (5, "")
     assert "SlowDown" in done.stderr
@@ -152,12 +181,12 @@ def test_a_store_that_stays_down_is_told_with_its_exit_code(proxied, bucket, s3_
 _DIE = """
 import json, os, signal, sys, time
 from handler import entry
-from handler.core import bust, keys, manifest, store
-from handler.core.settings import Settings
+from pfl.handler.core import bust, keys, manifest, store
+from pfl.handler.core.settings import Settings
 
 settings = Settings(**json.loads(sys.argv[1]))
 manifest.load(settings)
-import handler.engine.run
+import pfl.handler.engine.compute
 
 
 def restore(opened, id):
@@ -243,19 +272,25 @@ for what in sys.argv[3:]:
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(project, request, kind, tmp_path):
+def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(
+    project, request, kind, tmp_path
+):
     """``kill -9`` before each put and delete of a call, a call that busts, a bust and a restore."""
     project.write(OUTSIDE)
     change(project, 1)
     knobs = {"project": str(project.root), "engine": "direct", "store": str(tmp_path / "store")}
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ}
     if kind == "s3":
         knobs["store"] = f"s3://{request.getfixturevalue('bucket')}/pfl"
         environ |= request.getfixturevalue("s3_env")
     else:
         (tmp_path / "store").mkdir()
     # The order of the writes is the same on both; on S3, where each costs more, every third has its turn.
-    acts, stride = (["call", "bust by call", "bust", "restore"], 1) if kind == "local" else (["call", "bust", "restore"], 3)
+    acts, stride = (
+        (["call", "bust by call", "bust", "restore"], 1)
+        if kind == "local"
+        else (["call", "bust", "restore"], 3)
+    )
     run = [sys.executable, "-c", _DIE, json.dumps(knobs), str(stride), *acts]
     done = subprocess.run(run, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr

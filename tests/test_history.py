@@ -11,12 +11,12 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from conftest import ROOT, statuses, values
+from pfl.cli import compare
+from pfl.cli import main as cli
+from pfl.handler.core.cache import bust, history
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.store import keys, records
 from test_bust import OUTSIDE, change
-
-from cli import compare
-from cli import main as cli
-from handler.core import bust, history, keys, records
-from handler.core.errors import InvalidRequestError
 
 COUNT = """
 import handler
@@ -25,7 +25,7 @@ import handler
 def turn(id: str, previous, by: int = 1):
     if by == 0:
         raise ValueError("no turn")
-    return {"total": (previous or {"total": 0})["total"] + by, "seen": [each["total"] for each in handler.history(id, "turn", limit=2)]}
+    return {"total": (previous or {"total": 0})["total"] + by, "seen": [each["total"] for each in pfl.history(id, "turn", limit=2)]}
 
 @step
 def twice(turn) -> int:
@@ -57,12 +57,41 @@ def rows(*words: str) -> list[dict]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def put(store, number: int, value: object, *, id: str = "abc", step: str = "b", status: str = "computed", **more: object) -> history.Name:
+def put(
+    store,
+    number: int,
+    value: object,
+    *,
+    id: str = "abc",
+    step: str = "b",
+    status: str = "computed",
+    **more: object,
+) -> history.Name:
     """A record as publish writes one, at second *number*."""
     folder, sha256 = keys.encode_id(id), keys.value_digest(value)
-    name = history.new_name(folder, step, sha256[:16] if status == "computed" else status, time_ns=(1_700_000_000 + number) * 10**9)
-    body = {"flow": "f", "id": id, "step": step, "status": status, "fingerprint": "0" * 64, "key": sha256, "sha256": sha256, "size_bytes": 1}
-    body |= {"computed_at": None, "expires_at": None, "value": value, "request_id": f"r{number}", **more}
+    name = history.new_name(
+        folder,
+        step,
+        sha256[:16] if status == "computed" else status,
+        time_ns=(1_700_000_000 + number) * 10**9,
+    )
+    body = {
+        "flow": "f",
+        "id": id,
+        "step": step,
+        "status": status,
+        "fingerprint": "0" * 64,
+        "key": sha256,
+        "sha256": sha256,
+        "size_bytes": 1,
+    }
+    body |= {
+        "computed_at": None,
+        "expires_at": None,
+        "value": value,
+        "request_id": f"r{number}",
+        **more,
+    }
     history.append(store, name, body)
     return name
 
@@ -92,7 +121,14 @@ def test_failed_crashed_busted_restored_and_accepted_are_in_it_and_are_no_value(
     assert counting.call(params={"by": 0})["status"] == "failed"
     [failed] = rows("--status", "failed")
     assert (failed["error"], failed["step"]) == ({"type": "ValueError", "what": "no turn"}, "turn")
-    marks = bust.bust(counting.results, bust.Scope("abc", "", ("turn",)), bust.new_name(), dependents={"turn", "twice"}, known={"turn", "twice"}, retention_s=9)
+    marks = bust.bust(
+        counting.results,
+        bust.Scope("abc", "", ("turn",)),
+        bust.new_name(),
+        dependents={"turn", "twice"},
+        known={"turn", "twice"},
+        retention_s=9,
+    )
     assert marks == 2
     undone = bust.marks(counting.results, "abc")
     bust.restore(counting.results, undone, dependents={"turn", "twice"}, known={"turn", "twice"})
@@ -105,11 +141,16 @@ def test_failed_crashed_busted_restored_and_accepted_are_in_it_and_are_no_value(
 
 def test_a_busted_call_that_is_sent_again_takes_no_second_turn(counting):
     """Lambda sends an asynchronous event again under its request ID where the process died."""
-    from handler import entry
+    from pfl.handler import entry
 
     counting.call()
     for _ in range(2):
-        reply = entry.handle({"id": "abc", "bust": "all"}, counting.settings, request_id="same", results=counting.store)
+        reply = entry.handle(
+            {"id": "abc", "bust": "all"},
+            counting.settings,
+            request_id="same",
+            results=counting.store,
+        )
         assert values(reply)["turn"]["total"] == 2
     assert statuses(reply) == {"turn": "hit", "twice": "hit"}
     assert values(counting.call(bust="all"))["turn"]["total"] == 3
@@ -118,7 +159,9 @@ def test_a_busted_call_that_is_sent_again_takes_no_second_turn(counting):
 def test_a_clock_that_went_backwards_does_not_change_the_order(counting, monkeypatch):
     counting.call()
     for hour in range(1, 4):
-        monkeypatch.setattr(history.time, "time_ns", lambda then=time.time_ns() - hour * 3600 * 10**9: then)
+        monkeypatch.setattr(
+            history.time, "time_ns", lambda then=time.time_ns() - hour * 3600 * 10**9: then
+        )
         assert values(counting.call(bust="all"))["turn"]["total"] == hour + 1
     assert [row["value"]["total"] for row in rows("--step", "turn")] == [4, 3, 2, 1]
 
@@ -128,15 +171,23 @@ def test_a_large_value_is_kept_by_reference_and_found_again(counting):
     counting.call()
     [row] = rows("--step", "turn")
     assert "value" not in row
-    assert json.loads(pfl("history", "show", row["record"], "--json")[1])["value"] == {"total": 1, "seen": []}
+    assert json.loads(pfl("history", "show", row["record"], "--json")[1])["value"] == {
+        "total": 1,
+        "seen": [],
+    }
     counting.results.delete([records.value_path("abc", row["sha256"])])
-    assert "is gone" in json.loads(pfl("history", "show", row["record"], "--json")[1])["value_missing"]
+    assert (
+        "is gone" in json.loads(pfl("history", "show", row["record"], "--json")[1])["value_missing"]
+    )
 
 
 def test_the_conversation_of_the_flow_chat_goes_on_from_run_to_run(project):
     project.call("ann", flow="chat", params={"message": "Hello, my name is Ann."})
     second = project.call("ann", flow="chat", params={"message": "What now?"})
-    assert values(second)["answer"] == "Ann, this is your message 2, before it you said 'Hello, my name is Ann.'."
+    assert (
+        values(second)["answer"]
+        == "Ann, this is your message 2, before it you said 'Hello, my name is Ann.'."
+    )
     again = project.call("ann", flow="chat", params={"message": "What now?"})
     assert set(statuses(again).values()) == {"hit"}
     more = project.call("ann", flow="chat", params={"message": "What now?"}, bust="all")
@@ -154,16 +205,28 @@ def test_names_come_newest_first_of_a_step_of_an_id_and_of_all(store):
     found = [name.time_ns // 10**9 - 1_700_000_000 for name in history.names(store)]
     assert found[1:] == [4, 3, 2, 1, 0] and found[0] > 4
     folder = keys.encode_id("id1/é")
-    assert [name.status for name in history.names(store, folder=folder)] == ["busted", "computed", "computed"]
+    assert [name.status for name in history.names(store, folder=folder)] == [
+        "busted",
+        "computed",
+        "computed",
+    ]
     assert [name.step for name in history.names(store, step="b")] == ["b", "b"]
-    assert [body["value"] for _, body in history.ls(store, id="id0/é", status="computed", warn=pytest.fail)] == [4, 2, 0]
-    assert [body["value"] for _, body in history.ls(store, since_ns=1_700_000_003 * 10**9, status="computed", warn=pytest.fail)] == [4, 3]
+    assert [
+        body["value"]
+        for _, body in history.ls(store, id="id0/é", status="computed", warn=pytest.fail)
+    ] == [4, 2, 0]
+    assert [
+        body["value"]
+        for _, body in history.ls(
+            store, since_ns=1_700_000_003 * 10**9, status="computed", warn=pytest.fail
+        )
+    ] == [4, 3]
 
 
 @pytest.mark.parametrize("kind", ["s3", "local"])
 def test_the_newest_cost_the_same_however_many_there_are(request, tmp_path, kind):
     """Counted in requests, and in names looked at: no clock says anything here."""
-    from handler.core import store as stores
+    from pfl.handler.core.store import objects as stores
 
     url = f"s3://{request.getfixturevalue('bucket')}" if kind == "s3" else str(tmp_path)
     environ = request.getfixturevalue("s3_env") if kind == "s3" else {}
@@ -178,14 +241,18 @@ def test_the_newest_cost_the_same_however_many_there_are(request, tmp_path, kind
         found.close()
         costs.append(dict(opened.counts))
     # How many of those that are read ahead are under way when it is closed is up to the threads.
-    assert costs[0]["list"] == costs[1]["list"] <= 3 and all(3 <= cost["get"] <= 7 for cost in costs)
+    assert costs[0]["list"] == costs[1]["list"] <= 3 and all(
+        3 <= cost["get"] <= 7 for cost in costs
+    )
 
 
 def test_an_id_with_a_thousand_steps_is_one_listing(counting):
     for number in range(40):
         put(counting.results, number, number, step=f"s{number:02d}")
     counting.results.counts.clear()
-    assert [body["value"] for _, body in history.ls(counting.results, id="abc", warn=pytest.fail)][:3] == [39, 38, 37]
+    assert [body["value"] for _, body in history.ls(counting.results, id="abc", warn=pytest.fail)][
+        :3
+    ] == [39, 38, 37]
     assert counting.results.counts["list"] <= 4
 
 
@@ -193,7 +260,9 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     names = [put(counting.results, number, number) for number in range(4)]
     counting.results.put(names[1].path, b"no record")
     counting.results.put(names[2].path, records.seal({"version": 2, "id": "abc"}))
-    counting.results.delete([names[0].path])  # Its index entry stays: a writer that died between the two.
+    counting.results.delete(
+        [names[0].path]
+    )  # Its index entry stays: a writer that died between the two.
     code, out, err = pfl("history", "ls", "--json")
     assert (code, [json.loads(line)["value"] for line in out.splitlines()]) == (0, [3])
     assert "version 2" in err and "2 records were damaged or of another version" in err
@@ -204,8 +273,24 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
 
 def test_tail_goes_on_with_what_comes(counting):
     counting.call()
-    command = [sys.executable, "-c", "from cli.main import main; main()", "history", "tail", "-f", "-n", "1", "--json"]
-    with subprocess.Popen(command, cwd=counting.root, env={"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(counting.root)}, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-c",
+        "from pfl.cli.main import main; main()",
+        "history",
+        "tail",
+        "-f",
+        "-n",
+        "1",
+        "--json",
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=counting.root,
+        env={"PATH": "", "HOME": str(counting.root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert json.loads(process.stdout.readline())["step"] == "twice"
         counting.call("new", step="turn")
         assert json.loads(process.stdout.readline())["id"] == "new"
@@ -226,7 +311,11 @@ def test_tail_goes_on_with_what_comes(counting):
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
         (["bisect", "--id", "abc", "--step", "b"], 3, "no records"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "is no path"),
-        (["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"], 2, "is no condition"),
+        (
+            ["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"],
+            2,
+            "is no condition",
+        ),
         (["export", "--format", "xml"], 2, "'xml' is not one of 'jsonl'"),
         (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
         (["export", "--format", "parquet"], 2, "--out"),
@@ -252,33 +341,93 @@ def test_a_short_name_that_fits_two_records_is_refused(counting):
 
 
 def test_a_diff_tells_paths_numbers_texts_and_rows():
-    old = {"n": 4, "t": "one\ntwo", "rows": [{"id": 1, "v": 1}, {"id": 2, "v": 2}], "gone": None, "same": [1, 1.0, True], "list": [1, 2]}
-    new = {"n": 5, "t": "one\n2", "rows": [{"id": 2, "v": 2.5}, {"id": 3, "v": 0}, {"id": 1, "v": 1}], "a b": 1, "same": [1.0, 1.0, 1], "list": [1]}
+    old = {
+        "n": 4,
+        "t": "one\ntwo",
+        "rows": [{"id": 1, "v": 1}, {"id": 2, "v": 2}],
+        "gone": None,
+        "same": [1, 1.0, True],
+        "list": [1, 2],
+    }
+    new = {
+        "n": 5,
+        "t": "one\n2",
+        "rows": [{"id": 2, "v": 2.5}, {"id": 3, "v": 0}, {"id": 1, "v": 1}],
+        "a b": 1,
+        "same": [1.0, 1.0, 1],
+        "list": [1],
+    }
     found = {change["path"]: change for change in compare.changes(old, new)}
-    assert found.pop("$.n") == {"path": "$.n", "change": "changed", "old": 4, "new": 5, "by": 1, "ratio": 0.25}
-    assert found.pop("$.t")["diff"] == ["--- old", "+++ new", "@@ -1,2 +1,2 @@", " one", "-two", "+2"]
+    assert found.pop("$.n") == {
+        "path": "$.n",
+        "change": "changed",
+        "old": 4,
+        "new": 5,
+        "by": 1,
+        "ratio": 0.25,
+    }
+    assert found.pop("$.t")["diff"] == [
+        "--- old",
+        "+++ new",
+        "@@ -1,2 +1,2 @@",
+        " one",
+        "-two",
+        "+2",
+    ]
     assert found.pop("$.rows[id=2].v")["by"] == 0.5
-    assert found.pop("$.rows[id=3]") == {"path": "$.rows[id=3]", "change": "added", "new": {"id": 3, "v": 0}}
-    assert (found.pop("$.gone")["change"], found.pop('$["a b"]')["change"], found.pop("$.list[1]")["change"]) == ("removed", "added", "removed")
+    assert found.pop("$.rows[id=3]") == {
+        "path": "$.rows[id=3]",
+        "change": "added",
+        "new": {"id": 3, "v": 0},
+    }
+    assert (
+        found.pop("$.gone")["change"],
+        found.pop('$["a b"]')["change"],
+        found.pop("$.list[1]")["change"],
+    ) == ("removed", "added", "removed")
     assert sorted(found) == ["$.same[0]", "$.same[2]"]
-    within = [change["path"] for change in compare.changes(old, new, within=compare.tolerance("20%"))]
+    within = [
+        change["path"] for change in compare.changes(old, new, within=compare.tolerance("20%"))
+    ]
     assert "$.n" not in within and "$.rows[id=2].v" not in within and "$.t" in within
-    assert "$.n" in [change["path"] for change in compare.changes(old, new, within=compare.tolerance("0.5"))]
+    assert "$.n" in [
+        change["path"] for change in compare.changes(old, new, within=compare.tolerance("0.5"))
+    ]
     huge = 10**400  # More than a float holds.
-    for a, b, allowed, count in ((huge, huge + 4, "5", 0), (huge, huge + 6, "5", 1), (huge, huge + 1, "1%", 0), (huge, 2 * huge, "1%", 1), (1.5, huge, "99%", 1)):
+    for a, b, allowed, count in (
+        (huge, huge + 4, "5", 0),
+        (huge, huge + 6, "5", 1),
+        (huge, huge + 1, "1%", 0),
+        (huge, 2 * huge, "1%", 1),
+        (1.5, huge, "99%", 1),
+    ):
         assert len(found := compare.changes([a], [b], within=compare.tolerance(allowed))) == count
         assert not any({"by", "ratio"} & each.keys() for each in found if abs(b - int(a)) > 9)
 
 
-@pytest.mark.parametrize("text", ["value", "value > ", "other == 1", "value == open('x')", "value > 1; 2"])
+@pytest.mark.parametrize(
+    "text", ["value", "value > ", "other == 1", "value == open('x')", "value > 1; 2"]
+)
 def test_a_condition_is_never_evaluated(text):
     with pytest.raises(InvalidRequestError):
         compare.condition(text)
 
 
 def test_a_condition_compares_and_what_cannot_be_compared_does_not_pass():
-    passing = [("value > 100", 101), ('value == "ok"', "ok"), ("value != 1", True), ("value contains 3", [3]), ("value == null", None)]
-    failing = [("value > 100", "101"), ("value == 1", True), ("value contains 3", 3), ("value < 1", None), ("value >= 2", compare.ABSENT)]
+    passing = [
+        ("value > 100", 101),
+        ('value == "ok"', "ok"),
+        ("value != 1", True),
+        ("value contains 3", [3]),
+        ("value == null", None),
+    ]
+    failing = [
+        ("value > 100", "101"),
+        ("value == 1", True),
+        ("value contains 3", 3),
+        ("value < 1", None),
+        ("value >= 2", compare.ABSENT),
+    ]
     assert all(compare.condition(text)(value) for text, value in passing)
     assert not any(compare.condition(text)(value) for text, value in failing)
 
@@ -308,7 +457,12 @@ def test_two_runs_are_compared_step_by_step_a_hit_with_what_stood_there(counting
     second = counting.call()["request_id"]
     code, out, err = pfl("history", "diff", "--run", first, "--run", second, "--json")
     turn, twice = json.loads(out)["steps"]
-    assert (code, turn["equal"], turn["old"] == turn["new"], twice["changes"][0]["new"]) == (1, True, True, 3), err
+    assert (code, turn["equal"], turn["old"] == turn["new"], twice["changes"][0]["new"]) == (
+        1,
+        True,
+        True,
+        3,
+    ), err
     assert pfl("history", "diff", "--run", first, "--run", first)[0] == 0
 
 
@@ -323,26 +477,73 @@ def test_what_has_no_value_cannot_be_compared_and_is_told(counting):
 def test_a_thousand_steps_are_compared_with_two_listings_a_side(counting):
     for run in range(2):
         for number in range(300):
-            put(counting.results, run * 1_000 + number, {"n": number + run * (number % 2)}, step=f"s{number}", request_id=f"run-{run}", called_at=records.now_iso(1_700_000_000 + run * 1_000))
+            put(
+                counting.results,
+                run * 1_000 + number,
+                {"n": number + run * (number % 2)},
+                step=f"s{number}",
+                request_id=f"run-{run}",
+                called_at=records.now_iso(1_700_000_000 + run * 1_000),
+            )
     counting.results.counts.clear()
-    sides = [history.run(counting.results, f"run-{run}", folder="abc", warn=pytest.fail) for run in range(2)]
+    sides = [
+        history.run(counting.results, f"run-{run}", folder="abc", warn=pytest.fail)
+        for run in range(2)
+    ]
     assert [len(side) for side in sides] == [300, 300] and counting.results.counts["list"] <= 12
     assert counting.results.counts["get"] <= 1_300
-    code, out, _ = pfl("history", "diff", "--run", "run-0", "--run", "run-1", "--json", "--id", "abc")
+    code, out, _ = pfl(
+        "history", "diff", "--run", "run-0", "--run", "run-1", "--json", "--id", "abc"
+    )
     assert (code, sum(step["equal"] for step in json.loads(out)["steps"])) == (1, 150)
 
 
 def test_bisect_finds_the_first_change_and_what_changed_with_it(counting):
     for number, total in enumerate([1, 1, 1, 5, 1, 7]):
-        put(counting.results, number, {"total": total, "n": number}, params={"rate": int(total > 1)})
-    code, out, err = pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--json")
+        put(
+            counting.results, number, {"total": total, "n": number}, params={"rate": int(total > 1)}
+        )
+    code, out, err = pfl(
+        "history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--json"
+    )
     said = json.loads(out)
     assert (code, said["from"], said["to"], said["params"]) == (0, 1, 5, ["`rate`: 0 → 1"]), err
-    said = json.loads(pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--when", "value > 5", "--json")[1])
+    said = json.loads(
+        pfl(
+            "history",
+            "bisect",
+            "--id",
+            "abc",
+            "--step",
+            "b",
+            "--path",
+            "$.total",
+            "--when",
+            "value > 5",
+            "--json",
+        )[1]
+    )
     assert (said["from"], said["to"]) == (1, 7)
-    assert "$.total: 1 → 5" in pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total")[1]
+    assert (
+        "$.total: 1 → 5"
+        in pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total")[1]
+    )
     assert pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.none")[0] == 3
-    assert pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--when", "value > 9")[0] == 3
+    assert (
+        pfl(
+            "history",
+            "bisect",
+            "--id",
+            "abc",
+            "--step",
+            "b",
+            "--path",
+            "$.total",
+            "--when",
+            "value > 9",
+        )[0]
+        == 3
+    )
 
 
 # What leaves it.
@@ -353,25 +554,41 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
     counting.call()
     counting.call(bust="all")
     lines = [json.loads(line) for line in pfl("history", "export")[1].splitlines()]
-    assert [(row["step"], row["status"]) for row in lines] == [("twice", "computed"), ("turn", "computed")] * 2
+    assert [(row["step"], row["status"]) for row in lines] == [
+        ("twice", "computed"),
+        ("turn", "computed"),
+    ] * 2
     table = pfl("history", "export", "--format", "csv", "--step", "twice")[1].splitlines()
     assert table[0].startswith("record,written_at,status") and len(table) == 3
     out = tmp_path / "it's.parquet"
     assert pfl("history", "export", "--format", "parquet", "--out", str(out))[0] == 0
-    assert duckdb.execute(f"select count(*) from read_parquet('{str(out).replace(chr(39), chr(39) * 2)}')").fetchone() == (4,)
+    assert duckdb.execute(
+        f"select count(*) from read_parquet('{str(out).replace(chr(39), chr(39) * 2)}')"
+    ).fetchone() == (4,)
     code, _, err = pfl("history", "export", "--out", str(tmp_path / "none" / "x"))
     assert (code, "cannot be written" in err, "No such file" in err) == (2, True, True)
-    code, told, _ = pfl("history", "sql", "select step, max(value->>'$.total') as total from history group by step order by step", "--json")
-    assert (code, [json.loads(line) for line in told.splitlines()]) == (0, [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}])
+    code, told, _ = pfl(
+        "history",
+        "sql",
+        "select step, max(value->>'$.total') as total from history group by step order by step",
+        "--json",
+    )
+    assert (code, [json.loads(line) for line in told.splitlines()]) == (
+        0,
+        [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}],
+    )
     assert "DuckDB refused" in pfl("history", "sql", "selec")[2]
 
 
 def test_an_extra_that_is_not_there_says_how_to_get_it(counting, monkeypatch):
     counting.call()
-    for module, words in (("duckdb", ["sql", "select 1"]), ("plotille", ["ls", "--plot", "--step", "twice"])):
+    for module, words in (
+        ("duckdb", ["sql", "select 1"]),
+        ("plotille", ["ls", "--plot", "--step", "twice"]),
+    ):
         monkeypatch.setitem(sys.modules, module, None)
         code, _, err = pfl("history", *words)
-        assert (code, "pip install 'pfl[" in err) == (2, True)
+        assert (code, "pip install 'prefect-lambda[" in err) == (2, True)
 
 
 def test_a_picture_has_a_point_for_each_number(counting, tmp_path):
@@ -382,7 +599,18 @@ def test_a_picture_has_a_point_for_each_number(counting, tmp_path):
     assert code == 0 and "abc b" in out and "⠀" in out
     short = rows("--limit", "1")[0]["short"]
     for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
-        assert pfl("history", "show", short, "--plot-to", str(tmp_path / f"x.{kind}"), "--path", "$.total")[0] == 0
+        assert (
+            pfl(
+                "history",
+                "show",
+                short,
+                "--plot-to",
+                str(tmp_path / f"x.{kind}"),
+                "--path",
+                "$.total",
+            )[0]
+            == 0
+        )
         assert (tmp_path / f"x.{kind}").read_bytes().startswith(start)
 
 
@@ -394,8 +622,13 @@ def test_prune_asks_and_keeps_the_newest_value_of_each_step(counting):
     assert pfl("history", "prune", "--older-than", "1d")[0] == 2
     assert pfl("history", "prune", "--older-than", "1d", "--dry-run")[1] == "7\n"
     assert len(rows()) == 9
-    assert json.loads(pfl("history", "prune", "--older-than", "1d", "--yes", "--json")[1])["pruned"] == 7
-    assert [(row["step"], row["value"]) for row in rows()] == [("b", 3), ("c", 3)] or [(row["step"], row["value"]) for row in rows()] == [("c", 3), ("b", 3)]
+    assert (
+        json.loads(pfl("history", "prune", "--older-than", "1d", "--yes", "--json")[1])["pruned"]
+        == 7
+    )
+    assert [(row["step"], row["value"]) for row in rows()] == [("b", 3), ("c", 3)] or [
+        (row["step"], row["value"]) for row in rows()
+    ] == [("c", 3), ("b", 3)]
     assert [entry.key.count("=") for entry in counting.results.list("recent")] == [2, 2]
     assert pfl("history", "prune", "--older-than", "1d", "--yes")[1] == "0\n"
 
@@ -427,5 +660,9 @@ def test_half_a_character_and_nested_values_pass_through_sql(counting):
 def test_an_empty_query_and_an_empty_prefix_are_told(counting):
     counting.call()
     assert pfl("history", "sql", " ")[0] == 2
-    assert pfl("cache", "bust", "--prefix", "", "--yes")[0] == pfl("cache", "bust", "--step", "~", "--yes")[0] == 2
+    assert (
+        pfl("cache", "bust", "--prefix", "", "--yes")[0]
+        == pfl("cache", "bust", "--step", "~", "--yes")[0]
+        == 2
+    )
     assert counting.call()["store"] == {"get": 1}

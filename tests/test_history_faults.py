@@ -11,10 +11,9 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 from faults import suite
-
-from handler import entry
-from handler.core import history
-from handler.core import store as stores
+from pfl.handler import entry
+from pfl.handler.core.cache import history
+from pfl.handler.core.store import objects as stores
 
 WRITERS, IDS = 32, ("x", "y", "z")
 TURNS = """
@@ -28,9 +27,9 @@ FLOWS = [flow("turns", turn)]
 _CALL = """
 import json, os, sys
 from handler import entry
-from handler.core import store
-from handler.core.settings import Settings
-import handler.engine.run
+from pfl.handler.core import store
+from pfl.handler.core.settings import Settings
+import pfl.handler.engine.compute
 
 settings, ids = Settings(**json.loads(sys.argv[1])), sys.argv[5:]
 writers, calls, busting = map(int, sys.argv[2:5])
@@ -68,24 +67,41 @@ def told(store: stores.Store, id: str) -> list[dict]:
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_thirty_two_writers_leave_each_turn_once_and_in_order(project, request, tmp_path, kind):
     project.write(TURNS)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ}
     knobs = {"project": str(project.root), "engine": "direct", "store": str(tmp_path)}
     if kind == "s3":
         knobs["store"] = f"s3://{request.getfixturevalue('bucket')}/pfl"
         environ |= request.getfixturevalue("s3_env")
     project.call("made")  # The manifest is there.
-    calls, busting, writers = (2 if kind == "local" else 1), 4, WRITERS  # One call in so many takes a turn of its own.
-    command = [sys.executable, "-c", _CALL, json.dumps(knobs), str(writers), str(calls), str(busting), *IDS]
+    calls, busting, writers = (
+        (2 if kind == "local" else 1),
+        4,
+        WRITERS,
+    )  # One call in so many takes a turn of its own.
+    command = [
+        sys.executable,
+        "-c",
+        _CALL,
+        json.dumps(knobs),
+        str(writers),
+        str(calls),
+        str(busting),
+        *IDS,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert (done.returncode, done.stderr) == (0, "")
     replies = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(replies) == writers * calls and {status for _, status, _, _ in replies} == {"completed"}
+    assert len(replies) == writers * calls and {status for _, status, _, _ in replies} == {
+        "completed"
+    }
     store = stores.open_store(knobs["store"], environ=environ)
     for id in IDS:
         found = [body["value"] for body in told(store, id)]
         # Each turn has the turn before it within: none is missing, none is there twice, none overtook another.
         assert found == [list(range(length)) for length in range(1, len(found) + 1)]
-        computed = Counter(len(value) for each, _, status, value in replies if each == id and status == "computed")
+        computed = Counter(
+            len(value) for each, _, status, value in replies if each == id and status == "computed"
+        )
         assert set(computed.values()) == {1} and set(computed) == set(range(1, len(found) + 1))
     everything = [name.path for name in history.names(store)]
     assert len(everything) == len(set(everything)) == len(list(store.list("history")))
@@ -95,7 +111,7 @@ def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing
     """The next call after a death sees the same previous value, and leaves one record for each turn."""
     root = tmp_path / "project"
     settings = suite.project(root)
-    (root / "flows" / "pipeline.py").write_text("from handler import flow, step\n" + TURNS)
+    (root / "flows" / "pipeline.py").write_text("from pfl import flow, step\n" + TURNS)
     results = stores.of(settings)
     with suite.Nursery(root) as nursery:
         nursery.order({"id": "first", "engine": "direct"})
@@ -104,9 +120,17 @@ def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing
             id = f"id-{number}"
             nursery.order({"id": id, "engine": "direct", "bust": "all"}, number)
             reply = nursery.order({"id": id, "engine": "direct"})["reply"]
-            assert (reply["status"], reply["steps"][0]["value"]) == ("completed", [0]), points[number]
+            assert (reply["status"], reply["steps"][0]["value"]) == ("completed", [0]), points[
+                number
+            ]
             assert [body["value"] for body in told(results, id)] == [[0]], points[number]
-            assert nursery.order({"id": id, "engine": "direct", "params": {"again": 1}})["reply"]["steps"][0]["value"] == [0, 1]
+            assert nursery.order({"id": id, "engine": "direct", "params": {"again": 1}})["reply"][
+                "steps"
+            ][0]["value"] == [0, 1]
             entry.handle({"action": "reap"}, settings, results=results)
-            assert len(list(history.names(results, folder=id))) - sum(name.status == "crashed" for name in history.names(results, folder=id)) == 2
+            assert (
+                len(list(history.names(results, folder=id)))
+                - sum(name.status == "crashed" for name in history.names(results, folder=id))
+                == 2
+            )
     assert len(points) > 12

@@ -13,24 +13,42 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-ROOMS = ("handler.core", "handler.engine", "handler", "flows", "serverless", "cli")
-# cli → serverless → handler.engine → flows → handler.core; the face of a flow author and the entry stand in handler itself.
+ROOMS = ("pfl.handler.core", "pfl.handler.engine", "handler", "flows", "serverless", "cli")
+# cli → serverless → pfl.handler.engine → flows → pfl.handler.core; the face of a flow author and the entry stand in handler itself.
 MAY_IMPORT = {
-    "handler.core": {"handler.core"},
-    "handler.engine": {"handler.engine", "handler", "handler.core", "flows"},
-    "handler": {"handler", "handler.core", "handler.engine"},
+    "pfl.handler.core": {"pfl.handler.core"},
+    "pfl.handler.engine": {"pfl.handler.engine", "handler", "pfl.handler.core", "flows"},
+    "handler": {"handler", "pfl.handler.core", "pfl.handler.engine"},
     "flows": {"flows", "handler"},
-    "serverless": {"serverless", "handler", "handler.core", "handler.engine", "flows"},
+    "serverless": {"serverless", "handler", "pfl.handler.core", "pfl.handler.engine", "flows"},
     "cli": set(ROOMS),
 }
-HEAVY = ("prefect", "prefect_aws", "boto3", "botocore", "pydantic", "rich", "typer", "fastapi", "uvicorn", "sqlalchemy")
+HEAVY = (
+    "prefect",
+    "prefect_aws",
+    "boto3",
+    "botocore",
+    "pydantic",
+    "rich",
+    "typer",
+    "fastapi",
+    "uvicorn",
+    "sqlalchemy",
+)
 
 
 def loaded_after(code: str, cwd: Path = ROOT, **environ: str) -> set[str]:
     """The modules of a fresh process that ran *code*."""
     script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | environ
-    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    env = os.environ | {} | environ
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -53,7 +71,9 @@ def sources() -> list[tuple[str, Path]]:
     found = []
     for top in ("handler", "flows", "serverless", "cli"):
         for path in sorted((ROOT / top).rglob("*.py")):
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+                ".__init__"
+            )
             found.append((module, path))
     return found
 
@@ -62,7 +82,10 @@ def imported(module: str, path: Path) -> set[str]:
     """The modules that a file names in its imports, those inside functions too, and not those for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in (
+            "TYPE_CHECKING",
+            "typing.TYPE_CHECKING",
+        ):
             node.body = []
     names: set[str] = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -72,10 +95,19 @@ def imported(module: str, path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [base])])
+                base = ".".join(
+                    [
+                        *package.split(".")[: len(package.split(".")) - node.level + 1],
+                        *filter(None, [base]),
+                    ]
+                )
             for alias in node.names:
                 inner = ROOT / Path(*base.split("."), alias.name)
-                names.add(f"{base}.{alias.name}" if inner.with_suffix(".py").exists() or inner.is_dir() else base)
+                names.add(
+                    f"{base}.{alias.name}"
+                    if inner.with_suffix(".py").exists() or inner.is_dir()
+                    else base
+                )
     return names
 
 
@@ -87,18 +119,26 @@ def test_a_module_imports_only_from_the_rooms_it_may(module, path):
     assert wrong == set()
 
 
-@pytest.mark.parametrize(("module", "path"), [each for each in sources() if room(each[0]) == "handler.core"])
+@pytest.mark.parametrize(
+    ("module", "path"), [each for each in sources() if room(each[0]) == "pfl.handler.core"]
+)
 def test_core_names_nothing_but_the_standard_library_and_obstore(module, path):
-    foreign = {name.split(".")[0] for name in imported(module, path)} - sys.stdlib_module_names - {"handler", "obstore"}
+    foreign = (
+        {name.split(".")[0] for name in imported(module, path)}
+        - sys.stdlib_module_names
+        - {"handler", "obstore"}
+    )
     assert foreign == set()
 
 
 def test_every_arrow_of_the_house_points_one_way():
     """No two rooms import each other, but for the entry, which hands a miss to the engine when there is one."""
-    arrows = {(room(m), room(name)) for m, path in sources() for name in imported(m, path) if room(name)} - {(r, r) for r in ROOMS}
+    arrows = {
+        (room(m), room(name)) for m, path in sources() for name in imported(m, path) if room(name)
+    } - {(r, r) for r in ROOMS}
     both = {frozenset(pair) for pair in arrows if pair[::-1] in arrows}
-    assert both <= {frozenset({"handler", "handler.engine"})}
-    assert ("handler.core", "handler") not in arrows
+    assert both <= {frozenset({"handler", "pfl.handler.engine"})}
+    assert ("pfl.handler.core", "handler") not in arrows
 
 
 def test_the_engine_is_imported_by_the_entry_only_inside_a_function():
@@ -108,16 +148,27 @@ def test_the_engine_is_imported_by_the_entry_only_inside_a_function():
         assert "engine" not in " ".join(ast.unparse(node) for node in top)
 
 
-@pytest.mark.parametrize("module", [module for module, _ in sources() if room(module) == "handler.core" and "__main__" not in module])
+@pytest.mark.parametrize(
+    "module",
+    [
+        module
+        for module, _ in sources()
+        if room(module) == "pfl.handler.core" and "__main__" not in module
+    ],
+)
 def test_a_module_of_core_loads_only_the_standard_library_obstore_and_core(module):
     new = loaded_after(f"import {module}") - loaded_by_python()
     # _sysconfigdata_… is the standard library too, under a name that each build of Python makes up.
-    assert {name for name in roots(new) if not name.startswith("_sysconfigdata")} <= sys.stdlib_module_names | {"handler", "obstore"}
-    assert {name for name in new if room(name)} <= {"handler"} | {name for name in new if room(name) == "handler.core"}
+    assert {
+        name for name in roots(new) if not name.startswith("_sysconfigdata")
+    } <= sys.stdlib_module_names | {"handler", "obstore"}
+    assert {name for name in new if room(name)} <= {"handler"} | {
+        name for name in new if room(name) == "pfl.handler.core"
+    }
 
 
 HIT = """
-from handler.entry import lambda_handler
+from pfl.handler.entry import lambda_handler
 reply = lambda_handler({"id": "abc"})
 assert [row["status"] for row in reply["steps"]] == ["hit"] * 3, reply
 assert reply["store"] == {"get": 1}, reply
@@ -126,7 +177,11 @@ assert reply["store"] == {"get": 1}, reply
 
 def check_a_hit(modules: set[str]) -> None:
     assert roots(modules) & set(HEAVY) == set()
-    assert {name for name in modules if room(name) in ("flows", "handler.engine", "cli", "serverless")} == set()
+    assert {
+        name
+        for name in modules
+        if room(name) in ("flows", "pfl.handler.engine", "cli", "serverless")
+    } == set()
 
 
 def test_a_hit_loads_no_prefect_no_boto3_and_no_flow(project):
@@ -149,18 +204,20 @@ def test_a_hit_in_an_image_loads_no_flow(project, tmp_path):
 
 def test_a_refused_event_loads_nothing_heavy(project):
     project.call()
-    code = "from handler.entry import lambda_handler\nassert lambda_handler({'id': ''})['status'] == 'invalid'"
+    code = "from pfl.handler.entry import lambda_handler\nassert lambda_handler({'id': ''})['status'] == 'invalid'"
     check_a_hit(loaded_after(code, project.root))
 
 
 def test_a_direct_computation_loads_no_prefect(project):
-    code = "from handler.entry import lambda_handler\nassert lambda_handler({'id': 'abc'})['status'] == 'completed'"
+    code = "from pfl.handler.entry import lambda_handler\nassert lambda_handler({'id': 'abc'})['status'] == 'completed'"
     modules = loaded_after(code, project.root, PFL_ENGINE="direct")
     assert roots(modules) & set(HEAVY) == set()
     assert "flows.pipeline" in modules
 
 
 def test_declaring_a_flow_loads_no_prefect(project):
-    modules = loaded_after("import flows.pipeline", project.root, PYTHONPATH=f"{project.root}{os.pathsep}{ROOT}")
+    modules = loaded_after(
+        "import flows.pipeline", project.root, PYTHONPATH=f"{project.root}{os.pathsep}{ROOT}"
+    )
     assert roots(modules) & set(HEAVY) == set()
-    assert {name for name in modules if room(name) == "handler.engine"} == set()
+    assert {name for name in modules if room(name) == "pfl.handler.engine"} == set()

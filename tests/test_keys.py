@@ -7,11 +7,18 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pfl.handler.core.store import keys
 
-from handler.core import keys
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200)
 LONG = "é" * 200
 PINNED = {
@@ -48,7 +55,9 @@ def test_a_value_that_was_stored_and_read_has_the_same_digest(value):
 
 @given(json_values, json_values)
 def test_only_equal_texts_share_a_digest(one, other):
-    assert (keys.value_digest(one) == keys.value_digest(other)) == (keys.canonical(one) == keys.canonical(other))
+    assert (keys.value_digest(one) == keys.value_digest(other)) == (
+        keys.canonical(one) == keys.canonical(other)
+    )
 
 
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {"k": v}])
@@ -63,7 +72,13 @@ def test_nan_has_no_digest():
 
 
 BASE = {"step": "b", "fingerprint": "f" * 64, "params": {"rate": 2}, "upstream": {"a": "0" * 64}}
-RESULT = {"step": "b", "fingerprint": "f" * 64, "id": "abc", "params": {"rate": 2}, "inputs": {"a": "0" * 64}}
+RESULT = {
+    "step": "b",
+    "fingerprint": "f" * 64,
+    "id": "abc",
+    "params": {"rate": 2},
+    "inputs": {"a": "0" * 64},
+}
 
 
 def test_known_keys_stay_what_they_are():
@@ -108,7 +123,16 @@ def test_each_part_of_a_result_key_counts(change):
 )
 def test_each_part_of_a_plan_key_counts(change):
     base, other = keys.plan_base(**BASE), keys.plan_base(**BASE | change)
-    assert len({base, other, *(keys.plan_key(each, id) for each in (base, other) for id in ("abc", "abd"))}) == 6
+    assert (
+        len(
+            {
+                base,
+                other,
+                *(keys.plan_key(each, id) for each in (base, other) for id in ("abc", "abd")),
+            }
+        )
+        == 6
+    )
 
 
 def test_a_plan_key_is_never_a_result_key():
@@ -117,7 +141,9 @@ def test_a_plan_key_is_never_a_result_key():
 
 @given(st.dictionaries(st.text(), json_values))
 def test_the_order_of_parameters_does_not_change_a_key(params):
-    assert keys.result_key(**RESULT | {"params": params}) == keys.result_key(**RESULT | {"params": backwards(params)})
+    assert keys.result_key(**RESULT | {"params": params}) == keys.result_key(
+        **RESULT | {"params": backwards(params)}
+    )
 
 
 @given(ids)

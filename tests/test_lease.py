@@ -11,11 +11,11 @@ from pathlib import Path
 
 import forked
 import pytest
-
-from handler import entry
-from handler.core import lease, records
-from handler.core.errors import LeaseLostError, exit_code
-from handler.core.lease import Call, Claim, Held
+from pfl.handler import entry
+from pfl.handler.core.cache import lease
+from pfl.handler.core.cache.lease import Call, Claim, Held
+from pfl.handler.core.errors import LeaseLostError, exit_code
+from pfl.handler.core.store import records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -215,7 +215,7 @@ def test_an_answer_that_was_lost_is_not_taken_for_anothers_claim(store, monkeypa
 CHILD = """
 import json, os, sys, uuid
 from handler import entry
-from handler.core.settings import Settings
+from pfl.handler.core.settings import Settings
 settings = Settings.from_env(os.environ)
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
 reply = entry.handle(json.loads(sys.argv[1]), settings, request_id=str(uuid.uuid4()), notify=tell)
@@ -240,7 +240,7 @@ FLOWS = [flow("gated", a, b)]
 
 
 def start(project, **event) -> subprocess.Popen:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "direct"}
+    env = {**os.environ, "PFL_ENGINE": "direct"}
     command = [sys.executable, "-c", CHILD, json.dumps({"id": "abc", **event})]
     return forked.Popen(command, cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
 
@@ -300,7 +300,9 @@ def test_a_killed_holder_is_followed_at_once_by_who_waits(gated):
 def test_who_cannot_wait_until_its_deadline_says_who_computes_and_until_when(gated):
     other = Call(gated.results, "abc", {"request_id": "first"}, ttl_s=600)
     other.try_claim("a", None, nothing)
-    reply = entry.handle({"id": "abc"}, gated.settings, request_id="second", deadline=time.monotonic() + 2)
+    reply = entry.handle(
+        {"id": "abc"}, gated.settings, request_id="second", deadline=time.monotonic() + 2
+    )
     assert (reply["status"], reply["error"]["type"]) == ("busy", "BusyError")
     assert exit_code(reply["error"]["type"]) == 5
     assert f"held by process {os.getpid()}" in reply["error"]["why"]
@@ -327,7 +329,9 @@ def test_a_step_that_fails_gives_its_lease_back(project):
     )
     assert project.call()["error"]["type"] == "StepFailedError"
     assert list(project.results.list("calls")) == []
-    bodies = [records.unseal(project.results.get(e.key), e.key) for e in project.results.list("leases")]
+    bodies = [
+        records.unseal(project.results.get(e.key), e.key) for e in project.results.list("leases")
+    ]
     assert sorted(body["state"] for body in bodies) == ["free", "held"]
     assert project.call()["error"]["type"] == "StepFailedError"
 
@@ -336,8 +340,8 @@ def test_a_call_that_lost_its_lease_saves_nothing_and_says_so(project):
     project.write(
         """
         import os
-        from handler.core import lease, store
-        from handler.core.settings import Settings
+        from pfl.handler.core import lease, store
+        from pfl.handler.core.settings import Settings
         @step(depends_on=())
         def a(id: str) -> int:
             results = store.of(Settings.from_env(os.environ))
@@ -371,7 +375,7 @@ def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(p
 
 def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monkeypatch):
     """Counted in requests per second that it meant to sleep, its looks at whether the holder lives included."""
-    from handler.engine import execute
+    from pfl.handler.engine import invocation
 
     gated.write(GATED.replace('open("gate").read()', "pass"))
     gated.store = gated.results
@@ -385,8 +389,10 @@ def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monke
         if len(pauses) == 60:
             other.end()
 
-    monkeypatch.setattr(execute, "_sleep", sleep)
-    monkeypatch.setitem(Call.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses))
+    monkeypatch.setattr(invocation, "_sleep", sleep)
+    monkeypatch.setitem(
+        Call.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses)
+    )
     assert gated.call()["status"] == "completed"
     assert len(pauses) == 60
     assert min(pauses) >= 0.25
@@ -421,7 +427,10 @@ def test_a_failure_with_other_parameters_is_not_taken_over(project):
     results = project.store = project.results
     other, real = Call(results, "abc", {"request_id": "first"}, ttl_s=600), Call.try_claim
     other.try_claim("a", None, nothing)
-    told = {"failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""}, "failed_plan": "of rate 1"}
+    told = {
+        "failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""},
+        "failed_plan": "of rate 1",
+    }
 
     def try_claim(self, step, held, look):
         if held is not None and other._claims:

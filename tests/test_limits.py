@@ -12,11 +12,10 @@ import uuid
 
 import httpx
 import pytest
+from pfl.handler.core.cache import lease
+from pfl.handler.engine.prefect import environment, limits
 from test_lease import GATED, ROOT, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
-
-from handler.core import lease
-from handler.engine import limits, prefect_env
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def rows(project, *arguments: str) -> list[dict]:
 
 
 def limit(project, tag: str) -> dict | None:
-    api = prefect_env.configured(project.settings)
+    api = environment.configured(project.settings)
     return next(limits.ls(api, project.results, tag=tag), None)
 
 
@@ -75,7 +74,9 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
     dry = pfl(on_server, "limits", "set", "--id", id, "--step", "b", "1", "--dry-run")
     assert (dry.returncode, dry.stdout) == (0, f"id={id}:task-b: 1 at once (not done: --dry-run)\n")
     assert limit(on_server, f"id={id}:task-b") is None
-    assert rows(on_server, "limits", "set", "--id", id, "--step", "b", "1") == [{"tag": f"id={id}:task-b", "limit": 1, "dry_run": False}]
+    assert rows(on_server, "limits", "set", "--id", id, "--step", "b", "1") == [
+        {"tag": f"id={id}:task-b", "limit": 1, "dry_run": False}
+    ]
     assert rows(on_server, "limits", "set", "--tag", f"any-{id}", "3")[0]["limit"] == 3
     (found,) = [row for row in rows(on_server, "limits", "ls") if row["tag"] == f"id={id}:task-b"]
     assert (found["limit"], found["taken"], found["leaked"], found["set_by_pfl"]) == (1, 0, 0, True)
@@ -152,7 +153,9 @@ def test_a_hit_never_waits_for_a_slot(on_server, id, asked):
 
 def test_a_limit_in_the_code_is_made_once_and_yields_to_one_set_by_hand(on_server, id, asked):
     name = f"s{uuid.uuid4().hex[:8]}"
-    on_server.write(f"@step(limit=5)\ndef {name}(id: str) -> int:\n    return 1\nFLOWS = [flow('five', {name})]")
+    on_server.write(
+        f"@step(limit=5)\ndef {name}(id: str) -> int:\n    return 1\nFLOWS = [flow('five', {name})]"
+    )
     for each in (f"{id}-1", f"{id}-2"):
         assert on_server.call(each)["status"] == "completed"
     assert len([path for path in asked if path.endswith("/concurrency_limits/")]) == 1
@@ -171,8 +174,12 @@ def test_per_id_gives_each_step_of_each_id_a_limit_and_idle_ones_are_collected(o
     assert (found["limit"], found["taken"]) == (1, 0)
     kept = f"id={id}:task-a"
     rows(on_server, "limits", "set", "--id", id, "--step", "a", "1")
-    assert tag not in [row["tag"] for row in rows(on_server, "limits", "rm", "--idle", "999999999w")]
-    while tag not in (collected := [row["tag"] for row in rows(on_server, "limits", "rm", "--idle", "0s")]):
+    assert tag not in [
+        row["tag"] for row in rows(on_server, "limits", "rm", "--idle", "999999999w")
+    ]
+    while tag not in (
+        collected := [row["tag"] for row in rows(on_server, "limits", "rm", "--idle", "0s")]
+    ):
         pass
     assert kept not in collected
     assert limit(on_server, tag) is None
@@ -189,7 +196,11 @@ def test_reset_frees_a_slot_that_nobody_holds_and_keeps_what_runs(on_server, id)
         client.increment_concurrency_slots([f"tag:{tag}"], 1, "concurrency")
     found = limit(on_server, tag)
     assert (found["taken"], found["leaked"], len(found["holders"])) == (2, 1, 1)
-    assert pfl(on_server, "limits", "reset", "--tag", tag, "--dry-run").stderr.strip().endswith(f"{tag}: 1 would be freed, 2 of 2 taken")
+    assert (
+        pfl(on_server, "limits", "reset", "--tag", tag, "--dry-run")
+        .stderr.strip()
+        .endswith(f"{tag}: 1 would be freed, 2 of 2 taken")
+    )
     (row,) = rows(on_server, "limits", "reset", "--tag", tag)
     assert (row["freed"], row["taken"]) == (["a slot without a holder (1 in all)"], 1)
     os.write(gate, b"go")
@@ -207,7 +218,11 @@ def test_a_killed_holder_is_shown_as_leaked_and_reset_frees_its_slot_at_once(on_
     done = pfl(on_server, "limits", "reset", "--id", id, "--step", "a")
     assert done.stdout.startswith(f"freed: a[{id}], held since ")
     assert limit(on_server, tag)["taken"] == 0
-    assert pfl(on_server, "limits", "reset", "--id", id, "--step", "a").stderr.strip().endswith("0 freed, 0 of 1 taken")
+    assert (
+        pfl(on_server, "limits", "reset", "--id", id, "--step", "a")
+        .stderr.strip()
+        .endswith("0 freed, 0 of 1 taken")
+    )
 
 
 def test_reaping_a_killed_holder_frees_its_slot(on_server, id):
@@ -255,9 +270,15 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
 
 def test_a_prefect_that_takes_slots_by_another_name_is_refused(project):
     """Ours would not be asked then, and a waiter could not be interrupted."""
-    script = "import prefect.task_engine as e; del e._concurrency\nfrom handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    script = "import prefect.task_engine as e; del e._concurrency\nfrom pfl.handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    environ = {**os.environ, "PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     project.write("@step\ndef a(id: str) -> int:\n    return 1\nFLOWS = [flow('free', a)]")
-    done = subprocess.run([sys.executable, "-c", script], cwd=project.root, env=environ, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=project.root,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
     assert "takes the slots of a limit in a way that pfl does not know" in done.stdout, done.stderr
     assert "has no _concurrency" in done.stdout

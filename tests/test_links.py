@@ -8,12 +8,11 @@ import subprocess
 from uuid import UUID
 
 import pytest
+from pfl.handler.core import links
+from pfl.handler.core.settings import Settings
+from pfl.handler.engine.prefect.environment import configured
 from test_cli import pfl
 from test_engine import task_runs
-
-from handler.core import links
-from handler.core.settings import Settings
-from handler.engine.prefect_env import configured
 
 CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 
@@ -21,11 +20,31 @@ CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 @pytest.mark.parametrize(
     ("api", "environ", "page"),
     [
-        ("https://prefect.example/behind/api", {}, "https://prefect.example/behind/v2/runs/task-run/t?tab=TaskInputs"),
-        ("http://127.0.0.1:4200/api", {}, "http://127.0.0.1:4200/v2/runs/task-run/t?tab=TaskInputs"),
-        (CLOUD, {}, "https://app.prefect.cloud/account/A/workspace/W/runs/task-run/t?tab=TaskInputs"),
-        ("http://10.0.0.1/api", {"PREFECT_UI_URL": "https://ui.example/"}, "https://ui.example/runs/task-run/t?tab=Task%20Inputs"),
-        ("http://10.0.0.1/api", {"PREFECT_UI_URL": "https://ui.example/v2"}, "https://ui.example/v2/runs/task-run/t?tab=TaskInputs"),
+        (
+            "https://prefect.example/behind/api",
+            {},
+            "https://prefect.example/behind/v2/runs/task-run/t?tab=TaskInputs",
+        ),
+        (
+            "http://127.0.0.1:4200/api",
+            {},
+            "http://127.0.0.1:4200/v2/runs/task-run/t?tab=TaskInputs",
+        ),
+        (
+            CLOUD,
+            {},
+            "https://app.prefect.cloud/account/A/workspace/W/runs/task-run/t?tab=TaskInputs",
+        ),
+        (
+            "http://10.0.0.1/api",
+            {"PREFECT_UI_URL": "https://ui.example/"},
+            "https://ui.example/runs/task-run/t?tab=Task%20Inputs",
+        ),
+        (
+            "http://10.0.0.1/api",
+            {"PREFECT_UI_URL": "https://ui.example/v2"},
+            "https://ui.example/v2/runs/task-run/t?tab=TaskInputs",
+        ),
     ],
 )
 def test_each_ui_has_its_own_word_for_the_tab(api, environ, page):
@@ -45,11 +64,21 @@ def test_pages_are_where_prefect_itself_says_they_are(api, prefect_server):
     with temporary_settings({PREFECT_API_URL: api}):
         wanted = [url_for(kind, obj_id=UUID(int=1)) for kind in ("flow-run", "task-run")]
     # Of a server Prefect names the pages of its first UI.
-    assert [page.replace("/v2/", "/") for page in (links.flow_run(base, str(UUID(int=1))), links.task_run(base, str(UUID(int=1))).split("?")[0])] == wanted
+    assert [
+        page.replace("/v2/", "/")
+        for page in (
+            links.flow_run(base, str(UUID(int=1))),
+            links.task_run(base, str(UUID(int=1))).split("?")[0],
+        )
+    ] == wanted
 
 
 def test_a_record_without_a_run_has_no_page():
-    assert links.of_record({"url": None, "flow_run_id": None, "task_run_id": None}) == (None, None, None)
+    assert links.of_record({"url": None, "flow_run_id": None, "task_run_id": None}) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_runs_open_and_cache_inspect_lead_to_the_task_run(on_prefect, prefect_server):
@@ -64,7 +93,9 @@ def test_runs_open_and_cache_inspect_lead_to_the_task_run(on_prefect, prefect_se
 
 
 def test_a_browser_shows_id_inputs_and_cache_key_where_the_links_lead(on_prefect, tmp_path):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     row = on_prefect.call("browsed-id", step="b")["steps"][1]
@@ -77,8 +108,21 @@ def test_a_browser_shows_id_inputs_and_cache_key_where_the_links_lead(on_prefect
     }
     started = []
     for number, url in enumerate(pages):
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / str(number)}"]
-        started.append(subprocess.Popen([browser, *flags, "--dump-dom", url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=20000",
+            f"--user-data-dir={tmp_path / str(number)}",
+        ]
+        started.append(
+            subprocess.Popen(
+                [browser, *flags, "--dump-dom", url],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
     for (url, words), process in zip(pages.items(), started, strict=True):
         shown = html.unescape(process.communicate(timeout=120)[0])
         assert [word for word in words if word not in shown] == [], url

@@ -9,11 +9,11 @@ import sys
 
 import forked
 import pytest
+from pfl.handler.core.cache import lease
+from pfl.handler.core.store import records
 from test_lease import GATED, ROOT, later, open_gate, reply_of, start, until
 
-from handler.core import lease, records
-
-CLI = "from cli.main import main; main()"
+CLI = "from pfl.cli.main import main; main()"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def on_server(gated, prefect_server, monkeypatch):
 
 
 def pfl(project, *arguments: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ}
     return forked.run([sys.executable, "-c", CLI, *arguments], cwd=project.root, env=env)
 
 
@@ -74,7 +74,9 @@ def crashed(project, id: str = "abc") -> list[dict]:
 
 
 def leases(project, id: str = "abc") -> list[str]:
-    return [call for call in lease.calls(project.results) if lease.claims_of(project.results, id, call)]
+    return [
+        call for call in lease.calls(project.results) if lease.claims_of(project.results, id, call)
+    ]
 
 
 def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server):
@@ -94,7 +96,11 @@ def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server)
     assert "last sign of life" in detail
     assert "memory" in advice
     (record,) = crashed(on_server, id)
-    assert (record["cause"], record["flow_run_id"], record["attempt"]) == ("killed", str(runs[0].id), 1)
+    assert (record["cause"], record["flow_run_id"], record["attempt"]) == (
+        "killed",
+        str(runs[0].id),
+        1,
+    )
     assert set(row["runs"]) == {record["flow_run_id"], record["task_run_id"]}
     assert lease.calls(on_server.results) == {}
     assert on_server.handle({"action": "reap"})["reaped"] == []
@@ -108,7 +114,10 @@ def test_the_next_invocation_buries_whom_it_follows(on_server):
     until(second, '"computing"')
     open_gate(on_server)
     assert reply_of(second)["status"] == "completed"
-    assert states(on_server, id)[:2] == (["COMPLETED", "CRASHED"], ["COMPLETED", "COMPLETED", "CRASHED"])
+    assert states(on_server, id)[:2] == (
+        ["COMPLETED", "CRASHED"],
+        ["COMPLETED", "COMPLETED", "CRASHED"],
+    )
     assert len(crashed(on_server, id)) == 1
     assert lease.calls(on_server.results) == {}
 
@@ -142,10 +151,15 @@ def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server):
 def test_reapers_side_by_side_mark_and_tell_once(on_server):
     id = "reap-5"
     killed(on_server, id=id, engine="prefect")
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ}
     command = [sys.executable, "-c", CLI, "runs", "reap", "--json"]
-    reapers = [forked.Popen(command, cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    lines = [json.loads(line) for reaper in reapers for line in reaper.communicate()[0].splitlines()]
+    reapers = [
+        forked.Popen(command, cwd=on_server.root, env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    lines = [
+        json.loads(line) for reaper in reapers for line in reaper.communicate()[0].splitlines()
+    ]
     assert [row["id"] for row in lines] == [id]
     assert states(on_server, id)[:2] == (["CRASHED"], ["CRASHED"])
     assert len(crashed(on_server, id)) == 1
@@ -153,7 +167,7 @@ def test_reapers_side_by_side_mark_and_tell_once(on_server):
 
 
 def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
-    from handler.engine import reap
+    from pfl.handler.engine import reap
 
     killed(gated)
     (call,) = lease.calls(gated.results)
@@ -191,7 +205,15 @@ def test_the_direct_engine_is_covered_and_a_crash_is_no_result(gated):
     assert [(r["status"], r["value"]) for r in reply["steps"]] == [("skipped", 7), ("computed", 42)]
 
 
-@pytest.mark.parametrize("raw", [{"action": "rape"}, {"action": "reap", "id": "abc"}, {"action": "reap", "dry_run": "yes"}, {"action": []}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"action": "rape"},
+        {"action": "reap", "id": "abc"},
+        {"action": "reap", "dry_run": "yes"},
+        {"action": []},
+    ],
+)
 def test_a_wrong_action_is_told(project, raw):
     reply = project.handle(raw)
     assert (reply["status"], reply["error"]["type"]) == ("invalid", "InvalidRequestError")
@@ -202,7 +224,13 @@ def test_runs_ls_shows_what_is_stuck_and_reap_says_what_it_would_do(on_server):
     killed(on_server, id=id, engine="prefect")
     done = pfl(on_server, "runs", "ls", "--id", id, "--stuck", "--json")
     (row,) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, row["id"], row["status"], row["stuck"], row["flow"]) == (0, id, "running", True, "gated")
+    assert (done.returncode, row["id"], row["status"], row["stuck"], row["flow"]) == (
+        0,
+        id,
+        "running",
+        True,
+        "gated",
+    )
     assert "1 stuck: pfl runs reap" in done.stderr
     opened = pfl(on_server, "runs", "open", row["flow_run_id"])
     assert (opened.returncode, opened.stdout.strip()) == (0, row["url"])
@@ -220,7 +248,10 @@ def test_runs_ls_shows_what_is_stuck_and_reap_says_what_it_would_do(on_server):
 def test_runs_ls_shows_a_live_run_of_the_direct_engine(on_server):
     child = start(on_server, id="reap-8")
     until(child, '"computing"')
-    (row,) = [json.loads(line) for line in pfl(on_server, "runs", "ls", "--id", "reap-8", "--json").stdout.splitlines()]
+    (row,) = [
+        json.loads(line)
+        for line in pfl(on_server, "runs", "ls", "--id", "reap-8", "--json").stdout.splitlines()
+    ]
     assert (row["status"], row["stuck"], row["flow_run_id"]) == ("running", False, None)
     open_gate(on_server)
     reply_of(child)
@@ -251,13 +282,20 @@ def test_a_prefect_that_does_not_answer_is_exit_code_5(on_server, monkeypatch):
 
 def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_own(project):
     """Nothing runs any more: neither the call nor the server that its run is in."""
-    from handler.engine import server
+    from pfl.handler.engine.prefect import server
 
     call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600)
     call.try_claim("a", None, lambda waited: None)
     lease.report(project.results, call.token, "killed", "")
-    (shown,) = [json.loads(line) for line in pfl(project, "runs", "ls", "--stuck", "--json").stdout.splitlines()]
-    assert (shown["id"], shown["stuck"], server.find(project.root / ".pfl")) == ("abc", True, None)  # To look starts none.
+    (shown,) = [
+        json.loads(line)
+        for line in pfl(project, "runs", "ls", "--stuck", "--json").stdout.splitlines()
+    ]
+    assert (shown["id"], shown["stuck"], server.find(project.root / ".pfl")) == (
+        "abc",
+        True,
+        None,
+    )  # To look starts none.
     try:
         (row,) = project.handle({"action": "reap"})["reaped"]
         assert (row["cause"], row["runs"]) == ("killed", [])

@@ -11,15 +11,14 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-
-from handler.core import records
-from handler.core.errors import CorruptRecordError, InvalidRequestError
+from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
+from pfl.handler.core.store import records
 
 VALUE = {"rows": [1, 1.5, True, None, "é👾"], "deep": {"er": [[]]}}
 SERIALIZERS = ["json", "compressed/json", "pickle", "compressed/pickle"]
 _READ = """
 import json, sys
-from handler.core import records
+from pfl.handler.core import records
 
 for path in sys.argv[2:]:
     with open(path, "rb") as file:
@@ -47,7 +46,9 @@ def written(tmp_path_factory) -> dict[str, str]:
     """Files that a real ResultStore of Prefect wrote in a process of its own, by the name of its serializer."""
     place = tmp_path_factory.mktemp("results")
     run = [sys.executable, "-c", _WRITE, str(place), json.dumps(VALUE), *SERIALIZERS]
-    done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "PREFECT_HOME": str(place / "home")})
+    done = subprocess.run(
+        run, capture_output=True, text=True, env={**os.environ, "PREFECT_HOME": str(place / "home")}
+    )
     assert done.returncode == 0, done.stderr
     return {name: str(place / name.replace("/", "-")) for name in SERIALIZERS}
 
@@ -60,14 +61,23 @@ def read(written: dict[str, str], *names: str, allow_pickle: bool) -> list:
 
 
 def test_what_prefect_wrote_as_json_is_read_without_prefect(written):
-    assert read(written, "json", "compressed/json", allow_pickle=False) == [[VALUE, "2999-01-02T00:00:00Z", {}]] * 2
+    assert (
+        read(written, "json", "compressed/json", allow_pickle=False)
+        == [[VALUE, "2999-01-02T00:00:00Z", {}]] * 2
+    )
 
 
 @pytest.mark.parametrize("name", ["pickle", "compressed/pickle"])
 def test_what_prefect_pickled_is_refused_with_the_reason_until_it_is_turned_on(written, name):
-    with open(written[name], "rb") as file, pytest.raises(InvalidRequestError, match="reading pickles is off") as caught:
+    with (
+        open(written[name], "rb") as file,
+        pytest.raises(InvalidRequestError, match="reading pickles is off") as caught,
+    ):
         records.decode_result(file.read(), name.replace("/", "-"))
-    assert (caught.value.why, "PFL_ALLOW_PICKLE" in caught.value.hint) == ("whoever can write the store could run code here", True)
+    assert (caught.value.why, "PFL_ALLOW_PICKLE" in caught.value.hint) == (
+        "whoever can write the store could run code here",
+        True,
+    )
 
 
 @given(st.data())
@@ -80,7 +90,14 @@ def test_a_prefect_record_that_is_cut_is_damage_and_nothing_else(written, data):
         records.decode_result(cut, name.replace("/", "-"))
 
 
-@pytest.mark.parametrize("about", [{"type": "compressed/json", "compressionlib": "zstd"}, {"type": "msgpack"}, {"type": "compressed/json"}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"type": "compressed/json", "compressionlib": "zstd"},
+        {"type": "msgpack"},
+        {"type": "compressed/json"},
+    ],
+)
 def test_a_serializer_that_is_not_known_or_not_what_it_says_is_damage(about):
     record = {"metadata": {"storage_key": "k", "serializer": about}, "result": "bm90IGx6bWE="}
     with pytest.raises(CorruptRecordError, match="cannot be decoded"):

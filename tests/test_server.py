@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from handler.core.errors import UnavailableError
-from handler.engine import server, server_process
+from pfl.handler.core.errors import UnavailableError
+from pfl.handler.engine.prefect import server, server_process
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG_S = 120  # Only ever waited for when something is broken.
@@ -29,7 +28,7 @@ LONG_S = 120  # Only ever waited for when something is broken.
 CLIENT = """
 import sys
 from pathlib import Path
-from handler.engine import server
+from pfl.handler.engine import server
 
 found = server.ensure(
     Path(sys.argv[1]), idle_s=float(sys.argv[2]), progress=lambda line: print(line, file=sys.stderr, flush=True)
@@ -114,7 +113,9 @@ def user_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HOME", str(folder))
         patch.setenv("PREFECT_HOME", str(folder / "prefect"))
         patch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-        patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
+        patch.setenv(
+            "PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db"
+        )
         patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         yield folder
 
@@ -152,7 +153,9 @@ def new_home(user_home: Path, tmp_path: Path) -> Iterator[Path]:
 # One server, and who finds it
 
 
-def test_clients_that_start_at_once_share_one_server(pids: list[int], running: server.Server) -> None:
+def test_clients_that_start_at_once_share_one_server(
+    pids: list[int], running: server.Server
+) -> None:
     """They also end, with their pipes closed: the server keeps nothing of its client's open."""
     assert set(pids) == {running.pid}
 
@@ -183,7 +186,7 @@ def test_links_to_runs_are_served_and_foreign_pages_kept_out(running: server.Ser
 
 
 def test_the_client_side_imports_the_standard_library_only() -> None:
-    script = "import handler.engine.server, sys; print({'prefect', 'httpx', 'pydantic', 'asyncio'} & {*sys.modules})"
+    script = "import pfl.handler.engine.prefect.server, sys; print({'prefect', 'httpx', 'pydantic', 'asyncio'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 
@@ -191,10 +194,14 @@ def test_the_client_side_imports_the_standard_library_only() -> None:
 # What it keeps
 
 
-def test_a_run_of_another_process_is_recorded_with_its_task(running: server.Server, tmp_path: Path) -> None:
+def test_a_run_of_another_process_is_recorded_with_its_task(
+    running: server.Server, tmp_path: Path
+) -> None:
     env = os.environ | {"PREFECT_API_URL": running.url, "PREFECT_HOME": str(tmp_path)}
     del env["PREFECT_API_DATABASE_CONNECTION_URL"]
-    done = subprocess.run([sys.executable, "-c", FLOW], env=env, capture_output=True, text=True, timeout=LONG_S)
+    done = subprocess.run(
+        [sys.executable, "-c", FLOW], env=env, capture_output=True, text=True, timeout=LONG_S
+    )
     run_id = done.stdout.strip()
     assert call(f"{running.url}/flow_runs/{run_id}")["state_name"] == "Completed", done.stderr
     is_completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
@@ -203,7 +210,9 @@ def test_a_run_of_another_process_is_recorded_with_its_task(running: server.Serv
     assert task_run["name"].startswith("third")
 
 
-def test_a_server_killed_is_replaced_and_has_its_data_and_port(running: server.Server, project: Path) -> None:
+def test_a_server_killed_is_replaced_and_has_its_data_and_port(
+    running: server.Server, project: Path
+) -> None:
     runs = call(f"{running.url}/flow_runs/count", {})
     os.kill(running.pid, signal.SIGKILL)
     wait_for_end(project, running.pid)
@@ -241,23 +250,36 @@ def parts(sql: str) -> list[str]:
         else:
             cut[-1] += letter
     is_table = sql.startswith("CREATETABLE")
-    return sorted([cut[0], *(cut[1:-1] + [cut[-1].removesuffix(")")])]) if is_table and len(cut) > 1 else cut
+    return (
+        sorted([cut[0], *(cut[1:-1] + [cut[-1].removesuffix(")")])])
+        if is_table and len(cut) > 1
+        else cut
+    )
 
 
 def columns(path: Path) -> dict[str, list[str]]:
     with closing(sqlite3.connect(path)) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {table: [row[1] for row in db.execute(f'PRAGMA table_xinfo("{table}")')] for table in tables}
+        tables = [
+            name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        return {
+            table: [row[1] for row in db.execute(f'PRAGMA table_xinfo("{table}")')]
+            for table in tables
+        }
 
 
 def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     with closing(sqlite3.connect(path)) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         content = {table: db.execute(f'SELECT * FROM "{table}"').fetchall() for table in tables}
     return {table: found for table, found in content.items() if found}
 
 
-def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, tmp_path: Path) -> None:
+def test_a_new_database_is_what_the_migrations_would_have_made(
+    user_home: Path, tmp_path: Path
+) -> None:
     """
     One database starts from schema.sql.gz, one from nothing; both then go through Prefect's own migrations.
 
@@ -281,7 +303,9 @@ def test_a_new_database_is_what_the_migrations_would_have_made(user_home: Path, 
 
 
 def test_block_types_come_after_the_start(running: server.Server, project: Path) -> None:
-    eventually((project / "prefect" / "blocks").exists)  # It took its time while the schemas were compared.
+    eventually(
+        (project / "prefect" / "blocks").exists
+    )  # It took its time while the schemas were compared.
     slugs = {block["slug"] for block in call(f"{running.url}/block_types/filter", {})}
     assert {"secret", "local-file-system", "s3-bucket"} <= slugs
 
@@ -361,7 +385,9 @@ def test_a_damaged_database_is_named(new_home: Path) -> None:
 def test_a_database_of_another_prefect_is_named(new_home: Path) -> None:
     (new_home / "prefect").mkdir(parents=True)
     with closing(sqlite3.connect(new_home / "prefect" / "prefect.db")) as db:
-        db.executescript("CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('f1')")
+        db.executescript(
+            "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('f1')"
+        )
     with pytest.raises(UnavailableError, match="another version of Prefect") as caught:
         server.ensure(new_home)
     assert "'f1'" in caught.value.why
@@ -404,7 +430,11 @@ def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "headers", "is_use"),
-    [("http", [(b"origin", b"x")], True), ("websocket", [], True), ("websocket", [(b"origin", b"x")], False)],
+    [
+        ("http", [(b"origin", b"x")], True),
+        ("websocket", [], True),
+        ("websocket", [(b"origin", b"x")], False),
+    ],
 )
 def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     kind: str, headers: list[Any], is_use: bool
@@ -424,7 +454,9 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
         raise AssertionError(message)
 
     watched = server_process.Watched(app)
-    asyncio.run(watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send))
+    asyncio.run(
+        watched({"type": kind, "path": "/api/events/in", "headers": headers}, receive, send)
+    )
     assert idle == [not is_use, False]
     assert watched.in_use == 0
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from cli import settings as cli_settings
-from handler.core.errors import InvalidRequestError
-from handler.core.settings import KNOBS, Settings
+from pfl.cli import settings as cli_settings
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.settings import KNOBS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def env_example() -> str:
     """The text of ``.env.example``: each knob with its meaning, its choices and its default."""
-    lines = ["# Every setting of pfl. Flags beat the environment, the environment beats this file, and all beat the defaults."]
+    lines = [
+        "# Every setting of pfl. Flags beat the environment, the environment beats this file, and all beat the defaults."
+    ]
     for knob in KNOBS.values():
         choices = f" ({' or '.join(knob.choices)})" if knob.choices else ""
         default = str(int(knob.default)) if isinstance(knob.default, bool) else str(knob.default)
@@ -36,12 +37,23 @@ def test_an_empty_variable_counts_as_unset():
 
 
 def test_each_variable_sets_its_own_field():
-    given = {"PFL_STORE": "s3://b/p", "PFL_ENGINE": "direct", "PFL_INLINE_BYTES": "12", "PREFECT_API_KEY": "k", "PFL_PROJECT": "/p"}
+    given = {
+        "PFL_STORE": "s3://b/p",
+        "PFL_ENGINE": "direct",
+        "PFL_INLINE_BYTES": "12",
+        "PREFECT_API_KEY": "k",
+        "PFL_PROJECT": "/p",
+    }
     settings = Settings.from_env(given | {"HOME": "/root"})
-    assert settings == Settings(store="s3://b/p", engine="direct", inline_bytes=12, prefect_api_key="k", project="/p")
+    assert settings == Settings(
+        store="s3://b/p", engine="direct", inline_bytes=12, prefect_api_key="k", project="/p"
+    )
 
 
-@pytest.mark.parametrize(("text", "meant"), [("1", True), ("TRUE", True), ("yes", True), ("0", False), ("False", False), ("no", False)])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("1", True), ("TRUE", True), ("yes", True), ("0", False), ("False", False), ("no", False)],
+)
 def test_yes_and_no_are_understood_in_their_usual_spellings(text, meant):
     assert Settings.from_env({"PFL_ALLOW_PICKLE": text}).allow_pickle is meant
 
@@ -76,7 +88,11 @@ def test_settings_cannot_be_changed_once_read():
 def test_every_secret_is_marked_as_one():
     secrets = {name for name, knob in KNOBS.items() if knob.secret}
     assert secrets == {"prefect_api_key"}
-    assert not [name for name in KNOBS if any(word in name for word in ("key", "token", "password")) and name not in secrets]
+    assert not [
+        name
+        for name in KNOBS
+        if any(word in name for word in ("key", "token", "password")) and name not in secrets
+    ]
 
 
 def test_the_root_is_the_nearest_directory_upwards_with_a_pipeline(project, monkeypatch):
@@ -99,7 +115,10 @@ def test_a_project_that_is_set_beats_the_working_directory(project, tmp_path):
 def test_a_command_outside_any_project_says_whose_flows_it_takes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli_settings.load()
-    assert f"no flows/pipeline.py in {tmp_path} or above it: using the flows of {ROOT}" in capsys.readouterr().err
+    assert (
+        f"no flows/pipeline.py in {tmp_path} or above it: using the flows of {ROOT}"
+        in capsys.readouterr().err
+    )
     monkeypatch.chdir(ROOT / "tests")
     cli_settings.load()
     assert capsys.readouterr().err == ""

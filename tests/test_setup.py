@@ -6,12 +6,11 @@ import subprocess
 
 import pytest
 import servers
+from pfl.handler.core.errors import InvalidRequestError, UnavailableError
+from pfl.handler.engine.prefect import client, session
+from pfl.handler.engine.prefect.environment import Api
 from test_cli import Ran, pfl
 from test_engine import ask
-
-from handler.core.errors import InvalidRequestError, UnavailableError
-from handler.engine import prefect_api, prefect_run
-from handler.engine.prefect_env import Api
 
 ORDINARY = """
     from prefect import flow
@@ -53,14 +52,22 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
 
     def setup(kind: str, url: str = prefect_server.url, **options) -> dict:
-        from serverless import prefect_setup
+        from pfl.serverless import prefect_setup
 
         settings = on_prefect.settings
         if kind != "automations":
-            options = {"blocks": {"name": "cache", "with_keys": False}, "deployments": {"pool": "setup", "function": "pfl"}}[kind] | options
-        with prefect_run.session(settings, lambda step, doing: None):
+            options = {
+                "blocks": {"name": "cache", "with_keys": False},
+                "deployments": {"pool": "setup", "function": "pfl"},
+            }[kind] | options
+        with session.session(settings, lambda step, doing: None):
             arguments = () if kind == "automations" else (settings,)
-            return {c.name: c for c in getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **{"dry_run": False} | options)}
+            return {
+                c.name: c
+                for c in getattr(prefect_setup, kind)(
+                    Api(url, "", "test"), *arguments, **{"dry_run": False} | options
+                )
+            }
 
     forget_blocks(prefect_server.url)
     return setup
@@ -68,9 +75,12 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
 
 def forget_blocks(url: str) -> None:
     """The blocks that other tests made in the Prefect they share."""
-    chosen = {"block_types": {"slug": {"any_": ["s3-bucket", "local-file-system"]}}, "block_documents": {"name": {"any_": ["cache"]}}}
+    chosen = {
+        "block_types": {"slug": {"any_": ["s3-bucket", "local-file-system"]}},
+        "block_documents": {"name": {"any_": ["cache"]}},
+    }
     for found in ask(url, "/block_documents/filter", chosen):
-        prefect_api.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
+        client.ask(Api(url, "", "test"), f"/block_documents/{found['id']}", method="DELETE")
 
 
 def block(url: str, name: str) -> dict:
@@ -83,7 +93,7 @@ def inside(capfd):
     """``pfl`` in this process, for commands that import Prefect."""
 
     def run(*arguments: str) -> Ran:
-        from cli.main import main
+        from pfl.cli.main import main
 
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -93,23 +103,41 @@ def inside(capfd):
     return run
 
 
-def test_all_is_made_once_shown_dry_first_and_removed(on_prefect, prefect_server, inside, monkeypatch):
+def test_all_is_made_once_shown_dry_first_and_removed(
+    on_prefect, prefect_server, inside, monkeypatch
+):
     on_prefect.write(ORDINARY, "nightly")
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
     monkeypatch.setenv("PFL_WORK_POOL", "whole")
     forget_blocks(prefect_server.url)
     before = inside("setup", "rm", "--dry-run", "--json").rows
-    runs = [inside("setup", *arguments, "--json") for arguments in (("all", "--dry-run"), ("all",), ("all",))]
-    names = ["local-file-system/cache", "whole", "meaning/lambda", "audit/lambda", "chat/lambda", "nightly/lambda"]
+    runs = [
+        inside("setup", *arguments, "--json")
+        for arguments in (("all", "--dry-run"), ("all",), ("all",))
+    ]
+    names = [
+        "local-file-system/cache",
+        "whole",
+        "meaning/lambda",
+        "audit/lambda",
+        "chat/lambda",
+        "nightly/lambda",
+    ]
     assert [[row["name"] for row in ran.rows][:6] for ran in runs] == [names] * 3
     dry, made, again = ([row["action"] for row in ran.rows] for ran in runs)
     assert dry == made and dry[:2] == ["create", "create"]
-    assert "keep" not in dry[:6] and set(again) == {"keep"}  # Other tests may have made deployments of these names for their pools.
-    assert runs[0].rows[0]["fields"] == {"basepath": {"before": None, "after": str(on_prefect.root / ".pfl" / "store")}}
+    assert "keep" not in dry[:6] and set(again) == {
+        "keep"
+    }  # Other tests may have made deployments of these names for their pools.
+    assert runs[0].rows[0]["fields"] == {
+        "basepath": {"before": None, "after": str(on_prefect.root / ".pfl" / "store")}
+    }
     assert "written, read and deleted through the block and the store" in runs[1].rows[0]["note"]
     (on_prefect.root / "flows" / "nightly.py").unlink()
     gone = inside("setup", "deployments", "--json").rows
-    assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [("nightly/lambda", "remove")]
+    assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [
+        ("nightly/lambda", "remove")
+    ]
     assert inside("setup", "rm").code == 2  # There is no terminal to ask at.
     removed = inside("setup", "rm", "--yes")
     assert (removed.code, "6 remove" in removed.err) == (0, True)
@@ -120,32 +148,48 @@ def test_the_form_has_choices_types_defaults_and_docstrings(setting_up, on_prefe
     on_prefect.write(FORM)
     setting_up("deployments")
     made = ask(prefect_server.url, "/deployments/name/formed/lambda")
-    assert (made["description"], made["enforce_parameter_schema"], made["work_pool_name"]) == ("What it is for.", True, "setup")
+    assert (made["description"], made["enforce_parameter_schema"], made["work_pool_name"]) == (
+        "What it is for.",
+        True,
+        "setup",
+    )
     form = made["parameter_openapi_schema"]
-    fields = {name: {k: v for k, v in field.items() if k not in ("title", "position")} for name, field in form["properties"].items()}
+    fields = {
+        name: {k: v for k, v in field.items() if k not in ("title", "position")}
+        for name, field in form["properties"].items()
+    }
     assert form["required"] == ["id"]
     assert fields["step"]["enum"] == ["first", "second"]
     assert fields["bust"]["enum"] == ["this", "all"]
-    assert (fields["skip"]["type"], fields["skip"]["items"]["enum"]) == ("array", ["first", "second"])
+    assert (fields["skip"]["type"], fields["skip"]["items"]["enum"]) == (
+        "array",
+        ["first", "second"],
+    )
     assert fields["rate"] == {"type": "number", "default": 2.5, "description": "How much of it."}
     assert (fields["mode"]["enum"], fields["mode"]["default"]) == (["fast", "slow"], "fast")
     assert all(field["description"] for field in fields.values())
 
 
-def test_the_block_of_a_bucket_reads_what_pfl_stored_and_keeps_keys_out(setting_up, on_prefect, bucket, s3_env, prefect_server):
+def test_the_block_of_a_bucket_reads_what_pfl_stored_and_keeps_keys_out(
+    setting_up, on_prefect, bucket, s3_env, prefect_server
+):
     on_prefect.knobs["store"] = f"s3://{bucket}/pre/fix"
     change = setting_up("blocks")["s3-bucket/cache"]
-    assert (change.action, change.fields["folder"], change.fields["keys"]) == ("create", (None, "pre/fix"), (None, "not stored"))
-    credentials = block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]
-    assert {name: value for name, value in credentials.items() if "key" in name or "token" in name} == dict.fromkeys(
-        ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    assert (change.action, change.fields["folder"], change.fields["keys"]) == (
+        "create",
+        (None, "pre/fix"),
+        (None, "not stored"),
     )
+    credentials = block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]
+    assert {
+        name: value for name, value in credentials.items() if "key" in name or "token" in name
+    } == dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"))
     assert credentials["aws_client_parameters"]["endpoint_url"] == s3_env["AWS_ENDPOINT_URL"]
     reply = on_prefect.call("stored", engine="direct")
     from prefect.results import ResultStore
     from prefect_aws import S3Bucket
 
-    with prefect_run.session(on_prefect.settings, lambda step, doing: None):
+    with session.session(on_prefect.settings, lambda step, doing: None):
         # The block itself, as Prefect's own result store uses it.
         mine = S3Bucket.load("cache")
         read = ResultStore(result_storage=mine).read(f"results/stored/a/{reply['steps'][0]['key']}")
@@ -155,9 +199,14 @@ def test_the_block_of_a_bucket_reads_what_pfl_stored_and_keeps_keys_out(setting_
     on_prefect.knobs["store"] = f"s3://{bucket}/other"
     moved = setting_up("blocks")["s3-bucket/cache"]
     assert moved.fields == {"folder": ("pre/fix", "other")}  # The keys that somebody stored stay.
-    assert block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]["aws_secret_access_key"] == "test"
+    assert (
+        block(prefect_server.url, "s3-bucket/cache")["data"]["credentials"]["aws_secret_access_key"]
+        == "test"
+    )
     on_prefect.knobs["store"] = ""
-    assert "s3-bucket/cache, of another type" in setting_up("blocks")["local-file-system/cache"].note
+    assert (
+        "s3-bucket/cache, of another type" in setting_up("blocks")["local-file-system/cache"].note
+    )
 
 
 def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_env, prefect_server):
@@ -167,7 +216,13 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
     on_prefect.knobs["store"] = "memory://x"
     with pytest.raises(InvalidRequestError, match="in memory"):
         setting_up("blocks", name="broken")
-    assert prefect_api.ask(Api(prefect_server.url, "", ""), "/block_types/slug/s3-bucket/block_documents/name/broken") is None
+    assert (
+        client.ask(
+            Api(prefect_server.url, "", ""),
+            "/block_types/slug/s3-bucket/block_documents/name/broken",
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,12 +236,19 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
         ("automations", "/automations/", 404, "too old"),
     ],
 )
-def test_what_prefect_refuses_names_the_thing_and_the_way_out(setting_up, prefect_server, kind, path, status, hint):
+def test_what_prefect_refuses_names_the_thing_and_the_way_out(
+    setting_up, prefect_server, kind, path, status, hint
+):
     def answer(method: str, asked: str):
         return (status, b'{"detail":"no"}') if path in asked else None
 
-    with servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy, pytest.raises(UnavailableError) as caught:
-        setting_up(kind, f"{proxy.url}/api", **({"pool": "refused"} if kind == "deployments" else {}))
+    with (
+        servers.Loopback(answer, prefect_server.url.removesuffix("/api")) as proxy,
+        pytest.raises(UnavailableError) as caught,
+    ):
+        setting_up(
+            kind, f"{proxy.url}/api", **({"pool": "refused"} if kind == "deployments" else {})
+        )
     assert caught.value.what.startswith("Prefect did not take the ")
     assert hint in caught.value.hint
 
@@ -197,17 +259,28 @@ def test_an_unreachable_prefect_is_told_with_what_to_look_at(setting_up):
     assert ("refused" in caught.value.why, "PREFECT_API_URL" in caught.value.hint) == (True, True)
 
 
-def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(setting_up, on_prefect, prefect_server):
+def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(
+    setting_up, on_prefect, prefect_server
+):
     on_prefect.write(FORM)
     setting_up("deployments", pool="kept")
     url, api = prefect_server.url, Api(prefect_server.url, "", "")
     made = ask(url, "/deployments/name/formed/lambda")
-    ask(url, f"/deployments/{made['id']}/schedules", [{"active": True, "schedule": {"interval": 3600}}])
-    given = {"job_variables": {"function": "other"}, "parameters": {"id": "nightly"}, "tags": ["mine"], "description": "x"}
-    prefect_api.ask(api, f"/deployments/{made['id']}", given, method="PATCH")
+    ask(
+        url,
+        f"/deployments/{made['id']}/schedules",
+        [{"active": True, "schedule": {"interval": 3600}}],
+    )
+    given = {
+        "job_variables": {"function": "other"},
+        "parameters": {"id": "nightly"},
+        "tags": ["mine"],
+        "description": "x",
+    }
+    client.ask(api, f"/deployments/{made['id']}", given, method="PATCH")
     template = ask(url, "/work_pools/kept")["base_job_template"]
     template["variables"]["properties"]["more"] = {"type": "string"}
-    prefect_api.ask(api, "/work_pools/kept", {"base_job_template": template}, method="PATCH")
+    client.ask(api, "/work_pools/kept", {"base_job_template": template}, method="PATCH")
     on_prefect.write(FORM.replace("2.5", "3.5"))
     changes = setting_up("deployments", pool="kept", function="another")
     assert changes["kept"].fields == {"function": ("pfl", "another")}
@@ -215,27 +288,45 @@ def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(setting_u
     assert changes["formed/lambda"].fields["form"] == ("rate", "rate")
     now = ask(url, "/deployments/name/formed/lambda")
     assert [each["schedule"]["interval"] for each in now["schedules"]] == [3600]
-    assert (now["job_variables"], now["parameters"], now["tags"]) == ({"function": "other"}, {"id": "nightly"}, ["mine", "pfl"])
+    assert (now["job_variables"], now["parameters"], now["tags"]) == (
+        {"function": "other"},
+        {"id": "nightly"},
+        ["mine", "pfl"],
+    )
     assert now["parameter_openapi_schema"]["properties"]["rate"]["default"] == 3.5
     properties = ask(url, "/work_pools/kept")["base_job_template"]["variables"]["properties"]
-    assert (properties["function"]["default"], properties["more"]) == ("another", {"type": "string"})
+    assert (properties["function"]["default"], properties["more"]) == (
+        "another",
+        {"type": "string"},
+    )
 
 
 def test_a_block_of_the_same_place_under_another_name_is_told(setting_up, on_prefect):
     setting_up("blocks", name="renamed")
     change = setting_up("blocks", dry_run=True)["local-file-system/cache"]
-    assert (change.action, change.note) == ("create", "local-file-system/renamed is of the same place: --name renamed keeps that one alone")
+    assert (change.action, change.note) == (
+        "create",
+        "local-file-system/renamed is of the same place: --name renamed keeps that one alone",
+    )
 
 
 def test_a_work_pool_of_another_type_is_left_alone(setting_up, prefect_server):
-    ask(prefect_server.url, "/work_pools/", {"name": "theirs", "type": "process", "base_job_template": {}})
+    ask(
+        prefect_server.url,
+        "/work_pools/",
+        {"name": "theirs", "type": "process", "base_job_template": {}},
+    )
     with pytest.raises(InvalidRequestError, match="is of type process"):
         setting_up("deployments", pool="theirs")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["rm", "things"], "'things' is not one of 'blocks'"), (["blocks", "--name", "Cache!"], "cannot be named"), (["all", "--pool"], "--pool")],
+    [
+        (["rm", "things"], "'things' is not one of 'blocks'"),
+        (["blocks", "--name", "Cache!"], "cannot be named"),
+        (["all", "--pool"], "--pool"),
+    ],
 )
 def test_wrong_input_is_told(project, arguments, words):
     ran = pfl("setup", *arguments)

@@ -14,11 +14,10 @@ import pytest
 import servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from handler.core.errors import InvalidRequestError, UnavailableError
-from handler.core.keys import encode_id
-from handler.core.settings import Settings
-from handler.core.store import AlreadyExistsError, of, open_store
+from pfl.handler.core.errors import InvalidRequestError, UnavailableError
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store.keys import encode_id
+from pfl.handler.core.store.objects import AlreadyExistsError, of, open_store
 
 
 def listed(store, prefix: str) -> list[str]:
@@ -115,7 +114,25 @@ def test_deleting_nothing_asks_nothing(store):
     assert store.counts["delete"] == 0
 
 
-WEIRD = ["%2F", "%252e%252e", "%E9", "a b", "é", "👾", "مرحبا", "a+b", "a&b=c", "~x", "a=b", "x'y", "(z)", "a,b", "a;b", "a:b", "a@b"]
+WEIRD = [
+    "%2F",
+    "%252e%252e",
+    "%E9",
+    "a b",
+    "é",
+    "👾",
+    "مرحبا",
+    "a+b",
+    "a&b=c",
+    "~x",
+    "a=b",
+    "x'y",
+    "(z)",
+    "a,b",
+    "a;b",
+    "a:b",
+    "a@b",
+]
 
 
 @pytest.mark.parametrize("name", WEIRD)
@@ -130,7 +147,10 @@ def test_a_key_with_unusual_characters_is_listed_as_it_was_written(store, name):
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(id=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60), data=st.binary())
+@given(
+    id=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60),
+    data=st.binary(),
+)
 def test_any_ids_folder_holds_what_was_put_there(store, id, data):
     key = f"results/{encode_id(id)}/a/0"
     store.put(key, data)
@@ -193,7 +213,10 @@ def test_a_file_url_and_a_path_name_the_same_directory(tmp_path):
     assert open_store(str(tmp_path), environ={}).get("k") == b"x"
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "s3://b c/x", "file://", "ftp://x"])
+@pytest.mark.parametrize(
+    "url",
+    ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "s3://b c/x", "file://", "ftp://x"],
+)
 def test_a_url_that_names_no_store_is_refused(url):
     with pytest.raises(InvalidRequestError, match="PFL_STORE") as caught:
         open_store(url, environ={})
@@ -202,14 +225,28 @@ def test_a_url_that_names_no_store_is_refused(url):
 
 
 @pytest.mark.parametrize(
-    ("variable", "bad"), [("AWS_ENDPOINT_URL", "not a url"), ("AWS_ENDPOINT_URL", "http://[x"), ("AWS_ENDPOINT_URL", "ftp://x"), ("AWS_REGION", "no region")]
+    ("variable", "bad"),
+    [
+        ("AWS_ENDPOINT_URL", "not a url"),
+        ("AWS_ENDPOINT_URL", "http://[x"),
+        ("AWS_ENDPOINT_URL", "ftp://x"),
+        ("AWS_REGION", "no region"),
+    ],
 )
 def test_a_variable_that_no_request_can_be_made_of_is_refused_by_its_name(s3_env, variable, bad):
     with pytest.raises(InvalidRequestError, match=variable):
         open_store("s3://bucket/x", environ=s3_env | {variable: bad})
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4566", "https://s3.eu-west-1.amazonaws.com/", "http://[::1]:9000", "http://minio_1:9000/s3"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:4566",
+        "https://s3.eu-west-1.amazonaws.com/",
+        "http://[::1]:9000",
+        "http://minio_1:9000/s3",
+    ],
+)
 def test_an_endpoint_in_any_usual_form_is_taken(s3_env, endpoint):
     open_store("s3://my.bucket_x/x", environ=s3_env | {"AWS_ENDPOINT_URL": endpoint})
 
@@ -361,7 +398,10 @@ def test_a_bucket_that_answers_500_is_tried_again_and_then_an_error(s3_env):
 
 def test_a_bucket_that_answers_500_once_is_read_after_all(bucket, s3_env, s3_url):
     open_store(f"s3://{bucket}", environ=s3_env).put("k", b"x")
-    with servers.Loopback(lambda m, p: None if len(flaky.asked) > 1 else servers.s3_error(500, "InternalError"), s3_url) as flaky:
+    with servers.Loopback(
+        lambda m, p: None if len(flaky.asked) > 1 else servers.s3_error(500, "InternalError"),
+        s3_url,
+    ) as flaky:
         store = open_store(f"s3://{bucket}", environ=s3_env | {"AWS_ENDPOINT_URL": flaky.url})
         assert store.get("k") == b"x"
     assert len(flaky.asked) == 2

@@ -10,7 +10,17 @@ import pytest
 import servers
 from conftest import ROOT
 
-RUN = [sys.executable, "-c", "from cli.main import main; main()", "invoke", "--id", "abc", "--cached-only", "--engine", "direct"]
+RUN = [
+    sys.executable,
+    "-c",
+    "from pfl.cli.main import main; main()",
+    "invoke",
+    "--id",
+    "abc",
+    "--cached-only",
+    "--engine",
+    "direct",
+]
 SSO = """
 [profile single]
 sso_session = one
@@ -26,10 +36,15 @@ sso_start_url = https://example.invalid/start
 def ask(project, tmp_path, s3_env):
     """Asks for a hit as a person would whose AWS files are these, with no AWS variables but those given."""
     (tmp_path / "config").write_text("[profile work]\nregion = eu-west-1\n" + SSO)
-    (tmp_path / "credentials").write_text("[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n[half]\naws_access_key_id = x\n")
+    (tmp_path / "credentials").write_text(
+        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n[half]\naws_access_key_id = x\n"
+    )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    clean |= {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
-    clean |= {"AWS_EC2_METADATA_DISABLED": "true", "PYTHONPATH": str(ROOT), "PFL_STORE": "s3://bucket/pfl"}
+    clean |= {
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+    }
+    clean |= {"AWS_EC2_METADATA_DISABLED": "true", "PFL_STORE": "s3://bucket/pfl"}
 
     def run(**environ: str) -> tuple[int, str]:
         done = subprocess.run(RUN, capture_output=True, text=True, env=clean | environ)

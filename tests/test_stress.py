@@ -33,8 +33,8 @@ FLOWS = [flow("chain", a, b, c)]
 _WORK = """
 import fcntl, json, random, sys, time
 from handler import entry
-from handler.core import bust, store, verify
-from handler.core.settings import Settings
+from pfl.handler.core import bust, store, verify
+from pfl.handler.core.settings import Settings
 
 settings, seed, rounds, ids = Settings(**json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 opened, chance = store.of(settings), random.Random(seed)
@@ -71,12 +71,14 @@ for _ in range(rounds):
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(project, request, tmp_path, kind):
+def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(
+    project, request, tmp_path, kind
+):
     project.write(CHAIN)
     for id in IDS:
         (project.root / f"{id}.txt").write_text("1")
     knobs = {"project": str(project.root), "engine": "direct", "store": str(tmp_path)}
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ}
     if kind == "s3":
         knobs["store"] = f"s3://{request.getfixturevalue('bucket')}/pfl"
         environ |= request.getfixturevalue("s3_env")
@@ -100,14 +102,25 @@ def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(pr
     assert len(rows) == PROCESSES * rounds
     busts = [row for row in rows if "least" in row]
     calls = [row for row in rows if "values" in row]
-    busts += [row | {"least": row["values"]["b"] % 1_000_000} for row in calls if row["act"] == "bust by call"]
+    busts += [
+        row | {"least": row["values"]["b"] % 1_000_000}
+        for row in calls
+        if row["act"] == "bust by call"
+    ]
     assert len(busts) > 5 and len(calls) > 20
     for row in calls:
         assert row["status"] == "completed", row
         found, a = row["values"], len(row["id"])
         assert found["b"] // 1_000_000 == a == found.get("a", a)
         assert found.get("c", found["b"] * 10) == found["b"] * 10
-        least = max((each["least"] for each in busts if each["id"] == row["id"] and each["ended"] < row["began"]), default=1)
+        least = max(
+            (
+                each["least"]
+                for each in busts
+                if each["id"] == row["id"] and each["ended"] < row["began"]
+            ),
+            default=1,
+        )
         assert found["b"] % 1_000_000 >= least, (row, least)
     for row in rows:
         assert [p for p in row.get("problems", ()) if p[1] == "damaged"] == []

@@ -10,10 +10,9 @@ import sys
 
 import pytest
 from hypothesis import given
+from pfl.handler.core.errors import StepFailedError
+from pfl.handler.core.store.values import UnstorableValueError, encode, normalise
 from test_keys import json_values
-
-from handler.core.errors import StepFailedError
-from handler.core.values import UnstorableValueError, encode, normalise
 
 
 @given(json_values)
@@ -51,7 +50,10 @@ class Row:
     ("value", "path"),
     [
         (Row(), "result: "),
-        ({"rows": [0, 1, 2, {"when": datetime.datetime(2026, 1, 1)}]}, "result.rows[3].when: datetime.datetime"),
+        (
+            {"rows": [0, 1, 2, {"when": datetime.datetime(2026, 1, 1)}]},
+            "result.rows[3].when: datetime.datetime",
+        ),
         ({"a b": {1, 2}}, "result['a b']: set"),
         ([b"x"], "result[0]: bytes"),
         ({"x": decimal.Decimal(1)}, "result.x: decimal.Decimal"),

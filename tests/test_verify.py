@@ -8,10 +8,10 @@ import uuid
 
 import pytest
 from conftest import values
+from pfl.handler.core.cache import accept, bust, inspection, verify
+from pfl.handler.core.store import keys, records
+from pfl.handler.core.store import objects as stores
 from test_bust import DAY_S, OUTSIDE, busted, change
-
-from handler.core import accept, bust, inspection, keys, records, verify
-from handler.core import store as stores
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
@@ -24,7 +24,9 @@ def chain(request, project):
         project.store = stores.open_store(str(project.root / "store"), environ={}, create=True)
     else:
         bucket = request.getfixturevalue("bucket")
-        project.store = stores.open_store(f"s3://{bucket}/pfl", environ=request.getfixturevalue("s3_env"))
+        project.store = stores.open_store(
+            f"s3://{bucket}/pfl", environ=request.getfixturevalue("s3_env")
+        )
     project.call()
     return project
 
@@ -38,7 +40,9 @@ def one(project):
     return project
 
 
-def problems(project, *, repair: bool = False, retention_s: float = DAY_S, after: str = "") -> dict[str, str]:
+def problems(
+    project, *, repair: bool = False, retention_s: float = DAY_S, after: str = ""
+) -> dict[str, str]:
     walked = verify.walk(project.results, repair=repair, retention_s=retention_s, after=after)
     return {each.key: each.problem.problem for each in walked if each.problem}
 
@@ -55,7 +59,13 @@ def test_a_sound_store_has_no_problems_and_is_left_alone(chain):
     assert objects(chain, "") == before
 
 
-DAMAGES = {"empty": b"", "no JSON": b"\x00", "null": b"null", "another shape": b'{"a":1}', "sealed, another shape": records.seal({})}
+DAMAGES = {
+    "empty": b"",
+    "no JSON": b"\x00",
+    "null": b"null",
+    "another shape": b'{"a":1}',
+    "sealed, another shape": records.seal({}),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -84,9 +94,15 @@ def test_a_whole_object_in_the_wrong_place_is_damaged(one, kind):
     assert problems(one) == {ours: "damaged"}
 
 
-def test_a_value_that_no_history_leads_to_is_orphaned_once_its_writer_cannot_be_at_work(one, monkeypatch):
+def test_a_value_that_no_history_leads_to_is_orphaned_once_its_writer_cannot_be_at_work(
+    one, monkeypatch
+):
     one.knobs["inline_bytes"] = 5
-    one.write(OUTSIDE.replace("return len(id)", "return 'x' * 99").replace("(a: int)", "(a)").replace("return a +", "return len(a) +"))
+    one.write(
+        OUTSIDE.replace("return len(id)", "return 'x' * 99")
+        .replace("(a: int)", "(a)")
+        .replace("return a +", "return len(a) +")
+    )
     one.call()
     [value] = objects(one, "values")
     assert problems(one) == {}
@@ -100,9 +116,20 @@ def test_a_value_that_no_history_leads_to_is_orphaned_once_its_writer_cannot_be_
 
 def test_a_plan_without_its_large_result_and_history_without_its_large_value_are_orphaned(one):
     one.knobs["inline_bytes"] = 5
-    one.write(OUTSIDE.replace("return len(id)", "return 'x' * 99").replace("(a: int)", "(a)").replace("return a +", "return len(a) +"))
+    one.write(
+        OUTSIDE.replace("return len(id)", "return 'x' * 99")
+        .replace("(a: int)", "(a)")
+        .replace("return a +", "return len(a) +")
+    )
     one.call(step="a")
-    [value], [plan] = objects(one, "values"), [p for p in objects(one, "plans/abc/a") if one.results.get(p).count(b"x" * 99) == 0 and b',101,' in one.results.get(p)]
+    [value], [plan] = (
+        objects(one, "values"),
+        [
+            p
+            for p in objects(one, "plans/abc/a")
+            if one.results.get(p).count(b"x" * 99) == 0 and b",101," in one.results.get(p)
+        ],
+    )
     [result] = [p for p in objects(one, "results/abc/a") if b"x" * 99 in one.results.get(p)]
     one.results.delete([value, result])
     found = problems(one)
@@ -138,7 +165,10 @@ def test_a_plan_that_a_dead_publisher_left_is_stale(one):
     for path, data in kept.items():
         one.results.put(path, data)
     found = problems(one, repair=True)
-    assert sorted((path.split("/")[2], problem) for path, problem in found.items()) == [("b", "stale"), ("c", "stale")]
+    assert sorted((path.split("/")[2], problem) for path, problem in found.items()) == [
+        ("b", "stale"),
+        ("c", "stale"),
+    ]
     change(one, 5)
     assert values(one.call())["c"] == 80
 
@@ -147,9 +177,16 @@ def test_an_interrupted_walk_goes_on_behind_its_last_key(chain):
     for id in ("x", "y", "z"):
         chain.call(id)
     whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
-    assert sorted(whole) == sorted(e.key for e in chain.results.list("") if e.key.split("/")[0] in verify.KINDS)
+    assert sorted(whole) == sorted(
+        e.key for e in chain.results.list("") if e.key.split("/")[0] in verify.KINDS
+    )
     for place in (0, 5, 17, len(whole) - 1):
-        rest = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[place])]
+        rest = [
+            each.key
+            for each in verify.walk(
+                chain.results, repair=False, retention_s=DAY_S, after=whole[place]
+            )
+        ]
         assert rest == whole[place + 1 :]
 
 
@@ -158,7 +195,10 @@ def test_a_walk_that_goes_on_behind_a_key_that_has_gone_misses_nothing(chain):
         chain.call(id)
     whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
     chain.results.delete([whole[7]])
-    rest = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[7])]
+    rest = [
+        each.key
+        for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[7])
+    ]
     assert set(rest) >= set(whole[8:])
 
 
@@ -183,8 +223,14 @@ def test_what_was_written_anew_meanwhile_is_not_set_aside(one):
 
 
 def test_a_pickled_result_is_not_opened(one):
-    metadata = {"storage_key": "results/abc/a/x", "expiration": None, "serializer": {"type": "pickle"}}
-    one.results.put("results/abc/a/x", json.dumps({"metadata": metadata, "result": "gASVAAAA"}).encode())
+    metadata = {
+        "storage_key": "results/abc/a/x",
+        "expiration": None,
+        "serializer": {"type": "pickle"},
+    }
+    one.results.put(
+        "results/abc/a/x", json.dumps({"metadata": metadata, "result": "gASVAAAA"}).encode()
+    )
     assert problems(one) == {}
 
 
@@ -219,12 +265,19 @@ def test_a_walk_of_many_objects_keeps_none_of_them(one, walker):
                 one.results.put(path.replace("/abc/", f"/id{number}/"), body)
     keys, bodies, list_, get = Alive(), Alive(), one.results.list, one.results.get
     key, body = keys.watched(str), bodies.watched(bytes)
-    one.results.list = lambda prefix, **more: (entry._replace(key=key(entry.key)) for entry in list_(prefix, **more))
+    one.results.list = lambda prefix, **more: (
+        entry._replace(key=key(entry.key)) for entry in list_(prefix, **more)
+    )
     one.results.get = lambda key: None if (data := get(key)) is None else body(data)
     if walker == "verify":
         seen = sum(1 for _ in verify.walk(one.results, repair=False, retention_s=DAY_S))
     else:
-        seen = sum(1 for _ in inspection.entries(one.results, id=None, flow=None, step=None, warn=lambda exc: None))
+        seen = sum(
+            1
+            for _ in inspection.entries(
+                one.results, id=None, flow=None, step=None, warn=lambda exc: None
+            )
+        )
     assert seen >= 120
     assert max(keys.most, bodies.most) <= 4
 
@@ -232,8 +285,20 @@ def test_a_walk_of_many_objects_keeps_none_of_them(one, walker):
 def test_busts_of_all_steps_of_all_ids_and_of_a_long_id_are_no_damage(one):
     long = "x" * 400
     one.call(long)
-    for scope in (bust.Scope(keys.encode_id("abc")), bust.Scope(keys.encode_id(long)), bust.Scope(steps=("b",)), bust.Scope(prefix="a")):
-        bust.bust(one.results, scope, bust.new_name(), dependents={"b", "c"}, known={"a", "b", "c"}, retention_s=DAY_S)
+    for scope in (
+        bust.Scope(keys.encode_id("abc")),
+        bust.Scope(keys.encode_id(long)),
+        bust.Scope(steps=("b",)),
+        bust.Scope(prefix="a"),
+    ):
+        bust.bust(
+            one.results,
+            scope,
+            bust.new_name(),
+            dependents={"b", "c"},
+            known={"a", "b", "c"},
+            retention_s=DAY_S,
+        )
     assert problems(one) == {}
 
 
@@ -241,7 +306,9 @@ def test_busts_of_other_ids_cost_an_object_nothing(one, monkeypatch):
     for number in range(40):
         bust.mark(one.results, bust.new_name(), "b", bust.Scope(f"id{number}"))
     covers, asked = bust.Mark.covers, []
-    monkeypatch.setattr(bust.Mark, "covers", lambda mark, *place: asked.append(mark) or covers(mark, *place))
+    monkeypatch.setattr(
+        bust.Mark, "covers", lambda mark, *place: asked.append(mark) or covers(mark, *place)
+    )
     assert problems(one) == {}
     assert len(list(bust.results(one.results, bust.Scope(steps=("b",))))) == 1
     assert asked == []

@@ -53,7 +53,9 @@ def edit(project: Project, old: str, new: str, name: str = "helpers") -> None:
 
 def reason(project: Project, step: str = "b", **event: object) -> str:
     """The reply's own word for why *step* would be computed."""
-    return {row["step"]: row["why"] for row in project.call(cached_only=True, **event)["steps"]}[step]
+    return {row["step"]: row["why"] for row in project.call(cached_only=True, **event)["steps"]}[
+        step
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +75,18 @@ def test_each_changed_part_is_named_with_its_place(edited, old, new, name, said)
 def test_a_secret_is_not_shown(edited):
     edit(edited, "sk-1234567890", "sk-0987654321")
     assert reason(edited) == "`API_TOKEN` in flows/helpers.py:3 changed"
-    stored = b"".join(path.read_bytes() for path in (edited.root / ".pfl" / "store").rglob("*") if path.is_file())
+    stored = b"".join(
+        path.read_bytes() for path in (edited.root / ".pfl" / "store").rglob("*") if path.is_file()
+    )
     assert b"sk-" not in stored
 
 
 def test_a_changed_parameter_and_a_changed_input_are_shown_old_and_new(edited):
     assert reason(edited, params={"rate": 3}) == "parameter `rate`: 2 → 3"
     edit(edited, "1234", "1235", "pipeline")
-    assert {row["step"]: row["why"] for row in edited.call()["steps"]}["b"] == "input `a`: 1234 → 1235"
+    assert {row["step"]: row["why"] for row in edited.call()["steps"]}[
+        "b"
+    ] == "input `a`: 1234 → 1235"
 
 
 def test_never_computed_busted_and_expired_are_told_apart(edited):
@@ -92,7 +98,10 @@ def test_why_works_from_what_is_stored_when_the_old_code_is_gone(edited):
     edit(edited, "return x / RATE", "return x / RATE + 0")
     ran = pfl("cache", "why", "--id", "abc", "--step", "b", "--diff")
     assert ran.code == 0
-    assert "-    return x / RATE\n" in ran.out.replace("  -", "-") and "+    return x / RATE + 0" in ran.out
+    assert (
+        "-    return x / RATE\n" in ran.out.replace("  -", "-")
+        and "+    return x / RATE + 0" in ran.out
+    )
     rows = pfl("cache", "why", "--id", "abc", "--json").rows
     assert [row["status"] for row in rows] == ["hit", "compute", "depends"]
     assert rows[1]["reasons"] == ["`clean()` in flows/helpers.py:6 changed"]
@@ -100,7 +109,12 @@ def test_why_works_from_what_is_stored_when_the_old_code_is_gone(edited):
 
 
 def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited):
-    edit(edited, "    API_TOKEN\n", "    API_TOKEN, START, getattr(flows.helpers, id, None)\n", "pipeline")
+    edit(
+        edited,
+        "    API_TOKEN\n",
+        "    API_TOKEN, START, getattr(flows.helpers, id, None)\n",
+        "pipeline",
+    )
     started = "import os, time\nimport flows.helpers\nSTART = time.time_ns()\nos.system('true')\n"
     edit(edited, "from flows.helpers", f"{started}from flows.helpers", "pipeline")
     said = pfl("plan", "--id", "abc", "--step", "b").err
@@ -113,19 +127,27 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
     before = values(edited.call())
     edit(edited, "x / RATE", "x / RATE + 0")
     refused = pfl("cache", "accept", "--step", "b")
-    assert refused.code == 2 and "--yes" in refused.err and "`clean()` in flows/helpers.py:6 changed" in refused.err
+    assert (
+        refused.code == 2
+        and "--yes" in refused.err
+        and "`clean()` in flows/helpers.py:6 changed" in refused.err
+    )
     assert pfl("cache", "accept", "--step", "b", "--dry-run", "--json").data["step"] == "b"
     assert statuses(edited.call(cached_only=True))["b"] == "miss"
 
     told = pfl("cache", "accept", "--step", "b", "--yes", "--json").data
-    assert told["by"] and told["at"] and told["changes"] == ["`clean()` in flows/helpers.py:6 changed"]
+    assert (
+        told["by"] and told["at"] and told["changes"] == ["`clean()` in flows/helpers.py:6 changed"]
+    )
     reply = edited.call()
     assert statuses(reply) == {"a": "hit", "b": "hit", "c": "hit"} and values(reply) == before
     # The plan of the new code is not there; then one listing tells of the acceptance, and the old plan answers.
     single = edited.call(step="b")
     assert (statuses(single), single["store"]) == ({"b": "hit"}, {"get": 3, "list": 1})
 
-    assert "would be an edit again" in pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").err
+    assert (
+        "would be an edit again" in pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").err
+    )
     assert pfl("cache", "accept", "--step", "b", "--undo").code == 0
     assert statuses(edited.call(cached_only=True))["b"] == "miss"
     assert pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").code == 3
@@ -146,10 +168,14 @@ def test_accepting_needs_a_known_step_with_older_results(edited):
     assert pfl("cache", "accept", "--step", "b", "--yes").code == 3
 
 
-def test_what_was_computed_for_another_parameter_later_is_no_reason_and_not_what_is_inspected(edited):
+def test_what_was_computed_for_another_parameter_later_is_no_reason_and_not_what_is_inspected(
+    edited,
+):
     edited.call(params={"rate": 3})
     for asked, rate, current in ((2, 2, True), (3, 3, True), (4, 3, False)):
-        row = pfl("cache", "inspect", "--id", "abc", "--step", "b", "--param", f"rate={asked}", "--json").data
+        row = pfl(
+            "cache", "inspect", "--id", "abc", "--step", "b", "--param", f"rate={asked}", "--json"
+        ).data
         assert (row["params"], row["current"]) == ({"rate": rate}, current)
     assert pfl("cache", "bust", "--id", "abc", "--step", "b", "--yes").code == 0
     assert reason(edited).startswith("busted at 20")

@@ -18,14 +18,14 @@ import forked
 import pytest
 from conftest import ROOT, Project
 from lambda_service import DENIED, THROTTLED, LambdaService
+from pfl.handler import entry
+from pfl.handler.core.cache import lease
+from pfl.handler.engine.prefect import client as prefect_api
+from pfl.handler.engine.prefect import session
+from pfl.handler.engine.prefect.environment import Api
 from servers import Loopback, function_url, s3_error
 from test_engine import ask, task_runs
 from test_lambda import Deployed, _role
-
-from handler import entry
-from handler.core import lease
-from handler.engine import prefect_api, prefect_run
-from handler.engine.prefect_env import Api
 
 ORDINARY = """
     import asyncio
@@ -58,15 +58,25 @@ class Pool:
         self.project, self.url, self.name = project, url, name
 
     def set_up(self, function: str = "pfl") -> None:
-        from serverless import prefect_setup
+        from pfl.serverless import prefect_setup
 
-        with prefect_run.session(self.project.settings, lambda step, doing: None):
-            list(prefect_setup.deployments(Api(self.url, "", ""), self.project.settings, pool=self.name, function=function, dry_run=False))
+        with session.session(self.project.settings, lambda step, doing: None):
+            list(
+                prefect_setup.deployments(
+                    Api(self.url, "", ""),
+                    self.project.settings,
+                    pool=self.name,
+                    function=function,
+                    dry_run=False,
+                )
+            )
 
     def run(self, flow: str, job_variables: dict | None = None, **parameters: object) -> str:
         """Press *Run*; the flow run's ID."""
         deployment = ask(self.url, f"/deployments/name/{flow}/lambda")["id"]
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | ({"job_variables": job_variables} if job_variables else {})
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | (
+            {"job_variables": job_variables} if job_variables else {}
+        )
         return ask(self.url, f"/deployments/{deployment}/create_flow_run", body)["id"]
 
     def seen(self, id: str) -> dict:
@@ -84,7 +94,11 @@ class Pool:
         raise AssertionError(f"{run['state_name']}: {run['state']['message']}")
 
     def cancel(self, id: str, type: str) -> None:
-        ask(self.url, f"/flow_runs/{id}/set_state", {"state": {"type": type, "name": type.capitalize()}, "force": True})
+        ask(
+            self.url,
+            f"/flow_runs/{id}/set_state",
+            {"state": {"type": type, "name": type.capitalize()}, "force": True},
+        )
 
 
 @pytest.fixture
@@ -100,14 +114,21 @@ def test_a_scheduled_run_is_run_here_once_and_named_and_tagged_like_any(pool):
     id = pool.run("meaning", id="ui-1", step="b")
     reply = pool.project.handle({"flow_run_id": id})
     assert (reply["status"], reply["claimed"], reply["flow_run_id"]) == ("completed", True, id)
-    assert {row["step"]: row["status"] for row in reply["steps"]} == {"a": "computed", "b": "computed"}
+    assert {row["step"]: row["status"] for row in reply["steps"]} == {
+        "a": "computed",
+        "b": "computed",
+    }
     assert {row["flow_run_id"] for row in reply["steps"]} == {id}
     assert pool.states(id) == ["Scheduled", "Claimed", "Running", "Completed"]
     run = pool.seen(id)
     assert run["name"] == "meaning/ui-1/b"
     assert {"id=ui-1", "step=b", "pfl"} <= set(run["tags"])
     again = pool.project.handle({"flow_run_id": id})
-    assert (again["status"], again["claimed"], again["why"]) == ("completed", False, "it is Completed already")
+    assert (again["status"], again["claimed"], again["why"]) == (
+        "completed",
+        False,
+        "it is Completed already",
+    )
     assert len(task_runs(pool.project, id, 2)) == 2
     assert lease.calls(pool.project.results) == {}
 
@@ -118,26 +139,38 @@ def test_what_is_stored_is_shown_as_cached(pool):
     id = pool.run("meaning", id="ui-2")
     assert pool.project.handle({"flow_run_id": id})["status"] == "completed"
     tasks = {task["name"]: task for task in task_runs(pool.project, id, 3)}
-    assert {name: task["state_name"] for name, task in tasks.items()} == {"a[ui-2]": "Cached", "b[ui-2]": "Cached", "c[ui-2]": "Completed"}
-    assert tasks["b[ui-2]"]["cache_key"] and tasks["b[ui-2]"]["task_inputs"]["id"][0]["name"] == "ui-2"
+    assert {name: task["state_name"] for name, task in tasks.items()} == {
+        "a[ui-2]": "Cached",
+        "b[ui-2]": "Cached",
+        "c[ui-2]": "Completed",
+    }
+    assert (
+        tasks["b[ui-2]"]["cache_key"] and tasks["b[ui-2]"]["task_inputs"]["id"][0]["name"] == "ui-2"
+    )
     whole = pool.run("meaning", id="ui-2", step="c")
     assert pool.project.handle({"flow_run_id": whole})["steps"][-1]["status"] == "hit"
     assert [task["state_name"] for task in task_runs(pool.project, whole, 1)] == ["Cached"]
 
 
 def test_of_many_who_claim_one_wins(pool):
-    from handler.engine import claim
+    from pfl.handler.engine.prefect import scheduled_runs
 
     pool.set_up()
     api, meet, won = Api(pool.url, "", ""), threading.Barrier(8), []
     for type in ("SCHEDULED", "PENDING"):
         id = pool.run("meaning", id="ui-3")
         if type == "PENDING":
-            ask(pool.url, f"/flow_runs/{id}/set_state", {"state": {"type": type, "name": "Submitting"}})
+            ask(
+                pool.url,
+                f"/flow_runs/{id}/set_state",
+                {"state": {"type": type, "name": "Submitting"}},
+            )
 
         def race(id=id) -> None:
             meet.wait()
-            won.append(claim._take(api, id, threading.current_thread().name)[0] is not None)
+            won.append(
+                scheduled_runs._take(api, id, threading.current_thread().name)[0] is not None
+            )
 
         racers = [threading.Thread(target=race) for _ in range(8)]
         for racer in racers:
@@ -157,14 +190,28 @@ def test_a_run_that_was_cancelled_before_it_began_is_not_begun(pool):
     assert list(pool.project.results.list("results/ui-4")) == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Prefect leaves the sockets of an async flow to the collector.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Prefect leaves the sockets of an async flow to the collector.
 def test_ordinary_flows_run_as_they_are(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
-    ids = [pool.run("plain", n=4), pool.run("slowly"), pool.run("slowly", n=-1), pool.run("parent", n=1)]
+    ids = [
+        pool.run("plain", n=4),
+        pool.run("slowly"),
+        pool.run("slowly", n=-1),
+        pool.run("parent", n=1),
+    ]
     replies = [pool.project.handle({"flow_run_id": id}) for id in ids]
-    assert [reply["status"] for reply in replies] == ["completed", "completed", "failed", "completed"]
-    assert [pool.states(id)[-2:] for id in ids] == [["Running", end] for end in ("Completed", "Completed", "Failed", "Completed")]
+    assert [reply["status"] for reply in replies] == [
+        "completed",
+        "completed",
+        "failed",
+        "completed",
+    ]
+    assert [pool.states(id)[-2:] for id in ids] == [
+        ["Running", end] for end in ("Completed", "Completed", "Failed", "Completed")
+    ]
     assert "n is below zero" in pool.seen(ids[2])["state"]["message"]
     assert len(task_runs(pool.project, ids[0], 1)) == 1
     assert len(task_runs(pool.project, ids[3], 2)) == 2  # Those that stand for the flows within it.
@@ -189,17 +236,24 @@ def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_pre
     pool.project.write(STOPPED, "more")
     pool.set_up()
     dead, cancelled, late = pool.run("dies"), pool.run("hangs"), pool.run("hangs")
-    script = f"from handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {dead!r}}})"
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
+    script = (
+        f"from pfl.handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {dead!r}}})"
+    )
+    environ = {**os.environ, "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
     assert forked.run([sys.executable, "-c", script], env=environ).returncode == -9
     assert pool.seen(dead)["state_type"] == "RUNNING"
     (row,) = pool.project.handle({"action": "reap"})["reaped"]
     assert (row["runs"], pool.seen(dead)["state_type"]) == ([dead], "CRASHED")
-    threading.Thread(target=lambda: (pool.until(cancelled, "RUNNING"), pool.cancel(cancelled, "CANCELLING")), daemon=True).start()
+    threading.Thread(
+        target=lambda: (pool.until(cancelled, "RUNNING"), pool.cancel(cancelled, "CANCELLING")),
+        daemon=True,
+    ).start()
     assert pool.project.handle({"flow_run_id": cancelled})["status"] == "cancelled"
     assert pool.seen(cancelled)["state_type"] == "CANCELLED"
     raw = {"flow_run_id": late}
-    reply = entry.handle(raw, pool.project.settings, deadline=time.monotonic() + pool.project.settings.margin_s + 3)
+    reply = entry.handle(
+        raw, pool.project.settings, deadline=time.monotonic() + pool.project.settings.margin_s + 3
+    )
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     state = pool.seen(late)["state"]
     assert (state["type"], "flow hangs was stopped" in state["message"]) == ("CRASHED", True)
@@ -209,15 +263,28 @@ def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_pre
 def test_what_cannot_be_run_says_why_in_prefect(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
-    runs = [pool.run("parent", n=1, more=2), pool.run("plain"), pool.run("meaning", id="a\nb"), pool.run("meaning", id="ui-5", bust="all")]
+    runs = [
+        pool.run("parent", n=1, more=2),
+        pool.run("plain"),
+        pool.run("meaning", id="a\nb"),
+        pool.run("meaning", id="ui-5", bust="all"),
+    ]
     reply = pool.project.handle({"flow_run_id": runs[0]})
     (pool.project.root / "flows" / "more.py").unlink()
     sys.modules.pop("flows.more", None)
     replies = [reply, *(pool.project.handle({"flow_run_id": id}) for id in runs[1:])]
-    assert [(reply["status"], reply["claimed"]) for reply in replies] == [("invalid", True)] * 3 + [("completed", True)]
+    assert [(reply["status"], reply["claimed"]) for reply in replies] == [("invalid", True)] * 3 + [
+        ("completed", True)
+    ]
     told = [pool.seen(id)["state"] for id in runs[:3]]
-    assert {state["type"] for state in told} == {"FAILED"}  # Not scheduled again, though parent has a retry.
-    for words, state in zip(("parameters ['n', 'more']", "the image has no flow 'plain'", "control character"), told, strict=True):
+    assert {state["type"] for state in told} == {
+        "FAILED"
+    }  # Not scheduled again, though parent has a retry.
+    for words, state in zip(
+        ("parameters ['n', 'more']", "the image has no flow 'plain'", "control character"),
+        told,
+        strict=True,
+    ):
         assert words in state["message"]
 
 
@@ -228,17 +295,35 @@ def test_a_run_whose_store_is_away_is_a_crash_with_the_reason(pool, s3_env, monk
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
         pool.project.knobs["store"] = "s3://denied/pfl"
         reply = pool.project.handle({"flow_run_id": id})
-    assert (reply["status"], reply["claimed"], reply["error"]["type"]) == ("failed", True, "UnavailableError")
-    assert (pool.seen(id)["state_type"], "s3://denied/pfl" in pool.seen(id)["state"]["message"]) == ("CRASHED", True)
+    assert (reply["status"], reply["claimed"], reply["error"]["type"]) == (
+        "failed",
+        True,
+        "UnavailableError",
+    )
+    assert (
+        pool.seen(id)["state_type"],
+        "s3://denied/pfl" in pool.seen(id)["state"]["message"],
+    ) == ("CRASHED", True)
 
 
 def test_a_run_for_later_is_left_until_then(pool):
     pool.set_up()
     deployment = ask(pool.url, "/deployments/name/meaning/lambda")["id"]
-    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}}
-    id = ask(pool.url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"id": "ui-7"}, "state": state})["id"]
+    state = {
+        "type": "SCHEDULED",
+        "state_details": {"scheduled_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
+    }
+    id = ask(
+        pool.url,
+        f"/deployments/{deployment}/create_flow_run",
+        {"parameters": {"id": "ui-7"}, "state": state},
+    )["id"]
     reply = pool.project.handle({"flow_run_id": id})
-    assert (reply["status"], reply["claimed"], "it is scheduled for" in reply["why"]) == ("completed", False, True)
+    assert (reply["status"], reply["claimed"], "it is scheduled for" in reply["why"]) == (
+        "completed",
+        False,
+        True,
+    )
     assert pool.states(id) == ["Scheduled"]
 
 
@@ -252,36 +337,54 @@ def test_a_run_for_later_is_left_until_then(pool):
 )  # fmt: skip
 def test_a_wrong_event_is_told(pool, raw, status):
     reply = pool.project.handle(raw)
-    assert (reply["status"], bool(reply["error"]["hint"] or reply["error"]["why"])) == (status, True)
+    assert (reply["status"], bool(reply["error"]["hint"] or reply["error"]["why"])) == (
+        status,
+        True,
+    )
 
 
 def test_a_poll_takes_what_is_due_and_ends_what_never_began(pool, monkeypatch):
-    from handler.engine import claim
+    from pfl.handler.engine.prefect import scheduled_runs
 
     pool.set_up()
     ids = [pool.run("meaning", id=f"poll-{n}") for n in range(2)]
     lost, cancelled = pool.run("meaning", id="poll-lost"), pool.run("meaning", id="poll-cancelled")
-    ask(pool.url, f"/flow_runs/{lost}/set_state", {"state": {"type": "PENDING", "name": "Submitting"}})
+    ask(
+        pool.url,
+        f"/flow_runs/{lost}/set_state",
+        {"state": {"type": "PENDING", "name": "Submitting"}},
+    )
     pool.cancel(cancelled, "CANCELLING")
     reply = pool.project.handle({"action": "poll"})
-    assert {row["flow_run_id"]: (row["status"], row["claimed"]) for row in reply["runs"]} == dict.fromkeys(ids, ("completed", True))
+    assert {
+        row["flow_run_id"]: (row["status"], row["claimed"]) for row in reply["runs"]
+    } == dict.fromkeys(ids, ("completed", True))
     assert pool.project.handle({"action": "poll"})["runs"] == []
     assert pool.seen(lost)["state_type"] == "PENDING"
-    monkeypatch.setattr(claim, "_LOST_S", -60)
+    monkeypatch.setattr(scheduled_runs, "_LOST_S", -60)
     pool.project.handle({"action": "poll"})
-    assert (pool.seen(lost)["state_type"], "never began" in pool.seen(lost)["state"]["message"]) == ("CRASHED", True)
+    assert (
+        pool.seen(lost)["state_type"],
+        "never began" in pool.seen(lost)["state"]["message"],
+    ) == ("CRASHED", True)
     assert pool.seen(cancelled)["state_type"] == "CANCELLED"
 
 
 def test_the_automation_of_the_docs_calls_the_function_s_url(pool):
     pool.set_up()
-    recipe = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "docs" / "prefect.md").read_text(), flags=re.S)[1].replace('"pfl"', f'"{pool.name}"'))
+    recipe = json.loads(
+        re.search(r"```json\n(.*?)```", (ROOT / "docs" / "prefect.md").read_text(), flags=re.S)[
+            1
+        ].replace('"pfl"', f'"{pool.name}"')
+    )
     from prefect.blocks.webhook import Webhook
 
     called: list[dict] = []
     with function_url(lambda request: called.append(entry.lambda_handler(request))) as url:
-        with prefect_run.session(pool.project.settings, lambda step, doing: None):
-            block = Webhook(method="POST", url=url, allow_private_urls=True).save(pool.name, overwrite=True)
+        with session.session(pool.project.settings, lambda step, doing: None):
+            block = Webhook(method="POST", url=url, allow_private_urls=True).save(
+                pool.name, overwrite=True
+            )
         recipe["actions"][0]["block_document_id"] = str(block)
         automation = ask(pool.url, "/automations/", recipe)["id"]
         try:
@@ -313,7 +416,12 @@ def function(pool, s3_url, s3_env, monkeypatch, tmp_path):
         client = boto3.client("lambda", endpoint_url=service.url)
         monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
         deployed = Deployed(service, pool.project.root, client, _role(), tmp_path)
-        more = {"PFL_ENGINE": "prefect", "PFL_MANIFEST": "", "PREFECT_API_URL": pool.url, "PFL_STORE": str(pool.project.root / ".pfl" / "store")}
+        more = {
+            "PFL_ENGINE": "prefect",
+            "PFL_MANIFEST": "",
+            "PREFECT_API_URL": pool.url,
+            "PFL_STORE": str(pool.project.root / ".pfl" / "store"),
+        }
         (pool.project.root / ".pfl" / "store").mkdir(parents=True, exist_ok=True)
         yield deployed.function(timeout=300, memory=1024, **more)
 
@@ -325,20 +433,36 @@ def collection(tmp_path: Path) -> Path:
     info = tmp_path / "site" / "pfl_as_declared-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pfl-as-declared\nVersion: 0\n")
-    named = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["prefect.collections"].items())
+    named = "".join(
+        f"{name} = {module}\n"
+        for name, module in project["entry-points"]["prefect.collections"].items()
+    )
     (info / "entry_points.txt").write_text(f"[prefect.collections]\n{named}")
     return info.parent
 
 
 def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, function, collection):
     pool.set_up(function)
-    environ = {**os.environ, "PYTHONPATH": f"{collection}{os.pathsep}{ROOT}", "PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+    environ = {
+        **os.environ,
+        "PYTHONPATH": f"{collection}{os.pathsep}{ROOT}",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+    }
     environ["PREFECT_CLIENT_MAX_RETRIES"] = "20"  # The server of all tests is busy now and then.
     commands = [
         ["-m", "prefect", "worker", "start", "--type", "aws-lambda", "--pool", pool.name],
-        ["-m", "cli.main", "worker", "start", "--pool", pool.name, "--every", "0.5"],
+        ["-m", "pfl.cli.main", "worker", "start", "--pool", pool.name, "--every", "0.5"],
     ]
-    workers = [subprocess.Popen([sys.executable, *each], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for each in commands]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, *each],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for each in commands
+    ]
     try:
         for worker in workers:
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
@@ -346,18 +470,30 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
         refused = {
             "no-such-function": ("no-such-function is not there", "pfl deploy makes it"),
             "busy": ("function busy is throttled", "raise its reserved concurrency"),
-            "shut": ("function shut: access is denied", "the credentials in use lack this permission"),
+            "shut": (
+                "function shut: access is denied",
+                "the credentials in use lack this permission",
+            ),
         }
-        bad = {name: pool.run("meaning", {"function": name}, id=f"worker-{name}") for name in refused}
+        bad = {
+            name: pool.run("meaning", {"function": name}, id=f"worker-{name}") for name in refused
+        }
         runs = [pool.until(id, "COMPLETED", "FAILED", "CRASHED") for id in ids]
-        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [run["state"]["message"] for run in runs]
+        assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [
+            run["state"]["message"] for run in runs
+        ]
         # Two workers look, and one takes each.
-        states = [[name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids]
+        states = [
+            [name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids
+        ]
         assert states == [["Scheduled", "Pending", "Claimed", "Running", "Completed"]] * 2
         assert all(run["infrastructure_pid"].startswith(f"{function}/") for run in runs)
         for name, words in refused.items():
             run = pool.until(bad[name], "CRASHED", "COMPLETED")
-            assert (run["state_type"], [word in run["state"]["message"] for word in words]) == ("CRASHED", [True, True]), run["state"]
+            assert (run["state_type"], [word in run["state"]["message"] for word in words]) == (
+                "CRASHED",
+                [True, True],
+            ), run["state"]
     finally:
         for worker in workers:
             worker.terminate()
@@ -367,7 +503,11 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
-    [(["--pool", "no-such-pool"], 3, "there is no work pool"), (["--pool", "typed"], 2, "is of type process"), (["--limit", "0"], 2, "--limit")],
+    [
+        (["--pool", "no-such-pool"], 3, "there is no work pool"),
+        (["--pool", "typed"], 2, "is of type process"),
+        (["--limit", "0"], 2, "--limit"),
+    ],
 )
 def test_a_worker_without_its_pool_does_not_start(pool, arguments, code, words):
     from test_cli import pfl

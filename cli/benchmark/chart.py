@@ -12,10 +12,17 @@ _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 
 def svg(run: dict) -> str:
     """The picture, as SVG text."""
-    charts = [(f"{start} hit of three steps, ms, logarithmic", _hits(run, start)) for start in ("cold", "warm")]
+    charts = [
+        (f"{start} hit of three steps, ms, logarithmic", _hits(run, start))
+        for start in ("cold", "warm")
+    ]
     if len(run["scale"]) > 1:
         operations = run["scale"][0]["operations"]
-        bars = [(f"pfl {name}, {row['ids']:,} IDs", row["operations"][name]["median_ms"]) for name in operations for row in run["scale"]]
+        bars = [
+            (f"pfl {name}, {row['ids']:,} IDs", row["operations"][name]["median_ms"])
+            for name in operations
+            for row in run["scale"]
+        ]
         charts.append(("what a command takes as the store grows, ms, logarithmic", bars))
     top, parts = 30, []
     for title, bars in charts:
@@ -23,15 +30,26 @@ def svg(run: dict) -> str:
             parts += _bars(title, bars, top)
             top += 34 + _ROW * len(bars)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{top}" viewBox="0 0 {_WIDTH} {top}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, f'<rect width="{_WIDTH}" height="{top}" fill="#fff"/>', *parts, "</svg>\n"])
+    return "\n".join(
+        [head, f'<rect width="{_WIDTH}" height="{top}" fill="#fff"/>', *parts, "</svg>\n"]
+    )
 
 
 def _hits(run: dict, start: str) -> list[tuple[str, float]]:
     """Who answers a hit how fast, fastest first: the rivals' table where it was measured, else the first cell of the steps."""
-    found = [(f"{row['tool']}, {row['store']}", row[f"{start}_ms"]) for row in run.get("rivals", ())]
-    wanted = {name: run["steps"][0][name] for name in ("workload", "store", "latency_ms")} | {"case": "hit", "start": start} if run["steps"] else {}
+    found = [
+        (f"{row['tool']}, {row['store']}", row[f"{start}_ms"]) for row in run.get("rivals", ())
+    ]
+    wanted = (
+        {name: run["steps"][0][name] for name in ("workload", "store", "latency_ms")}
+        | {"case": "hit", "start": start}
+        if run["steps"]
+        else {}
+    )
     if not found:
-        rows = [row for row in run["steps"] if row["engine"] in _NAMES and wanted.items() <= row.items()]
+        rows = [
+            row for row in run["steps"] if row["engine"] in _NAMES and wanted.items() <= row.items()
+        ]
         found = [(_NAMES[row["engine"]], row["median_ms"]) for row in rows]
     return sorted(found, key=lambda each: each[1])
 
@@ -42,7 +60,10 @@ def _bars(title: str, bars: Sequence[tuple[str, float]], top: float) -> Iterator
     decades = max(1, math.ceil(max(exponents)) - least)
     yield _text(_LEFT, top, title, weight="bold")
     for number, ((name, ms), exponent) in enumerate(zip(bars, exponents, strict=True)):
-        y, width = top + 10 + _ROW * number, max(1.0, (_RIGHT - _LEFT) * (exponent - least) / decades)
+        y, width = (
+            top + 10 + _ROW * number,
+            max(1.0, (_RIGHT - _LEFT) * (exponent - least) / decades),
+        )
         colour = "#1f77b4" if name.startswith("pfl") else "#b0b0b0"
         yield _text(_LEFT - 8, y + 13, name, anchor="end")
         yield f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_ROW - 6}" fill="{colour}"/>'

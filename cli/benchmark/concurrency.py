@@ -5,22 +5,34 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-from cli.benchmark.rig import ENGINES, Rig
-from handler.core.errors import UnavailableError
+from pfl.cli.benchmark.rig import ENGINES, Rig
+from pfl.handler.core.errors import UnavailableError
 
 PATIENCE_S = 120
 FLOW = "held"
 CALLERS = (1, 8, 64)  # The usual.
 
 
-def plan(*, quick: bool, callers: Sequence[int], engines: Sequence[str] = ENGINES) -> list[tuple[int, str, str]]:
+def plan(
+    *, quick: bool, callers: Sequence[int], engines: Sequence[str] = ENGINES
+) -> list[tuple[int, str, str]]:
     """What is measured: how many callers, for ``one`` key or ``each`` its own, and of which engine."""
     numbers = list(callers) or CALLERS[: 2 if quick else None]
-    kinds = [(number, keys) for number in numbers for keys in ("one", "each") if (number, keys) != (1, "each")]
+    kinds = [
+        (number, keys)
+        for number in numbers
+        for keys in ("one", "each")
+        if (number, keys) != (1, "each")
+    ]
     return [(*kind, engine) for kind in kinds for engine in engines if engine != "functions"]
 
 
-def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str], None], left_out: list[dict]) -> Iterator[dict]:
+def measure(
+    rig: Rig,
+    cells: Sequence[tuple[int, str, str]],
+    tick: Callable[[str], None],
+    left_out: list[dict],
+) -> Iterator[dict]:
     """A row for each of *cells*; what did not end in time goes to *left_out*."""
     rig.bake()
     for number, keys, engine in cells:
@@ -28,7 +40,9 @@ def measure(rig: Rig, cells: Sequence[tuple[int, str, str]], tick: Callable[[str
         try:
             yield _row(rig, number, keys, engine)
         except UnavailableError as exc:
-            left_out.append({"what": what, "why": f"{exc.what}; {exc.why}", "section": "concurrency"})
+            left_out.append(
+                {"what": what, "why": f"{exc.what}; {exc.why}", "section": "concurrency"}
+            )
         tick(what)
 
 
@@ -46,7 +60,10 @@ def _row(rig: Rig, number: int, keys: str, engine: str) -> dict:
         calls = box.call({"flow": FLOW, "fork": ids}, PATIENCE_S)["calls"]
     right = [call for call in calls if call["status"] == "completed"]
     assert all(call["value"] in ids for call in right)
-    why = next((call["status"] for call in calls if call not in right), "they ended" if len(calls) < number else None)
+    why = next(
+        (call["status"] for call in calls if call not in right),
+        "they ended" if len(calls) < number else None,
+    )
     return {
         "callers": number, "keys": 1 if keys == "one" else number, "engine": engine, "computations": len(ran.read_text().splitlines()),
         "last_ms": round(max((call["ms"] for call in calls), default=0.0), 1), "unanswered": number - len(right), "why": why,

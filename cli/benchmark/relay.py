@@ -77,7 +77,9 @@ class Relay:
             behind[1].close()
             self._serving.discard(task)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float
+    ) -> None:
         """Read without waiting, write when it is time: a delay of each piece, and no limit to how many are on their way."""
         data, due_s = b"-", self._loop.time() + self.rtt_s / 2 + first_s
         while data:
@@ -86,5 +88,7 @@ class Relay:
             except OSError:
                 data = b""
             note(data)
-            due_s = max(due_s + 1e-6, self._loop.time() + self.rtt_s / 2)  # Timers of one moment would go in any order.
+            due_s = max(
+                due_s + 1e-6, self._loop.time() + self.rtt_s / 2
+            )  # Timers of one moment would go in any order.
             self._loop.call_at(due_s, *((writer.write, data) if data else (writer.close,)))

@@ -19,12 +19,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cli.benchmark import workloads
-from cli.benchmark.relay import Relay
-from handler.core import manifest, store
-from handler.core.errors import UnavailableError
-from handler.engine import prefect_api, server
-from handler.engine.prefect_env import Api
+from pfl.cli.benchmark import workloads
+from pfl.cli.benchmark.relay import Relay
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.errors import UnavailableError
+from pfl.handler.core.store import objects
+from pfl.handler.engine.prefect import client, server
+from pfl.handler.engine.prefect.environment import Api
 
 PATIENCE_S = 300
 ENGINES = ("functions", "pfl-direct", "pfl-prefect", "prefect")
@@ -62,7 +63,11 @@ class Rig(ExitStack):
         super().__init__()
 
     def __enter__(self) -> Rig:
-        self.place = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="pfl-bench-", ignore_cleanup_errors=True)))
+        self.place = Path(
+            self.enter_context(
+                tempfile.TemporaryDirectory(prefix="pfl-bench-", ignore_cleanup_errors=True)
+            )
+        )
         self.project = self.place / "project"
         workloads.write(self.project)
         return self
@@ -79,17 +84,32 @@ class Rig(ExitStack):
         """The relay before moto, which is started when it is first asked for; None where the S3 is the user's or there is none."""
         if self._own_s3:
             if self.s3_env is None:
-                self.s3_env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+                self.s3_env = {
+                    name: value for name, value in os.environ.items() if name.startswith("AWS_")
+                }
                 self.callback(self.wipe, "s3")
         elif self._s3 is None and has_moto():
             self.tell("starting an S3 (moto)")
             url = self.enter_context(moto())
             self._s3 = self._relay(urlsplit(url).port, 0)
-            self.s3_env = {"AWS_ENDPOINT_URL": self._s3.url, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
-            self.s3_env |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+            self.s3_env = {
+                "AWS_ENDPOINT_URL": self._s3.url,
+                "AWS_ACCESS_KEY_ID": "bench",
+                "AWS_SECRET_ACCESS_KEY": "bench",
+            }
+            self.s3_env |= {
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
             import boto3
 
-            given = {"endpoint_url": url, "region_name": "us-east-1", "aws_access_key_id": "bench", "aws_secret_access_key": "bench"}
+            given = {
+                "endpoint_url": url,
+                "region_name": "us-east-1",
+                "aws_access_key_id": "bench",
+                "aws_secret_access_key": "bench",
+            }
             boto3.client("s3", **given).create_bucket(Bucket="bench")
         return self._s3
 
@@ -109,23 +129,38 @@ class Rig(ExitStack):
             shutil.rmtree(self.place / "stores", ignore_errors=True)
             return
         for engine in ENGINES[1:]:
-            opened = store.open_store(self.store_url(kind, engine), environ=self.s3_env)
+            opened = objects.open_store(self.store_url(kind, engine), environ=self.s3_env)
             opened.delete(list(entry.key for entry in opened.list("")))
 
     def bake(self) -> None:
         """Make the manifest of the code as it is, as building an image does."""
         baked = self.project / "baked.json"
-        for folder in self.project.rglob("__pycache__"):  # An edit within one second that keeps a file's size would go unseen.
+        for folder in self.project.rglob(
+            "__pycache__"
+        ):  # An edit within one second that keeps a file's size would go unseen.
             shutil.rmtree(folder)
         compileall.compile_dir(self.project, quiet=2)
         environ = self.bare_environ() | {"PFL_PROJECT": str(self.project)}
-        subprocess.run([sys.executable, "-m", "handler.bake", baked], env=environ, cwd=self.project, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "pfl.handler.bake", baked],
+            env=environ,
+            cwd=self.project,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
         manifest._loaded.pop(str(baked), None)
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:
         """The variables of a sandbox of *engine*."""
-        environ = self.bare_environ() | {"PFL_PROJECT": str(self.project), "PFL_MANIFEST": str(self.project / "baked.json")}
-        environ |= {"BENCH_RAN": str(self.place / "ran"), "PREFECT_HOME": str(self.place / "home"), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        environ = self.bare_environ() | {
+            "PFL_PROJECT": str(self.project),
+            "PFL_MANIFEST": str(self.project / "baked.json"),
+        }
+        environ |= {
+            "BENCH_RAN": str(self.place / "ran"),
+            "PREFECT_HOME": str(self.place / "home"),
+            "PREFECT_LOGGING_LEVEL": "ERROR",
+        }
         environ |= {"DO_NOT_TRACK": "1", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
         url = self.store_url(kind, engine)
         if engine.startswith("pfl"):
@@ -140,15 +175,27 @@ class Rig(ExitStack):
 
     def sandbox(self, engine: str, kind: str, rtt_ms: float, first: dict, **more: str) -> Sandbox:
         """A new process of *engine*; its first order is told with its start."""
-        words = [{"functions": "functions", "prefect": "flow"}.get(engine, "pfl"), json.dumps(first)]
-        command = [sys.executable, "-c", "from cli.benchmark.sandbox import main; main()", *words]
+        words = [
+            {"functions": "functions", "prefect": "flow"}.get(engine, "pfl"),
+            json.dumps(first),
+        ]
+        command = [
+            sys.executable,
+            "-c",
+            "from pfl.cli.benchmark.sandbox import main; main()",
+            *words,
+        ]
         return Sandbox(command, self.environ(engine, kind, rtt_ms) | more, self.project)
 
     def limit(self, ids: list[str]) -> None:
         """Give plain Prefect's tag of each ID a limit of 1."""
         self.api(0)
         for id in set(ids) - self._limited:
-            prefect_api.ask(Api(self._api, "", "bench"), "/concurrency_limits/", {"tag": f"bench-{id}", "concurrency_limit": 1})
+            client.ask(
+                Api(self._api, "", "bench"),
+                "/concurrency_limits/",
+                {"tag": f"bench-{id}", "concurrency_limit": 1},
+            )
             self._limited.add(id)
 
     def asked(self, kind: str, rtt_ms: float) -> Counter[str]:
@@ -170,26 +217,53 @@ class Rig(ExitStack):
     def _block(self, kind: str, url: str) -> dict[str, str]:
         """The variables that name Prefect's storage block, which is saved when it is first asked for."""
         if kind not in self._prepared:
-            environ = self.bare_environ() | (self.s3_env if kind == "s3" else {}) | {"PREFECT_HOME": str(self.place / "home")}
+            environ = (
+                self.bare_environ()
+                | (self.s3_env if kind == "s3" else {})
+                | {"PREFECT_HOME": str(self.place / "home")}
+            )
             self.tell("saving Prefect's storage block")
             self.api(0)
-            command = [sys.executable, "-c", "from cli.benchmark.sandbox import save_block; save_block()", kind, url]
-            done = subprocess.run(command, env=environ | {"PREFECT_API_URL": self._api}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            command = [
+                sys.executable,
+                "-c",
+                "from pfl.cli.benchmark.sandbox import save_block; save_block()",
+                kind,
+                url,
+            ]
+            done = subprocess.run(
+                command,
+                env=environ | {"PREFECT_API_URL": self._api},
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
             if done.returncode:
-                raise UnavailableError("Prefect took no storage block", why=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "")
+                raise UnavailableError(
+                    "Prefect took no storage block",
+                    why=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "",
+                )
             self._prepared.add(kind)
-        return {"BENCH_BLOCK": "local-file-system/bench", "BENCH_FOLDER": url} if kind == "directory" else {"BENCH_BLOCK": "s3-bucket/bench"}
+        return (
+            {"BENCH_BLOCK": "local-file-system/bench", "BENCH_FOLDER": url}
+            if kind == "directory"
+            else {"BENCH_BLOCK": "s3-bucket/bench"}
+        )
 
     def bare_environ(self) -> dict[str, str]:
         """The variables of whoever runs this, without those that change what is measured."""
         left_out = _OURS if self._own_s3 else (*_OURS, "AWS_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out) and name not in _DROPPED}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(left_out) and name not in _DROPPED
+        }
         return kept | {"PYTHONPATH": os.pathsep.join([str(workloads.ROOT), str(self.project)])}
 
 
 class Sandbox:
     """
-    A process that answers calls; see :mod:`cli.benchmark.sandbox`.
+    A process that answers calls; see :mod:`pfl.cli.benchmark.sandbox`.
 
     It ends where the ``with`` that it is used in ends.
 
@@ -203,13 +277,18 @@ class Sandbox:
         self._said, started = tempfile.TemporaryFile(), time.perf_counter()
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
         # A session of its own, so that its children can be ended with it, and Ctrl-C comes to us alone.
-        self._process = subprocess.Popen(command, env=environ, cwd=cwd, bufsize=0, start_new_session=True, **pipes)
+        self._process = subprocess.Popen(
+            command, env=environ, cwd=cwd, bufsize=0, start_new_session=True, **pipes
+        )
         self._rest, self._started = b"", started
 
     def first(self, patience_s: float = PATIENCE_S) -> dict:
         """The answer to the order it was started with, timed from the start of the process."""
         told = self.answer(patience_s)
-        return told | {"ms": (self._answered - self._started) * 1e3, "cpu_ms": told.get("cpu_all_ms")}
+        return told | {
+            "ms": (self._answered - self._started) * 1e3,
+            "cpu_ms": told.get("cpu_all_ms"),
+        }
 
     def call(self, order: dict, patience_s: float = PATIENCE_S) -> dict:
         """
@@ -230,7 +309,9 @@ class Sandbox:
         """The answer to what was sent."""
         told = json.loads(self._line(patience_s))
         self._answered = self._read_at
-        self._line(patience_s)  # It has settled: what it asks for from now on belongs to another call.
+        self._line(
+            patience_s
+        )  # It has settled: what it asks for from now on belongs to another call.
         return told
 
     def __enter__(self) -> Sandbox:
@@ -247,7 +328,9 @@ class Sandbox:
         until, out = time.monotonic() + patience_s, self._process.stdout.fileno()
         while b"\n" not in self._rest:
             if not select.select([out], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise UnavailableError(f"a sandbox did not answer within {patience_s:g} s", why=self._last_words())
+                raise UnavailableError(
+                    f"a sandbox did not answer within {patience_s:g} s", why=self._last_words()
+                )
             if not (data := os.read(out, 65536)):
                 raise UnavailableError("a sandbox ended without an answer", why=self._last_words())
             self._rest, self._read_at = self._rest + data, time.perf_counter()
@@ -255,7 +338,9 @@ class Sandbox:
         return line
 
     def _last_words(self) -> str:
-        end = os.pread(self._said.fileno(), 4_000, max(0, os.fstat(self._said.fileno()).st_size - 4_000))
+        end = os.pread(
+            self._said.fileno(), 4_000, max(0, os.fstat(self._said.fileno()).st_size - 4_000)
+        )
         lines = [line for line in end.decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:500] if lines else "it said nothing"
 
@@ -275,7 +360,9 @@ def moto(page_objects: int = 1_000) -> Iterator[str]:
     """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     environ = os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_objects)}
-    with subprocess.Popen([sys.executable, "-c", _MOTO], text=True, env=environ, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _MOTO], text=True, env=environ, start_new_session=True, **pipes
+    ) as process:
         try:
             url = process.stdout.readline().strip()
             if not url:

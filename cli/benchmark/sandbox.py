@@ -45,7 +45,11 @@ def main() -> None:
 def _timed(call, flow: str, id: str) -> dict:
     before, cpu, started = dict(_touched), time.process_time(), time.perf_counter()
     told = call(flow, id)
-    told |= {"ms": (time.perf_counter() - started) * 1e3, "cpu_ms": (time.process_time() - cpu) * 1e3, "cpu_all_ms": time.process_time() * 1e3}
+    told |= {
+        "ms": (time.perf_counter() - started) * 1e3,
+        "cpu_ms": (time.process_time() - cpu) * 1e3,
+        "cpu_all_ms": time.process_time() * 1e3,
+    }
     told.setdefault("store", {verb: count - before[verb] for verb, count in _touched.items()})
     return told
 
@@ -69,10 +73,22 @@ def _at_once(call, order: dict) -> dict:
             os.read(gate, 1)
             try:
                 told = _timed(call, order["flow"], id)
-                told = {"ended": time.perf_counter(), "status": told.get("status", "completed"), "store": told["store"], "value": told["value"]}
+                told = {
+                    "ended": time.perf_counter(),
+                    "status": told.get("status", "completed"),
+                    "store": told["store"],
+                    "value": told["value"],
+                }
             except Exception as exc:
-                told = {"ended": time.perf_counter(), "status": f"{type(exc).__name__}: {exc}"[:200], "store": {}, "value": None}
-            os.write(answer, json.dumps(told).encode() + b"\n")  # Shorter than a pipe's atomic write.
+                told = {
+                    "ended": time.perf_counter(),
+                    "status": f"{type(exc).__name__}: {exc}"[:200],
+                    "store": {},
+                    "value": None,
+                }
+            os.write(
+                answer, json.dumps(told).encode() + b"\n"
+            )  # Shorter than a pipe's atomic write.
             _settle()
             os._exit(0)
         children.append(pid)
@@ -92,12 +108,18 @@ def _functions(run=lambda step, id, given: (step(**given), True)):
 
     from plain.pipeline import FLOWS
 
-    takes = {step: tuple(inspect.signature(step).parameters) for steps in FLOWS.values() for step in steps}
+    takes = {
+        step: tuple(inspect.signature(step).parameters)
+        for steps in FLOWS.values()
+        for step in steps
+    }
 
     def call(flow: str, id: str) -> dict:
         values, computed = {"id": id, "previous": None, "top": 10}, 0
         for step in FLOWS[flow]:
-            values[step.__name__], is_computed = run(step, id, {name: values[name] for name in takes[step]})
+            values[step.__name__], is_computed = run(
+                step, id, {name: values[name] for name in takes[step]}
+            )
             computed += is_computed
         return {"value": values[step.__name__], "computed": computed}
 
@@ -105,23 +127,35 @@ def _functions(run=lambda step, id, given: (step(**given), True)):
 
 
 def _pfl():
-    from handler.entry import lambda_handler
+    from pfl.handler.entry import lambda_handler
 
-    if os.environ.get("BENCH_WARM"):  # Callers are forked from here: as sandboxes that have computed before.
-        from handler.core.settings import of_process
-        from handler.engine import prefect_env, run  # noqa: F401
+    if os.environ.get(
+        "BENCH_WARM"
+    ):  # Callers are forked from here: as sandboxes that have computed before.
+        from pfl.handler.core.settings import of_process
+        from pfl.handler.engine import compute
+        from pfl.handler.engine.prefect import environment  # noqa: F401
 
-        prefect_env.prepare(of_process())
+        environment.prepare(of_process())
         if of_process().engine == "prefect":
-            from handler.engine import prefect_flow, prefect_run  # noqa: F401
+            from pfl.handler.engine.prefect import builder, session  # noqa: F401
 
     def call(flow: str, id: str) -> dict:
         reply = lambda_handler({"flow": flow, "id": id})
         if reply["status"] != "completed":
             error = reply["error"]
-            return {"value": None, "computed": 0, "store": reply.get("store", {}), "status": f"{error['what']}: {error['why']}"[:200]}
+            return {
+                "value": None,
+                "computed": 0,
+                "store": reply.get("store", {}),
+                "status": f"{error['what']}: {error['why']}"[:200],
+            }
         rows = reply["steps"]
-        return {"value": rows[-1]["value"], "computed": sum(row["status"] == "computed" for row in rows), "store": reply["store"]}
+        return {
+            "value": rows[-1]["value"],
+            "computed": sum(row["status"] == "computed" for row in rows),
+            "store": reply["store"],
+        }
 
     return call
 
@@ -133,7 +167,11 @@ def _flow():
     from prefect.cache_policies import INPUTS, TASK_SOURCE
 
     storage, folder = os.environ["BENCH_BLOCK"], os.environ.get("BENCH_FOLDER", "")
-    cached = functools.cache(lambda step: task(step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage))
+    cached = functools.cache(
+        lambda step: task(
+            step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage
+        )
+    )
 
     def run(step, id: str, given: dict) -> tuple:
         one_at_a_time = cached(step).with_options(tags=[f"bench-{id}"])
@@ -160,14 +198,17 @@ def operate() -> None:
     """What a person's commands ask of the store, by name: ``main`` of a process that measures them."""
     from itertools import islice
 
-    from handler.core import history, inspection, store
-    from handler.core.settings import Settings
-    from handler.engine import reap
+    from pfl.handler.core.cache import history, inspection
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine import reap
 
     settings = Settings.from_env(os.environ)
-    opened, id = store.of(settings), sys.argv[1]
+    opened, id = objects.of(settings), sys.argv[1]
     works = {
-        "cache ls --id": lambda: len(list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))),
+        "cache ls --id": lambda: len(
+            list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))
+        ),
         "history ls": lambda: len(list(islice(history.ls(opened, warn=print), 20))),
         "history ls --id": lambda: len(list(islice(history.ls(opened, id=id, warn=print), 20))),
         "runs reap": lambda: len(list(reap.reap(opened, settings))),
@@ -177,7 +218,9 @@ def operate() -> None:
         for name, work in works.items():
             before, started = opened.counts.total(), time.perf_counter()
             found = work()
-            times[name].append(((time.perf_counter() - started) * 1e3, opened.counts.total() - before, found))
+            times[name].append(
+                ((time.perf_counter() - started) * 1e3, opened.counts.total() - before, found)
+            )
     print(json.dumps(times))
 
 
@@ -195,7 +238,9 @@ def save_block() -> None:
         from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
 
         client = AwsClientParameters(endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
-        credentials = AwsCredentials(aws_client_parameters=client, region_name=os.environ.get("AWS_REGION"))
+        credentials = AwsCredentials(
+            aws_client_parameters=client, region_name=os.environ.get("AWS_REGION")
+        )
         bucket, _, folder = url.removeprefix("s3://").partition("/")
         block = S3Bucket(bucket_name=bucket, bucket_folder=folder, credentials=credentials)
     block.save("bench", overwrite=True)

@@ -16,15 +16,20 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from cli.benchmark.rig import Rig
-from handler.core import event, history, keys, manifest, records
-from handler.core.settings import Settings
+from pfl.cli.benchmark.rig import Rig
+from pfl.handler.core import event
+from pfl.handler.core.cache import history
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import keys, records
 
 FLOW, STEP, TEMPLATE = "chain-1", "s1_0", "template"
 SIZES = (10, 10_000, 1_000_000)  # The usual.
 SANDBOXES = 8
 _TURNS = 3
-_WHOLE = 1_000  # Behind the newest, a record of history is a name in the index: nobody reads further.
+_WHOLE = (
+    1_000  # Behind the newest, a record of history is a name in the index: nobody reads further.
+)
 _SPREAD_NS = 30 * 86_400 * 10**9
 
 
@@ -33,7 +38,9 @@ def plan(*, quick: bool, sizes: Sequence[int]) -> list[int]:
     return sorted(set(sizes)) or list(SIZES[: 2 if quick else None])
 
 
-def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], None]) -> Iterator[dict]:
+def measure(
+    rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], None]
+) -> Iterator[dict]:
     """
     A row for each size.
 
@@ -55,7 +62,12 @@ def measure(rig: Rig, sizes: Sequence[int], calls: int, tick: Callable[[str], No
                 found[size].append(_operations(rig, place, size))
         for size, place in places.items():
             disk = "memory" if place.parts[1] == "dev" else "disk"
-            yield {"ids": size, "disk": disk, **_hits(rig, place, size, calls), "operations": _medians(found[size])}
+            yield {
+                "ids": size,
+                "disk": disk,
+                **_hits(rig, place, size, calls),
+                "operations": _medians(found[size]),
+            }
             tick(f"a store of {size:,} IDs")
 
 
@@ -64,10 +76,18 @@ def _hits(rig: Rig, place: Path, size: int, calls: int) -> dict[str, float]:
     chance = random.Random(size)
     found = {}
     for boxes in (1, SANDBOXES):
-        orders = [{"flow": FLOW, "loop": [f"id{chance.randrange(size)}" for _ in range(calls)]} for _ in range(boxes)]
+        orders = [
+            {"flow": FLOW, "loop": [f"id{chance.randrange(size)}" for _ in range(calls)]}
+            for _ in range(boxes)
+        ]
         with ExitStack() as stack:
             first = {"flow": FLOW, "loop": ["id0"]}
-            running = [stack.enter_context(rig.sandbox("pfl-direct", "directory", 0, first, PFL_STORE=str(place))) for _ in orders]
+            running = [
+                stack.enter_context(
+                    rig.sandbox("pfl-direct", "directory", 0, first, PFL_STORE=str(place))
+                )
+                for _ in orders
+            ]
             for box in running:
                 box.first()
             for box, order in zip(running, orders, strict=True):
@@ -81,9 +101,17 @@ def _hits(rig: Rig, place: Path, size: int, calls: int) -> dict[str, float]:
 def _operations(rig: Rig, place: Path, size: int) -> dict[str, list]:
     """Milliseconds and requests of the commands of a person, by name, in a process of its own."""
     environ = rig.environ("pfl-direct", "directory", 0) | {"PFL_STORE": str(place)}
-    code = "from cli.benchmark.sandbox import operate; operate()"
+    code = "from pfl.cli.benchmark.sandbox import operate; operate()"
     command = [sys.executable, "-c", code, f"id{size // 2}", "5"]
-    done = subprocess.run(command, env=environ, cwd=rig.project, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        env=environ,
+        cwd=rig.project,
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     return json.loads(done.stdout)
 
 
@@ -91,7 +119,10 @@ def _medians(turns: list[dict[str, list]]) -> dict[str, dict[str, float]]:
     found = {}
     for name in turns[0]:
         ms, requests, _ = zip(*(each for turn in turns for each in turn[name]), strict=True)
-        found[name] = {"median_ms": round(statistics.median(ms), 3), "requests": statistics.median(requests)}
+        found[name] = {
+            "median_ms": round(statistics.median(ms), 3),
+            "requests": statistics.median(requests),
+        }
     return found
 
 
@@ -99,9 +130,16 @@ def _medians(turns: list[dict[str, list]]) -> dict[str, dict[str, float]]:
 def _store(rig: Rig, size: int) -> Iterator[Path]:
     """A directory with the plan of each ID and the index of its history, as calls would have left them over a month."""
     place = Path(tempfile.mkdtemp(prefix="pfl-bench-", dir=_roomy(size) or rig.place))
-    settings = Settings(project=str(rig.project), manifest=str(rig.project / "baked.json"), store=str(place), engine="direct")
+    settings = Settings(
+        project=str(rig.project),
+        manifest=str(rig.project / "baked.json"),
+        store=str(place),
+        engine="direct",
+    )
     try:
-        with rig.sandbox("pfl-direct", "directory", 0, {"flow": FLOW, "id": TEMPLATE}, PFL_STORE=str(place)) as box:
+        with rig.sandbox(
+            "pfl-direct", "directory", 0, {"flow": FLOW, "id": TEMPLATE}, PFL_STORE=str(place)
+        ) as box:
             assert box.first()["computed"] == 1
         now_ns, share = time.time_ns(), max(1, -(-size // (os.cpu_count() or 1)))
         if size <= 10_000:
@@ -110,7 +148,14 @@ def _store(rig: Rig, size: int) -> Iterator[Path]:
             # A fresh interpreter each: this one has threads.
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 parts = [range(start, min(start + share, size)) for start in range(0, size, share)]
-                list(pool.map(_fill, *zip(*((settings, place, part, size, now_ns) for part in parts), strict=True)))
+                list(
+                    pool.map(
+                        _fill,
+                        *zip(
+                            *((settings, place, part, size, now_ns) for part in parts), strict=True
+                        ),
+                    )
+                )
         yield place
     finally:
         subprocess.run(["rm", "-rf", str(place)], check=False)
@@ -147,7 +192,9 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
             os.makedirs(f"{place}/shared/{number // 1_000}/{STEP}", exist_ok=True)
             os.symlink(f"../shared/{number // 1_000}", f"{place}/plans/{id}")
         _write(f"{place}/{records.plan_path(id, STEP, body['plan_key'])}", records.seal(body))
-        name = history.new_name(id, STEP, record["key"][:16], time_ns=now_ns - (number + 1) * _SPREAD_NS // size)
+        name = history.new_name(
+            id, STEP, record["key"][:16], time_ns=now_ns - (number + 1) * _SPREAD_NS // size
+        )
         os.makedirs(folder := os.path.dirname(f"{place}/{name._recent}"), exist_ok=True)
         if folder != last:
             last = folder

@@ -9,13 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from cli.benchmark import workloads
-from cli.benchmark.rig import ENGINES, Rig
-from cli.benchmark.workloads import Workload
-from handler.core.errors import UnavailableError
+from pfl.cli.benchmark import workloads
+from pfl.cli.benchmark.rig import ENGINES, Rig
+from pfl.cli.benchmark.workloads import Workload
+from pfl.handler.core.errors import UnavailableError
 
-CASES = {"miss": "miss", "hit": "hit", "cosmetic": "hit, after a comment", "helper": "call, after a helper changed"}
-FLOWS, STORES, LATENCIES = ("meaning", "audit", "chain-1", "chain-10", "chain-50"), ("directory", "s3"), (0, 80)  # The usual.
+CASES = {
+    "miss": "miss",
+    "hit": "hit",
+    "cosmetic": "hit, after a comment",
+    "helper": "call, after a helper changed",
+}
+FLOWS, STORES, LATENCIES = (
+    ("meaning", "audit", "chain-1", "chain-10", "chain-50"),
+    ("directory", "s3"),
+    (0, 80),
+)  # The usual.
 
 
 class Cell(NamedTuple):
@@ -28,7 +37,16 @@ class Cell(NamedTuple):
     calls: int
 
 
-def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies: Sequence[int], rounds: int, calls: int, every: bool) -> list[Cell]:
+def plan(
+    *,
+    quick: bool,
+    names: Sequence[str],
+    stores: Sequence[str],
+    latencies: Sequence[int],
+    rounds: int,
+    calls: int,
+    every: bool,
+) -> list[Cell]:
     """
     The cells of a run: one thing at a time is changed from the first one, unless *every* combination of what is named is asked for.
 
@@ -45,8 +63,14 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
     all_stores = list(stores) or STORES
     all_latencies = list(latencies) or LATENCIES[: 1 if quick else None]
     cells = []
-    for number, (name, kind, latency_ms) in enumerate(itertools.product(all_names, all_stores, all_latencies)):
-        if not every and name != all_names[0] and (kind, latency_ms) != (all_stores[0], all_latencies[0]):
+    for number, (name, kind, latency_ms) in enumerate(
+        itertools.product(all_names, all_stores, all_latencies)
+    ):
+        if (
+            not every
+            and name != all_names[0]
+            and (kind, latency_ms) != (all_stores[0], all_latencies[0])
+        ):
             continue
         is_long = workloads.ALL[name].steps > 10
         usual = (1, 2) if quick else (1, 1) if is_long else (3, 3) if not number else (1, 3)
@@ -55,7 +79,13 @@ def plan(*, quick: bool, names: Sequence[str], stores: Sequence[str], latencies:
 
 
 def measure(
-    rig: Rig, cells: Sequence[Cell], tick: Callable[[str], None], left_out: list[dict], *, engines: Sequence[str] = ENGINES, cases: Iterable[str] = CASES
+    rig: Rig,
+    cells: Sequence[Cell],
+    tick: Callable[[str], None],
+    left_out: list[dict],
+    *,
+    engines: Sequence[str] = ENGINES,
+    cases: Iterable[str] = CASES,
 ) -> Iterator[dict]:
     """Rows of all *cells*, cell by cell; *tick* is told as each of a cell's cases has been gone through once, *left_out* what failed."""
     # What is right is what plain functions say, so they always run.
@@ -64,11 +94,19 @@ def measure(
         try:
             yield from _cell(rig, cell, tick, engines, cases)
         except UnavailableError as exc:  # The others are worth having: a run takes long.
-            left_out.append({"what": f"{cell.workload}, {cell.store}, {cell.latency_ms} ms to Prefect", "why": f"{exc.what}; {exc.why}", "section": "steps"})
+            left_out.append(
+                {
+                    "what": f"{cell.workload}, {cell.store}, {cell.latency_ms} ms to Prefect",
+                    "why": f"{exc.what}; {exc.why}",
+                    "section": "steps",
+                }
+            )
             workloads.write(rig.project)
 
 
-def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Iterable[str]) -> list[dict]:
+def _cell(
+    rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[str], cases: Iterable[str]
+) -> list[dict]:
     workload = workloads.ALL[cell.workload]
     ids = workload.ids(cell.calls + 1)
     if "prefect" in engines:
@@ -86,7 +124,9 @@ def _cell(rig: Rig, cell: Cell, tick: Callable[[str], None], engines: Sequence[s
     return [_row(cell, workload, *key, calls) for key, calls in sorted(found.items(), key=_order)]
 
 
-def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[str], found: dict) -> None:
+def _case(
+    rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[str], found: dict
+) -> None:
     """One fresh process of each engine, and warm calls of each, taking turns."""
     with ExitStack() as stack:
         boxes, truth = {}, {}
@@ -95,7 +135,9 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 told = {"flow": cell.workload, "id": id}
                 before = rig.asked(cell.store, cell.latency_ms)
                 if number == 0:
-                    boxes[engine] = stack.enter_context(rig.sandbox(engine, cell.store, cell.latency_ms, told))
+                    boxes[engine] = stack.enter_context(
+                        rig.sandbox(engine, cell.store, cell.latency_ms, told)
+                    )
                     call = boxes[engine].first()
                 else:
                     call = boxes[engine].call(told)
@@ -107,8 +149,15 @@ def _case(rig: Rig, cell: Cell, case: str, order: Sequence[str], ids: Sequence[s
                 counts = call["store"]
                 if cell.store == "s3" and engine != "functions":
                     # Of plain Prefect on the user's own S3 nobody counts the requests.
-                    counts = asked if rig.s3() is not None else None if engine == "prefect" else counts
-                call |= {"is_right": value == truth[id], "api_requests": asked["api"], "api_refused": asked["refused"], **_io(counts)}
+                    counts = (
+                        asked if rig.s3() is not None else None if engine == "prefect" else counts
+                    )
+                call |= {
+                    "is_right": value == truth[id],
+                    "api_requests": asked["api"],
+                    "api_refused": asked["refused"],
+                    **_io(counts),
+                }
                 if engine != "functions" or case == "miss":
                     found.setdefault((engine, case, "warm" if number else "cold"), []).append(call)
 
@@ -117,12 +166,21 @@ def _io(counts: dict | None) -> dict[str, int | None]:
     """Reads and writes among requests by verb; None where they were not counted."""
     if counts is None:
         return {"reads": None, "writes": None}
-    return {"reads": counts.get("get", 0) + counts.get("list", 0), "writes": counts.get("put", 0) + counts.get("delete", 0)}
+    return {
+        "reads": counts.get("get", 0) + counts.get("list", 0),
+        "writes": counts.get("put", 0) + counts.get("delete", 0),
+    }
 
 
-def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]) -> dict:
+def _row(
+    cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]
+) -> dict:
     def middle(name: str) -> float | None:
-        return None if calls[0][name] is None else round(statistics.median(call[name] for call in calls), 6)
+        return (
+            None
+            if calls[0][name] is None
+            else round(statistics.median(call[name] for call in calls), 6)
+        )
 
     ms = sorted(call["ms"] for call in calls)
     if engine == "functions":
@@ -130,7 +188,9 @@ def _row(cell: Cell, workload: Workload, engine: str, case: str, start: str, cal
     elif not all(call["is_right"] for call in calls):
         answer = "stale"
     else:
-        answer = "computed" if case == "miss" else "computed again"  # If but one call computed: that was no hit.
+        answer = (
+            "computed" if case == "miss" else "computed again"
+        )  # If but one call computed: that was no hit.
         answer = answer if any(call["computed"] for call in calls) else "hit"
     return {
         "workload": cell.workload, "steps": workload.steps, "store": cell.store, "latency_ms": cell.latency_ms, "engine": engine,

@@ -7,7 +7,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-_DISTRIBUTIONS = ("h11", "click", "idna", "certifi", "httpcore", "typer", "httpx", "anyio", "obstore", "tenacity", "websockets", "jinja2")
+_DISTRIBUTIONS = (
+    "h11",
+    "click",
+    "idna",
+    "certifi",
+    "httpcore",
+    "typer",
+    "httpx",
+    "anyio",
+    "obstore",
+    "tenacity",
+    "websockets",
+    "jinja2",
+)
 HOLD_S = 0.5  # What the step of the concurrency section takes.
 
 
@@ -36,12 +49,22 @@ class Workload(NamedTuple):
 
 def chain(steps: int) -> Workload:
     """A chain of so many generated steps."""
-    return Workload(f"chain-{steps}", steps, (f"chain_{steps}.py", "links.py"), ("links.py", "total + 1", "total + 2"))
+    return Workload(
+        f"chain-{steps}",
+        steps,
+        (f"chain_{steps}.py", "links.py"),
+        ("links.py", "total + 1", "total + 2"),
+    )
 
 
 MEANING = Workload("meaning", 3, ("a.py", "b.py", "c.py", "known.py"), ("known.py", "1234", "1235"))
 _AUDIT_FILES = tuple(f"audit/{name}.py" for name in ("collect", "measure", "report"))
-AUDIT = Workload("audit", 3, _AUDIT_FILES, ("audit/measure.py", 'source.count(b"\\n") +', 'source.count(b"\\n") + 1 +'))
+AUDIT = Workload(
+    "audit",
+    3,
+    _AUDIT_FILES,
+    ("audit/measure.py", 'source.count(b"\\n") +', 'source.count(b"\\n") + 1 +'),
+)
 ALL = {each.name: each for each in (MEANING, AUDIT, *map(chain, (1, 3, 10, 50)))}
 
 _KNOWN = '''"""What step a knows."""
@@ -69,7 +92,7 @@ _HELD = f'''"""A step that takes its time, and says that it runs."""
 import os
 import time
 
-from handler import step
+from pfl import step
 
 
 @step(depends_on=())
@@ -91,10 +114,19 @@ def write(project: Path) -> None:
     _put(flows / "known.py", _KNOWN)
     # The shipped step reads no helper; one edit of a helper is measured everywhere.
     code = (flows / "a.py").read_text(encoding="utf-8")
-    _put(flows / "a.py", code.replace("import step\n", "import step\n\nfrom flows.known import known\n").replace('1234 if id == "abc" else 420', "known(id)"))
+    _put(
+        flows / "a.py",
+        code.replace("import step\n", "import step\n\nfrom flows.known import known\n").replace(
+            '1234 if id == "abc" else 420', "known(id)"
+        ),
+    )
     _put(flows / "links.py", _LINKS)
     _put(flows / "held.py", _HELD)
-    names = {"meaning": ["a", "b", "c"], "audit": ["collect", "measure", "report"], "held": ["held"]}
+    names = {
+        "meaning": ["a", "b", "c"],
+        "audit": ["collect", "measure", "report"],
+        "held": ["held"],
+    }
     imports = [f"from flows.{name} import {name}" for name in ("a", "b", "c", "held")]
     imports += [f"from flows.audit.{name} import {name}" for name in names["audit"]]
     for each in ALL.values():
@@ -102,13 +134,20 @@ def write(project: Path) -> None:
             names[each.name] = [f"s{each.steps}_{number}" for number in range(each.steps)]
             _put(flows / each.files[0], _chain_code(names[each.name]))
             imports.append(f"from flows.{each.files[0][:-3]} import {', '.join(names[each.name])}")
-    declared = "\n".join(f'    flow("{name}", {", ".join(steps)}),' for name, steps in names.items())
-    _put(flows / "pipeline.py", "\n".join([*imports, "from handler import flow", f"\nFLOWS = [\n{declared}\n]\n"]))
+    declared = "\n".join(
+        f'    flow("{name}", {", ".join(steps)}),' for name, steps in names.items()
+    )
+    _put(
+        flows / "pipeline.py",
+        "\n".join([*imports, "from pfl import flow", f"\nFLOWS = [\n{declared}\n]\n"]),
+    )
     for path in flows.rglob("*.py"):
         code = path.read_text(encoding="utf-8").replace("from flows.", "from plain.")
         code = re.sub(r"^(@step.*|from handler import .*)\n", "", code, flags=re.M)
         if path.name == "pipeline.py":
-            rows = "\n".join(f'    "{name}": [{", ".join(steps)}],' for name, steps in names.items())
+            rows = "\n".join(
+                f'    "{name}": [{", ".join(steps)}],' for name, steps in names.items()
+            )
             code = code.split("FLOWS = ")[0] + f"FLOWS = {{\n{rows}\n}}\n"
         _put(project / "plain" / path.relative_to(flows), code)
 
@@ -145,7 +184,9 @@ def _chain_code(names: list[str]) -> str:
     for number, name in enumerate(names):
         before = names[number - 1] if number else ""
         parameter, argument = (f", {before}: int", before) if before else ("", "len(id)")
-        code += "\n" + _LINK.format(name=name, parameter=parameter, argument=argument, number=number + 1, steps=len(names))
+        code += "\n" + _LINK.format(
+            name=name, parameter=parameter, argument=argument, number=number + 1, steps=len(names)
+        )
     return code
 
 

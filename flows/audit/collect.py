@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 
-from handler import step
+from pfl import step
 
 # Whoever installs writes these, so they differ between two installs of one wheel; so do scripts, which name their Python.
-_BY_INSTALLER = {"INSTALLER", "RECORD", "RECORD.jws", "RECORD.p7s", "REQUESTED", "direct_url.json", "uv_cache.json"}
+_BY_INSTALLER = {
+    "INSTALLER",
+    "RECORD",
+    "RECORD.jws",
+    "RECORD.p7s",
+    "REQUESTED",
+    "direct_url.json",
+    "uv_cache.json",
+}
 _SCRIPTS = {"bin", "Scripts"}
 
 
@@ -39,7 +47,9 @@ def collect(id: str) -> dict:
         "name": dist.metadata["Name"],
         "version": dist.version,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "files": {path: _identity(place, recorded) for path, (place, recorded) in files(dist).items()},
+        "files": {
+            path: _identity(place, recorded) for path, (place, recorded) in files(dist).items()
+        },
     }
 
 
@@ -58,9 +68,15 @@ def files(dist: metadata.Distribution) -> dict[str, tuple[Path, metadata.Package
         listed = ((str(path), Path(str(path.locate())), path) for path in dist.files or ())
     else:  # RECORD of an editable install names a pointer to the sources, and an egg has none.
         listed = ((path, place, None) for path, place in _sources(dist))
-    found = {path: (place, recorded) for path, place, recorded in listed if _is_content(path) and place.is_file()}
+    found = {
+        path: (place, recorded)
+        for path, place, recorded in listed
+        if _is_content(path) and place.is_file()
+    }
     if not found:
-        raise NotInstalledError(f"the distribution {dist.metadata['Name']!r} is known here, but none of its files is there")
+        raise NotInstalledError(
+            f"the distribution {dist.metadata['Name']!r} is known here, but none of its files is there"
+        )
     return dict(sorted(found.items()))
 
 
@@ -72,7 +88,13 @@ def digest(data: bytes) -> str:
 def _identity(place: Path, recorded: metadata.PackagePath | None) -> list:
     size = place.stat().st_size
     # A module is read in any case, so an edit in place counts; reading all the data as well would take three times as long.
-    if place.suffix != ".py" and recorded and recorded.hash and recorded.hash.mode == "sha256" and recorded.size == size:
+    if (
+        place.suffix != ".py"
+        and recorded
+        and recorded.hash
+        and recorded.hash.mode == "sha256"
+        and recorded.size == size
+    ):
         return [size, base64.urlsafe_b64decode(recorded.hash.value + "==").hex()[:16]]
     return [size, digest(place.read_bytes())]
 
@@ -87,13 +109,23 @@ def _is_content(path: str) -> bool:
 def _sources(dist: metadata.Distribution) -> Iterator[tuple[str, Path]]:
     """The files of the top-level packages of an editable install or an egg."""
     base = Path(str(dist.locate_file("")))
-    for name in (dist.read_text("top_level.txt") or dist.metadata["Name"].replace("-", "_")).split():
+    for name in (
+        dist.read_text("top_level.txt") or dist.metadata["Name"].replace("-", "_")
+    ).split():
         beside = [place for place in (base / name, base / f"{name}.py") if place.exists()]
         for top in beside or _importable(name):
             for folder, inner, names in os.walk(top):
-                inner[:] = [each for each in inner if each != "__pycache__" and not each.startswith(".")]
-                yield from ((Path(folder, each).relative_to(top.parent).as_posix(), Path(folder, each)) for each in names)
-            yield top.name, top  # A module that is no package; the folder of one is dropped by the caller.
+                inner[:] = [
+                    each for each in inner if each != "__pycache__" and not each.startswith(".")
+                ]
+                yield from (
+                    (Path(folder, each).relative_to(top.parent).as_posix(), Path(folder, each))
+                    for each in names
+                )
+            yield (
+                top.name,
+                top,
+            )  # A module that is no package; the folder of one is dropped by the caller.
 
 
 def _importable(name: str) -> list[Path]:
@@ -101,7 +133,11 @@ def _importable(name: str) -> list[Path]:
         spec = util.find_spec(name)  # Asks the hooks of editable installs, and imports nothing.
     except (ImportError, ValueError):
         return []
-    return [Path(place) for place in (spec.submodule_search_locations or [spec.origin]) if place] if spec else []
+    return (
+        [Path(place) for place in (spec.submodule_search_locations or [spec.origin]) if place]
+        if spec
+        else []
+    )
 
 
 def _nearest(id: str) -> str:
@@ -109,5 +145,7 @@ def _nearest(id: str) -> str:
 
     by_module = metadata.packages_distributions()
     names = {name.lower(): name for some in by_module.values() for name in some if name}
-    close = by_module.get(id) or [names[each] for each in difflib.get_close_matches(id.lower(), names, cutoff=0.7)]
+    close = by_module.get(id) or [
+        names[each] for each in difflib.get_close_matches(id.lower(), names, cutoff=0.7)
+    ]
     return f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""

@@ -7,13 +7,23 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 
+from pfl import step
+
 from flows.audit.collect import digest, distribution, files
-from handler import step
 
 LONGEST = 100  # Functions kept by name; a report shows some of them.
 _COUNTED = ("lines", "functions", "classes", "branches")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case, ast.comprehension)
+_BRANCHES = (
+    ast.If,
+    ast.IfExp,
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.ExceptHandler,
+    ast.match_case,
+    ast.comprehension,
+)
 
 
 class ChangedError(RuntimeError):
@@ -49,9 +59,14 @@ def measure(id: str, collect: dict) -> dict:
         longest += [{"name": name, "module": path, "lines": lines} for lines, name in functions]
     longest.sort(key=lambda each: (-each["lines"], each["module"], each["name"]))
     return {
-        "totals": {"modules": len(modules), **{what: sum(each[what] for each in modules.values()) for what in _COUNTED}},
+        "totals": {
+            "modules": len(modules),
+            **{what: sum(each[what] for each in modules.values()) for what in _COUNTED},
+        },
         "longest": longest[:LONGEST],
-        "imports": dict(sorted(Counter(name for each in modules.values() for name in each["imports"]).items())),
+        "imports": dict(
+            sorted(Counter(name for each in modules.values() for name in each["imports"]).items())
+        ),
         "unparsed": unparsed,
         "modules": modules,
     }
@@ -69,7 +84,9 @@ def count(source: bytes) -> tuple[dict, list[tuple[int, str]]]:
         ValueError: It holds a null byte.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # What the parser thinks of other people's escapes is not for our reader.
+        warnings.simplefilter(
+            "ignore"
+        )  # What the parser thinks of other people's escapes is not for our reader.
         tree = ast.parse(source)
     functions, imports, classes, branches = [], set(), 0, 0
     for node, name in _named(tree):
@@ -87,7 +104,10 @@ def count(source: bytes) -> tuple[dict, list[tuple[int, str]]]:
     lines = source.count(b"\n") + bool(source and not source.endswith(b"\n"))
     length, name = min(functions, key=lambda each: (-each[0], each[1]), default=(0, None))
     numbers = dict(zip(_COUNTED, (lines, len(functions), classes, branches), strict=True))
-    return numbers | {"longest": name and {"name": name, "lines": length}, "imports": sorted(imports)}, functions
+    return numbers | {
+        "longest": name and {"name": name, "lines": length},
+        "imports": sorted(imports),
+    }, functions
 
 
 def _named(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:

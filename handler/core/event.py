@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from handler.core.errors import InvalidRequestError, PflError
-from handler.core.keys import plan_key
-from handler.core.manifest import FlowEntry, Manifest
+from pfl.handler.core.declare.manifest import FlowEntry, Manifest
+from pfl.handler.core.errors import InvalidRequestError, PflError
+from pfl.handler.core.store.keys import plan_key
 
 ID_BYTES = 512
 _FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
@@ -23,7 +23,7 @@ _EXAMPLES = {
 
 
 class Request(NamedTuple):
-    """An event whose every name has been found in the flow it asks for; *bases* as of :meth:`handler.core.manifest.FlowEntry.bases`."""
+    """An event whose every name has been found in the flow it asks for; *bases* as of :meth:`pfl.handler.core.declare.manifest.FlowEntry.bases`."""
 
     id: str
     flow: FlowEntry
@@ -47,12 +47,17 @@ class Request(NamedTuple):
 
     def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
         """The same request, as it would be if the named steps had these fingerprints."""
-        steps = {n: s._replace(fingerprint=prints.get(n, s.fingerprint)) for n, s in self.flow.steps.items()}
+        steps = {
+            n: s._replace(fingerprint=prints.get(n, s.fingerprint))
+            for n, s in self.flow.steps.items()
+        }
         flow = self.flow._replace(steps=steps)
         return self._replace(flow=flow, bases=flow.bases(self.params))
 
 
-def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False) -> Request:
+def parse(
+    raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False
+) -> Request:
     """
     Check an event against the flows of the image.
 
@@ -68,12 +73,26 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
     event = _object(raw)
     for name in event:
         if name not in _FIELDS:
-            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}")
+            raise InvalidRequestError(
+                f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}"
+            )
     id = check_id(event.get("id"))
     flow = _flow(event.get("flow"), manifest)
     if len(event) == 1:  # As most calls are: an ID, and nothing else to check.
         nothing: frozenset[str] = frozenset()
-        return Request(id, flow, None, flow.sinks, nothing, nothing, flow.defaults, flow.default_bases, engine, False, allow_pickle)
+        return Request(
+            id,
+            flow,
+            None,
+            flow.sinks,
+            nothing,
+            nothing,
+            flow.defaults,
+            flow.default_bases,
+            engine,
+            False,
+            allow_pickle,
+        )
     step = _typed(event, "step", str, None)
     if step is not None:
         _known(flow, step)
@@ -81,14 +100,18 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pic
     skip = _steps(flow, event, "skip", targets)
     bust = _bust(flow, event, step, targets)
     if both := sorted(bust & skip):
-        raise InvalidRequestError(f"step {both[0]} is both busted and skipped", hint="leave one of the two out")
+        raise InvalidRequestError(
+            f"step {both[0]} is both busted and skipped", hint="leave one of the two out"
+        )
     engine = _typed(event, "engine", str, engine)
     if engine not in ("prefect", "direct"):
         raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
     cached_only = _typed(event, "cached_only", bool, False)
     params = _params(flow, event) if event.get("params") is not None else flow.defaults
     bases = flow.default_bases if params is flow.defaults else flow.bases(params)
-    return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only, allow_pickle)
+    return Request(
+        id, flow, step, targets, bust, skip, params, bases, engine, cached_only, allow_pickle
+    )
 
 
 def peek(raw: object) -> Mapping[str, object]:
@@ -108,7 +131,9 @@ def check_id(id: object) -> str:
     """
     hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
     if id is None:
-        raise InvalidRequestError("the ID is missing", hint='"id": "abc" in an event, --id abc at a terminal')
+        raise InvalidRequestError(
+            "the ID is missing", hint='"id": "abc" in an event, --id abc at a terminal'
+        )
     if not isinstance(id, str):
         raise InvalidRequestError(f"the ID is {_kind(id)}, not text", hint=hint)
     if not id:
@@ -118,9 +143,13 @@ def check_id(id: object) -> str:
     except UnicodeEncodeError as exc:
         raise InvalidRequestError("the ID is not valid Unicode", why=exc.reason, hint=hint) from exc
     if size_bytes > ID_BYTES:
-        raise InvalidRequestError("the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most", hint=hint)
+        raise InvalidRequestError(
+            "the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most", hint=hint
+        )
     for position, character in enumerate("" if id.isprintable() else id):
-        if character < " " or "\x7f" <= character <= "\x9f":  # The category Cc of Unicode, which never grows.
+        if (
+            character < " " or "\x7f" <= character <= "\x9f"
+        ):  # The category Cc of Unicode, which never grows.
             why = f"U+{ord(character):04X} at position {position}"
             raise InvalidRequestError("the ID has a control character", why=why, hint=hint)
     return id
@@ -136,13 +165,22 @@ def check_action(event: Mapping[str, object]) -> str:
     action = "run" if "flow_run_id" in event else event["action"]
     fields = _ACTIONS.get(action) if isinstance(action, str) else None
     if fields is None:
-        raise InvalidRequestError(f"unknown action {action!r}", hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}')
+        raise InvalidRequestError(
+            f"unknown action {action!r}",
+            hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}',
+        )
     for name, value in event.items():
         if name not in fields:
-            raise InvalidRequestError(f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(fields)}")
+            raise InvalidRequestError(
+                f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(fields)}"
+            )
         if type(value) is not fields[name] or value == "":
             wanted = "true or false" if fields[name] is bool else "text"
-            raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=f"the fields are {', '.join(fields)}")
+            raise InvalidRequestError(
+                f"{name} is {_kind(value)}",
+                why=f"it has to be {wanted}",
+                hint=f"the fields are {', '.join(fields)}",
+            )
     return action
 
 
@@ -157,7 +195,15 @@ def reply(
     **more: object,
 ) -> dict[str, object]:
     """A reply in the shape that every caller gets, also when something went wrong."""
-    said = {"version": 1, "id": id, "flow": flow, "status": status, "steps": list(steps), "engine": engine, **more}
+    said = {
+        "version": 1,
+        "id": id,
+        "flow": flow,
+        "status": status,
+        "steps": list(steps),
+        "engine": engine,
+        **more,
+    }
     if error is not None:
         said["error"] = error.to_json()
     return said
@@ -170,7 +216,9 @@ def _object(raw: object) -> dict:
         try:
             raw = json.loads(raw)
         except (ValueError, RecursionError) as exc:
-            raise InvalidRequestError("the event is not JSON", why=str(exc), hint='{"id": "abc"}') from exc
+            raise InvalidRequestError(
+                "the event is not JSON", why=str(exc), hint='{"id": "abc"}'
+            ) from exc
     if not isinstance(raw, dict):
         raise InvalidRequestError(f"the event is {_kind(raw)}, not an object", hint='{"id": "abc"}')
     return raw
@@ -182,27 +230,36 @@ def _typed(event: dict, name: str, kind: type, default):
         return default
     if type(value) is not kind:
         wanted = {str: "text", bool: "true or false", dict: "an object"}[kind]
-        raise InvalidRequestError(f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=_EXAMPLES[name])
+        raise InvalidRequestError(
+            f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=_EXAMPLES[name]
+        )
     return value
 
 
 def _flow(name: object, manifest: Manifest) -> FlowEntry:
     if name is not None and not isinstance(name, str):
-        raise InvalidRequestError(f"flow is {_kind(name)}", why="it has to be text", hint=_EXAMPLES["flow"])
+        raise InvalidRequestError(
+            f"flow is {_kind(name)}", why="it has to be text", hint=_EXAMPLES["flow"]
+        )
     flow = manifest.flows.get(manifest.default if name is None else name)
     if flow is None:
-        raise InvalidRequestError(f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}")
+        raise InvalidRequestError(
+            f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}"
+        )
     return flow
 
 
 def _known(flow: FlowEntry, step: str) -> None:
     if step not in flow.steps:
         raise InvalidRequestError(
-            f"unknown step {step!r} in flow {flow.name}", hint=f"its steps are {', '.join(flow.steps)}"
+            f"unknown step {step!r} in flow {flow.name}",
+            hint=f"its steps are {', '.join(flow.steps)}",
         )
 
 
-def _bust(flow: FlowEntry, event: dict, step: str | None, targets: tuple[str, ...]) -> frozenset[str]:
+def _bust(
+    flow: FlowEntry, event: dict, step: str | None, targets: tuple[str, ...]
+) -> frozenset[str]:
     if event.get("bust") == "this" and step is not None:
         return frozenset(targets)
     if event.get("bust") in ("this", "all"):  # Where no step is asked for, all of them are.
@@ -210,7 +267,9 @@ def _bust(flow: FlowEntry, event: dict, step: str | None, targets: tuple[str, ..
     return _steps(flow, event, "bust", targets, also='"this", "all" or ')
 
 
-def _steps(flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], also: str = "") -> frozenset[str]:
+def _steps(
+    flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], also: str = ""
+) -> frozenset[str]:
     value = event.get(name)
     if value is None:
         return frozenset()
@@ -224,7 +283,9 @@ def _steps(flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], al
         _known(flow, step)
         if step not in needed:
             asked = " and ".join(targets)
-            raise InvalidRequestError(f"{name}: step {step} is not needed for {asked}", hint=f"leave {step} out")
+            raise InvalidRequestError(
+                f"{name}: step {step} is not needed for {asked}", hint=f"leave {step} out"
+            )
     return frozenset(value)
 
 
@@ -232,9 +293,16 @@ def _params(flow: FlowEntry, event: dict) -> dict[str, object]:
     given = _typed(event, "params", dict, {})
     for name in given:
         if name not in flow.params:
-            known = f"its parameters are {', '.join(flow.params)}" if flow.params else "it has no parameters"
+            known = (
+                f"its parameters are {', '.join(flow.params)}"
+                if flow.params
+                else "it has no parameters"
+            )
             raise InvalidRequestError(f"unknown parameter {name!r} of flow {flow.name}", hint=known)
-    return {name: p.check(name, given[name]) if name in given else p.default for name, p in flow.params.items()}
+    return {
+        name: p.check(name, given[name]) if name in given else p.default
+        for name, p in flow.params.items()
+    }
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,9 @@ def base_of(api_url: str, environ: Mapping[str, str]) -> str:
     """Where the pages are that belong to an API: Cloud's, a server's second UI, or what ``PREFECT_UI_URL`` says."""
     if base := environ.get("PREFECT_UI_URL", "").rstrip("/"):
         return base
-    cloud = api_url.replace("https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/")
+    cloud = api_url.replace(
+        "https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/"
+    )
     if cloud != api_url:
         return cloud.replace("/workspaces/", "/workspace/")
     return api_url.removesuffix("/api") + "/v2"
@@ -36,4 +38,6 @@ def of_record(body: Mapping[str, object]) -> tuple[str | None, str | None, str |
     if not body.get("url") or not body.get("flow_run_id"):
         return None, None, None
     base, run = str(body["url"]).split("/runs/")[0], body.get("task_run_id")
-    return flow_run(base, str(body["flow_run_id"])), *(task_run(base, str(run), tab) if run else None for tab in ("TaskInputs", "Artifacts"))
+    return flow_run(base, str(body["flow_run_id"])), *(
+        task_run(base, str(run), tab) if run else None for tab in ("TaskInputs", "Artifacts")
+    )

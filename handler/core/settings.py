@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handler.core.errors import InvalidRequestError
+from pfl.handler.core.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,37 +27,93 @@ class Knob(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def _knob(env: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
+def _knob(
+    env: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()
+) -> Any:
     return Knob(env, default, meaning, secret, choices)
 
 
 class Settings(NamedTuple):
     """What a call runs with; each field names its variable, default, unit and meaning."""
 
-    prefect_api_url: str = _knob("PREFECT_API_URL", "", "Prefect API to report to; empty: an embedded server")
-    prefect_api_key: str = _knob("PREFECT_API_KEY", "", "key for Prefect Cloud or a guarded server", secret=True)
-    store: str = _knob("PFL_STORE", "", "directory, file://, s3://bucket/prefix or memory://; empty: .pfl/store")
-    engine: str = _knob("PFL_ENGINE", "prefect", "what computes a miss", choices=("prefect", "direct"))
-    project: str = _knob("PFL_PROJECT", "", "directory with flows/; empty: found from the working directory")
-    manifest: str = _knob("PFL_MANIFEST", "", "manifest baked into an image, trusted as it is; empty: made on the fly")
-    inline_bytes: int = _knob("PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON")
-    allow_pickle: bool = _knob("PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here")
-    retention_days: int = _knob("PFL_RETENTION_DAYS", 30, "how long a busted value can be restored, in days")
-    server_idle_s: int = _knob("PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds")
+    prefect_api_url: str = _knob(
+        "PREFECT_API_URL", "", "Prefect API to report to; empty: an embedded server"
+    )
+    prefect_api_key: str = _knob(
+        "PREFECT_API_KEY", "", "key for Prefect Cloud or a guarded server", secret=True
+    )
+    store: str = _knob(
+        "PFL_STORE", "", "directory, file://, s3://bucket/prefix or memory://; empty: .pfl/store"
+    )
+    engine: str = _knob(
+        "PFL_ENGINE", "prefect", "what computes a miss", choices=("prefect", "direct")
+    )
+    project: str = _knob(
+        "PFL_PROJECT", "", "directory with flows/; empty: found from the working directory"
+    )
+    manifest: str = _knob(
+        "PFL_MANIFEST", "", "manifest baked into an image, trusted as it is; empty: made on the fly"
+    )
+    inline_bytes: int = _knob(
+        "PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON"
+    )
+    allow_pickle: bool = _knob(
+        "PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here"
+    )
+    retention_days: int = _knob(
+        "PFL_RETENTION_DAYS", 30, "how long a busted value can be restored, in days"
+    )
+    server_idle_s: int = _knob(
+        "PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds"
+    )
 
-    margin_s: int = _knob("PFL_MARGIN_S", 2, "seconds before the Lambda deadline in which nothing computes, only saves and replies")
-    lease_s: int = _knob("PFL_LEASE_S", 60, "seconds without a sign of life after which a call with no deadline counts as dead")
+    margin_s: int = _knob(
+        "PFL_MARGIN_S",
+        2,
+        "seconds before the Lambda deadline in which nothing computes, only saves and replies",
+    )
+    lease_s: int = _knob(
+        "PFL_LEASE_S",
+        60,
+        "seconds without a sign of life after which a call with no deadline counts as dead",
+    )
 
-    work_pool: str = _knob("PFL_WORK_POOL", "pfl", "Prefect work pool that the worker and the event poll look at")
-    artifacts: float = _knob("PFL_ARTIFACTS", 1.0, "share of computed steps that get an artifact in Prefect: all, off, or such as 0.1")
-    on_prefect_down: str = _knob("PFL_ON_PREFECT_DOWN", "fail", "what a miss does where Prefect does not answer", choices=("fail", "direct"))
+    work_pool: str = _knob(
+        "PFL_WORK_POOL", "pfl", "Prefect work pool that the worker and the event poll look at"
+    )
+    artifacts: float = _knob(
+        "PFL_ARTIFACTS",
+        1.0,
+        "share of computed steps that get an artifact in Prefect: all, off, or such as 0.1",
+    )
+    on_prefect_down: str = _knob(
+        "PFL_ON_PREFECT_DOWN",
+        "fail",
+        "what a miss does where Prefect does not answer",
+        choices=("fail", "direct"),
+    )
 
-    tag_limits: str = _knob("PFL_TAG_LIMITS", "off", "give each step of each ID a limit of 1 in Prefect too", choices=("off", "per-id"))
+    tag_limits: str = _knob(
+        "PFL_TAG_LIMITS",
+        "off",
+        "give each step of each ID a limit of 1 in Prefect too",
+        choices=("off", "per-id"),
+    )
 
-    function: str = _knob("PFL_FUNCTION", "", "Lambda function that pfl invoke calls; empty: the one deployed from here, else none")
-    preload: bool = _knob("PFL_PRELOAD", False, "import the engine in Lambda's init phase, for functions that mostly miss")
+    function: str = _knob(
+        "PFL_FUNCTION",
+        "",
+        "Lambda function that pfl invoke calls; empty: the one deployed from here, else none",
+    )
+    preload: bool = _knob(
+        "PFL_PRELOAD",
+        False,
+        "import the engine in Lambda's init phase, for functions that mostly miss",
+    )
     prefect_secret: str = _knob(
-        "PFL_PREFECT_SECRET", "", "ARN of the Secrets Manager secret or SSM parameter with the key, read in Lambda on a miss"
+        "PFL_PREFECT_SECRET",
+        "",
+        "ARN of the Secrets Manager secret or SSM parameter with the key, read in Lambda on a miss",
     )
 
     @classmethod
@@ -68,7 +124,13 @@ class Settings(NamedTuple):
         Raises:
             InvalidRequestError: A variable does not parse.
         """
-        return cls(**{name: _parse(knob, text) for name, knob in KNOBS.items() if (text := environ.get(knob.env))})
+        return cls(
+            **{
+                name: _parse(knob, text)
+                for name, knob in KNOBS.items()
+                if (text := environ.get(knob.env))
+            }
+        )
 
     @property
     def home(self) -> Path:
@@ -103,11 +165,15 @@ def _parse(knob: Knob, text: str) -> object:
     env, choices = knob.env, knob.choices
     if isinstance(knob.default, bool):
         if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
-            raise InvalidRequestError(f"{env} is not yes or no", why=f"it is {text!r}", hint=f"{env}=1 or {env}=0")
+            raise InvalidRequestError(
+                f"{env} is not yes or no", why=f"it is {text!r}", hint=f"{env}=1 or {env}=0"
+            )
         return text.lower() in ("1", "true", "yes")
     if isinstance(knob.default, int):
         if not text.isascii() or not text.isdigit():
-            raise InvalidRequestError(f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}")
+            raise InvalidRequestError(
+                f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}"
+            )
         return int(text)
     if isinstance(knob.default, float):
         try:
@@ -115,8 +181,14 @@ def _parse(knob: Knob, text: str) -> object:
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:
-            raise InvalidRequestError(f"{env} is neither all, off nor a share", why=f"it is {text!r}", hint=f"{env}=0.1")
+            raise InvalidRequestError(
+                f"{env} is neither all, off nor a share", why=f"it is {text!r}", hint=f"{env}=0.1"
+            )
         return share
     if choices and text not in choices:
-        raise InvalidRequestError(f"{env} is not one of {', '.join(choices)}", why=f"it is {text!r}", hint=f"{env}={knob.default}")
+        raise InvalidRequestError(
+            f"{env} is not one of {', '.join(choices)}",
+            why=f"it is {text!r}",
+            hint=f"{env}={knob.default}",
+        )
     return text

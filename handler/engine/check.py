@@ -6,17 +6,20 @@ import secrets
 import time
 from contextlib import suppress
 
-from handler.core import manifest
-from handler.core.errors import PflError, UnavailableError
-from handler.core.settings import Settings
-from handler.core.store import AlreadyExistsError, Store
-from handler.engine import prefect_api, prefect_env
+from pfl.handler.core.declare import manifest
+from pfl.handler.core.errors import PflError, UnavailableError
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store.objects import AlreadyExistsError, Store
+from pfl.handler.engine.prefect import client, environment
 
 
 def code(settings: Settings) -> dict[str, object]:
     """The digest of the code, and the fingerprint of each step of each flow."""
     flows = manifest.load(settings)
-    prints = {name: {step.name: step.fingerprint for step in flow.steps.values()} for name, flow in flows.flows.items()}
+    prints = {
+        name: {step.name: step.fingerprint for step in flow.steps.values()}
+        for name, flow in flows.flows.items()
+    }
     return {"code": flows.digest, "fingerprints": prints}
 
 
@@ -29,11 +32,14 @@ def reach(settings: Settings, store: Store) -> None:
     """
     try_out(store)
     if settings.engine == "prefect":
-        api = prefect_env.choose(settings, lambda text: None)
+        api = environment.choose(settings, lambda text: None)
         try:
-            prefect_api.ask(api, "/flows/filter", {"limit": 1})  # Needs a key, where there is one.
+            client.ask(api, "/flows/filter", {"limit": 1})  # Needs a key, where there is one.
         except UnavailableError as exc:
-            hint = exc.hint or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
+            hint = (
+                exc.hint
+                or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
+            )
             raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
 
 
@@ -57,8 +63,14 @@ def try_out(store: Store) -> float:
             pass
         if store.get(key) != b"1":
             hint = "use S3 itself, or a server with If-None-Match"
-            raise UnavailableError("a create overwrites: two calls may compute the same step", why=f"{store.url} has what was written last", hint=hint)
-        modified = next((entry.modified for entry in store.list("setup") if entry.key == key), written)
+            raise UnavailableError(
+                "a create overwrites: two calls may compute the same step",
+                why=f"{store.url} has what was written last",
+                hint=hint,
+            )
+        modified = next(
+            (entry.modified for entry in store.list("setup") if entry.key == key), written
+        )
     except PflError:
         with suppress(PflError):
             store.delete([key])

@@ -6,7 +6,7 @@ Shortly before Lambda kills the process, what computes is stopped, and what is f
     start ─ steps ............... stop_at ─ save, mark as Crashed, give back ─ give_up_at ─ reply ─ deadline
                                      └ Stopped is raised in a step              └ GivenUp is raised wherever we are
 
-In the main thread a signal does it, see :class:`handler.engine.call.Interruptible`. SIGALRM is Prefect's.
+In the main thread a signal does it, see :class:`pfl.handler.engine.steps.Interruptible`. SIGALRM is Prefect's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from handler.core.errors import OutOfTimeError, PflError
-from handler.engine import prefect_api
-from handler.engine.call import Interruptible
+from pfl.handler.core.errors import OutOfTimeError, PflError
+from pfl.handler.engine.prefect import client
+from pfl.handler.engine.steps import Interruptible
 
 if TYPE_CHECKING:
-    from handler.engine.execute import Invocation
+    from pfl.handler.engine.invocation import Invocation
 
 
 POLL_S = 5  # A run that is shorter costs Prefect no request for this.
@@ -62,7 +62,9 @@ def heed_sigterm(*, instead_of: object = signal.SIG_DFL) -> Iterator[None]:
         raise Terminated
 
     # In Lambda the process just dies of it: that is its time limit, most often, and the extension knows and tells the cause.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") else end)
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") else end
+    )
     try:
         yield
     finally:
@@ -85,7 +87,9 @@ def watch(invocation: Invocation) -> AbstractContextManager[object]:
             return GivenUp
         if invocation.may_stop:
             return Stopped
-        invocation.stop_is_due = True  # There is one such moment: it stops as soon as it waits for steps again.
+        invocation.stop_is_due = (
+            True  # There is one such moment: it stops as soon as it waits for steps again.
+        )
         return None
 
     def wake(scope: Interruptible) -> None:
@@ -93,19 +97,25 @@ def watch(invocation: Invocation) -> AbstractContextManager[object]:
         scope.poke()
         _until(invocation.deadline - invocation.settings.margin_s / 4, scope.over)
         is_late.set()
-        while not scope.over.wait(0.05):  # Prefect catches what is raised, and waits again to tell its server.
+        while not scope.over.wait(
+            0.05
+        ):  # Prefect catches what is raised, and waits again to tell its server.
             scope.poke()
 
     return Interruptible("deadline", wake, due, signal.SIGUSR1)
 
 
-def watch_prefect(invocation: Invocation, api: prefect_api.Api) -> Interruptible:
+def watch_prefect(invocation: Invocation, api: client.Api) -> Interruptible:
     """Interrupt this thread, as Ctrl-C would, once the flow run of *invocation* is cancelled in Prefect; ``was_poked`` says that it was."""
 
     def look(scope: Interruptible) -> None:
         while not scope.over.wait(POLL_S):
             try:
-                run = prefect_api.ask(api, f"/flow_runs/{invocation.flow_run_id}") if invocation.flow_run_id else None
+                run = (
+                    client.ask(api, f"/flow_runs/{invocation.flow_run_id}")
+                    if invocation.flow_run_id
+                    else None
+                )
             except PflError:
                 continue  # Prefect does not answer now.
             if run is not None and run["state_type"] in ("CANCELLED", "CANCELLING"):

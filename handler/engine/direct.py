@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from handler.core.errors import PflError
-from handler.engine import reap
-from handler.engine.call import call_step
-from handler.engine.execute import Invocation, Run, Work
+from pfl.handler.core.errors import PflError
+from pfl.handler.engine import reap
+from pfl.handler.engine.invocation import Invocation, Run, Work
+from pfl.handler.engine.steps import call_step
 
 
 def run(invocation: Invocation) -> None:

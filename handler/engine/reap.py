@@ -10,23 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from handler.core import history, keys, lease, records, store_format
-from handler.core.errors import PflError
-from handler.core.settings import Settings
-from handler.core.store import Store
-from handler.engine import prefect_api, prefect_env
+from pfl.handler.core.cache import history, lease
+from pfl.handler.core.errors import PflError
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import keys, layout, records
+from pfl.handler.core.store.objects import Store
+from pfl.handler.engine.prefect import client, environment
 
 if TYPE_CHECKING:
-    from handler.engine.execute import Invocation
+    from pfl.handler.engine.invocation import Invocation
 
 _ARRIVAL_S = 3  # How long an event of Prefect's takes to become a task run, at most.
 # Cause: what happened, and what to do about it.
 ADVICE = {
-    "timeout": ("ran into the function's time limit", "raise its timeout, or give the step less to do at once"),
+    "timeout": (
+        "ran into the function's time limit",
+        "raise its timeout, or give the step less to do at once",
+    ),
     "memory": ("ran out of memory", "raise the function's memory, or keep less in it at once"),
-    "exit": ("ended by itself, with os._exit or in a crash of native code", "look at the last lines of its log"),
-    "import": ("could not import the flows", "build the image again with what they import; pfl plan shows the error here"),
-    "killed": ("was killed", "if nobody did it by hand it ran out of memory, most likely: give it more"),
+    "exit": (
+        "ended by itself, with os._exit or in a crash of native code",
+        "look at the last lines of its log",
+    ),
+    "import": (
+        "could not import the flows",
+        "build the image again with what they import; pfl plan shows the error here",
+    ),
+    "killed": (
+        "was killed",
+        "if nobody did it by hand it ran out of memory, most likely: give it more",
+    ),
     "failure": (
         "died: it ended by itself, or was killed",
         "look at the last lines of its log; where they say signal: killed, give it more memory",
@@ -35,7 +48,10 @@ ADVICE = {
         "ended without a word: by its time limit, out of memory, killed, or its sandbox is gone",
         "look at the last lines of its log; raise timeout or memory",
     ),
-    "left": ("ended, but Prefect did not take the end of its run", "nothing, if its results are there: pfl cache ls"),
+    "left": (
+        "ended, but Prefect did not take the end of its run",
+        "nothing, if its results are there: pfl cache ls",
+    ),
 }
 
 
@@ -45,7 +61,7 @@ def reap(
     *,
     only: Iterable[str] | None = None,
     dry_run: bool = False,
-    api: prefect_env.Api | None = None,
+    api: environment.Api | None = None,
     arrival_s: float = _ARRIVAL_S,
     notify: Callable[[str, str], None] = lambda step, doing: None,
 ) -> Iterator[dict]:
@@ -66,7 +82,7 @@ def reap(
     """
     for call in list(lease.calls(store)) if only is None else only:
         if not dry_run:
-            store_format.check(store)
+            layout.check(store)
         life = lease.life_of(store, call) if dry_run else lease.take_dead(store, call)
         if life is None or life.is_alive or not life.entries:
             continue
@@ -76,15 +92,20 @@ def reap(
         cause = body.get("cause") or ("killed" if is_new else "gone")
         error = _error(life, claims, cause)
         row = {name: body.get(name) for name in ("call", "id", "flow", "request_id", "engine")}
-        row |= {"steps": [claim["step"] for claim in claims], "cause": cause, "what": error.what, "hint": error.hint}
+        row |= {
+            "steps": [claim["step"] for claim in claims],
+            "cause": cause,
+            "what": error.what,
+            "hint": error.hint,
+        }
         if dry_run:
             yield row | {"runs": None}
             continue
         try:
             runs = []
             if body.get("engine") == "prefect":
-                api = api or prefect_env.choose(settings, lambda text: notify("", text))
-                runs = prefect_api.end(
+                api = api or environment.choose(settings, lambda text: notify("", text))
+                runs = client.end(
                     api, body.get("outcome", "CRASHED"), error.lines, call=call,
                     flow_runs={each["flow_run_id"] for each in (body, *claims) if each.get("flow_run_id")},
                     finished=body.get("finished") or _saved(store, body),
@@ -102,7 +123,9 @@ def reap(
         yield row | {"runs": runs}
 
 
-def after_error(store: Store, settings: Settings, request_id: str, cause: str, why: str) -> list[dict]:
+def after_error(
+    store: Store, settings: Settings, request_id: str, cause: str, why: str
+) -> list[dict]:
     """
     Bury the call of a request that Lambda answered with a function error; what was buried.
 
@@ -119,9 +142,15 @@ def after_error(store: Store, settings: Settings, request_id: str, cause: str, w
     dead = []
     for call in lease.calls(store):
         body = lease.life_of(store, call).body
-        if body.get("request_id") == request_id and (lease.report(store, call, cause, why) or body.get("state") == "ended"):
+        if body.get("request_id") == request_id and (
+            lease.report(store, call, cause, why) or body.get("state") == "ended"
+        ):
             # Where no Prefect is named, it is the function's, which is not ours to know: whoever knows it reaps.
-            dead += [call] if body.get("engine") != "prefect" or prefect_env.configured(settings) else []
+            dead += (
+                [call]
+                if body.get("engine") != "prefect" or environment.configured(settings)
+                else []
+            )
     return list(reap(store, settings, only=dead))
 
 
@@ -136,7 +165,7 @@ def of_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:
     return cause, f"Lambda shut its sandbox down: {reason.lower()}"
 
 
-def followed(invocation: Invocation, *, api: prefect_env.Api | None) -> None:
+def followed(invocation: Invocation, *, api: environment.Api | None) -> None:
     """
     Bury those whose claims this invocation took over, before it computes: a slot of theirs might be what it waits for.
 
@@ -150,7 +179,9 @@ def followed(invocation: Invocation, *, api: prefect_env.Api | None) -> None:
             for row in reap(invocation.store, invocation.settings, only=[call], api=api):
                 invocation.notify("", f"{row['what']}: its runs are marked as Crashed")
         except PflError as exc:
-            invocation.finding.warnings.append(f"a dead call could not be buried ({exc}); pfl runs reap does it")
+            invocation.finding.warnings.append(
+                f"a dead call could not be buried ({exc}); pfl runs reap does it"
+            )
 
 
 def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
@@ -160,7 +191,9 @@ def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
     last = records.now_iso(life.entries[-1].modified)[:19]
     why = f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, request {body.get('request_id') or '?'}"
     why = "; ".join(part for part in (body.get("why"), why) if part)
-    return PflError(f"{lease.holder(body | {'flow_run_id': None})} {happened}{doing}", why=why, hint=advice)
+    return PflError(
+        f"{lease.holder(body | {'flow_run_id': None})} {happened}{doing}", why=why, hint=advice
+    )
 
 
 def _saved(store: Store, body: dict) -> dict[str, dict]:
@@ -169,15 +202,37 @@ def _saved(store: Store, body: dict) -> dict[str, dict]:
     for step in store.folders(f"history/{keys.encode_id(body['id'])}") if "id" in body else ():
         record = next((told for _, told in records.newest(store, body["id"], step, [])), {})
         if record.get("task_run_id") and record.get("request_id") == body.get("request_id"):
-            told = {"flow_run_id": record["flow_run_id"], "step": step, "id": body["id"], "type": "COMPLETED"}
+            told = {
+                "flow_run_id": record["flow_run_id"],
+                "step": step,
+                "id": body["id"],
+                "type": "COMPLETED",
+            }
             found[record["task_run_id"]] = told
     return found
 
 
 def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
     since = claim["since"]
-    about = {name: value for name, value in claim.items() if name not in ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")}
-    body = about | {"status": "crashed", "cause": cause, "started_at": since, "error": error.to_json()}
-    token = keys.digest(f"{claim['call']} {claim['step']}")[:8]  # A reaper before us that died gave it the same name.
-    name = history.new_name(keys.encode_id(claim["id"]), claim["step"], records.CRASHED, time_ns=history.ns_of(since), token=token)
+    about = {
+        name: value
+        for name, value in claim.items()
+        if name not in ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")
+    }
+    body = about | {
+        "status": "crashed",
+        "cause": cause,
+        "started_at": since,
+        "error": error.to_json(),
+    }
+    token = keys.digest(f"{claim['call']} {claim['step']}")[
+        :8
+    ]  # A reaper before us that died gave it the same name.
+    name = history.new_name(
+        keys.encode_id(claim["id"]),
+        claim["step"],
+        records.CRASHED,
+        time_ns=history.ns_of(since),
+        token=token,
+    )
     history.append(store, name, body)

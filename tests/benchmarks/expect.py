@@ -24,13 +24,13 @@ _CALL = """
 import json, sys
 before = set(sys.modules)
 from collections import Counter
-from handler.core import store
+from pfl.handler.core import store
 objects, put = Counter(), store.Store.put
 def counted(self, key, data, **more):
     objects[key.split("/")[0]] += 1
     return put(self, key, data, **more)
 store.Store.put = counted
-from handler.entry import lambda_handler
+from pfl.handler.entry import lambda_handler
 reply = lambda_handler({"id": "abc"})
 assert reply["status"] == "completed", reply
 # sysconfig's data is the standard library's, under a name that each build of Python makes up.
@@ -49,27 +49,40 @@ def measure(project: Path, environ: dict[str, str], api: str, s3: dict[str, str]
         api: Prefect's API.
         s3: Variables that name an S3, ``PFL_STORE`` included.
     """
-    from cli.benchmark.relay import Relay
+    from pfl.cli.benchmark.relay import Relay
 
     found: dict = {}
-    environ = environ | {"PFL_LEASE_S": "3600"}  # A call that takes long is not to say in between that it lives.
+    environ = environ | {
+        "PFL_LEASE_S": "3600"
+    }  # A call that takes long is not to say in between that it lives.
     for name, more in (("directory", {"PFL_STORE": str(project / "kept")}), ("s3", s3)):
         if name == "directory":
             (project / "kept").mkdir()
-        _call(project, environ | more | {"PFL_STORE": more["PFL_STORE"] + "-first"}, name)  # Makes the manifest, which is no part of a call's cost.
+        _call(
+            project, environ | more | {"PFL_STORE": more["PFL_STORE"] + "-first"}, name
+        )  # Makes the manifest, which is no part of a call's cost.
         found[f"miss, {name}, direct"] = _without_imports(_call(project, environ | more, name))
         found[f"hit, {name}"] = _call(project, environ | more, name)
     with Relay(int(api.split(":")[2].split("/")[0])) as relay:
         (project / "told").mkdir()
-        more = {"PFL_STORE": str(project / "told"), "PFL_ENGINE": "prefect", "PREFECT_API_URL": f"{relay.url}/api", "PFL_ARTIFACTS": "off"}
-        found["miss, directory, prefect"] = _without_imports(_call(project, environ | more, "directory")) | {"api": _paths(relay.asked)}
+        more = {
+            "PFL_STORE": str(project / "told"),
+            "PFL_ENGINE": "prefect",
+            "PREFECT_API_URL": f"{relay.url}/api",
+            "PFL_ARTIFACTS": "off",
+        }
+        found["miss, directory, prefect"] = _without_imports(
+            _call(project, environ | more, "directory")
+        ) | {"api": _paths(relay.asked)}
     return found
 
 
 def _call(project: Path, environ: dict[str, str], name: str) -> dict:
     if name == "directory":
         Path(environ["PFL_STORE"]).mkdir(exist_ok=True)
-    done = subprocess.run([sys.executable, "-c", _CALL], cwd=project, env=environ, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _CALL], cwd=project, env=environ, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -82,7 +95,9 @@ def _paths(asked: Counter) -> dict[str, int]:
     """Requests by path, IDs left out, without those whose number depends on the clock: batches of logs and events, looks for a cancellation."""
     found: Counter = Counter()
     for request, count in asked.items():
-        path = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", request.split("?")[0]).replace("/api/", "/")
+        path = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", request.split("?")[0]).replace(
+            "/api/", "/"
+        )
         if not path.endswith(("/logs/", "/events/in", "GET /flow_runs/…")):
             found[path] += count  # One that was refused does not count.
     return dict(sorted((+found).items()))
@@ -90,15 +105,24 @@ def _paths(asked: Counter) -> dict[str, int]:
 
 def main() -> None:
     """Measure with servers of our own, and write."""
-    from cli.benchmark.rig import Rig
+    from pfl.cli.benchmark.rig import Rig
 
     with Rig(lambda text: print(text, file=sys.stderr)) as rig:
         project = rig.place / "shipped"
         project.mkdir()
         subprocess.run(["cp", "-R", str(ROOT / "flows"), str(project)], check=True)
         rig.s3()
-        environ = rig.bare_environ() | {"PFL_PROJECT": str(project), "PFL_ENGINE": "direct", "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(rig.place / "home")}
-        found = measure(project, environ, f"{rig.api(0).url}/api", rig.s3_env | {"PFL_STORE": "s3://bench/expect"})
+        environ = rig.bare_environ() | {
+            "PFL_PROJECT": str(project),
+            "PFL_ENGINE": "direct",
+            "PREFECT_HOME": str(rig.place / "home"),
+        }
+        found = measure(
+            project,
+            environ,
+            f"{rig.api(0).url}/api",
+            rig.s3_env | {"PFL_STORE": "s3://bench/expect"},
+        )
     EXPECTED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {os.path.relpath(EXPECTED)}")
 

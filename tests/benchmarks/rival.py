@@ -1,5 +1,5 @@
 """
-One of the tools, as a process that answers calls: ``rival.py TOOL ORDER``, see :mod:`cli.benchmark.sandbox`.
+One of the tools, as a process that answers calls: ``rival.py TOOL ORDER``, see :mod:`pfl.cli.benchmark.sandbox`.
 
 Nothing is imported here that a hit of the tool does not need.
 """
@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from cli.benchmark import sandbox  # noqa: E402  the line above finds it
+from pfl.cli.benchmark import sandbox  # noqa: E402  the line above finds it
 
 _ran: list[str] = []
 
@@ -60,7 +60,9 @@ def redun():
     def chain(id: str):
         return c(id, b(id, a(id)))
 
-    scheduler = Scheduler(Config({"backend": {"db_uri": f"sqlite:///{os.environ['BENCH_PLACE']}/redun.db"}}))
+    scheduler = Scheduler(
+        Config({"backend": {"db_uri": f"sqlite:///{os.environ['BENCH_PLACE']}/redun.db"}})
+    )
     scheduler.load()
     return _counted(lambda id: scheduler.run(chain(id)))
 
@@ -69,14 +71,20 @@ def hamilton():
     from hamilton import driver
     from plain import a, b, c
 
-    built = driver.Builder().with_modules(a, b, c).with_cache(path=os.environ["BENCH_PLACE"]).build()
+    built = (
+        driver.Builder().with_modules(a, b, c).with_cache(path=os.environ["BENCH_PLACE"]).build()
+    )
     return _counted(lambda id: built.execute(["c"], inputs={"id": id})["c"])
 
 
 def powertools(**more: bool):
     from types import SimpleNamespace
 
-    from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
+    from aws_lambda_powertools.utilities.idempotency import (
+        DynamoDBPersistenceLayer,
+        IdempotencyConfig,
+        idempotent_function,
+    )
 
     a, b, c = _steps()
     layer = DynamoDBPersistenceLayer(table_name=os.environ["BENCH_TABLE"])

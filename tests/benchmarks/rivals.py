@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "fingerprint")]
 
-from handler.core.errors import UnavailableError  # noqa: E402
+from pfl.handler.core.errors import UnavailableError  # noqa: E402
 
 FLOW = "meaning"
 # By function of rival.py: what to install, how it is called, where it keeps results.
@@ -33,38 +33,73 @@ TOOLS = {
     "redun": ("redun", "redun", "SQLite"),
     "hamilton": ("sf-hamilton", "Hamilton", "directory"),
     "powertools": ("aws-lambda-powertools", "Powertools idempotency", "DynamoDB (moto)"),
-    "powertools_local": ("aws-lambda-powertools", "Powertools idempotency, local cache", "DynamoDB (moto)"),
+    "powertools_local": (
+        "aws-lambda-powertools",
+        "Powertools idempotency, local cache",
+        "DynamoDB (moto)",
+    ),
 }
 S3 = "pfl, on S3"
 # What compare.py calls the tools.
-JUDGED = {"pfl": "ours", "plain Prefect": "prefect_task_source", "joblib": "joblib", "redun": "redun", "Hamilton": "hamilton", "Powertools idempotency": "powertools"}
+JUDGED = {
+    "pfl": "ours",
+    "plain Prefect": "prefect_task_source",
+    "joblib": "joblib",
+    "redun": "redun",
+    "Hamilton": "hamilton",
+    "Powertools idempotency": "powertools",
+}
 
 
 def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict]]:
     """Rows of hits, one a tool, fastest cold first; and what was left out."""
-    from cli.benchmark import rig as rigs
+    from pfl.cli.benchmark import rig as rigs
 
     rows, left_out = [], []
     with rigs.Rig(lambda text: print(text, file=sys.stderr)) as rig:
         for path in (rig.project / "plain").glob("[abc].py"):  # Each step says that it ran.
             code = path.read_text()
-            path.write_text("import sys\n" + code.replace("    return ", f'    getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")\n    return '))
+            path.write_text(
+                "import sys\n"
+                + code.replace(
+                    "    return ",
+                    f'    getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")\n    return ',
+                )
+            )
         rig.bake()
         rig.limit(["id0"])
         s3 = rig.s3()
-        makers = {"pfl": lambda first: rig.sandbox("pfl-direct", "directory", 0, first), "plain Prefect": lambda first: rig.sandbox("prefect", "directory", 0, first)}
-        versions, where = {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")}, {"pfl": "directory", "plain Prefect": "directory"}
+        makers = {
+            "pfl": lambda first: rig.sandbox("pfl-direct", "directory", 0, first),
+            "plain Prefect": lambda first: rig.sandbox("prefect", "directory", 0, first),
+        }
+        versions, where = (
+            {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")},
+            {"pfl": "directory", "plain Prefect": "directory"},
+        )
         if s3 is not None:
-            makers[S3], versions[S3], where[S3] = (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)), "this", "S3 (moto)"
+            makers[S3], versions[S3], where[S3] = (
+                (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)),
+                "this",
+                "S3 (moto)",
+            )
             _tables(rig.s3_env)
         for tool, (package, name, store) in TOOLS.items():
             found = installed(python, package)
             if not found or (tool.startswith("powertools") and s3 is None):
-                left_out.append(_left_out(name, f"{package if not found else 'moto'} is not installed: pip install -e '.[rivals]'"))
+                left_out.append(
+                    _left_out(
+                        name,
+                        f"{package if not found else 'moto'} is not installed: pip install -e '.[rivals]'",
+                    )
+                )
                 continue
             versions[name], where[name] = found, store
             makers[name] = _maker(rig, python, tool)
-        order, found = {"flow": FLOW, "id": "id0"}, {name: {"cold": [], "warm": [], "modules": 0} for name in makers}
+        order, found = (
+            {"flow": FLOW, "id": "id0"},
+            {name: {"cold": [], "warm": [], "modules": 0} for name in makers},
+        )
 
         def drop(name: str, exc: Exception) -> None:
             del makers[name], found[name]
@@ -97,8 +132,15 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             print(f"rivals: {number + 1} of {rounds} rounds", file=sys.stderr)
     for name, each in found.items():
         middle = {start: round(statistics.median(each[start]), 3) for start in ("cold", "warm")}
-        about = {"tool": "pfl" if name == S3 else name, "version": versions[name], "store": where[name]}
-        rows.append(about | {"cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]})
+        about = {
+            "tool": "pfl" if name == S3 else name,
+            "version": versions[name],
+            "store": where[name],
+        }
+        rows.append(
+            about
+            | {"cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]}
+        )
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 
@@ -113,11 +155,20 @@ def _left_out(what: str, why: str) -> dict:
 
 
 def _maker(rig, python: str, tool: str):
-    from cli.benchmark.rig import Sandbox
+    from pfl.cli.benchmark.rig import Sandbox
 
     place = rig.place / "rivals" / tool
     place.mkdir(parents=True)
-    environ = rig.bare_environ() | (rig.s3_env or {}) | {"BENCH_PLACE": str(place), "BENCH_TABLE": tool, "HOME": str(rig.place), "HAMILTON_TELEMETRY_ENABLED": "false"}
+    environ = (
+        rig.bare_environ()
+        | (rig.s3_env or {})
+        | {
+            "BENCH_PLACE": str(place),
+            "BENCH_TABLE": tool,
+            "HOME": str(rig.place),
+            "HAMILTON_TELEMETRY_ENABLED": "false",
+        }
+    )
     command = [python, str(ROOT / "tests" / "benchmarks" / "rival.py"), tool]
     return lambda first: Sandbox([*command, json.dumps(first)], environ, rig.project)
 
@@ -125,9 +176,18 @@ def _maker(rig, python: str, tool: str):
 def _tables(environ: dict[str, str]) -> None:
     import boto3
 
-    given = {"endpoint_url": environ["AWS_ENDPOINT_URL"], "region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    given = {
+        "endpoint_url": environ["AWS_ENDPOINT_URL"],
+        "region_name": "us-east-1",
+        "aws_access_key_id": "x",
+        "aws_secret_access_key": "x",
+    }
     key = {"AttributeName": "id"}
-    about = {"BillingMode": "PAY_PER_REQUEST", "KeySchema": [key | {"KeyType": "HASH"}], "AttributeDefinitions": [key | {"AttributeType": "S"}]}
+    about = {
+        "BillingMode": "PAY_PER_REQUEST",
+        "KeySchema": [key | {"KeyType": "HASH"}],
+        "AttributeDefinitions": [key | {"AttributeType": "S"}],
+    }
     for table in ("powertools", "powertools_local"):
         boto3.client("dynamodb", **given).create_table(TableName=table, **about)
 
@@ -143,27 +203,52 @@ def judge(python: str, every: int) -> tuple[list[dict], list[dict]]:
     import compare
     from corpus import copy_all, load_cases
 
-    cases = [case for case in load_cases() if case.can_run() and not case.needs and not case.name.startswith("huge_")][::every]
+    cases = [
+        case
+        for case in load_cases()
+        if case.can_run() and not case.needs and not case.name.startswith("huge_")
+    ][::every]
     rows, left_out = [], []
     with tempfile.TemporaryDirectory() as place:
         copy_all(cases, Path(place))
         for tool, name in JUDGED.items():
             chosen = sys.executable if tool in ("pfl", "plain Prefect") else python
-            sides = [compare.keys(name, side, seed, cases, Path(place), chosen) for side, seed in (("before", 1), ("after", 4_000))]
+            sides = [
+                compare.keys(name, side, seed, cases, Path(place), chosen)
+                for side, seed in (("before", 1), ("after", 4_000))
+            ]
             if not all(len(side) == len(cases) for side in sides):
-                left_out.append(_left_out(f"{tool} on the fingerprint suite", "it is not installed, or does not work here"))
+                left_out.append(
+                    _left_out(
+                        f"{tool} on the fingerprint suite",
+                        "it is not installed, or does not work here",
+                    )
+                )
                 continue
             noticed, quiet, errors = compare.score(cases, *sides)
             bust = sum(case.expect == "bust" for case in cases)
             # A tool that raised gave no answer, so no old one either.
-            failed = sum(case.expect == "bust" and any(isinstance(key, dict) for key in both) for case, *both in zip(cases, *sides, strict=True))
-            row = {"tool": tool, "changes": bust, "noticed": noticed, "failed": failed, "harmless": len(cases) - bust, "quiet": quiet, "errors": errors}
+            failed = sum(
+                case.expect == "bust" and any(isinstance(key, dict) for key in both)
+                for case, *both in zip(cases, *sides, strict=True)
+            )
+            row = {
+                "tool": tool,
+                "changes": bust,
+                "noticed": noticed,
+                "failed": failed,
+                "harmless": len(cases) - bust,
+                "quiet": quiet,
+                "errors": errors,
+            }
             rows.append(row)
             print(f"fingerprint suite: {tool}", file=sys.stderr)
     return rows, left_out
 
 
-def add(run: dict, python: str, save: Callable[[], None], *, rounds: int, calls: int, every: int) -> None:
+def add(
+    run: dict, python: str, save: Callable[[], None], *, rounds: int, calls: int, every: int
+) -> None:
     """Both tables, put into *run*, which is saved after each."""
     run["rivals"], absent = measure(python, rounds, calls)
     # What an earlier try left out may be there now.

@@ -19,15 +19,22 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import servers  # noqa: E402
-
-from handler.core.settings import Settings  # noqa: E402
-from handler.engine import prefect_env, server  # noqa: E402
+from pfl.handler.core.settings import Settings  # noqa: E402
+from pfl.handler.engine.prefect import environment, server  # noqa: E402
 
 from . import bench, suite  # noqa: E402
 
 # Engine, store, share of the kills.
-LOADS = (("direct", "directory", 0.55), ("direct", "s3", 0.2), ("prefect", "directory", 0.15), ("prefect", "s3", 0.1))
-ROUNDS = {"directory": 150, "s3": 50}  # After so many kills it starts anew: moto looks at each object of a bucket to list a few.
+LOADS = (
+    ("direct", "directory", 0.55),
+    ("direct", "s3", 0.2),
+    ("prefect", "directory", 0.15),
+    ("prefect", "s3", 0.1),
+)
+ROUNDS = {
+    "directory": 150,
+    "s3": 50,
+}  # After so many kills it starts anew: moto looks at each object of a bucket to list a few.
 
 
 def main() -> None:
@@ -35,9 +42,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, servers.s3() as s3:
         root = Path(place)
         found = server.ensure(root / "prefect-home" / ".pfl", idle_s=36_000)
-        prefect_env.prepare(Settings(project=str(root / "prefect-home")))
-        os.environ |= {"PREFECT_API_URL": found.url, "AWS_ENDPOINT_URL": s3, "AWS_REGION": "us-east-1"}
-        os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "PFL_TAG_LIMITS": "per-id"}
+        environment.prepare(Settings(project=str(root / "prefect-home")))
+        os.environ |= {
+            "PREFECT_API_URL": found.url,
+            "AWS_ENDPOINT_URL": s3,
+            "AWS_REGION": "us-east-1",
+        }
+        os.environ |= {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "PFL_TAG_LIMITS": "per-id",
+        }
         try:
             if "--bench" in sys.argv:
                 bench.main(root, found.url)
@@ -69,14 +84,30 @@ def load(root: Path, kills: int) -> None:
         while left > 0:
             where = root / f"load-{kind}-{engine}-{left}"
             _store(kind, f"load-{engine}-{left}")
-            counted += (found := suite.under_load(where, suite.project(where), engine, kills=min(ROUNDS[kind], left), seed=number * 10_000 + left))
+            counted += (
+                found := suite.under_load(
+                    where,
+                    suite.project(where),
+                    engine,
+                    kills=min(ROUNDS[kind], left),
+                    seed=number * 10_000 + left,
+                )
+            )
             left -= found["killed"]
-            print(f"{engine}, {kind}: {counted['killed']} killed in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{engine}, {kind}: {counted['killed']} killed in {time.monotonic() - started:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         tables.append(counted)
         names = list(found)
         print(f"{engine}, {kind}: {dict(counted)}", file=sys.stderr, flush=True)
     for what in ("at random", *names):
-        cells = [f"{engine}, {kind}" for engine, kind, _ in LOADS] if what == "at random" else [str(table[what]) for table in tables]
+        cells = (
+            [f"{engine}, {kind}" for engine, kind, _ in LOADS]
+            if what == "at random"
+            else [str(table[what]) for table in tables]
+        )
         print("| " + " | ".join((what, *cells)) + " |", flush=True)
 
 

@@ -22,7 +22,7 @@ from faults import gate, suite
 FLOW = """
 import os, time
 from pathlib import Path
-from handler import flow, step
+from pfl import flow, step
 
 @step(depends_on=())
 def held(id: str) -> int:
@@ -75,7 +75,9 @@ class Ours:
     def start(self, id: str) -> threading.Thread:
         def call() -> None:
             reply = self._nursery.order({"id": id, "engine": "prefect"})
-            (self._root / f"replied-{id}-{id_of(self)}").write_text(f"{time.time()} {reply.get('reply', {}).get('status')}")
+            (self._root / f"replied-{id}-{id_of(self)}").write_text(
+                f"{time.time()} {reply.get('reply', {}).get('status')}"
+            )
 
         thread = threading.Thread(target=call)
         thread.start()
@@ -102,7 +104,9 @@ def ours(root: Path, *, hold_s: float, kill: bool) -> float:
     for thread in threads:
         thread.join()
     if not kill:
-        took = float((root / f"replied-{name}-{id_of(second)}").read_text().split()[0]) - float(lines(root / f"ended-{name}", 1)[0])
+        took = float((root / f"replied-{name}-{id_of(second)}").read_text().split()[0]) - float(
+            lines(root / f"ended-{name}", 1)[0]
+        )
     for one in (first, second):
         one._nursery.__exit__()
     return took
@@ -110,11 +114,11 @@ def ours(root: Path, *, hold_s: float, kill: bool) -> float:
 
 def plain(root: Path, *, hold_s: float, kill: bool) -> float:
     """The same of a Prefect flow whose task has a tag with a limit of 1."""
-    from handler.engine import limits, prefect_env
-    from handler.core.settings import Settings
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.engine.prefect import environment, limits
 
     tag = f"bench-{uuid.uuid4().hex[:8]}"
-    limits._set(prefect_env.configured(Settings.from_env(os.environ)), tag, 1)
+    limits._set(environment.configured(Settings.from_env(os.environ)), tag, 1)
     (root / "plain.py").write_text(PLAIN)
     command = [sys.executable, "plain.py", tag]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
@@ -142,13 +146,28 @@ def main(root: Path, url: str, times: int = 5) -> None:
     where = root / "bench"
     suite.project(where)
     (where / "flows" / "pipeline.py").write_text(FLOW)
-    told = lambda name, found: print(f"{name:<44}{statistics.median(found):8.2f} s  (of {len(found)}: {min(found):.2f} to {max(found):.2f})", flush=True)  # noqa: E731
+    told = lambda name, found: print(
+        f"{name:<44}{statistics.median(found):8.2f} s  (of {len(found)}: {min(found):.2f} to {max(found):.2f})",
+        flush=True,
+    )  # noqa: E731
     with gate.Gate(int(url.split(":")[2].split("/")[0])) as between:
         os.environ["PREFECT_API_URL"] = between.url
-        told("result to waiter's reply, lease", [ours(where, hold_s=6, kill=False) for _ in range(times)])
-        told("result to waiter's reply, tag limit", [plain(where, hold_s=15, kill=False) for _ in range(times)])
-        told("kill to free slot, lease and tag limit", [ours(where, hold_s=12, kill=True) for _ in range(times)])
-        told("kill to free slot, tag limit", [plain(where, hold_s=12, kill=True) for _ in range(max(1, times // 2))])
+        told(
+            "result to waiter's reply, lease",
+            [ours(where, hold_s=6, kill=False) for _ in range(times)],
+        )
+        told(
+            "result to waiter's reply, tag limit",
+            [plain(where, hold_s=15, kill=False) for _ in range(times)],
+        )
+        told(
+            "kill to free slot, lease and tag limit",
+            [ours(where, hold_s=12, kill=True) for _ in range(times)],
+        )
+        told(
+            "kill to free slot, tag limit",
+            [plain(where, hold_s=12, kill=True) for _ in range(max(1, times // 2))],
+        )
         for name, tag_limits in (("lease", ""), ("lease and tag limit", "per-id")):
             os.environ["PFL_TAG_LIMITS"] = tag_limits
             (where / "hold").write_text("0")
@@ -157,7 +176,13 @@ def main(root: Path, url: str, times: int = 5) -> None:
                 for what in ("computed", "hit"):
                     before = between.asked.total()
                     nursery.order({"id": id, "engine": "prefect"})
-                    print(f"API requests of an invocation, {name}, {what}: {between.asked.total() - before}", flush=True)
+                    print(
+                        f"API requests of an invocation, {name}, {what}: {between.asked.total() - before}",
+                        flush=True,
+                    )
         before = between.asked.total()
         plain(where, hold_s=0, kill=False)
-        print(f"API requests of an invocation, tag limit: {(between.asked.total() - before - 1) / 2:g}", flush=True)
+        print(
+            f"API requests of an invocation, tag limit: {(between.asked.total() - before - 1) / 2:g}",
+            flush=True,
+        )

@@ -51,7 +51,9 @@ class Gate:
                     if fault == "down":
                         return
                     if fault == "500":
-                        client.sendall(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+                        client.sendall(
+                            b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+                        )
                         return
                     if fault == "slow":
                         threading.Event().wait(0.3)

@@ -18,9 +18,9 @@ import uuid
 
 def invocation(order: dict) -> dict:
     """What a child does."""
-    from handler import entry
-    from handler.core import store
-    from handler.core.settings import Settings
+    from pfl.handler import entry
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.core.store import objects
 
     passed: list[str] = []
 
@@ -40,33 +40,37 @@ def invocation(order: dict) -> dict:
 
         setattr(owner, attribute, wrapped)
 
-    around(store.Store, "put", lambda args: f"put {args[1].split('/')[0]}")
-    around(store.Store, "delete", lambda args: "delete")
+    around(objects.Store, "put", lambda args: f"put {args[1].split('/')[0]}")
+    around(objects.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
         import prefect.task_engine
+        from pfl.handler.engine.prefect import limits
         from prefect.client.orchestration import SyncPrefectClient
-
-        from handler.engine import limits
 
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
         around(limits, "_take", lambda args: "take a slot")
-        around(prefect.task_engine, "emit_task_run_state_change_event", lambda args: "emit task run state")
-    reply = entry.handle(order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4()))
+        around(
+            prefect.task_engine,
+            "emit_task_run_state_change_event",
+            lambda args: "emit task run state",
+        )
+    reply = entry.handle(
+        order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4())
+    )
     return {"reply": reply, "points": passed}
 
 
 def main() -> None:
-    import handler.engine.run  # noqa: F401
+    import pfl.handler.engine.compute  # noqa: F401
 
     if os.environ.get("PREFECT_API_URL"):
-        from handler.core.settings import Settings
-        from handler.engine import prefect_env
+        from pfl.handler.core.settings import Settings
+        from pfl.handler.engine.prefect import environment
 
-        prefect_env.prepare(Settings.from_env(os.environ))
+        environment.prepare(Settings.from_env(os.environ))
+        from pfl.handler.engine.prefect import builder, session  # noqa: F401
         from prefect import flow_engine  # noqa: F401
-
-        from handler.engine import prefect_flow, prefect_run  # noqa: F401
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the children.
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(sys.argv[1])

@@ -19,15 +19,16 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from handler import entry
-from handler.core import lease, records, store
-from handler.core.settings import Settings
-from handler.engine import limits, prefect_api, prefect_env
+from pfl.handler import entry
+from pfl.handler.core.cache import lease
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import objects, records
+from pfl.handler.engine.prefect import client, environment, limits
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOW = """
 import os
-from handler import flow, step
+from pfl import flow, step
 
 def ran(id, name):
     with open(f"ran-{id}", "a") as log:
@@ -51,14 +52,18 @@ class Nursery:
     """A process that forks an invocation per order; any number of threads may order."""
 
     def __init__(self, root: Path) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "PFL_PROJECT": str(root)}
+        env = {**os.environ, "PFL_PROJECT": str(root)}
         self._folder = tempfile.mkdtemp()  # The name of a Unix socket has to be short.
         self._path = f"{self._folder}/orders"
         command = [sys.executable, str(Path(__file__).with_name("nursery.py")), self._path]
-        self._process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, cwd=root, env=env, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout.readline() == "ready\n"
 
-    def order(self, event: dict, kill_at: int | None = None, kill_after_s: float | None = None) -> dict:
+    def order(
+        self, event: dict, kill_at: int | None = None, kill_after_s: float | None = None
+    ) -> dict:
         """The answer of a child; its ``pid`` alone if it was killed, at a point or by the clock."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._path)
@@ -78,7 +83,9 @@ class Nursery:
                     connection.settimeout(None)
                 except ConnectionResetError:  # It was killed before it had read its order.
                     break
-        with suppress(ProcessLookupError):  # What a process has open is closed a moment before it is gone.
+        with suppress(
+            ProcessLookupError
+        ):  # What a process has open is closed a moment before it is gone.
             process = os.pidfd_open(int(pid))
             select.select([process], [], [])
             os.close(process)
@@ -121,42 +128,60 @@ def computed_too_often(root: Path, id: str, killed: set[int]) -> int:
     return sum(count - 1 for count in survived.values())
 
 
-def runs_of(api: prefect_env.Api, id: str) -> tuple[list[dict], list[dict]]:
+def runs_of(api: environment.Api, id: str) -> tuple[list[dict], list[dict]]:
     """Flow runs and task runs of an ID in Prefect."""
     chosen = {"flow_runs": {"tags": {"all_": [f"id={id}"]}}}
-    return tuple(list(prefect_api.pages(api, f"/{kind}/filter", chosen)) for kind in ("flow_runs", "task_runs"))
+    return tuple(
+        list(client.pages(api, f"/{kind}/filter", chosen)) for kind in ("flow_runs", "task_runs")
+    )
 
 
 def left_open(settings: Settings, ids: list[str]) -> list[str]:
     """Flow runs and task runs of these IDs that look alive in Prefect, and their slots that are taken."""
-    api = prefect_env.configured(settings)
+    api = environment.configured(settings)
     runs = [(id, run) for id in ids for kind in runs_of(api, id) for run in kind]
-    found = [f"{id}: {run['name']} {run['state_type']}" for id, run in runs if run["state_type"] not in prefect_api.FINAL]
+    found = [
+        f"{id}: {run['name']} {run['state_type']}"
+        for id, run in runs
+        if run["state_type"] not in client.FINAL
+    ]
     tags = {limits.tag_of(id, step) for id in ids for step in "ab"}
-    return found + [f"slot {row['tag']}" for row in limits.ls(api, store.of(settings), holders=False) if row["tag"] in tags and row["taken"]]
+    return found + [
+        f"slot {row['tag']}"
+        for row in limits.ls(api, objects.of(settings), holders=False)
+        if row["tag"] in tags and row["taken"]
+    ]
 
 
 def marked_wrongly(settings: Settings, reply: dict) -> bool:
     """Whether a run that replied is anything but Completed in Prefect, or a task run of what it computed."""
-    api = prefect_env.configured(settings)
+    api = environment.configured(settings)
     if not reply["url"]:
         return False
-    run = prefect_api.ask(api, f"/flow_runs/{reply['url'].rsplit('/', 1)[1]}")
-    tasks = [prefect_api.ask(api, f"/task_runs/{row['task_run_id']}") for row in reply["steps"] if row["status"] == "computed"]
+    run = client.ask(api, f"/flow_runs/{reply['url'].rsplit('/', 1)[1]}")
+    tasks = [
+        client.ask(api, f"/task_runs/{row['task_run_id']}")
+        for row in reply["steps"]
+        if row["status"] == "computed"
+    ]
     return {each and each["state_type"] for each in (run, *tasks)} != {"COMPLETED"}
 
 
-def taken(results: store.Store) -> list[str]:
+def taken(results: objects.Store) -> list[str]:
     """Leases and calls that are left."""
     newest: dict[str, str] = {}
     for item in results.list("leases"):
         folder = item.key.rsplit("/", 1)[0]
         newest[folder] = max(newest.get(folder, ""), item.key)
-    held = [key for key in newest.values() if records.unseal(results.get(key), key)["state"] != "free"]
+    held = [
+        key for key in newest.values() if records.unseal(results.get(key), key)["state"] != "free"
+    ]
     return held + list(lease.calls(results))
 
 
-def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", once: bool = False) -> dict[str, str]:
+def every_point(
+    root: Path, settings: Settings, engine: str, *, only: str = "", once: bool = False
+) -> dict[str, str]:
     """
     Kill an invocation at each of its points, reap, call again.
 
@@ -170,12 +195,16 @@ def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", 
     Returns:
         What was wrong, by point; empty where all is right.
     """
-    results, wrong, name = store.of(settings), {}, uuid.uuid4().hex[:6]
+    results, wrong, name = objects.of(settings), {}, uuid.uuid4().hex[:6]
     with Nursery(root) as nursery:
-        nursery.order({"id": f"{name}-first", "engine": engine})  # What a store is told once: its format, what the code is.
+        nursery.order(
+            {"id": f"{name}-first", "engine": engine}
+        )  # What a store is told once: its format, what the code is.
         points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
         for number, point in enumerate(points):
-            if (only and not any(word in point for word in only.split("|"))) or (once and point in points[:number]):
+            if (only and not any(word in point for word in only.split("|"))) or (
+                once and point in points[:number]
+            ):
                 continue
             id, told = f"{name}-{number}", []
             event = {"id": id, "engine": engine}
@@ -198,7 +227,14 @@ def every_point(root: Path, settings: Settings, engine: str, *, only: str = "", 
 
 
 def under_load(
-    root: Path, settings: Settings, engine: str, *, kills: int, processes: int = 8, ids: int = 20, seed: int = 1
+    root: Path,
+    settings: Settings,
+    engine: str,
+    *,
+    kills: int,
+    processes: int = 8,
+    ids: int = 20,
+    seed: int = 1,
 ) -> Counter[str]:
     """
     Kill at random under load, beside two reapers that never stop; then reap once, and count.
@@ -206,7 +242,7 @@ def under_load(
     Half are killed at one of their points, half by the clock. An ID whose steps are all stored gives way to a new one, so that there
     are always *ids* to compute. A killed process is missed at once here, as by any other on its machine.
     """
-    results, lock, over = store.of(settings), threading.Lock(), threading.Event()
+    results, lock, over = objects.of(settings), threading.Lock(), threading.Event()
     count, killed, replies, chance = Counter(), set(), {}, random.Random(seed)
     name = f"load-{uuid.uuid4().hex[:6]}"
     now = [f"{name}-{number}" for number in range(ids)]
@@ -219,7 +255,9 @@ def under_load(
                     return
                 id, by_clock = chance.choice(now), chance.random() < 0.5
                 at = chance.uniform(0, typical_s) if by_clock else chance.randrange(points * 3 // 2)
-            answer = nursery.order({"id": id, "engine": engine}, *((None, at) if by_clock else (at, None)))
+            answer = nursery.order(
+                {"id": id, "engine": engine}, *((None, at) if by_clock else (at, None))
+            )
             with lock:
                 count["invocations"] += 1
                 if "reply" not in answer:
@@ -256,7 +294,12 @@ def under_load(
         for thread in reapers:
             thread.join()
     reaped = entry.handle({"action": "reap"}, settings, results=results)
-    lost = [id for id in replies if values(entry.handle({"id": id, "cached_only": True}, settings, results=results)) != right(id)]
+    lost = [
+        id
+        for id in replies
+        if values(entry.handle({"id": id, "cached_only": True}, settings, results=results))
+        != right(id)
+    ]
     in_prefect = engine == "prefect"
     opened = left_open(settings, every) if in_prefect else []
     return Counter({

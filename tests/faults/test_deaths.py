@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from faults import suite
+from pfl.handler import entry
 
-from handler import entry
+from faults import suite
 
 
 @pytest.mark.parametrize("place", ["directory", "s3"])
@@ -18,20 +18,31 @@ def test_a_death_at_any_point_is_repaired_by_the_next_call(tmp_path, monkeypatch
     assert suite.every_point(tmp_path / "project", settings, "direct", once=place == "s3") == {}
 
 
-def test_a_step_whose_result_is_saved_is_completed_in_prefect_though_its_process_died_before_it_said_so(tmp_path, prefect_server):
+def test_a_step_whose_result_is_saved_is_completed_in_prefect_though_its_process_died_before_it_said_so(
+    tmp_path, prefect_server
+):
     os.environ["PREFECT_API_URL"] = prefect_server.url
     settings = suite.project(tmp_path / "project")
     with suite.Nursery(tmp_path / "project") as nursery:
         points = nursery.order({"id": "saved-0", "engine": "prefect"})["points"]
-        ends = [at for at, point in enumerate(points) if point == "before emit task run state"][2::3]  # Pending, Running, Completed.
+        ends = [at for at, point in enumerate(points) if point == "before emit task run state"][
+            2::3
+        ]  # Pending, Running, Completed.
         nursery.order({"id": "saved-1", "engine": "prefect"}, ends[-1])
     assert [row["steps"] for row in entry.handle({"action": "reap"}, settings)["reaped"]] == [[]]
-    flows, tasks = suite.runs_of(suite.prefect_env.configured(settings), "saved-1")
+    flows, tasks = suite.runs_of(suite.environment.configured(settings), "saved-1")
     assert [run["state_type"] for run in flows] == ["CRASHED"]
     assert [run["state_type"] for run in tasks] == ["COMPLETED", "COMPLETED"]
 
 
-def test_a_death_at_any_change_of_a_flow_runs_state_or_around_a_slot_leaves_nothing_running(tmp_path, prefect_server):
+def test_a_death_at_any_change_of_a_flow_runs_state_or_around_a_slot_leaves_nothing_running(
+    tmp_path, prefect_server
+):
     os.environ |= {"PREFECT_API_URL": prefect_server.url, "PFL_TAG_LIMITS": "per-id"}
     settings = suite.project(tmp_path / "project")
-    assert suite.every_point(tmp_path / "project", settings, "prefect", only="flow run|slot", once=True) == {}
+    assert (
+        suite.every_point(
+            tmp_path / "project", settings, "prefect", only="flow run|slot", once=True
+        )
+        == {}
+    )

@@ -62,7 +62,7 @@ for n in range({modules}):
 imported = time.process_time() - start
 import project.steps as steps
 start = time.process_time()
-from handler.core.fingerprint import fingerprint
+from pfl.handler.core.fingerprint import fingerprint
 loaded = time.process_time() - start
 times, parts = [], 0
 for function in (steps.s0, steps.s0, *steps.ALL, *steps.ALL):
@@ -95,8 +95,13 @@ def main(modules: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         generate(Path(name), modules)
         code = MEASURE.format(repository=str(REPOSITORY), folder=name, modules=modules)
-        environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        runs = [json.loads(subprocess.check_output([sys.executable, "-c", code], env=environ)) for _ in range(6)][1:]
+        environ = {
+            key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
+        }
+        runs = [
+            json.loads(subprocess.check_output([sys.executable, "-c", code], env=environ))
+            for _ in range(6)
+        ][1:]
     best = [min(column) for column in zip(*runs, strict=True)]
     imported, loaded, first, second, mean, longest, parts = best
     print(f"import {modules} modules     {imported * 1000:7.1f} ms")

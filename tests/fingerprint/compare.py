@@ -24,14 +24,13 @@ from typing import Any
 
 from corpus import HERE, REPOSITORY, Case, copy_all, folder_of, load_cases
 
-
 SECONDS = 4  # per case; a tool that takes longer counts as an error
 
 
 def ours() -> Callable[[Any], Any]:
     """This project."""
     sys.path.append(str(REPOSITORY))
-    from handler.core.fingerprint import fingerprint
+    from pfl.handler.core.fingerprint import fingerprint
 
     return lambda function: fingerprint(function).digest
 
@@ -68,7 +67,9 @@ def joblib() -> Callable[[Any], Any]:
 def powertools() -> Callable[[Any], Any]:
     """The key of Lambda Powertools' idempotency: the function's name and the event."""
     from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig
-    from aws_lambda_powertools.utilities.idempotency.persistence.dynamodb import DynamoDBPersistenceLayer
+    from aws_lambda_powertools.utilities.idempotency.persistence.dynamodb import (
+        DynamoDBPersistenceLayer,
+    )
 
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 
@@ -94,7 +95,16 @@ def charmonium_impure() -> Callable[[Any], Any]:
     return lambda function: freeze(function, Config(assume_purity=False))
 
 
-TOOLS = (ours, prefect_task_source, redun, hamilton, joblib, powertools, charmonium, charmonium_impure)
+TOOLS = (
+    ours,
+    prefect_task_source,
+    redun,
+    hamilton,
+    joblib,
+    powertools,
+    charmonium,
+    charmonium_impure,
+)
 
 
 def serve(name: str) -> None:
@@ -124,7 +134,9 @@ def serve(name: str) -> None:
         os.waitpid(pid, 0)
 
 
-def keys(tool: str, side: str, seed: int, cases: list[Case], place: Path, python: str = sys.executable) -> list[Any]:
+def keys(
+    tool: str, side: str, seed: int, cases: list[Case], place: Path, python: str = sys.executable
+) -> list[Any]:
     """The keys of one side of all *cases*, as *python* finds them; none if the tool is not installed there."""
     environ = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
     jobs = []
@@ -132,19 +144,35 @@ def keys(tool: str, side: str, seed: int, cases: list[Case], place: Path, python
         folder = folder_of(case, side, place)
         jobs.append(json.dumps([str(folder), case.target, [str(folder / "site-packages")]]))
     command = [python, str(HERE / "compare.py"), "--serve", tool]
-    done = subprocess.run(command, input="\n".join(jobs) + "\n", env=environ, capture_output=True, text=True, check=False)
-    return [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"{'] if done.returncode == 0 else []
+    done = subprocess.run(
+        command,
+        input="\n".join(jobs) + "\n",
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (
+        [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"{']
+        if done.returncode == 0
+        else []
+    )
 
 
 def main(every: int) -> None:
     """Print the table, over one in *every* cases."""
-    cases = [case for case in load_cases() if case.can_run() and not case.name.startswith("huge_")][::every]
+    cases = [case for case in load_cases() if case.can_run() and not case.name.startswith("huge_")][
+        ::every
+    ]
     rows, absent = [], []
     with tempfile.TemporaryDirectory() as name:
         copy_all(cases, Path(name))
         for tool in TOOLS:
             print(f"{tool.__name__} …", file=sys.stderr)
-            sides = [keys(tool.__name__, side, seed, cases, Path(name)) for side, seed in (("before", 1), ("after", 4_000))]
+            sides = [
+                keys(tool.__name__, side, seed, cases, Path(name))
+                for side, seed in (("before", 1), ("after", 4_000))
+            ]
             if not all(len(side) == len(cases) for side in sides):
                 absent.append(tool.__name__)
                 continue

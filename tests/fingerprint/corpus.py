@@ -58,7 +58,9 @@ def copy_all(cases: Sequence[Case], place: Path) -> None:
     """Put both sides of *cases* below *place*, each in a checkout of another name and depth."""
     for goal in (place / "a", place / "other-place" / "deeper" / "b"):
         goal.mkdir(parents=True)
-        subprocess.run(["cp", "-R", *(str(case.folder) for case in cases), str(goal)], check=True)  # ten times as fast as shutil
+        subprocess.run(
+            ["cp", "-R", *(str(case.folder) for case in cases), str(goal)], check=True
+        )  # ten times as fast as shutil
 
 
 def folder_of(case: Case, side: str, place: Path) -> Path:
@@ -77,10 +79,16 @@ class Fresh:
     """
 
     def __init__(self, seed: int, python: str = sys.executable, needs: str = "") -> None:
-        environ = {"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
+        environ = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONHASHSEED": str(seed),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         path = [entry for entry in sys.path if entry.endswith("site-packages")] if needs else []
         command = [python, "-S", str(HERE / "fresh.py"), needs, *path]
-        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __enter__(self) -> Fresh:
         return self
@@ -89,10 +97,12 @@ class Fresh:
         self.process.communicate()
 
     def command(self, folder: Path, *arguments: str) -> tuple[int, str, str]:
-        """What ``python -m handler.core.fingerprint`` does with *arguments* in *folder*: exit code, stdout, stderr."""
+        """What ``python -m pfl.handler.core.fingerprint`` does with *arguments* in *folder*: exit code, stdout, stderr."""
         path = [str(folder / "site-packages")] if (folder / "site-packages").is_dir() else []
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"folder": str(folder), "arguments": arguments, "path": path}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"folder": str(folder), "arguments": arguments, "path": path}) + "\n"
+        )
         self.process.stdin.flush()
         reply = json.loads(self.process.stdout.readline())
         return reply["code"], reply["out"], reply["err"]
@@ -102,12 +112,17 @@ class Fresh:
         The fingerprint of *target* as the command prints it as JSON; on failure ``{"error": …}``.
         """
         code, out, err = self.command(folder, target, "--json")
-        found: dict[str, Any] = json.loads(out.splitlines()[-1]) if code == 0 else {"error": err}  # a module may print, too
+        found: dict[str, Any] = (
+            json.loads(out.splitlines()[-1]) if code == 0 else {"error": err}
+        )  # a module may print, too
         return found
 
 
 def run_all(
-    cases: Sequence[Case], place: Path, python: str = sys.executable, sides: Sequence[str] = ("before", "after")
+    cases: Sequence[Case],
+    place: Path,
+    python: str = sys.executable,
+    sides: Sequence[str] = ("before", "after"),
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """
     The fingerprints of *cases*, each in its own folder and process; the two sides under another hash seed, at the same time.
@@ -122,7 +137,9 @@ def run_all(
             with Fresh({"before": 1, "after": 4_000}[side], python, needs) as fresh:
                 for case in cases:
                     if case.needs == needs:
-                        found[case.name][side] = fresh.run(folder_of(case, side, place), case.target)
+                        found[case.name][side] = fresh.run(
+                            folder_of(case, side, place), case.target
+                        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, sides))

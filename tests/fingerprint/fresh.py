@@ -14,7 +14,7 @@ import traceback
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from handler.core.fingerprint.__main__ import main  # noqa: E402  the line above finds it
+from pfl.handler.core.fingerprint.__main__ import main  # noqa: E402  the line above finds it
 
 
 def run(job):

@@ -16,7 +16,12 @@ from corpus import CASES, REPOSITORY, Case, copy_all, folder_of, load_cases, run
 
 ALL = load_cases()
 RUNNABLE = [case for case in ALL if case.can_run()]
-PYTHON_MATTERS = {"no_source_namedtuple_new", "value_exec_names", "value_log_formatter", "value_class_vars"}  # where there is no source, bytecode counts
+PYTHON_MATTERS = {
+    "no_source_namedtuple_new",
+    "value_exec_names",
+    "value_log_formatter",
+    "value_class_vars",
+}  # where there is no source, bytecode counts
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +35,18 @@ def place(tmp_path_factory):
 def others():
     """Every other interpreter of a supported version that runs here, by version."""
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # HOME is another one while testing
-    candidates = [*home.glob(".pyenv/versions/3.1[1-9]*/bin/python"), *(shutil.which(f"python3.{minor}") for minor in range(11, 16))]
+    candidates = [
+        *home.glob(".pyenv/versions/3.1[1-9]*/bin/python"),
+        *(shutil.which(f"python3.{minor}") for minor in range(11, 16)),
+    ]
     found = {}
     for python in filter(None, candidates):
         command = [python, "-S", "-c", "import sys; print(*sys.version_info[:2])"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and (version := tuple(map(int, done.stdout.split()))) != sys.version_info[:2]:
+        if (
+            done.returncode == 0
+            and (version := tuple(map(int, done.stdout.split()))) != sys.version_info[:2]
+        ):
             found.setdefault(version, str(python))
     return found
 
@@ -45,7 +56,15 @@ def results(place, others):
     """Both sides of each case, here or, where this Python cannot parse it, under another."""
     found = run_all(RUNNABLE, place)
     for version, python in others.items():
-        found |= run_all([case for case in ALL if case.name not in found and not case.needs and case.can_run(version)], place, python)
+        found |= run_all(
+            [
+                case
+                for case in ALL
+                if case.name not in found and not case.needs and case.can_run(version)
+            ],
+            place,
+            python,
+        )
     return found
 
 
@@ -62,7 +81,11 @@ def test_a_fingerprint_changes_exactly_when_behaviour_can(case: Case, results):
 
 def _difference(before, after):
     old, new = ({part["name"]: part for part in side["parts"]} for side in (before, after))
-    rows = [f"{name}: {old.get(name)}\n  → {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
+    rows = [
+        f"{name}: {old.get(name)}\n  → {new.get(name)}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
     return "\n".join(rows)
 
 
@@ -77,19 +100,26 @@ def test_every_supported_python_gives_the_same_fingerprint(results, place, other
         pytest.skip("there is no other Python here")
     different = {}
     for number, (version, python) in enumerate(others.items()):
-        chosen = [case for case in RUNNABLE if not case.needs and case.name not in PYTHON_MATTERS][number :: max(3, len(others))]
+        chosen = [case for case in RUNNABLE if not case.needs and case.name not in PYTHON_MATTERS][
+            number :: max(3, len(others))
+        ]
         found = run_all(chosen, place, python, ["after"])
         for case in chosen:
             mine, theirs = results[case.name]["after"], found[case.name]["after"]
             if mine.get("digest") != theirs.get("digest"):
-                different[f"{version}: {case.name}"] = theirs.get("error") or _difference(mine, theirs)
+                different[f"{version}: {case.name}"] = theirs.get("error") or _difference(
+                    mine, theirs
+                )
     assert not different, "\n".join(f"{name}\n{said}" for name, said in different.items())
 
 
 def test_the_command_gives_what_a_forked_process_gives(results, place):
     for case in [case for case in RUNNABLE if not case.needs][::160]:
         folder = folder_of(case, "before", place)
-        environ = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder / 'site-packages'}"}
-        command = [sys.executable, "-m", "handler.core.fingerprint", case.target]
+        environ = {
+            **os.environ,
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder / 'site-packages'}",
+        }
+        command = [sys.executable, "-m", "pfl.handler.core.fingerprint", case.target]
         said = subprocess.check_output(command, cwd=folder, env=environ, text=True)
         assert said.startswith(results[case.name]["before"]["digest"])

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 from corpus import REPOSITORY, Fresh
-
-from handler.core.errors import InvalidRequestError
-from handler.core.fingerprint import Part, find, fingerprint, record_reads, unstable
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.fingerprint import Part, find, fingerprint, record_reads, unstable
 
 
 @pytest.fixture
@@ -34,7 +33,9 @@ def project(tmp_path, monkeypatch):
 
     yield write
     for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", "") and str(tmp_path) in str(sys.modules[name].__file__):
+        if getattr(sys.modules[name], "__file__", "") and str(tmp_path) in str(
+            sys.modules[name].__file__
+        ):
             del sys.modules[name]
 
 
@@ -88,10 +89,18 @@ def test_parts_have_a_place_and_a_text(project):
     found = fingerprint(project(sample=SAMPLE).step)
     parts = by_name(found)
     assert found.parts[0].name == "step"
-    assert (parts["RATE"].kind, parts["RATE"].file, parts["RATE"].line, parts["RATE"].text) == ("constant", "sample.py", 4, "3")
+    assert (parts["RATE"].kind, parts["RATE"].file, parts["RATE"].line, parts["RATE"].text) == (
+        "constant",
+        "sample.py",
+        4,
+        "3",
+    )
     assert parts["Scale.run"].kind == "function"
     assert parts["helper.words"].text == "{'a', 'b'}"
-    assert parts["helper"].text.startswith("def helper(x, words=") and "Doc" not in parts["helper"].text
+    assert (
+        parts["helper"].text.startswith("def helper(x, words=")
+        and "Doc" not in parts["helper"].text
+    )
     assert [Path(file).name for file in found.files] == ["sample.py"]
     assert found.opaque == ()
 
@@ -137,7 +146,7 @@ def test_bytecode_makes_no_difference(tmp_path):
     (tmp_path / "sample.py").write_text(SAMPLE)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environ["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, "-m", "handler.core.fingerprint", "sample:step"]
+    command = [sys.executable, "-m", "pfl.handler.core.fingerprint", "sample:step"]
     outputs = [subprocess.check_output(command, cwd=tmp_path, env=environ) for _ in range(2)]
     assert list((tmp_path / "__pycache__").glob("sample*.pyc"))
     assert outputs[0] == outputs[1]
@@ -175,7 +184,11 @@ def test_a_function_without_source_is_refused_with_its_place():
 
 
 def test_a_helper_without_source_is_opaque_with_its_place(project):
-    found = fingerprint(project(sample="exec('def helper(x):\\n    return x')\n\ndef step(x):\n    return helper(x)\n").step)
+    found = fingerprint(
+        project(
+            sample="exec('def helper(x):\\n    return x')\n\ndef step(x):\n    return helper(x)\n"
+        ).step
+    )
     assert [(part.name, part.kind) for part in found.opaque] == [("helper", "opaque")]
 
 
@@ -189,7 +202,10 @@ def test_a_helper_without_source_is_opaque_with_its_place(project):
         ("return globals()[x]", "chosen at run time"),
         ("return open('a.txt').read()", "reads a file"),
         ("import os\n    return os.environ['A']", "reads the environment"),
-        ("from importlib.metadata import entry_points\n    return entry_points()", "finds code at run time"),
+        (
+            "from importlib.metadata import entry_points\n    return entry_points()",
+            "finds code at run time",
+        ),
         ("import broken", "SyntaxError: invalid syntax at broken.py:1"),
         ("import failing", "ZeroDivisionError: division by zero at failing.py:2"),
         ("import nowhere_at_all", "there is no such module"),
@@ -202,7 +218,9 @@ def test_what_cannot_be_known_is_said_with_its_place(project, tmp_path, body, re
     module = project(sample=f"import helpers\n\ndef step(x):\n    {body}\n")
     found = fingerprint(module.step)
     said = [(part.file, part.line, part.text) for part in found.opaque]
-    assert any(reason in text and file == "sample.py" and line in (4, 5) for file, line, text in said), said
+    assert any(
+        reason in text and file == "sample.py" and line in (4, 5) for file, line, text in said
+    ), said
 
 
 def test_a_client_is_opaque_and_a_lock_is_not(project):
@@ -221,21 +239,31 @@ def test_a_huge_value_is_digested_or_declared_within_a_second(project):
         "def step(x):\n    return BLOB, NUMBERS, NESTED\n"
     )
     found = fingerprint(module.step)
-    assert [(part.name, part.text) for part in found.opaque] == [("NESTED", "too large to look at whole")]
+    assert [(part.name, part.text) for part in found.opaque] == [
+        ("NESTED", "too large to look at whole")
+    ]
 
 
 def test_a_deep_value_ends(project):
-    module = project(sample="DEEP = []\nfor _ in range(100_000):\n    DEEP = [DEEP]\n\ndef step(x):\n    return DEEP\n")
+    module = project(
+        sample="DEEP = []\nfor _ in range(100_000):\n    DEEP = [DEEP]\n\ndef step(x):\n    return DEEP\n"
+    )
     assert [part.name for part in fingerprint(module.step).opaque] == ["DEEP"]
 
 
 def test_installed_packages_are_not_crawled(project):
-    found = fingerprint(project(sample="import pytest\n\ndef step(x):\n    return pytest.approx(x)\n").step)
-    assert [(part.kind, part.name, part.text) for part in found.parts[1:]] == [("package", "pytest", pytest.__version__)]
+    found = fingerprint(
+        project(sample="import pytest\n\ndef step(x):\n    return pytest.approx(x)\n").step
+    )
+    assert [(part.kind, part.name, part.text) for part in found.parts[1:]] == [
+        ("package", "pytest", pytest.__version__)
+    ]
 
 
 def test_reading_the_python_version_makes_it_count(project):
-    found = fingerprint(project(sample="import sys\n\ndef step(x):\n    return sys.version_info > (3, 12)\n").step)
+    found = fingerprint(
+        project(sample="import sys\n\ndef step(x):\n    return sys.version_info > (3, 12)\n").step
+    )
     assert by_name(found)["python"].text == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -243,10 +271,19 @@ def test_reading_the_python_version_makes_it_count(project):
 
 
 def step_of(function, **options):
-    """A step as ``handler.core.declare`` makes it, as far as a fingerprint looks."""
-    kind = type("Step", (), {"__module__": "handler.core.declare", "__call__": lambda self, *a: self.function(*a)})
+    """A step as ``pfl.handler.core.declare.flows`` makes it, as far as a fingerprint looks."""
+    kind = type(
+        "Step",
+        (),
+        {
+            "__module__": "pfl.handler.core.declare.flows",
+            "__call__": lambda self, *a: self.function(*a),
+        },
+    )
     made = kind()
-    vars(made).update({"function": function, "depends_on": (), "version": None, "retries": 0} | options)
+    vars(made).update(
+        {"function": function, "depends_on": (), "version": None, "retries": 0} | options
+    )
     return made
 
 
@@ -259,7 +296,9 @@ def test_a_step_counts_by_its_function_and_not_by_its_options(project):
 
 def test_a_step_counts_by_its_version(project):
     module = project(sample="def step(x):\n    return x\n")
-    digests = {fingerprint(step_of(module.step, version=version)).digest for version in (None, "1", "2")}
+    digests = {
+        fingerprint(step_of(module.step, version=version)).digest for version in (None, "1", "2")
+    }
     assert len(digests) == 3
 
 
@@ -268,13 +307,29 @@ def test_a_step_counts_by_what_it_depends_on(project, tmp_path):
     (tmp_path / "prompt.txt").write_text("a")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "one.txt").write_text("1")
-    options = [(), (3,), (4,), (module.other,), (Path("prompt.txt"),), (Path("folder"),), (module.other, 3)]
+    options = [
+        (),
+        (3,),
+        (4,),
+        (module.other,),
+        (Path("prompt.txt"),),
+        (Path("folder"),),
+        (module.other, 3),
+    ]
     digests = [fingerprint(step_of(module.step, depends_on=each)).digest for each in options]
     assert len(set(digests)) == len(digests)
     (tmp_path / "prompt.txt").write_text("b")
     (tmp_path / "folder" / "one.txt").write_text("2")
     again = [fingerprint(step_of(module.step, depends_on=each)).digest for each in options]
-    assert [old == new for old, new in zip(digests, again, strict=True)] == [True, True, True, True, False, False, True]
+    assert [old == new for old, new in zip(digests, again, strict=True)] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_declared_file_that_is_missing_is_named(project):
@@ -296,12 +351,18 @@ def test_a_declared_text_that_names_a_file_is_refused(project, tmp_path, text):
 
 
 def test_files_read_by_libraries_are_told(project):
-    module = project(sample="from jinja2 import FileSystemLoader\n\ndef step(x):\n    return x.read_csv('a.csv'), FileSystemLoader('pages')\n")
-    assert [(part.line, part.text) for part in fingerprint(module.step).opaque] == [(4, "reads a file at run time")]
+    module = project(
+        sample="from jinja2 import FileSystemLoader\n\ndef step(x):\n    return x.read_csv('a.csv'), FileSystemLoader('pages')\n"
+    )
+    assert [(part.line, part.text) for part in fingerprint(module.step).opaque] == [
+        (4, "reads a file at run time")
+    ]
 
 
 def test_a_step_used_as_a_helper_is_followed(project):
-    module = project(sample="def inner(x):\n    return x + 1\n\ndef step(x):\n    return helper(x)\n")
+    module = project(
+        sample="def inner(x):\n    return x + 1\n\ndef step(x):\n    return helper(x)\n"
+    )
     module.helper = step_of(module.inner)
     first = fingerprint(module.step)
     assert "inner" in by_name(first)
@@ -334,19 +395,31 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
         ({}, "sample", "MODULE:FUNCTION"),
         ({}, "sample:step", "no module sample"),
         ({"sample.py": "x = 1\n"}, "sample:step", "sample has no step"),
-        ({"sample.py": "import broken\n", "broken.py": "def f(:\n"}, "sample:step", "SyntaxError: invalid syntax at broken.py:1"),
-        ({"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"}, "sample:step", "OSError: no at broken.py:2"),
+        (
+            {"sample.py": "import broken\n", "broken.py": "def f(:\n"},
+            "sample:step",
+            "SyntaxError: invalid syntax at broken.py:1",
+        ),
+        (
+            {"sample.py": "import broken\n", "broken.py": "\nraise OSError('no')\n"},
+            "sample:step",
+            "OSError: no at broken.py:2",
+        ),
         ({"sample.py": "import nowhere\n"}, "sample:step", "sample.py:1"),
         ({"sample.py": "step = len\n"}, "sample:step", "no Python source"),
         ({"sample.py": "raise SystemExit(5)\n"}, "sample:step", "SystemExit: 5 at sample.py:1"),
         ({}, ".sample:step", "names no function"),
         (
-            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            {
+                "sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"
+            },
             "sample:lazy.step",
             "RuntimeError: step at sample.py:3",
         ),
         (
-            {"sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"},
+            {
+                "sample.py": "class Lazy:\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n\nlazy = Lazy()\n"
+            },
             "sample:lazy",
             "a Lazy has no Python source",
         ),
@@ -366,9 +439,13 @@ def test_the_command_without_a_target_is_wrong_usage(tmp_path, command):
 
 
 def test_what_differs_between_processes_is_named_with_its_place(tmp_path, monkeypatch):
-    (tmp_path / "sample.py").write_text("import uuid\n\nRUN = uuid.uuid4()\n\ndef step(x):\n    return RUN\n\ndef fine(x):\n    return {1, 'a'}\n")
+    (tmp_path / "sample.py").write_text(
+        "import uuid\n\nRUN = uuid.uuid4()\n\ndef step(x):\n    return RUN\n\ndef fine(x):\n    return {1, 'a'}\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert [(part.name, part.file, part.line) for part in unstable("sample:step")] == [("RUN", "sample.py", 3)]
+    assert [(part.name, part.file, part.line) for part in unstable("sample:step")] == [
+        ("RUN", "sample.py", 3)
+    ]
     assert unstable("sample:fine") == []
     assert unstable(find("sample:fine")) == []
     sys.modules.pop("sample")
@@ -404,7 +481,10 @@ def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
         ("import pathlib\nA = pathlib.Path('conf.json').read_text()\n", (True, False)),
         ("import subprocess\nA = subprocess.check_output(['true'])\n", (False, True)),
         ("import os\nA = os.system('true')\n", (False, True)),
-        ("import socket\nwith socket.socket(socket.AF_UNIX) as s:\n    A = s.connect_ex('/nowhere')\n", (False, True)),
+        (
+            "import socket\nwith socket.socket(socket.AF_UNIX) as s:\n    A = s.connect_ex('/nowhere')\n",
+            (False, True),
+        ),
         ("import math\nA = math.pi\n", (False, False)),
     ],
 )
@@ -434,7 +514,10 @@ def test_threads_may_fingerprint_at_the_same_time(project):
     module = project(sample=SAMPLE)
     expected = fingerprint(module.step).digest
     found = []
-    threads = [threading.Thread(target=lambda: found.append(fingerprint(module.step).digest)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(fingerprint(module.step).digest))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

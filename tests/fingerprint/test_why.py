@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from corpus import copy_all, load_cases, run_all
-
-from handler.core.fingerprint import Part
-from handler.core.why import explain
+from pfl.handler.core.fingerprint import Part
+from pfl.handler.core.fingerprint.changes import explain
 
 
 def part(name="RATE", kind="constant", file="flows/helpers.py", line=12, digest="1", text="3"):
@@ -23,12 +22,17 @@ def test_a_function_is_told_by_name_and_place():
     new = part("clean", "function", "flows/text.py", 40, "2", "def clean():\n    return 2")
     assert explain([old], [new]) == ["`clean()` in flows/text.py:40 changed"]
     [said] = explain([old], [new], diff=True)
-    assert said.startswith("`clean()` in flows/text.py:40 changed\n--- a/flows/text.py\n+++ b/flows/text.py")
+    assert said.startswith(
+        "`clean()` in flows/text.py:40 changed\n--- a/flows/text.py\n+++ b/flows/text.py"
+    )
     assert "-    return 1\n+    return 2" in said
 
 
 def test_a_package_is_told_by_versions():
-    old, new = part("numpy", "package", None, None, "1", "2.1"), part("numpy", "package", None, None, "2", "2.2")
+    old, new = (
+        part("numpy", "package", None, None, "1", "2.1"),
+        part("numpy", "package", None, None, "2", "2.2"),
+    )
     assert explain([old], [new]) == ["numpy 2.1 → 2.2"]
 
 
@@ -43,7 +47,10 @@ def test_nothing_is_told_of_what_only_moved():
 
 
 def test_a_long_value_is_clipped_and_a_change_in_its_middle_still_told():
-    old, new = part(text="'" + "a" * 300 + "'"), part(text="'" + "a" * 150 + "b" + "a" * 149 + "'", digest="2")
+    old, new = (
+        part(text="'" + "a" * 300 + "'"),
+        part(text="'" + "a" * 150 + "b" + "a" * 149 + "'", digest="2"),
+    )
     assert explain([old], [new]) == ["`RATE` in flows/helpers.py:12 changed"]
 
 
@@ -69,19 +76,27 @@ TOLD = dict(
         ("class_method", ["`Cleaner.clean()` in steps.py:8 changed"]),
         ("package_version", ["lib 1.0 → 1.1"]),
         ("enum_value", ["`Mode.SLOW` in steps.py:5: 2 → 3"]),
-        ("function_rebound", ["`two()` in steps.py:4 is reached now", "`one()` in steps.py:1 is no longer reached"]),
+        (
+            "function_rebound",
+            ["`two()` in steps.py:4 is reached now", "`one()` in steps.py:1 is no longer reached"],
+        ),
     ]
 )
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
-    place, cases = tmp_path_factory.mktemp("cases"), [case for case in load_cases() if case.name in TOLD]
+    place, cases = (
+        tmp_path_factory.mktemp("cases"),
+        [case for case in load_cases() if case.name in TOLD],
+    )
     copy_all(cases, place)
     return run_all(cases, place)
 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_a_real_change_is_told_from_json_alone(name, sides):
-    old, new = ([Part.from_json(row) for row in sides[name][side]["parts"]] for side in ("before", "after"))
+    old, new = (
+        [Part.from_json(row) for row in sides[name][side]["parts"]] for side in ("before", "after")
+    )
     assert explain(old, new) == TOLD[name]

@@ -1,17 +1,17 @@
 """
 A digest of a function and of all code and values it reaches: it changes when what the function computes can change.
 
-``python -m handler.core.fingerprint MODULE:FUNCTION`` prints it.
+``python -m pfl.handler.core.fingerprint MODULE:FUNCTION`` prints it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from handler.core.fingerprint.crawl import crawl
-from handler.core.fingerprint.model import Fingerprint, Part
-from handler.core.fingerprint.observe import Reads, record_reads
-from handler.core.fingerprint.target import find, unstable
+from pfl.handler.core.fingerprint.crawl import crawl
+from pfl.handler.core.fingerprint.model import Fingerprint, Part
+from pfl.handler.core.fingerprint.observe import Reads, record_reads
+from pfl.handler.core.fingerprint.target import find, unstable
 
 
 def fingerprint(function: Any) -> Fingerprint:

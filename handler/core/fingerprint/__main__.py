@@ -1,5 +1,5 @@
 """
-``python -m handler.core.fingerprint MODULE:FUNCTION [--json]``
+``python -m pfl.handler.core.fingerprint MODULE:FUNCTION [--json]``
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import sys
 from contextlib import redirect_stdout
 from json import dumps  # bound now: what the project's modules do to json at import is their affair
 
-from handler.core.errors import PflError
-from handler.core.fingerprint import Fingerprint, find, fingerprint
+from pfl.handler.core.errors import PflError
+from pfl.handler.core.fingerprint import Fingerprint, find, fingerprint
 
-USAGE = "usage: python -m handler.core.fingerprint MODULE:FUNCTION [--json]"
+USAGE = "usage: python -m pfl.handler.core.fingerprint MODULE:FUNCTION [--json]"
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +44,9 @@ def _table(found: Fingerprint) -> str:
     for part in (*found.parts, *found.opaque):
         where = f"{part.file}:{part.line}" if part.line else part.file or ""
         said = part.text if part.kind not in ("function", "class", "module") else ""
-        rows.append(f"{part.digest[:12]}  {part.kind:<9} {part.name:<32} {where:<28} {said[:80]}".rstrip())
+        rows.append(
+            f"{part.digest[:12]}  {part.kind:<9} {part.name:<32} {where:<28} {said[:80]}".rstrip()
+        )
     return "\n".join(rows)
 
 

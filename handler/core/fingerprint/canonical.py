@@ -12,13 +12,17 @@ import ast
 import inspect
 from collections.abc import Iterable
 
-from handler.core.fingerprint.source import docstring_of, is_type_checking
+from pfl.handler.core.fingerprint.source import docstring_of, is_type_checking
 
 _NO_SUCH = (None, "", [])
 
 
 def canonical(
-    node: object, asked: frozenset[str], skip: frozenset[int] = frozenset(), *, in_function: bool = False
+    node: object,
+    asked: frozenset[str],
+    skip: frozenset[int] = frozenset(),
+    *,
+    in_function: bool = False,
 ) -> str:
     """
     The tree below *node* as text.
@@ -32,12 +36,18 @@ def canonical(
     if isinstance(node, list):
         if node and isinstance(node[0], ast.stmt):
             node = _statements(node)
-        return "[" + ",".join(canonical(item, asked, skip, in_function=in_function) for item in node) + "]"
+        return (
+            "["
+            + ",".join(canonical(item, asked, skip, in_function=in_function) for item in node)
+            + "]"
+        )
     if not isinstance(node, ast.AST):
         return f"{type(node).__name__}:{node!a}"
     if isinstance(node, ast.Constant):
         return f"<{_constant(node.value)}>"
-    if isinstance(node, ast.Set) and {type(item.value) if isinstance(item, ast.Constant) else None for item in node.elts} <= {str, int, bytes}:
+    if isinstance(node, ast.Set) and {
+        type(item.value) if isinstance(item, ast.Constant) else None for item in node.elts
+    } <= {str, int, bytes}:
         return f"Set(elts=[{','.join(sorted(canonical(item, asked) for item in node.elts))}])"  # as in values, order says nothing
     if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in asked:
         if node.value is None:
@@ -74,12 +84,16 @@ def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
     for node in body:
         if isinstance(node, ast.If) and is_type_checking(node.test):
             kept.extend(_statements(node.orelse))
-        elif not isinstance(node, ast.Pass) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        elif not isinstance(node, ast.Pass) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
             kept.append(node)
     return kept
 
 
-def _fields(node: ast.AST, asked: frozenset[str], skip: frozenset[int]) -> Iterable[tuple[str, object]]:
+def _fields(
+    node: ast.AST, asked: frozenset[str], skip: frozenset[int]
+) -> Iterable[tuple[str, object]]:
     for name, value in ast.iter_fields(node):
         if name in ("ctx", "type_comment", "kind"):
             continue

@@ -11,14 +11,21 @@ import sys
 import types
 from typing import Any
 
-from handler.core.fingerprint import place
-from handler.core.fingerprint.canonical import unquoted
-from handler.core.fingerprint.names import Names
-from handler.core.fingerprint.reading import Reading, Spot, isa, remembered
-from handler.core.fingerprint.source import Source, docstring_of, first_line
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.canonical import unquoted
+from pfl.handler.core.fingerprint.names import Names
+from pfl.handler.core.fingerprint.reading import Reading, Spot, isa, remembered
+from pfl.handler.core.fingerprint.source import Source, docstring_of, first_line
 
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
-_ALWAYS_GENERATED = ("__pydantic", "_member_", "_value2member_", "_unhashable_values", "_hashable_values", "_sort_order_")
+_ALWAYS_GENERATED = (
+    "__pydantic",
+    "_member_",
+    "_value2member_",
+    "_unhashable_values",
+    "_hashable_values",
+    "_sort_order_",
+)
 _FIELD = (
     "default", "default_factory", "validator", "converter", "init", "repr", "hash", "eq", "order", "compare", "kw_only", "alias",
     "metadata", "_field_type", "eq_key", "order_key", "on_setattr", "validation_alias", "serialization_alias", "exclude", "exclude_if",
@@ -27,7 +34,9 @@ _FIELD = (
 _TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
 
 
-_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}  # holds what it has seen, so that no identity is given twice
+_KNOWN: dict[
+    int, tuple[type, list[Any], list[tuple[str, Any]]]
+] = {}  # holds what it has seen, so that no identity is given twice
 
 
 def visit_class(reading: Reading, label: str, klass: type) -> None:
@@ -44,7 +53,9 @@ def visit_class(reading: Reading, label: str, klass: type) -> None:
         items += [encoded.token, *map(reading.link, encoded.links)]
     if source is not None and node is not None:
         items += _header(reading, label, klass, source, node, spot)
-        text = source.text_of(node, without=tuple(item for item in node.body if hasattr(item, "body")))
+        text = source.text_of(
+            node, without=tuple(item for item in node.body if hasattr(item, "body"))
+        )
         if "text" in reading.asked:
             items.append(source.verbatim(node))
     written = _written(source, klass, node)
@@ -56,34 +67,62 @@ def visit_class(reading: Reading, label: str, klass: type) -> None:
         items += [name, reading.bind(label, name, "constant", value, where)]
     reading.part(label, "class", spot, items, text)
     if "subclasses" in reading.asked:
-        for inner in sorted(type.__subclasses__(klass), key=lambda item: (item.__qualname__, item.__module__)):
+        for inner in sorted(
+            type.__subclasses__(klass), key=lambda item: (item.__qualname__, item.__module__)
+        ):
             reading.code(inner)
 
 
 def _node_of(source: Source | None, klass: type) -> ast.ClassDef | None:
-    found = [node for node in (source.defs.get(klass.__qualname__, ()) if source else ()) if isinstance(node, ast.ClassDef)]
+    found = [
+        node
+        for node in (source.defs.get(klass.__qualname__, ()) if source else ())
+        if isinstance(node, ast.ClassDef)
+    ]
     if len(found) > 1:  # several of one name: by the lines of its methods, or as 3.13 says
-        lines = {item.__code__.co_firstlineno for item in vars(klass).values() if isa(item, types.FunctionType)}
+        lines = {
+            item.__code__.co_firstlineno
+            for item in vars(klass).values()
+            if isa(item, types.FunctionType)
+        }
         said = vars(klass).get("__firstlineno__")
-        fits = [node for node in found if said == first_line(node) or any(node.lineno <= n <= (node.end_lineno or 0) for n in lines)]
+        fits = [
+            node
+            for node in found
+            if said == first_line(node)
+            or any(node.lineno <= n <= (node.end_lineno or 0) for n in lines)
+        ]
         found = fits or found
     return found[-1] if found else None
 
 
-def _written(source: Source | None, klass: type, node: ast.ClassDef | None) -> dict[str, list[ast.stmt]]:
+def _written(
+    source: Source | None, klass: type, node: ast.ClassDef | None
+) -> dict[str, list[ast.stmt]]:
     """The statements in the body of a class that bind each name."""
     if source is None or node is None:
         return {}
     if id(node) not in source.units:
         prefix, last = f"{klass.__qualname__}.", node.end_lineno or 0
-        bound = {name.removeprefix(prefix): nodes for name, nodes in source.bindings.items() if name.startswith(prefix)}
-        inside = {name: [each for each in nodes if node.lineno <= each.lineno <= last] for name, nodes in bound.items()}
-        source.units[id(node)] = {name: nodes for name, nodes in inside.items() if nodes and "." not in name}
+        bound = {
+            name.removeprefix(prefix): nodes
+            for name, nodes in source.bindings.items()
+            if name.startswith(prefix)
+        }
+        inside = {
+            name: [each for each in nodes if node.lineno <= each.lineno <= last]
+            for name, nodes in bound.items()
+        }
+        source.units[id(node)] = {
+            name: nodes for name, nodes in inside.items() if nodes and "." not in name
+        }
     found: dict[str, list[ast.stmt]] = source.units[id(node)]
     return found
 
 
-def _header(reading: Reading, label: str, klass: type, source: Source, node: ast.ClassDef, spot: Spot) -> list[str]:
+def _header(
+    reading: Reading, label: str, klass: type, source: Source, node: ast.ClassDef, spot: Spot
+) -> list[str]:
     """Decorators, bases and keywords as written, and, unless the class is plain, its annotated fields."""
     pieces: list[ast.AST] = [*node.decorator_list, *node.bases, *node.keywords]
     if pieces or type(klass) is not type or "annotations" in reading.asked:
@@ -96,41 +135,77 @@ def _header(reading: Reading, label: str, klass: type, source: Source, node: ast
     unit = reading.unit(source, pieces, names)
     doc = docstring_of(node) if "docs" in reading.asked else None
     said = inspect.cleandoc(doc.value.value) if doc else ""  # type: ignore[attr-defined]
-    return [unit.text, said, *Names(reading, label, spot.file, {**vars(klass), **names}, spot.module).resolve(unit)]
+    return [
+        unit.text,
+        said,
+        *Names(reading, label, spot.file, {**vars(klass), **names}, spot.module).resolve(unit),
+    ]
 
 
-def _members(home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None) -> list[tuple[str, Any]]:
+def _members(
+    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+) -> list[tuple[str, Any]]:
     """What `_own_members` gives, by name: the same objects as long as the class holds the same."""
     held = list(vars(klass).values())
     known = _KNOWN.get(id(klass))
     if known is None or list(map(id, known[1])) != list(map(id, held)):
-        known = _KNOWN[id(klass)] = (klass, held, sorted(_own_members(home, klass, written).items()))
+        known = _KNOWN[id(klass)] = (
+            klass,
+            held,
+            sorted(_own_members(home, klass, written).items()),
+        )
     return known[2]
 
 
-def _own_members(home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None) -> dict[str, Any]:
+def _own_members(
+    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+) -> dict[str, Any]:
     """What a class holds, without what Python and the makers of dataclasses, enums and models derive from it."""
     members = dict(vars(klass))
     generated = _generated(klass)
-    fields = _FIELD if written is not None else (*_FIELD, "type", "annotation")  # without source, nothing else says these
+    fields = (
+        _FIELD if written is not None else (*_FIELD, "type", "annotation")
+    )  # without source, nothing else says these
     written = written or {}
     kept: dict[str, Any] = {}
-    for held in ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__private_attributes__"):
+    for held in (
+        "__dataclass_fields__",
+        "__attrs_attrs__",
+        "__pydantic_fields__",
+        "__private_attributes__",
+    ):
         if made := members.get(held):
-            rows = made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+            rows = (
+                made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+            )
             key = "(private)" if held == "__private_attributes__" else "(fields)"
             kept[key] = [[name, *(_field(field, what) for what in fields)] for name, field in rows]
     if (params := members.get("__dataclass_params__")) is not None:
-        kept["(params)"] = [getattr(params, name) for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")]
+        kept["(params)"] = [
+            getattr(params, name)
+            for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
+        ]
     if issubclass(klass, tuple) and "_fields" in members:
         kept["(fields)"] = [members["_fields"], members.get("_field_defaults")]
     if isinstance(enum := members.get("_member_map_"), dict):
         state = {name: (item._value_, _plain_state(item)) for name, item in enum.items()}
         kept |= {name: (value, extra) if extra else value for name, (value, extra) in state.items()}
         kept["(members)"] = list(enum)
-        members = {name: value for name, value in members.items() if name not in enum and not isa(value, klass)}
+        members = {
+            name: value
+            for name, value in members.items()
+            if name not in enum and not isa(value, klass)
+        }
     for name, value in members.items():
-        if name in ("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__slots__"):
+        if name in (
+            "__module__",
+            "__qualname__",
+            "__doc__",
+            "__dict__",
+            "__weakref__",
+            "__annotations__",
+            "__slots__",
+        ):
             if name != "__slots__" or "__slots__" not in written:
                 continue
         if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
@@ -141,7 +216,11 @@ def _own_members(home: place.Home, klass: type, written: dict[str, list[ast.stmt
         if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
             if not (generated == "data" and not callable(value) and not name.startswith("_")):
                 continue
-        kept[name] = value.__func__ if name == "_generate_next_value_" and isa(value, staticmethod) else value  # 3.12 wraps it
+        kept[name] = (
+            value.__func__
+            if name == "_generate_next_value_" and isa(value, staticmethod)
+            else value
+        )  # 3.12 wraps it
     return kept
 
 
@@ -167,4 +246,6 @@ def _field(field: Any, name: str) -> Any:
 
 
 def _plain_state(member: Any) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in sorted(vars(member).items()) if not name.startswith("_")]
+    return [
+        (name, value) for name, value in sorted(vars(member).items()) if not name.startswith("_")
+    ]

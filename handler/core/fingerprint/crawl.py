@@ -13,15 +13,15 @@ import sys
 import types
 from typing import Any
 
-from handler.core.errors import InvalidRequestError
-from handler.core.fingerprint import place, visits, words
-from handler.core.fingerprint.classes import visit_class
-from handler.core.fingerprint.effects import visit_effects
-from handler.core.fingerprint.model import Fingerprint, digest_of
-from handler.core.fingerprint.names import Names
-from handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
-from handler.core.fingerprint.source import load
-from handler.core.fingerprint.values import Folder, Package
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.fingerprint import place, visits, words
+from pfl.handler.core.fingerprint.classes import visit_class
+from pfl.handler.core.fingerprint.effects import visit_effects
+from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
+from pfl.handler.core.fingerprint.names import Names
+from pfl.handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
+from pfl.handler.core.fingerprint.source import load
+from pfl.handler.core.fingerprint.values import Folder, Package
 
 _DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
 _VISITS = {
@@ -61,21 +61,41 @@ def _crawl(function: Any, home: place.Home) -> Fingerprint:
             _visit(reading, *reading.queue.popleft())
         if not reading.has_imported and reading.found_asked == asked:
             reading.keep()
-            opaque = sorted(reading.opaque.values(), key=lambda part: (part.file or "", part.line or 0, part.name, part.text))
-            return Fingerprint(digest_of(reading.parts), tuple(reading.parts), tuple(opaque), frozenset(reading.files))
-        asked = reading.found_asked  # more counts than was thought, or there are new modules: from the start
+            opaque = sorted(
+                reading.opaque.values(),
+                key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
+            )
+            return Fingerprint(
+                digest_of(reading.parts),
+                tuple(reading.parts),
+                tuple(opaque),
+                frozenset(reading.files),
+            )
+        asked = (
+            reading.found_asked
+        )  # more counts than was thought, or there are new modules: from the start
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
 
 
 def _made(reading: Reading, function: Any) -> Spot | None:
     """The statements of its module that made *function*."""
     module = sys.modules.get(getattr(plain(function), "__module__", None) or "")
-    name = next((name for name, value in vars(module).items() if value is function), None) if module is not None else None
-    return Names(reading, "", None, vars(module), module).made(name, function) if name is not None else None
+    name = (
+        next((name for name, value in vars(module).items() if value is function), None)
+        if module is not None
+        else None
+    )
+    return (
+        Names(reading, "", None, vars(module), module).made(name, function)
+        if name is not None
+        else None
+    )
 
 
 def _visit(reading: Reading, label: str, item: Any) -> None:
-    visit = _VISITS.get(type(item)) or next((_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None)
+    visit = _VISITS.get(type(item)) or next(
+        (_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None
+    )
     (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
 
 
@@ -89,7 +109,13 @@ def _home_of(function: Any) -> place.Home:
             hint="give a function that is written in Python",
         )
     module = getattr(inner, "__module__", None) or ""
-    file = code.co_filename if code is not None else place.file_of(sys.modules[module]) if module in sys.modules else ""
+    file = (
+        code.co_filename
+        if code is not None
+        else place.file_of(sys.modules[module])
+        if module in sys.modules
+        else ""
+    )
     if code is not None and load(file, inner.__globals__) is None:
         raise InvalidRequestError(
             f"`{inner.__qualname__}` has no source to fingerprint",

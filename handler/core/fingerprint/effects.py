@@ -13,15 +13,34 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from handler.core.fingerprint import place
-from handler.core.fingerprint.names import statements
-from handler.core.fingerprint.reading import CODE, MISSING, Effects, Reading, Spot, isa, owner_of
-from handler.core.fingerprint.source import Source, bound_by, expressions, imported, root_name
-from handler.core.fingerprint.values import STATELESS, within
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.names import statements
+from pfl.handler.core.fingerprint.reading import (
+    CODE,
+    MISSING,
+    Effects,
+    Reading,
+    Spot,
+    isa,
+    owner_of,
+)
+from pfl.handler.core.fingerprint.source import Source, bound_by, expressions, imported, root_name
+from pfl.handler.core.fingerprint.values import STATELESS, within
 
 _SILENT = {"logging", "typing", "faulthandler"}
 _SILENT_ATTRIBUTES = {
-    "sys": {"path", "stdin", "stdout", "stderr", "exit", "excepthook", "displayhook", "modules", "argv", "dont_write_bytecode"},
+    "sys": {
+        "path",
+        "stdin",
+        "stdout",
+        "stderr",
+        "exit",
+        "excepthook",
+        "displayhook",
+        "modules",
+        "argv",
+        "dont_write_bytecode",
+    },
     "warnings": {"warn", "warn_explicit"},
 }
 # Names of functions that are called to change something, also where their result is kept: ``old = locale.setlocale(…)``.
@@ -31,8 +50,25 @@ _SETS = re.compile(
     r"|(?:set|seed|register|install|patch|enable|disable|activate|use|setup|init|reset|clear|add)(?:_|[A-Z])|set(?!tings$)[a-z]+$"
 )
 # What making an instance or a class, or entering a context, may run.
-_RUN = ("__init__", "__new__", "__post_init__", "__enter__", "__exit__", "__set_name__", "__prepare__", "__call__")
-_HANDED_ON = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}  # call what they are given
+_RUN = (
+    "__init__",
+    "__new__",
+    "__post_init__",
+    "__enter__",
+    "__exit__",
+    "__set_name__",
+    "__prepare__",
+    "__call__",
+)
+_HANDED_ON = {
+    "map",
+    "filter",
+    "reduce",
+    "starmap",
+    "sorted",
+    "apply",
+    "submit",
+}  # call what they are given
 
 
 def visit_effects(reading: Reading, label: str, effects: Effects) -> None:
@@ -92,8 +128,12 @@ class _Watch:
     def acts(self, node: ast.stmt) -> bool:
         """Whether one statement does, without its inner blocks."""
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            called = [item.func if isinstance(item, ast.Call) else item for item in node.decorator_list]
-            return any(self._calls(item, is_kept=True) for item in called) or self._acts_when_made(self.names.get(node.name))
+            called = [
+                item.func if isinstance(item, ast.Call) else item for item in node.decorator_list
+            ]
+            return any(self._calls(item, is_kept=True) for item in called) or self._acts_when_made(
+                self.names.get(node.name)
+            )
         if isinstance(node, ast.For) and self._hands_on(node.iter):
             return True
         alone = node.value if isinstance(node, ast.Expr) else None
@@ -101,12 +141,22 @@ class _Watch:
             if isinstance(inner, ast.Name | ast.Attribute) and isinstance(inner.ctx, ast.Load):
                 does = self._is_setter(inner)
             elif isinstance(inner, ast.Call):
-                if isinstance(inner.func, ast.Name) and inner.func.id in ("setattr", "delattr") and inner.args:
+                if (
+                    isinstance(inner.func, ast.Name)
+                    and inner.func.id in ("setattr", "delattr")
+                    and inner.args
+                ):
                     does = self._sets(inner.args[0], [])
                 else:
-                    does = self._calls(inner.func, is_kept=inner is not alone) or self._hands_on(inner)
-            elif isinstance(inner, ast.Attribute | ast.Subscript) and not isinstance(inner.ctx, ast.Load):
-                does = self._sets(inner.value, [inner.attr] if isinstance(inner, ast.Attribute) else None)
+                    does = self._calls(inner.func, is_kept=inner is not alone) or self._hands_on(
+                        inner
+                    )
+            elif isinstance(inner, ast.Attribute | ast.Subscript) and not isinstance(
+                inner.ctx, ast.Load
+            ):
+                does = self._sets(
+                    inner.value, [inner.attr] if isinstance(inner, ast.Attribute) else None
+                )
             elif isinstance(inner, ast.comprehension):
                 does = self._hands_on(inner.iter)
             else:
@@ -118,7 +168,9 @@ class _Watch:
     def _sets(self, held: ast.expr, attr: list[str] | None) -> bool:
         """Whether *held*, of which an attribute or, without *attr*, an item is set, is foreign; a list that was returned is not."""
         owner, is_result = self._owner(root_name(held))
-        return _is_foreign(owner, _words(held) + (attr or [])) and not (is_result and attr is None and isinstance(held, ast.Name))
+        return _is_foreign(owner, _words(held) + (attr or [])) and not (
+            is_result and attr is None and isinstance(held, ast.Name)
+        )
 
     def _calls(self, function: ast.expr, *, is_kept: bool) -> bool:
         """Whether a call does something to others, or, where its result is not kept, may."""
@@ -138,32 +190,52 @@ class _Watch:
 
     def _hands_on(self, node: ast.AST) -> bool:
         """Whether a function of the project that acts is given to what calls it: ``map(seed, …)``."""
-        if isinstance(node, ast.Call) and (_words(node.func) or [root_name(node.func)])[-1] not in _HANDED_ON:
+        if (
+            isinstance(node, ast.Call)
+            and (_words(node.func) or [root_name(node.func)])[-1] not in _HANDED_ON
+        ):
             return False
-        given = [self._value(item) for item in ast.walk(node) if isinstance(item, ast.Name | ast.Attribute)]
+        given = [
+            self._value(item)
+            for item in ast.walk(node)
+            if isinstance(item, ast.Name | ast.Attribute)
+        ]
         return any(isa(each, types.FunctionType) and self._acts_when_called(each) for each in given)
 
     def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
         """Whether a name stands for a function that changes something, called here or handed on: ``map(random.seed, …)``."""
         value = self._value(node)
-        if isa(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType) and not self.reading.home.owns(value):
+        if isa(
+            value, types.FunctionType | types.BuiltinFunctionType | types.MethodType
+        ) and not self.reading.home.owns(value):
             words = _words(node) or [value.__name__]
-            return bool(_SETS.match(words[-1])) and _is_foreign(self._owner(root_name(node))[0], words)
+            return bool(_SETS.match(words[-1])) and _is_foreign(
+                self._owner(root_name(node))[0], words
+            )
         return False
 
     def _acts_when_made(self, made: Any) -> bool:
         """Whether the metaclass of a class, or a base, does something when it is written down."""
         if not isa(made, type):
             return False
-        hooks = [_member(base, "__init_subclass__") for base in type.__dict__["__bases__"].__get__(made)]
-        return any(self.reading.home.owns(each) and self._acts_when_called(each) for each in (type(made), *hooks))
+        hooks = [
+            _member(base, "__init_subclass__") for base in type.__dict__["__bases__"].__get__(made)
+        ]
+        return any(
+            self.reading.home.owns(each) and self._acts_when_called(each)
+            for each in (type(made), *hooks)
+        )
 
     def _acts_when_called(self, callee: Any) -> bool:
         """Whether a function of the project, or the making of an instance, acts."""
         if isa(callee, type):
             made = [_member(callee, name) for name in _RUN]
-            return any(self._acts_when_called(each) for each in made if self.reading.home.owns(each))
-        while "__wrapped__" in vars(callee) and isa(vars(callee)["__wrapped__"], types.FunctionType):
+            return any(
+                self._acts_when_called(each) for each in made if self.reading.home.owns(each)
+            )
+        while "__wrapped__" in vars(callee) and isa(
+            vars(callee)["__wrapped__"], types.FunctionType
+        ):
             callee = vars(callee)["__wrapped__"]
         code = callee.__code__
         if id(code) in self.seen or not self.reading.home.owns(callee):
@@ -171,7 +243,11 @@ class _Watch:
         self.seen.add(id(code))
         source = self.reading.source(code.co_filename, callee.__globals__)
         for definition in source.function(code, callee.__qualname__) if source else ():
-            inside = [node for node in ast.walk(definition) if isinstance(node, ast.stmt) and node is not definition]
+            inside = [
+                node
+                for node in ast.walk(definition)
+                if isinstance(node, ast.stmt) and node is not definition
+            ]
             local: dict[str, list[ast.stmt]] = {}
             for node in inside:
                 for name in bound_by(node):
@@ -203,14 +279,18 @@ class _Watch:
             return None, False
         if name not in self.local and isa(value := self.names.get(name, MISSING), CODE):
             return owner_of(value), False
-        nodes = self.local.get(name) or (self.source.bindings.get(name) if name in self.names else None)
+        nodes = self.local.get(name) or (
+            self.source.bindings.get(name) if name in self.names else None
+        )
         if not nodes:
             return None, False
         node = nodes[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
             read = dict(imported(node))[name]
             if within(type(self.names.get(name)).__module__, STATELESS):
-                return type(self.names[name]).__module__, False  # changed here, and read where it was made
+                return type(
+                    self.names[name]
+                ).__module__, False  # changed here, and read where it was made
             return (read.root, False) if read.level == 0 else (None, False)
         made = getattr(node, "value", None)
         root = root_name(made) if isinstance(made, ast.expr) else None
@@ -218,13 +298,20 @@ class _Watch:
             return None, False
         if isinstance(made, ast.Call) and isa(kind := self._value(made.func), type):
             # What keeps its state to itself is known by its statements only, so what functions do to it must be one of these.
-            return (kind.__module__, False) if self.is_inside and within(kind.__module__, STATELESS) else (None, False)
+            return (
+                (kind.__module__, False)
+                if self.is_inside and within(kind.__module__, STATELESS)
+                else (None, False)
+            )
         owner, is_result = self._owner(root, depth + 1)
         return owner, is_result or isinstance(made, ast.Call)
 
 
 def _member(kind: type, name: str) -> Any:
-    value = next((vars(base)[name] for base in type.__dict__["__mro__"].__get__(kind) if name in vars(base)), MISSING)
+    value = next(
+        (vars(base)[name] for base in type.__dict__["__mro__"].__get__(kind) if name in vars(base)),
+        MISSING,
+    )
     return value.__func__ if isa(value, staticmethod | classmethod) else value
 
 
@@ -244,4 +331,8 @@ def _is_silent(owner: str, words: list[str]) -> bool:
 
 
 def _is_foreign(owner: str | None, words: list[str]) -> bool:
-    return owner is not None and place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED) and not _is_silent(owner, words)
+    return (
+        owner is not None
+        and place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED)
+        and not _is_silent(owner, words)
+    )

@@ -78,7 +78,9 @@ class Fingerprint:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Fingerprint:
         """The fingerprint that `to_json` wrote."""
-        parts, opaque = (tuple(Part.from_json(row) for row in data[kind]) for kind in ("parts", "opaque"))
+        parts, opaque = (
+            tuple(Part.from_json(row) for row in data[kind]) for kind in ("parts", "opaque")
+        )
         return cls(data["digest"], parts, opaque, frozenset())
 
 

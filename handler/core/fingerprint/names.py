@@ -14,13 +14,18 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from handler.core.fingerprint import place
-from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, remembered
-from handler.core.fingerprint.reads import CHOSEN, OWN_MODULE, Unit
-from handler.core.fingerprint.source import Read, Source
-from handler.core.fingerprint.values import Package
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, remembered
+from pfl.handler.core.fingerprint.reads import CHOSEN, OWN_MODULE, Unit
+from pfl.handler.core.fingerprint.source import Read, Source
+from pfl.handler.core.fingerprint.values import Package
 
-_VERSION_READS = {("sys", "version_info"), ("sys", "version"), ("sys", "hexversion"), ("platform", "python_version")}
+_VERSION_READS = {
+    ("sys", "version_info"),
+    ("sys", "version"),
+    ("sys", "hexversion"),
+    ("platform", "python_version"),
+}
 _VERSION_MODULES = {"ast", "dis", "opcode", "symtable", "marshal", "tokenize"}
 _NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
@@ -47,7 +52,13 @@ class Names:
         module: types.ModuleType | None,
         cells: dict[str, Any] | None = None,
     ) -> None:
-        self.reading, self.label, self.names, self.module, self.cells = reading, label, names, module, cells or {}
+        self.reading, self.label, self.names, self.module, self.cells = (
+            reading,
+            label,
+            names,
+            module,
+            cells or {},
+        )
         self.file, self.line = file, 0
 
     def resolve(self, unit: Unit) -> list[str]:
@@ -69,7 +80,9 @@ class Names:
             value = self.cells[read.root]
             if isa(value, types.ModuleType):
                 return self._follow(value, read)
-            return self.reading.bind(self.label, read.root, "closure", value, Spot(self.file, self.line), mark=":")
+            return self.reading.bind(
+                self.label, read.root, "closure", value, Spot(self.file, self.line), mark=":"
+            )
         if read.root in self.names:
             return self._follow(self.names[read.root], read, self.module, read.root)
         value = getattr(builtins, read.root, MISSING)
@@ -86,9 +99,14 @@ class Names:
             chosen = self.names.get(held)
             if not name and type(chosen) in (dict, list, tuple) and chosen:
                 texts = list(chosen.values() if type(chosen) is dict else chosen)
-                if all(type(text) is str and text.replace(".", "").isidentifier() for text in texts):
+                if all(
+                    type(text) is str and text.replace(".", "").isidentifier() for text in texts
+                ):
                     levels = [len(text) - len(text.lstrip(".")) for text in texts]
-                    found = [self._find_imported(Read(text[level:], (), level)) for text, level in zip(texts, levels, strict=True)]
+                    found = [
+                        self._find_imported(Read(text[level:], (), level))
+                        for text, level in zip(texts, levels, strict=True)
+                    ]
                     return " ".join(item for item in found if item)
             if not isinstance(chosen, str):
                 self._doubt("imports a module chosen at run time")
@@ -96,7 +114,9 @@ class Names:
             relative = name or chosen
             level = len(relative) - len(relative.lstrip("."))
             read = read._replace(root=_absolute(Read(relative[level:], (), level), chosen))
-        package = self.names.get("__package__") or (self.names.get("__name__") or "").rpartition(".")[0]
+        package = (
+            self.names.get("__package__") or (self.names.get("__name__") or "").rpartition(".")[0]
+        )
         name = _absolute(read, package)
         if name in ("", "__future__"):
             return None
@@ -138,14 +158,18 @@ class Names:
         if file:
             self.reading.files.add(os.path.abspath(file))
             spot = Spot(self.reading.home.relative(file), 1)
-            self.reading.link(Value(("text", file), name.rpartition(".")[2], "module", text, spot, lasts=False))
+            self.reading.link(
+                Value(("text", file), name.rpartition(".")[2], "module", text, spot, lasts=False)
+            )
 
     def _doubt(self, reason: str) -> None:
         self.reading.doubt(self.label, Spot(self.file, self.line), reason)
 
     # --- attributes of modules
 
-    def _follow(self, value: Any, read: Read, module: types.ModuleType | None = None, name: str = "") -> str | None:
+    def _follow(
+        self, value: Any, read: Read, module: types.ModuleType | None = None, name: str = ""
+    ) -> str | None:
         """Walk attributes through modules, to what is read in the end; *module* holds *value* as *name*."""
         home, rest = self.reading.home, list(read.attrs)
         while isa(value, types.ModuleType):
@@ -176,18 +200,33 @@ class Names:
     def _is_replaced(self, module: types.ModuleType, name: str) -> bool:
         """Whether the project put something of its own into a foreign module, or a submodule is meant."""
         value = vars(module).get(name)
-        return isa(value, types.ModuleType) or isa(value, types.FunctionType) and self.reading.home.owns(value)
+        return (
+            isa(value, types.ModuleType)
+            or isa(value, types.FunctionType)
+            and self.reading.home.owns(value)
+        )
 
     def _foreign(self, module: str, *rest: str) -> str:
         """Something of another's module: a package by its version, the standard library by name."""
         if place.kind_of_module(module) == place.INSTALLED:
             return self.reading.link(Package(module))
-        if module in _VERSION_MODULES or any((module, *rest)[: len(read)] == read for read in _VERSION_READS):
-            return self.reading.link(Value(("python",), "python", "python", f"{sys.version_info.major}.{sys.version_info.minor}"))
+        if module in _VERSION_MODULES or any(
+            (module, *rest)[: len(read)] == read for read in _VERSION_READS
+        ):
+            return self.reading.link(
+                Value(
+                    ("python",),
+                    "python",
+                    "python",
+                    f"{sys.version_info.major}.{sys.version_info.minor}",
+                )
+            )
         return ".".join((module, *rest))
 
     def _submodule(self, package: types.ModuleType, name: str) -> Any:
-        if "__path__" not in vars(package):  # hasattr would ask the module, which may run its __getattr__
+        if "__path__" not in vars(
+            package
+        ):  # hasattr would ask the module, which may run its __getattr__
             return MISSING
         try:
             if importlib.util.find_spec(f"{package.__name__}.{name}") is None:
@@ -199,22 +238,32 @@ class Names:
     def _bound(self, value: Any, module: types.ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.reading.bind(self.label, name, "constant", value, Spot(self.file, self.line))
+            return self.reading.bind(
+                self.label, name, "constant", value, Spot(self.file, self.line)
+            )
         origin = self._origin(module, name, value)
         module, name, file = origin.module, origin.name, None
-        if isinstance(module, str):  # imported from elsewhere: the package's version says it all, or it is Python's own
+        if isinstance(
+            module, str
+        ):  # imported from elsewhere: the package's version says it all, or it is Python's own
             if not (isa(value, types.FunctionType) and self.reading.home.owns(value)):
                 return self._foreign(module, name)
             module = None
         else:
             _, _, file, source = self.reading.about(module)
             if source is not None and name in source.rebound:
-                value = remembered(vars(module).get("__spec__") or module, name, value)  # a reload makes a new spec
+                value = remembered(
+                    vars(module).get("__spec__") or module, name, value
+                )  # a reload makes a new spec
             if name == "__doc__" and isa(value, str):
                 value = inspect.cleandoc(value)  # 3.13 does so itself
             if name in _NOT_VALUES:
                 return None
-        if type(value) is types.FunctionType and value.__closure__ is None and (code := self.reading.code(value)) is not None:
+        if (
+            type(value) is types.FunctionType
+            and value.__closure__ is None
+            and (code := self.reading.code(value)) is not None
+        ):
             return code  # most of a project; what a closure holds may be known by the statements that made it
         spot = Spot(file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module)
         if (code := self.reading.code(value, spot)) is not None:
@@ -232,8 +281,14 @@ class Names:
 
     def made(self, name: str, value: Any) -> Spot | None:
         """The statements that bind a name of the module, behind imports."""
-        origin = self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
-        return None if isinstance(origin.module, str) else Spot(self.reading.about(origin.module).file, None, origin.nodes, origin.module)
+        origin = (
+            self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
+        )
+        return (
+            None
+            if isinstance(origin.module, str)
+            else Spot(self.reading.about(origin.module).file, None, origin.nodes, origin.module)
+        )
 
     def _origin(self, module: types.ModuleType, name: str, value: Any) -> _Origin:
         """Where a module's name gets its value, behind imports and re-exports."""
@@ -263,9 +318,13 @@ def statements(reading: Reading, label: str, spot: Spot, without: str = "") -> l
     if source is None or spot.module is None or not spot.nodes:
         return []
     names = vars(spot.module)
-    nodes = {id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)}
+    nodes = {
+        id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)
+    }
     unit = reading.unit(source, tuple(nodes.values()), names)
-    unit = unit._replace(notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without})
+    unit = unit._replace(
+        notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without}
+    )
     return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
 
 
@@ -287,6 +346,10 @@ def _star(source: Source, name: str, value: Any, package: str) -> Read | None:
 
 def _absolute(read: Read, package: str) -> str:
     try:
-        return importlib.util.resolve_name("." * read.level + read.root, package) if read.level else read.root
+        return (
+            importlib.util.resolve_name("." * read.level + read.root, package)
+            if read.level
+            else read.root
+        )
     except (ImportError, ValueError):
         return read.root

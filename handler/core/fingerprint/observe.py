@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import place
 
 _active: list[Reads] = []
 _is_hooked = False
@@ -51,7 +51,9 @@ def record_reads() -> Iterator[Reads]:
     """
     global _is_hooked
     if not _is_hooked:
-        sys.addaudithook(_audit)  # it cannot be taken out again, so it is put in once and does nothing when none listens
+        sys.addaudithook(
+            _audit
+        )  # it cannot be taken out again, so it is put in once and does nothing when none listens
         _is_hooked = True
     reads = Reads()
     before = type(os.environ)
@@ -68,7 +70,11 @@ def record_reads() -> Iterator[Reads]:
             for name, original in _ORIGINALS.items():
                 setattr(os, name, original)
         os.environ.__class__ = os.environb.__class__ = before
-        sources = {file for module in list(sys.modules.values()) if (file := place.file_of(module)) is not None}
+        sources = {
+            file
+            for module in list(sys.modules.values())
+            if (file := place.file_of(module)) is not None
+        }
         reads.files -= sources
         reads.looked -= sources
 
@@ -90,7 +96,13 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
                 reads.asked_others = reads.asked_others or place_
     elif event == "open":
         mode, flags = args[1], args[2]
-        if not (isinstance(mode, str) and set(mode) & set("wax") or mode is None and isinstance(flags, int) and flags & 3):
+        if not (
+            isinstance(mode, str)
+            and set(mode) & set("wax")
+            or mode is None
+            and isinstance(flags, int)
+            and flags & 3
+        ):
             _note("files", args[0])
 
 
@@ -124,7 +136,11 @@ def _folder(name: str) -> Any:
 
 # There is no audit event for these. They stay what they are once nothing is recorded.
 _ORIGINALS = {name: getattr(os, name) for name in ("stat", "getcwd", "getcwdb")}
-_WATCHED = {"stat": _stat, "getcwd": lambda: _folder("getcwd"), "getcwdb": lambda: _folder("getcwdb")}
+_WATCHED = {
+    "stat": _stat,
+    "getcwd": lambda: _folder("getcwd"),
+    "getcwdb": lambda: _folder("getcwdb"),
+}
 
 
 class _WatchedEnviron(type(os.environ)):  # type: ignore[misc]

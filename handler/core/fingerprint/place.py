@@ -17,9 +17,22 @@ import traceback
 from types import FunctionType, ModuleType
 from typing import Any
 
-PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = "project", "installed", "standard", "framework", "generated"
+PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = (
+    "project",
+    "installed",
+    "standard",
+    "framework",
+    "generated",
+)
 
-FRAMEWORK_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PACKAGE = os.path.dirname(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+)
+# Not the whole folder: in a checkout it also holds flows, tests and whatever else a project keeps beside them.
+_FRAMEWORK = tuple(
+    os.path.join(_PACKAGE, name)
+    for name in ("__init__.py", f"cli{os.sep}", f"handler{os.sep}", f"serverless{os.sep}")
+)
 _STDLIB_DIRS = tuple(
     {os.path.realpath(path) + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
     | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
@@ -42,7 +55,11 @@ class Home:
         self.root, self._own = root, own
         self._relative: dict[str, str] = {}
         folders = {root, _checkout_of(root) or root}
-        kept = sorted((re.escape(folder) for folder in folders if len(folder.strip(os.sep)) > 3), key=len, reverse=True)
+        kept = sorted(
+            (re.escape(folder) for folder in folders if len(folder.strip(os.sep)) > 3),
+            key=len,
+            reverse=True,
+        )
         self._folders = re.compile(f"(?:{'|'.join(kept)})(?![\\w.-])") if kept else None
 
     def kind_of_file(self, path: str) -> str:
@@ -59,7 +76,11 @@ class Home:
         if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
             return PROJECT
         module = sys.modules.get(value.__module__)
-        return self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(value.__module__)
+        return (
+            self.kind_of_module(module)
+            if isinstance(module, ModuleType)
+            else kind_of_module(value.__module__)
+        )
 
     def owns(self, value: Any) -> bool:
         """Whether a function, class or module is written in the project."""
@@ -75,7 +96,9 @@ class Home:
         if not file or file.startswith("<"):
             return file or None
         if file not in self._relative:
-            self._relative[file] = os.path.relpath(os.path.abspath(file), self.root).replace(os.sep, "/")
+            self._relative[file] = os.path.relpath(os.path.abspath(file), self.root).replace(
+                os.sep, "/"
+            )
         return self._relative[file]
 
     def shorten(self, text: str) -> str:
@@ -107,7 +130,7 @@ def kind_of_file(path: str) -> str:
     if path.startswith("<") or not path:
         return GENERATED
     path = os.path.abspath(path)
-    if path.startswith(FRAMEWORK_DIR + os.sep):
+    if path.startswith(_FRAMEWORK):
         return FRAMEWORK
     if _SITE_DIR.search(path):
         return INSTALLED
@@ -127,10 +150,16 @@ def kind_of_module(name: str) -> str:
         except (ImportError, ValueError, AttributeError):
             spec = None
         if spec is not None:
-            file = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+            file = (
+                spec.origin
+                if spec.has_location
+                else next(iter(spec.submodule_search_locations or ()), None)
+            )
     if file is not None:
         return kind_of_file(file)
-    return STANDARD if top in sys.stdlib_module_names or top in sys.builtin_module_names else PROJECT
+    return (
+        STANDARD if top in sys.stdlib_module_names or top in sys.builtin_module_names else PROJECT
+    )
 
 
 def file_of(module: ModuleType) -> str | None:
@@ -169,10 +198,18 @@ def distribution_of(module: str) -> tuple[str, str]:
     file = file_of(loaded) if loaded is not None else None
     if file is None:
         spec = importlib.util.find_spec(top)
-        file = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec else None
+        file = (
+            (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
+            if spec
+            else None
+        )
     if file is not None:
         sites = list(_SITE_DIR.finditer(file))
-        root = file[: sites[-1].end()] if sites else root_of(file, module if loaded is not None else top)
+        root = (
+            file[: sites[-1].end()]
+            if sites
+            else root_of(file, module if loaded is not None else top)
+        )
         if found := _installer_of(root.rstrip(os.sep), top):
             return found
     version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
@@ -200,7 +237,9 @@ def _installer_of(root: str, top: str) -> tuple[str, str] | None:
     infos = _dist_infos(root)
     likely = infos.get(re.sub(r"[-_.]+", "_", top).lower())
     for name, version, folder in [likely, *infos.values()] if likely else infos.values():
-        if re.search(rf"^{re.escape(top)}(/|\.|,)", _read(os.path.join(root, folder, "RECORD")), re.MULTILINE):
+        if re.search(
+            rf"^{re.escape(top)}(/|\.|,)", _read(os.path.join(root, folder, "RECORD")), re.MULTILINE
+        ):
             return name, version
     return likely and likely[:2]
 

@@ -11,18 +11,20 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from handler.core.fingerprint import place
-from handler.core.fingerprint.model import Part, tagged
-from handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
-from handler.core.fingerprint.source import Read, Source, load, root_name
-from handler.core.fingerprint.values import Encoded, Encoder, Folder, Package
-from handler.core.fingerprint.words import shown
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.model import Part, tagged
+from pfl.handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
+from pfl.handler.core.fingerprint.source import Read, Source, load, root_name
+from pfl.handler.core.fingerprint.values import Encoded, Encoder, Folder, Package
+from pfl.handler.core.fingerprint.words import shown
 
 MISSING = object()
 CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
 
 _FIRST: dict[tuple[int, str], tuple[Any, Any]] = {}
-_KNOWN: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}  # with the texts that were made, by name
+_KNOWN: dict[
+    int, tuple[Any, Encoded, dict[str, str]]
+] = {}  # with the texts that were made, by name
 
 
 class About(NamedTuple):
@@ -32,7 +34,6 @@ class About(NamedTuple):
     kind: str
     file: str | None
     source: Source | None
-
 
 
 class Spot(NamedTuple):
@@ -73,13 +74,17 @@ class Reading:
     def __init__(self, home: place.Home, asked: frozenset[str]) -> None:
         self.home, self.asked = home, asked
         self.found_asked = asked
-        self.has_imported = False  # a module that was not there before: what was read until now may have changed
+        self.has_imported = (
+            False  # a module that was not there before: what was read until now may have changed
+        )
         self.encoder = Encoder(home)
         self.queue: collections.deque[tuple[str, Any]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[tuple[Any, ...], Part] = {}
         self.files: set[str] = set()
-        self.made: dict[str, Spot] = {}  # by label: where the statements are that made it, for what keeps its state to itself
+        self.made: dict[
+            str, Spot
+        ] = {}  # by label: where the statements are that made it, for what keeps its state to itself
         self._known: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
         self._labels: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
@@ -114,14 +119,18 @@ class Reading:
             self.queue.append((self._labels[key], item))
         return self._labels[key]
 
-    def bind(self, owner: str, name: str, kind: str, value: Any, spot: Spot, mark: str = ".") -> str:
+    def bind(
+        self, owner: str, name: str, kind: str, value: Any, spot: Spot, mark: str = "."
+    ) -> str:
         """What *owner* holds under *name*, as an item of a digest: code by its label, any other value by a part of its own."""
         if value is MISSING:
             return "unbound"
         made = self.made.get(owner)
         if (code := self.code(value, made)) is not None:
             return code
-        return self.link(Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot), made)
+        return self.link(
+            Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot), made
+        )
 
     def code(self, value: Any, made: Spot | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
@@ -178,7 +187,14 @@ class Reading:
             self._sources[path] = load(path, names)
         return self._sources[path]
 
-    def unit(self, source: Source, nodes: Sequence[ast.AST], names: dict[str, Any], *, body_only: bool = False) -> Unit:
+    def unit(
+        self,
+        source: Source,
+        nodes: Sequence[ast.AST],
+        names: dict[str, Any],
+        *,
+        body_only: bool = False,
+    ) -> Unit:
         """
         What *nodes* say and read.
 
@@ -197,23 +213,28 @@ class Reading:
         key = (*map(id, nodes), asked, body_only, len(skip))
         if key not in source.units:
             try:
-                source.units[key] = analyse(nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source))
+                source.units[key] = analyse(
+                    nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source)
+                )
             except RecursionError:
                 text = tagged("text", *map(source.text_of, nodes))
                 note = ("nested too deep to be read", getattr(nodes[0], "lineno", 0))
                 source.units[key] = Unit(text, {Read(OWN_MODULE): note[1]}, (note,), frozenset())
             if "text" in asked:
                 unit = source.units[key]
-                source.units[key] = unit._replace(text=tagged("text", unit.text, *map(source.verbatim, nodes)))
+                source.units[key] = unit._replace(
+                    text=tagged("text", unit.text, *map(source.verbatim, nodes))
+                )
         unit: Unit = source.units[key]
         self.found_asked |= unit.asked
         return unit
 
-
     @staticmethod
     def _aliases(source: Source) -> dict[str, str]:
         if "aliases" not in source.units:
-            source.units["aliases"] = dict(pair for node in source.statements for pair in renamed(node))
+            source.units["aliases"] = dict(
+                pair for node in source.statements for pair in renamed(node)
+            )
         aliases: dict[str, str] = source.units["aliases"]
         return aliases
 
@@ -247,7 +268,14 @@ def plain(function: Any) -> Any:
             return function
         fields = ("function", "__wrapped__", "__func__", "func")
         try:
-            inner = next((item for item in (getattr(function, name, None) for name in fields) if item is not None), None)
+            inner = next(
+                (
+                    item
+                    for item in (getattr(function, name, None) for name in fields)
+                    if item is not None
+                ),
+                None,
+            )
         except Exception:  # an object that answers with an error has none of them
             inner = None
         if inner is None:
@@ -260,7 +288,9 @@ def plain(function: Any) -> Any:
 def is_step(item: Any) -> bool:
     """Whether *item* is a step: an object of the framework that holds a function."""
     kind = type(item)
-    return kind.__module__.partition(".")[0] == "handler" and isinstance(getattr(item, "function", None), types.FunctionType)
+    return kind.__module__.partition(".")[0] == "handler" and isinstance(
+        getattr(item, "function", None), types.FunctionType
+    )
 
 
 def remembered(owner: Any, name: str, value: Any) -> Any:

@@ -8,9 +8,9 @@ import ast
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from handler.core.fingerprint.canonical import canonical, unquoted
-from handler.core.fingerprint.model import tagged
-from handler.core.fingerprint.source import Read, blocks, bound_by, imported, is_type_checking
+from pfl.handler.core.fingerprint.canonical import canonical, unquoted
+from pfl.handler.core.fingerprint.model import tagged
+from pfl.handler.core.fingerprint.source import Read, blocks, bound_by, imported, is_type_checking
 
 OWN_MODULE = "globals()"  # a read whose root is the module it stands in
 CHOSEN = "\0"  # an attribute whose name is chosen at run time; followed by the global that holds it, if one does
@@ -28,8 +28,22 @@ _ASKS = {
     **dict.fromkeys(("getsource", "getsourcelines", "getcomments", "findsource"), {"text"}),
 }  # fmt: skip
 _LOOKUPS = {"getattr", "setattr", "vars", "globals", "eval", "exec", "import_module", "__import__"}
-_PLUGIN_READERS = {"entry_points", "iter_entry_points", "run_path", "run_module", "walk_packages", "iter_modules"}
-_WATCHED = {*_LOOKUPS, *_PLUGIN_READERS, *_ASKS, "open", "environ", "getenv"}  # also under another name
+_PLUGIN_READERS = {
+    "entry_points",
+    "iter_entry_points",
+    "run_path",
+    "run_module",
+    "walk_packages",
+    "iter_modules",
+}
+_WATCHED = {
+    *_LOOKUPS,
+    *_PLUGIN_READERS,
+    *_ASKS,
+    "open",
+    "environ",
+    "getenv",
+}  # also under another name
 _NOTES = {
     **dict.fromkeys(
         ("read_text", "read_bytes", "read_csv", "read_table", "read_fwf", "read_json", "read_parquet", "read_excel", "read_feather",
@@ -87,11 +101,17 @@ def analyse(
 def renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
     """Other names that a statement gives to what is watched for: ``from importlib import import_module as load``."""
     if isinstance(node, ast.ImportFrom):
-        yield from ((alias.asname, alias.name) for alias in node.names if alias.asname and alias.name in _WATCHED)
+        yield from (
+            (alias.asname, alias.name)
+            for alias in node.names
+            if alias.asname and alias.name in _WATCHED
+        )
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
         name = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
         if name in _WATCHED:
-            yield from ((target.id, name) for target in node.targets if isinstance(target, ast.Name))
+            yield from (
+                (target.id, name) for target in node.targets if isinstance(target, ast.Name)
+            )
 
 
 def text_in(node: ast.AST | None) -> str | None:
@@ -100,7 +120,11 @@ def text_in(node: ast.AST | None) -> str | None:
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.FormattedValue):
         return text_in(node.value) if node.conversion < 0 and node.format_spec is None else None
-    pieces = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) else getattr(node, "values", None)
+    pieces = (
+        [node.left, node.right]
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)
+        else getattr(node, "values", None)
+    )
     if not pieces or isinstance(node, ast.BoolOp | ast.Dict):
         return None
     texts = [text_in(piece) for piece in pieces]
@@ -115,7 +139,9 @@ def _table_of(node: ast.expr) -> ast.expr:
 class _Scope:
     """The names of one function, class or comprehension: bound, imported, or declared global."""
 
-    def __init__(self, names: Iterable[str], body: Iterable[ast.stmt] = (), *, is_class: bool = False) -> None:
+    def __init__(
+        self, names: Iterable[str], body: Iterable[ast.stmt] = (), *, is_class: bool = False
+    ) -> None:
         self.names, self.is_class = set(names), is_class
         self.imports: dict[str, list[Read]] = {}
         self.globals: set[str] = set()
@@ -142,7 +168,9 @@ class _Scope:
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, asked: frozenset[str], skip: frozenset[int], body_only: bool, aliases: dict[str, str]) -> None:
+    def __init__(
+        self, asked: frozenset[str], skip: frozenset[int], body_only: bool, aliases: dict[str, str]
+    ) -> None:
         self.aliases = dict(aliases)
         self.with_annotations, self.skip, self.body_only = "annotations" in asked, skip, body_only
         self.reads: dict[Read, int] = {}
@@ -160,7 +188,12 @@ class _Reader(ast.NodeVisitor):
                     break
                 if chain.root in scope.imports:
                     for origin in scope.imports[chain.root]:
-                        self.read(origin._replace(attrs=origin.attrs + chain.attrs, escapes=chain.escapes), line)
+                        self.read(
+                            origin._replace(
+                                attrs=origin.attrs + chain.attrs, escapes=chain.escapes
+                            ),
+                            line,
+                        )
                     return
                 if chain.root in scope.names and not scope.is_class:
                     return
@@ -220,7 +253,9 @@ class _Reader(ast.NodeVisitor):
 
     def _chain_of_call(self, node: ast.Call) -> Read | None:
         bare = isinstance(node.func, ast.Name)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = (
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        )
         name = self.aliases.get(name, name) if bare else name
         first = node.args[0] if node.args else None
         literal = text_in(first)
@@ -228,7 +263,12 @@ class _Reader(ast.NodeVisitor):
         rest: list[ast.expr] = node.args
         if bare and name == "globals":
             found = Read(OWN_MODULE)
-        elif bare and name in ("getattr", "vars") and first is not None and (name == "vars" or len(node.args) > 1):
+        elif (
+            bare
+            and name in ("getattr", "vars")
+            and first is not None
+            and (name == "vars" or len(node.args) > 1)
+        ):
             rest = node.args[1:]
             key = "__dict__"
             if name == "getattr":
@@ -237,13 +277,26 @@ class _Reader(ast.NodeVisitor):
             found = self._extend(self.chain(first), key)
         elif name in ("import_module", "__import__") and literal is not None:
             level = len(literal) - len(literal.lstrip("."))
-            package = next((item.value for item in node.keywords if item.arg == "package"), node.args[1] if len(node.args) > 1 else None)
+            package = next(
+                (item.value for item in node.keywords if item.arg == "package"),
+                node.args[1] if len(node.args) > 1 else None,
+            )
             if level and package is not None and name == "import_module":
                 literal, level = self._within(literal, package), 0
-            is_top = name == "__import__" and len(node.args) < 4 and not any(item.arg == "fromlist" for item in node.keywords)
-            found = Read(literal.partition(".")[0] if is_top and not level else literal[level:], (), level)
+            is_top = (
+                name == "__import__"
+                and len(node.args) < 4
+                and not any(item.arg == "fromlist" for item in node.keywords)
+            )
+            found = Read(
+                literal.partition(".")[0] if is_top and not level else literal[level:], (), level
+            )
             self.reads.setdefault(Read(literal[level:], (), level, escapes=False), node.lineno)
-        elif name in ("import_module", "__import__") and first is not None and len(chosen := self._chosen(_table_of(first))) > 1:
+        elif (
+            name in ("import_module", "__import__")
+            and first is not None
+            and len(chosen := self._chosen(_table_of(first))) > 1
+        ):
             found = Read(chosen, (), 0)
         elif name == "get" and isinstance(node.func, ast.Attribute) and literal is not None:
             table = self.chain(node.func.value)
@@ -273,7 +326,9 @@ class _Reader(ast.NodeVisitor):
 
     def _chosen(self, key: ast.expr) -> str:
         """An attribute named by a global whose value can be looked up, or by something unknown."""
-        if isinstance(key, ast.Name) and not any(key.id in scope.names or key.id in scope.imports for scope in self.scopes):
+        if isinstance(key, ast.Name) and not any(
+            key.id in scope.names or key.id in scope.imports for scope in self.scopes
+        ):
             return CHOSEN + key.id
         return CHOSEN
 
@@ -316,7 +371,9 @@ class _Reader(ast.NodeVisitor):
                 self.reads.setdefault(Read(alias.name, (), 0, escapes=False), node.lineno)
             else:
                 attrs = () if alias.name == "*" else (alias.name,)
-                self.reads.setdefault(Read(node.module or "", attrs, node.level, escapes=False), node.lineno)
+                self.reads.setdefault(
+                    Read(node.module or "", attrs, node.level, escapes=False), node.lineno
+                )
 
         self.aliases.update(renamed(node))
 
@@ -367,7 +424,12 @@ class _Reader(ast.NodeVisitor):
     def _visit_function(self, args: ast.arguments, body: Sequence[ast.stmt]) -> None:
         if self.scopes or not self.body_only:
             self._visit_all([*args.defaults, *args.kw_defaults])
-        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, (args.vararg, args.kwarg))]
+        every = [
+            *args.posonlyargs,
+            *args.args,
+            *args.kwonlyargs,
+            *filter(None, (args.vararg, args.kwarg)),
+        ]
         if self.with_annotations:
             self._visit_all(unquoted(arg.annotation) for arg in every if arg.annotation is not None)
         self.scopes.append(_Scope(["__class__", *(arg.arg for arg in every)], body))
@@ -381,10 +443,19 @@ class _Reader(ast.NodeVisitor):
         self._visit_all(node.body)
         self.scopes.pop()
 
-    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+    def visit_ListComp(
+        self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+    ) -> None:
         """The first iterable belongs outside, everything else inside."""
         self.visit(node.generators[0].iter)
-        self.scopes.append(_Scope(inner.id for part in node.generators for inner in ast.walk(part.target) if isinstance(inner, ast.Name)))
+        self.scopes.append(
+            _Scope(
+                inner.id
+                for part in node.generators
+                for inner in ast.walk(part.target)
+                if isinstance(inner, ast.Name)
+            )
+        )
         for position, part in enumerate(node.generators):
             self._visit_all([part.target, *([part.iter] if position else []), *part.ifs])
         self._visit_all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])

@@ -49,17 +49,27 @@ class Source:
         self.tree = ast.parse(text)
         self.lines = text.splitlines()
         self.defs: dict[str, list[Definition]] = {}
-        self.bindings: dict[str, list[ast.stmt]] = {}  # what binds a name of the module or of a class: assignment, def, import
-        self.touches: dict[str, list[ast.stmt]] = {}  # what acts on it at import: TABLE.update(…), X.y = …
-        self.around: dict[int, tuple[ast.AST, ...]] = {}  # what decides whether a statement runs, by the statement's identity
-        self.statements: list[ast.stmt] = []  # all that run when the module is imported, those of classes included
+        self.bindings: dict[
+            str, list[ast.stmt]
+        ] = {}  # what binds a name of the module or of a class: assignment, def, import
+        self.touches: dict[
+            str, list[ast.stmt]
+        ] = {}  # what acts on it at import: TABLE.update(…), X.y = …
+        self.around: dict[
+            int, tuple[ast.AST, ...]
+        ] = {}  # what decides whether a statement runs, by the statement's identity
+        self.statements: list[
+            ast.stmt
+        ] = []  # all that run when the module is imported, those of classes included
         self.stars: list[ast.ImportFrom] = []
         self.rebound: set[str] = set()  # names and attributes that functions set while they run
         self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
         self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
         self._index(self.tree.body, "", "module")
 
-    def _index(self, body: list[ast.stmt], prefix: str, where: str, around: tuple[ast.AST, ...] = ()) -> None:
+    def _index(
+        self, body: list[ast.stmt], prefix: str, where: str, around: tuple[ast.AST, ...] = ()
+    ) -> None:
         for node in body:
             if where == "function":
                 self.rebound.update(_rebinds(node))
@@ -70,7 +80,11 @@ class Source:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 self.defs.setdefault(prefix + node.name, []).append(node)
                 is_class = isinstance(node, ast.ClassDef)
-                self._index(node.body, prefix + node.name + ("." if is_class else ".<locals>."), "class" if is_class else "function")
+                self._index(
+                    node.body,
+                    prefix + node.name + ("." if is_class else ".<locals>."),
+                    "class" if is_class else "function",
+                )
             elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
                 self._index(node.orelse, prefix, where, around)
             else:
@@ -91,7 +105,9 @@ class Source:
             targets = [node.target]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
-            targets = [call] + ([call.args[0]] if _is_name(call.func, "setattr") and call.args else [])
+            targets = [call] + (
+                [call.args[0]] if _is_name(call.func, "setattr") and call.args else []
+            )
         elif isinstance(node, ast.Delete):
             targets = node.targets
         for target in targets:
@@ -102,16 +118,31 @@ class Source:
         """The statements that give a module's name its value, and what it imports by the last of them."""
         if name not in self._origins:
             nodes = self.bindings.get(name, [])
-            read = dict(imported(nodes[-1]))[name] if nodes and isinstance(nodes[-1], ast.ImportFrom) else None
+            read = (
+                dict(imported(nodes[-1]))[name]
+                if nodes and isinstance(nodes[-1], ast.ImportFrom)
+                else None
+            )
             self._origins[name] = (*nodes, *self.touches.get(name, ())), read
         return self._origins[name]
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:
         """Modules that the module imports, and whose names it never uses: ``import patches  # noqa``."""
-        imports = {name: node for name, nodes in self.bindings.items() for node in nodes if isinstance(node, ast.Import)}
-        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)} if imports else set()
-        return [alias.name for name, node in imports.items() if name not in used for alias in node.names]
+        imports = {
+            name: node
+            for name, nodes in self.bindings.items()
+            for node in nodes
+            if isinstance(node, ast.Import)
+        }
+        used = (
+            {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+            if imports
+            else set()
+        )
+        return [
+            alias.name for name, node in imports.items() if name not in used for alias in node.names
+        ]
 
     def function(self, code: CodeType, qualname: str) -> list[Definition]:
         """
@@ -120,7 +151,9 @@ class Source:
         if code.co_name == "<lambda>":
             return self._lambda(code)
         found = self.defs.get(code.co_qualname) or self.defs.get(qualname) or []
-        return [node for node in found if first_line(node) == code.co_firstlineno and _is_function(node)]
+        return [
+            node for node in found if first_line(node) == code.co_firstlineno and _is_function(node)
+        ]
 
     @functools.cached_property
     def _lambdas(self) -> dict[int, list[ast.Lambda]]:
@@ -137,10 +170,22 @@ class Source:
         spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
         if not spots:  # 3.12 forgets where a lambda is that returns a constant
             values = [(type(item), item) for item in code.co_consts]
-            same = [node for node in found if isinstance(node.body, ast.Constant) and (type(node.body.value), node.body.value) in values]
+            same = [
+                node
+                for node in found
+                if isinstance(node.body, ast.Constant)
+                and (type(node.body.value), node.body.value) in values
+            ]
             return list(same or found)
         fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
-        fits.sort(key=lambda node: (node.body.end_lineno or 0, node.body.end_col_offset or 0, -node.body.lineno, -node.body.col_offset))
+        fits.sort(
+            key=lambda node: (
+                node.body.end_lineno or 0,
+                node.body.end_col_offset or 0,
+                -node.body.lineno,
+                -node.body.col_offset,
+            )
+        )
         return list(fits[:1] or found)
 
     def verbatim(self, node: ast.AST) -> str:
@@ -151,7 +196,9 @@ class Source:
             above -= 1
         lines = [f"{line}\n" for line in self.lines[start:]]
         is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        block = inspect.getblock(lines) if is_definition else lines[: (node.end_lineno or 0) - start]  # type: ignore[attr-defined]
+        block = (
+            inspect.getblock(lines) if is_definition else lines[: (node.end_lineno or 0) - start]
+        )  # type: ignore[attr-defined]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
@@ -284,7 +331,9 @@ def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AS
         if field in _BLOCKS and isinstance(value, list):
             continue
         for inner in value if isinstance(value, list) else [value]:
-            if not isinstance(inner, ast.AST) or (isinstance(inner, ast.Lambda) and not with_lambdas):
+            if not isinstance(inner, ast.AST) or (
+                isinstance(inner, ast.Lambda) and not with_lambdas
+            ):
                 continue
             if isinstance(node, ast.comprehension) and field == "target":
                 continue
@@ -294,16 +343,25 @@ def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AS
 
 def docstring_of(node: ast.AST) -> ast.Expr | None:
     """The statement that is the docstring of a function, class or module."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) and node.body:
+    if (
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
+        and node.body
+    ):
         first = node.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if (
+            isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+        ):
             return first
     return None
 
 
 def is_type_checking(test: ast.expr) -> bool:
     """Whether an ``if`` is for type checkers only."""
-    return _is_name(test, "TYPE_CHECKING") or (isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING")
+    return _is_name(test, "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
 
 
 def root_name(node: ast.AST) -> str | None:
@@ -328,7 +386,9 @@ def _is_function(node: ast.AST) -> bool:
 def _rebinds(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, ast.Global | ast.Nonlocal):
         yield from node.names
-    for inner in expressions(node) if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) else ():
+    for inner in (
+        expressions(node) if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) else ()
+    ):
         if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
             yield inner.attr
 

@@ -10,10 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from handler.core.errors import InvalidRequestError
-from handler.core.fingerprint import place
-from handler.core.fingerprint.model import Part
-from handler.core.fingerprint.reading import plain
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.model import Part
+from pfl.handler.core.fingerprint.reading import plain
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,21 +31,35 @@ def find(target: str) -> Any:
     """
     name, colon, path = target.partition(":")
     if not (name and colon and path) or name.startswith("."):
-        raise InvalidRequestError(f"{target!r} names no function", why="MODULE:FUNCTION is expected", hint="flows.b:b")
+        raise InvalidRequestError(
+            f"{target!r} names no function", why="MODULE:FUNCTION is expected", hint="flows.b:b"
+        )
     try:
         value = importlib.import_module(name)
     except ModuleNotFoundError as exc:
-        where = os.getcwd() if exc.name and name.startswith(exc.name) else place.describe(exc, os.getcwd())
-        raise InvalidRequestError(f"there is no module {exc.name}", why=f"looked from {where}") from exc
+        where = (
+            os.getcwd()
+            if exc.name and name.startswith(exc.name)
+            else place.describe(exc, os.getcwd())
+        )
+        raise InvalidRequestError(
+            f"there is no module {exc.name}", why=f"looked from {where}"
+        ) from exc
     except (Exception, SystemExit) as exc:
-        raise InvalidRequestError(f"module {name} cannot be imported", why=place.describe(exc, os.getcwd())) from exc
+        raise InvalidRequestError(
+            f"module {name} cannot be imported", why=place.describe(exc, os.getcwd())
+        ) from exc
     for attr in path.split("."):
         try:
             value = getattr(value, attr)
         except AttributeError as exc:
-            raise InvalidRequestError(f"{name} has no {path}", why=f"`{attr}` is not there") from exc
+            raise InvalidRequestError(
+                f"{name} has no {path}", why=f"`{attr}` is not there"
+            ) from exc
         except Exception as exc:
-            raise InvalidRequestError(f"{name} gives no {path}", why=place.describe(exc, os.getcwd())) from exc
+            raise InvalidRequestError(
+                f"{name} gives no {path}", why=place.describe(exc, os.getcwd())
+            ) from exc
     return value
 
 
@@ -66,7 +80,11 @@ def unstable(target: Any) -> list[Part]:
         inner = plain(target)
         target = f"{getattr(inner, '__module__', None)}:{getattr(inner, '__qualname__', None)}"
     first, second = (_parts(target, child) for child in [_start(target, "1"), _start(target, "2")])
-    changed = [part for name, part in second.items() if name not in first or first[name].digest != part.digest]
+    changed = [
+        part
+        for name, part in second.items()
+        if name not in first or first[name].digest != part.digest
+    ]
     changed += [part for name, part in first.items() if name not in second]
     # A function is no cause when only what it reads differs; its own source cannot.
     return [part for part in changed if part.kind not in ("function", "class")] or changed
@@ -75,15 +93,18 @@ def unstable(target: Any) -> list[Part]:
 def _start(target: str, seed: str) -> subprocess.Popen[str]:
     import subprocess  # only here: it takes a tenth of the time that this module takes to load
 
-    framework = os.path.dirname(place.FRAMEWORK_DIR)
-    path = os.pathsep.join([*(entry or os.getcwd() for entry in sys.path), framework])
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     environ = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed}
-    command = [sys.executable, "-m", "handler.core.fingerprint", target, "--json"]
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "pfl.handler.core.fingerprint", target, "--json"]
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _parts(target: str, child: subprocess.Popen[str]) -> dict[str, Part]:
     out, err = child.communicate()
     if child.returncode:
-        raise InvalidRequestError(f"{target} has no fingerprint in a fresh process", why=err.strip()[-500:])
+        raise InvalidRequestError(
+            f"{target} has no fingerprint in a fresh process", why=err.strip()[-500:]
+        )
     return {row["name"]: Part.from_json(row) for row in json.loads(out.splitlines()[-1])["parts"]}

@@ -24,8 +24,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from handler.core.fingerprint import place
-from handler.core.fingerprint.model import tagged
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.model import tagged
 
 MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
 _MAX_FOREIGN_VALUES = 5_000
@@ -47,17 +47,57 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 _PLAIN = tuple(base for base, _ in _BASES)
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
-_HOOKS = {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__getattr__", "__getattribute__"}
+_HOOKS = {
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+    "__getattr__",
+    "__getattribute__",
+}
 _SILENT = ("logging", "warnings")
 # Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
 STATELESS = (
     "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
     "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
-_COPIED = {"__module__", "__name__", "__qualname__", "__doc__", "__annotations__", "__type_params__", "__annotate__"}
-_OF_CLASS = {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}  # what vars(Class) has besides what is written
-_RESOURCES = ("_io", "io", "socket", "_socket", "ssl", "_ssl", "sqlite3", "subprocess", "http", "select", "tempfile", "mmap")
-_NEVER_SAME = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
+_COPIED = {
+    "__module__",
+    "__name__",
+    "__qualname__",
+    "__doc__",
+    "__annotations__",
+    "__type_params__",
+    "__annotate__",
+}
+_OF_CLASS = {
+    "__dict__",
+    "__weakref__",
+    "__firstlineno__",
+    "__static_attributes__",
+}  # what vars(Class) has besides what is written
+_RESOURCES = (
+    "_io",
+    "io",
+    "socket",
+    "_socket",
+    "ssl",
+    "_ssl",
+    "sqlite3",
+    "subprocess",
+    "http",
+    "select",
+    "tempfile",
+    "mmap",
+)
+_NEVER_SAME = (
+    types.GeneratorType,
+    types.CoroutineType,
+    types.AsyncGeneratorType,
+    types.FrameType,
+    types.TracebackType,
+)
 
 
 class Encoded(NamedTuple):
@@ -115,7 +155,9 @@ class Encoder:
             return self.encode(value)
         except (TooLarge, RecursionError):
             size = f" of {len(value)}" if type(value) in (list, tuple, dict, set, frozenset) else ""
-            return Encoded(f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",))
+            return Encoded(
+                f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",)
+            )
 
     def encode(self, value: Any) -> Encoded:
         """Encode a value that may stand inside another."""
@@ -159,7 +201,10 @@ class Encoder:
 
     def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
         """Values with names, in the order of the names."""
-        return self.join(tag, (part for name, value in sorted(items) for part in (Encoded(name), self.encode(value))))
+        return self.join(
+            tag,
+            (part for name, value in sorted(items) for part in (Encoded(name), self.encode(value))),
+        )
 
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
@@ -167,7 +212,10 @@ class Encoder:
         if kind is dict:
             if "__builtins__" in value:  # exec puts it there
                 value = {name: item for name, item in value.items() if name != "__builtins__"}
-            keys, values = self._sequence("keys", list(value)), self._sequence("values", list(value.values()))
+            keys, values = (
+                self._sequence("keys", list(value)),
+                self._sequence("values", list(value.values())),
+            )
             return self.join("dict", (keys, values))
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
@@ -186,12 +234,16 @@ class Encoder:
 
     def _literals(self, values: Iterable[Any]) -> list[str] | None:
         """Tokens of plain values, or None if others are among them."""
-        return [self._literal(value) for value in values] if set(map(type, values)) <= _BULK else None
+        return (
+            [self._literal(value) for value in values] if set(map(type, values)) <= _BULK else None
+        )
 
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
         if len(values) > 10_000 and set(map(type, values)) <= _BULK:
             # marshal's second format is the same on every Python, and ten times faster.
-            return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}")
+            return Encoded(
+                f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}"
+            )
         if (tokens := self._literals(values)) is not None:
             return Encoded("#" + tagged(tag, *tokens))
         return self.many(tag, values)
@@ -204,22 +256,37 @@ class Encoder:
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
         kind = self.home.kind_of_file(value.__code__.co_filename)
-        if kind == place.PROJECT or (kind == place.GENERATED and not self._is_foreign_module(value.__module__)):
+        if kind == place.PROJECT or (
+            kind == place.GENERATED and not self._is_foreign_module(value.__module__)
+        ):
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
         if kind == place.FRAMEWORK:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
-        if isinstance(registry := vars(value).get("registry"), types.MappingProxyType):  # singledispatch, where order says nothing
-            return self.join("singledispatch", [name, self._unordered("registry", registry.items())])
+        if isinstance(
+            registry := vars(value).get("registry"), types.MappingProxyType
+        ):  # singledispatch, where order says nothing
+            return self.join(
+                "singledispatch", [name, self._unordered("registry", registry.items())]
+            )
         cells = []
         for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
             try:
-                if free != "mtime":  # the time of a file, not what it says: jinja's loaders keep it to see edits
+                if (
+                    free != "mtime"
+                ):  # the time of a file, not what it says: jinja's loaders keep it to see edits
                     cells.append((free, cell.cell_contents))
             except ValueError:
                 continue
-        state = [*cells, *((f".{name}", item) for name, item in vars(value).items() if not name.startswith("__"))]
+        state = [
+            *cells,
+            *(
+                (f".{name}", item)
+                for name, item in vars(value).items()
+                if not name.startswith("__")
+            ),
+        ]
         if "__wrapped__" in vars(value):
             state.append(("__wrapped__", value.__wrapped__))  # type: ignore[attr-defined]
         return self.join("foreign function", [name, self.named("state", state)]) if state else name
@@ -228,7 +295,9 @@ class Encoder:
         """A function written in C, with the object it is bound to."""
         owner = getattr(value, "__self__", None)
         if owner is None or isinstance(owner, types.ModuleType):
-            return self._foreign(getattr(value, "__module__", None) or "builtins", value.__qualname__)
+            return self._foreign(
+                getattr(value, "__module__", None) or "builtins", value.__qualname__
+            )
         return self.join("bound builtin", [Encoded(value.__qualname__), self.encode(owner)])
 
     def type(self, value: type) -> Encoded:
@@ -236,15 +305,25 @@ class Encoder:
         kind = self.home.kind_of_class(value)
         if kind == place.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
-        return Encoded("framework") if kind == place.FRAMEWORK else self._foreign(value.__module__, value.__qualname__)
+        return (
+            Encoded("framework")
+            if kind == place.FRAMEWORK
+            else self._foreign(value.__module__, value.__qualname__)
+        )
 
     def _is_foreign_module(self, name: str | None) -> bool:
         module = sys.modules.get(name or "")
-        return module is not None and name != "__main__" and self.home.kind_of_module(module) != place.PROJECT
+        return (
+            module is not None
+            and name != "__main__"
+            and self.home.kind_of_module(module) != place.PROJECT
+        )
 
     def _foreign(self, module: str, name: str) -> Encoded:
         installed = place.kind_of_module(module) == place.INSTALLED
-        return Encoded(f"{module.partition('.')[0]}:{name}", (Package(module),) if installed else ())
+        return Encoded(
+            f"{module.partition('.')[0]}:{name}", (Package(module),) if installed else ()
+        )
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
@@ -256,15 +335,32 @@ class Encoder:
         name, owner = self.type(kind), self.home.kind_of_class(kind)
         if owner == place.FRAMEWORK:
             steps = getattr(value, "function", None)
-            return Encoded("step", (value,)) if isinstance(steps, types.FunctionType) else Encoded("framework")
+            return (
+                Encoded("step", (value,))
+                if isinstance(steps, types.FunctionType)
+                else Encoded("framework")
+            )
         if owner != place.PROJECT:
             return self._foreign_instance(value, kind, name)
         parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
         parts.append(self.named("state", state_of(value)))
-        solid = next(base for base in kind.__mro__ if base.__flags__ & _IMMUTABLE or within(base.__module__, STATELESS))
-        if solid is not object and not issubclass(solid, _PLAIN):  # written in C, which may keep what no attribute shows
-            is_quiet = all(base.__flags__ & _IMMUTABLE or _HOOKS.isdisjoint(vars(base)) for base in kind.__mro__)
-            parts.append(self._foreign_instance(value, solid, Encoded("")) if is_quiet else self._unknown(kind))
+        solid = next(
+            base
+            for base in kind.__mro__
+            if base.__flags__ & _IMMUTABLE or within(base.__module__, STATELESS)
+        )
+        if solid is not object and not issubclass(
+            solid, _PLAIN
+        ):  # written in C, which may keep what no attribute shows
+            is_quiet = all(
+                base.__flags__ & _IMMUTABLE or _HOOKS.isdisjoint(vars(base))
+                for base in kind.__mro__
+            )
+            parts.append(
+                self._foreign_instance(value, solid, Encoded(""))
+                if is_quiet
+                else self._unknown(kind)
+            )
         return self.join("instance", [name, *parts])
 
     def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
@@ -272,25 +368,50 @@ class Encoder:
         module = kind.__module__
         if module.startswith("pathlib"):
             return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
-        if module == "configparser" and hasattr(value, "_sections"):  # newer Pythons add options to its state
-            return self.join("configparser", [name, self.encode(value._sections), self.encode(value._defaults)])
+        if module == "configparser" and hasattr(
+            value, "_sections"
+        ):  # newer Pythons add options to its state
+            return self.join(
+                "configparser", [name, self.encode(value._sections), self.encode(value._defaults)]
+            )
         if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
             return self.join("namespace", [name, self.encode(dict(vars(value)))])
-        if (module, kind.__name__) == ("pydantic.type_adapter", "TypeAdapter"):  # what it derives from these holds addresses
-            return self.join("adapter", [name, self.encode(value._type), self.encode(value._config)])
-        if within(module, _SILENT) and kind.__name__.endswith(("Logger", "Handler", "Manager", "catch_warnings")):
+        if (module, kind.__name__) == (
+            "pydantic.type_adapter",
+            "TypeAdapter",
+        ):  # what it derives from these holds addresses
+            return self.join(
+                "adapter", [name, self.encode(value._type), self.encode(value._config)]
+            )
+        if within(module, _SILENT) and kind.__name__.endswith(
+            ("Logger", "Handler", "Manager", "catch_warnings")
+        ):
             return name
         if within(module, STATELESS):
             return name._replace(doubts=("",))
         if within(module, _RESOURCES):
-            return name._replace(doubts=(f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",))
+            return name._replace(
+                doubts=(
+                    f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",
+                )
+            )
         if (buffer := _buffer(value)) is not None:
-            return self.join("buffer", [name, Encoded(buffer), self.named("state", state_of(value))])
+            return self.join(
+                "buffer", [name, Encoded(buffer), self.named("state", state_of(value))]
+            )
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
             paths = getattr(value, "searchpath", None) or [getattr(value, "_template_root", None)]
-            folders = [os.path.abspath(path) for path in paths if isinstance(path, str) and os.path.isdir(path)]
-            mine = [Folder(self.home.relative(path) or "") for path in folders if self.home.kind_of_file(path) == place.PROJECT]
+            folders = [
+                os.path.abspath(path)
+                for path in paths
+                if isinstance(path, str) and os.path.isdir(path)
+            ]
+            mine = [
+                Folder(self.home.relative(path) or "")
+                for path in folders
+                if self.home.kind_of_file(path) == place.PROJECT
+            ]
             return reduced._replace(links=(*reduced.links, *mine))
         return reduced
 
@@ -301,20 +422,32 @@ class Encoder:
         try:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-            if isinstance(reduced, str):  # a global, by its name: Python's own, or one that the project made
+            if isinstance(
+                reduced, str
+            ):  # a global, by its name: Python's own, or one that the project made
                 if getattr(sys.modules.get(type(value).__module__), reduced, None) is value:
-                    return self._foreign(type(value).__module__, reduced)  # whatever its class: that differs between Pythons
+                    return self._foreign(
+                        type(value).__module__, reduced
+                    )  # whatever its class: that differs between Pythons
                 return self.join("global", [name, Encoded(reduced, (), ("",))])
             state = self.many("reduced", map(_settled, reduced[1:]))
             if not any(state.doubts):
                 return self.join("foreign", [name, state])
-        except Exception:  # whatever a foreign class does when asked for its state, its class is all we know then
+        except (
+            Exception
+        ):  # whatever a foreign class does when asked for its state, its class is all we know then
             pass
         finally:
             self._left = max(left - (before - self._left), 0)
-        wrapped = [getattr(value, field, None) for field in ("__wrapped__", "func", "fn", "py_func", "function")]
+        wrapped = [
+            getattr(value, field, None)
+            for field in ("__wrapped__", "func", "fn", "py_func", "function")
+        ]
         links = [self.function(item) for item in wrapped if isinstance(item, types.FunctionType)]
-        return self.join("foreign", [name, *links, Encoded("", (), ("",)) if links else self._unknown(type(value))])
+        return self.join(
+            "foreign",
+            [name, *links, Encoded("", (), ("",)) if links else self._unknown(type(value))],
+        )
 
     @staticmethod
     def _unknown(kind: type) -> Encoded:
@@ -324,10 +457,15 @@ class Encoder:
         kind = type(value)
         if self.home.kind_of_class(kind) != place.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
-        return self.join("member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)])
+        return self.join(
+            "member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)]
+        )
 
     def _by_attributes(self, value: Any, names: tuple[str, ...]) -> Encoded:
-        return self.join(type(value).__name__, [self.type(type(value)), *(self.encode(getattr(value, name)) for name in names)])
+        return self.join(
+            type(value).__name__,
+            [self.type(type(value)), *(self.encode(getattr(value, name)) for name in names)],
+        )
 
     def _context_var(self, value: Any) -> Encoded:
         held = value.get(_NO_VALUE)
@@ -386,13 +524,20 @@ def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[Any, ...]]]:
 
 def _stand(item: types.CodeType) -> tuple[Any, ...]:
     column = max((spot[3] or 0 for spot in item.co_positions()), default=0)
-    return item.co_filename, item.co_firstlineno, column, ascii(item.co_consts) if column == 0 else ""
+    return (
+        item.co_filename,
+        item.co_firstlineno,
+        column,
+        ascii(item.co_consts) if column == 0 else "",
+    )
 
 
 def _settled(state: Any) -> Any:
     """State with iterators written out, and without what is None or False: newer Pythons add such attributes."""
     if type(state) is dict:
-        return sorted((name, item) for name, item in state.items() if item is not None and item is not False)
+        return sorted(
+            (name, item) for name, item in state.items() if item is not None and item is not False
+        )
     return list(state) if hasattr(state, "__next__") else state
 
 
@@ -408,7 +553,9 @@ _PRIMITIVES: dict[type, Callable[[Any], str]] = {
     float: _float,
     complex: lambda value: f"complex:{_float(value.real)}:{_float(value.imag)}",
     str: lambda value: f"str:{value}",
-    bytes: lambda value: f"bytes:{value.hex()}" if len(value) < 64 else f"bytes#{hashlib.sha256(value).hexdigest()}",
+    bytes: lambda value: (
+        f"bytes:{value.hex()}" if len(value) < 64 else f"bytes#{hashlib.sha256(value).hexdigest()}"
+    ),
     type(...): lambda value: "...",
     type(NotImplemented): lambda value: "NotImplemented",
 }
@@ -438,14 +585,25 @@ _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
     (enum.Enum, Encoder._enum),
     (type, Encoder.type),
     (types.ModuleType, Encoder.module),
-    *((kind, lambda self, value, names=names: self._by_attributes(value, names)) for kind, names in _ATTRIBUTES.items()),
+    *(
+        (kind, lambda self, value, names=names: self._by_attributes(value, names))
+        for kind, names in _ATTRIBUTES.items()
+    ),
     (
         type(functools.lru_cache(lambda: None)),
         lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
     ),
-    (types.MappingProxyType, lambda self, value: self.many("mappingproxy", [{name: item for name, item in value.items() if name not in _OF_CLASS}])),
+    (
+        types.MappingProxyType,
+        lambda self, value: self.many(
+            "mappingproxy", [{name: item for name, item in value.items() if name not in _OF_CLASS}]
+        ),
+    ),
     (weakref.ref, lambda self, value: self.many("weakref", [value()])),
     (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-    (_NEVER_SAME, lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",))),
+    (
+        _NEVER_SAME,
+        lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",)),
+    ),
     (contextvars.ContextVar, Encoder._context_var),
 ]

@@ -11,12 +11,21 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from handler.core.errors import InvalidRequestError
-from handler.core.fingerprint import place
-from handler.core.fingerprint.names import Names, statements
-from handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, plain, remembered
-from handler.core.fingerprint.source import Source
-from handler.core.fingerprint.values import Folder, Package, own
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint.names import Names, statements
+from pfl.handler.core.fingerprint.reading import (
+    MISSING,
+    Reading,
+    Spot,
+    Value,
+    isa,
+    plain,
+    remembered,
+)
+from pfl.handler.core.fingerprint.source import Source
+from pfl.handler.core.fingerprint.values import Folder, Package, own
+
 
 def visit_function(reading: Reading, label: str, function: types.FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
@@ -25,12 +34,24 @@ def visit_function(reading: Reading, label: str, function: types.FunctionType) -
     nodes = source.function(code, function.__qualname__) if source else []
     spot = Spot(reading.home.relative(code.co_filename), code.co_firstlineno)
     if source is None or not nodes:
-        reading.doubt(label, spot, "there is no source; its bytecode counts, which differs between Python versions")
+        reading.doubt(
+            label,
+            spot,
+            "there is no source; its bytecode counts, which differs between Python versions",
+        )
         encoded = reading.encoder.top(code)
-        reading.part(label, "function", spot, [encoded.token, *map(reading.link, encoded.links)], f"<bytecode of {label}>")
+        reading.part(
+            label,
+            "function",
+            spot,
+            [encoded.token, *map(reading.link, encoded.links)],
+            f"<bytecode of {label}>",
+        )
         return
     module = sys.modules.get(names.get("__name__", ""))
-    module = reading.about(module).module if isa(module, types.ModuleType) else None  # anything may stand in its place
+    module = (
+        reading.about(module).module if isa(module, types.ModuleType) else None
+    )  # anything may stand in its place
     unit = reading.unit(source, nodes, names, body_only=True)
     items = [
         unit.text,
@@ -39,7 +60,10 @@ def visit_function(reading: Reading, label: str, function: types.FunctionType) -
     ]
     for name, value in sorted(own(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
-            items += [name, reading.bind(label, name, "constant", remembered(function, name, value), spot)]
+            items += [
+                name,
+                reading.bind(label, name, "constant", remembered(function, name, value), spot),
+            ]
     text = "\n".join(source.text_of(node) for node in nodes)
     reading.part(label, "function", spot._replace(line=nodes[0].lineno), items, text)
 
@@ -55,17 +79,32 @@ def _cells(function: types.FunctionType, source: Source) -> dict[str, Any]:
     return cells
 
 
-def _defaults(reading: Reading, label: str, function: types.FunctionType, args: ast.arguments, spot: Spot) -> Iterator[str]:
+def _defaults(
+    reading: Reading, label: str, function: types.FunctionType, args: ast.arguments, spot: Spot
+) -> Iterator[str]:
     """Default values, but for those that the source says by themselves."""
     names = [arg.arg for arg in (*args.posonlyargs, *args.args)]
     values = function.__defaults__ or ()
-    held = dict(zip(names[len(names) - len(values) :], values, strict=True)) | (function.__kwdefaults__ or {})
+    held = dict(zip(names[len(names) - len(values) :], values, strict=True)) | (
+        function.__kwdefaults__ or {}
+    )
     written = dict(zip(names[len(names) - len(args.defaults) :], args.defaults, strict=True))
-    written |= {arg.arg: node for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True) if node}
+    written |= {
+        arg.arg: node for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True) if node
+    }
     for name, value in held.items():
         node = written.get(name)
-        if not (isinstance(node, ast.Constant) and type(node.value) is type(value) and node.value == value):
-            where = Spot(spot.file, node and node.lineno, (node,) if node else (), sys.modules.get(function.__module__ or ""))
+        if not (
+            isinstance(node, ast.Constant)
+            and type(node.value) is type(value)
+            and node.value == value
+        ):
+            where = Spot(
+                spot.file,
+                node and node.lineno,
+                (node,) if node else (),
+                sys.modules.get(function.__module__ or ""),
+            )
             yield name
             yield reading.bind(label, name, "default", value, where)
 
@@ -74,7 +113,10 @@ def visit_value(reading: Reading, label: str, item: Value) -> None:
     """Its content; where that says too little, the statements that make it, too."""
     encoded, text = reading.encoded(item)
     made = reading.made.get(label, item.spot)
-    items = [encoded.token, *(reading.link(each, item.spot if item.spot.nodes else made) for each in encoded.links)]
+    items = [
+        encoded.token,
+        *(reading.link(each, item.spot if item.spot.nodes else made) for each in encoded.links),
+    ]
     if encoded.doubts:
         for spot in dict.fromkeys((item.spot, made)):
             items += statements(reading, label, spot, without=item.name)
@@ -111,15 +153,31 @@ def visit_folder(reading: Reading, label: str, folder: Folder) -> None:
 def visit_step(reading: Reading, label: str, step: Any) -> None:
     """Its function, and what its author declares."""
     function = step.function
-    spot = Spot(reading.home.relative(function.__code__.co_filename), function.__code__.co_firstlineno)
+    spot = Spot(
+        reading.home.relative(function.__code__.co_filename), function.__code__.co_firstlineno
+    )
     items = [reading.link(function, reading.made.get(label))]
     if (version := getattr(step, "version", None)) is not None:
-        items.append(reading.link(Value((id(step), "version"), f"{function.__qualname__}.version", "declared", str(version), spot)))
+        items.append(
+            reading.link(
+                Value(
+                    (id(step), "version"),
+                    f"{function.__qualname__}.version",
+                    "declared",
+                    str(version),
+                    spot,
+                )
+            )
+        )
     for position, item in enumerate(getattr(step, "depends_on", ()) or ()):
         name = f"{function.__qualname__}.depends_on[{position}]"
         if isinstance(item, os.PathLike):
             items.append(reading.link(_declared_file(reading, os.fspath(item), function, spot)))
-        elif isinstance(item, str) and item and (found := _located(reading, item, function)) is not None:
+        elif (
+            isinstance(item, str)
+            and item
+            and (found := _located(reading, item, function)) is not None
+        ):
             raise InvalidRequestError(
                 f"step `{function.__name__}` depends on the text {item!r}, which names {'a file' if os.path.isfile(found) else 'a folder'}",
                 why=f"declared in {spot.file}:{spot.line}; of a text only its letters count",
@@ -133,7 +191,9 @@ def visit_step(reading: Reading, label: str, step: Any) -> None:
 
 def _located(reading: Reading, path: str, function: types.FunctionType) -> str | None:
     folders = (os.path.dirname(function.__code__.co_filename), reading.home.root, os.getcwd())
-    return next((place_ for folder in folders if os.path.exists(place_ := os.path.join(folder, path))), None)
+    return next(
+        (place_ for folder in folders if os.path.exists(place_ := os.path.join(folder, path))), None
+    )
 
 
 def _declared_file(reading: Reading, path: str, function: types.FunctionType, spot: Spot) -> Value:
@@ -151,7 +211,9 @@ def _files_at(reading: Reading, found: str, endings: tuple[str, ...] = ()) -> Va
     """The content of a file, or of all files below a folder, without those of some *endings*."""
     content = {}
     if os.path.isdir(found):
-        reading.files.update(os.path.abspath(path) for path, _, _ in os.walk(found) if "__pycache__" not in path)
+        reading.files.update(
+            os.path.abspath(path) for path, _, _ in os.walk(found) if "__pycache__" not in path
+        )
     for each in [found] if os.path.isfile(found) else _files_below(found):
         if each.endswith(endings):
             continue

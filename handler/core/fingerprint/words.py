@@ -23,7 +23,11 @@ MASK = "***"
 
 def shown(name: str, value: Any) -> str:
     """A short repr that runs no code of the project; MASK where *name* or the value looks like a secret."""
-    return MASK if looks_secret(name) and not isinstance(value, bool | type(None)) else _short(_render(value, 4))
+    return (
+        MASK
+        if looks_secret(name) and not isinstance(value, bool | type(None))
+        else _short(_render(value, 4))
+    )
 
 
 def looks_secret(name: str) -> bool:
@@ -46,7 +50,10 @@ def _render(value: Any, depth: int) -> str:
     if kind in (list, tuple, set, frozenset):
         return _items(value, kind, depth)
     if kind is dict:
-        rows = [f"{_render(key, depth - 1)}: {_pair(key, item, depth)}" for key, item in list(value.items())[:40]]
+        rows = [
+            f"{_render(key, depth - 1)}: {_pair(key, item, depth)}"
+            for key, item in list(value.items())[:40]
+        ]
         return "{" + ", ".join(rows + ["…"] * (len(value) > 40)) + "}"
     if issubclass(kind, types.FunctionType | types.BuiltinFunctionType | type):
         return value.__qualname__
@@ -73,7 +80,9 @@ def _items(value: Any, kind: type, depth: int) -> str:
     head = list(value)[:40]
     rows = [_render(item, depth - 1) for item in head]
     if kind in (set, frozenset):
-        rows = sorted(_render(item, depth - 1) for item in value)[:40] if len(value) < 1000 else rows
+        rows = (
+            sorted(_render(item, depth - 1) for item in value)[:40] if len(value) < 1000 else rows
+        )
     rows += ["…"] * (len(value) > 40)
     inner = ", ".join(rows)
     if kind is list:
@@ -84,10 +93,14 @@ def _items(value: Any, kind: type, depth: int) -> str:
 
 
 def _instance(value: Any, kind: type, depth: int) -> str:
-    from handler.core.fingerprint.values import state_of
+    from pfl.handler.core.fingerprint.values import state_of
 
     try:
-        rows = [f"{name}={_pair(name, item, depth)}" for name, item in state_of(value)[:20] if not name.startswith("__")]
+        rows = [
+            f"{name}={_pair(name, item, depth)}"
+            for name, item in state_of(value)[:20]
+            if not name.startswith("__")
+        ]
     except Exception:  # an object that cannot be looked at is shown by its class
         rows = []
     return f"{kind.__qualname__}({', '.join(rows)})"

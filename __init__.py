@@ -1,0 +1,30 @@
+"""What the author of a flow imports: ``from pfl import flow, step``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pfl.handler.authoring import Flow, flow
+    from pfl.handler.core.cache.history import outputs as history
+    from pfl.handler.core.declare.flows import step
+
+__version__ = "0.1.0"
+__all__ = ["Flow", "flow", "history", "step"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use: a hit imports this package on its way to handler.core, and declares nothing.
+    if name == "step":
+        from pfl.handler.core.declare.flows import step
+
+        return step
+    if name == "history":
+        from pfl.handler.core.cache.history import outputs
+
+        return outputs
+    if name in ("Flow", "flow"):
+        from pfl.handler import authoring
+
+        return getattr(authoring, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

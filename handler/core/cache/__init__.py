@@ -1,0 +1,1 @@
+"""What is cached: looked up, published, busted, accepted, leased, remembered and explained."""

@@ -1,0 +1,1 @@
+"""Steps, flows and parameters as their author declares them, and the manifest that describes them."""

@@ -1,0 +1,1 @@
+"""Prefect: imported on a miss, and nowhere else."""

@@ -1,0 +1,402 @@
+"""
+A flow run that Prefect has scheduled, run in this process: claimed once, however often Lambda delivers its event.
+
+    Scheduled ─ Pending (the worker) ─ Pending "Claimed" (here, refused to all but one) ─ Running ─ final
+
+Once claimed, the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from urllib.parse import quote
+from uuid import UUID
+
+from pfl.handler.core import event
+from pfl.handler.core.cache import lease
+from pfl.handler.core.declare import project
+from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    OutOfTimeError,
+    PflError,
+    StepFailedError,
+)
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import objects
+from pfl.handler.engine.invocation import Notify
+from pfl.handler.engine.prefect import client, environment, session
+
+HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
+CLAIMED = "Claimed"
+_LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
+_EARLY_S = (
+    60  # How long before its time a run is taken: a worker is ahead by some seconds, a clock too.
+)
+_UNTOLD = "it was claimed, and Prefect did not take its end"
+_POLLED = 20  # Runs that one poll takes care of.
+
+
+def run(
+    flow_run_id: object,
+    settings: Settings,
+    *,
+    request_id: str,
+    deadline: float | None,
+    results: objects.Store,
+    notify: Notify,
+) -> dict[str, object]:
+    """
+    Run a scheduled flow run here, if nobody else does or did.
+
+    Args:
+        flow_run_id: Its ID, as text.
+        settings: The settings.
+        request_id: Lambda's name of the call.
+        deadline: When the process will be killed, as a ``time.monotonic()`` reading.
+        results: The store.
+        notify: Told what is done.
+
+    Returns:
+        A reply; where the run was not ours to run, ``claimed`` is false and ``why`` says so.
+
+    Raises:
+        InvalidRequestError: That is no ID.
+        NotFoundError: Prefect knows no such run.
+        UnavailableError: Prefect or the store did not answer.
+    """
+    try:
+        run_id = UUID(str(flow_run_id))
+    except ValueError as exc:
+        raise InvalidRequestError(
+            f"{flow_run_id!r} is no flow run ID", hint='{"flow_run_id": "9e3cfa79-…"}'
+        ) from exc
+    with session.session(settings, notify) as api:
+        about = {
+            "flow": None,
+            "step": None,
+            "request_id": request_id,
+            "engine": "prefect",
+            "flow_run_id": str(run_id),
+        }
+        call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
+        said = {"flow_run_id": str(run_id), "url": environment.flow_run_url(api.url, str(run_id))}
+        # The event is not delivered again once it was answered, so Prefect is given time to answer it.
+        left_s = (
+            client.AWAY_S
+            if deadline is None
+            else min(client.AWAY_S, deadline - settings.margin_s - time.monotonic())
+        )
+        take = functools.partial(
+            client.patiently, functools.partial(_take, api, run_id, call.token), longest_s=left_s
+        )
+        try:
+            flow_run, name, why = take()
+        except (
+            NotFoundError
+        ):  # An automation may be faster than the server, which tells of a run and then saves it.
+            time.sleep(1)
+            flow_run, name, why = take()
+        if flow_run is None:
+            return event.reply(
+                id=None, flow=name, status="completed", claimed=False, why=why, **said
+            )
+        left = _UNTOLD
+        try:
+            # Not before the claim: burying a second delivery would end the run of the first. Who dies here is lost, see end_lost.
+            call.begin()
+            reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
+            left = _told(api, str(run_id), reply.get("error"))
+        except PflError as exc:
+            reply = event.reply(id=None, flow=name, status=exc.status, error=exc)
+            left = _told(api, str(run_id), reply.get("error"))
+        finally:
+            call.end(left)
+        return {**reply, "claimed": True, **said}
+
+
+def _told(api: environment.Api, run_id: str, error: Mapping[str, str] | None) -> str:
+    """Leave no run open in Prefect behind an error; what a reaper finds to do, where Prefect does not answer."""
+    if (
+        error is None or error["type"] == "OutOfTimeError"
+    ):  # There is time left to reply, and whoever stopped the run told so.
+        return ""
+    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
+    text = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
+    try:
+        # By force, for a flow with retries would be scheduled again, and fail as before.
+        if (
+            (client.ask(api, f"/flow_runs/{run_id}") or {}).get("state_type") or "COMPLETED"
+        ) not in client.FINAL:
+            client.end(api, kind, text, flow_runs=[run_id], force=True, wait_s=1)
+    except PflError:
+        return _UNTOLD
+    return ""
+
+
+def _take(api: environment.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:
+    """The flow run, if it is ours now, its flow's name, and else why it is not."""
+    path = f"/flow_runs/{run_id}"
+    run = client.ask(api, path)
+    if run is None:
+        raise NotFoundError(
+            f"there is no flow run {run_id}", why="it was deleted, or is of another Prefect"
+        )
+    name = (client.ask(api, f"/flows/{run['flow_id']}") or {}).get("name")
+    if run["state_type"] == "CANCELLING":
+        client.set_state(
+            api, "flow_runs", str(run_id), "CANCELLED", "cancelled before it began", force=True
+        )
+    if run["state_type"] not in ("SCHEDULED", "PENDING"):
+        return None, name, f"it is {run['state_name']} already"
+    starts = run["next_scheduled_start_time"] if run["state_type"] == "SCHEDULED" else None
+    if starts and datetime.fromisoformat(starts) > datetime.now(UTC) + timedelta(seconds=_EARLY_S):
+        return (
+            None,
+            name,
+            f"it is scheduled for {starts}",
+        )  # Prefect's engine would wait for that here, and be paid for it.
+    # The name is the same for all: Prefect refuses a second state of one name, and so all but one of those who claim.
+    state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
+    answer = client.ask(api, f"{path}/set_state", {"state": state, "force": False}) or {}
+    if answer.get("status") == "ACCEPT":
+        return run, name, ""
+    now = (client.ask(api, path) or {}).get("state") or {}
+    if (now.get("name"), now.get("message")) == (CLAIMED, state["message"]):
+        return run, name, ""  # The answer to our claim was lost, and it was sent again.
+    return None, name, f"another has it: it is {now.get('name')}"
+
+
+def _run(
+    api: environment.Api,
+    run: dict,
+    name: str,
+    settings: Settings,
+    request_id: str,
+    deadline: float | None,
+    results: objects.Store,
+    notify: Notify,
+) -> dict[str, object]:
+    from prefect.client.schemas.objects import FlowRun
+
+    flow_run, flows = FlowRun.model_validate(run), project.load(settings).flows
+    if name in flows:
+        from pfl.handler import entry
+
+        raw, more = (
+            _event(flows[name], flow_run.parameters),
+            {"deadline": deadline, "results": results, "notify": notify},
+        )
+        return entry.handle(raw, settings, request_id=request_id, flow_run=flow_run, **more)
+    plain = ordinary(settings)
+    if name not in plain:
+        why = f"its flows are {', '.join([*flows, *plain])}"
+        raise InvalidRequestError(
+            f"the image has no flow {name!r}",
+            why=why,
+            hint="deploy the image again, or run pfl setup deployments",
+        )
+    return _run_ordinary(api, plain[name][0], flow_run, settings, deadline)
+
+
+def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
+    own = {name: value for name, value in parameters.items() if name in flow.params}
+    asked = {
+        name: value
+        for name, value in parameters.items()
+        if name not in own and value not in (None, [], "")
+    }
+    return {**asked, "flow": flow.name, "params": own, "engine": "prefect"}
+
+
+# Ordinary Prefect flows.
+
+
+def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
+    """
+    The ``@flow`` functions that stand in ``flows/``, by their Prefect name, each with its place as ``flows/report.py:nightly``.
+
+    Raises:
+        InvalidRequestError: A module that uses Prefect cannot be imported.
+    """
+    root, found = settings.root, {}
+    for path in sorted((root / "flows").rglob("*.py")):
+        if b"prefect" not in path.read_bytes():
+            continue
+        from prefect import Flow as PrefectFlow
+
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        try:
+            names = vars(importlib.import_module(module))
+        except Exception as exc:
+            raise InvalidRequestError(
+                f"{path.relative_to(root)} cannot be imported", why=f"{type(exc).__name__}: {exc}"
+            ) from exc
+        for attribute, value in names.items():
+            if isinstance(value, PrefectFlow) and value.fn.__module__ == module:
+                found[value.name] = (value, f"{path.relative_to(root)}:{attribute}")
+    return found
+
+
+def _run_ordinary(
+    api: environment.Api, flow: object, flow_run: object, settings: Settings, deadline: float | None
+) -> dict[str, object]:
+    from pfl.handler.engine import deadline as deadlines
+    from prefect import settings as knobs
+    from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
+    from prefect.flow_engine import run_flow
+
+    started, stop_at = (
+        time.perf_counter(),
+        float("inf") if deadline is None else deadline - settings.margin_s,
+    )
+    # As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect.
+    watched = SimpleNamespace(
+        settings=settings,
+        deadline=deadline,
+        stop_at=stop_at,
+        may_stop=True,
+        flow_run_id=str(flow_run.id),
+    )
+    said = {"id": None, "flow": flow.name, "engine": "prefect"}
+    error: PflError | None = None
+    try:
+        with (
+            knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
+            deadlines.watch(watched),
+            deadlines.watch_prefect(watched, api) as in_prefect,
+        ):
+            state = run_flow(flow, flow_run=flow_run, return_type="state")
+            if inspect.iscoroutine(state):
+                state = asyncio.run(state)
+        if not state.is_completed():
+            error = StepFailedError(
+                f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500]
+            )
+    except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
+        what, hint = (
+            f"the parameters do not fit flow {flow.name}",
+            "pfl setup deployments makes the form anew",
+        )
+        error = InvalidRequestError(what, why=str(exc), hint=hint)
+    except KeyboardInterrupt:
+        client.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
+        if not in_prefect.was_poked:
+            raise
+        return event.reply(**said, status="cancelled")
+    except Exception as exc:
+        error = session.unavailable(api, exc)
+    except (deadlines.Stopped, deadlines.GivenUp):
+        why, hint = (
+            f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)",
+            "give the function more time, or make the flow smaller",
+        )
+        error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
+        client.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
+    finally:
+        session.flush(deadline)
+    ms = round((time.perf_counter() - started) * 1e3, 3)
+    return event.reply(**said, status=error.status if error else "completed", error=error, ms=ms)
+
+
+# Without a worker.
+
+
+def poll(
+    pool: str,
+    settings: Settings,
+    *,
+    request_id: str,
+    deadline: float | None,
+    results: objects.Store,
+    notify: Notify,
+) -> list[dict[str, object]]:
+    """
+    Take care of the runs of a work pool that are due: inside Lambda each gets an invocation of its own, elsewhere they run here.
+
+    Raises:
+        NotFoundError: There is no such work pool.
+        UnavailableError: Prefect did not answer.
+    """
+    api = environment.choose(settings, lambda text: notify("", text))
+    end_lost(api, pool)
+    due = client.ask(
+        api,
+        f"/work_pools/{quote(pool)}/get_scheduled_flow_runs",
+        {"scheduled_before": datetime.now(UTC).isoformat()},
+    )
+    if due is None:
+        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
+    rows, function = [], os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    for number, each in enumerate(due[:_POLLED]):
+        row: dict[str, object] = {
+            "flow_run_id": each["flow_run"]["id"],
+            "name": each["flow_run"]["name"],
+            "invoked": False,
+        }
+        if function and (why := _invoke(function, each["flow_run"]["id"])) is None:
+            rows.append(row | {"invoked": True})
+            continue
+        if function and number:
+            rows.append(row | {"why": f"left for the next poll: {why}"})
+            continue  # This invocation has time for one.
+        reply = run(
+            each["flow_run"]["id"],
+            settings,
+            request_id=request_id,
+            deadline=deadline,
+            results=results,
+            notify=notify,
+        )
+        rows.append(
+            row | {name: reply[name] for name in ("status", "claimed", "why") if name in reply}
+        )
+    return rows
+
+
+def _invoke(function: str, flow_run_id: str) -> str | None:
+    """Call this very function for a run, asynchronously; why not, where that is not allowed."""
+    import json
+
+    from pfl.handler.engine import aws
+
+    try:
+        payload, path = (
+            json.dumps({"flow_run_id": flow_run_id}).encode(),
+            f"/2015-03-31/functions/{function}/invocations",
+        )
+        aws.post(
+            "lambda",
+            os.environ.get("AWS_REGION", ""),
+            payload,
+            {"x-amz-invocation-type": "Event"},
+            path=path,
+        )
+    except PflError as exc:
+        return str(exc)
+    return None
+
+
+def end_lost(api: environment.Api, pool: str) -> list[str]:
+    """End runs of a work pool that were handed over, or cancelled after that, and of which nothing was heard since; their names."""
+    before, names = datetime.now(UTC) - timedelta(seconds=_LOST_S), []
+    chosen = {
+        "flow_runs": {"state": {"type": {"any_": ["PENDING", "CANCELLING"]}}},
+        "work_pools": {"name": {"any_": [pool]}},
+    }
+    for run in list(client.pages(api, "/flow_runs/filter", chosen)):
+        if datetime.fromisoformat(run["state"]["timestamp"]) < before:
+            text = f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\nLook at the function's log: it is gone, throttled, or cannot be imported."
+            type = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+            client.end(api, type, text, flow_runs=[run["id"]])
+            names.append(run["name"])
+    return names

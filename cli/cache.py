@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from pfl.cli import output, settings
-from pfl.cli.invoke import FlowName, Param, Step, event_of, foresee
+from pfl.cli.invoke import FlowName, Param, Step, event_of, forecast
 from pfl.cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes, age_s, checked
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 from pfl.handler.core.store import records
@@ -64,12 +64,12 @@ def inspect(
     """Show what is stored for an ID: key, fingerprint, real inputs, value, run, and whether it is current."""
     from pfl.handler.core import event
     from pfl.handler.core.cache import inspection
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
     from pfl.handler.core.store import objects
 
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
-    request = event.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
+    request = event.parse(raw, catalog.load(chosen))
     rows = list(inspection.inspect(request, objects.of(chosen), warn=_warn))
     if not rows:
         what = f"nothing is stored for {id!r}" + (f", step {step}" if step else "")
@@ -101,7 +101,7 @@ def why(
 ) -> None:
     """Say why a call would compute a step, naming each changed constant, function, input and parameter."""
     chosen = settings.load()
-    _, finding, rows, _ = foresee(
+    _, finding, rows, _ = forecast(
         chosen, event_of(chosen, id=id, flow=flow, step=step, params=param), diff=diff
     )
     for row in rows:
@@ -478,10 +478,10 @@ def stats(
 
 def _flows(chosen: settings.Settings, *, needed: bool = False) -> dict:
     """The flows; where they cannot be imported and are not needed, none: what is stored is there all the same."""
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
 
     try:
-        return manifest.load(chosen).flows
+        return catalog.load(chosen).flows
     except PflError as exc:
         if needed:
             raise

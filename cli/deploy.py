@@ -119,7 +119,7 @@ def remove(
 
 def status(stage: Stage = "dev", name: Name = "pfl", json: Json = False) -> None:
     """Say what is deployed, and whether it is the code that is here."""
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
     from pfl.serverless import aws
 
     at = _existing(name, stage)
@@ -131,7 +131,7 @@ def status(stage: Stage = "dev", name: Name = "pfl", json: Json = False) -> None
     )
     try:
         with output.stdout_kept_for_data():
-            here = manifest.load(at.settings).digest
+            here = catalog.load(at.settings).digest
     except PflError as exc:
         here = f"unknown: {exc}"
     row = {

@@ -218,7 +218,7 @@ class Doctor:
             "PYTHONHASHSEED": "1",
             "PFL_PROJECT": str(self.chosen.root),
         }
-        script = "import json; from pfl.handler.core import project, settings; found = project.load(settings.of_process()).prints; print(); "
+        script = "import json; from pfl.handler.core import settings; from pfl.handler.core.declare import project; found = project.load(settings.of_process()).prints; print(); "
         script += "print(json.dumps({name: each.to_json() for name, each in found.items()}))"
         done = subprocess.run(
             [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False
@@ -446,7 +446,7 @@ class Doctor:
         """Calls and runs that look alive and whose process is dead."""
         from pfl.handler.core.cache import lease
 
-        lives = [lease.life_of(self.results, call) for call in lease.calls(self.results)]
+        lives = [lease.call_state(self.results, call) for call in lease.calls(self.results)]
         said = f"{(dead := sum(bool(life.entries) and not life.is_alive for life in lives))} calls died and are not buried"
         yield _judged("stuck", not dead, said, said, "pfl runs reap")
 

@@ -114,7 +114,7 @@ def _target(chosen):
 
 
 def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bool) -> None:
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
     from pfl.serverless import remote
 
     output.say(
@@ -145,7 +145,7 @@ def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bo
     remote.fetch(sent.reply, chosen)
     try:
         with output.stdout_kept_for_data():
-            here = manifest.load(chosen).digest
+            here = catalog.load(chosen).digest
         if sent.reply.get("code") not in (None, "", here):
             output.say(
                 "warning: the deployed code is not the code here; pfl deploy --dry-run says what differs"
@@ -184,7 +184,7 @@ def plan(
     """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
-    request, finding, rows, loaded = foresee(chosen, raw)
+    request, finding, rows, loaded = forecast(chosen, raw)
     for warning in finding.warnings:
         output.say(f"warning: {warning}")
     if json:
@@ -203,15 +203,15 @@ def plan(
     )
 
 
-def foresee(chosen, raw: dict, *, diff: bool = False):
+def forecast(chosen, raw: dict, *, diff: bool = False):
     """The request of an event, what is stored for it, what would be done with each step, and the project; what is not known is warned of."""
     from pfl.handler.core import event as events
     from pfl.handler.core.cache import accept
-    from pfl.handler.core.cache import forecast as engine
-    from pfl.handler.core.declare import manifest, project
+    from pfl.handler.core.cache import forecast as forecasting
+    from pfl.handler.core.declare import catalog, project
     from pfl.handler.core.store import objects
 
-    request = events.parse(raw, manifest.load(chosen), allow_pickle=chosen.allow_pickle)
+    request = events.parse(raw, catalog.load(chosen))
     results = objects.of(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
@@ -220,7 +220,7 @@ def foresee(chosen, raw: dict, *, diff: bool = False):
         output.say(
             f"warning: {loaded.asked_others} starts a process or connects when it is imported: each pfl imports the flows anew"
         )
-    rows = engine.steps(request, finding, results, loaded.prints, diff=diff)
+    rows = forecasting.steps(request, finding, results, loaded.prints, diff=diff)
     for row in rows:
         row["opaque"] = [
             f"{part.name} at {part.file or '?'}:{part.line}: {part.text}"
@@ -284,9 +284,9 @@ def _read(event: str) -> str:
 
 
 def _params(chosen, flow: str | None, texts: list[str]) -> dict[str, object]:
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
 
-    flows = manifest.load(chosen)
+    flows = catalog.load(chosen)
     entry = flows.flows.get(flow or flows.default)
     values: dict[str, object] = {}
     for text in texts:

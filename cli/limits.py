@@ -128,7 +128,7 @@ def _prefect() -> Iterator[tuple]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from pfl.handler.core.declare import manifest
+    from pfl.handler.core.declare import catalog
     from pfl.handler.engine.prefect import limits
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
@@ -139,7 +139,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
         )
     if tag is not None:
         return limits.check_tag(tag)
-    known = {name for flow in manifest.load(settings.load()).flows.values() for name in flow.steps}
+    known = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
     if step not in known:
         raise InvalidRequestError(
             f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"

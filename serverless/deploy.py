@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pfl.handler.core import errors
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.serverless import aws, image, remote
@@ -114,7 +114,7 @@ class Deployment:
             self._stack,
             self._prefect,
             self._key,
-            lambda: manifest.load(self.settings),
+            lambda: catalog.load(self.settings),
         ]
         looks += [self._tool, self._registry] if building else []
         looks += [] if dirty else [self._git]
@@ -379,7 +379,7 @@ class Deployment:
             "AWS_REGION": self.region, "SLS_TELEMETRY_DISABLED": "1", "NODE_NO_WARNINGS": "1",
             "PFL_NAME": self.name, "PFL_ARCH": self.arch, "PFL_BUCKET": self.bucket, "PFL_BUCKET_IS": "kept" if self._outlived() else "made",
             "PFL_IMAGE_URI": uri or f"none@{_NO_IMAGE}", "PFL_ENGINE": self.settings.engine, "PFL_PRELOAD": str(int(self.settings.preload)),
-            "PFL_CODE": manifest.load(self.settings).digest if command != "remove" else "", "PFL_PREFECT_SECRET": secret, "PREFECT_API_URL": api.url if api else "",
+            "PFL_CODE": catalog.load(self.settings).digest if command != "remove" else "", "PFL_PREFECT_SECRET": secret, "PREFECT_API_URL": api.url if api else "",
             "PFL_PLAIN_KEY": api.key if api and self.plain_key and not secret else "",
             "PFL_SECRET_ACTION": "ssm:GetParameter" if service == "ssm" else "secretsmanager:GetSecretValue", "PFL_SECRET_RESOURCE": secret or none,
         }  # fmt: skip
@@ -487,7 +487,7 @@ class Deployment:
         """Deploy the image, keep the function's name for ``pfl invoke``, and ask the function whether it works."""
         self.osls("deploy", uri)
         made = remote.Target(
-            self.function, self.region, self.stage, manifest.load(self.settings).digest
+            self.function, self.region, self.stage, catalog.load(self.settings).digest
         )
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 """
 The small extension of Lambda that sees a sandbox die, and buries the call that died in it.
 
-    register ─ next: INVOKE ─ next ............................... next: SHUTDOWN ─ bury ─ end
+    register ─ next: INVOKE ─ next ............................... next: SHUTDOWN ─ mark_dead_call ─ end
     runtime:     call on record, its name in /tmp ─ killed at its time limit, out of memory, or by itself
 
 It is started beside the runtime, has two seconds once the runtime is dead, and asks for nothing but the standard library until
@@ -52,12 +52,14 @@ def main() -> None:
         connection.close()
         if event.get("eventType") == "SHUTDOWN":
             until = event["deadlineMs"] / 1e3 if "deadlineMs" in event else time.time() + 2
-            bury(event.get("shutdownReason", ""), killed_for_memory=_kills() > kills, until=until)
+            mark_dead_call(
+                event.get("shutdownReason", ""), killed_for_memory=_kills() > kills, until=until
+            )
             return
         kills = _kills()
 
 
-def bury(reason: str, *, killed_for_memory: bool, until: float) -> None:
+def mark_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None:
     """
     Put on record that the call under way died, of what, and do what a reaper does.
 

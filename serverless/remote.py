@@ -223,7 +223,7 @@ def fetch(reply: dict, settings: Settings) -> None:
             raise NotFoundError(
                 f"{path} is not in {settings.store}", hint="is PFL_STORE the store of the function?"
             )
-        row["value"] = records.decode_result(data, path, allow_pickle=settings.allow_pickle)[0]
+        row["value"] = records.decode_result(data, path)[0]
 
 
 def _death(at: Target, body: bytes, log: str) -> UnavailableError:

@@ -28,8 +28,9 @@ import obstore  # noqa: E402
 import servers  # noqa: E402
 from pfl.handler import entry  # noqa: E402
 from pfl.handler.core import event
-from pfl.handler.core.cache import bust, inspection, lookup
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.cache import bust, inspection
+from pfl.handler.core.cache.entry import Entry
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.settings import Settings, of_process  # noqa: E402
 from pfl.handler.core.store import objects, records  # noqa: E402
 from pfl.handler.core.store.keys import value_digest  # noqa: E402
@@ -96,7 +97,7 @@ class Context:
 
 def plan_paths(settings: Settings, ids: list[str]) -> list[str]:
     """Where a hit on the default flow's last step reads, for each ID."""
-    requests = [event.parse({"id": id}, manifest.load(settings)) for id in ids]
+    requests = [event.parse({"id": id}, catalog.load(settings)) for id in ids]
     return [records.plan_path(r.id, r.targets[0], r.plan_key(r.targets[0])) for r in requests]
 
 
@@ -187,7 +188,7 @@ def fill(opened: objects.Store, numbers: range, directory: str, *, whole: int = 
         id, key, is_plan = f"id{number // 50:06}", f"{number:064x}", number % 2 == 0
         path = (records.plan_path if is_plan else records.result_path)(id, "b", key)
         if number < whole and is_plan:
-            row = lookup.Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
+            row = Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
             body = {
                 "version": 2,
                 "flow": "meaning",
@@ -304,7 +305,7 @@ def main() -> None:
         )
         (place / "store").mkdir()
         os.environ["PFL_PROJECT"] = str(place)
-        manifest.load(Settings(project=str(place)))
+        catalog.load(Settings(project=str(place)))
         baked = str(place / "manifest.json")
         shutil.copy(place / ".pfl" / "manifest.json", baked)
         settings = Settings(

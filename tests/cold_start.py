@@ -209,7 +209,7 @@ def main(rounds: int) -> None:
 
 def _plan(hit: str) -> str:
     """The key of the one object that this hit reads."""
-    code = "import json, sys\nfrom pfl.handler.core import store\nread = []\nget = store.Store.get\nstore.Store.get = lambda self, key: read.append(key) or get(self, key)\n"
+    code = "import json, sys\nfrom pfl.handler.core.store.objects import Store\nread = []\nget = Store.get\nStore.get = lambda self, key: read.append(key) or get(self, key)\n"
     code += "from pfl.handler.entry import lambda_handler\nlambda_handler(json.loads(sys.argv[1]))\nprint(read[0])"
     return subprocess.run(
         [sys.executable, "-c", code, hit], check=True, capture_output=True, text=True

@@ -115,7 +115,8 @@ def _import_all() -> None:
     from pfl.handler.engine.prefect import environment
 
     environment.prepare(Settings(prefect_api_url="http://127.0.0.1:9/api"))
-    import pfl
+    import pfl.cli
+    import pfl.serverless
 
     for package in (pfl.cli, pfl.handler, pfl.serverless):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):

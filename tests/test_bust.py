@@ -9,7 +9,7 @@ import uuid
 import pytest
 from conftest import statuses, values
 from pfl.handler.core.cache import bust, history
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
 from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store import objects as stores
@@ -61,7 +61,7 @@ def busted(
     retention_s: float = DAY_S,
 ) -> str:
     """Bust as the command does; the name of the bust."""
-    flow = manifest.load(project.settings).flows["chain"]
+    flow = catalog.load(project.settings).flows["chain"]
     scope = bust.Scope(
         bust.ALL if id is None else keys.encode_id(id),
         keys.coded(prefix),
@@ -82,7 +82,7 @@ def busted(
 
 
 def restored(project, name: str) -> dict[str, int]:
-    flow = manifest.load(project.settings).flows["chain"]
+    flow = catalog.load(project.settings).flows["chain"]
     undone = [mark for mark in bust.marks(project.results) if mark.name == name]
     reach = flow.dependents([mark.step for mark in undone])
     return bust.restore(project.results, undone, dependents=reach, known=frozenset(flow.steps))

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, statuses, values
+from conftest import statuses, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pfl.handler import bake
@@ -790,7 +790,7 @@ def test_the_object_of_another_id_is_not_taken_for_ours(chain, kind):
     assert len(reply["warnings"]) == 3
 
 
-def test_a_pickled_result_is_refused_until_it_is_allowed(chain):
+def test_a_pickled_result_is_refused_and_a_bust_computes_it_again(chain):
     import base64
     import pickle
 
@@ -807,9 +807,8 @@ def test_a_pickled_result_is_refused_until_it_is_allowed(chain):
     reply = chain.call()
     assert reply["status"] == "invalid"
     assert "pickle" in reply["error"]["what"]
-    assert "PFL_ALLOW_PICKLE" in reply["error"]["hint"]
-    chain.knobs["allow_pickle"] = True
-    assert statuses(chain.call()) == of(HIT, HIT, HIT)
+    assert "pfl cache bust" in reply["error"]["hint"]
+    assert statuses(chain.call(step="a", bust="this")) == {"a": NEW}
 
 
 @pytest.fixture(scope="module")

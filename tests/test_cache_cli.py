@@ -10,7 +10,6 @@ import sys
 
 import forked
 import pytest
-from conftest import ROOT
 from test_bust import OUTSIDE, change
 
 RUN = [sys.executable, "-c", "from pfl.cli.main import main; main()"]
@@ -46,7 +45,7 @@ def test_a_bust_shows_what_goes_asks_nothing_when_told_yes_and_names_its_restore
 def test_a_bust_of_every_age_wins_over_what_is_being_computed(pfl, project):
     busting = [*RUN, "cache", "bust", "--older-than", "0s", "--yes"]
     project.write(
-        "import subprocess\nfrom handler import flow, step\n\n\n@step\ndef a(id: str) -> int:\n"
+        "import subprocess\nfrom pfl import flow, step\n\n\n@step\ndef a(id: str) -> int:\n"
         f"    subprocess.run({busting!r}, check=True)\n    return 1\n\n\nFLOWS = [flow('racing', a)]\n"
     )
     assert pfl("invoke", "--id", "abc")[0] == 0

@@ -16,7 +16,7 @@ from pfl.handler.core.store import records
 from pfl.handler.engine.deadline import TERMINATED
 from pfl.handler.engine.prefect import client as prefect_api
 from pfl.handler.engine.prefect import environment, limits
-from test_lease import GATED, ROOT, until
+from test_lease import GATED, until
 from test_limits import client_of, limit
 from test_reap import states
 

@@ -17,8 +17,8 @@ from pfl.handler import entry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import exit_code
 from pfl.handler.engine import deadline
+from pfl.handler.engine.interrupt import Interruptible
 from pfl.handler.engine.invocation import Invocation
-from pfl.handler.engine.steps import Interruptible
 
 SLOW = """
 import time

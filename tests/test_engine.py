@@ -17,7 +17,7 @@ from pathlib import Path
 import forked
 import pytest
 import servers
-from conftest import ROOT, Project, statuses, values
+from conftest import Project, statuses, values
 from pfl.handler.core.declare import project as projects
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store import objects as stores

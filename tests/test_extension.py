@@ -152,10 +152,12 @@ def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(
 def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next_reap(
     project, tmp_path
 ):
-    call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600)
+    call = lease.LeaseHolder(
+        project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600
+    )
     call.try_claim("b", None, lambda waited: None)
     (tmp_path / "pfl-call").write_text(call.token)
-    script = "import time; from pfl.serverless import extension; extension.bury('timeout', killed_for_memory=False, until=time.time() + 2)"
+    script = "import time; from pfl.serverless import extension; extension.mark_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
     for store, said in (
         ("/nowhere", "pfl runs reap does it"),
         ("", "ran into the function's time limit while it computed b"),
@@ -183,7 +185,7 @@ def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
 
 
 def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
-    call = lease.Call(
+    call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600
     )
     call.try_claim("a", None, lambda waited: None)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import servers
-from conftest import ROOT, values
+from conftest import values
 from pfl.handler.core.store import objects as stores
 from test_bust import OUTSIDE, change
 
@@ -180,12 +180,14 @@ def test_a_store_that_stays_down_is_told_with_its_exit_code(proxied, bucket, s3_
 
 _DIE = """
 import json, os, signal, sys, time
-from handler import entry
-from pfl.handler.core import bust, keys, manifest, store
+from pfl.handler import entry
+from pfl.handler.core.cache import bust
+from pfl.handler.core.declare import catalog
+from pfl.handler.core.store import keys, objects as store
 from pfl.handler.core.settings import Settings
 
 settings = Settings(**json.loads(sys.argv[1]))
-manifest.load(settings)
+catalog.load(settings)
 import pfl.handler.engine.compute
 
 

@@ -10,7 +10,7 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-from conftest import ROOT, statuses, values
+from conftest import statuses, values
 from pfl.cli import compare
 from pfl.cli import main as cli
 from pfl.handler.core.cache import bust, history
@@ -19,7 +19,7 @@ from pfl.handler.core.store import keys, records
 from test_bust import OUTSIDE, change
 
 COUNT = """
-import handler
+import pfl
 
 @step
 def turn(id: str, previous, by: int = 1):

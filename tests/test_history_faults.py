@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 
 import pytest
-from conftest import ROOT
 from faults import suite
 from pfl.handler import entry
 from pfl.handler.core.cache import history
@@ -27,7 +26,7 @@ FLOWS = [flow("turns", turn)]
 _CALL = """
 import json, os, sys
 from handler import entry
-from pfl.handler.core import store
+from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings
 import pfl.handler.engine.compute
 

@@ -13,7 +13,7 @@ import forked
 import pytest
 from pfl.handler import entry
 from pfl.handler.core.cache import lease
-from pfl.handler.core.cache.lease import Call, Claim, Held
+from pfl.handler.core.cache.lease import Claim, HeldByOther, LeaseHolder
 from pfl.handler.core.errors import LeaseLostError, exit_code
 from pfl.handler.core.store import records
 
@@ -24,8 +24,8 @@ def nothing(waited: dict) -> None:
     return None
 
 
-def call(store, **more) -> Call:
-    return Call(store, "abc", {"request_id": "req"}, **{"ttl_s": 600, **more})
+def call(store, **more) -> LeaseHolder:
+    return LeaseHolder(store, "abc", {"request_id": "req"}, **{"ttl_s": 600, **more})
 
 
 def later(monkeypatch, seconds: float) -> None:
@@ -42,8 +42,8 @@ def test_one_of_two_calls_gets_a_step_and_the_other_is_told_by_whom_it_is_held(s
     first, second = call(store), call(store)
     assert isinstance(first.try_claim("b", None, nothing), Claim)
     held = second.try_claim("b", None, nothing)
-    assert isinstance(held, Held)
-    assert held.words.startswith(f"held by process {os.getpid()} on ")
+    assert isinstance(held, HeldByOther)
+    assert held.description.startswith(f"held by process {os.getpid()} on ")
     assert isinstance(second.try_claim("c", None, nothing), Claim)
 
 
@@ -92,7 +92,7 @@ def test_a_late_create_of_a_number_that_was_there_before_is_no_claim(store, monk
         return real(target, path, body)
 
     monkeypatch.setattr(lease, "_create", create)
-    assert isinstance(slow.try_claim("b", None, nothing), Held)
+    assert isinstance(slow.try_claim("b", None, nothing), HeldByOther)
     assert done == ["leases/abc/b/000000000001.json"]
     assert numbers(store)[0] > 1
 
@@ -101,7 +101,7 @@ def test_an_expired_call_loses_its_step_and_may_publish_nothing(store, monkeypat
     first, second = call(store, deadline=time.monotonic() + 600), call(store)
     first.try_claim("b", None, nothing)
     first.check("b")
-    assert isinstance(second.try_claim("b", None, nothing), Held)
+    assert isinstance(second.try_claim("b", None, nothing), HeldByOther)
     later(monkeypatch, 603)
     assert isinstance(second.try_claim("b", None, nothing), Claim)
     assert second.dead == [first.token]
@@ -128,7 +128,7 @@ def test_a_call_that_woke_late_goes_on_if_nobody_took_it_for_dead(store, monkeyp
     one.try_claim("b", None, nothing)
     other.try_claim("c", None, nothing)
     later(monkeypatch, 700)
-    assert lease.take_dead(store, other.token) is not None
+    assert lease.claim_dead_call(store, other.token) is not None
     now[0] = 800.0
     one.check("b")
     with pytest.raises(LeaseLostError, match="taken for dead"):
@@ -142,7 +142,7 @@ def test_the_clocks_of_the_machines_do_not_matter(store, monkeypatch, skew_s):
     monkeypatch.setattr(time, "time", lambda: real() + skew_s)
     first.try_claim("b", None, nothing)
     monkeypatch.setattr(time, "time", real)
-    assert isinstance(second.try_claim("b", None, nothing), Held)
+    assert isinstance(second.try_claim("b", None, nothing), HeldByOther)
     later(monkeypatch, 35)
     assert isinstance(second.try_claim("b", None, nothing), Claim)
 
@@ -154,7 +154,7 @@ def test_a_renewed_call_lives(store, monkeypatch):
     one._renew()
     (entries,) = lease.calls(store).values()
     assert [entry.key[-6:-5] for entry in entries] == ["1", "2"]
-    assert lease.life_of(store, one.token).is_alive
+    assert lease.call_state(store, one.token).is_alive
     one.end()
     assert list(store.list("calls")) == []
 
@@ -162,15 +162,15 @@ def test_a_renewed_call_lives(store, monkeypatch):
 def test_of_many_that_bury_a_dead_call_one_gets_it(store, monkeypatch):
     one = call(store)
     one.try_claim("b", None, nothing)
-    assert lease.take_dead(store, one.token) is None
+    assert lease.claim_dead_call(store, one.token) is None
     with monkeypatch.context() as patch:
         later(patch, 700)
-        assert lease.take_dead(store, one.token) is not None
-    assert [lease.take_dead(store, one.token) for _ in range(3)] == [None] * 3
+        assert lease.claim_dead_call(store, one.token) is not None
+    assert [lease.claim_dead_call(store, one.token) for _ in range(3)] == [None] * 3
     later(monkeypatch, 70)  # The one that had it died too.
-    assert lease.take_dead(store, one.token).body["call"] == one.token
-    lease.bury(store, one.token)
-    assert lease.take_dead(store, one.token) is None
+    assert lease.claim_dead_call(store, one.token).body["call"] == one.token
+    lease.forget_call(store, one.token)
+    assert lease.claim_dead_call(store, one.token) is None
 
 
 def test_a_late_word_about_a_buried_call_leaves_nothing_behind(store, monkeypatch):
@@ -179,18 +179,18 @@ def test_a_late_word_about_a_buried_call_leaves_nothing_behind(store, monkeypatc
     later(monkeypatch, 700)
 
     def create(target, path, body):
-        lease.bury(store, one.token)
+        lease.forget_call(store, one.token)
         return real(target, path, body)
 
     monkeypatch.setattr(lease, "_create", create)
-    assert lease.take_dead(store, one.token) is None
+    assert lease.claim_dead_call(store, one.token) is None
     assert list(store.list("calls")) == []
 
 
 def test_a_claim_whose_call_is_not_on_record_is_free(store):
     one, two = call(store), call(store)
     one.try_claim("b", None, nothing)
-    lease.bury(store, one.token)
+    lease.forget_call(store, one.token)
     assert isinstance(two.try_claim("b", None, nothing), Claim)
 
 
@@ -298,7 +298,7 @@ def test_a_killed_holder_is_followed_at_once_by_who_waits(gated):
 
 
 def test_who_cannot_wait_until_its_deadline_says_who_computes_and_until_when(gated):
-    other = Call(gated.results, "abc", {"request_id": "first"}, ttl_s=600)
+    other = LeaseHolder(gated.results, "abc", {"request_id": "first"}, ttl_s=600)
     other.try_claim("a", None, nothing)
     reply = entry.handle(
         {"id": "abc"}, gated.settings, request_id="second", deadline=time.monotonic() + 2
@@ -340,7 +340,8 @@ def test_a_call_that_lost_its_lease_saves_nothing_and_says_so(project):
     project.write(
         """
         import os
-        from pfl.handler.core import lease, store
+        from pfl.handler.core.cache import lease
+        from pfl.handler.core.store import objects as store
         from pfl.handler.core.settings import Settings
         @step(depends_on=())
         def a(id: str) -> int:
@@ -379,7 +380,7 @@ def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monke
 
     gated.write(GATED.replace('open("gate").read()', "pass"))
     gated.store = gated.results
-    other = Call(gated.store, "abc", {"request_id": "first"}, ttl_s=600)
+    other = LeaseHolder(gated.store, "abc", {"request_id": "first"}, ttl_s=600)
     other.try_claim("a", None, nothing)
     pauses, asked = [], []
 
@@ -425,7 +426,7 @@ def test_a_failure_with_other_parameters_is_not_taken_over(project):
         """
     )
     results = project.store = project.results
-    other, real = Call(results, "abc", {"request_id": "first"}, ttl_s=600), Call.try_claim
+    other, real = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600), Call.try_claim
     other.try_claim("a", None, nothing)
     told = {
         "failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""},

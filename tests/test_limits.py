@@ -14,7 +14,7 @@ import httpx
 import pytest
 from pfl.handler.core.cache import lease
 from pfl.handler.engine.prefect import environment, limits
-from test_lease import GATED, ROOT, open_gate, reply_of, start, until
+from test_lease import GATED, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
 
 

@@ -11,7 +11,7 @@ import forked
 import pytest
 from pfl.handler.core.cache import lease
 from pfl.handler.core.store import records
-from test_lease import GATED, ROOT, later, open_gate, reply_of, start, until
+from test_lease import GATED, later, open_gate, reply_of, start, until
 
 CLI = "from pfl.cli.main import main; main()"
 
@@ -139,7 +139,7 @@ def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server):
     child = start(on_server, id=id, engine="prefect")
     until(child, '"computing"')
     (call,) = lease.calls(on_server.results)
-    body = lease.life_of(on_server.results, call).body
+    body = lease.call_state(on_server.results, call).body
     open_gate(on_server)
     assert reply_of(child)["status"] == "completed"
     lease._create(on_server.results, lease._call_path(call, 1), body)
@@ -171,7 +171,7 @@ def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
 
     killed(gated)
     (call,) = lease.calls(gated.results)
-    life = lease.take_dead(gated.results, call)
+    life = lease.claim_dead_call(gated.results, call)
     (claim,) = lease.claims_of(gated.results, "abc", call)
     reap._remember(gated.results, claim, "killed", reap._error(life, [claim], "killed"))
     later(monkeypatch, 100)
@@ -284,7 +284,9 @@ def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_
     """Nothing runs any more: neither the call nor the server that its run is in."""
     from pfl.handler.engine.prefect import server
 
-    call = lease.Call(project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600)
+    call = lease.LeaseHolder(
+        project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600
+    )
     call.try_claim("a", None, lambda waited: None)
     lease.report(project.results, call.token, "killed", "")
     (shown,) = [

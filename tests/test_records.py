@@ -18,11 +18,11 @@ VALUE = {"rows": [1, 1.5, True, None, "é👾"], "deep": {"er": [[]]}}
 SERIALIZERS = ["json", "compressed/json", "pickle", "compressed/pickle"]
 _READ = """
 import json, sys
-from pfl.handler.core import records
+from pfl.handler.core.store import records
 
-for path in sys.argv[2:]:
+for path in sys.argv[1:]:
     with open(path, "rb") as file:
-        value, size_bytes, expires_at, about = records.decode_result(file.read(), path.rpartition("/")[2], allow_pickle=bool(int(sys.argv[1])))
+        value, size_bytes, expires_at, about = records.decode_result(file.read(), path.rpartition("/")[2])
     print(json.dumps([value, expires_at, about]))
 assert not {"prefect", "pydantic", "boto3", "cloudpickle"} & {name.split(".")[0] for name in sys.modules}
 """
@@ -53,31 +53,26 @@ def written(tmp_path_factory) -> dict[str, str]:
     return {name: str(place / name.replace("/", "-")) for name in SERIALIZERS}
 
 
-def read(written: dict[str, str], *names: str, allow_pickle: bool) -> list:
-    run = [sys.executable, "-c", _READ, str(int(allow_pickle)), *(written[name] for name in names)]
+def read(written: dict[str, str], *names: str) -> list:
+    run = [sys.executable, "-c", _READ, *(written[name] for name in names)]
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_what_prefect_wrote_as_json_is_read_without_prefect(written):
-    assert (
-        read(written, "json", "compressed/json", allow_pickle=False)
-        == [[VALUE, "2999-01-02T00:00:00Z", {}]] * 2
-    )
+    assert read(written, "json", "compressed/json") == [[VALUE, "2999-01-02T00:00:00Z", {}]] * 2
 
 
 @pytest.mark.parametrize("name", ["pickle", "compressed/pickle"])
-def test_what_prefect_pickled_is_refused_with_the_reason_until_it_is_turned_on(written, name):
+def test_what_prefect_pickled_is_refused_with_the_reason(written, name):
     with (
         open(written[name], "rb") as file,
-        pytest.raises(InvalidRequestError, match="reading pickles is off") as caught,
+        pytest.raises(InvalidRequestError, match="which pfl does not read") as caught,
     ):
         records.decode_result(file.read(), name.replace("/", "-"))
-    assert (caught.value.why, "PFL_ALLOW_PICKLE" in caught.value.hint) == (
-        "whoever can write the store could run code here",
-        True,
-    )
+    assert caught.value.why == "anyone who can write to the store could run code here"
+    assert "pfl cache bust" in caught.value.hint
 
 
 @given(st.data())

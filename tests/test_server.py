@@ -28,7 +28,7 @@ LONG_S = 120  # Only ever waited for when something is broken.
 CLIENT = """
 import sys
 from pathlib import Path
-from pfl.handler.engine import server
+from pfl.handler.engine.prefect import server
 
 found = server.ensure(
     Path(sys.argv[1]), idle_s=float(sys.argv[2]), progress=lambda line: print(line, file=sys.stderr, flush=True)

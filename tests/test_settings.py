@@ -55,7 +55,7 @@ def test_each_variable_sets_its_own_field():
     [("1", True), ("TRUE", True), ("yes", True), ("0", False), ("False", False), ("no", False)],
 )
 def test_yes_and_no_are_understood_in_their_usual_spellings(text, meant):
-    assert Settings.from_env({"PFL_ALLOW_PICKLE": text}).allow_pickle is meant
+    assert Settings.from_env({"PFL_PRELOAD": text}).preload is meant
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_yes_and_no_are_understood_in_their_usual_spellings(text, meant):
         ("PFL_INLINE_BYTES", "1.5"),
         ("PFL_INLINE_BYTES", "１２"),
         ("PFL_SERVER_IDLE_S", "1h"),
-        ("PFL_ALLOW_PICKLE", "maybe"),
-        ("PFL_ALLOW_PICKLE", "2"),
+        ("PFL_PRELOAD", "maybe"),
+        ("PFL_PRELOAD", "2"),
         ("PFL_ENGINE", "Prefect"),
         ("PFL_ENGINE", "dask"),
     ],

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import servers
-from conftest import ROOT
 
 RUN = [
     sys.executable,

@@ -9,7 +9,6 @@ import sys
 
 import forked
 import pytest
-from conftest import ROOT
 
 PROCESSES, ROUNDS, IDS = 16, 12, ("x", "yy", "zzz")
 CHAIN = """
@@ -33,7 +32,8 @@ FLOWS = [flow("chain", a, b, c)]
 _WORK = """
 import fcntl, json, random, sys, time
 from handler import entry
-from pfl.handler.core import bust, store, verify
+from pfl.handler.core.cache import bust, verify
+from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings
 
 settings, seed, rounds, ids = Settings(**json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from pfl.cli.benchmark import workloads
 from pfl.cli.benchmark.relay import Relay
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import UnavailableError
 from pfl.handler.core.store import objects
 from pfl.handler.engine.prefect import client, server
@@ -148,7 +148,7 @@ class Rig(ExitStack):
             check=True,
             stdin=subprocess.DEVNULL,
         )
-        manifest._loaded.pop(str(baked), None)
+        catalog._loaded.pop(str(baked), None)
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:
         """The variables of a sandbox of *engine*."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from pfl.cli.benchmark.rig import Rig
 from pfl.handler.core import event
 from pfl.handler.core.cache import history
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, records
 
@@ -178,7 +178,7 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     A folder for each of a million IDs would take longer to make and remove than all else of a run, so a thousand share
     one, by a link each; and what is empty is one file under many names.
     """
-    bases = event.parse({"flow": FLOW, "id": TEMPLATE}, manifest.load(settings)).bases
+    bases = event.parse({"flow": FLOW, "id": TEMPLATE}, catalog.load(settings)).bases
     body = _only(place / "plans" / TEMPLATE / STEP)
     assert body["plan_key"] == keys.plan_key(bases[STEP], TEMPLATE)
     record = _only(place / "history" / TEMPLATE / STEP)

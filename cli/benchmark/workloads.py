@@ -143,7 +143,7 @@ def write(project: Path) -> None:
     )
     for path in flows.rglob("*.py"):
         code = path.read_text(encoding="utf-8").replace("from flows.", "from plain.")
-        code = re.sub(r"^(@step.*|from handler import .*)\n", "", code, flags=re.M)
+        code = re.sub(r"^(@step.*|from pfl import .*)\n", "", code, flags=re.M)
         if path.name == "pipeline.py":
             rows = "\n".join(
                 f'    "{name}": [{", ".join(steps)}],' for name, steps in names.items()
@@ -180,7 +180,9 @@ def essence(workload: str, value: object) -> object:
 
 
 def _chain_code(names: list[str]) -> str:
-    code = '"""A chain of generated steps."""\n\nfrom handler import step\n\nfrom flows.links import add\n'
+    code = (
+        '"""A chain of generated steps."""\n\nfrom pfl import step\n\nfrom flows.links import add\n'
+    )
     for number, name in enumerate(names):
         before = names[number - 1] if number else ""
         parameter, argument = (f", {before}: int", before) if before else ("", "len(id)")

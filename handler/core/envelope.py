@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from pfl.handler.core.errors import InvalidRequestError, exit_code
+from pfl.handler.core.event import Reply
 
 RESPONSE_BYTES = (
     6 * 1024 * 1024
@@ -30,10 +31,10 @@ _SHAPES = (
 )
 _SHORT = (int, float, bool, type(None))
 
-Reply = dict[str, object]
+Seal = Callable[[Reply], Mapping[str, object]]  # What makes the caller's answer of a reply.
 
 
-def unwrap(raw: object) -> tuple[object, Callable[[Reply], Reply]]:
+def unwrap(raw: object) -> tuple[object, Seal]:
     """
     The plain event in *raw*, and what makes the caller's answer of a reply.
 
@@ -44,12 +45,12 @@ def unwrap(raw: object) -> tuple[object, Callable[[Reply], Reply]]:
         InvalidRequestError: *raw* is of another shape; one that asks over HTTP is answered so, see :func:`is_http`.
     """
     if not isinstance(raw, dict) or "id" in raw or "action" in raw:
-        return raw, dict
+        return raw, _as_it_is
     if is_http(raw):
         return _body(raw), over_http
     if raw.get("source") in _SCHEDULES and "detail-type" in raw:
         detail = raw.get("detail")
-        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}, dict
+        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}, _as_it_is
     for name in _FOREIGN:
         if name in raw:
             raise InvalidRequestError(
@@ -57,7 +58,7 @@ def unwrap(raw: object) -> tuple[object, Callable[[Reply], Reply]]:
                 why=f"it has {name!r}",
                 hint=_SHAPES,
             )
-    return raw, dict
+    return raw, _as_it_is
 
 
 def is_http(raw: object) -> bool:
@@ -66,7 +67,16 @@ def is_http(raw: object) -> bool:
     return isinstance(context, Mapping) and isinstance(context.get("http"), Mapping)
 
 
-def over_http(reply: Reply) -> Reply:
+def seal_for(raw: object) -> Seal:
+    """What makes the answer to *raw*, where it could not be unwrapped."""
+    return over_http if is_http(raw) else _as_it_is
+
+
+def _as_it_is(reply: Reply) -> Mapping[str, object]:
+    return reply
+
+
+def over_http(reply: Reply) -> Mapping[str, object]:
     """*reply* as an HTTP answer; its status follows the reply's: 200, 400, 404, 409, 500, or 503 where a service is away."""
     status = _HTTP.get(str(reply["status"]), 500)
     error = reply.get("error")

@@ -17,6 +17,17 @@ PflError                  exit 1   anything we foresaw
 
 from __future__ import annotations
 
+from typing import TypedDict
+
+
+class ErrorBody(TypedDict):
+    """The ``error`` object of a reply."""
+
+    type: str
+    what: str
+    why: str
+    hint: str
+
 
 class PflError(Exception):
     """
@@ -43,8 +54,8 @@ class PflError(Exception):
         """What happened, why, and what to do, a line each: the message of a Prefect state."""
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
-    def to_json(self) -> dict[str, str]:
-        """The ``error`` object of a reply: ``type``, ``what``, ``why``, ``hint``."""
+    def to_json(self) -> ErrorBody:
+        """The ``error`` object of a reply."""
         return {"type": type(self).__name__, "what": self.what, "why": self.why, "hint": self.hint}
 
 

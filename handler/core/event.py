@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, NotRequired, TypedDict
 
 from pfl.handler.core.declare.manifest import FlowEntry, Manifest
-from pfl.handler.core.errors import InvalidRequestError, PflError
+from pfl.handler.core.errors import ErrorBody, InvalidRequestError, PflError
 from pfl.handler.core.store.keys import plan_key
 
 ID_BYTES = 512
@@ -20,6 +20,57 @@ _EXAMPLES = {
     "flow": '"flow": "meaning"', "step": '"step": "b"', "bust": '"bust": ["b"]', "skip": '"skip": ["a"]',
     "params": '"params": {"rate": 2}', "engine": '"engine": "direct"', "cached_only": '"cached_only": true',
 }  # fmt: skip
+
+
+Event = Mapping[
+    str, object
+]  # As it comes in: any field may be missing, unknown or of a wrong type.
+Notify = Callable[[str, str], None]  # Called with a step, and what happens to it.
+
+
+class StepRow(TypedDict):
+    """What became of one step, as a reply reports it."""
+
+    step: str
+    status: str
+    value: object
+    key: str | None
+    why: str | None
+    ms: float
+    computed_at: str | None
+    expires_at: str | None
+    flow_run_id: str | None
+    task_run_id: str | None
+    url: str | None
+    value_bytes: NotRequired[int]
+
+
+class Reply(TypedDict):
+    """What every caller gets, also when something went wrong; see ``docs/event.md``."""
+
+    version: int
+    id: object
+    flow: object
+    status: str
+    steps: list[StepRow]
+    engine: str | None
+    error: NotRequired[ErrorBody]
+    cold_start: NotRequired[bool]
+    request_id: NotRequired[str]
+    code: NotRequired[str]
+    url: NotRequired[str | None]
+    warnings: NotRequired[list[str]]
+    store: NotRequired[dict[str, int]]
+    ms: NotRequired[float]
+    # Of an action:
+    action: NotRequired[object]
+    fingerprints: NotRequired[dict[str, dict[str, str]]]
+    reaped: NotRequired[list[dict[str, object]]]
+    runs: NotRequired[list[dict[str, object]]]
+    # Of a flow run that Prefect scheduled:
+    claimed: NotRequired[bool]
+    why: NotRequired[str]
+    flow_run_id: NotRequired[str]
 
 
 class Request(NamedTuple):
@@ -35,7 +86,6 @@ class Request(NamedTuple):
     bases: dict[str, str]
     engine: str
     cached_only: bool
-    allow_pickle: bool
 
     def step_params(self, step: str) -> dict[str, object]:
         """The parameters that *step* takes, defaults filled in."""
@@ -55,9 +105,7 @@ class Request(NamedTuple):
         return self._replace(flow=flow, bases=flow.bases(self.params))
 
 
-def parse(
-    raw: object, manifest: Manifest, *, engine: str = "prefect", allow_pickle: bool = False
-) -> Request:
+def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Request:
     """
     Check an event against the flows of the image.
 
@@ -65,7 +113,6 @@ def parse(
         raw: The event; text is read as JSON.
         manifest: The flows.
         engine: What computes a miss where the event does not say.
-        allow_pickle: Whether pickled results may be read; a setting, never the event's word.
 
     Raises:
         InvalidRequestError: The event is wrong; the message names the field.
@@ -91,7 +138,6 @@ def parse(
             flow.default_bases,
             engine,
             False,
-            allow_pickle,
         )
     step = _typed(event, "step", str, None)
     if step is not None:
@@ -109,12 +155,10 @@ def parse(
     cached_only = _typed(event, "cached_only", bool, False)
     params = _params(flow, event) if event.get("params") is not None else flow.defaults
     bases = flow.default_bases if params is flow.defaults else flow.bases(params)
-    return Request(
-        id, flow, step, targets, bust, skip, params, bases, engine, cached_only, allow_pickle
-    )
+    return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only)
 
 
-def peek(raw: object) -> Mapping[str, object]:
+def fields_or_empty(raw: object) -> Mapping[str, object]:
     """The fields of an event that may be wrong, for a reply that says so."""
     try:
         return _object(raw)
@@ -184,29 +228,19 @@ def check_action(event: Mapping[str, object]) -> str:
     return action
 
 
-def reply(
-    *,
-    id: object,
-    flow: str | None,
-    status: str,
-    steps: Iterable[Mapping[str, object]] = (),
-    engine: str | None = None,
-    error: PflError | None = None,
-    **more: object,
-) -> dict[str, object]:
-    """A reply in the shape that every caller gets, also when something went wrong."""
-    said = {
-        "version": 1,
-        "id": id,
-        "flow": flow,
-        "status": status,
-        "steps": list(steps),
-        "engine": engine,
-        **more,
-    }
-    if error is not None:
-        said["error"] = error.to_json()
-    return said
+def reply(*, id: object, flow: object, status: str) -> Reply:
+    """A reply with the fields that each one has; the others are added as they become known."""
+    return {"version": 1, "id": id, "flow": flow, "status": status, "steps": [], "engine": None}
+
+
+def add_error(reply: Reply, error: PflError) -> None:
+    """Make *reply* that of a call that failed."""
+    reply["status"] = error.status
+    reply["error"] = error.to_json()
+
+
+def notify_nobody(step: str, doing: str) -> None:
+    """Where nobody watches a call."""
 
 
 def _object(raw: object) -> dict:

@@ -57,9 +57,6 @@ class Settings(NamedTuple):
     inline_bytes: int = _knob(
         "PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON"
     )
-    allow_pickle: bool = _knob(
-        "PFL_ALLOW_PICKLE", False, "read pickled results: whoever writes the store runs code here"
-    )
     retention_days: int = _knob(
         "PFL_RETENTION_DAYS", 30, "how long a busted value can be restored, in days"
     )

@@ -6,7 +6,7 @@ import secrets
 import time
 from contextlib import suppress
 
-from pfl.handler.core.declare import manifest
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import PflError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import AlreadyExistsError, Store
@@ -15,7 +15,7 @@ from pfl.handler.engine.prefect import client, environment
 
 def code(settings: Settings) -> dict[str, object]:
     """The digest of the code, and the fingerprint of each step of each flow."""
-    flows = manifest.load(settings)
+    flows = catalog.load(settings)
     prints = {
         name: {step.name: step.fingerprint for step in flow.steps.values()}
         for name, flow in flows.flows.items()

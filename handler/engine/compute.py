@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pfl.handler.core.cache import accept
 from pfl.handler.core.cache.lookup import Finding
@@ -16,8 +17,11 @@ from pfl.handler.engine import deadline, direct
 from pfl.handler.engine.invocation import Invocation, Notify
 from pfl.handler.engine.prefect import environment
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
-def once(
+
+def missing(
     request: Request,
     finding: Finding,
     store: Store,
@@ -27,7 +31,7 @@ def once(
     notify: Notify,
     kill_at: float | None = None,
     is_cold: bool = False,
-    flow_run: object = None,
+    flow_run: FlowRun | None = None,
 ) -> Invocation:
     """
     Settle every step of *request* that *finding* left open.
@@ -62,7 +66,7 @@ def once(
         is_cold=is_cold,
         code=loaded.manifest.digest,
     )
-    if not invocation.look() and flow_run is None:
+    if not invocation.find_by_inputs() and flow_run is None:
         return invocation  # All were found by their inputs: there is nothing to tell Prefect.
     if request.cached_only:
         invocation.run(None)
@@ -77,7 +81,7 @@ def _shape(flow: FlowEntry) -> dict[str, StepEntry]:
 
 def _compute(invocation: Invocation) -> None:
     try:
-        if invocation.flow_run is None and not invocation.join():
+        if invocation.flow_run is None and not invocation.wait_for_others():
             return  # Other calls computed it all: there is nothing to tell Prefect either.
         with deadline.heed_sigterm(), deadline.watch(invocation):
             if invocation.request.engine == "direct":
@@ -93,7 +97,7 @@ def _compute(invocation: Invocation) -> None:
                     if invocation.settings.on_prefect_down == "direct" and invocation.error is None:
                         _degrade(invocation, exc)
                     else:
-                        _give_up(invocation, lambda step: exc)
+                        _give_up(invocation, lambda step, error=exc: error)
     except deadline.GivenUp:
         words, margin_s = (
             "was given up: Prefect or the store did not answer in time",
@@ -102,7 +106,7 @@ def _compute(invocation: Invocation) -> None:
         _give_up(invocation, lambda step: deadline.out_of_time(step, words, margin_s))
     finally:
         outcome = "COMPLETED" if invocation.is_complete else "CRASHED"
-        invocation.call.end(invocation.left, finished=invocation.finished, outcome=outcome)
+        invocation.call.end(invocation.reap_reason, finished=invocation.finished, outcome=outcome)
 
 
 def _give_up(invocation: Invocation, error: Callable[[str], PflError]) -> None:
@@ -123,5 +127,5 @@ def _degrade(invocation: Invocation, exc: UnavailableError) -> None:
     invocation.notify("", "Prefect does not answer: computing without it")
     invocation.request = invocation.request._replace(engine="direct")
     if invocation.flow_run_id is None:
-        invocation.left = ""  # There is no run that could be left open.
+        invocation.reap_reason = ""  # There is no run that could be left open.
     direct.run(invocation)

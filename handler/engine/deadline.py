@@ -6,7 +6,7 @@ Shortly before Lambda kills the process, what computes is stopped, and what is f
     start ─ steps ............... stop_at ─ save, mark as Crashed, give back ─ give_up_at ─ reply ─ deadline
                                      └ Stopped is raised in a step              └ GivenUp is raised wherever we are
 
-In the main thread a signal does it, see :class:`pfl.handler.engine.steps.Interruptible`. SIGALRM is Prefect's.
+In the main thread a signal does it, see :class:`pfl.handler.engine.interrupt.Interruptible`. SIGALRM is Prefect's.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pfl.handler.core.errors import OutOfTimeError, PflError
+from pfl.handler.engine.interrupt import Interruptible
 from pfl.handler.engine.prefect import client
-from pfl.handler.engine.steps import Interruptible
 
 if TYPE_CHECKING:
     from pfl.handler.engine.invocation import Invocation

@@ -16,7 +16,8 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
-from pfl.handler.core.cache.lookup import Entry, Finding
+from pfl.handler.core.cache.entry import Entry, recorded
+from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.declare.flows import Flow
 from pfl.handler.core.errors import BusyError, PflError, StepFailedError
 from pfl.handler.core.event import Request
@@ -26,7 +27,8 @@ from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store.objects import Store
 from pfl.handler.core.store.values import normalise
 from pfl.handler.engine.deadline import TERMINATED, GivenUp, Stopped, Terminated, out_of_time
-from pfl.handler.engine.steps import as_error, raise_in_thread
+from pfl.handler.engine.interrupt import raise_in_thread
+from pfl.handler.engine.steps import as_error
 
 _PATIENCE_S = 3  # How long an interrupted step may take to notice.
 _SHOWN_BYTES = 16_384  # A longer input is named in history by its digest alone.
@@ -110,7 +112,7 @@ class Invocation:
     _untold: set[str] = field(
         default_factory=set
     )  # Results whose writer may be about to write their record.
-    left: str = ""  # What a reaper has still to do, once this has ended.
+    reap_reason: str = ""  # What a reaper has still to do, once this has ended.
     tasks: dict[str, dict] = field(
         default_factory=dict
     )  # Prefect's task runs that have begun, and those that ended by themselves.
@@ -123,7 +125,7 @@ class Invocation:
     degraded: str | None = None  # Why it computes without Prefect, though it should have.
     _absent: set[str] = field(default_factory=set)
     _claimed: set[str] = field(default_factory=set)
-    _held: dict[str, lease.Held] = field(default_factory=dict)
+    _held: dict[str, lease.HeldByOther] = field(default_factory=dict)
     _is_over: bool = False
     stop_is_due: bool = False  # The moment to stop came while this thread might not be interrupted.
     _here: str | None = (
@@ -156,15 +158,22 @@ class Invocation:
         return self._here is not None and self._here not in self._saved
 
     @cached_property
-    def call(self) -> lease.Call:
+    def call(self) -> lease.LeaseHolder:
         """The claim of this invocation on what it computes; on record from its first step on."""
         about = {"flow": self.flow.name, "step": self.request.step, "request_id": self.request_id}
         about |= {"engine": self.request.engine, "flow_run_id": self.flow_run_id}
-        return lease.Call(
+        return lease.LeaseHolder(
             self.store, self.request.id, about, ttl_s=self.settings.lease_s, deadline=self.deadline
         )
 
-    def look(self) -> bool:
+    def error_to_report(self) -> PflError | None:
+        """Why the call failed, as its reply reports it."""
+        if self.error is None:
+            return None
+        failed = next(name for name, each in self.outcomes.items() if each.error is self.error)
+        return as_error(failed, self.error, self.flow)
+
+    def find_by_inputs(self) -> bool:
         """Find by their inputs what can be found so, without an engine; say whether anything is left to compute."""
         for name in self.finding.missing:
             if (
@@ -174,7 +183,7 @@ class Invocation:
                 self._absent.add(name)
         return len(self.outcomes) < len(self.finding.missing) and self.error is None
 
-    def join(self) -> bool:
+    def wait_for_others(self) -> bool:
         """
         Wait, without an engine, while all that could be computed now is computed by other calls.
 
@@ -224,9 +233,9 @@ class Invocation:
         got = self.call.try_claim(
             name, held, lambda waited: self._failed_there(name, waited) or self._look_again(name)
         )
-        if isinstance(got, lease.Held):
+        if isinstance(got, lease.HeldByOther):
             if held is None:
-                self.notify(name, f"waiting: it is {got.words}")
+                self.notify(name, f"waiting: it is {got.description}")
             self._held[name] = got
             return False
         if isinstance(got, Outcome):
@@ -247,7 +256,7 @@ class Invocation:
             0.25, 0.45
         )  # Many that wait do not ask together, and none asks often.
         if time.monotonic() + pause_s >= self.stop_at:
-            why = f"it is {self._held[name].words}"
+            why = f"it is {self._held[name].description}"
             raise BusyError(
                 f"step {name} of {self.request.id!r} is being computed by another call",
                 why=why,
@@ -407,7 +416,7 @@ class Invocation:
         if name in self.request.bust:
             return None
         if (
-            found := accept.by_inputs(
+            found := accept.find_by_inputs(
                 self.request, name, self.finding, self.finding.found, self.store, self._marks
             )
         ) is None:
@@ -510,7 +519,7 @@ class Invocation:
     def _before(self, name: str) -> tuple[str | None, dict | None, Entry | None]:
         """The newest record of the step that has its value still: its key, the record, the value."""
         for key, body in records.newest(self.store, self.request.id, name, self.finding.warnings):
-            if (entry := lookup.recorded(body, self.store, self.finding.warnings)) is not None:
+            if (entry := recorded(body, self.store, self.finding.warnings)) is not None:
                 return key, body, entry
         return None, None, None
 

@@ -83,7 +83,7 @@ def reap(
     for call in list(lease.calls(store)) if only is None else only:
         if not dry_run:
             layout.check(store)
-        life = lease.life_of(store, call) if dry_run else lease.take_dead(store, call)
+        life = lease.call_state(store, call) if dry_run else lease.claim_dead_call(store, call)
         if life is None or life.is_alive or not life.entries:
             continue
         body = life.body
@@ -117,9 +117,9 @@ def reap(
                 _remember(store, claim, cause, error)
                 lease.free(store, claim)
         except BaseException:
-            lease.give_back(store, call, life)
+            lease.release_dead_call(store, call, life)
             raise
-        lease.bury(store, call)
+        lease.forget_call(store, call)
         yield row | {"runs": runs}
 
 
@@ -141,7 +141,7 @@ def after_error(
     """
     dead = []
     for call in lease.calls(store):
-        body = lease.life_of(store, call).body
+        body = lease.call_state(store, call).body
         if body.get("request_id") == request_id and (
             lease.report(store, call, cause, why) or body.get("state") == "ended"
         ):
@@ -173,7 +173,7 @@ def followed(invocation: Invocation, *, api: environment.Api | None) -> None:
     """
     while invocation.call.dead:
         call = invocation.call.dead.pop()
-        if api is None and lease.life_of(invocation.store, call).body.get("engine") == "prefect":
+        if api is None and lease.call_state(invocation.store, call).body.get("engine") == "prefect":
             continue
         try:
             for row in reap(invocation.store, invocation.settings, only=[call], api=api):
@@ -184,7 +184,7 @@ def followed(invocation: Invocation, *, api: environment.Api | None) -> None:
             )
 
 
-def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
+def _error(life: lease.CallState, claims: list[dict], cause: str) -> PflError:
     happened, advice = ADVICE[cause]
     body = life.body
     doing = f" while it computed {', '.join(claim['step'] for claim in claims)}" if claims else ""
@@ -192,7 +192,9 @@ def _error(life: lease.Life, claims: list[dict], cause: str) -> PflError:
     why = f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, request {body.get('request_id') or '?'}"
     why = "; ".join(part for part in (body.get("why"), why) if part)
     return PflError(
-        f"{lease.holder(body | {'flow_run_id': None})} {happened}{doing}", why=why, hint=advice
+        f"{lease.describe_holder(body | {'flow_run_id': None})} {happened}{doing}",
+        why=why,
+        hint=advice,
     )
 
 

@@ -24,7 +24,7 @@ _CALL = """
 import json, sys
 before = set(sys.modules)
 from collections import Counter
-from pfl.handler.core import store
+from pfl.handler.core.store import objects as store
 objects, put = Counter(), store.Store.put
 def counted(self, key, data, **more):
     objects[key.split("/")[0]] += 1

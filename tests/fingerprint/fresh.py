@@ -11,10 +11,19 @@ import os
 import sys
 import tempfile
 import traceback
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[0] = ROOT
 
-from pfl.handler.core.fingerprint.__main__ import main  # noqa: E402  the line above finds it
+# The checkout is the package; an interpreter that it is not installed for has to be told so.
+spec = spec_from_file_location(
+    "pfl", os.path.join(ROOT, "__init__.py"), submodule_search_locations=[ROOT]
+)
+sys.modules["pfl"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pfl"])
+main = import_module("pfl.handler.core.fingerprint.__main__").main
 
 
 def run(job):

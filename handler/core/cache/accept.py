@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pfl.handler.core.cache import lookup
-from pfl.handler.core.cache.lookup import Entry, Finding
+from pfl.handler.core.cache.entry import Entry, read_result
+from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.errors import NotFoundError
 from pfl.handler.core.event import Request
 from pfl.handler.core.store import records
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 def find(request: Request, store: Store, warnings: list[str]) -> Finding:
     """What is stored for *request*, or for older code that its code stands for; see :func:`pfl.handler.core.cache.lookup.find`."""
-    return widen(request, lookup.find(request, store, warnings), store)
+    return include_accepted(request, lookup.find(request, store, warnings), store)
 
 
-def widen(request: Request, finding: Finding, store: Store) -> Finding:
+def include_accepted(request: Request, finding: Finding, store: Store) -> Finding:
     """*finding*, with what is stored for the older code that the present code stands for."""
     accepted = _accepted(store)
     older = {
@@ -51,7 +52,7 @@ def widen(request: Request, finding: Finding, store: Store) -> Finding:
     return finding._replace(older={step: tuple(each) for step, each in older.items()})
 
 
-def by_inputs(
+def find_by_inputs(
     request: Request,
     name: str,
     finding: Finding,
@@ -62,8 +63,8 @@ def by_inputs(
     """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
     for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
         key = lookup.result_key(request, name, found, fingerprint)
-        if (entry := lookup.read_result(request, name, key, store, finding.warnings)) is not None:
-            told = lookup.told(request, entry, store, finding.warnings)
+        if (entry := read_result(request, name, key, store, finding.warnings)) is not None:
+            told = lookup.with_history(request, entry, store, finding.warnings)
             return entry, told, fingerprint, marks.void(encode_id(request.id), told or entry)
     return None
 

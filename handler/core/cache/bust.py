@@ -26,12 +26,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from pfl.handler.core.cache import history, lookup
-from pfl.handler.core.cache.lookup import UNREAD, Entry
+from pfl.handler.core.cache import history
+from pfl.handler.core.cache.entry import UNREAD, Entry, entry_of, plan_of
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, UnavailableError
 from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import Entry as Listed
-from pfl.handler.core.store.objects import Store
+from pfl.handler.core.store.objects import ObjectInfo, Store
 from pfl.handler.core.store.values import encode
 
 ALL = "~"  # No ID's folder and no step is called so.
@@ -259,7 +258,7 @@ def _wait(store: Store, scope: Scope) -> None:
         time.sleep(0.02)
 
 
-def results(store: Store, scope: Scope) -> Iterator[Listed]:
+def results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
     """The stored results that a bust of *scope* makes void; only those of a single ID are read, of others age and place decide."""
     about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
     for listed in _listed(store, "results", scope):
@@ -415,7 +414,7 @@ def _forget(
     return count
 
 
-def _listed(store: Store, kind: str, scope: Scope) -> Iterator[Listed]:
+def _listed(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:
     for listed in store.list(kind if scope.folder == ALL else f"{kind}/{scope.folder}"):
         if listed.key.count("/") == 3 and begins(listed.key.split("/")[1], scope.prefix):
             yield listed
@@ -444,19 +443,19 @@ def parsed(found: Iterable[str]) -> Iterator[Mark]:
 def _noted(store: Store, path: str) -> dict:
     """What pfl noted beside a result; nothing where it is gone or damaged."""
     try:
-        return records.decode_result(store.get(path) or b"", path, allow_pickle=False)[3]
+        return records.decode_result(store.get(path) or b"", path)[3]
     except (CorruptRecordError, InvalidRequestError):
         return {}
 
 
 def _entries(store: Store, path: str) -> Collection[Entry]:
     try:
-        return lookup.plan_of(store.get(path) or b"", path)[1].values()
+        return plan_of(store.get(path) or b"", path)[1].values()
     except CorruptRecordError:
         return ()
 
 
-def _stored(listed: Listed, noted: dict) -> Entry:
+def _stored(listed: ObjectInfo, noted: dict) -> Entry:
     """A result as its place and what pfl noted beside it tell of it."""
     _, folder, step, key = listed.key.split("/")
     at = (
@@ -472,7 +471,7 @@ def _older(store: Store, noted: dict, path: str, undone: Marks, lasting: Marks) 
     _, folder, step, key = path.split("/")
     names = {m.name for m in undone}
     for record, body in records.newest(store, noted["id"], step, [], having=key[:16]):
-        entry = lookup.entry_of(body)
+        entry = entry_of(body)
         if entry.key != key or names & set(entry.after) or records.is_past(entry.expires_at):
             continue
         if undone.void(folder, entry) is None or lasting.void(folder, entry) is not None:

@@ -46,7 +46,7 @@ def steps(
             if (
                 not unsure
                 and name not in request.bust
-                and (stored := accept.by_inputs(request, name, finding, found, store, marks))
+                and (stored := accept.find_by_inputs(request, name, finding, found, store, marks))
             ):
                 entry, told, _, busted = stored
                 if busted is None:

@@ -427,7 +427,7 @@ def value(store: Store, name: Name, body: dict) -> object:
         NotFoundError: It tells of none, or the value is gone.
         CorruptRecordError: The value is damaged.
     """
-    from pfl.handler.core.cache import lookup
+    from pfl.handler.core.cache.entry import recorded
 
     if name.status != COMPUTED:
         raise NotFoundError(
@@ -436,7 +436,7 @@ def value(store: Store, name: Name, body: dict) -> object:
             hint="pfl history ls --status computed",
         )
     warnings: list[str] = []
-    if (entry := lookup.recorded(body, store, warnings)) is not None:
+    if (entry := recorded(body, store, warnings)) is not None:
         return entry.value
     if warnings:
         raise CorruptRecordError(f"the value of record {name.short} is damaged", why=warnings[0])

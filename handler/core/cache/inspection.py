@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from pfl.handler.core import links
-from pfl.handler.core.cache import accept, bust, lookup
+from pfl.handler.core.cache import accept, bust
+from pfl.handler.core.cache.entry import entry_json, entry_of, plan_of, recorded
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.event import Request
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import Entry as Listed
-from pfl.handler.core.store.objects import Store
+from pfl.handler.core.store.objects import ObjectInfo, Store
 
 Warn = Callable[[CorruptRecordError], None]
 
@@ -41,7 +41,7 @@ def entries(
         if (data := store.get(listed.key)) is None:
             continue  # Removed since it was listed.
         try:
-            body, found = lookup.plan_of(data, listed.key)
+            body, found = plan_of(data, listed.key)
         except CorruptRecordError as exc:
             warn(exc)
             continue
@@ -53,7 +53,7 @@ def entries(
             "step": body["step"],
             "plan_key": body["plan_key"],
         }
-        yield about | lookup.entry_json(found[body["step"]], with_value=False)
+        yield about | entry_json(found[body["step"]], with_value=False)
 
 
 def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
@@ -68,7 +68,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
     found = dict(finding.found)
     for name in finding.missing:  # Each after those it needs.
         if found.keys() >= set(request.flow.steps[name].upstream) and (
-            stored := accept.by_inputs(request, name, finding, found, store, marks)
+            stored := accept.find_by_inputs(request, name, finding, found, store, marks)
         ):
             entry, _, _, busted = stored
             found |= {} if busted else {name: entry}
@@ -78,8 +78,8 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
                 if not having or b["sha256"] == found[step].sha256)  # fmt: skip
         if (body := next(told, None)) is None:
             continue
-        entry = lookup.recorded(body, store, warnings)
-        mark = marks.void(encode_id(request.id), lookup.entry_of(body))
+        entry = recorded(body, store, warnings)
+        mark = marks.void(encode_id(request.id), entry_of(body))
         current = body["key"] == key
         url, task_run_url, artifact_url = links.of_record(body)
         yield {
@@ -155,7 +155,7 @@ def count(
     return [{"flow": flows.get(step), "step": step, **rows[step]} for step in named]
 
 
-def add(row: dict, listed: Listed, kind: str) -> None:
+def add(row: dict, listed: ObjectInfo, kind: str) -> None:
     """Count an object of this kind in a row; the age is that of results."""
     row[kind] += 1
     row["bytes"] += listed.size_bytes

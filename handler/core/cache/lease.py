@@ -37,7 +37,7 @@ from weakref import WeakKeyDictionary
 from pfl.handler.core.errors import CorruptRecordError, LeaseLostError, PflError, UnavailableError
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import AlreadyExistsError, Entry, Store
+from pfl.handler.core.store.objects import AlreadyExistsError, ObjectInfo, Store
 
 SANDBOX_NOTE = os.path.join(
     os.environ.get("TMPDIR") or "/tmp", "pfl-call"
@@ -46,7 +46,7 @@ COARSE_S = 2  # S3 tells when an object was written in whole seconds.
 _LOOK_S = 2.5  # How often a waiter asks whether the holder lives.
 
 
-class Held(NamedTuple):
+class HeldByOther(NamedTuple):
     """A step that another call holds: what that call said, and when to ask again whether it lives."""
 
     number: int
@@ -54,10 +54,10 @@ class Held(NamedTuple):
     check_at: float
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Who holds it until when."""
         until = self.body.get("expires_at")
-        return f"held by {holder(self.body)}" + (f" until {until[:19]}Z" if until else "")
+        return f"held by {describe_holder(self.body)}" + (f" until {until[:19]}Z" if until else "")
 
 
 @dataclass
@@ -70,11 +70,11 @@ class Claim:
     first: int
 
 
-class Life(NamedTuple):
+class CallState(NamedTuple):
     """What is known of a call: whether it lives, its newest generation, and what stands there."""
 
     is_alive: bool
-    entries: tuple[Entry, ...]
+    entries: tuple[ObjectInfo, ...]
     body: dict
 
     @property
@@ -83,7 +83,7 @@ class Life(NamedTuple):
         return _number(self.entries[-1].key) if self.entries else 0
 
 
-class Call:
+class LeaseHolder:
     """
     One call that computes, from its first claim to its end.
 
@@ -118,8 +118,8 @@ class Call:
         self._lock, self._ended = threading.RLock(), threading.Event()
 
     def try_claim(
-        self, step: str, held: Held | None, look: Callable[[dict], object]
-    ) -> Claim | Held | object:
+        self, step: str, held: HeldByOther | None, look: Callable[[dict], object]
+    ) -> Claim | HeldByOther | object:
         """
         Take the lease of *step* if it is free, or if its holder died.
 
@@ -140,9 +140,9 @@ class Call:
                 continue  # It was deleted since it was listed, so there is a newer one.
             dead = None
             if body.get("state") == "held" and body["call"] != self.token:
-                life = life_of(self.store, body["call"], clock=self.clock)
+                life = call_state(self.store, body["call"], clock=self.clock)
                 if life.is_alive:
-                    return Held(
+                    return HeldByOther(
                         number,
                         body | {"expires_at": life.body["expires_at"]},
                         self.clock() + _LOOK_S,
@@ -304,7 +304,7 @@ class Call:
         }
 
 
-def holder(body: dict) -> str:
+def describe_holder(body: dict) -> str:
     """Who that is, in words."""
     host = body.get("host") or {}
     who = (
@@ -315,9 +315,9 @@ def holder(body: dict) -> str:
     return who + (f", flow run {body['flow_run_id']}" if body.get("flow_run_id") else "")
 
 
-def calls(store: Store) -> dict[str, tuple[Entry, ...]]:
+def calls(store: Store) -> dict[str, tuple[ObjectInfo, ...]]:
     """The calls on record, each with its generations in order."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[ObjectInfo]] = {}
     for entry in sorted(store.list("calls"), key=lambda entry: entry.key):
         token, _, number = entry.key.removeprefix("calls/").removesuffix(".json").partition("-")
         if entry.key.endswith(".json") and number.isdigit():
@@ -325,23 +325,25 @@ def calls(store: Store) -> dict[str, tuple[Entry, ...]]:
     return {token: tuple(entries) for token, entries in found.items()}
 
 
-def life_of(store: Store, call: str, *, clock: Callable[[], float] = time.monotonic) -> Life:
+def call_state(
+    store: Store, call: str, *, clock: Callable[[], float] = time.monotonic
+) -> CallState:
     """Whether a call lives. One that is not on record does not: it has ended, and given back what it held."""
     now = store_now(store, clock=clock)
     entries = calls(store).get(call, ())
     if not entries:
-        return Life(False, (), {})
+        return CallState(False, (), {})
     body = _read(store, entries[-1].key)
     if body is None:  # Renewed or ended meanwhile.
-        return life_of(store, call, clock=clock)
+        return call_state(store, call, clock=clock)
     if not body or body["state"] == "ended" or is_gone(body.get("host")):
-        return Life(False, entries, body)
-    return Life(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
+        return CallState(False, entries, body)
+    return CallState(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
 
 
 def report(store: Store, call: str, cause: str, why: str) -> bool:
     """Put on record that a call died, and of what: nobody waits then until it expires. False if it is not on record, or dead."""
-    life = life_of(store, call)
+    life = call_state(store, call)
     if not life.is_alive:
         return False
     return _create(store, _call_path(call, life.number + 1), life.body | _ended(cause, why))
@@ -351,15 +353,15 @@ def _ended(cause: str, why: str) -> dict[str, str]:
     return {"state": "ended", "cause": cause, "why": why}
 
 
-def take_dead(
+def claim_dead_call(
     store: Store, call: str, *, clock: Callable[[], float] = time.monotonic
-) -> Life | None:
+) -> CallState | None:
     """
     Take it upon oneself to bury a call, for a minute; None if it lives, is not on record, or another was faster.
 
     Of any number that try at once, one gets it; if that one dies too, another can have it after it.
     """
-    life = life_of(store, call, clock=clock)
+    life = call_state(store, call, clock=clock)
     if life.is_alive or not life.entries:
         return None
     mine = life.body | {
@@ -381,7 +383,7 @@ def take_dead(
     ):  # It was buried, or rose, between our look and our word.
         store.delete([path])
         return None
-    return Life(False, life.entries, mine["was"])
+    return CallState(False, life.entries, mine["was"])
 
 
 def claims_of(store: Store, id: str, call: str) -> list[dict]:
@@ -400,12 +402,12 @@ def free(store: Store, claim: dict) -> None:
     _create(store, _path(_folder(claim["id"], claim["step"]), claim["number"] + 1), body)
 
 
-def give_back(store: Store, call: str, life: Life) -> None:
-    """Leave a call that was taken by :func:`take_dead` to the next who tries."""
+def release_dead_call(store: Store, call: str, life: CallState) -> None:
+    """Leave a call that was taken by :func:`claim_dead_call` to the next who tries."""
     store.delete([_call_path(call, life.number + 1)])
 
 
-def bury(store: Store, call: str) -> None:
+def forget_call(store: Store, call: str) -> None:
     """Take a call off the record, once all that it left is in order."""
     store.delete([entry.key for entry in calls(store).get(call, ())])
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
-from pfl.handler.core.cache import history, lookup
-from pfl.handler.core.cache.lookup import UNREAD, Entry
+from pfl.handler.core.cache import history
+from pfl.handler.core.cache.entry import UNREAD, Entry, entry_json, plan_body
 from pfl.handler.core.event import Request
 from pfl.handler.core.fingerprint import Fingerprint
 from pfl.handler.core.store import keys, records
@@ -64,7 +64,7 @@ def record(request: Request, store: Store, entry: Entry, about: dict, *, inline_
         "flow": request.flow.name,
         "id": request.id,
         "fingerprint": request.flow.steps[entry.step].fingerprint,
-        **lookup.entry_json(entry, with_value=inside),
+        **entry_json(entry, with_value=inside),
         **about,
     }
     folder = keys.encode_id(request.id)
@@ -87,7 +87,7 @@ def plan(
 ) -> str:
     """Let later calls find the last of *entries*, and those before it, in one read; where the plan is."""
     path = records.plan_path(request.id, entries[-1].step, plan_key)
-    store.put(path, records.seal(lookup.plan_body(request, plan_key, entries, inline_bytes)))
+    store.put(path, records.seal(plan_body(request, plan_key, entries, inline_bytes)))
     return path
 
 

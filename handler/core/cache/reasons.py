@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pfl.handler.core.cache.bust import Mark
-from pfl.handler.core.cache.lookup import Entry
+from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.event import Request
 from pfl.handler.core.fingerprint import Fingerprint, Part

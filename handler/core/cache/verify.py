@@ -17,12 +17,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pfl.handler.core.cache import bust, history, lookup
-from pfl.handler.core.cache.lookup import UNREAD
+from pfl.handler.core.cache import bust, history
+from pfl.handler.core.cache.entry import UNREAD, Entry, entry_of, plan_of
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
 from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import Entry as Listed
-from pfl.handler.core.store.objects import Store
+from pfl.handler.core.store.objects import ObjectInfo, Store
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 _WRITING_S = 3_600  # Whoever wrote what is younger may still be at it.
@@ -76,7 +75,7 @@ class _Check:
         self.store, self.marks_of, self.over = store, bust.by_folder(marks), over
         self.busts = {m.key for m in marks}
 
-    def __call__(self, listed: Listed, data: bytes) -> Problem | None:
+    def __call__(self, listed: ObjectInfo, data: bytes) -> Problem | None:
         kind, *place = listed.key.split("/")
         try:
             found = getattr(self, f"_{kind}")(listed, data, *place)
@@ -86,12 +85,14 @@ class _Check:
             found = ("damaged", f"it is not what its name says ({exc!r})")
         return Problem(listed.key, *found) if found else None
 
-    def _accepted(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
+    def _accepted(self, listed: ObjectInfo, data: bytes, *place: str) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)
         is_ours = place == (body["step"], f"{body['fingerprint']}~{body['stands_for'][0]}.json")
         return None if is_ours else ("damaged", "it is that of other code")
 
-    def _code(self, listed: Listed, data: bytes, step: str, name: str) -> tuple[str, str] | None:
+    def _code(
+        self, listed: ObjectInfo, data: bytes, step: str, name: str
+    ) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)
         return (
             None
@@ -99,19 +100,19 @@ class _Check:
             else ("damaged", f"it is the code of {body['step']}")
         )
 
-    def _busts(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
+    def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> tuple[str, str] | None:
         records.unseal(data, listed.key)
         # A younger one may not have been there yet when the marks were listed.
         if listed.key not in self.busts and not list(bust.parsed([listed.key])):
             return "damaged", "its name is not that of a bust"
         return None
 
-    def _publishing(self, listed: Listed, data: bytes, *place: str) -> tuple[str, str] | None:
+    def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> tuple[str, str] | None:
         is_over = listed.modified + _WRITING_S < time.time()
         return ("orphaned", "whoever announced a plan here has died") if is_over else None
 
     def _history(
-        self, listed: Listed, data: bytes, folder: str, step: str, name: str
+        self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str
     ) -> tuple[str, str] | None:
         body = records.unseal(data, listed.key)
         if body["id"] is not None:
@@ -122,7 +123,7 @@ class _Check:
             raise CorruptRecordError("", why=f"it is about {body['step']}")
         if body.get("status", "computed") != "computed":
             return None
-        entry = lookup.entry_of(body)
+        entry = entry_of(body)
         if entry.value is UNREAD:
             if self.store.get(records.value_path(body["id"], entry.sha256)) is None:
                 return "orphaned", "its value is gone"
@@ -131,9 +132,9 @@ class _Check:
         return None
 
     def _plans(
-        self, listed: Listed, data: bytes, folder: str, step: str, name: str
+        self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str
     ) -> tuple[str, str] | None:
-        body, entries = lookup.plan_of(data, listed.key)
+        body, entries = plan_of(data, listed.key)
         if records.is_past(body["expires_at"]):
             return "expired", f"at {body['expires_at']}"
         for entry in entries.values():
@@ -149,7 +150,7 @@ class _Check:
         return None
 
     def _results(
-        self, listed: Listed, data: bytes, folder: str, step: str, name: str
+        self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str
     ) -> tuple[str, str] | None:
         try:
             _, _, expires_at, about = records.decode_result(data, listed.key)
@@ -160,7 +161,7 @@ class _Check:
         if records.is_past(expires_at):
             return "expired", f"at {expires_at}"
         # Its age is that of its object: this is about one that cannot be restored in any case.
-        entry = lookup.Entry(
+        entry = Entry(
             step,
             name,
             "",
@@ -175,7 +176,7 @@ class _Check:
         return None
 
     def _values(
-        self, listed: Listed, data: bytes, folder: str, sha256: str
+        self, listed: ObjectInfo, data: bytes, folder: str, sha256: str
     ) -> tuple[str, str] | None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
             return "damaged", "its digest is not its name"
@@ -199,7 +200,7 @@ class _Check:
             raise CorruptRecordError("", why=f"it is about {body['step']} of {body['id']!r}")
 
 
-def _from(store: Store, kind: str, after: str) -> Iterator[Listed]:
+def _from(store: Store, kind: str, after: str) -> Iterator[ObjectInfo]:
     """The objects of a kind, behind *after* where it is given; a directory tells them in any order, but always in the same."""
     if not after or store.is_ordered:
         yield from store.list(kind, after=after)

@@ -288,7 +288,7 @@ def plain(function: Any) -> Any:
 def is_step(item: Any) -> bool:
     """Whether *item* is a step: an object of the framework that holds a function."""
     kind = type(item)
-    return kind.__module__.partition(".")[0] == "handler" and isinstance(
+    return kind.__module__.partition(".")[0] == "pfl" and isinstance(
         getattr(item, "function", None), types.FunctionType
     )
 

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from pfl.handler.core.settings import Settings
 
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # As S3 answers it; the bare word may stand in a key.
 _FORBIDDEN = "status code: 403"
@@ -73,7 +74,7 @@ class AlreadyExistsError(PflError):
     """An object that was to be created is there already."""
 
 
-class Entry(NamedTuple):
+class ObjectInfo(NamedTuple):
     """One listed object: its key, size in bytes, and when it was last written, in seconds since 1970."""
 
     key: str
@@ -144,7 +145,7 @@ class Store:
 
         self._ask("write", key, ask, tries=_TRIES if mode == "create" else 1, may_be_absent=False)
 
-    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """
         The objects below *prefix*, a folder, one by one: in order of key on S3, in any order in a directory.
 
@@ -161,7 +162,7 @@ class Store:
                 ):
                     for meta in batch:
                         last = meta["path"]
-                        yield Entry(last, meta["size"], meta["last_modified"].timestamp())
+                        yield ObjectInfo(last, meta["size"], meta["last_modified"].timestamp())
                 if not last:
                     self._check_there("list", prefix, None)
                 return
@@ -411,7 +412,17 @@ def found_credentials() -> object:
         raise UnavailableError("there are no AWS credentials", why=why, hint=hint) from exc
 
 
-def of(settings, environ: Mapping[str, str] | None = None) -> Store:
+_opened: dict[Settings, Store] = {}
+
+
+def shared(settings: Settings) -> Store:
+    """The store that these settings name, opened once per process: a warm call pays for no new connection."""
+    if settings not in _opened:
+        _opened[settings] = of(settings)
+    return _opened[settings]
+
+
+def of(settings: Settings, environ: Mapping[str, str] | None = None) -> Store:
     """The store that the settings name: by default the directory ``.pfl/store`` of the project, made when it is absent."""
     environ = os.environ if environ is None else environ
     if settings.store:

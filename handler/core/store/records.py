@@ -166,9 +166,7 @@ def _result_digest(text: str, expires_at: str | None, about: Mapping[str, object
     return digest(canonical([digest(text), expires_at, about]))
 
 
-def decode_result(
-    data: bytes, path: str, *, allow_pickle: bool = False
-) -> tuple[object, int, str | None, dict]:
+def decode_result(data: bytes, path: str) -> tuple[object, int, str | None, dict]:
     """
     Read a result record, ours or stock Prefect's, without Prefect.
 
@@ -177,7 +175,7 @@ def decode_result(
 
     Raises:
         CorruptRecordError: The bytes are not what was written.
-        InvalidRequestError: The value is pickled, and reading pickles is off.
+        InvalidRequestError: The value is pickled.
     """
     record = loads(data, path)
     try:
@@ -201,13 +199,13 @@ def decode_result(
     if about and about.get("sha256") != _result_digest(text, expires_at, told):
         raise _damaged(path, "its value, or what stands beside it, is not what was written")
     try:
-        text = _as_json(text, serializer, path, allow_pickle)
+        text = _as_json(text, serializer, path)
         return loads(text, path), len(text), expires_at, told
     except (ValueError, EOFError) as exc:
         raise _damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
 
 
-def _as_json(text: str, serializer: dict, path: str, allow_pickle: bool) -> str:
+def _as_json(text: str, serializer: dict, path: str) -> str:
     kind = serializer["type"]
     if kind.startswith("compressed/"):
         text, kind = (
@@ -216,21 +214,13 @@ def _as_json(text: str, serializer: dict, path: str, allow_pickle: bool) -> str:
         )
     if kind == "json":
         return text
-    if kind != "pickle":
-        raise ValueError(f"unknown serializer {kind}")
-    if not allow_pickle:
+    if kind == "pickle":
         raise InvalidRequestError(
-            f"{path} holds a pickled value, and reading pickles is off",
-            why="whoever can write the store could run code here",
-            hint="PFL_ALLOW_PICKLE=1, if you trust everyone who can write it",
+            f"{path} holds a pickled value, which pfl does not read",
+            why="anyone who can write to the store could run code here",
+            hint="pfl cache bust computes the step again",
         )
-    import pickle
-    from base64 import b64decode
-
-    try:
-        return json.dumps(pickle.loads(b64decode(text)), allow_nan=False)
-    except Exception as exc:  # A pickle may raise anything.
-        raise ValueError(repr(exc)) from exc
+    raise ValueError(f"unknown serializer {kind}")
 
 
 def _decompressed(text: str, library: str) -> str:

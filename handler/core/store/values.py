@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from pfl.handler.core.errors import UnstorableValueError
+
+JsonObject = dict[str, Any]  # An object of JSON whose shape somebody else decides.
 
 
 def encode(value: object, *, step: str = "") -> str:

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pfl.handler.core import links
-from pfl.handler.core.cache.lookup import Entry
+from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.errors import PflError
 from pfl.handler.engine.prefect import client
 from pfl.handler.engine.prefect.environment import Api

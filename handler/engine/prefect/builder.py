@@ -17,7 +17,8 @@ from uuid import UUID, uuid4
 import prefect
 import prefect.task_engine
 from pfl.handler.core import event, links
-from pfl.handler.core.cache import accept, lookup
+from pfl.handler.core.cache import accept
+from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.declare import manifest, project
 from pfl.handler.core.declare.flows import Flow, Step
 from pfl.handler.core.declare.params import KIND_OF
@@ -231,7 +232,7 @@ def _show_hits(invocation: Invocation) -> None:
         )
 
 
-def _where(invocation: Invocation, entry: lookup.Entry) -> ResultRecordMetadata:
+def _where(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
     return ResultRecordMetadata(
         storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
         expiration=entry.expires_at,
@@ -250,9 +251,7 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     # The flow may stand in any module, not only in the image's pipeline; its manifest is then made from itself.
     body, prints = project.describe_one(flow, settings.root)
     described = manifest.from_json(body)
-    request = event.parse(
-        {**asked, "flow": flow.name, "params": own}, described, allow_pickle=settings.allow_pickle
-    )
+    request = event.parse({**asked, "flow": flow.name, "params": own}, described)
     results = objects.of(settings)
     finding = accept.find(request, results, [])
     return Invocation(

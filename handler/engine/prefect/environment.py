@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -12,6 +13,12 @@ from pfl.handler.core import links
 from pfl.handler.core.errors import InvalidRequestError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.engine import aws
+
+_NEEDED_BY_A_RUN = (
+    "pfl.handler.engine.prefect.builder",
+    "prefect.flow_engine",
+    "prefect.logging.handlers",
+)
 
 
 class Api(NamedTuple):
@@ -102,9 +109,8 @@ def load() -> None:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        from pfl.handler.engine.prefect import builder
-        from prefect import flow_engine
-        from prefect.logging import handlers
+        for name in _NEEDED_BY_A_RUN:
+            importlib.import_module(name)
     finally:
         gc.freeze()  # Nor shall later collections look at them.
         if was_on:

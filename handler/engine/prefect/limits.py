@@ -281,7 +281,7 @@ def _holder(api: Api, store: Store, task_run_id: str, alive: dict[str, bool]) ->
     row["url"] = run and environment.flow_run_url(api.url, run["id"])
     call = next((tag[5:] for tag in run["tags"] if tag.startswith("call=")), None) if run else None
     if call is not None and call not in alive:
-        life = lease.life_of(store, call)
+        life = lease.call_state(store, call)
         alive[call] = (
             life.is_alive or not life.entries
         )  # One of another store is none of our business.

@@ -48,13 +48,13 @@ def ls(
     """
     if status is not None and status not in STATES:
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
-    lives = {call: lease.life_of(store, call) for call in lease.calls(store)}
+    lives = {call: lease.call_state(store, call) for call in lease.calls(store)}
     seen = set()
     for row in _of_prefect(api, id, status, stuck, limit) if api is not None else ():
         life = lives.get(row["call"])
         seen.add(row["call"])
         row["stuck"] = row["status"] in _OPEN and life is not None and not life.is_alive
-        row["holder"] = lease.holder(life.body | {"flow_run_id": None}) if life else None
+        row["holder"] = lease.describe_holder(life.body | {"flow_run_id": None}) if life else None
         if row["stuck"] or not stuck:
             yield row
     for call, life in lives.items():
@@ -78,7 +78,7 @@ def ls(
             "url": None,
             "message": None,
         }
-        yield about | {"stuck": not life.is_alive, "holder": lease.holder(body)}
+        yield about | {"stuck": not life.is_alive, "holder": lease.describe_holder(body)}
 
 
 def link(settings: Settings, run: str, notify: Callable[[str, str], None]) -> str:

@@ -9,7 +9,6 @@ Once claimed, the run is on record as a call, so that a process that dies in it 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import inspect
 import os
@@ -17,6 +16,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -25,16 +25,19 @@ from pfl.handler.core.cache import lease
 from pfl.handler.core.declare import project
 from pfl.handler.core.declare.flows import Flow
 from pfl.handler.core.errors import (
+    ErrorBody,
     InvalidRequestError,
     NotFoundError,
     OutOfTimeError,
     PflError,
     StepFailedError,
 )
+from pfl.handler.core.event import Notify, Reply
 from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects
-from pfl.handler.engine.invocation import Notify
+from pfl.handler.core.store.objects import Store
+from pfl.handler.core.store.values import JsonObject
 from pfl.handler.engine.prefect import client, environment, session
+from pfl.handler.engine.prefect.environment import Api
 
 HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
 CLAIMED = "Claimed"
@@ -42,90 +45,121 @@ _LOST_S = 900  # A run that was handed over and has not begun after so long, wil
 _EARLY_S = (
     60  # How long before its time a run is taken: a worker is ahead by some seconds, a clock too.
 )
-_UNTOLD = "it was claimed, and Prefect did not take its end"
+_UNRECORDED_END = "it was claimed, and Prefect did not take its end"
 _POLLED = 20  # Runs that one poll takes care of.
 
 
-def run(
-    flow_run_id: object,
-    settings: Settings,
-    *,
-    request_id: str,
-    deadline: float | None,
-    results: objects.Store,
-    notify: Notify,
-) -> dict[str, object]:
+class Caller(NamedTuple):
     """
-    Run a scheduled flow run here, if nobody else does or did.
+    What a flow run is run with in this process.
+
+    Attributes:
+        settings: The settings.
+        results: The store.
+        request_id: Lambda's name of the call.
+        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
+        notify: Called with a step and what happens to it.
+    """
+
+    settings: Settings
+    results: Store
+    request_id: str
+    deadline: float | None
+    notify: Notify
+
+
+def run(flow_run_id: object, caller: Caller) -> Reply:
+    """
+    Run a scheduled flow run here, unless another process runs it or did.
 
     Args:
         flow_run_id: Its ID, as text.
-        settings: The settings.
-        request_id: Lambda's name of the call.
-        deadline: When the process will be killed, as a ``time.monotonic()`` reading.
-        results: The store.
-        notify: Told what is done.
+        caller: What it is run with.
 
     Returns:
-        A reply; where the run was not ours to run, ``claimed`` is false and ``why`` says so.
+        A reply. If the run was not ours to run, ``claimed`` is false and ``why`` is the reason.
 
     Raises:
-        InvalidRequestError: That is no ID.
-        NotFoundError: Prefect knows no such run.
+        InvalidRequestError: That is not an ID.
+        NotFoundError: Prefect does not have this run.
         UnavailableError: Prefect or the store did not answer.
     """
     try:
         run_id = UUID(str(flow_run_id))
     except ValueError as exc:
         raise InvalidRequestError(
-            f"{flow_run_id!r} is no flow run ID", hint='{"flow_run_id": "9e3cfa79-…"}'
+            f"{flow_run_id!r} is not a flow run ID", hint='{"flow_run_id": "9e3cfa79-…"}'
         ) from exc
-    with session.session(settings, notify) as api:
-        about = {
-            "flow": None,
-            "step": None,
-            "request_id": request_id,
-            "engine": "prefect",
-            "flow_run_id": str(run_id),
-        }
-        call = lease.Call(results, str(run_id), about, ttl_s=settings.lease_s, deadline=deadline)
-        said = {"flow_run_id": str(run_id), "url": environment.flow_run_url(api.url, str(run_id))}
-        # The event is not delivered again once it was answered, so Prefect is given time to answer it.
-        left_s = (
-            client.AWAY_S
-            if deadline is None
-            else min(client.AWAY_S, deadline - settings.margin_s - time.monotonic())
+    settings = caller.settings
+    with session.session(settings, caller.notify) as api:
+        call = lease.LeaseHolder(
+            caller.results,
+            str(run_id),
+            {
+                "flow": None,
+                "step": None,
+                "request_id": caller.request_id,
+                "engine": "prefect",
+                "flow_run_id": str(run_id),
+            },
+            ttl_s=settings.lease_s,
+            deadline=caller.deadline,
         )
-        take = functools.partial(
-            client.patiently, functools.partial(_take, api, run_id, call.token), longest_s=left_s
-        )
-        try:
-            flow_run, name, why = take()
-        except (
-            NotFoundError
-        ):  # An automation may be faster than the server, which tells of a run and then saves it.
-            time.sleep(1)
-            flow_run, name, why = take()
+        flow_run, name, why = _take_patiently(api, run_id, call.token, caller)
         if flow_run is None:
-            return event.reply(
-                id=None, flow=name, status="completed", claimed=False, why=why, **said
-            )
-        left = _UNTOLD
-        try:
-            # Not before the claim: burying a second delivery would end the run of the first. Who dies here is lost, see end_lost.
-            call.begin()
-            reply = _run(api, flow_run, name, settings, request_id, deadline, results, notify)
-            left = _told(api, str(run_id), reply.get("error"))
-        except PflError as exc:
-            reply = event.reply(id=None, flow=name, status=exc.status, error=exc)
-            left = _told(api, str(run_id), reply.get("error"))
-        finally:
-            call.end(left)
-        return {**reply, "claimed": True, **said}
+            reply = event.reply(id=None, flow=name, status="completed")
+            reply["claimed"] = False
+            reply["why"] = why
+        else:
+            reply = _run_claimed(api, flow_run, name, call, caller)
+            reply["claimed"] = True
+        reply["flow_run_id"] = str(run_id)
+        reply["url"] = environment.flow_run_url(api.url, str(run_id))
+        return reply
 
 
-def _told(api: environment.Api, run_id: str, error: Mapping[str, str] | None) -> str:
-    """Leave no run open in Prefect behind an error; what a reaper finds to do, where Prefect does not answer."""
+def _run_claimed(
+    api: Api, flow_run: JsonObject, name: str, call: lease.LeaseHolder, caller: Caller
+) -> Reply:
+    """Run what was claimed, and leave it in a final state in Prefect, or on record for a reaper."""
+    reap_reason = _UNRECORDED_END
+    try:
+        # After the claim: ending a second delivery as dead would end the run of the first. A process
+        # that dies between the two is found by end_lost.
+        call.begin()
+        reply = _run(api, flow_run, name, caller)
+        reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
+    except PflError as exc:
+        reply = event.reply(id=None, flow=name, status=exc.status)
+        event.add_error(reply, exc)
+        reap_reason = _end_after_error(api, flow_run["id"], reply["error"])
+    finally:
+        call.end(reap_reason)
+    return reply
+
+
+def _take_patiently(
+    api: Api, run_id: UUID, token: str, caller: Caller
+) -> tuple[JsonObject | None, str, str]:
+    """:func:`_take`, with time for Prefect to answer: once answered, the event is not delivered again."""
+    longest_s: float = client.AWAY_S
+    if caller.deadline is not None:
+        left_s = caller.deadline - caller.settings.margin_s - time.monotonic()
+        longest_s = min(longest_s, left_s)
+
+    def take() -> tuple[JsonObject | None, str, str]:
+        return client.patiently(lambda: _take(api, run_id, token), longest_s=longest_s)
+
+    try:
+        return take()
+    except NotFoundError:
+        # The server sends a run to an automation before it saves the run.
+        time.sleep(1)
+        return take()
+
+
+def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
+    """End a run that failed, in Prefect; returns what is left for a reaper, if Prefect does not answer."""
     if (
         error is None or error["type"] == "OutOfTimeError"
     ):  # There is time left to reply, and whoever stopped the run told so.
@@ -139,11 +173,11 @@ def _told(api: environment.Api, run_id: str, error: Mapping[str, str] | None) ->
         ) not in client.FINAL:
             client.end(api, kind, text, flow_runs=[run_id], force=True, wait_s=1)
     except PflError:
-        return _UNTOLD
+        return _UNRECORDED_END
     return ""
 
 
-def _take(api: environment.Api, run_id: UUID, token: str) -> tuple[dict | None, str | None, str]:
+def _take(api: Api, run_id: UUID, token: str) -> tuple[JsonObject | None, str, str]:
     """The flow run, if it is ours now, its flow's name, and else why it is not."""
     path = f"/flow_runs/{run_id}"
     run = client.ask(api, path)
@@ -176,36 +210,32 @@ def _take(api: environment.Api, run_id: UUID, token: str) -> tuple[dict | None, 
     return None, name, f"another has it: it is {now.get('name')}"
 
 
-def _run(
-    api: environment.Api,
-    run: dict,
-    name: str,
-    settings: Settings,
-    request_id: str,
-    deadline: float | None,
-    results: objects.Store,
-    notify: Notify,
-) -> dict[str, object]:
+def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
     from prefect.client.schemas.objects import FlowRun
 
-    flow_run, flows = FlowRun.model_validate(run), project.load(settings).flows
+    flow_run = FlowRun.model_validate(run)
+    settings = caller.settings
+    flows = project.load(settings).flows
     if name in flows:
-        from pfl.handler import entry
+        from pfl.handler import answer
 
-        raw, more = (
+        return answer.answer(
             _event(flows[name], flow_run.parameters),
-            {"deadline": deadline, "results": results, "notify": notify},
+            settings,
+            results=caller.results,
+            request_id=caller.request_id,
+            deadline=caller.deadline,
+            notify=caller.notify,
+            flow_run=flow_run,
         )
-        return entry.handle(raw, settings, request_id=request_id, flow_run=flow_run, **more)
     plain = ordinary(settings)
     if name not in plain:
-        why = f"its flows are {', '.join([*flows, *plain])}"
         raise InvalidRequestError(
             f"the image has no flow {name!r}",
-            why=why,
+            why=f"its flows are {', '.join([*flows, *plain])}",
             hint="deploy the image again, or run pfl setup deployments",
         )
-    return _run_ordinary(api, plain[name][0], flow_run, settings, deadline)
+    return _run_ordinary(api, plain[name][0], flow_run, settings, caller.deadline)
 
 
 def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
@@ -248,8 +278,8 @@ def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
 
 
 def _run_ordinary(
-    api: environment.Api, flow: object, flow_run: object, settings: Settings, deadline: float | None
-) -> dict[str, object]:
+    api: Api, flow: object, flow_run: object, settings: Settings, deadline: float | None
+) -> Reply:
     from pfl.handler.engine import deadline as deadlines
     from prefect import settings as knobs
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
@@ -267,7 +297,8 @@ def _run_ordinary(
         may_stop=True,
         flow_run_id=str(flow_run.id),
     )
-    said = {"id": None, "flow": flow.name, "engine": "prefect"}
+    reply = event.reply(id=None, flow=flow.name, status="completed")
+    reply["engine"] = "prefect"
     error: PflError | None = None
     try:
         with (
@@ -292,7 +323,8 @@ def _run_ordinary(
         client.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
         if not in_prefect.was_poked:
             raise
-        return event.reply(**said, status="cancelled")
+        reply["status"] = "cancelled"
+        return reply
     except Exception as exc:
         error = session.unavailable(api, exc)
     except (deadlines.Stopped, deadlines.GivenUp):
@@ -304,30 +336,26 @@ def _run_ordinary(
         client.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
     finally:
         session.flush(deadline)
-    ms = round((time.perf_counter() - started) * 1e3, 3)
-    return event.reply(**said, status=error.status if error else "completed", error=error, ms=ms)
+    reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+    if error is not None:
+        event.add_error(reply, error)
+    return reply
 
 
 # Without a worker.
 
 
-def poll(
-    pool: str,
-    settings: Settings,
-    *,
-    request_id: str,
-    deadline: float | None,
-    results: objects.Store,
-    notify: Notify,
-) -> list[dict[str, object]]:
+def poll(pool: str, caller: Caller) -> list[JsonObject]:
     """
-    Take care of the runs of a work pool that are due: inside Lambda each gets an invocation of its own, elsewhere they run here.
+    Take care of the runs of a work pool that are due.
+
+    Inside Lambda each gets an invocation of its own; elsewhere they run here.
 
     Raises:
-        NotFoundError: There is no such work pool.
+        NotFoundError: The work pool does not exist.
         UnavailableError: Prefect did not answer.
     """
-    api = environment.choose(settings, lambda text: notify("", text))
+    api = environment.choose(caller.settings, lambda text: caller.notify("", text))
     end_lost(api, pool)
     due = client.ask(
         api,
@@ -335,31 +363,31 @@ def poll(
         {"scheduled_before": datetime.now(UTC).isoformat()},
     )
     if due is None:
-        raise NotFoundError(f"there is no work pool {pool}", hint="pfl setup deployments")
-    rows, function = [], os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+        raise NotFoundError(f"work pool {pool} does not exist", hint="pfl setup deployments")
+    rows: list[JsonObject] = []
+    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
     for number, each in enumerate(due[:_POLLED]):
-        row: dict[str, object] = {
-            "flow_run_id": each["flow_run"]["id"],
+        run_id = each["flow_run"]["id"]
+        row: JsonObject = {
+            "flow_run_id": run_id,
             "name": each["flow_run"]["name"],
             "invoked": False,
         }
-        if function and (why := _invoke(function, each["flow_run"]["id"])) is None:
-            rows.append(row | {"invoked": True})
-            continue
-        if function and number:
-            rows.append(row | {"why": f"left for the next poll: {why}"})
-            continue  # This invocation has time for one.
-        reply = run(
-            each["flow_run"]["id"],
-            settings,
-            request_id=request_id,
-            deadline=deadline,
-            results=results,
-            notify=notify,
-        )
-        rows.append(
-            row | {name: reply[name] for name in ("status", "claimed", "why") if name in reply}
-        )
+        rows.append(row)
+        why_not = None
+        if function:
+            why_not = _invoke(function, run_id)
+            if why_not is None:
+                row["invoked"] = True
+                continue
+            if number:  # This invocation has time for one run.
+                row["why"] = f"left for the next poll: {why_not}"
+                continue
+        reply = run(run_id, caller)
+        row["status"] = reply["status"]
+        row["claimed"] = reply["claimed"]
+        if "why" in reply:
+            row["why"] = reply["why"]
     return rows
 
 
@@ -386,7 +414,7 @@ def _invoke(function: str, flow_run_id: str) -> str | None:
     return None
 
 
-def end_lost(api: environment.Api, pool: str) -> list[str]:
+def end_lost(api: Api, pool: str) -> list[str]:
     """End runs of a work pool that were handed over, or cancelled after that, and of which nothing was heard since; their names."""
     before, names = datetime.now(UTC) - timedelta(seconds=_LOST_S), []
     chosen = {

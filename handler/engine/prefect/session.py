@@ -59,7 +59,7 @@ def run(invocation: Invocation) -> None:
                 raise
 
         token = builder.current.set(invocation)
-        invocation.left, flush_s = "Prefect did not take the end of the run", FLUSH_S
+        invocation.reap_reason, flush_s = "Prefect did not take the end of the run", FLUSH_S
         try:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
@@ -78,7 +78,7 @@ def run(invocation: Invocation) -> None:
             if invocation.interrupted is not None or state.is_cancelled():
                 raise invocation.interrupted or KeyboardInterrupt
             if state.is_completed() or invocation.error is not None:
-                invocation.left = ""
+                invocation.reap_reason = ""
             if isinstance(invocation.error, OutOfTimeError) or (
                 invocation.tasks and isinstance(invocation.error, PflError)
             ):
@@ -123,13 +123,13 @@ def _end(
     invocation: Invocation, api: environment.Api, type: str, message: str, *, force: bool = False
 ) -> None:
     """End what Prefect's own engine left open: a step that hangs, and what an interruption struck between two states."""
-    invocation.left = "Prefect did not take the end of the run"
+    invocation.reap_reason = "Prefect did not take the end of the run"
     with suppress(PflError):  # It is away: the call stays on record, and a reaper tells of it.
         client.end(
             api, type, message, call=invocation.call.token, tasks=invocation.tasks, finished=invocation.finished, is_over=False,
             force=force, wait_s=1,
         )  # fmt: skip
-        invocation.left = ""
+        invocation.reap_reason = ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-from handler import step as mark, flow
+from pfl import step as mark, flow
 import random
 def maker(rng):
     @mark

@@ -1,0 +1,172 @@
+"""
+One call for an ID: parse the event, look up its results, hand a miss to the engine, and reply.
+
+A hit ends in :mod:`pfl.handler.core.cache.lookup`: one read of the store, and neither Prefect nor the user's code is imported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pfl.handler.core import event
+from pfl.handler.core.cache import lookup
+from pfl.handler.core.cache.entry import Entry
+from pfl.handler.core.declare import catalog
+from pfl.handler.core.errors import NotFoundError, PflError
+from pfl.handler.core.event import Notify, Reply, Request, StepRow
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import objects
+from pfl.handler.core.store.objects import Store
+
+if TYPE_CHECKING:
+    from pfl.handler.engine.invocation import Outcome
+    from prefect.client.schemas.objects import FlowRun
+
+_NO_ENTRY = Entry("", None, None, 0, None, None, value=None)
+
+
+def answer(
+    raw: object,
+    settings: Settings,
+    *,
+    results: Store | None = None,
+    request_id: str = "",
+    deadline: float | None = None,
+    notify: Notify = event.notify_nobody,
+    flow_run: FlowRun | None = None,
+    is_cold: bool = False,
+) -> Reply:
+    """
+    Answer the call that *raw* asks for.
+
+    Args:
+        raw: The event.
+        settings: The settings.
+        results: The store, if the caller has opened it already.
+        request_id: The caller's name for this call.
+        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
+        notify: Called with a step and what happens to it, while a miss is computed.
+        flow_run: The flow run in Prefect that this call is, if Prefect started it; then Prefect learns of a hit, too.
+        is_cold: Whether this is the first call of the process.
+    """
+    started = time.perf_counter()
+    fields = event.fields_or_empty(raw)
+    reply = event.reply(id=fields.get("id"), flow=fields.get("flow"), status="completed")
+    reply["cold_start"] = is_cold
+    reply["request_id"] = request_id
+    reply["code"] = ""
+    warnings: list[str] = []
+    try:
+        flows = catalog.load(settings)
+        reply["code"] = flows.digest
+        request = event.parse(raw, flows, engine=settings.engine)
+        reply["id"] = request.id
+        reply["flow"] = request.flow.name
+        results = results or objects.shared(settings)
+        before = dict(results.counts)
+        _fill(reply, request, settings, results, warnings, deadline, notify, flow_run)
+        reply["warnings"] = list(dict.fromkeys(warnings))
+        reply["store"] = {
+            verb: count - before.get(verb, 0)
+            for verb, count in results.counts.items()
+            if count != before.get(verb, 0)
+        }
+    except PflError as exc:
+        event.add_error(reply, exc)
+        if warnings:
+            reply["warnings"] = warnings
+    reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+    return reply
+
+
+def _fill(
+    reply: Reply,
+    request: Request,
+    settings: Settings,
+    results: Store,
+    warnings: list[str],
+    deadline: float | None,
+    notify: Notify,
+    flow_run: FlowRun | None,
+) -> None:
+    """Look up what *request* asks for, have the rest computed, and report on each step."""
+    finding = lookup.find(request, results, warnings)
+    if finding.missing:
+        from pfl.handler.core.cache import accept
+
+        finding = accept.include_accepted(request, finding, results)
+    if not finding.missing and flow_run is None:
+        reply["steps"] = _rows(request, finding.found, {})
+        reply["url"] = None
+        return
+
+    from pfl.handler.engine import compute  # Prefect is imported behind this, and nowhere else.
+
+    invocation = compute.missing(
+        request,
+        finding,
+        results,
+        settings,
+        request_id=reply["request_id"],
+        notify=notify,
+        kill_at=deadline,
+        is_cold=reply["cold_start"],
+        flow_run=flow_run,
+    )
+    outcomes = invocation.outcomes
+    reply["steps"] = _rows(request, invocation.finding.found, outcomes)
+    reply["url"] = invocation.url
+    if any(outcome.status in ("computed", "failed") for outcome in outcomes.values()):
+        reply["engine"] = invocation.request.engine
+    error = invocation.error_to_report() or _miss(request, outcomes)
+    if error is not None:
+        event.add_error(reply, error)
+
+
+def _rows(
+    request: Request, found: Mapping[str, Entry], outcomes: Mapping[str, Outcome]
+) -> list[StepRow]:
+    """A row for each step that was asked for or touched, in the order of the flow."""
+    rows: list[StepRow] = []
+    for name in request.flow.steps:
+        outcome = outcomes.get(name)
+        if outcome is not None:
+            entry = outcome.entry
+            rows.append(_row(name, outcome.status, entry, outcome.why, round(outcome.ms, 3)))
+        elif (entry := found.get(name)) is not None:
+            if name in request.skip:
+                rows.append(_row(name, "skipped", entry, None, 0.0))
+            elif request.step is None or name == request.step:
+                rows.append(_row(name, "hit", entry, None, 0.0))
+    return rows
+
+
+def _row(step: str, status: str, entry: Entry | None, why: str | None, ms: float) -> StepRow:
+    entry = entry or _NO_ENTRY
+    return {
+        "step": step,
+        "status": status,
+        "value": entry.value,
+        "key": entry.key,
+        "why": why,
+        "ms": ms,
+        "computed_at": entry.computed_at,
+        "expires_at": entry.expires_at,
+        "flow_run_id": entry.flow_run_id,
+        "task_run_id": entry.task_run_id,
+        "url": entry.url,
+    }
+
+
+def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:
+    """The error of a call that may not compute, and found too little."""
+    for step, outcome in outcomes.items():
+        if outcome.status == "miss":
+            return NotFoundError(
+                f"step {step} is not in the cache for {request.id!r}",
+                why=outcome.why or "",
+                hint="call again without cached_only",
+            )
+    return None

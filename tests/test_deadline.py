@@ -187,14 +187,14 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
     from pfl.handler.engine import compute
     from pfl.handler.engine import invocation as execute
 
-    real = execute.Invocation.join
+    real = execute.Invocation.wait_for_others
 
     def late(invocation):
         ready = real(invocation)
         invocation.deadline = time.monotonic() - 1
         return ready
 
-    monkeypatch.setattr(compute.Invocation, "join", late)
+    monkeypatch.setattr(compute.Invocation, "wait_for_others", late)
     for _ in range(20):
         reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
         assert reply["error"]["type"] == "OutOfTimeError"

@@ -10,7 +10,7 @@ def find_fault(world: World) -> str | None:
     What is wrong with a state.
 
     The notes are ``(actor, "begins")``, ``(actor, "computes", value)``,
-    ``(actor, "replies", value)``, ``(actor, "bust begins")`` and ``(actor, "bust ends")``. The first
+    ``(actor, "replies", value)``, ``(actor, "bust begins")``, ``(actor, "bust ends")``. The first
     item of a plan is its value.
     """
     bust_began = False

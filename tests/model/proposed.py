@@ -4,7 +4,7 @@ A protocol for the miss path that needs few requests, for one step of one ID. It
 Creating the plan is what publishes a value: the store lets one writer create it, so a loser takes
 the winner's value, and nothing has to be checked first. A lease only saves a second computation.
 
-    call      get plan ─ create lease ─ get plan ─ compute ─ create plan ─ create record ─ free lease
+    call      get plan ─ take lease ─ get plan ─ compute ─ create plan ─ create record ─ free lease
     takeover  of dead A: create lease/A, which one caller can do
     bust      put mark ─ list leases ─┬─ none: delete the plan, if the mark made it void
                                       └─ some: replace it by a fence, which names the next plan

@@ -323,7 +323,7 @@ def _pairs(
 def _standing(store, side: dict, step: str, log: _Log) -> tuple | None:
     from pfl.handler.core.cache import history
 
-    last = min((name for name, _ in side.values()), key=lambda name: name.order)
+    last = min((name for name, _ in side.values()), key=lambda name: name.file)
     return next(history.list_computed(store, last.folder, step, log, until_ns=last.time_ns), None)
 
 

@@ -105,6 +105,26 @@ def find_by_inputs(
     return None
 
 
+def find_missing(
+    request: Request, finding: Finding, store: Store, marks: Marks
+) -> tuple[dict[str, Entry], dict[str, Mark]]:
+    """All results that a call would take, found by their inputs too, and the busts of others."""
+    found = dict(finding.found)
+    busted: dict[str, Mark] = {}
+    for name in finding.missing:
+        upstream = request.flow.steps[name].upstream
+        if name in request.bust or not found.keys() >= set(upstream):
+            continue
+        stored = find_by_inputs(request, name, finding, found, store, marks)
+        if stored is None:
+            continue
+        if stored.mark is None:
+            found[name] = stored.recorded or stored.entry
+        else:
+            busted[name] = stored.mark
+    return found, busted
+
+
 def known_codes(store: Store, step: str) -> list[str]:
     """The fingerprints under which *step* was ever computed, newest first."""
     listed = sorted(store.list(f"code/{step}"), key=lambda entry: entry.modified, reverse=True)

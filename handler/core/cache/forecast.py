@@ -41,42 +41,32 @@ def steps(
     """The steps that a call would touch, in the order of the flow."""
     folder = encode_id(request.id)
     marks = bust.list_marks(store, folder) if finding.missing else bust.Marks()
-    found = dict(finding.found)
-
-    def explain(name: str) -> tuple[str, list[str]]:
-        """Status and reasons of a step without a plan; a result for its inputs goes to *found*."""
-        upstream = request.flow.steps[name].upstream
-        inputs = {other: found[other] for other in upstream if other in found}
-        unknown = [other for other in upstream if other not in found]
-        stored = None
-        if not unknown and name not in request.bust:
-            stored = accept.find_by_inputs(request, name, finding, found, store, marks)
-        if stored is not None and stored.mark is None:
-            found[name] = stored.recorded or stored.entry
-            return "hit", []
-        computed = history.list_computed(store, folder, name, finding.warnings.append)
-        why = reasons.explain(
-            request,
-            name,
-            inputs,
-            next((record for _, record in computed), None),
-            store,
-            prints.get(name),
-            busted=None if stored is None else stored.mark,
-            diff=diff,
-        )
-        if unknown and why == [reasons.GONE]:
-            return "depends", [f"on the new value of {', '.join(unknown)}"]
-        return "compute", why
-
+    found, busted = accept.find_missing(request, finding, store, marks)
     rows: list[ForecastRow] = []
     for name in request.flow.steps:
-        if name in request.skip and name in found:
-            status, why = "skip", ["its newest stored value is used"]
-        elif name in finding.missing:
-            status, why = explain(name)
-        elif name in found and request.step in (None, name):
-            status, why = "hit", []
+        is_missing = name in finding.missing
+        why: list[str] = []
+        if is_missing and name not in found:
+            status = "compute"
+            upstream = request.flow.steps[name].upstream
+            inputs = {other: found[other] for other in upstream if other in found}
+            computed = history.list_computed(store, folder, name, finding.warnings.append)
+            before = next((record for _, record in computed), None)
+            print = prints.get(name)
+            why = reasons.explain(
+                request, name, inputs, before, store, print, busted=busted.get(name), diff=diff
+            )
+            unknown = [other for other in upstream if other not in found]
+            if unknown and why == [reasons.GONE]:
+                status = "depends"
+                why = [f"on the new value of {', '.join(unknown)}"]
+        elif name not in found:
+            continue
+        elif name in request.skip:
+            status = "skip"
+            why = ["its newest stored value is used"]
+        elif is_missing or request.step in (None, name):
+            status = "hit"
         else:
             continue
         rows.append({"step": name, "status": status, "why": "; ".join(why) or None, "reasons": why})

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import islice, takewhile
+from operator import attrgetter
 from typing import NamedTuple, TypedDict, cast
 
 from pfl.handler.core.cache.entry import NOT_LOADED, Entry, Warn, damaged, ignore
@@ -49,6 +50,7 @@ _READ_AHEAD = 16
 _MAX_STREAMS = 32
 # File names are subtracted from this, so that the newest comes first; good until 2286.
 _NEWEST_FIRST = 10**19
+_by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
@@ -130,18 +132,13 @@ class Name(NamedTuple):
         return f"history/{self.folder}/{self.step}/{self.file}"
 
     @property
-    def order(self) -> str:
-        """Sorts the newest first."""
-        return self.file[:19]
-
-    @property
     def time_ns(self) -> int:
         """When it was written, by the clock of its writer, in nanoseconds since 1970."""
-        return _NEWEST_FIRST - int(self.order)
+        return _NEWEST_FIRST - int(self.file[:19])
 
     @property
     def written_at(self) -> str:
-        """When a result without a record was written, by its record's name or its object's age."""
+        """The same in ISO 8601, UTC."""
         return records.now_iso(self.time_ns / 1e9)
 
     @property
@@ -214,9 +211,7 @@ def append(store: Store, name: Name, fields: Mapping[str, object]) -> str:
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> str:
-    """
-    Write a record of something that happened to a step other than being computed; returns its path.
-    """
+    """Write a record of something other than a computation; returns its path."""
     head = {
         "step": None if step == ALL else step,
         "status": status,
@@ -257,17 +252,13 @@ def list_names(
     common_steps = {ALL, *([step] if step else store.folders(f"history/{ALL}"))}
     if len(steps) > _MAX_STREAMS:
         parsed = (parse_path(entry.key) for entry in store.list(f"history/{folder}"))
-        streams = [iter(sorted(filter(None, parsed), key=_order))]
+        streams = [iter(sorted(filter(None, parsed), key=_by_time))]
     else:
         streams = [_of_step(store, folder, each) for each in steps]
     streams += [_of_step(store, ALL, each) for each in common_steps]
     if step:
         streams.append(_of_step(store, folder, ALL))
-    yield from heapq.merge(*streams, key=_order)
-
-
-def _order(name: Name) -> str:
-    return name.order
+    yield from heapq.merge(*streams, key=_by_time)
 
 
 def _of_step(store: Store, folder: str, step: str) -> Iterator[Name]:
@@ -651,10 +642,7 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
 
 
 def written_at(store: Store, id: str, entry: Entry) -> str | None:
-    """
-    When a result without a record was written: the name of its record has the time, else the age of
-    its object.
-    """
+    """When a result without a record was written, by its record's name or its object's age."""
     if entry.record:
         return Name("", "", entry.record).written_at
     path = records.result_path(id, entry.step, entry.key)

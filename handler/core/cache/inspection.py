@@ -77,7 +77,8 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
     warnings: list[str] = []
     folder = encode_id(request.id)
     marks = bust.list_marks(store, folder)
-    found = _find_all(request, store, marks, warnings)
+    finding = accept.find(request, store, warnings)
+    found, _ = accept.find_missing(request, finding, store, marks)
     for step in request.flow.steps if request.step is None else [request.step]:
         current = found.get(step)
         record = _newest_record(store, folder, step, current, warnings.append)
@@ -109,21 +110,6 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
         }
     for warning in dict.fromkeys(warnings):
         warn(warning)
-
-
-def _find_all(
-    request: Request, store: Store, marks: bust.Marks, warnings: list[str]
-) -> Mapping[str, Entry]:
-    """What a call would return for each step."""
-    finding = accept.find(request, store, warnings)
-    found = dict(finding.found)
-    for name in finding.missing:
-        if not found.keys() >= set(request.flow.steps[name].upstream):
-            continue
-        stored = accept.find_by_inputs(request, name, finding, found, store, marks)
-        if stored is not None and stored.mark is None:
-            found[name] = stored.entry
-    return found
 
 
 def _newest_record(

@@ -426,7 +426,8 @@ def test_a_failure_with_other_parameters_is_not_taken_over(project):
         """
     )
     results = project.store = project.results
-    other, real = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600), LeaseHolder.try_claim
+    other = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600)
+    real = LeaseHolder.try_claim
     other.try_claim("a", None, nothing)
     told = {
         "failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""},

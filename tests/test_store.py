@@ -252,7 +252,7 @@ def test_an_endpoint_in_any_usual_form_is_taken(s3_env, endpoint):
 
 
 def test_a_directory_that_is_not_there_is_an_error_and_is_not_made(tmp_path):
-    with pytest.raises(UnavailableError, match="is not there") as caught:
+    with pytest.raises(UnavailableError, match="does not exist") as caught:
         open_store(str(tmp_path / "gone"), environ={})
     assert str(tmp_path / "gone") in caught.value.hint
     assert not (tmp_path / "gone").exists()
@@ -260,7 +260,7 @@ def test_a_directory_that_is_not_there_is_an_error_and_is_not_made(tmp_path):
 
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UnavailableError, match="is no directory"):
+    with pytest.raises(UnavailableError, match="is not a directory"):
         open_store(str(tmp_path / "file"), environ={})
 
 
@@ -339,9 +339,9 @@ def test_a_store_whose_directory_has_gone_is_an_error_and_not_empty(tmp_path):
     store = open_store(str(tmp_path / "store"), environ={})
     store.put("f/k", b"x")
     shutil.rmtree(tmp_path / "store")
-    with pytest.raises(UnavailableError, match="not there any more"):
+    with pytest.raises(UnavailableError, match="does not exist any more"):
         store.get("f/k")
-    with pytest.raises(UnavailableError, match="not there any more"):
+    with pytest.raises(UnavailableError, match="does not exist any more"):
         list(store.list("f"))
 
 

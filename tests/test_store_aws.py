@@ -62,7 +62,7 @@ def test_credentials_of_a_profile_are_found_as_any_aws_tool_finds_them(ask, buck
     ("profile", "code", "told"),
     [
         ("", 5, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
-        ("nobody", 2, "AWS_PROFILE names no profile"),
+        ("nobody", 2, "the profile in AWS_PROFILE does not exist"),
         ("half", 5, "Partial credentials found"),
         ("single", 5, "aws sso login"),
     ],
@@ -75,7 +75,7 @@ def test_credentials_that_are_not_there_are_told_with_what_to_do(ask, s3_url, pr
 @pytest.mark.parametrize(
     ("status", "answer", "told"),
     [
-        (400, "ExpiredToken", "sign in again"),
+        (400, "ExpiredToken", "have expired"),
         (403, "InvalidAccessKeyId", "check the AWS credentials"),
         (403, "AccessDenied", "grant this identity access"),
         (301, "PermanentRedirect", "set AWS_REGION to it"),

@@ -373,7 +373,7 @@ def restore(
 def _tell(store: Store, status: str, told: Iterable[Mark]) -> None:
     for m in told:
         about = m.to_json() | {
-            "id": None if m.folder == ALL else keys.decoded(m.folder),
+            "id": None if m.folder == ALL else keys.decode_id(m.folder),
             "why": f"{status}: {m.name}",
         }
         history.note(

@@ -13,7 +13,7 @@ from functools import update_wrapper
 
 from pfl.handler.core.declare.params import KIND_OF, Param
 from pfl.handler.core.errors import DeclarationError, PflError
-from pfl.handler.core.store.values import normalise
+from pfl.handler.core.store.values import round_trip
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _RESERVED = {"id", "previous", "step", "bust", "skip", "flow"}
@@ -125,7 +125,7 @@ class Step:
                 hint=f"give it a default to make it a parameter of the flow, or add the step {name} to the flow",
             )
         try:
-            default, _ = normalise(parameter.default)
+            default, _ = round_trip(parameter.default)
         except PflError as exc:
             why = exc.why.replace("result", name, 1)
             raise self.error(

@@ -6,7 +6,7 @@ import json
 from typing import NamedTuple
 
 from pfl.handler.core.errors import InvalidRequestError, PflError
-from pfl.handler.core.store.values import normalise
+from pfl.handler.core.store.values import round_trip
 
 KIND_OF = {
     bool: "bool",
@@ -57,7 +57,7 @@ class Param(NamedTuple):
             raise self._refuse(name, value)
         if kind in ("int", "float", "list", "dict", "other"):
             try:
-                value, _ = normalise(
+                value, _ = round_trip(
                     value
                 )  # A NaN has no key, nor has what is no JSON; text and true always do.
             except PflError as exc:

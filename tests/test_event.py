@@ -387,7 +387,9 @@ def test_only_the_first_call_of_a_process_is_a_cold_start(project):
 
 def test_every_error_of_the_tree_has_its_own_exit_code():
     codes = {
-        kind.__name__: kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PflError)
+        kind.__name__: kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.PflError)
     }
     assert codes == {
         "PflError": 1,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
 from pfl.handler.core.cache.entry import Entry, recorded
 from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.errors import BusyError, PflError, StepFailedError
 from pfl.handler.core.event import Request
 from pfl.handler.core.fingerprint import Fingerprint

@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
 from pfl.handler.core.store.keys import canonical, digest, encode_id
@@ -92,9 +92,9 @@ def seal(body: object) -> bytes:
     return b"".join((_HEAD, hashlib.sha256(data).hexdigest().encode(), _MIDDLE, data, b"}"))
 
 
-def unseal(data: bytes, key: str) -> JsonObject:
+def unseal(data: bytes, key: str) -> Any:
     """
-    The body of a sealed object.
+    The body of a sealed object; its shape is that of the caller's own TypedDict.
 
     Raises:
         CorruptRecordError: The bytes are not what was written.

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pfl.handler import answer
 from pfl.handler.core import envelope, event
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import PflError
 from pfl.handler.core.event import Event, Notify, Reply
 from pfl.handler.core.settings import Settings, of_process
@@ -127,7 +128,9 @@ def _act(
     if action == "check":
         from pfl.handler.engine import check
 
-        reply.update(check.code(settings))
+        flows = catalog.load(settings)
+        reply["code"] = flows.digest
+        reply["fingerprints"] = flows.fingerprints()
     results = results or objects.shared(settings)
     if action == "check":
         check.reach(settings, results)

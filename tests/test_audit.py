@@ -312,7 +312,7 @@ def test_an_egg_is_read_by_its_top_level_names(tmp_path, monkeypatch):
 def test_a_distribution_without_its_files_is_not_an_empty_one(site):
     shutil.rmtree(site.folder / "demo")
     (site.folder / "demo_dist-1.0.dist-info" / "RECORD").write_text("demo/oven.py,,\n")
-    with pytest.raises(NotInstalledError, match="none of its files is there"):
+    with pytest.raises(NotInstalledError, match="its files do not exist"):
         collect("demo-dist")
 
 

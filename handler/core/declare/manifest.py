@@ -133,6 +133,13 @@ class Manifest(NamedTuple):
     default: str
     digest: str
 
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """The fingerprint of each step, by flow."""
+        return {
+            name: {step.name: step.fingerprint for step in flow.steps.values()}
+            for name, flow in self.flows.items()
+        }
+
 
 def from_body(body: ManifestBody) -> Manifest:
     """The manifest in a body that :func:`pfl.handler.core.declare.project.describe` made."""

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -143,6 +144,13 @@ def imported(module: str, path: Path) -> set[str]:
                 is_module = inner.with_suffix(".py").exists() or inner.is_dir()
                 names.add(f"{base}.{alias.name}" if is_module else base)
     return names
+
+
+def test_the_wheel_has_a_package_for_every_folder_with_python_files():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    listed = setuptools["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for _, path in sources()}
+    assert listed == sorted(".".join(("pfl", *folder.parts)) for folder in folders)
 
 
 @pytest.mark.parametrize(("module", "path"), sources(), ids=[module for module, _ in sources()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from pfl import step
@@ -137,7 +138,7 @@ def _imports(measure: Measured) -> list[Row]:
     return [(_code(name), f"{measure['imports'][name]:,}") for name in by_count]
 
 
-def _section(title: str, head: Row, rows: list[Row], top: int) -> list[str]:
+def _section(title: str, head: Row, rows: Sequence[Row], top: int) -> list[str]:
     if not rows:
         return []
     parts = [f"## {title}", _table(head, rows[:top])]
@@ -146,7 +147,7 @@ def _section(title: str, head: Row, rows: list[Row], top: int) -> list[str]:
     return parts
 
 
-def _table(head: Row, rows: list[Row]) -> str:
+def _table(head: Row, rows: Sequence[Row]) -> str:
     """A Markdown table that reads well as text: columns are padded, and numbers align right."""
     columns: list[Row] = []
     for texts in zip(head, *rows, strict=True):

@@ -9,10 +9,10 @@ every edit is noticed, and a file that was merely touched is not an edit.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from pfl.handler.core.declare.params import Param, ParamBody
+from pfl.handler.core.declare.params import Param
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.store.keys import plan_base
 from pfl.handler.core.store.records import seal, unseal
@@ -22,36 +22,7 @@ if TYPE_CHECKING:
 
     from pfl.handler.core.declare.sources import Sources
 
-VERSION = 1
-
-
-class StepBody(TypedDict):
-    """A step in the manifest."""
-
-    name: str
-    fingerprint: str
-    upstream: Sequence[str]
-    params: Sequence[str]
-    takes_previous: bool
-    cache_for_s: int | None
-
-
-class FlowBody(TypedDict):
-    """A flow in the manifest."""
-
-    description: str
-    params: dict[str, ParamBody]
-    steps: list[StepBody]
-
-
-class ManifestBody(TypedDict):
-    """The manifest as it is written; the digest covers version, default and flows."""
-
-    version: int
-    default: str
-    flows: dict[str, FlowBody]
-    digest: str
-    sources: Sources
+VERSION = 2
 
 
 class StepEntry(NamedTuple):
@@ -63,6 +34,24 @@ class StepEntry(NamedTuple):
     params: tuple[str, ...]
     takes_previous: bool
     cache_for_s: int | None
+
+
+class FlowBody(TypedDict):
+    """A flow in the manifest; what is a tuple here is a list in the file."""
+
+    description: str
+    params: dict[str, Param]
+    steps: list[StepEntry]
+
+
+class ManifestBody(TypedDict):
+    """The manifest as it is written; the digest covers version, default and flows."""
+
+    version: int
+    default: str
+    flows: dict[str, FlowBody]
+    digest: str
+    sources: Sources
 
 
 class FlowEntry(NamedTuple):
@@ -145,21 +134,17 @@ def from_body(body: ManifestBody) -> Manifest:
     """The manifest in a body that :func:`pfl.handler.core.declare.project.describe` made."""
     flows: dict[str, FlowEntry] = {}
     for name, flow in body["flows"].items():
-        steps = {step["name"]: _step_entry(step) for step in flow["steps"]}
-        params = {key: Param.from_json(param) for key, param in flow["params"].items()}
+        # Rows from the file hold lists; as tuples, equal manifests compare equal.
+        steps: dict[str, StepEntry] = {}
+        for row in flow["steps"]:
+            step = StepEntry(*row)
+            upstream, takes = tuple(step.upstream), tuple(step.params)
+            steps[step.name] = step._replace(upstream=upstream, params=takes)
+        params: dict[str, Param] = {}
+        for key, (kinds, choices, default, location) in flow["params"].items():
+            params[key] = Param(tuple(kinds), tuple(choices), default, location)
         flows[name] = FlowEntry.of(name, flow["description"], steps, params)
     return Manifest(flows, body["default"], body["digest"])
-
-
-def _step_entry(body: StepBody) -> StepEntry:
-    return StepEntry(
-        body["name"],
-        body["fingerprint"],
-        tuple(body["upstream"]),
-        tuple(body["params"]),
-        body["takes_previous"],
-        body["cache_for_s"],
-    )
 
 
 def read_baked(path: str) -> Manifest:

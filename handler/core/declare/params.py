@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from pfl.handler.core.errors import InvalidRequestError, PflError
 from pfl.handler.core.store.values import round_trip
@@ -17,15 +17,6 @@ KIND_OF: dict[object, str] = {
     dict: "dict",
     type(None): "null",
 }
-
-
-class ParamBody(TypedDict):
-    """A parameter in the manifest."""
-
-    kinds: list[str]
-    choices: list[object]
-    default: object
-    location: str
 
 
 class Param(NamedTuple):
@@ -83,20 +74,6 @@ class Param(NamedTuple):
                 return self.check(name, text)
             except InvalidRequestError:
                 raise self._refuse(name, text) from None
-
-    def to_json(self) -> ParamBody:
-        """The parameter in the manifest."""
-        return {
-            "kinds": list(self.kinds),
-            "choices": list(self.choices),
-            "default": self.default,
-            "location": self.location,
-        }
-
-    @classmethod
-    def from_json(cls, body: ParamBody) -> Param:
-        """The inverse of :meth:`to_json`."""
-        return cls(tuple(body["kinds"]), tuple(body["choices"]), body["default"], body["location"])
 
     def _refuse(self, name: str, value: object, why: str = "") -> InvalidRequestError:
         chosen = {KIND_OF.get(type(choice)) for choice in self.choices}

@@ -133,30 +133,28 @@ def describe(
     """The body of the manifest of *flows*; the first is the default."""
     bodies = {name: _describe_flow(flow, prints) for name, flow in flows.items()}
     default = next(iter(flows))
-    described = {"version": manifest.VERSION, "default": default, "flows": bodies}
     return {
         "version": manifest.VERSION,
         "default": default,
         "flows": bodies,
-        "digest": digest(canonical(described)),
+        "digest": digest(canonical([manifest.VERSION, default, bodies])),
         "sources": _sources(root, reads, prints.values()),
     }
 
 
 def _describe_flow(flow: Flow, prints: Prints) -> manifest.FlowBody:
-    steps: list[manifest.StepBody] = [
-        {
-            "name": name,
-            "fingerprint": prints[name].digest,
-            "upstream": flow.upstream[name],
-            "params": flow.own_params(name),
-            "takes_previous": "previous" in step.takes,
-            "cache_for_s": step.cache_for_s,
-        }
+    steps = [
+        manifest.StepEntry(
+            name,
+            prints[name].digest,
+            flow.upstream[name],
+            flow.own_params(name),
+            "previous" in step.takes,
+            step.cache_for_s,
+        )
         for name, step in flow.steps.items()
     ]
-    params = {name: param.to_json() for name, param in flow.params.items()}
-    return {"description": flow.description, "params": params, "steps": steps}
+    return {"description": flow.description, "params": flow.params, "steps": steps}
 
 
 def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:

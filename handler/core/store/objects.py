@@ -2,7 +2,8 @@
 Objects in a directory, in S3 or in memory, behind one small interface: get, put, list, delete.
 
 The exceptions of obstore are converted here and nowhere else: an absent object is None, and
-everything else is an error, so a store that forbids access is never taken for a miss.
+everything else is an error, so a store that forbids access is never taken for a miss. obstore is
+imported on first use, since a hit in a directory needs none.
 """
 
 from __future__ import annotations
@@ -11,34 +12,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from pfl.handler.core.settings import Settings
 
 if TYPE_CHECKING:
-    import obstore.store
-    from obstore import exceptions
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import MemoryStore, ObjectStore, S3Config, S3Store
-else:
-
-    class _LazyModule:
-        """A module that is imported on first use: a hit in a directory needs no obstore."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        def __getattr__(self, name: str) -> object:
-            import importlib
-
-            found = self.__dict__[name] = getattr(importlib.import_module(self._name), name)
-            return found
-
-    obstore = _LazyModule("obstore")
-    exceptions = _LazyModule("obstore.exceptions")
 
 # The element of S3's answer: the bare word can be part of a key.
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
@@ -71,6 +54,17 @@ _CHUNK_BYTES = 32_768  # Most plans are shorter, so one call reads them.
 _BROKEN = "HTTP error:"
 _TRIES = 3
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+# obstore's options for S3, and the variables that set each; the first one that is set counts.
+_S3_VARIABLES = {
+    "access_key_id": ("AWS_ACCESS_KEY_ID",),
+    "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+    "session_token": ("AWS_SESSION_TOKEN",),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+}
+_HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)"
+_ENDPOINT = rf"(https?://{_HOST}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?)?"
 
 T = TypeVar("T")
 # memory://name is one store per process, as a directory is one per machine.
@@ -125,6 +119,8 @@ class Store:
     @property
     def _backend(self) -> ObjectStore:
         if self._opened is None:
+            import obstore.store
+
             self._opened = obstore.store.LocalStore(self._directory)
         return self._opened
 
@@ -133,6 +129,8 @@ class Store:
         self.counts["get"] += 1
         if self._directory is not None:
             return self._request("read", key, lambda: _read(f"{self._directory}/{key}"))
+        import obstore
+
         # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
         return self._request("read", key, lambda: bytes(obstore.get(self._backend, key).bytes()))
 
@@ -151,12 +149,15 @@ class Store:
             AlreadyExistsError: *mode* is ``"create"``, and the object exists with other content.
             UnavailableError: The store did not accept it.
         """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError as ExistsError
+
         self.counts["put"] += 1
 
         def write() -> None:
             try:
                 obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
-            except exceptions.AlreadyExistsError as exc:
+            except ExistsError as exc:
                 # Equal content is ours: the answer was lost, and obstore sent the request again.
                 if self.get(key) != data:
                     raise AlreadyExistsError(f"{key} exists already") from exc
@@ -172,6 +173,9 @@ class Store:
             prefix: The folder.
             after: List only greater keys.
         """
+        import obstore
+        from obstore.exceptions import NotFoundError
+
         self.counts["list"] += 1
         folder = prefix.rstrip("/") + "/"
         last = ""
@@ -185,7 +189,7 @@ class Store:
                 if not last:
                     self._check_store_exists("list", prefix, None)
                 return
-            except (exceptions.NotFoundError, FileNotFoundError) as exc:
+            except (NotFoundError, FileNotFoundError) as exc:
                 self._check_store_exists("list", prefix, exc)
                 return
             except PflError:
@@ -209,6 +213,8 @@ class Store:
         """The names of the folders in a folder that holds nothing else, in order."""
         if self._directory is not None:
             return list(self.names(folder))
+        import obstore
+
         self.counts["list"] += 1
         found = self._request(
             "list",
@@ -219,6 +225,8 @@ class Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a thousand per request; one that does not exist is not an error."""
+        import obstore
+
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
             self.counts["delete"] += 1
@@ -246,8 +254,9 @@ class Store:
             except PflError:
                 raise
             except Exception as exc:
-                is_absent = isinstance(exc, (*_ABSENT, exceptions.NotFoundError))
-                if may_be_absent and is_absent:
+                from obstore.exceptions import NotFoundError
+
+                if may_be_absent and isinstance(exc, (*_ABSENT, NotFoundError)):
                     self._check_store_exists(verb, key, exc)
                     return None
                 if not tries or _BROKEN not in str(exc):
@@ -264,10 +273,11 @@ class Store:
         raise self._unavailable(verb, key, gone) from exc
 
     def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
         text = " ".join(str(exc).split("\n\nDebug source")[0].split())
-        forbidden = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
         evidence = text
-        if isinstance(exc, (*forbidden, PermissionError)):
+        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
             evidence += f" {_FORBIDDEN}"
         hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
         return UnavailableError(
@@ -317,6 +327,8 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         _check_directory(path, url, create)
         return Store(None, url, path, may_vanish=create)
     if scheme == "memory":
+        import obstore.store
+
         return Store(_memory.setdefault(rest, obstore.store.MemoryStore()), url)
     bucket, _, prefix = rest.partition("/")
     if scheme == "s3" and bucket:
@@ -346,37 +358,24 @@ def _check_directory(path: str, url: str, create: bool) -> None:
 
 
 def _open_s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> S3Store:
-    from datetime import timedelta  # A directory needs none.
+    from datetime import timedelta
 
-    def variable(*names: str) -> str:
-        return next((environ[name] for name in names if environ.get(name)), "")
+    import obstore.store
 
-    endpoint = variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region = variable("AWS_REGION", "AWS_DEFAULT_REGION")
-    access_key_id = variable("AWS_ACCESS_KEY_ID")
-    secret_access_key = variable("AWS_SECRET_ACCESS_KEY")
-    session_token = variable("AWS_SESSION_TOKEN")
+    config: dict[str, str] = {}
+    for option, variables in _S3_VARIABLES.items():
+        for name in variables:
+            if environ.get(name):
+                config.setdefault(option, environ[name])
+    endpoint = config.get("endpoint", "")
     _check_for_s3("PFL_STORE", bucket, r"[A-Za-z0-9._-]{3,63}", "PFL_STORE=s3://my-bucket/pfl")
-    _check_for_s3("AWS_REGION", region, r"[a-z0-9-]*", "AWS_REGION=eu-west-1")
-    host = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)"
-    url = rf"(https?://{host}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?)?"
-    _check_for_s3("AWS_ENDPOINT_URL", endpoint, url, "AWS_ENDPOINT_URL=https://…")
-    config: S3Config = {}
-    if endpoint:
-        config["endpoint"] = endpoint
-    if region:
-        config["region"] = region
-    if access_key_id:
-        config["access_key_id"] = access_key_id
-    if secret_access_key:
-        config["secret_access_key"] = secret_access_key
-    if session_token:
-        config["session_token"] = session_token
-    has_keys = access_key_id and secret_access_key
+    _check_for_s3("AWS_REGION", config.get("region", ""), r"[a-z0-9-]*", "AWS_REGION=eu-west-1")
+    _check_for_s3("AWS_ENDPOINT_URL", endpoint, _ENDPOINT, "AWS_ENDPOINT_URL=https://…")
+    has_keys = {"access_key_id", "secret_access_key"} <= config.keys()
     return obstore.store.S3Store(
         bucket,
         prefix=prefix or None,
-        config=config,
+        config=cast("S3Config", config),
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": "5s",
@@ -425,14 +424,10 @@ def find_credentials() -> Boto3CredentialProvider:
         raise UnavailableError("no AWS credentials found", why=why, hint=hint) from exc
 
 
-_opened: dict[Settings, Store] = {}
-
-
+@cache
 def shared(settings: Settings) -> Store:
     """The store of these settings, opened once per process: a warm call needs no connection."""
-    if settings not in _opened:
-        _opened[settings] = of(settings)
-    return _opened[settings]
+    return of(settings)
 
 
 def of(settings: Settings, environ: Mapping[str, str] | None = None) -> Store:

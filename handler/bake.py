@@ -14,7 +14,7 @@ from pfl.handler.core.store import records
 
 def bake(settings: Settings, path: Path) -> None:
     """
-    Write the manifest of the project's flows to *path*, and the parts of their fingerprints next to it.
+    Write the manifest of the project's flows to *path*, and the fingerprints' parts next to it.
 
     Raises:
         InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message has

@@ -62,7 +62,7 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     else:
         reply = handle(raw, settings, request_id=request_id, deadline=deadline)
     if context is not None:
-        print(_log_line(reply), flush=True)
+        print(_log_line(reply), flush=True)  # noqa: T201 - Lambda logs stdout.
         reply = envelope.drop_large_values(reply)
     return wrap(reply)
 
@@ -123,7 +123,7 @@ def _act(
     deadline: float | None,
     notify: Notify,
 ) -> None:
-    """Carry out an action, and add each thing done to *reply* at once, so that no error loses it."""
+    """Carry out an action; *reply* receives each result at once, so that no error loses it."""
     action = event.check_action(fields)
     if action == "check":
         from pfl.handler.engine import check

@@ -47,7 +47,7 @@ def main():
 
 
 class Site:
-    """A site-packages folder in which the distribution ``demo-dist`` is installed, and installed anew."""
+    """A site-packages folder with the distribution ``demo-dist``, which can be replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,8 @@ class Site:
 
 
 def _record(data: bytes) -> str:
-    return f"sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')},{len(data)}"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+    return f"sha256={digest},{len(data)}"
 
 
 @pytest.fixture

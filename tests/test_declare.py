@@ -1,4 +1,4 @@
-"""Declaring steps and flows: what fits works, and each mistake is told with the file and line it stands in."""
+"""Declaring steps and flows: what is right works, and each mistake has its file and line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Optional
 
 import pytest
 from pfl import Flow, flow, step
-from pfl.handler.core.declare.step import Step
 from pfl.handler.core.declare.params import Param
+from pfl.handler.core.declare.step import Step
 from pfl.handler.core.errors import DeclarationError, InvalidRequestError
 
 HERE = Path(__file__).name
@@ -187,7 +187,7 @@ def test_a_step_of_a_step_is_refused():
 @pytest.mark.parametrize("name", ["id", "previous", "step", "bust", "skip", "flow"])
 def test_a_step_cannot_have_a_name_of_pfls_own(name):
     space: dict = {}
-    exec(f"def {name}(): pass", space)  # noqa: S102
+    exec(f"def {name}(): pass", space)
     with pytest.raises(DeclarationError, match="the name cannot be used") as caught:
         step(space[name])
     assert name in caught.value.why
@@ -196,7 +196,7 @@ def test_a_step_cannot_have_a_name_of_pfls_own(name):
 @pytest.mark.parametrize("name", ["é", "x" * 81])
 def test_a_steps_name_is_short_and_ascii(name):
     space: dict = {}
-    exec(f"def {name}(): pass", space)  # noqa: S102
+    exec(f"def {name}(): pass", space)
     with pytest.raises(DeclarationError, match="the name cannot be used"):
         step(space[name])
 
@@ -281,7 +281,7 @@ def test_a_plain_function_in_a_flow_is_refused():
 @pytest.mark.parametrize("name", ["step", "bust", "skip", "flow"])
 def test_a_parameter_cannot_have_a_name_of_pfls_own(name):
     space: dict = {}
-    exec(f"def s({name}=1): pass", space)  # noqa: S102
+    exec(f"def s({name}=1): pass", space)
     with pytest.raises(DeclarationError, match=f"the parameter '{name}' has the name of a field"):
         flow("f", step(space["s"]))
 

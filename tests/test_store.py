@@ -194,7 +194,7 @@ def test_on_s3_an_object_stands_at_its_literal_key_below_the_prefix(bucket, s3_c
 
 
 def test_no_reader_on_disk_sees_a_half_written_object_or_its_draft(tmp_path):
-    """obstore writes a draft beside the object and renames it; a listing must not show what a death left of one."""
+    """obstore writes a draft and renames it; a listing must not show the draft of a death."""
     store = open_store(str(tmp_path), environ={})
     store.put("f/k", b"x" * 100_000)
     (tmp_path / "f" / "k#1").write_bytes(b"half")
@@ -272,7 +272,7 @@ def test_the_store_of_a_project_is_made_when_it_is_first_used(project):
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may do anything, so the administrator's rights are put off for a moment; others have none to put off."""
+    """Drop root's rights for a moment, since root may do anything; others have none to drop."""
     if os.geteuid() != 0:
         yield
         return

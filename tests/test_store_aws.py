@@ -1,4 +1,4 @@
-"""What a person meets who has set AWS up otherwise than the store needs it: real processes, exit codes, never a miss."""
+"""AWS set up in a way that the store cannot use: real processes, exit codes, never a miss."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ sso_start_url = https://example.invalid/start
 
 @pytest.fixture
 def ask(project, tmp_path, s3_env):
-    """Asks for a hit as a person would whose AWS files are these, with no AWS variables but those given."""
+    """Ask for a hit with these AWS files, and only the given AWS variables."""
     (tmp_path / "config").write_text("[profile work]\nregion = eu-west-1\n" + SSO)
     (tmp_path / "credentials").write_text(
-        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n[half]\naws_access_key_id = x\n"
+        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n"
+        "[half]\naws_access_key_id = x\n"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     clean |= {

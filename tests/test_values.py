@@ -1,4 +1,4 @@
-"""What a step may return: stored and read it is the same value, and what is not JSON is told by its path."""
+"""What a step may return: JSON comes back as it was, and an error has the path to the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes in which Lambda delivers an event: how each is unwrapped, and how its reply is wrapped."""
+"""The shapes in which Lambda delivers an event, each with the answer that it expects."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def unwrap(raw: object) -> tuple[object, Wrap]:
             raise InvalidRequestError(
                 "the event has an unknown shape",
                 why=f"it has {name!r}",
-                hint="send the plain event, an HTTP request (payload 2.0), or an EventBridge schedule",
+                hint="send the plain event, a function URL request, or an EventBridge schedule",
             )
     return raw, _unchanged
 
@@ -74,7 +74,7 @@ def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_B
     rows = reply["steps"]
     # Most replies are small: do not encode those twice just to measure them.
     has_few_rows = len(rows) < 1_000 and not reply.get("warnings")
-    if has_few_rows and all([_is_short(row["value"]) for row in rows]):
+    if has_few_rows and all(_is_short(row["value"]) for row in rows):
         return reply
     size_bytes = _size_bytes(reply)
     if size_bytes <= limit_bytes:

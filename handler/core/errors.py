@@ -102,7 +102,7 @@ class BusyError(UnavailableError):
 
 
 class LeaseLostError(UnavailableError):
-    """The call lost its lease while it computed: another may compute now, so this one may not publish."""
+    """The call lost its lease while it computed, so it may not publish: another may compute now."""
 
 
 class OutOfTimeError(UnavailableError):

@@ -1,8 +1,8 @@
 """
 Links to Prefect's pages, which open at the right tab.
 
-Prefect Cloud and the second UI of a server (``/v2``) call the tab ``TaskInputs``, the first UI calls
-it ``Task Inputs``; each opens its first tab for a name that it does not know.
+Prefect Cloud and the second UI of a server (``/v2``) call the tab ``TaskInputs``; the first UI
+calls it ``Task Inputs``. Each opens its first tab for a name that it does not know.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Links(NamedTuple):
 
 
 def base_of(api_url: str, environ: Mapping[str, str]) -> str:
-    """The address of an API's pages: ``PREFECT_UI_URL``, Prefect Cloud's, or a server's second UI."""
+    """Where an API's pages are: ``PREFECT_UI_URL``, Prefect Cloud's, or a server's second UI."""
     if base := environ.get("PREFECT_UI_URL", "").rstrip("/"):
         return base
     if api_url.startswith(_CLOUD_API):

@@ -7,7 +7,7 @@ _PLAIN = "-_.@+"
 
 
 def id_tag(id: str) -> str:
-    """The tag of an ID's flow runs: ``id=abc``; without commas, at which Prefect splits a filter."""
+    """The tag of an ID's flow runs, ``id=abc``; no commas, since Prefect splits filters there."""
     return f"id={id.replace(',', '%2C')}"
 
 

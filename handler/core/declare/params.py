@@ -1,4 +1,4 @@
-"""Parameters of a flow: what each accepts, and how a value from an event or a terminal becomes one."""
+"""The parameters of a flow: what each accepts, from an event or a terminal."""
 
 from __future__ import annotations
 

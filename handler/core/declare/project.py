@@ -101,7 +101,7 @@ def load(settings: Settings) -> Project:
 
 @functools.cache
 def _load_image(root: Path, path: str) -> Project:
-    """The flows of an image, which cannot change: its manifest counts, as its results rest on it."""
+    """The flows of an image, with its own manifest: its results were made under that one."""
     flows = _import(root, from_source=False)
     # Written by pfl.handler.bake: computing them again would slow down each cold start.
     parts = Path(f"{path}.parts")
@@ -269,7 +269,7 @@ def _sources(
 
 
 def _project_file(module: str) -> str | None:
-    """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
+    """The file of a module of the user's project; None for all others."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return file if file and place.kind_of_file(file) == place.PROJECT else None
 

@@ -1,6 +1,4 @@
-"""
-Keys and digests: equal IDs, values, results and plans have equal keys.
-"""
+"""Keys and digests: equal IDs, values, results and plans have equal keys."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from collections.abc import Mapping
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _quoted = json.encoder.encode_basestring_ascii
-# A file name in a directory store has at most 255 bytes; up to three of our names join an ID in one.
+# A directory's file names have at most 255 bytes, and up to three of ours share one with an ID.
 LONGEST = 120
 
 

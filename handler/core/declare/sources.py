@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
+
+from pfl.handler.core.store.keys import digest
 
 
 class Sources(TypedDict):
@@ -16,7 +17,14 @@ class Sources(TypedDict):
 
     Attributes:
         process: The project, Python, and the working directory or None if it does not matter.
-        seen: By kind and name: the state that was seen, or None for what does not exist.
+        seen: By kind and name: its state, or None if it did not exist. The kinds:
+
+            - ``looked``: paths, and whether there is a file or a folder.
+            - ``files``: files and their content.
+            - ``listings``: folders that the flows list, and their names.
+            - ``folders``: folders of modules, and the names that an import could find.
+            - ``packages``: folders of installed packages, and their names and versions.
+            - ``env``: variables, and their values as digests, since one may be a secret.
     """
 
     process: list[object]
@@ -25,30 +33,27 @@ class Sources(TypedDict):
 
 def snapshot(root: Path, names: Mapping[str, Iterable[str]], *, asked_folder: bool) -> Sources:
     """
-    The state of these sources now.
+    The sources as they are now.
 
     Args:
         root: The project.
-        names: By kind: paths, or names of variables.
+        names: The names of the sources by kind.
         asked_folder: Whether the flows depend on the working directory.
     """
-    return {
-        "process": _process(root, asked_folder),
-        "seen": {
-            kind: {name: _STATES[kind](name) for name in sorted(names)}
-            for kind, names in names.items()
-        },
+    seen = {
+        kind: {name: _state(kind, name) for name in sorted(some)} for kind, some in names.items()
     }
+    return {"process": _process(root, asked_folder), "seen": seen}
 
 
 def is_current(sources: Sources, root: Path) -> bool:
-    """Whether all sources are as they were: files by content, folders, variables, Python."""
+    """Whether all sources are as they were."""
     if sources["process"] != _process(root, sources["process"][-1] is not None):
         return False
     for kind, seen in sources["seen"].items():
-        state_of = _STATES[kind]
-        if any(state_of(name) != state for name, state in seen.items()):
-            return False
+        for name, state in seen.items():
+            if _state(kind, name) != state:
+                return False
     return True
 
 
@@ -56,67 +61,35 @@ def _process(root: Path, asked_folder: bool) -> list[object]:
     return [str(root), *sys.version_info[:2], sys.executable, os.getcwd() if asked_folder else None]
 
 
-def _path(path: str) -> str | None:
-    if os.path.isdir(path):
-        return "folder"
-    return "file" if os.path.exists(path) else None
-
-
-def _file(path: str) -> str | None:
+def _state(kind: str, name: str) -> str | None:
     try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
+        if kind == "files":
+            with open(name, "rb") as file:
+                return digest(file.read())
+        if kind == "looked":
+            if os.path.isdir(name):
+                return "folder"
+            return "file" if os.path.exists(name) else None
+        if kind == "env":
+            text = "\0".join(sorted(os.environ)) if name == "*" else os.environ[name]
+        else:
+            counts = _COUNTS[kind]
+            text = "\0".join(sorted(each for each in os.listdir(name) if counts(each)))
+        return digest(text.encode(errors="surrogateescape"))
+    except (OSError, KeyError):
         return None
 
 
-def _listing(path: str) -> str | None:
-    return _names(path, lambda name: name != "__pycache__")
-
-
-def _packages(path: str) -> str | None:
-    return _names(path, lambda name: name.endswith((".dist-info", ".egg-info")))
-
-
-def _modules(path: str) -> str | None:
-    return _names(path, _is_importable)
-
-
 def _is_importable(name: str) -> bool:
+    # A new module can shadow an old one.
     if name.startswith((".", "__pycache__")):
         return False
     return "." not in name or name.endswith(".py")
 
 
-def _names(path: str, counts: Callable[[str], bool]) -> str | None:
-    try:
-        return _digest("\0".join(sorted(name for name in os.listdir(path) if counts(name))))
-    except OSError:
-        return None
-
-
-def _variable(name: str) -> str | None:
-    if name == "*":
-        return _digest("\0".join(sorted(os.environ)))
-    value = os.environ.get(name)
-    return None if value is None else _digest(value)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-# By kind of source: the function that returns its state, which changes with what matters.
-_STATES: dict[str, Callable[[str], str | None]] = {
-    # What is at a path.
-    "looked": _path,
-    # The names in a folder that the flows list.
-    "listings": _listing,
-    # The packages and versions in a site-packages folder.
-    "packages": _packages,
-    # Variables that the flows read when they are imported: as digests, since one may be a secret.
-    "env": _variable,
-    "files": _file,
-    # The names in a folder that an import could find: a new module can shadow an old one.
-    "folders": _modules,
+# By kind of folder: whether a name in it counts.
+_COUNTS: dict[str, Callable[[str], bool]] = {
+    "listings": lambda name: name != "__pycache__",
+    "folders": _is_importable,
+    "packages": lambda name: name.endswith((".dist-info", ".egg-info")),
 }

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pfl.handler.authoring import Flow, flow
     from pfl.handler.core.cache.history import outputs as history
-    from pfl.handler.core.declare.flows import step
+    from pfl.handler.core.declare.step import step
 
 __version__ = "0.1.0"
 __all__ = ["Flow", "flow", "history", "step"]
 
 
 def __getattr__(name: str) -> object:
-    # Imported on first use: a hit imports this package on its way to handler.core, and declares nothing.
+    # On first use: a hit imports this package on its way to handler.core, and declares nothing.
     if name == "step":
-        from pfl.handler.core.declare.flows import step
+        from pfl.handler.core.declare.step import step
 
         return step
     if name == "history":

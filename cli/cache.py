@@ -255,7 +255,9 @@ def bust(
     old_s = 0 if older_than is None else age_s(older_than, "--older-than")
     # Of no age is everything, also what is being computed now and will be younger than this bust.
     before = time.time() - old_s if old_s else None
-    scope = bust.Scope(folder, keys.coded(event.check_id(prefix) if prefix else ""), steps, before)
+    scope = bust.Scope(
+        folder, keys.escape_id(event.check_id(prefix) if prefix else ""), steps, before
+    )
     results = objects.of(chosen)
     rows = {each: inspection.no_totals(each) for each in steps if each != bust.ALL}
     for found in bust.list_results(results, scope):

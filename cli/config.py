@@ -7,7 +7,7 @@ import re
 import typer
 from pfl.cli import output, settings
 from pfl.cli.options import Json
-from pfl.handler.core.settings import KNOBS
+from pfl.handler.core.settings import SETTINGS
 
 app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 
@@ -20,8 +20,8 @@ def show(json: Json = False) -> None:
     chosen = settings.load()
     api = environment.configured(chosen)
     rows = []
-    for name, knob in KNOBS.items():
-        env, value = knob.env, getattr(chosen, name)
+    for name, setting in SETTINGS.items():
+        env, value = setting.env, getattr(chosen, name)
         source = settings.source(env)
         if (
             name in ("prefect_api_url", "prefect_api_key")
@@ -33,8 +33,8 @@ def show(json: Json = False) -> None:
             value = value or str(chosen.home / "store")
         if name == "project":
             value = str(chosen.root)
-        shown = _mask(str(value)) if knob.secret else _without_password(value)
-        rows.append({"name": env, "value": shown, "source": source, "meaning": knob.meaning})
+        shown = _mask(str(value)) if setting.secret else _without_password(value)
+        rows.append({"name": env, "value": shown, "source": source, "meaning": setting.meaning})
     if json:
         for row in rows:
             output.emit(row)

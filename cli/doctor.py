@@ -169,9 +169,9 @@ class Doctor:
             yield Row("dotenv", "skip", "there is no .env: the environment and the defaults count")
             return
         from dotenv import dotenv_values
-        from pfl.handler.core.settings import KNOBS
+        from pfl.handler.core.settings import SETTINGS
 
-        known = {knob.env for knob in KNOBS.values()}
+        known = {setting.env for setting in SETTINGS.values()}
         if odd := [
             name for name in dotenv_values(path) if name.startswith("PFL_") and name not in known
         ]:

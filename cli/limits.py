@@ -129,6 +129,7 @@ def _prefect() -> Iterator[tuple]:
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
     from pfl.handler.core.declare import catalog
+    from pfl.handler.core.tags import limit_tag
     from pfl.handler.engine.prefect import limits
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
@@ -144,7 +145,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
         raise InvalidRequestError(
             f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"
         )
-    return limits.tag_of(id, step)
+    return limit_tag(id, step)
 
 
 def _done(row: dict, json: bool, words: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pfl.handler.core import durations
 from pfl.handler.core.errors import InvalidRequestError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
@@ -35,8 +35,6 @@ OnlyId = Annotated[str | None, typer.Option("--id", callback=checked, help="Only
 OnlyFlow = Annotated[str | None, typer.Option("--flow", help="Only this flow.")]
 OnlyStep = Annotated[str | None, typer.Option("--step", help="Only this step.")]
 
-_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-
 
 def age_s(text: str, flag: str) -> int:
     """
@@ -45,10 +43,11 @@ def age_s(text: str, flag: str) -> int:
     Raises:
         InvalidRequestError: It is none; *flag* says where it stood.
     """
-    if not (match := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)):
+    seconds = durations.parse_s(text)
+    if seconds is None:
         raise InvalidRequestError(
             f"{flag} is {text!r}",
             why="it has to be a number with s, m, h, d or w",
             hint=f"{flag} 7d",
         )
-    return min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))
+    return min(seconds, int(time.time()))

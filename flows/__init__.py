@@ -1,1 +1,1 @@
-"""The user's room: the steps, and the flows that join them."""
+"""Your flows: the steps, and the pipeline that joins them."""

@@ -5,5 +5,5 @@ from pfl import step
 
 @step
 def a(id: str) -> int:
-    """What is known about the ID."""
+    """A number for the ID."""
     return 1234 if id == "abc" else 420

@@ -5,5 +5,5 @@ from pfl import step
 
 @step
 def c(id: str, b: float) -> float:
-    """Ten times the third."""
+    """Ten times the result of step b."""
     return b * 10

@@ -1,45 +1,50 @@
 """
-Flow *chat*: a conversation that goes on from run to run, one turn each.
+Flow *chat*: a conversation that continues from run to run, one turn each.
 
-``previous`` is no part of the cache key, so the same message again is the answer that is stored; ``--bust this`` takes one more turn.
+``previous`` is not part of the cache key: the same message again returns the stored answer, and
+``--bust this`` takes one more turn.
 """
+
+from typing import TypedDict
 
 from pfl import step
 
-REMEMBERED = 40  # Entries of the conversation that a turn takes along.
+REMEMBERED = 40  # Messages that the model still sees.
+
+
+class Message(TypedDict):
+    """One message of the conversation."""
+
+    by: str
+    text: str
 
 
 @step
-def chat(id: str, previous: list | None, message: str = "Hello.") -> list:
+def chat(id: str, previous: list[Message] | None, message: str = "Hello.") -> list[Message]:
     """
-    The conversation with the ID so far: who said what, the newest last.
+    The conversation with the ID so far, newest message last.
 
     Args:
-        message: What is said now.
+        message: The user's next message.
     """
-    said = [*(previous or [])[-REMEMBERED:], {"by": "user", "text": message}]
-    return [*said, {"by": "model", "text": model(said)}]
+    messages = (previous or [])[-REMEMBERED:]
+    messages.append({"by": "user", "text": message})
+    messages.append({"by": "model", "text": model(messages)})
+    return messages
 
 
 @step
-def answer(chat: list) -> str:
-    """What the model said last."""
+def answer(chat: list[Message]) -> str:
+    """The model's last message."""
     return chat[-1]["text"]
 
 
-def model(said: list[dict]) -> str:
-    """A stand-in for a language model: it knows nothing but the conversation, and is always of the same mind."""
-    messages = [entry["text"] for entry in said if entry["by"] == "user"]
-    name = next(
-        (
-            text.split("my name is", 1)[1].strip(" .!")
-            for text in reversed(messages)
-            if "my name is" in text
-        ),
-        None,
-    )
-    greeting = f"{name}, this" if name else "This"
-    before = (
-        f"before it you said {messages[-2]!r}" if len(messages) > 1 else "the first that I know of"
-    )
-    return f"{greeting} is your message {len(messages)}, {before}."
+def model(messages: list[Message]) -> str:
+    """A stand-in for a language model: it knows only the conversation, and always answers alike."""
+    said = [message["text"] for message in messages if message["by"] == "user"]
+    names = [text.split("my name is", 1)[1].strip(" .!") for text in said if "my name is" in text]
+    greeting = f"{names[-1]}, this" if names else "This"
+    before = "the first that I know of"
+    if len(said) > 1:
+        before = f"before it you said {said[-2]!r}"
+    return f"{greeting} is your message {len(said)}, {before}."

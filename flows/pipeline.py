@@ -1,4 +1,4 @@
-"""The flows of the image; the first is the one that runs when none is named."""
+"""The flows of the image; the first one is the default."""
 
 from pfl import flow
 
@@ -10,7 +10,7 @@ from flows.b import b
 from flows.c import c
 from flows.chat import answer, chat
 
-meaning = flow("meaning", a, b, c, description="A number about an ID, in three steps.")
+meaning = flow("meaning", a, b, c, description="A number for the ID, in three steps.")
 audit = flow(
     "audit",
     collect,
@@ -18,6 +18,6 @@ audit = flow(
     report,
     description="What an installed Python distribution consists of; the ID is its name.",
 )
-talk = flow("chat", chat, answer, description="A conversation with the ID, a turn each run.")
+talk = flow("chat", chat, answer, description="A conversation with the ID, one turn per run.")
 
 FLOWS = [meaning, audit, talk]

@@ -1,7 +1,8 @@
 """
 One call for an ID: parse the event, look up its results, hand a miss to the engine, and reply.
 
-A hit ends in :mod:`pfl.handler.core.cache.lookup`: one read of the store, and neither Prefect nor the user's code is imported.
+A hit ends in :mod:`pfl.handler.core.cache.lookup`: it takes one read of the store, and imports
+neither Prefect nor the user's code.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pfl.handler.engine.invocation import Outcome
     from prefect.client.schemas.objects import FlowRun
 
-_NO_ENTRY = Entry("", None, None, 0, None, None, value=None)
-
 
 def answer(
     raw: object,
@@ -39,21 +38,21 @@ def answer(
     is_cold: bool = False,
 ) -> Reply:
     """
-    Answer the call that *raw* asks for.
+    The reply to the call that *raw* asks for.
 
     Args:
         raw: The event.
         settings: The settings.
         results: The store, if the caller has opened it already.
         request_id: The caller's name for this call.
-        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
-        notify: Called with a step and what happens to it, while a miss is computed.
-        flow_run: The flow run in Prefect that this call is, if Prefect started it; then Prefect learns of a hit, too.
+        deadline: When Lambda kills the process, on the clock of ``time.monotonic()``; None: never.
+        notify: Called with a step and its progress, while a miss is computed.
+        flow_run: Prefect's flow run of this call, if Prefect started it; a hit ends it, too.
         is_cold: Whether this is the first call of the process.
     """
     started = time.perf_counter()
     fields = event.fields_or_empty(raw)
-    reply = event.reply(id=fields.get("id"), flow=fields.get("flow"), status="completed")
+    reply = event.new_reply(id=fields.get("id"), flow=fields.get("flow"), status="completed")
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
     reply["code"] = ""
@@ -91,7 +90,7 @@ def _fill(
     notify: Notify,
     flow_run: FlowRun | None,
 ) -> None:
-    """Look up what *request* asks for, have the rest computed, and report on each step."""
+    """Look up the results, have the missing ones computed, and add a row for each step."""
     finding = lookup.find(request, results, warnings)
     if finding.missing:
         from pfl.handler.core.cache import accept
@@ -102,7 +101,7 @@ def _fill(
         reply["url"] = None
         return
 
-    from pfl.handler.engine import compute  # Prefect is imported behind this, and nowhere else.
+    from pfl.handler.engine import compute  # This imports Prefect, and nothing before it does.
 
     invocation = compute.missing(
         request,
@@ -128,7 +127,7 @@ def _fill(
 def _rows(
     request: Request, found: Mapping[str, Entry], outcomes: Mapping[str, Outcome]
 ) -> list[StepRow]:
-    """A row for each step that was asked for or touched, in the order of the flow."""
+    """A row for each step that the call asked for or computed, in the order of the flow."""
     rows: list[StepRow] = []
     for name in request.flow.steps:
         outcome = outcomes.get(name)
@@ -144,24 +143,32 @@ def _rows(
 
 
 def _row(step: str, status: str, entry: Entry | None, why: str | None, ms: float) -> StepRow:
-    entry = entry or _NO_ENTRY
-    return {
+    row: StepRow = {
         "step": step,
         "status": status,
-        "value": entry.value,
-        "key": entry.key,
+        "value": None,
+        "key": None,
         "why": why,
         "ms": ms,
-        "computed_at": entry.computed_at,
-        "expires_at": entry.expires_at,
-        "flow_run_id": entry.flow_run_id,
-        "task_run_id": entry.task_run_id,
-        "url": entry.url,
+        "computed_at": None,
+        "expires_at": None,
+        "flow_run_id": None,
+        "task_run_id": None,
+        "url": None,
     }
+    if entry is not None:
+        row["value"] = entry.value
+        row["key"] = entry.key
+        row["computed_at"] = entry.computed_at
+        row["expires_at"] = entry.expires_at
+        row["flow_run_id"] = entry.flow_run_id
+        row["task_run_id"] = entry.task_run_id
+        row["url"] = entry.url
+    return row
 
 
 def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:
-    """The error of a call that may not compute, and found too little."""
+    """The error of a ``cached_only`` call that found too little; None for any other."""
     for step, outcome in outcomes.items():
         if outcome.status == "miss":
             return NotFoundError(

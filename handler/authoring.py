@@ -1,39 +1,40 @@
-"""Flows as their author sees them: declared here, and turned into ordinary Prefect flows on request."""
+"""Flows as their author declares them, with a way to turn them into ordinary Prefect flows."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pfl.handler.core.declare import flows
-from pfl.handler.core.declare.flows import Step
+from pfl.handler.core.declare import flow as declared
+from pfl.handler.core.declare.location import location
+from pfl.handler.core.declare.step import AnyStep
 
 if TYPE_CHECKING:
     import prefect
 
 
-class Flow(flows.Flow):
-    """A declared flow; see :class:`pfl.handler.core.declare.flows.Flow`."""
+class Flow(declared.Flow):
+    """A declared flow; see :class:`pfl.handler.core.declare.flow.Flow`."""
 
-    def to_prefect(self) -> prefect.Flow:
-        """The ordinary Prefect flow: its parameters are the event's fields and the flow's own, its tasks the steps."""
+    def to_prefect(self) -> prefect.Flow[..., Any]:
+        """The ordinary Prefect flow: its tasks are the steps, its parameters those of an event."""
         from pfl.handler.engine.prefect.builder import build
 
         return build(self)
 
 
-def flow(name: str, *steps: Step, description: str = "") -> Flow:
+def flow(name: str, *steps: AnyStep, description: str = "") -> Flow:
     """
     Declare a flow.
 
     Args:
         name: Its name, in events and in Prefect.
         steps: Its steps, in any order; a parameter named like a step receives that step's result.
-        description: What it is for, shown in Prefect.
+        description: What it is for; Prefect shows it.
 
     Raises:
-        DeclarationError: The declaration is wrong; it names file and line.
+        DeclarationError: The declaration is wrong; the message has file and line.
     """
     caller = sys._getframe(1)
-    where = flows.short_place(caller.f_code.co_filename, caller.f_lineno)
-    return Flow(name, steps, description=description, where=where)
+    where = location(caller.f_code.co_filename, caller.f_lineno)
+    return Flow(name, steps, description=description, location=where)

@@ -1,4 +1,4 @@
-"""``python -m pfl.handler.bake FILE``: the manifest of the project, written when its image is built."""
+"""``python -m pfl.handler.bake FILE`` writes the project's manifest, when its image is built."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pfl.handler.core.store import records
 
 def bake(settings: Settings, path: Path) -> None:
     """
-    Write the manifest of the project's flows to *path*, and beside it, for misses, what the fingerprints are made of.
+    Write the manifest of the project's flows to *path*, and the fingerprints' parts next to it.
 
     Raises:
-        InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message names file and line.
+        InvalidRequestError: The flows cannot be imported, or are declared wrongly; the message has
+            file and line.
     """
     loaded = project.load(settings._replace(manifest=""))
-    path.with_name(f"{path.name}.parts").write_bytes(
-        records.seal({step: each.to_json() for step, each in loaded.prints.items()})
-    )
+    parts = {step: fingerprint.to_json() for step, fingerprint in loaded.prints.items()}
+    path.with_name(f"{path.name}.parts").write_bytes(records.seal(parts))
     path.write_bytes(records.seal(loaded.body))
 
 

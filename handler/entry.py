@@ -1,8 +1,8 @@
 """
-Lambda's door: the event comes in, is answered as a call or an action, is logged, and goes out.
+Lambda's entry point: unwrap the event, answer it as a call or an action, log it, wrap the reply.
 
-A call for an ID goes to :mod:`pfl.handler.answer`. An action (``{"action": "reap"}``, ``{"flow_run_id": …}``) is carried
-out here, by the part of the engine that knows how.
+A call for an ID goes to :mod:`pfl.handler.answer`. An action (``{"action": "reap"}``,
+``{"flow_run_id": …}``) is carried out here, by the module of the engine that it belongs to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pfl.handler import answer
 from pfl.handler.core import envelope, event
+from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import PflError
 from pfl.handler.core.event import Event, Notify, Reply
 from pfl.handler.core.settings import Settings, of_process
@@ -21,14 +22,14 @@ from pfl.handler.core.store import objects
 from pfl.handler.core.store.objects import Store
 
 _is_cold = True
-# A reply never holds itself, and looking for that takes time.
+# A reply never contains itself, and checking that takes time.
 _to_json = json.JSONEncoder(check_circular=False).encode
 _LOGGED = ("request_id", "id", "flow", "action", "status", "engine", "ms", "cold_start")
 _LOGGED_IF_ANY = ("url", "error", "warnings")
 
 
 class Context(Protocol):
-    """Lambda's context object, as far as it is read here."""
+    """The part of Lambda's context object that pfl reads."""
 
     aws_request_id: str
 
@@ -40,29 +41,30 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     Answer one event.
 
     Args:
-        raw: The event, plain or in an envelope of :mod:`pfl.handler.core.envelope`; see ``docs/event.md``.
+        raw: The event, plain or in a shape of :mod:`pfl.handler.core.envelope`; see
+            ``docs/event.md``.
         context: Lambda's context object.
 
     Returns:
-        A reply, in the shape that the caller knows. An error that was foreseen is part of it, not raised.
+        The reply, in the shape that the caller expects. It contains any error that pfl expects.
     """
     request_id = getattr(context, "aws_request_id", "")
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    seal = None
+    wrap = None
     try:
-        raw, seal = envelope.unwrap(raw)
+        raw, wrap = envelope.unwrap(raw)
         settings = of_process()
     except PflError as exc:
-        seal = seal or envelope.seal_for(raw)
+        wrap = wrap or envelope.wrapper_for(raw)
         reply = _refused(raw, exc, request_id)
     else:
         reply = handle(raw, settings, request_id=request_id, deadline=deadline)
     if context is not None:
-        print(_log_line(reply), flush=True)
-        reply = envelope.fit(reply)
-    return seal(reply)
+        print(_log_line(reply), flush=True)  # noqa: T201 - Lambda logs stdout.
+        reply = envelope.drop_large_values(reply)
+    return wrap(reply)
 
 
 def handle(
@@ -81,9 +83,9 @@ def handle(
         raw: The event.
         settings: The settings.
         request_id: The caller's name for this call.
-        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
+        deadline: When Lambda kills the process, on the clock of ``time.monotonic()``; None: never.
         results: The store, if the caller has opened it already.
-        notify: Called with a step and what happens to it, while a miss is computed.
+        notify: Called with a step and its progress, while a miss is computed.
     """
     global _is_cold
     is_cold = _is_cold
@@ -100,7 +102,7 @@ def handle(
             is_cold=is_cold,
         )
     started = time.perf_counter()
-    reply = event.reply(id=None, flow=None, status="completed")
+    reply = event.new_reply(id=None, flow=None, status="completed")
     reply["action"] = fields.get("action")
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
@@ -108,7 +110,7 @@ def handle(
         _act(reply, fields, settings, results, deadline, notify)
     except PflError as exc:
         event.add_error(reply, exc)
-    # A flow run that was run here has measured itself.
+    # A flow run that ran here has measured itself.
     reply.setdefault("ms", round((time.perf_counter() - started) * 1e3, 3))
     return reply
 
@@ -121,12 +123,14 @@ def _act(
     deadline: float | None,
     notify: Notify,
 ) -> None:
-    """Carry out an action. What is done is added to *reply* as it is done, so an error loses none of it."""
+    """Carry out an action; *reply* receives each result at once, so that no error loses it."""
     action = event.check_action(fields)
     if action == "check":
         from pfl.handler.engine import check
 
-        reply.update(check.code(settings))
+        flows = catalog.load(settings)
+        reply["code"] = flows.digest
+        reply["fingerprints"] = flows.fingerprints()
     results = results or objects.shared(settings)
     if action == "check":
         check.reach(settings, results)
@@ -143,13 +147,13 @@ def _act(
         if action == "run":
             reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
         else:
-            reply["runs"] = scheduled_runs.poll(fields.get("pool", settings.work_pool), caller)
+            reply["runs"] = scheduled_runs.poll(str(fields.get("pool", settings.work_pool)), caller)
 
 
 def _refused(raw: object, error: PflError, request_id: str) -> Reply:
-    """The reply to an event that cannot even be unwrapped."""
+    """The reply to an event that cannot be unwrapped, or that meets invalid settings."""
     fields = raw if isinstance(raw, Mapping) else {}
-    reply = event.reply(id=fields.get("id"), flow=fields.get("flow"), status=error.status)
+    reply = event.new_reply(id=fields.get("id"), flow=fields.get("flow"), status=error.status)
     reply["cold_start"] = _is_cold
     reply["request_id"] = request_id
     reply["code"] = ""
@@ -159,7 +163,7 @@ def _refused(raw: object, error: PflError, request_id: str) -> Reply:
 
 
 def _log_line(reply: Reply) -> str:
-    """One line of JSON for the log: who called for what, what became of it, and how long it took."""
+    """One line of JSON for the log: the call, its outcome, and its duration."""
     line: dict[str, object] = {"pfl": 1}
     for name in _LOGGED:
         line[name] = reply.get(name)
@@ -172,15 +176,15 @@ def _log_line(reply: Reply) -> str:
 
 def _preload() -> None:
     """
-    Import in Lambda's init phase what a miss needs, for functions that mostly miss.
+    Import what a miss needs when Lambda starts, for functions that mostly miss.
 
-    An error is not raised here: the first call meets it again, and reports it.
+    Errors are ignored here: the first call meets them again, and reports them.
     """
     try:
         settings = of_process()
         if settings.preload:
             from pfl.handler.core.declare import project
-            from pfl.handler.engine import compute as compute  # What a miss imports first.
+            from pfl.handler.engine import compute as compute
             from pfl.handler.engine.prefect import environment
 
             environment.prepare(settings)

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("pfl")
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No setting of whoever runs the tests reaches them, and nothing of theirs is written outside temporary directories."""
+    """Hide the settings of the person who runs the tests; write to temporary directories alone."""
     if (
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):  # As a shell starts its background jobs; children would inherit it.
@@ -51,7 +51,7 @@ def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environ() -> Iterator[None]:
-    """What a test does to the environment and to the import path ends with it."""
+    """Undo what a test does to the environment and to the import path."""
     environ, path = dict(os.environ), list(sys.path)
     yield
     os.environ.clear()
@@ -112,7 +112,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with the flows that come with pfl, in its own directory; computing without Prefect unless told otherwise."""
+    """A project with the shipped flows in its own directory; it computes without Prefect."""
     root = tmp_path / "project"
     root.mkdir()
     made = Project(root)

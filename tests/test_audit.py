@@ -47,7 +47,7 @@ def main():
 
 
 class Site:
-    """A site-packages folder in which the distribution ``demo-dist`` is installed, and installed anew."""
+    """A site-packages folder with the distribution ``demo-dist``, which can be replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +87,8 @@ class Site:
 
 
 def _record(data: bytes) -> str:
-    return f"sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')},{len(data)}"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+    return f"sha256={digest},{len(data)}"
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ def test_an_egg_is_read_by_its_top_level_names(tmp_path, monkeypatch):
 def test_a_distribution_without_its_files_is_not_an_empty_one(site):
     shutil.rmtree(site.folder / "demo")
     (site.folder / "demo_dist-1.0.dist-info" / "RECORD").write_text("demo/oven.py,,\n")
-    with pytest.raises(NotInstalledError, match="none of its files is there"):
+    with pytest.raises(NotInstalledError, match="its files do not exist"):
         collect("demo-dist")
 
 

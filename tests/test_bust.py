@@ -64,7 +64,7 @@ def busted(
     flow = catalog.load(project.settings).flows["chain"]
     scope = bust.Scope(
         bust.ALL if id is None else keys.encode_id(id),
-        keys.coded(prefix),
+        keys.escape_id(prefix),
         steps or (bust.ALL,),
         before,
     )
@@ -94,7 +94,7 @@ def would(
     """ID folder and step of the results that a bust would make void."""
     scope = bust.Scope(
         bust.ALL if id is None else keys.encode_id(id),
-        keys.coded(prefix),
+        keys.escape_id(prefix),
         steps or (bust.ALL,),
         before,
     )

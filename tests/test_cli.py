@@ -258,7 +258,7 @@ def test_a_store_that_forbids_is_exit_code_5_and_no_miss(here):
             "AWS_REGION": "us-east-1",
         }
         ran = pfl("invoke", "--id", "abc", PFL_STORE="s3://bucket", **environ)
-    assert ran.code == 5 and "nothing was taken for a miss" in ran.err
+    assert ran.code == 5 and "did not count it as a miss" in ran.err
     assert {method for method, _ in s3.asked} == {"GET"}
 
 

@@ -15,7 +15,7 @@ import tutorial
 import typer
 from conftest import ROOT, values
 from pfl.cli.main import app
-from pfl.handler.core.settings import KNOBS
+from pfl.handler.core.settings import SETTINGS
 from pfl.handler.core.store.objects import Store
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -157,7 +157,7 @@ def test_a_computed_step_writes_in_the_order_that_is_drawn(project, monkeypatch)
 
 def test_the_readme_tells_every_setting():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [knob.env for knob in KNOBS.values() if f"`{knob.env}`" not in readme] == []
+    assert [setting.env for setting in SETTINGS.values() if f"`{setting.env}`" not in readme] == []
 
 
 def test_the_fingerprint_page_counts_its_cases():

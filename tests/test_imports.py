@@ -1,4 +1,4 @@
-"""What may import what, and what a hit loads: shown in a fresh process, and by walking the source."""
+"""What may import what, from the source; and what a hit loads, in a fresh process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def sources() -> list[tuple[str, Path]]:
 
 
 def imported(module: str, path: Path) -> set[str]:
-    """The modules that a file names in its imports, those inside functions too, and not those for type checkers."""
+    """The modules that a file imports, also inside functions, but not for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) in (
@@ -145,6 +146,13 @@ def imported(module: str, path: Path) -> set[str]:
     return names
 
 
+def test_the_wheel_has_a_package_for_every_folder_with_python_files():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    listed = setuptools["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for _, path in sources()}
+    assert listed == sorted(".".join(("pfl", *folder.parts)) for folder in folders)
+
+
 @pytest.mark.parametrize(("module", "path"), sources(), ids=[module for module, _ in sources()])
 def test_a_module_imports_only_from_the_rooms_it_may(module, path):
     wrong = {name for name in imported(module, path) if room(name) is not None} - {
@@ -160,7 +168,7 @@ def test_core_names_nothing_but_the_standard_library_and_obstore(module, path):
 
 
 def test_no_two_rooms_import_each_other():
-    """But for the two rooms of the engine, which hand each other a run: their files form no circle."""
+    """Except the two rooms of the engine, which pass each other runs; no files form a circle."""
     arrows = {(room(m), room(name)) for m, path in sources() for name in imported(m, path)}
     both = {frozenset(pair) for pair in arrows if pair[::-1] in arrows and pair[0] != pair[1]}
     assert both <= {
@@ -200,18 +208,19 @@ def test_the_engine_is_imported_by_the_handler_only_inside_a_function():
 )
 def test_a_module_of_core_loads_only_the_standard_library_obstore_and_core(module):
     new = loaded_after(f"import {module}") - loaded_by_python()
-    # _sysconfigdata_… is the standard library too, under a name that each build of Python makes up.
+    # _sysconfigdata_… is part of the standard library, under a name that depends on the build.
     named = {name for name in roots(new) if not name.startswith("_sysconfigdata")}
     assert named <= sys.stdlib_module_names | {"pfl", "obstore"}
     ours = {name for name in new if room(name) and not is_core(name)}
     assert ours <= {"pfl", "pfl.handler"}
 
 
-HIT = """
-from pfl.handler.entry import lambda_handler
-reply = lambda_handler({"id": "abc"})
+IMPORT = "from pfl.handler.entry import lambda_handler\n"
+HIT = f"""
+{IMPORT}
+reply = lambda_handler({{"id": "abc"}})
 assert [row["status"] for row in reply["steps"]] == ["hit"] * 3, reply
-assert reply["store"] == {"get": 1}, reply
+assert reply["store"] == {{"get": 1}}, reply
 """
 
 
@@ -241,12 +250,12 @@ def test_a_hit_in_an_image_loads_no_flow(project, tmp_path):
 
 def test_a_refused_event_loads_nothing_heavy(project):
     project.call()
-    code = "from pfl.handler.entry import lambda_handler\nassert lambda_handler({'id': ''})['status'] == 'invalid'"
+    code = f"{IMPORT}assert lambda_handler({{'id': ''}})['status'] == 'invalid'"
     check_a_hit(loaded_after(code, project.root))
 
 
 def test_a_direct_computation_loads_no_prefect(project):
-    code = "from pfl.handler.entry import lambda_handler\nassert lambda_handler({'id': 'abc'})['status'] == 'completed'"
+    code = f"{IMPORT}assert lambda_handler({{'id': 'abc'}})['status'] == 'completed'"
     modules = loaded_after(code, project.root, PFL_ENGINE="direct")
     assert roots(modules) & set(HEAVY) == set()
     assert "flows.pipeline" in modules

@@ -25,7 +25,8 @@ PINNED = {
     "value": "c899aefc067218382737bd452f688dae363570160e03deec19dae38564df9782",
     "result": "eb694141f323393a8fe72404c704793349487f367ce91ec09285cf4863a77cbe",
     "plan": "80fd7d853edc76dfcad7ee88e9037ca4b33ef778f425f9dc9e45d5aaab93b3a1",
-    "long id": "%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%~df20b2aa6262e99e133aa7f3614be707d35c4155d17e2aa7cbb49da555a454c3",
+    "long id": "%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%A9%C3%"
+    "~df20b2aa6262e99e133aa7f3614be707d35c4155d17e2aa7cbb49da555a454c3",
 }
 
 
@@ -180,7 +181,7 @@ def test_two_ids_never_share_a_folder(one, other):
 
 
 def test_a_long_id_cannot_be_forged_by_a_short_one():
-    """The ``~`` before the digest is written ``%7E`` in any ID, so no ID spells another's long name."""
+    """A ``~`` in an ID is written ``%7E``, so no ID has the long name of another."""
     long_name = keys.encode_id(LONG)
     assert keys.encode_id(long_name) != long_name
 

@@ -516,7 +516,7 @@ def test_an_event_of_another_shape_is_told_so(deployed, event):
     reply = deployed.raw(deployed.plain, event)
     assert (reply["status"], reply["error"]["what"]) == (
         "invalid",
-        "the event is of a shape that is not known here",
+        "the event has an unknown shape",
     )
     assert "function URL" in reply["error"]["hint"]
 

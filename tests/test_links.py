@@ -1,4 +1,4 @@
-"""Links that open at the tab that matters: as text for each kind of Prefect, and in a real browser."""
+"""Links that open at the right tab: as text for each kind of Prefect, and in a real browser."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ def test_each_ui_has_its_own_word_for_the_tab(api, environ, page):
     assert links.task_run(links.base_of(api, environ), "t") == page
     url = links.task_run(links.base_of(api, environ), "t")
     assert links.of_record({"url": url, "flow_run_id": "f", "task_run_id": "t"}) == (
-        page.split("/task-run/")[0] + "/flow-run/f", page, page.split("=")[0] + "=Artifacts",
-    )  # fmt: skip
+        page.split("/task-run/")[0] + "/flow-run/f",
+        page,
+        page.split("=")[0] + "=Artifacts",
+    )
 
 
 @pytest.mark.parametrize("api", [CLOUD, f"{CLOUD}/", "http://127.0.0.1:4200/api"])

@@ -1,4 +1,4 @@
-"""Result records as stock Prefect writes them, with each of its serializers, decoded by a process that has no Prefect."""
+"""Result records of stock Prefect, with each serializer, decoded by a process without Prefect."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from pfl.handler.core.store import records
 
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
-        value, size_bytes, expires_at, about = records.decode_result(file.read(), path.rpartition("/")[2])
-    print(json.dumps([value, expires_at, about]))
-assert not {"prefect", "pydantic", "boto3", "cloudpickle"} & {name.split(".")[0] for name in sys.modules}
+        stored = records.decode_result(file.read(), path.rpartition("/")[2])
+    print(json.dumps([stored.value, stored.expires_at, stored.metadata]))
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not {"prefect", "pydantic", "boto3", "cloudpickle"} & loaded
 """
 
 
@@ -36,14 +37,16 @@ from prefect.results import ResultStore, resolve_serializer
 
 value = json.loads(sys.argv[2])
 for name in sys.argv[3:]:
-    store = ResultStore(result_storage=LocalFileSystem(basepath=sys.argv[1]), serializer=resolve_serializer(name))
+    store = ResultStore(
+        result_storage=LocalFileSystem(basepath=sys.argv[1]), serializer=resolve_serializer(name)
+    )
     store.write(obj=value, key=name.replace("/", "-"), expiration=datetime(2999, 1, 2, tzinfo=UTC))
 """
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> dict[str, str]:
-    """Files that a real ResultStore of Prefect wrote in a process of its own, by the name of its serializer."""
+    """Files that Prefect's ResultStore wrote in a process of its own, by serializer."""
     place = tmp_path_factory.mktemp("results")
     run = [sys.executable, "-c", _WRITE, str(place), json.dumps(VALUE), *SERIALIZERS]
     done = subprocess.run(

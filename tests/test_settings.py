@@ -1,4 +1,4 @@
-"""Settings: read from the environment, and told in ``.env.example``."""
+"""Settings: read from the environment, and listed in ``.env.example``."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from pathlib import Path
 import pytest
 from pfl.cli import settings as cli_settings
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.settings import KNOBS, Settings
+from pfl.handler.core.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def env_example() -> str:
-    """The text of ``.env.example``: each knob with its meaning, its choices and its default."""
+    """The text of ``.env.example``: each setting with its meaning, its choices and its default."""
     lines = [
-        "# Every setting of pfl. Flags beat the environment, the environment beats this file, and all beat the defaults."
+        "# The settings of pfl: flags beat the environment, which beats this file and the defaults."
     ]
-    for knob in KNOBS.values():
-        choices = f" ({' or '.join(knob.choices)})" if knob.choices else ""
-        default = str(int(knob.default)) if isinstance(knob.default, bool) else str(knob.default)
-        lines += ["", f"# {knob.meaning}{choices}", f"# {knob.env}={default}"]
+    for setting in SETTINGS.values():
+        choices = f" ({' or '.join(setting.choices)})" if setting.choices else ""
+        default = (
+            str(int(setting.default)) if isinstance(setting.default, bool) else str(setting.default)
+        )
+        lines += ["", f"# {setting.meaning}{choices}", f"# {setting.env}={default}"]
     return "\n".join(lines) + "\n"
 
 
-def test_the_env_example_tells_every_setting_with_its_default():
+def test_the_env_example_lists_every_setting_with_its_default():
     assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example()
 
 
@@ -33,7 +35,7 @@ def test_an_empty_environment_gives_the_defaults():
 
 
 def test_an_empty_variable_counts_as_unset():
-    assert Settings.from_env({knob.env: "" for knob in KNOBS.values()}) == Settings()
+    assert Settings.from_env({setting.env: "" for setting in SETTINGS.values()}) == Settings()
 
 
 def test_each_variable_sets_its_own_field():
@@ -86,11 +88,11 @@ def test_settings_cannot_be_changed_once_read():
 
 
 def test_every_secret_is_marked_as_one():
-    secrets = {name for name, knob in KNOBS.items() if knob.secret}
+    secrets = {name for name, setting in SETTINGS.items() if setting.secret}
     assert secrets == {"prefect_api_key"}
     assert not [
         name
-        for name in KNOBS
+        for name in SETTINGS
         if any(word in name for word in ("key", "token", "password")) and name not in secrets
     ]
 

@@ -194,7 +194,7 @@ def test_on_s3_an_object_stands_at_its_literal_key_below_the_prefix(bucket, s3_c
 
 
 def test_no_reader_on_disk_sees_a_half_written_object_or_its_draft(tmp_path):
-    """obstore writes a draft beside the object and renames it; a listing must not show what a death left of one."""
+    """obstore writes a draft and renames it; a listing must not show the draft of a death."""
     store = open_store(str(tmp_path), environ={})
     store.put("f/k", b"x" * 100_000)
     (tmp_path / "f" / "k#1").write_bytes(b"half")
@@ -252,7 +252,7 @@ def test_an_endpoint_in_any_usual_form_is_taken(s3_env, endpoint):
 
 
 def test_a_directory_that_is_not_there_is_an_error_and_is_not_made(tmp_path):
-    with pytest.raises(UnavailableError, match="is not there") as caught:
+    with pytest.raises(UnavailableError, match="does not exist") as caught:
         open_store(str(tmp_path / "gone"), environ={})
     assert str(tmp_path / "gone") in caught.value.hint
     assert not (tmp_path / "gone").exists()
@@ -260,7 +260,7 @@ def test_a_directory_that_is_not_there_is_an_error_and_is_not_made(tmp_path):
 
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UnavailableError, match="is no directory"):
+    with pytest.raises(UnavailableError, match="is not a directory"):
         open_store(str(tmp_path / "file"), environ={})
 
 
@@ -272,7 +272,7 @@ def test_the_store_of_a_project_is_made_when_it_is_first_used(project):
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may do anything, so the administrator's rights are put off for a moment; others have none to put off."""
+    """Drop root's rights for a moment, since root may do anything; others have none to drop."""
     if os.geteuid() != 0:
         yield
         return
@@ -339,9 +339,9 @@ def test_a_store_whose_directory_has_gone_is_an_error_and_not_empty(tmp_path):
     store = open_store(str(tmp_path / "store"), environ={})
     store.put("f/k", b"x")
     shutil.rmtree(tmp_path / "store")
-    with pytest.raises(UnavailableError, match="not there any more"):
+    with pytest.raises(UnavailableError, match="does not exist any more"):
         store.get("f/k")
-    with pytest.raises(UnavailableError, match="not there any more"):
+    with pytest.raises(UnavailableError, match="does not exist any more"):
         list(store.list("f"))
 
 

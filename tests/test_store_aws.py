@@ -1,4 +1,4 @@
-"""What a person meets who has set AWS up otherwise than the store needs it: real processes, exit codes, never a miss."""
+"""AWS set up in a way that the store cannot use: real processes, exit codes, never a miss."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ sso_start_url = https://example.invalid/start
 
 @pytest.fixture
 def ask(project, tmp_path, s3_env):
-    """Asks for a hit as a person would whose AWS files are these, with no AWS variables but those given."""
+    """Ask for a hit with these AWS files, and only the given AWS variables."""
     (tmp_path / "config").write_text("[profile work]\nregion = eu-west-1\n" + SSO)
     (tmp_path / "credentials").write_text(
-        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n[half]\naws_access_key_id = x\n"
+        "[work]\naws_access_key_id = AKIDWORK\naws_secret_access_key = secret\n"
+        "[half]\naws_access_key_id = x\n"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     clean |= {
@@ -62,7 +63,7 @@ def test_credentials_of_a_profile_are_found_as_any_aws_tool_finds_them(ask, buck
     ("profile", "code", "told"),
     [
         ("", 5, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
-        ("nobody", 2, "AWS_PROFILE names no profile"),
+        ("nobody", 2, "the profile in AWS_PROFILE does not exist"),
         ("half", 5, "Partial credentials found"),
         ("single", 5, "aws sso login"),
     ],
@@ -75,7 +76,7 @@ def test_credentials_that_are_not_there_are_told_with_what_to_do(ask, s3_url, pr
 @pytest.mark.parametrize(
     ("status", "answer", "told"),
     [
-        (400, "ExpiredToken", "sign in again"),
+        (400, "ExpiredToken", "have expired"),
         (403, "InvalidAccessKeyId", "check the AWS credentials"),
         (403, "AccessDenied", "grant this identity access"),
         (301, "PermanentRedirect", "set AWS_REGION to it"),

@@ -1,4 +1,4 @@
-"""What a step may return: stored and read it is the same value, and what is not JSON is told by its path."""
+"""What a step may return: JSON comes back as it was, and an error has the path to the rest."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import sys
 import pytest
 from hypothesis import given
 from pfl.handler.core.errors import StepFailedError
-from pfl.handler.core.store.values import UnstorableValueError, encode, normalise
+from pfl.handler.core.store.values import UnstorableValueError, encode, round_trip
 from test_keys import json_values
 
 
 @given(json_values)
 def test_a_value_comes_back_as_it_was(value):
-    assert normalise(value) == (value, encode(value))
+    assert round_trip(value) == (value, encode(value))
     assert json.loads(encode(value)) == value
 
 
 @given(json_values)
 def test_types_come_back_as_they_were(value):
     """``1 == 1.0 == True`` in Python, so equality alone would not notice."""
-    assert repr(normalise(value)[0]) == repr(value)
+    assert repr(round_trip(value)[0]) == repr(value)
 
 
 def test_a_tuple_becomes_the_list_that_every_later_reader_gets():
-    assert normalise({"t": (1, (2,))})[0] == {"t": [1, [2]]}
+    assert round_trip({"t": (1, (2,))})[0] == {"t": [1, [2]]}
 
 
 def test_an_int_or_text_of_a_subclass_becomes_a_plain_one():
@@ -38,7 +38,7 @@ def test_an_int_or_text_of_a_subclass_becomes_a_plain_one():
     class Name(str):
         pass
 
-    value, _ = normalise([Colour.RED, Name("n")])
+    value, _ = round_trip([Colour.RED, Name("n")])
     assert [type(each) for each in value] == [int, str]
 
 
@@ -88,7 +88,7 @@ def test_a_value_that_contains_itself_is_told_where():
 
 def test_the_same_list_twice_is_no_cycle():
     shared = [1]
-    assert normalise({"a": shared, "b": [shared, shared]})[0] == {"a": [1], "b": [[1], [1]]}
+    assert round_trip({"a": shared, "b": [shared, shared]})[0] == {"a": [1], "b": [[1], [1]]}
 
 
 def test_a_value_nested_beyond_what_python_can_write_is_told():
@@ -103,7 +103,7 @@ def test_a_value_nested_a_few_hundred_deep_is_stored():
     deep: object = "bottom"
     for _ in range(200):
         deep = {"in": [deep]}
-    assert normalise(deep)[0] == deep
+    assert round_trip(deep)[0] == deep
 
 
 def test_an_integer_past_the_digits_python_writes_is_told():
@@ -112,9 +112,9 @@ def test_an_integer_past_the_digits_python_writes_is_told():
 
 
 def test_a_large_integer_is_stored_whole():
-    assert normalise(2**4_000)[0] == 2**4_000
+    assert round_trip(2**4_000)[0] == 2**4_000
 
 
 def test_a_lone_surrogate_is_stored_as_an_escape_and_comes_back():
     assert encode("\ud800").isascii()
-    assert normalise({"\udfff": "a\ud800"})[0] == {"\udfff": "a\ud800"}
+    assert round_trip({"\udfff": "a\ud800"})[0] == {"\udfff": "a\ud800"}

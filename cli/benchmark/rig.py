@@ -148,7 +148,7 @@ class Rig(ExitStack):
             check=True,
             stdin=subprocess.DEVNULL,
         )
-        catalog._loaded.pop(str(baked), None)
+        catalog.baked.cache_clear()
 
     def environ(self, engine: str, kind: str, rtt_ms: float) -> dict[str, str]:
         """The variables of a sandbox of *engine*."""

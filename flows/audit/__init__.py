@@ -1,1 +1,1 @@
-"""The flow *audit*: what an installed Python distribution consists of, read from its files; the ID is its name."""
+"""The flow *audit*: the files of an installed Python distribution; the ID is its name."""

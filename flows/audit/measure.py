@@ -1,4 +1,4 @@
-"""Step measure of the flow *audit*: every module parsed and counted; nothing of it is imported or run."""
+"""Step measure of the flow *audit*: every module parsed and counted, without importing any."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ast
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import TypedDict
 
 from pfl import step
 
-from flows.audit.collect import digest, distribution, files
+from flows.audit.collect import Collected, digest, distribution, files
 
-LONGEST = 100  # Functions kept by name; a report shows some of them.
-_COUNTED = ("lines", "functions", "classes", "branches")
+LONGEST = 100  # Functions that are kept by name; a report shows some of them.
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BRANCHES = (
     ast.If,
@@ -22,96 +22,151 @@ _BRANCHES = (
     ast.While,
     ast.ExceptHandler,
     ast.match_case,
-    ast.comprehension,
 )
 
 
 class ChangedError(RuntimeError):
-    """A module is not the one that was collected."""
+    """A module changed after it was collected."""
+
+
+class Function(TypedDict):
+    """The length of a function in lines."""
+
+    name: str
+    lines: int
+
+
+class FunctionOf(Function):
+    """The length of a function, and the module it is in."""
+
+    module: str
+
+
+class Module(TypedDict):
+    """What one module consists of; *imports* holds the top-level names that it imports."""
+
+    lines: int
+    functions: int
+    classes: int
+    branches: int
+    longest: Function | None
+    imports: list[str]
+
+
+class Measured(TypedDict):
+    """
+    What a distribution consists of.
+
+    Attributes:
+        totals: The sums over all modules.
+        longest: The longest functions, the longest first.
+        imports: By top-level name: how many modules import it.
+        unparsed: By module: why it cannot be parsed.
+        modules: The modules by path.
+    """
+
+    totals: dict[str, int]
+    longest: list[FunctionOf]
+    imports: dict[str, int]
+    unparsed: dict[str, str]
+    modules: dict[str, Module]
 
 
 @step
-def measure(id: str, collect: dict) -> dict:
+def measure(id: str, collect: Collected) -> Measured:
     """
     What the modules of the distribution consist of.
 
-    Returns:
-        ``modules`` (for each its lines, functions, classes, branches, longest function and the top-level packages it imports),
-        their ``totals``, the ``longest`` functions, ``imports`` (how many modules import a package), and ``unparsed``: why a
-        module could not be read, by path.
-
     Raises:
-        ChangedError: A module changed since; its numbers would be kept under the digest of the old one.
+        ChangedError: A module has changed; its numbers would be stored under the old digest.
     """
-    places = files(distribution(id))
-    modules, longest, unparsed = {}, [], {}
+    installed = files(distribution(id))
+    modules: dict[str, Module] = {}
+    longest: list[FunctionOf] = []
+    unparsed: dict[str, str] = {}
     for path, (_, collected) in collect["files"].items():
         if not path.endswith(".py"):
             continue
-        source = places[path][0].read_bytes() if path in places else b""
+        source = installed[path].path.read_bytes() if path in installed else b""
         if digest(source) != collected:
             raise ChangedError(f"{path} changed after it was collected: collect has to run again")
         try:
             modules[path], functions = count(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-            unparsed[path] = _said(exc)
+            unparsed[path] = _describe(exc)
             continue
         longest += [{"name": name, "module": path, "lines": lines} for lines, name in functions]
     longest.sort(key=lambda each: (-each["lines"], each["module"], each["name"]))
+    imports: Counter[str] = Counter()
+    for module in modules.values():
+        imports.update(module["imports"])
     return {
         "totals": {
             "modules": len(modules),
-            **{what: sum(each[what] for each in modules.values()) for what in _COUNTED},
+            "lines": sum(module["lines"] for module in modules.values()),
+            "functions": sum(module["functions"] for module in modules.values()),
+            "classes": sum(module["classes"] for module in modules.values()),
+            "branches": sum(module["branches"] for module in modules.values()),
         },
         "longest": longest[:LONGEST],
-        "imports": dict(
-            sorted(Counter(name for each in modules.values() for name in each["imports"]).items())
-        ),
+        "imports": dict(sorted(imports.items())),
         "unparsed": unparsed,
         "modules": modules,
     }
 
 
-def count(source: bytes) -> tuple[dict, list[tuple[int, str]]]:
+def count(source: bytes) -> tuple[Module, list[tuple[int, str]]]:
     """
-    The numbers of one module, and the length in lines and qualified name of each of its functions.
+    The numbers of one module, and the length in lines and qualified name of each function.
 
-    A branch is a place where the way through the code forks: ``if``, ``elif``, a conditional expression, a loop, ``except``,
-    ``case``, a loop or condition of a comprehension, and each operand of ``and`` and ``or`` after the first.
+    A branch is a place where the control flow forks: ``if``, ``elif``, a conditional expression, a
+    loop, ``except``, ``case``, a loop or condition of a comprehension, and each operand of ``and``
+    and ``or`` after the first.
 
     Raises:
         SyntaxError: It is not Python of this version, or not text.
         ValueError: It holds a null byte.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # What the parser thinks of other people's escapes is not for our reader.
+        warnings.simplefilter("ignore")  # Such as those about another project's escapes.
         tree = ast.parse(source)
-    functions, imports, classes, branches = [], set(), 0, 0
+    functions: list[tuple[int, str]] = []
+    imports: set[str] = set()
+    classes = 0
+    branches = 0
     for node, name in _named(tree):
-        if isinstance(node, _FUNCTIONS):
-            functions.append((node.end_lineno - node.lineno + 1, name))
-        elif isinstance(node, _BRANCHES):
-            branches += 1 + (len(node.ifs) if isinstance(node, ast.comprehension) else 0)
-        elif isinstance(node, ast.BoolOp):
-            branches += len(node.values) - 1
-        elif isinstance(node, ast.Import):
-            imports.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            imports.add(node.module.split(".")[0])
-        classes += isinstance(node, ast.ClassDef)
-    lines = source.count(b"\n") + bool(source and not source.endswith(b"\n"))
-    length, name = min(functions, key=lambda each: (-each[0], each[1]), default=(0, None))
-    numbers = dict(zip(_COUNTED, (lines, len(functions), classes, branches), strict=True))
-    return numbers | {
-        "longest": name and {"name": name, "lines": length},
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                functions.append(((node.end_lineno or 0) - node.lineno + 1, name))
+            case ast.ClassDef():
+                classes += 1
+            case ast.comprehension():
+                branches += 1 + len(node.ifs)
+            case ast.BoolOp():
+                branches += len(node.values) - 1
+            case ast.Import():
+                imports.update(alias.name.split(".")[0] for alias in node.names)
+            case ast.ImportFrom(module=str(module), level=0):
+                imports.add(module.split(".")[0])
+        branches += isinstance(node, _BRANCHES)
+    longest: Function | None = None
+    if functions:
+        length, name = min(functions, key=lambda each: (-each[0], each[1]))
+        longest = {"name": name, "lines": length}
+    numbers: Module = {
+        "lines": source.count(b"\n") + bool(source and not source.endswith(b"\n")),
+        "functions": len(functions),
+        "classes": classes,
+        "branches": branches,
+        "longest": longest,
         "imports": sorted(imports),
-    }, functions
+    }
+    return numbers, functions
 
 
 def _named(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Every node, with the qualified name of the innermost definition it is or stands in; deep nesting costs no stack."""
+    """Every node, with the qualified name of the innermost function or class that it is part of."""
+    # A list instead of recursion: generated code can be nested more deeply than Python's stack.
     todo = [(tree, "")]
     while todo:
         node, name = todo.pop()
@@ -121,6 +176,7 @@ def _named(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         todo.extend((child, name) for child in ast.iter_child_nodes(node))
 
 
-def _said(exc: BaseException) -> str:
-    where = f" (line {exc.lineno})" if isinstance(exc, SyntaxError) and exc.lineno else ""
-    return (getattr(exc, "msg", None) or str(exc) or type(exc).__name__) + where
+def _describe(exc: BaseException) -> str:
+    if isinstance(exc, SyntaxError):
+        return f"{exc.msg} (line {exc.lineno})" if exc.lineno else exc.msg
+    return str(exc) or type(exc).__name__

@@ -1,22 +1,47 @@
-"""Step report of the flow *audit*: the numbers as a page, and what changed since the page before."""
+"""Step report of the flow *audit*: the numbers as a page, and what changed since the last one."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 from pfl import step
 
-from flows.audit.measure import LONGEST
+from flows.audit.collect import Collected
+from flows.audit.measure import LONGEST, Measured
 
-_LAYOUT = (
-    1  # Of what is returned; a previous report that is laid out otherwise is not compared with.
-)
+# The version of Report: a previous report of another version is ignored.
+_LAYOUT = 1
 _WIDEST = 64
+_NUMBER = re.compile(r"[+−]?[\d,]*")
+
+Row = tuple[str, ...]
+# By path: the start of a file's digest, and the number of lines of a module.
+Files = dict[str, tuple[str, int | None]]
+
+
+class Report(TypedDict):
+    """The page, and what the next report is compared with."""
+
+    layout: int
+    version: str
+    totals: dict[str, int]
+    markdown: str
+    files: Files
+
+
+class Change(NamedTuple):
+    """A changed file; *lines* is by how many lines it grew, None if it has none."""
+
+    path: str
+    what: str
+    lines: int | None
 
 
 @step
-def report(collect: dict, measure: dict, previous: dict | None, top: int = 10) -> dict:
+def report(collect: Collected, measure: Measured, previous: Report | None, top: int = 10) -> Report:
     """
     A Markdown page about the distribution.
 
@@ -24,46 +49,44 @@ def report(collect: dict, measure: dict, previous: dict | None, top: int = 10) -
         collect: Its files.
         measure: Its numbers.
         previous: The report before this one.
-        top: The most rows a list of the page has, 1 to 100.
-
-    Returns:
-        ``markdown``, and what the next report compares itself with: ``version``, ``totals``, and ``files``, for each its digest
-        and, for a module, its lines.
+        top: The number of rows that a list shows at most, 1 to 100.
     """
     if not 1 <= top <= LONGEST:
         raise ValueError(f"top is {top}, and has to be 1 to {LONGEST}")
-    sizes = [size for size, _ in collect["files"].values()]
+    sizes = [size_bytes for size_bytes, _ in collect["files"].values()]
     totals = {"files": len(sizes), "bytes": sum(sizes), **measure["totals"]}
-    lines = {path: module["lines"] for path, module in measure["modules"].items()}
-    files = {
-        _unversioned(path): [digest[:8], lines.get(path)]
-        for path, (_, digest) in collect["files"].items()
-    }
-    before = previous if previous and previous.get("layout") == _LAYOUT else None
+    files: Files = {}
+    for path, (_, digest) in collect["files"].items():
+        module = measure["modules"].get(path)
+        files[_unversioned(path)] = (digest[:8], module["lines"] if module else None)
+    parts = [f"# {collect['name']} {collect['version']}"]
+    if previous and previous.get("layout") == _LAYOUT:
+        parts.append(_totals(totals, previous["totals"]))
+        title = "Since the previous report"
+        if previous["version"] != collect["version"]:
+            title += f", of {previous['version']}"
+        parts += _changes(title, _compare(previous["files"], files), top)
+    else:
+        parts.append(_totals(totals, totals))
     longest = [
         (_code(each["name"]), _code(each["module"]), f"{each['lines']:,}")
         for each in measure["longest"][:top]
     ]
     unparsed = [(_code(path), why) for path, why in measure["unparsed"].items()]
-    parts = [
-        f"# {collect['name']} {collect['version']}",
-        _totals(totals, before["totals"] if before else totals),
-        *(_changes(files, collect["version"], before, top) if before else ()),
-        *_section("Longest functions", ("function", "module", "lines"), longest, top),
-        *_section("Imports from elsewhere", ("package", "modules"), _imports(measure), top),
-        *_section(f"Not parsed by Python {collect['python']}", ("module", "why"), unparsed, top),
-    ]
-    page = "\n\n".join(parts) + "\n"
+    parts += _section("Longest functions", ("function", "module", "lines"), longest, top)
+    parts += _section("Imports from elsewhere", ("package", "modules"), _imports(measure), top)
+    title = f"Not parsed by Python {collect['python']}"
+    parts += _section(title, ("module", "why"), unparsed, top)
     return {
         "layout": _LAYOUT,
         "version": collect["version"],
         "totals": totals,
-        "markdown": page,
+        "markdown": "\n\n".join(parts) + "\n",
         "files": files,
     }
 
 
-def _totals(now: dict, before: dict) -> str:
+def _totals(now: dict[str, int], before: dict[str, int]) -> str:
     if before == now:
         return _table(("", "count"), [(what, f"{number:,}") for what, number in now.items()])
     rows = [
@@ -73,97 +96,77 @@ def _totals(now: dict, before: dict) -> str:
     return _table(("", "before", "now", "change"), rows)
 
 
-def _changes(files: dict, version: str, before: dict, top: int) -> list[str]:
-    title = "Since the previous report" + (
-        f", of {before['version']}" if before["version"] != version else ""
+def _compare(before: Files, now: Files) -> list[Change]:
+    """The files that differ, those whose lines changed most first."""
+    changes: list[Change] = []
+    for path in before.keys() | now.keys():
+        old_digest, old_lines = before.get(path, (None, None))
+        digest, lines = now.get(path, (None, None))
+        if digest == old_digest:
+            continue
+        what = "changed"
+        if old_digest is None:
+            what = "added"
+        elif digest is None:
+            what = "removed"
+        has_lines = lines is not None or old_lines is not None
+        changes.append(Change(path, what, (lines or 0) - (old_lines or 0) if has_lines else None))
+    return sorted(
+        changes, key=lambda change: (change.lines is None, -abs(change.lines or 0), change.path)
     )
-    old, found = before["files"], []
-    for path in files.keys() | old.keys():
-        (was, lines_before), (digest, lines) = (
-            old.get(path, (None, None)),
-            files.get(path, (None, None)),
-        )
-        if was != digest:
-            grown = (
-                None
-                if lines_before is None and lines is None
-                else (lines or 0) - (lines_before or 0)
-            )
-            found.append(
-                (
-                    path,
-                    "added" if was is None else "removed" if digest is None else "changed",
-                    grown,
-                )
-            )
-    if not found:
+
+
+def _changes(title: str, changes: list[Change], top: int) -> list[str]:
+    if not changes:
         return [f"## {title}", "No file changed."]
-    found.sort(key=lambda each: (each[2] is None, -abs(each[2] or 0), each[0]))
-    numbers = {
-        what: sum(each[1] == what for each in found) for what in ("added", "removed", "changed")
-    }
-    summary = (
-        "Files: "
-        + ", ".join(f"{number:,} {what}" for what, number in numbers.items() if number)
-        + "."
-    )
+    numbers: list[str] = []
+    for what in ("added", "removed", "changed"):
+        if number := sum(change.what == what for change in changes):
+            numbers.append(f"{number:,} {what}")
     rows = [
-        (_code(path), what, "" if grown is None else _signed(grown)) for path, what, grown in found
+        (_code(path), what, "" if lines is None else _signed(lines))
+        for path, what, lines in changes
     ]
     heading, *rest = _section(title, ("file", "what", "lines"), rows, top)
-    return [heading, summary, *rest]
+    return [heading, f"Files: {', '.join(numbers)}.", *rest]
 
 
-def _imports(measure: dict) -> list[tuple[str, str]]:
-    own = {
-        path.split("/")[0].removesuffix(".py") for path in measure["modules"]
-    } | sys.stdlib_module_names
-    foreign = [(name, number) for name, number in measure["imports"].items() if name not in own]
-    return [
-        (_code(name), f"{number:,}")
-        for name, number in sorted(foreign, key=lambda each: (-each[1], each[0]))
-    ]
+def _imports(measure: Measured) -> list[Row]:
+    own = {path.split("/")[0].removesuffix(".py") for path in measure["modules"]}
+    foreign = measure["imports"].keys() - own - sys.stdlib_module_names
+    by_count = sorted(foreign, key=lambda name: (-measure["imports"][name], name))
+    return [(_code(name), f"{measure['imports'][name]:,}") for name in by_count]
 
 
-def _section(title: str, head: tuple, rows: list[tuple], top: int) -> list[str]:
+def _section(title: str, head: Row, rows: Sequence[Row], top: int) -> list[str]:
     if not rows:
         return []
-    more = [f"… and {len(rows) - top:,} more."] if len(rows) > top else []
-    return [f"## {title}", _table(head, rows[:top]), *more]
+    parts = [f"## {title}", _table(head, rows[:top])]
+    if len(rows) > top:
+        parts.append(f"… and {len(rows) - top:,} more.")
+    return parts
 
 
-def _table(head: tuple, rows: list[tuple]) -> str:
-    """A table that also reads well as it is: columns are padded, and those of numbers are aligned to the right."""
-    lines = [
-        tuple(" ".join(cell.replace("|", "\\|").split()) for cell in row) for row in (head, *rows)
-    ]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    right = [
-        all(re.fullmatch(r"[+−]?[\d,]*", cell) is not None for cell in column)
-        for column in zip(*lines[1:], strict=True)
-    ]
-    lines.insert(
-        1,
-        tuple(
-            "-" * (width - 1) + "-:"[is_right]
-            for width, is_right in zip(widths, right, strict=True)
-        ),
-    )
-    marks = [">" if is_right else "<" for is_right in right]
-    cells = [
-        [f"{cell:{mark}{width}}" for cell, mark, width in zip(row, marks, widths, strict=True)]
-        for row in lines
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+def _table(head: Row, rows: Sequence[Row]) -> str:
+    """A Markdown table that reads well as text: columns are padded, and numbers align right."""
+    columns: list[Row] = []
+    for texts in zip(head, *rows, strict=True):
+        title, *cells = (" ".join(text.replace("|", "\\|").split()) for text in texts)
+        width = max(3, len(title), *map(len, cells))
+        rule = "-" * width
+        align = "<"
+        if all(_NUMBER.fullmatch(cell) for cell in cells):
+            rule = "-" * (width - 1) + ":"
+            align = ">"
+        columns.append(tuple(f"{text:{align}{width}}" for text in (title, rule, *cells)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
 
 
 def _code(text: str) -> str:
-    """As code, with the middle of a long path left out."""
-    return (
-        f"`{text}`"
-        if len(text) <= _WIDEST
-        else f"`{text[: _WIDEST // 3]}…{text[-_WIDEST * 2 // 3 :]}`"
-    )
+    """*text* as code, without the middle of a long path."""
+    if len(text) > _WIDEST:
+        text = f"{text[: _WIDEST // 3]}…{text[-_WIDEST * 2 // 3 :]}"
+    return f"`{text}`"
 
 
 def _signed(number: int) -> str:
@@ -171,5 +174,5 @@ def _signed(number: int) -> str:
 
 
 def _unversioned(path: str) -> str:
-    """``x-1.2.dist-info/METADATA`` is the same file in the next version."""
+    """The same name in each version: ``x-1.2.dist-info/METADATA`` without the version."""
     return re.sub(r"^([^/]+?)-[^/]+\.(dist|egg)-info/", r"\1.\2-info/", path)

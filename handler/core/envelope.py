@@ -1,4 +1,4 @@
-"""The shapes in which Lambda hands over an event, each made into the plain one, and the reply put into the shape asked for."""
+"""The shapes in which Lambda delivers an event, each with the answer that it expects."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 
 from pfl.handler.core.errors import InvalidRequestError, exit_code
-from pfl.handler.core.event import Reply
+from pfl.handler.core.event import Reply, StepRow
 
-RESPONSE_BYTES = (
-    6 * 1024 * 1024
-)  # Of a whole response. Source: AWS Lambda Developer Guide, "Lambda quotas".
-_SPARE_BYTES = (
-    64 * 1024
-)  # For what stands around the reply; an HTTP answer holds it once more, as text.
+# The limit of a whole response. Source: AWS Lambda Developer Guide, "Lambda quotas".
+RESPONSE_BYTES = 6 * 1024 * 1024
+# Room for the rest of the response; an HTTP answer holds the reply as text, with escapes.
+_SPARE_BYTES = 64 * 1024
 _HTTP = {"completed": 200, "invalid": 400, "miss": 404, "busy": 409, "cancelled": 409}
 _SCHEDULES = ("aws.events", "aws.scheduler")
 _FOREIGN = (
@@ -26,61 +24,86 @@ _FOREIGN = (
     "RequestType",
     "tasks",
 )
-_SHAPES = (
-    "send the plain event, a function URL or API Gateway v2 request, or an EventBridge schedule"
-)
 _SHORT = (int, float, bool, type(None))
 
-Seal = Callable[[Reply], Mapping[str, object]]  # What makes the caller's answer of a reply.
+# Turns a reply into the caller's answer.
+Wrap = Callable[[Reply], Mapping[str, object]]
 
 
-def unwrap(raw: object) -> tuple[object, Seal]:
+def unwrap(raw: object) -> tuple[object, Wrap]:
     """
-    The plain event in *raw*, and what makes the caller's answer of a reply.
+    The plain event in *raw*, and the function that wraps its reply.
 
-    A request (function URL, API Gateway payload 2.0) holds the event as its body and is answered with an HTTP status; a
-    schedule holds it as its ``detail``, and without one asks for what a schedule is for: reaping.
+    A request (function URL, or API Gateway payload 2.0) holds the event in its body and is answered
+    with an HTTP status. A schedule holds it in its ``detail``; without one, it asks for ``reap``.
 
     Raises:
-        InvalidRequestError: *raw* is of another shape; one that asks over HTTP is answered so, see :func:`is_http`.
+        InvalidRequestError: *raw* has another shape; see :func:`wrapper_for`.
     """
     if not isinstance(raw, dict) or "id" in raw or "action" in raw:
-        return raw, _as_it_is
-    if is_http(raw):
-        return _body(raw), over_http
+        return raw, _unchanged
+    if _is_http(raw):
+        return _body(raw), _over_http
     if raw.get("source") in _SCHEDULES and "detail-type" in raw:
         detail = raw.get("detail")
-        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}, _as_it_is
+        if isinstance(detail, Mapping) and detail:
+            return detail, _unchanged
+        return {"action": "reap"}, _unchanged
     for name in _FOREIGN:
         if name in raw:
             raise InvalidRequestError(
-                "the event is of a shape that is not known here",
+                "the event has an unknown shape",
                 why=f"it has {name!r}",
-                hint=_SHAPES,
+                hint="send the plain event, a function URL request, or an EventBridge schedule",
             )
-    return raw, _as_it_is
+    return raw, _unchanged
 
 
-def is_http(raw: object) -> bool:
-    """Whether *raw* is a request of a function URL or of API Gateway with payload format 2.0."""
+def wrapper_for(raw: object) -> Wrap:
+    """The function that wraps the reply to *raw*, if :func:`unwrap` raised an error."""
+    return _over_http if _is_http(raw) else _unchanged
+
+
+def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
+    """
+    *reply* without its largest values, if it is too large for Lambda.
+
+    A dropped value is None, and ``value_bytes`` is its length as JSON; the caller fetches it from
+    the store by the row's ``key``.
+    """
+    rows = reply["steps"]
+    # Most replies are small: do not encode those twice just to measure them.
+    has_few_rows = len(rows) < 1_000 and not reply.get("warnings")
+    if has_few_rows and all(_is_short(row["value"]) for row in rows):
+        return reply
+    size_bytes = _size_bytes(reply)
+    if size_bytes <= limit_bytes:
+        return reply
+    sizes = {i: _size_bytes(row["value"]) for i, row in enumerate(rows) if row.get("key")}
+    kept: list[StepRow] = list(rows)
+    for i in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if size_bytes <= limit_bytes:
+            break
+        kept[i] = {**rows[i], "value": None, "value_bytes": sizes[i]}
+        size_bytes -= sizes[i]
+    return {**reply, "steps": kept}
+
+
+def _is_http(raw: object) -> bool:
+    """Whether *raw* is a request of a function URL, or of API Gateway with payload 2.0."""
     context = raw.get("requestContext") if isinstance(raw, dict) else None
     return isinstance(context, Mapping) and isinstance(context.get("http"), Mapping)
 
 
-def seal_for(raw: object) -> Seal:
-    """What makes the answer to *raw*, where it could not be unwrapped."""
-    return over_http if is_http(raw) else _as_it_is
-
-
-def _as_it_is(reply: Reply) -> Mapping[str, object]:
+def _unchanged(reply: Reply) -> Mapping[str, object]:
     return reply
 
 
-def over_http(reply: Reply) -> Mapping[str, object]:
-    """*reply* as an HTTP answer; its status follows the reply's: 200, 400, 404, 409, 500, or 503 where a service is away."""
-    status = _HTTP.get(str(reply["status"]), 500)
+def _over_http(reply: Reply) -> Mapping[str, object]:
+    """*reply* as an HTTP answer: 200, 400, 404, 409, 500, or 503 if a service did not answer."""
+    status = _HTTP.get(reply["status"], 500)
     error = reply.get("error")
-    if status == 500 and isinstance(error, Mapping) and exit_code(str(error.get("type"))) == 5:
+    if status == 500 and error and exit_code(error["type"]) == 5:
         status = 503
     return {
         "statusCode": status,
@@ -89,48 +112,24 @@ def over_http(reply: Reply) -> Mapping[str, object]:
     }
 
 
-def fit(reply: Reply, most_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
-    """
-    *reply*, with its largest values taken out until it is small enough for Lambda.
-
-    A value taken out is None, and ``value_bytes`` says how long it was as JSON; the caller fetches it from the store by the
-    row's ``key``.
-    """
-    rows = list(reply["steps"])  # type: ignore[call-overload]
-    if (
-        len(rows) < 1_000
-        and not reply.get("warnings")
-        and all([_is_short(row["value"]) for row in rows])
-    ):
-        return reply  # What most calls ask for is not written twice to learn its size.
-    if (left := _size(reply)) <= most_bytes:
-        return reply
-    sizes = {i: _size(row["value"]) for i, row in enumerate(rows) if row.get("key")}
-    for i in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if left <= most_bytes:
-            break
-        rows[i] = {**rows[i], "value": None, "value_bytes": sizes[i]}
-        left -= sizes[i]
-    return {**reply, "steps": rows}
-
-
 def _is_short(value: object) -> bool:
     return type(value) in _SHORT or (type(value) is str and len(value) < 400)
 
 
-def _size(value: object) -> int:
-    return len(json.dumps(value))  # ASCII: at least as long as what Lambda's runtime makes of it.
+def _size_bytes(value: object) -> int:
+    # json.dumps writes ASCII: at least as long as what Lambda's runtime writes.
+    return len(json.dumps(value))
 
 
-def _body(request: Mapping) -> object:
+def _body(request: Mapping[str, object]) -> object:
     body = request.get("body")
     if not body:
         raise InvalidRequestError("the request has no body", hint='POST {"id": "abc"}')
     if request.get("isBase64Encoded"):
-        from base64 import b64decode  # A plain event pays for no import.
+        from base64 import b64decode  # A plain event needs none.
 
         try:
-            return b64decode(body, validate=True)
-        except (ValueError, TypeError) as exc:
+            return b64decode(str(body), validate=True)
+        except ValueError as exc:
             raise InvalidRequestError("the request's body is not base64", why=str(exc)) from exc
     return body

@@ -1,16 +1,16 @@
 """
-The errors a person can meet, each with its exit code.
+The errors that a user can see, each with its exit code.
 
-PflError                  exit 1   anything we foresaw
+PflError                  exit 1   any error that pfl expects
 ├── InvalidRequestError   exit 2   the request is wrong: a flag, an event, a setting
 │   └── DeclarationError           a step or flow is declared wrongly; names file and line
-├── NotFoundError         exit 3   nothing is there, or a miss where only a hit was wanted
-├── StepFailedError       exit 4   a step raised; our code did its job
-│   └── UnstorableValueError       a step returned what JSON cannot hold
-├── UnavailableError      exit 5   a service did not answer, or time ran out: trying again may help
-│   ├── BusyError                  another call computes the step, and there is no time left to wait for it
-│   ├── LeaseLostError             the call was taken for dead while it computed: it may not publish
-│   └── OutOfTimeError             the Lambda deadline came before the end
+├── NotFoundError         exit 3   something does not exist, or a miss in a cached_only call
+├── StepFailedError       exit 4   a step raised an exception
+│   └── UnstorableValueError       a step returned a value that is not JSON
+├── UnavailableError      exit 5   a service did not answer, or time ran out: try again
+│   ├── BusyError                  another call computes the step, and no time is left to wait
+│   ├── LeaseLostError             the call lost its lease while it computed: it may not publish
+│   └── OutOfTimeError             the Lambda deadline came first
 ├── CorruptRecordError    exit 6   stored bytes are not what was written
 └── RunCancelledError     exit 130 someone cancelled the run in Prefect
 """
@@ -44,14 +44,16 @@ class PflError(Exception):
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(what)
-        self.what, self.why, self.hint = what, why, hint
+        self.what = what
+        self.why = why
+        self.hint = hint
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" if self.why else self.what
 
     @property
     def lines(self) -> str:
-        """What happened, why, and what to do, a line each: the message of a Prefect state."""
+        """What, why and hint on a line each: the message of a Prefect state."""
         return "\n".join(part for part in (self.what, self.why, self.hint) if part)
 
     def to_json(self) -> ErrorBody:
@@ -71,20 +73,20 @@ class DeclarationError(InvalidRequestError):
 
 
 class NotFoundError(PflError):
-    """Nothing is there, or a miss where only a hit was wanted."""
+    """Something does not exist, or a miss in a ``cached_only`` call."""
 
     exit_code = 3
     status = "miss"
 
 
 class StepFailedError(PflError):
-    """A step raised; our code did its job."""
+    """A step raised an exception."""
 
     exit_code = 4
 
 
 class UnstorableValueError(StepFailedError):
-    """A step returned what JSON cannot hold."""
+    """A step returned a value that is not JSON."""
 
 
 class UnavailableError(PflError):
@@ -94,17 +96,17 @@ class UnavailableError(PflError):
 
 
 class BusyError(UnavailableError):
-    """Another call computes the step, and there is no time left to wait for it."""
+    """Another call computes the step, and no time is left to wait for it."""
 
     status = "busy"
 
 
 class LeaseLostError(UnavailableError):
-    """The call was taken for dead while it computed, so another may be computing: nothing of it may be published."""
+    """The call lost its lease while it computed, so it may not publish: another may compute now."""
 
 
 class OutOfTimeError(UnavailableError):
-    """The Lambda deadline came before the end."""
+    """The Lambda deadline came before the call was done."""
 
 
 class CorruptRecordError(PflError):
@@ -121,7 +123,7 @@ class RunCancelledError(PflError):
 
 
 def exit_code(name: str) -> int:
-    """The exit code of the error class called *name*, as a reply tells it; 1 for one that is not ours."""
+    """The exit code of the error class *name*; 1 for a class that is not ours."""
     todo: list[type[PflError]] = [PflError]
     while todo:
         kind = todo.pop()

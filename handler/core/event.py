@@ -1,35 +1,68 @@
-"""An event in, a reply out: what Lambda hands us, checked, and what it gets back."""
+"""An event in, a reply out: the shape of both, and the checks of an event."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
 from pfl.handler.core.declare.manifest import FlowEntry, Manifest
 from pfl.handler.core.errors import ErrorBody, InvalidRequestError, PflError
 from pfl.handler.core.store.keys import plan_key
 
 ID_BYTES = 512
-_FIELDS = ("id", "flow", "step", "bust", "skip", "params", "engine", "cached_only")
-
 _ACTIONS: dict[str, dict[str, type]] = {
-    "reap": {"action": str, "dry_run": bool}, "poll": {"action": str, "pool": str}, "check": {"action": str}, "run": {"flow_run_id": str},
-}  # fmt: skip
+    "reap": {"action": str, "dry_run": bool},
+    "poll": {"action": str, "pool": str},
+    "check": {"action": str},
+    "run": {"flow_run_id": str},
+}
 _EXAMPLES = {
-    "flow": '"flow": "meaning"', "step": '"step": "b"', "bust": '"bust": ["b"]', "skip": '"skip": ["a"]',
-    "params": '"params": {"rate": 2}', "engine": '"engine": "direct"', "cached_only": '"cached_only": true',
-}  # fmt: skip
+    "flow": '"flow": "meaning"',
+    "step": '"step": "b"',
+    "bust": '"bust": ["b"]',
+    "skip": '"skip": ["a"]',
+    "params": '"params": {"rate": 2}',
+    "engine": '"engine": "direct"',
+    "cached_only": '"cached_only": true',
+}
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+_NO_STEPS: frozenset[str] = frozenset()
+
+T = TypeVar("T")
+D = TypeVar("D")
+# An event before it is checked: any field may be missing, unknown or of a wrong type.
+Event = Mapping[str, object]
+# Called with a step, and what happens to it.
+Notify = Callable[[str, str], None]
 
 
-Event = Mapping[
-    str, object
-]  # As it comes in: any field may be missing, unknown or of a wrong type.
-Notify = Callable[[str, str], None]  # Called with a step, and what happens to it.
+class CallEvent(TypedDict, total=False):
+    """A valid event of a call; see ``docs/event.md``. A field that is None counts as absent."""
+
+    id: Required[str]
+    flow: str | None
+    step: str | None
+    bust: str | list[str] | None
+    skip: list[str] | None
+    params: dict[str, object] | None
+    engine: str | None
+    cached_only: bool | None
+
+
+_FIELDS = CallEvent.__annotations__
 
 
 class StepRow(TypedDict):
-    """What became of one step, as a reply reports it."""
+    """One step in a reply."""
 
     step: str
     status: str
@@ -46,7 +79,7 @@ class StepRow(TypedDict):
 
 
 class Reply(TypedDict):
-    """What every caller gets, also when something went wrong; see ``docs/event.md``."""
+    """The reply to every event, including one that failed; see ``docs/event.md``."""
 
     version: int
     id: object
@@ -62,19 +95,26 @@ class Reply(TypedDict):
     warnings: NotRequired[list[str]]
     store: NotRequired[dict[str, int]]
     ms: NotRequired[float]
-    # Of an action:
+    # The reply to an action:
     action: NotRequired[object]
     fingerprints: NotRequired[dict[str, dict[str, str]]]
     reaped: NotRequired[list[dict[str, object]]]
     runs: NotRequired[list[dict[str, object]]]
-    # Of a flow run that Prefect scheduled:
+    # The reply to a flow run that Prefect scheduled:
     claimed: NotRequired[bool]
     why: NotRequired[str]
     flow_run_id: NotRequired[str]
 
 
 class Request(NamedTuple):
-    """An event whose every name has been found in the flow it asks for; *bases* as of :meth:`pfl.handler.core.declare.manifest.FlowEntry.bases`."""
+    """
+    A checked event: every name in it exists in the flow.
+
+    Attributes:
+        step: The step that is asked for; None: all.
+        targets: The steps whose results the reply has to contain.
+        bases: See :meth:`pfl.handler.core.declare.manifest.FlowEntry.bases`.
+    """
 
     id: str
     flow: FlowEntry
@@ -88,19 +128,18 @@ class Request(NamedTuple):
     cached_only: bool
 
     def step_params(self, step: str) -> dict[str, object]:
-        """The parameters that *step* takes, defaults filled in."""
+        """The parameters that *step* takes, with defaults filled in."""
         return {name: self.params[name] for name in self.flow.steps[step].params}
 
     def plan_key(self, step: str) -> str:
-        """Where the plan of *step* is."""
+        """The key of the plan of *step*."""
         return plan_key(self.bases[step], self.id)
 
-    def with_fingerprints(self, prints: Mapping[str, str]) -> Request:
-        """The same request, as it would be if the named steps had these fingerprints."""
-        steps = {
-            n: s._replace(fingerprint=prints.get(n, s.fingerprint))
-            for n, s in self.flow.steps.items()
-        }
+    def with_fingerprints(self, fingerprints: Mapping[str, str]) -> Request:
+        """The same request, with these fingerprints for the steps named in them."""
+        steps = dict(self.flow.steps)
+        for name in steps.keys() & fingerprints.keys():
+            steps[name] = steps[name]._replace(fingerprint=fingerprints[name])
         flow = self.flow._replace(steps=steps)
         return self._replace(flow=flow, bases=flow.bases(self.params))
 
@@ -112,54 +151,46 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
     Args:
         raw: The event; text is read as JSON.
         manifest: The flows.
-        engine: What computes a miss where the event does not say.
+        engine: The engine that computes a miss, unless the event names one.
 
     Raises:
-        InvalidRequestError: The event is wrong; the message names the field.
+        InvalidRequestError: The event is invalid; the message names the field.
     """
     event = _object(raw)
     for name in event:
         if name not in _FIELDS:
-            raise InvalidRequestError(
-                f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(_FIELDS)}"
-            )
+            raise _unknown_field(name, _FIELDS)
     id = check_id(event.get("id"))
-    flow = _flow(event.get("flow"), manifest)
-    if len(event) == 1:  # As most calls are: an ID, and nothing else to check.
-        nothing: frozenset[str] = frozenset()
+    flow = _find_flow(_typed(event, "flow", str, manifest.default), manifest)
+    params, bases = flow.defaults, flow.default_bases
+    # Most calls hold nothing but an ID.
+    if len(event) == 1:
         return Request(
-            id,
-            flow,
-            None,
-            flow.sinks,
-            nothing,
-            nothing,
-            flow.defaults,
-            flow.default_bases,
-            engine,
-            False,
+            id, flow, None, flow.sinks, _NO_STEPS, _NO_STEPS, params, bases, engine, False
         )
     step = _typed(event, "step", str, None)
+    targets = flow.sinks
     if step is not None:
-        _known(flow, step)
-    targets = (step,) if step is not None else flow.sinks
+        _check_step(flow, step)
+        targets = (step,)
     skip = _steps(flow, event, "skip", targets)
     bust = _bust(flow, event, step, targets)
     if both := sorted(bust & skip):
         raise InvalidRequestError(
-            f"step {both[0]} is both busted and skipped", hint="leave one of the two out"
+            f"step {both[0]} is both busted and skipped", hint=f"remove {both[0]} from one of them"
         )
     engine = _typed(event, "engine", str, engine)
     if engine not in ("prefect", "direct"):
         raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
     cached_only = _typed(event, "cached_only", bool, False)
-    params = _params(flow, event) if event.get("params") is not None else flow.defaults
-    bases = flow.default_bases if params is flow.defaults else flow.bases(params)
+    if event.get("params") is not None:
+        params = _params(flow, event)
+        bases = flow.bases(params)
     return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only)
 
 
-def fields_or_empty(raw: object) -> Mapping[str, object]:
-    """The fields of an event that may be wrong, for a reply that says so."""
+def fields_or_empty(raw: object) -> Event:
+    """The fields of an event that may be invalid, for the reply to it."""
     try:
         return _object(raw)
     except InvalidRequestError:
@@ -168,10 +199,10 @@ def fields_or_empty(raw: object) -> Mapping[str, object]:
 
 def check_id(id: object) -> str:
     """
-    *id*, if it can be one: text of 1 to 512 bytes without control characters.
+    *id*, if it is valid: text of 1 to 512 bytes without control characters.
 
     Raises:
-        InvalidRequestError: It cannot.
+        InvalidRequestError: It is not.
     """
     hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
     if id is None:
@@ -190,61 +221,62 @@ def check_id(id: object) -> str:
         raise InvalidRequestError(
             "the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most", hint=hint
         )
-    for position, character in enumerate("" if id.isprintable() else id):
-        if (
-            character < " " or "\x7f" <= character <= "\x9f"
-        ):  # The category Cc of Unicode, which never grows.
-            why = f"U+{ord(character):04X} at position {position}"
-            raise InvalidRequestError("the ID has a control character", why=why, hint=hint)
+    if not id.isprintable():
+        for position, character in enumerate(id):
+            # Unicode's category Cc, which never grows.
+            if character < " " or "\x7f" <= character <= "\x9f":
+                why = f"U+{ord(character):04X} at position {position}"
+                raise InvalidRequestError("the ID has a control character", why=why, hint=hint)
     return id
 
 
-def check_action(event: Mapping[str, object]) -> str:
+def check_action(event: Event) -> str:
     """
-    What an event asks for that is no call for an ID: ``reap``, ``poll``, ``check``, or ``run`` for ``{"flow_run_id": "…"}``.
+    The action that an event asks for: ``reap``, ``poll``, ``check`` or ``run``.
+
+    Args:
+        event: The event; ``{"flow_run_id": "…"}`` asks for ``run``.
 
     Raises:
-        InvalidRequestError: The event is wrong; the message names the field.
+        InvalidRequestError: The event is invalid; the message names the field.
     """
     action = "run" if "flow_run_id" in event else event["action"]
-    fields = _ACTIONS.get(action) if isinstance(action, str) else None
-    if fields is None:
+    if not isinstance(action, str) or action not in _ACTIONS:
         raise InvalidRequestError(
             f"unknown action {action!r}",
             hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}',
         )
+    fields = _ACTIONS[action]
     for name, value in event.items():
         if name not in fields:
-            raise InvalidRequestError(
-                f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(fields)}"
-            )
+            raise _unknown_field(name, fields)
         if type(value) is not fields[name] or value == "":
-            wanted = "true or false" if fields[name] is bool else "text"
             raise InvalidRequestError(
                 f"{name} is {_kind(value)}",
-                why=f"it has to be {wanted}",
+                why=f"it has to be {_KINDS[fields[name]]}",
                 hint=f"the fields are {', '.join(fields)}",
             )
     return action
 
 
-def reply(*, id: object, flow: object, status: str) -> Reply:
-    """A reply with the fields that each one has; the others are added as they become known."""
+def new_reply(*, id: object, flow: object, status: str) -> Reply:
+    """A reply with the fields that every reply has; the others are added as they become known."""
     return {"version": 1, "id": id, "flow": flow, "status": status, "steps": [], "engine": None}
 
 
 def add_error(reply: Reply, error: PflError) -> None:
-    """Make *reply* that of a call that failed."""
+    """Turn *reply* into that of a call that failed."""
     reply["status"] = error.status
     reply["error"] = error.to_json()
 
 
-def notify_nobody(step: str, doing: str) -> None:
-    """Where nobody watches a call."""
+def notify_nobody(step: str, progress: str) -> None:
+    """Ignore the progress of a call."""
 
 
-def _object(raw: object) -> dict:
-    if type(raw) is dict:  # As Lambda hands it over.
+def _object(raw: object) -> Event:
+    # As Lambda passes it.
+    if type(raw) is dict:
         return raw
     if isinstance(raw, str | bytes):
         try:
@@ -258,24 +290,19 @@ def _object(raw: object) -> dict:
     return raw
 
 
-def _typed(event: dict, name: str, kind: type, default):
+def _typed(event: Event, name: str, kind: type[T], default: D) -> T | D:
     value = event.get(name)
     if value is None:
         return default
-    if type(value) is not kind:
-        wanted = {str: "text", bool: "true or false", dict: "an object"}[kind]
+    if not isinstance(value, kind):
         raise InvalidRequestError(
-            f"{name} is {_kind(value)}", why=f"it has to be {wanted}", hint=_EXAMPLES[name]
+            f"{name} is {_kind(value)}", why=f"it has to be {_KINDS[kind]}", hint=_EXAMPLES[name]
         )
     return value
 
 
-def _flow(name: object, manifest: Manifest) -> FlowEntry:
-    if name is not None and not isinstance(name, str):
-        raise InvalidRequestError(
-            f"flow is {_kind(name)}", why="it has to be text", hint=_EXAMPLES["flow"]
-        )
-    flow = manifest.flows.get(manifest.default if name is None else name)
+def _find_flow(name: str, manifest: Manifest) -> FlowEntry:
+    flow = manifest.flows.get(name)
     if flow is None:
         raise InvalidRequestError(
             f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}"
@@ -283,7 +310,7 @@ def _flow(name: object, manifest: Manifest) -> FlowEntry:
     return flow
 
 
-def _known(flow: FlowEntry, step: str) -> None:
+def _check_step(flow: FlowEntry, step: str) -> None:
     if step not in flow.steps:
         raise InvalidRequestError(
             f"unknown step {step!r} in flow {flow.name}",
@@ -292,55 +319,57 @@ def _known(flow: FlowEntry, step: str) -> None:
 
 
 def _bust(
-    flow: FlowEntry, event: dict, step: str | None, targets: tuple[str, ...]
+    flow: FlowEntry, event: Event, step: str | None, targets: tuple[str, ...]
 ) -> frozenset[str]:
-    if event.get("bust") == "this" and step is not None:
+    bust = event.get("bust")
+    if bust == "this" and step is not None:
         return frozenset(targets)
-    if event.get("bust") in ("this", "all"):  # Where no step is asked for, all of them are.
+    # A call without a step asks for all of them.
+    if bust in ("this", "all"):
         return flow.closure(targets)
-    return _steps(flow, event, "bust", targets, also='"this", "all" or ')
+    return _steps(flow, event, "bust", targets)
 
 
-def _steps(
-    flow: FlowEntry, event: dict, name: str, targets: tuple[str, ...], also: str = ""
-) -> frozenset[str]:
-    value = event.get(name)
-    if value is None:
-        return frozenset()
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        shown = repr(value) if isinstance(value, str) else _kind(value)
+def _steps(flow: FlowEntry, event: Event, name: str, targets: tuple[str, ...]) -> frozenset[str]:
+    steps = event.get(name)
+    if steps is None:
+        return _NO_STEPS
+    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+        shown = repr(steps) if isinstance(steps, str) else _kind(steps)
+        words = '"this", "all" or ' if name == "bust" else ""
         raise InvalidRequestError(
-            f"{name} is {shown}", why=f"it has to be {also}a list of steps", hint=_EXAMPLES[name]
+            f"{name} is {shown}", why=f"it has to be {words}a list of steps", hint=_EXAMPLES[name]
         )
     needed = flow.closure(targets)
-    for step in value:
-        _known(flow, step)
+    for step in steps:
+        _check_step(flow, step)
         if step not in needed:
-            asked = " and ".join(targets)
             raise InvalidRequestError(
-                f"{name}: step {step} is not needed for {asked}", hint=f"leave {step} out"
+                f"{name}: step {step} is not needed for {' and '.join(targets)}",
+                hint=f"remove {step} from {name}",
             )
-    return frozenset(value)
+    return frozenset(steps)
 
 
-def _params(flow: FlowEntry, event: dict) -> dict[str, object]:
-    given = _typed(event, "params", dict, {})
+def _params(flow: FlowEntry, event: Event) -> dict[str, object]:
+    given: dict[str, object] = _typed(event, "params", dict, {})
     for name in given:
         if name not in flow.params:
-            known = (
-                f"its parameters are {', '.join(flow.params)}"
-                if flow.params
-                else "it has no parameters"
-            )
-            raise InvalidRequestError(f"unknown parameter {name!r} of flow {flow.name}", hint=known)
-    return {
-        name: p.check(name, given[name]) if name in given else p.default
-        for name, p in flow.params.items()
-    }
+            hint = "it has no parameters"
+            if flow.params:
+                hint = f"its parameters are {', '.join(flow.params)}"
+            raise InvalidRequestError(f"unknown parameter {name!r} of flow {flow.name}", hint=hint)
+    params = dict(flow.defaults)
+    for name, value in given.items():
+        params[name] = flow.params[name].check(name, value)
+    return params
+
+
+def _unknown_field(name: str, known: Mapping[str, object]) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(known)}"
+    )
 
 
 def _kind(value: object) -> str:
-    return {
-        "dict": "an object", "list": "a list", "str": "text", "bool": "true or false", "NoneType": "null",
-        "int": "a number", "float": "a number",
-    }.get(type(value).__name__, type(value).__name__)  # fmt: skip
+    return _KINDS.get(type(value), type(value).__name__)

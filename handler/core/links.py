@@ -1,24 +1,33 @@
 """
-Links into Prefect's pages, which open at the tab that matters.
+Links to Prefect's pages, which open at the right tab.
 
-Prefect Cloud and the second UI of a server (``/v2``) call the tab ``TaskInputs``, the first UI ``Task Inputs``; each shows its first
-tab for the other's word.
+Prefect Cloud and the second UI of a server (``/v2``) call the tab ``TaskInputs``; the first UI
+calls it ``Task Inputs``. Each opens its first tab for a name that it does not know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
+
+_CLOUD_API = "https://api.prefect.cloud/api/accounts/"
+_CLOUD_UI = "https://app.prefect.cloud/account/"
+
+
+class Links(NamedTuple):
+    """The pages of one computed result, as far as it has them."""
+
+    flow_run: str | None = None
+    task_run: str | None = None
+    artifact: str | None = None
 
 
 def base_of(api_url: str, environ: Mapping[str, str]) -> str:
-    """Where the pages are that belong to an API: Cloud's, a server's second UI, or what ``PREFECT_UI_URL`` says."""
+    """Where an API's pages are: ``PREFECT_UI_URL``, Prefect Cloud's, or a server's second UI."""
     if base := environ.get("PREFECT_UI_URL", "").rstrip("/"):
         return base
-    cloud = api_url.replace(
-        "https://api.prefect.cloud/api/accounts/", "https://app.prefect.cloud/account/"
-    )
-    if cloud != api_url:
-        return cloud.replace("/workspaces/", "/workspace/")
+    if api_url.startswith(_CLOUD_API):
+        return api_url.replace(_CLOUD_API, _CLOUD_UI).replace("/workspaces/", "/workspace/")
     return api_url.removesuffix("/api") + "/v2"
 
 
@@ -28,16 +37,23 @@ def flow_run(base: str, id: str) -> str:
 
 
 def task_run(base: str, id: str, tab: str = "TaskInputs") -> str:
-    """The page of a task run, open at *tab*: ``TaskInputs``, ``Artifacts``, ``Logs`` or ``Details``."""
-    is_first_ui = not (base.endswith("/v2") or base.startswith("https://app.prefect.cloud/"))
-    return f"{base}/runs/task-run/{id}?tab={tab.replace('TaskInputs', 'Task%20Inputs') if is_first_ui else tab}"
+    """The page of a task run at *tab*: ``TaskInputs``, ``Artifacts``, ``Logs`` or ``Details``."""
+    is_first_ui = not (base.endswith("/v2") or base.startswith(_CLOUD_UI))
+    if is_first_ui and tab == "TaskInputs":
+        tab = "Task%20Inputs"
+    return f"{base}/runs/task-run/{id}?tab={tab}"
 
 
-def of_record(body: Mapping[str, object]) -> tuple[str | None, str | None, str | None]:
-    """The pages of the flow run, of the task run and of its artifact that a record of history or an entry of a plan tells of."""
-    if not body.get("url") or not body.get("flow_run_id"):
-        return None, None, None
-    base, run = str(body["url"]).split("/runs/")[0], body.get("task_run_id")
-    return flow_run(base, str(body["flow_run_id"])), *(
-        task_run(base, str(run), tab) if run else None for tab in ("TaskInputs", "Artifacts")
-    )
+def of_record(body: Mapping[str, object]) -> Links:
+    """The pages of a record of history, or of an entry of a plan."""
+    url = body.get("url")
+    flow_run_id = body.get("flow_run_id")
+    task_run_id = body.get("task_run_id")
+    if not url or not flow_run_id:
+        return Links()
+    base = str(url).split("/runs/")[0]
+    page = flow_run(base, str(flow_run_id))
+    if not task_run_id:
+        return Links(page)
+    id = str(task_run_id)
+    return Links(page, task_run(base, id), task_run(base, id, "Artifacts"))

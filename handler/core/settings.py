@@ -1,7 +1,8 @@
 """
-Every knob of pfl in one named tuple, read from the environment; a dataclass would take a third of a cold hit to import.
+Every setting of pfl in one named tuple, read from the environment.
 
-Flags beat environment beats default. Only the CLI reads ``.env``, and hands it in as part of *environ*.
+A flag beats the environment, which beats the default. Only the CLI reads ``.env``, and passes it in
+as part of *environ*. A dataclass would take a third of a cold hit to import.
 """
 
 from __future__ import annotations
@@ -17,100 +18,105 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Knob(NamedTuple):
-    """One setting: its variable, default, meaning, whether it is a secret, and the only values it may have."""
+class Setting(NamedTuple):
+    """
+    One setting.
+
+    Attributes:
+        env: Its environment variable.
+        default: Its value if the variable is not set.
+        meaning: What it is, with its unit.
+        secret: Whether its value is masked wherever it is printed.
+        choices: The only values it may have; empty: any.
+    """
 
     env: str
-    default: object
+    default: str | float
     meaning: str
     secret: bool = False
     choices: tuple[str, ...] = ()
 
 
-def _knob(
-    env: str, default: object, meaning: str, *, secret: bool = False, choices: tuple[str, ...] = ()
-) -> Any:
-    return Knob(env, default, meaning, secret, choices)
+# Any, so that a field is declared with the type of its value and described in the same place.
+_setting: Any = Setting
 
 
 class Settings(NamedTuple):
-    """What a call runs with; each field names its variable, default, unit and meaning."""
+    """The settings of a call."""
 
-    prefect_api_url: str = _knob(
+    prefect_api_url: str = _setting(
         "PREFECT_API_URL", "", "Prefect API to report to; empty: an embedded server"
     )
-    prefect_api_key: str = _knob(
-        "PREFECT_API_KEY", "", "key for Prefect Cloud or a guarded server", secret=True
+    prefect_api_key: str = _setting(
+        "PREFECT_API_KEY", "", "API key for Prefect Cloud or a protected server", secret=True
     )
-    store: str = _knob(
+    store: str = _setting(
         "PFL_STORE", "", "directory, file://, s3://bucket/prefix or memory://; empty: .pfl/store"
     )
-    engine: str = _knob(
+    engine: str = _setting(
         "PFL_ENGINE", "prefect", "what computes a miss", choices=("prefect", "direct")
     )
-    project: str = _knob(
-        "PFL_PROJECT", "", "directory with flows/; empty: found from the working directory"
+    project: str = _setting(
+        "PFL_PROJECT", "", "directory with flows/; empty: the working directory or one above it"
     )
-    manifest: str = _knob(
-        "PFL_MANIFEST", "", "manifest baked into an image, trusted as it is; empty: made on the fly"
+    manifest: str = _setting(
+        "PFL_MANIFEST",
+        "",
+        "manifest baked into an image, and trusted; empty: made from the flows as they are",
     )
-    inline_bytes: int = _knob(
+    inline_bytes: int = _setting(
         "PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON"
     )
-    retention_days: int = _knob(
+    retention_days: int = _setting(
         "PFL_RETENTION_DAYS", 30, "how long a busted value can be restored, in days"
     )
-    server_idle_s: int = _knob(
+    server_idle_s: int = _setting(
         "PFL_SERVER_IDLE_S", 1_800, "stop the embedded server after this many idle seconds"
     )
-
-    margin_s: int = _knob(
+    margin_s: int = _setting(
         "PFL_MARGIN_S",
         2,
-        "seconds before the Lambda deadline in which nothing computes, only saves and replies",
+        "seconds before the Lambda deadline that are kept for saving and replying",
     )
-    lease_s: int = _knob(
+    lease_s: int = _setting(
         "PFL_LEASE_S",
         60,
-        "seconds without a sign of life after which a call with no deadline counts as dead",
+        "seconds without a heartbeat after which a call without a deadline counts as dead",
     )
-
-    work_pool: str = _knob(
-        "PFL_WORK_POOL", "pfl", "Prefect work pool that the worker and the event poll look at"
+    work_pool: str = _setting(
+        "PFL_WORK_POOL", "pfl", "Prefect work pool that the worker and scheduled polls serve"
     )
-    artifacts: float = _knob(
+    artifacts: float = _setting(
         "PFL_ARTIFACTS",
         1.0,
-        "share of computed steps that get an artifact in Prefect: all, off, or such as 0.1",
+        "share of computed steps that have an artifact in Prefect: all, off, or such as 0.1",
     )
-    on_prefect_down: str = _knob(
+    on_prefect_down: str = _setting(
         "PFL_ON_PREFECT_DOWN",
         "fail",
-        "what a miss does where Prefect does not answer",
+        "what a miss does if Prefect does not answer",
         choices=("fail", "direct"),
     )
-
-    tag_limits: str = _knob(
+    tag_limits: str = _setting(
         "PFL_TAG_LIMITS",
         "off",
-        "give each step of each ID a limit of 1 in Prefect too",
+        "also limit each step of each ID to one run at a time in Prefect",
         choices=("off", "per-id"),
     )
-
-    function: str = _knob(
+    function: str = _setting(
         "PFL_FUNCTION",
         "",
-        "Lambda function that pfl invoke calls; empty: the one deployed from here, else none",
+        "Lambda function that pfl invoke calls; empty: the one deployed from here, if any",
     )
-    preload: bool = _knob(
+    preload: bool = _setting(
         "PFL_PRELOAD",
         False,
-        "import the engine in Lambda's init phase, for functions that mostly miss",
+        "import the engine when Lambda starts, for functions that mostly miss",
     )
-    prefect_secret: str = _knob(
+    prefect_secret: str = _setting(
         "PFL_PREFECT_SECRET",
         "",
-        "ARN of the Secrets Manager secret or SSM parameter with the key, read in Lambda on a miss",
+        "ARN of the Secrets Manager secret or SSM parameter with the API key, read on a miss",
     )
 
     @classmethod
@@ -119,73 +125,68 @@ class Settings(NamedTuple):
         Read the settings; an empty variable counts as unset.
 
         Raises:
-            InvalidRequestError: A variable does not parse.
+            InvalidRequestError: The value of a variable is invalid.
         """
-        return cls(
-            **{
-                name: _parse(knob, text)
-                for name, knob in KNOBS.items()
-                if (text := environ.get(knob.env))
-            }
-        )
+        return cls._make(_value(setting, environ.get(setting.env)) for setting in SETTINGS.values())
 
     @property
     def home(self) -> Path:
-        """The project's own directory ``.pfl``: manifest, embedded store and server."""
+        """The project's directory ``.pfl``: its manifest, embedded store and embedded server."""
         return self.root / ".pfl"
 
     @property
     def root(self) -> Path:
-        """The directory that holds ``flows/``: set, else the nearest one upwards, else this checkout."""
-        from pathlib import Path  # Where all is set, as in an image, nobody asks.
+        """The project: the one set, else the nearest directory upwards with flows, else pfl's."""
+        from pathlib import Path  # An image sets every path, and needs none.
 
         if self.project:
             return Path(self.project).resolve()
-        here = Path.cwd()
-        for place in (here, *here.parents):
-            if (place / "flows" / "pipeline.py").is_file():
-                return place
+        start = Path.cwd()
+        for directory in (start, *start.parents):
+            if (directory / "flows" / "pipeline.py").is_file():
+                return directory
         return Path(__file__).resolve().parents[2]
 
 
-KNOBS: dict[str, Knob] = Settings._field_defaults
-Settings.__new__.__defaults__ = tuple(knob.default for knob in KNOBS.values())
+SETTINGS: dict[str, Setting] = Settings._field_defaults
+Settings.__new__.__defaults__ = tuple(setting.default for setting in SETTINGS.values())
 
 
 @cache
 def of_process() -> Settings:
-    """The settings of this process, read once: looking at a dozen variables takes a fifth of a warm hit."""
+    """The settings of this process, read once: twenty variables take a fifth of a warm hit."""
     return Settings.from_env(os.environ)
 
 
-def _parse(knob: Knob, text: str) -> object:
-    env, choices = knob.env, knob.choices
-    if isinstance(knob.default, bool):
+def _value(setting: Setting, text: str | None) -> str | float:
+    if not text:
+        return setting.default
+    if isinstance(setting.default, bool):
         if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
-            raise InvalidRequestError(
-                f"{env} is not yes or no", why=f"it is {text!r}", hint=f"{env}=1 or {env}=0"
-            )
+            raise _invalid(setting, text, "yes or no", 1)
         return text.lower() in ("1", "true", "yes")
-    if isinstance(knob.default, int):
+    if isinstance(setting.default, int):
         if not text.isascii() or not text.isdigit():
-            raise InvalidRequestError(
-                f"{env} is not a whole number", why=f"it is {text!r}", hint=f"{env}={knob.default}"
-            )
+            raise _invalid(setting, text, "a whole number", setting.default)
         return int(text)
-    if isinstance(knob.default, float):
+    if isinstance(setting.default, float):
         try:
-            share = {"all": 1.0, "off": 0.0}[text] if text in ("all", "off") else float(text)
+            share = float({"all": "1", "off": "0"}.get(text, text))
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:
-            raise InvalidRequestError(
-                f"{env} is neither all, off nor a share", why=f"it is {text!r}", hint=f"{env}=0.1"
-            )
+            raise _invalid(setting, text, "all, off or a share", 0.1)
         return share
-    if choices and text not in choices:
-        raise InvalidRequestError(
-            f"{env} is not one of {', '.join(choices)}",
-            why=f"it is {text!r}",
-            hint=f"{env}={knob.default}",
-        )
+    if setting.choices and text not in setting.choices:
+        raise _invalid(setting, text, " or ".join(setting.choices), setting.default)
     return text
+
+
+def _invalid(
+    setting: Setting, text: str, expected: str, example: str | float
+) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{setting.env} is not {expected}",
+        why=f"it is {text!r}",
+        hint=f"{setting.env}={example}",
+    )

@@ -67,7 +67,7 @@ def _credentials() -> Mapping[str, str]:
         return os.environ
     from pfl.handler.core.store import objects
 
-    found = objects.found_credentials()()
+    found = objects.find_credentials()()
     return {
         "AWS_ACCESS_KEY_ID": found["access_key_id"],
         "AWS_SECRET_ACCESS_KEY": found["secret_access_key"],

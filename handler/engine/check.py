@@ -6,21 +6,10 @@ import secrets
 import time
 from contextlib import suppress
 
-from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import PflError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import AlreadyExistsError, Store
 from pfl.handler.engine.prefect import client, environment
-
-
-def code(settings: Settings) -> dict[str, object]:
-    """The digest of the code, and the fingerprint of each step of each flow."""
-    flows = catalog.load(settings)
-    prints = {
-        name: {step.name: step.fingerprint for step in flow.steps.values()}
-        for name, flow in flows.flows.items()
-    }
-    return {"code": flows.digest, "fingerprints": prints}
 
 
 def reach(settings: Settings, store: Store) -> None:

@@ -18,14 +18,14 @@ from typing import NamedTuple
 from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
 from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.errors import BusyError, PflError, StepFailedError
 from pfl.handler.core.event import Request
 from pfl.handler.core.fingerprint import Fingerprint
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import normalise
+from pfl.handler.core.store.values import round_trip
 from pfl.handler.engine.deadline import TERMINATED, GivenUp, Stopped, Terminated, out_of_time
 from pfl.handler.engine.interrupt import raise_in_thread
 from pfl.handler.engine.steps import as_error
@@ -569,7 +569,7 @@ class Invocation:
         self, name: str, value: object, inputs: dict[str, Entry], run: Run, started: float, told: dict,
         seen: tuple[str, ...],
     ) -> Entry:  # fmt: skip
-        value, text = normalise(value, step=name)
+        value, text = round_trip(value, step=name)
         ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
         key = lookup.result_key(self.request, name, inputs)
         if name in self.request.bust:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 
-from pfl.handler.core.declare.flows import Flow, Step, short_place
+from pfl.handler.core.declare.flow import Flow
+from pfl.handler.core.declare.location import location
+from pfl.handler.core.declare.step import AnyStep
 from pfl.handler.core.errors import PflError, StepFailedError
 from pfl.handler.core.fingerprint import place
 from pfl.handler.engine.interrupt import Interruptible
@@ -20,7 +22,7 @@ class _TimeUp(BaseException):
     """Raised inside a step whose time is over; no ``except Exception`` of the step's swallows it."""
 
 
-def call_step(step: Step, arguments: dict[str, object], *, in_prefect: bool = False) -> object:
+def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool = False) -> object:
     """
     Call the function and return what it returned.
 
@@ -99,12 +101,12 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
     if isinstance(exc, PflError):
         return exc
-    at = flow.steps[step].where
+    at = flow.steps[step].location
     for frame, line in traceback.walk_tb(exc.__traceback__):
         if place.kind_of_file(frame.f_code.co_filename) == place.PROJECT:
-            at = short_place(frame.f_code.co_filename, line)
+            at = location(frame.f_code.co_filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
-        at = short_place(exc.filename, exc.lineno or 0)
+        at = location(exc.filename, exc.lineno or 0)
     error = StepFailedError(
         f"step {step} failed",
         why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000],

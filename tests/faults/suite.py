@@ -23,6 +23,7 @@ from pfl.handler import entry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects, records
+from pfl.handler.core.tags import limit_tag
 from pfl.handler.engine.prefect import client, environment, limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +146,7 @@ def left_open(settings: Settings, ids: list[str]) -> list[str]:
         for id, run in runs
         if run["state_type"] not in client.FINAL
     ]
-    tags = {limits.tag_of(id, step) for id in ids for step in "ab"}
+    tags = {limit_tag(id, step) for id in ids for step in "ab"}
     return found + [
         f"slot {row['tag']}"
         for row in limits.ls(api, objects.of(settings), holders=False)

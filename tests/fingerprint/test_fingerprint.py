@@ -271,12 +271,12 @@ def test_reading_the_python_version_makes_it_count(project):
 
 
 def step_of(function, **options):
-    """A step as ``pfl.handler.core.declare.flows`` makes it, as far as a fingerprint looks."""
+    """A step as ``pfl.handler.core.declare.step`` makes it, as far as a fingerprint looks."""
     kind = type(
         "Step",
         (),
         {
-            "__module__": "pfl.handler.core.declare.flows",
+            "__module__": "pfl.handler.core.declare.step",
             "__call__": lambda self, *a: self.function(*a),
         },
     )

@@ -485,7 +485,7 @@ def _older_result(
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
     for mark in marks:
         fields: dict[str, object] = {**mark.to_json(), "why": f"{status}: {mark.name}"}
-        fields["id"] = None if mark.folder == ALL else keys.decoded(mark.folder)
+        fields["id"] = None if mark.folder == ALL else keys.decode_id(mark.folder)
         del fields["step"]
         history.note(store, mark.folder, mark.step, status, fields)
 

@@ -1,13 +1,36 @@
-"""What can be called: the manifest of the image, or that of the project as its files are now."""
+"""The manifest to use: that of the image, or that of the project as its files are now."""
 
 from __future__ import annotations
 
-from pfl.handler.core.declare.manifest import VERSION, Manifest, baked, from_json, is_current
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from pfl.handler.core.declare.manifest import (
+    VERSION,
+    Manifest,
+    ManifestBody,
+    from_body,
+    read_baked,
+)
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.records import unseal
 
-_loaded: dict[str, tuple[bytes, dict, Manifest]] = {}
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pfl.handler.core.declare.sources import Sources
+
+
+class _Remembered(NamedTuple):
+    data: bytes
+    sources: Sources
+    manifest: Manifest
+
+
+_remembered: dict[Path, _Remembered] = {}
+# An image cannot change, so its manifest is read once per process.
+baked = cache(read_baked)
 
 
 def load(settings: Settings) -> Manifest:
@@ -15,30 +38,32 @@ def load(settings: Settings) -> Manifest:
     The manifest of the image, or that of the project as its files are now.
 
     Raises:
-        CorruptRecordError: The image's manifest is not there or damaged.
+        CorruptRecordError: The image's manifest does not exist, or is damaged.
         InvalidRequestError: The flows cannot be imported, or are declared wrongly.
     """
     if settings.manifest:
-        if settings.manifest not in _loaded:
-            _loaded[settings.manifest] = (b"", {}, baked(settings.manifest))
-        return _loaded[settings.manifest][2]
-    root = settings.root
-    path = str(root / ".pfl" / "manifest.json")
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        if path not in _loaded or _loaded[path][0] != data:
-            body = unseal(data, path)
-            if body["version"] != VERSION:
-                raise CorruptRecordError(f"{path} is of another version")
-            _loaded[path] = (data, body["sources"], from_json(body))
-        _, sources, manifest = _loaded[path]
-        if is_current(sources, root):
-            return manifest
-    except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
-        pass  # Not there, or not ours: it is made anew below.
-    from pfl.handler.core.declare import (
-        project,  # Imports the user's code, so only when there is no manifest for it.
-    )
+        return baked(settings.manifest)
+    manifest = _recall(settings.root)
+    if manifest is None:
+        from pfl.handler.core.declare import project  # Imports the user's code.
 
-    return project.load(settings).manifest
+        manifest = project.load(settings).manifest
+    return manifest
+
+
+def _recall(root: Path) -> Manifest | None:
+    """The manifest in ``.pfl``; None if it has another version, is damaged, or is out of date."""
+    from pfl.handler.core.declare import sources  # An image needs none.
+
+    path = root / ".pfl" / "manifest.json"
+    try:
+        data = path.read_bytes()
+        known = _remembered.get(path)
+        if known is None or known.data != data:
+            body: ManifestBody = unseal(data, str(path))
+            if body["version"] != VERSION:
+                return None
+            known = _remembered[path] = _Remembered(data, body["sources"], from_body(body))
+        return known.manifest if sources.is_current(known.sources, root) else None
+    except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
+        return None

@@ -1,1 +1,1 @@
-"""The objects of the store: where they are, what they hold, and how they are checked when they are read."""
+"""The objects of the store: their keys, their content, and the checks when they are read."""

@@ -1,4 +1,4 @@
-"""The version of the store's format, noted in the store: whoever would write in another one stops, and says so."""
+"""The version of the store's format, kept in the store, so that no other version writes to it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ KEY = "format.json"
 
 def check(store: Store) -> None:
     """
-    Note our version in a new store, and refuse one of another; a store is asked once, and only before a write.
+    Write our version into a new store, and refuse a store of another version.
+
+    Each store is checked once per process, and only before the first write.
 
     Raises:
-        InvalidRequestError: The store is of another version.
-        CorruptRecordError: The note cannot be read.
+        InvalidRequestError: The store has another version.
+        CorruptRecordError: The version cannot be read.
     """
     if store.format is None:
         data = store.get(KEY)
         if data is None:
+            data = json.dumps({"version": VERSION, "by": "pfl"}).encode()
             try:
-                data = json.dumps({"version": VERSION, "by": "pfl"}).encode()
                 store.put(KEY, data, mode="create")
             except AlreadyExistsError:
                 data = store.get(KEY)
         store.format = _version(data)
     if store.format != VERSION:
         raise InvalidRequestError(
-            f"the store {store.url} is of format {store.format}, and this pfl writes format {VERSION}",
-            why="what it wrote there the other could not read, or would misread",
-            hint="use the pfl that made the store, or set PFL_STORE to another place",
+            f"the store {store.url} has format {store.format}; this pfl writes format {VERSION}",
+            why="each version could misread what the other writes",
+            hint="use the pfl that created the store, or set PFL_STORE to another place",
         )
 
 
@@ -43,7 +45,9 @@ def _version(data: bytes | None) -> int:
             return version
         why = f"its version is {version!r}"
     except (ValueError, KeyError, TypeError) as exc:
-        why = f"{exc!r}"
+        why = repr(exc)
     raise CorruptRecordError(
-        f"{KEY} of the store is damaged", why=why, hint=f'put {{"version": {VERSION}}} there'
+        f"{KEY} in the store is damaged",
+        why=why,
+        hint=f'replace its content with {{"version": {VERSION}}}',
     )

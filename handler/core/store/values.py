@@ -1,4 +1,4 @@
-"""What a step may return: a value that JSON can hold, checked so that a cached value equals the computed one."""
+"""The values a step may return: JSON, checked so that a cached value equals the computed one."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 
 from pfl.handler.core.errors import UnstorableValueError
 
-JsonObject = dict[str, Any]  # An object of JSON whose shape somebody else decides.
+JsonObject = dict[str, Any]  # A JSON object whose shape somebody else decides.
 
 
 def encode(value: object, *, step: str = "") -> str:
     """
-    The JSON text of *value*, as it is stored; tuples become lists, as they do for whoever reads it.
+    The JSON text of *value*, as it is stored; a tuple becomes a list.
+
+    Args:
+        value: The value.
+        step: The step that returned it, for the error.
 
     Raises:
-        UnstorableValueError: Something inside is no JSON; the message has the path to it, such as ``result.rows[3].when``.
+        UnstorableValueError: Something in it is not JSON; the message has the path to it, such as
+            ``result.rows[3].when``.
     """
     try:
-        trouble = _trouble(value, "result", [])
-    except RecursionError:
-        trouble = ("result", "it is nested too deeply")
-    if trouble is None:
-        try:
+        problem = _find_problem(value, "result", [])
+        if problem is None:
             return json.dumps(value, allow_nan=False)
-        except (
-            ValueError,
-            RecursionError,
-        ) as exc:  # An integer past Python's digit limit, for one.
-            trouble = ("result", str(exc))
-    path, why = trouble
+        path, why = problem
+    except RecursionError:
+        path, why = "result", "it is nested too deeply"
+    except ValueError as exc:  # An integer with more digits than Python writes.
+        path, why = "result", str(exc)
     raise UnstorableValueError(
         f"step {step} returned a value that cannot be stored"
         if step
@@ -40,38 +41,35 @@ def encode(value: object, *, step: str = "") -> str:
     )
 
 
-def normalise(value: object, *, step: str = "") -> tuple[object, str]:
-    """*value* as every later reader will see it, and its JSON text."""
+def round_trip(value: object, *, step: str = "") -> tuple[object, str]:
+    """*value* as every later reader receives it, and its JSON text; see :func:`encode`."""
     text = encode(value, step=step)
     return json.loads(text), text
 
 
-def _trouble(value: object, path: str, within: list[int]) -> tuple[str, str] | None:
+def _find_problem(value: object, path: str, parents: list[int]) -> tuple[str, str] | None:
+    """The path to the first part that is not JSON, and why it is not; None if all of it is."""
     if value is None or isinstance(value, str | bool | int):
         return None
     if isinstance(value, float):
         return None if math.isfinite(value) else (path, f"{float(value)} is not a JSON number")
     if not isinstance(value, dict | list | tuple):
-        return (
-            path,
-            f"{type(value).__module__}.{type(value).__qualname__} is not JSON".removeprefix(
-                "builtins."
-            ),
-        )
-    if id(value) in within:
+        name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        return path, f"{name} is not JSON"
+    if id(value) in parents:
         return path, "it contains itself"
-    within.append(id(value))
+    parents.append(id(value))
     if isinstance(value, dict):
         for key, item in value.items():
-            # json.dumps would turn 1 into "1" in silence, and the cached value would differ from the computed one.
+            # json.dumps would turn the key 1 into "1", so the cached value would differ.
             if type(key) is not str:
                 return f"{path}[{key!r}]", f"the key is {type(key).__name__}, not text"
             inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{key!r}]"
-            if found := _trouble(item, inner, within):
-                return found
+            if problem := _find_problem(item, inner, parents):
+                return problem
     else:
         for index, item in enumerate(value):
-            if found := _trouble(item, f"{path}[{index}]", within):
-                return found
-    within.pop()
+            if problem := _find_problem(item, f"{path}[{index}]", parents):
+                return problem
+    parents.pop()
     return None

@@ -20,11 +20,13 @@ from pfl.handler.core import event, links
 from pfl.handler.core.cache import accept
 from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.declare import manifest, project
-from pfl.handler.core.declare.flows import Flow, Step
+from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.declare.params import KIND_OF
+from pfl.handler.core.declare.step import AnyStep
 from pfl.handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects, records
+from pfl.handler.core.tags import run_tags
 from pfl.handler.engine import reap
 from pfl.handler.engine.deadline import TERMINATED, Stopped, Terminated, heed_sigterm, out_of_time
 from pfl.handler.engine.invocation import Invocation, Run, Work
@@ -112,15 +114,10 @@ def _interrupted(exc: KeyboardInterrupt) -> State:
     )
 
 
-def tags(id: str, step: str | None) -> set[str]:
-    """The tags of a flow run: ``id=abc`` and ``step=b``; Prefect's UI splits a filter at commas, so an ID loses them."""
-    return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
-
-
 def tell_apart(invocation: Invocation) -> None:
     """Give a run that Prefect started the tags that one of ours has."""
     run, request = invocation.flow_run, invocation.request
-    mine = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
+    mine = {*run.tags, *run_tags(request.id, request.step, invocation.call.token)}
     client.ask(api_around(), f"/flow_runs/{run.id}", {"tags": sorted(mine)}, method="PATCH")
 
 
@@ -250,7 +247,7 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     }
     # The flow may stand in any module, not only in the image's pipeline; its manifest is then made from itself.
     body, prints = project.describe_one(flow, settings.root)
-    described = manifest.from_json(body)
+    described = manifest.from_body(body)
     request = event.parse({**asked, "flow": flow.name, "params": own}, described)
     results = objects.of(settings)
     finding = accept.find(request, results, [])
@@ -318,7 +315,7 @@ def _docstring(flow: Flow) -> str:
     return "\n".join(lines)
 
 
-def _said_of(name: str, step: Step) -> str:
+def _said_of(name: str, step: AnyStep) -> str:
     for line in inspect.getdoc(step.function).splitlines() if step.function.__doc__ else ():
         if line.strip().startswith(f"{name}:"):
             return line.split(":", 1)[1].strip()

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TypeVar
 
 from pfl.handler.core.errors import BusyError, UnavailableError
+from pfl.handler.core.tags import call_tag
 from pfl.handler.engine.prefect.environment import Api
 
 T = TypeVar("T")
@@ -156,7 +157,7 @@ def end(
         ids |= {
             run["id"]
             for run in pages(
-                api, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"call={call}"]}}}
+                api, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [call_tag(call)]}}}
             )
         }
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}

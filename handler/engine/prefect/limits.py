@@ -27,6 +27,7 @@ from pfl.handler.core.errors import (
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import Store
+from pfl.handler.core.tags import is_id_limit, limit_tag
 from pfl.handler.engine.prefect import environment
 from pfl.handler.engine.prefect.client import FINAL, Api, ask, pages, patiently, pause, set_state
 
@@ -34,19 +35,7 @@ if TYPE_CHECKING:
     from pfl.handler.engine.invocation import Invocation
 
 _SLOT_S = 60  # Prefect gives slots for no shorter time.
-_PLAIN = "-_.@+"  # Beside letters and digits; a slash, which Prefect's names may not have, is written ~2F.
 _made: set[tuple[str, str, int]] = set()
-
-
-def tag_of(id: str | None, step: str) -> str:
-    """The tag of a step, of one ID or of all."""
-    if id is None:
-        return f"task-{step}"
-    return (
-        "id="
-        + "".join(c if c.isalnum() or c in _PLAIN else f"~{ord(c):02X}" for c in id)
-        + f":task-{step}"
-    )
 
 
 def tags_of(invocation: Invocation, name: str, api: Api) -> list[str]:
@@ -54,15 +43,15 @@ def tags_of(invocation: Invocation, name: str, api: Api) -> list[str]:
     step, tags = invocation.flow.steps[name], []
     automatic = 1 if invocation.settings.tag_limits == "per-id" else None
     for tag, limit in (
-        (tag_of(invocation.request.id, name), automatic),
-        (tag_of(None, name), step.limit),
+        (limit_tag(invocation.request.id, name), automatic),
+        (limit_tag(None, name), step.limit),
     ):
         if _path(tag) in invocation.limited:
             tags.append(tag)  # What was set by hand counts, not what the code says.
         elif limit is not None:
             if (api.url, tag, limit) not in _made:
                 patiently(lambda tag=tag, limit=limit: _set(api, tag, limit))
-                if tag == tag_of(None, name):
+                if tag == limit_tag(None, name):
                     _made.add(
                         (api.url, tag, limit)
                     )  # Those of an ID may be collected while it is idle.
@@ -256,7 +245,7 @@ def idle(api: Api, store: Store, seconds: float) -> list[str]:
     return [
         row["tag"]
         for row in ls(api, store, holders=False)
-        if row["tag"].startswith("id=") and ":task-" in row["tag"] and not row["taken"] and _path(row["tag"]) not in kept
+        if is_id_limit(row["tag"]) and not row["taken"] and _path(row["tag"]) not in kept
         and row["updated_at"] < records.now_iso(before)
     ]  # fmt: skip
 

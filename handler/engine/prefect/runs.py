@@ -11,6 +11,7 @@ from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import InvalidRequestError, NotFoundError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import Store
+from pfl.handler.core.tags import id_tag
 from pfl.handler.engine.prefect import environment, server
 from pfl.handler.engine.prefect.client import Api, ask, pages
 
@@ -113,7 +114,7 @@ def _of_prefect(
     wanted = [status] if status else sorted(_OPEN) if stuck else list(STATES)
     chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in wanted]}}}
     if id is not None:
-        chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
+        chosen["tags"] = {"all_": [id_tag(id)]}
     for run in islice(
         pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}),
         limit,

@@ -23,7 +23,7 @@ from uuid import UUID
 from pfl.handler.core import event
 from pfl.handler.core.cache import lease
 from pfl.handler.core.declare import project
-from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.errors import (
     ErrorBody,
     InvalidRequestError,
@@ -107,7 +107,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         )
         flow_run, name, why = _take_patiently(api, run_id, call.token, caller)
         if flow_run is None:
-            reply = event.reply(id=None, flow=name, status="completed")
+            reply = event.new_reply(id=None, flow=name, status="completed")
             reply["claimed"] = False
             reply["why"] = why
         else:
@@ -130,7 +130,7 @@ def _run_claimed(
         reply = _run(api, flow_run, name, caller)
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
     except PflError as exc:
-        reply = event.reply(id=None, flow=name, status=exc.status)
+        reply = event.new_reply(id=None, flow=name, status=exc.status)
         event.add_error(reply, exc)
         reap_reason = _end_after_error(api, flow_run["id"], reply["error"])
     finally:
@@ -297,7 +297,7 @@ def _run_ordinary(
         may_stop=True,
         flow_run_id=str(flow_run.id),
     )
-    reply = event.reply(id=None, flow=flow.name, status="completed")
+    reply = event.new_reply(id=None, flow=flow.name, status="completed")
     reply["engine"] = "prefect"
     error: PflError | None = None
     try:

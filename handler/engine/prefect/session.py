@@ -10,6 +10,7 @@ from math import inf
 
 from pfl.handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from pfl.handler.core.settings import Settings
+from pfl.handler.core.tags import run_tags
 from pfl.handler.engine.deadline import TERMINATED, Terminated, watch_prefect
 from pfl.handler.engine.invocation import Invocation, Notify
 from pfl.handler.engine.prefect import client, environment
@@ -63,9 +64,7 @@ def run(invocation: Invocation) -> None:
         try:
             # By this tag a run is found whose process died before it could say that it had one.
             with (
-                prefect.tags(
-                    *builder.tags(request.id, request.step), f"call={invocation.call.token}"
-                ),
+                prefect.tags(*run_tags(request.id, request.step, invocation.call.token)),
                 watch_prefect(invocation, api) as watched,
             ):
                 if invocation.flow_run is None:

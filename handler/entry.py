@@ -126,7 +126,7 @@ def _act(
     if action == "check":
         from pfl.handler.engine import check
 
-        reply.update(check.code(settings))
+        check.add_code(reply, settings)
     results = results or objects.shared(settings)
     if action == "check":
         check.reach(settings, results)

@@ -45,7 +45,7 @@ def moments(project, monkeypatch):
         os.mkfifo(project.root / name)
     left = list(both)
     monkeypatch.setattr(
-        deadline, "_until", lambda when, over: open(project.root / left.pop()).close()
+        deadline, "_wait_until", lambda when, over: open(project.root / left.pop()).close()
     )
     yield
     opened = [
@@ -164,7 +164,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
     """Prefect's API may take longer than there is time; what was saved is told."""
     from pfl.handler.engine import direct
 
-    def hang(invocation, real=direct.run):
+    def hang(invocation, real=direct.compute):
         real(invocation)
         for moment in ("time_to_stop", "time_to_reply"):
             open(moment, "w").close()
@@ -173,7 +173,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
         except BaseException:
             asyncio.run(asyncio.Event().wait())  # As Prefect does: it catches, and waits again.
 
-    monkeypatch.setattr(direct, "run", hang)
+    monkeypatch.setattr(direct, "compute", hang)
     reply = call(project, step="b")
     assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
     assert "pfl runs reap" in reply["warnings"][0]
@@ -183,18 +183,18 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
     project, monkeypatch
 ):
     """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
-    monkeypatch.setattr(deadline, "_until", lambda when, over: None)
+    monkeypatch.setattr(deadline, "_wait_until", lambda when, over: None)
     from pfl.handler.engine import compute
     from pfl.handler.engine import invocation as execute
 
-    real = execute.Invocation.join
+    real = execute.Invocation.wait_for_others
 
     def late(invocation):
         ready = real(invocation)
         invocation.deadline = time.monotonic() - 1
         return ready
 
-    monkeypatch.setattr(compute.Invocation, "join", late)
+    monkeypatch.setattr(compute.Invocation, "wait_for_others", late)
     for _ in range(20):
         reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
         assert reply["error"]["type"] == "OutOfTimeError"
@@ -208,7 +208,7 @@ def test_a_signal_handler_of_the_user_is_there_again_afterwards(project, monkeyp
     import signal
 
     before = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr(deadline, "_until", lambda when, over: over.wait())
+    monkeypatch.setattr(deadline, "_wait_until", lambda when, over: over.wait())
     assert call(project)["status"] == "completed"
     assert signal.getsignal(signal.SIGUSR1) == before
 
@@ -232,7 +232,7 @@ def test_an_interruption_that_comes_while_another_part_is_entered_is_not_lost(nu
 
     outer = Interruptible("outer", watch, lambda: Due, number)
     inner = Interruptible("inner", lambda scope: None, lambda: None)
-    inner._watching.start = begin
+    inner._watcher.start = begin
     with pytest.raises(Due), outer, inner:
         for _ in range(20_000):
             tried.wait(0.001)

@@ -67,7 +67,7 @@ def rows(project, *arguments: str) -> list[dict]:
 
 def limit(project, tag: str) -> dict | None:
     api = environment.configured(project.settings)
-    return next(limits.ls(api, project.results, tag=tag), None)
+    return next(limits.list_limits(api, project.results, tag=tag), None)
 
 
 def test_a_limit_is_set_listed_and_removed(on_server, id):
@@ -100,10 +100,10 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (["set", "--tag", "a/b", "1"], 2, "Prefect allows no '/'"),
         (["set", "--step", "b", "-1"], 2, "-1"),
         (["set", "--step", "b", "x"], 2, "x"),
-        (["rm", "--tag", "never-set"], 3, "there is no limit on never-set"),
+        (["rm", "--tag", "never-set"], 3, "the tag never-set has no limit"),
         (["rm", "--idle", "soon"], 2, "--idle is 'soon'"),
         (["rm", "--idle", "7d", "--tag", "x"], 2, "--idle goes with no other"),
-        (["reset", "--tag", "never-set"], 3, "there is no limit on never-set"),
+        (["reset", "--tag", "never-set"], 3, "the tag never-set has no limit"),
     ],
 )
 def test_wrong_input_is_told(on_server, arguments, code, word):

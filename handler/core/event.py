@@ -65,7 +65,7 @@ class Reply(TypedDict):
     # Of an action:
     action: NotRequired[object]
     fingerprints: NotRequired[dict[str, dict[str, str]]]
-    reaped: NotRequired[list[dict[str, object]]]
+    reaped: NotRequired[list[Mapping[str, object]]]
     runs: NotRequired[list[dict[str, object]]]
     # Of a flow run that Prefect scheduled:
     claimed: NotRequired[bool]

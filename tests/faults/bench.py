@@ -118,7 +118,7 @@ def plain(root: Path, *, hold_s: float, kill: bool) -> float:
     from pfl.handler.engine.prefect import environment, limits
 
     tag = f"bench-{uuid.uuid4().hex[:8]}"
-    limits._set(environment.configured(Settings.from_env(os.environ)), tag, 1)
+    limits._post_limit(environment.configured(Settings.from_env(os.environ)), tag, 1)
     (root / "plain.py").write_text(PLAIN)
     command = [sys.executable, "plain.py", tag]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}

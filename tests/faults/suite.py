@@ -148,7 +148,7 @@ def left_open(settings: Settings, ids: list[str]) -> list[str]:
     tags = {limits.tag_of(id, step) for id in ids for step in "ab"}
     return found + [
         f"slot {row['tag']}"
-        for row in limits.ls(api, objects.of(settings), holders=False)
+        for row in limits.list_limits(api, objects.of(settings), holders=False)
         if row["tag"] in tags and row["taken"]
     ]
 

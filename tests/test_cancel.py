@@ -26,9 +26,11 @@ from pfl.handler import entry
 from pfl.handler.core.settings import Settings
 from pfl.handler.engine.prefect import session
 session.POLL_S = 0.1
-tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
+def notify(step, doing):
+    print(json.dumps([step, doing]), flush=True)
+settings = Settings.from_env(os.environ)
 try:
-    reply = entry.handle({"id": sys.argv[1]}, Settings.from_env(os.environ), request_id="r", notify=tell)
+    reply = entry.handle({"id": sys.argv[1]}, settings, request_id="r", notify=notify)
     print(json.dumps(reply), flush=True)
 except KeyboardInterrupt:
     sys.exit(130)

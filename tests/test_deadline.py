@@ -1,7 +1,8 @@
 """
 Shortly before the Lambda deadline a call stops, saves what is finished, and replies.
 
-No clock runs here: the deadline is far away, and its two moments come when a step, or the test, says so.
+No clock runs here: the deadline is far away, and its two moments come when a step, or the test,
+lets them come.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
 def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(
     project, monkeypatch
 ):
-    """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
+    """Its time was over before anything could be stopped; nothing is raised after the call."""
     monkeypatch.setattr(deadline, "_wait_until", lambda when, over: None)
     from pfl.handler.engine import compute
     from pfl.handler.engine import invocation as execute

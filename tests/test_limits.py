@@ -1,4 +1,4 @@
-"""Limits in Prefect: set and seen from the terminal, heeded by steps, paid for only by those that have one."""
+"""Limits in Prefect: managed from the terminal, respected by steps, free for steps without one."""
 
 from __future__ import annotations
 
@@ -270,7 +270,10 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
 
 def test_a_prefect_that_takes_slots_by_another_name_is_refused(project):
     """Ours would not be asked then, and a waiter could not be interrupted."""
-    script = "import prefect.task_engine as e; del e._concurrency\nfrom pfl.handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    script = (
+        "import prefect.task_engine as e; del e._concurrency\n"
+        "from pfl.handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    )
     environ = {**os.environ, "PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     project.write("@step\ndef a(id: str) -> int:\n    return 1\nFLOWS = [flow('free', a)]")
     done = subprocess.run(

@@ -1,4 +1,8 @@
-"""Whoever dies without a word is buried once: runs Crashed, leases free, history told; nothing that lives is touched."""
+"""
+A call that dies is cleaned up once: runs Crashed, leases free, a record in history.
+
+Nothing that lives is touched.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from pfl.handler.core.errors import OutOfTimeError, PflError
 
+_MORE_TIME = (
+    "call again: what was finished is saved; if it happens again, give the function more time"
+)
 # Prefect's engine was away when a run ended; the results are saved.
 END_NOT_RECORDED = "Prefect did not record the end of the run"
 
@@ -72,8 +75,7 @@ def out_of_time(what: str, margin_s: float, hint: str = "") -> OutOfTimeError:
     return OutOfTimeError(
         what,
         why=f"the Lambda deadline was {margin_s} s away (PFL_MARGIN_S)",
-        hint=hint
-        or "call again: what was finished is saved; if it happens again, give the function more time",
+        hint=hint or _MORE_TIME,
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pfl.handler.core.cache import accept
 from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.declare import project
 from pfl.handler.core.declare.manifest import FlowEntry, StepEntry
-from pfl.handler.core.errors import PflError, UnavailableError
+from pfl.handler.core.errors import UnavailableError
 from pfl.handler.core.event import Notify, Request
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import Store
@@ -93,7 +92,7 @@ def _compute(invocation: Invocation) -> None:
                 _compute_in_prefect(invocation)
     except deadline.Abandoned:
         what = "was abandoned: Prefect or the store did not answer in time"
-        _abandon(invocation, lambda step: causes.out_of_time(f"step {step} {what}", margin_s))
+        invocation.abandon(lambda step: causes.out_of_time(f"step {step} {what}", margin_s))
     finally:
         outcome = "COMPLETED" if invocation.is_complete else "CRASHED"
         invocation.call.end(invocation.reap_reason, finished=invocation.finished, outcome=outcome)
@@ -111,7 +110,7 @@ def _compute_in_prefect(invocation: Invocation) -> None:
         if invocation.settings.on_prefect_down == "direct" and invocation.error is None:
             _compute_without_prefect(invocation, error)
         else:
-            _abandon(invocation, lambda step: error)
+            invocation.abandon(lambda step: error)
 
 
 def _compute_without_prefect(invocation: Invocation, error: UnavailableError) -> None:
@@ -125,12 +124,3 @@ def _compute_without_prefect(invocation: Invocation, error: UnavailableError) ->
     if invocation.flow_run_id is None:
         invocation.reap_reason = ""  # No run was created that could be left open.
     direct.compute(invocation)
-
-
-def _abandon(invocation: Invocation, error: Callable[[str], PflError]) -> None:
-    """End the call with what is finished; *error* makes the error of a step that is not."""
-    invocation.abandon(error)
-    if invocation.error is None:
-        invocation.finding.warnings.append(
-            f"{causes.END_NOT_RECORDED} in time; pfl runs reap does it"
-        )

@@ -3,8 +3,8 @@ Stopping in time: before Lambda kills the process, and when the process is told 
 
 Shortly before the deadline the steps are stopped, and what is finished is saved and reported:
 
-    start ─ steps ......... stop_at ─ save, mark as Crashed, release ─ abandon_at ─ reply ─ deadline
-                               └ Stopped is raised in a step              └ Abandoned is raised anywhere
+    start ─ steps ...... stop_at ─ save, mark as Crashed, release ─ abandon_at ─ reply ─ deadline
+                            └ Stopped is raised in a step              └ Abandoned is raised
 
 In the main thread a signal does it, see :mod:`pfl.handler.engine.interrupt`; SIGALRM is Prefect's.
 """

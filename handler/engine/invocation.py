@@ -27,7 +27,7 @@ from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store.objects import Store
 from pfl.handler.core.store.values import JsonObject, normalise
-from pfl.handler.engine.causes import TERMINATED, out_of_time
+from pfl.handler.engine.causes import END_NOT_RECORDED, TERMINATED, out_of_time
 from pfl.handler.engine.deadline import Abandoned, Stopped, Terminated
 from pfl.handler.engine.interrupt import raise_in_thread
 from pfl.handler.engine.steps import as_error
@@ -65,7 +65,7 @@ class Invocation:
         settings: The settings of the process.
         request_id: Lambda's name of the call.
         notify: Called with a step and what happens to it.
-        prints: The fingerprints of the steps, kept in the store so that a later miss can be explained.
+        prints: The fingerprints of the steps, stored so that a later miss can be explained.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: The outcome of each step that was touched.
         flow_run: The flow run in Prefect that this call is, if Prefect started it.
@@ -183,7 +183,7 @@ class Invocation:
         return False
 
     def abandon(self, error: Callable[[str], PflError]) -> None:
-        """End the call with what is finished; *error* makes the error of the first step that is not."""
+        """End the call with what is finished; *error* makes the error of a step that is not."""
         self._is_over = True  # Threads that still run change nothing from here on.
         for name in self.finding.missing:
             if name in self.outcomes:
@@ -192,6 +192,8 @@ class Invocation:
                 self.outcomes[name] = Outcome("computed", entry)
             elif self.error is None:
                 self.outcomes[name] = Outcome("failed", error=error(name))
+        if self.error is None:
+            self.finding.warnings.append(f"{END_NOT_RECORDED} in time; pfl runs reap does it")
 
     # Without an engine.
 
@@ -261,13 +263,13 @@ class Invocation:
         return True
 
     def _failure_of(self, waited_for: JsonObject, name: str) -> Outcome | None:
-        """The failure of the call that was waited for, if it computed the same: it would be repeated here."""
+        """The failure of the other call, if it computed the same: it would be repeated here."""
         if waited_for.get("failed_plan") != self.request.plan_key(name):
             return None
         return Outcome("failed", error=StepFailedError(**waited_for["failure"]))
 
     def _pause(self, name: str) -> None:
-        """Wait before the next look at a step that another call holds, if there is time for that."""
+        """Wait before the next look at a step that another call holds, if there is time."""
         pause_s = jitter_s()
         if time.monotonic() + pause_s >= self.stop_at:
             raise BusyError(
@@ -411,7 +413,7 @@ class Invocation:
         return None
 
     def _failure_for_waiters(self, name: str, exc: BaseException) -> JsonObject:
-        """What the calls that wait for a step learn of its failure: with the same inputs, they fail too."""
+        """The failure as the waiters receive it, which would fail in the same way."""
         if not isinstance(exc, Exception):
             return {}
         error = as_error(name, exc, self.flow)
@@ -421,7 +423,7 @@ class Invocation:
         return {"failure": failure, "failed_plan": self.request.plan_key(name)}
 
     def _find_by_inputs(self, name: str) -> Outcome | None:
-        """The stored result of a step with these inputs: its plan was new, but its inputs are not."""
+        """The stored result of a step with these inputs; its plan is new, its inputs are not."""
         request = self.request
         if name in request.bust:
             return None
@@ -501,7 +503,7 @@ class Invocation:
         return None
 
     def _is_computed_by_this_request(self, name: str, previous: _Previous) -> bool:
-        """Whether a busted step was computed by this request, whose process died and which was sent again."""
+        """Whether this request, sent again after its process died, computed the busted step."""
         return (
             name in self.request.bust
             and bool(self.request_id)

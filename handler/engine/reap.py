@@ -206,7 +206,7 @@ def _end_runs(
 
 
 def _find_saved(store: Store, body: JsonObject) -> dict[str, JsonObject]:
-    """The task runs of a dead call whose results are saved: they are complete, if Prefect knows or not."""
+    """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
     if "id" not in body:
         return found

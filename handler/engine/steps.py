@@ -83,7 +83,7 @@ def _call_outside_loop(call: Callable[[], object]) -> object:
 
 
 def _call_within(timeout_s: float, call: Callable[[], object]) -> object:
-    """Call it, and interrupt it between two bytecodes after *timeout_s* seconds, as Prefect does."""
+    """Call it, and interrupt it after *timeout_s* seconds, as Prefect does."""
 
     def watch(scope: Interruptible) -> None:
         if not scope.over.wait(timeout_s):

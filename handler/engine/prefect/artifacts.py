@@ -95,7 +95,7 @@ def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
 
 
 def publish(artifacts: list[JsonObject], api: Api, warnings: list[str]) -> None:
-    """Send *artifacts*, and take them off the list; a failure is a warning, since the results are saved."""
+    """Send *artifacts*, and take them off the list; a failure is only a warning."""
     try:
         while artifacts:
             client.ask(api, "/artifacts/", artifacts[0])

@@ -1,8 +1,8 @@
 """
 A declared flow as an ordinary Prefect flow: one flow run per call, one task run per computed step.
 
-The body is the same whether pfl, ``.serve()`` or a Prefect worker starts it: look up what is stored,
-compute the rest.
+The body is the same whether pfl, ``.serve()`` or a Prefect worker starts it: look up what is
+stored, compute the rest.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ from prefect.task_engine import run_task
 
 # Set while pfl runs a flow of its own; a run that Prefect started has none, and makes one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
-# Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted while
-# it waits. Without the check, pfl's would silently not be called.
+# Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
+# while it waits. Without the check, pfl's would silently not be called.
 if not hasattr(prefect.task_engine, "_concurrency"):
     raise UnavailableError(
-        f"this Prefect, {prefect.__version__}, takes the slots of a limit in a way that pfl does not know",
+        f"this Prefect, {prefect.__version__}, "
+        "takes the slots of a limit in a way that pfl does not know",
         why="prefect.task_engine has no _concurrency",
         hint="install a version of constraints.txt; --engine direct needs none",
     )
@@ -62,12 +63,12 @@ vars(prefect.task_engine)["_concurrency"] = lambda names, occupy=1, *, holder, *
 _TYPES = {kind: type for type, kind in KIND_OF.items()}
 
 
-def build(flow: Flow) -> prefect.Flow[..., Any]:
+def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     """
     The Prefect flow of *flow*.
 
-    Its parameters are ``id``, ``step``, ``bust`` and ``skip``, as in an event, and the flow's own. It
-    returns the value of each step by name, or raises what the first failing step raised.
+    Its parameters are ``id``, ``step``, ``bust`` and ``skip``, as in an event, and the flow's own.
+    It returns the value of each step by name, or raises what the first failing step raised.
     """
     signature = _signature(flow)
 
@@ -83,7 +84,11 @@ def build(flow: Flow) -> prefect.Flow[..., Any]:
 
 
 def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State[Any]:
-    """The body of every flow. It is a function of this module, because a served flow is pickled with all it holds."""
+    """
+    The body of every flow.
+
+    It is a function of this module, because a served flow is pickled with all it holds.
+    """
     bound.apply_defaults()
     ours = current.get()
     invocation = ours or _from_parameters(flow, bound.arguments)
@@ -96,7 +101,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
             invocation.flow_run = context.flow_run
             tag_scheduled_run(context.flow_run, invocation)
     sigterm = raise_on_sigterm(replace=True) if ours else nullcontext()
-    # The tags of the run are for people: on a task, each would cost requests to the concurrency API.
+    # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()), sigterm:
         try:
             invocation.settle(functools.partial(_compute, invocation))
@@ -123,7 +128,11 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
 
 
 def tags(id: str, step: str | None) -> set[str]:
-    """The tags of a flow run: ``id=abc`` and ``step=b``; Prefect's UI splits a filter at commas, so an ID has none."""
+    """
+    The tags of a flow run: ``id=abc`` and ``step=b``.
+
+    Prefect's UI splits a filter at commas, so the ID has none.
+    """
     return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
 
 
@@ -234,7 +243,7 @@ def _task_run() -> TaskRun:
 
 
 def _show_hits(invocation: Invocation) -> None:
-    """Add a task run named ``Cached`` for each step that was found: whoever starts a run in Prefect looks for all its steps."""
+    """Add a task run named ``Cached`` for each step that was found, so that the run has all."""
     for name in invocation.flow.steps:
         entry = invocation.finding.found.get(name)
         outcome = invocation.outcomes.get(name)
@@ -283,7 +292,7 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
         for name, value in parameters.items()
         if name not in params and value not in (None, [])
     }
-    # The flow may be in any module, not only in the image's pipeline, so it has a manifest of its own.
+    # The flow may be in any module, not only in the image's pipeline: its manifest is its own.
     body, prints = project.describe_one(flow, settings.root)
     raw = {**fields, "flow": flow.name, "params": params}
     request = event.parse(raw, manifest.from_json(body))
@@ -348,7 +357,7 @@ def _docstring(flow: Flow) -> str:
         "Args:",
         "    id: The ID of the results.",
         "    step: The step to run, with the steps it needs; empty for all.",
-        "    bust: Compute again: this (the chosen step), all (and what it needs), or a list of steps.",
+        "    bust: Compute again: this (the chosen step), all (also what it needs), or a list.",
         "    skip: Do not run these steps; take their newest stored value, even if it is stale.",
     ]
     for name in flow.params:

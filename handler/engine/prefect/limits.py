@@ -4,8 +4,8 @@ Prefect's concurrency limits on tags, under which steps run.
     id=abc:task-b     step b of one ID (Prefect allows no slash in the name of a limit)
     task-b            step b of all IDs
 
-A limit that was set with pfl is also noted in the store, ``limits/<tag>.json``, so that a step without
-a limit costs no request to Prefect.
+A limit that was set with pfl is also noted in the store, ``limits/<tag>.json``, so that a step
+without a limit costs no request to Prefect.
 """
 
 from __future__ import annotations
@@ -259,9 +259,9 @@ def reset(api: Api, row: Limit) -> list[str]:
     """
     Free the leaked slots of a limit, and only those; return what was freed.
 
-    Prefect's own reset revokes leases and leaves their slots taken forever. So the task run of a dead
-    holder becomes Crashed, which releases its slot and lease, and then the count is set to the number
-    of the remaining leases.
+    Prefect's own reset revokes leases and leaves their slots taken forever. So the task run of a
+    dead holder becomes Crashed, which releases its slot and lease, and then the count is set to the
+    number of the remaining leases.
     """
     freed = []
     alive = 0
@@ -292,7 +292,7 @@ def remove_limit(api: Api, store: Store, tag: str) -> None:
 
 
 def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
-    """The tags of single IDs whose limit was created for a run, and not used for *idle_s* seconds."""
+    """The tags of single IDs whose limit no one set by hand or used for *idle_s* seconds."""
     before = records.now_iso(time.time() - idle_s)
     manual = {entry.key for entry in store.list("limits")}
     tags = []

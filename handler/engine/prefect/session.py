@@ -21,9 +21,9 @@ from pfl.handler.engine.prefect import client, environment
 from pfl.handler.engine.work import Outcome
 
 if TYPE_CHECKING:
-    from prefect import Flow, State
+    from prefect import State
 
-# The longest wait for a server that is too busy to create the run: SQLite needs 40 s for 64 at once.
+# The longest wait for a busy server to create the run: SQLite needs 40 s for 64 at once.
 BUSY_S = 60
 # The longest wait for what Prefect still has to send: task states exist only as events.
 FLUSH_S = 10
@@ -46,7 +46,6 @@ def compute(invocation: Invocation) -> None:
         from prefect.exceptions import TerminationSignal
 
         request = invocation.request
-        flow = _build(invocation)
         token = builder.current.set(invocation)
         invocation.reap_reason = END_NOT_RECORDED
         flush_s: float = FLUSH_S
@@ -57,7 +56,7 @@ def compute(invocation: Invocation) -> None:
                 prefect.tags(*tags),
                 watch_cancellation(api, lambda: invocation.flow_run_id) as watched,
             ):
-                state = _run(invocation, flow, api)
+                state = _run(invocation, api)
             if invocation.interrupted is not None or state.is_cancelled():
                 raise invocation.interrupted or KeyboardInterrupt
             error = invocation.error
@@ -92,9 +91,12 @@ def compute(invocation: Invocation) -> None:
         raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
 
 
-def _build(invocation: Invocation) -> Flow[..., Any]:
+def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
+    """Run the flow: as the run that Prefect started, or as a new one."""
     import prefect
     from pfl.handler.engine.prefect import builder
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.flow_engine import run_flow
 
     flow = builder.build(invocation.flow)
     # The parameters came as JSON; Prefect would import FastAPI to convert them.
@@ -102,15 +104,6 @@ def _build(invocation: Invocation) -> Flow[..., Any]:
     # Results are not stored by Prefect, which would ask its server twice a run where to.
     results = prefect.settings.get_current_settings().results
     flow.result_storage = None if results.default_storage_block else results.local_storage_path
-    return flow
-
-
-def _run(invocation: Invocation, flow: Flow[..., Any], api: environment.Api) -> State[Any]:
-    """Run the flow: as the run that Prefect started, or as a new one."""
-    from pfl.handler.engine.prefect import builder
-    from prefect.exceptions import PrefectHTTPStatusError
-    from prefect.flow_engine import run_flow
-
     if invocation.flow_run is not None:
         builder.tag_scheduled_run(invocation.flow_run, invocation)
         state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
@@ -126,7 +119,8 @@ def _run(invocation: Invocation, flow: Flow[..., Any], api: environment.Api) -> 
 
     def start() -> State[Any]:
         try:
-            return cast("State[Any]", flow(**parameters, return_state=True))
+            state: State[Any] = flow(**parameters, return_state=True)
+            return state
         except PrefectHTTPStatusError as exc:
             if exc.response.status_code == 503 and exc.request.url.path.endswith("/flow_runs/"):
                 # A busy server: it has created no run, so the request can be repeated.
@@ -172,7 +166,7 @@ def flush(deadline: float | None, longest_s: float = FLUSH_S) -> None:
 def _end(
     invocation: Invocation, api: environment.Api, type: str, message: str, *, force: bool = False
 ) -> None:
-    """End what Prefect's engine left open: a step that hangs, or that was interrupted between two states."""
+    """End what Prefect's engine left open: a step that hangs, or was interrupted too early."""
     invocation.reap_reason = END_NOT_RECORDED
     with suppress(PflError):  # Prefect is away: the call stays on record for a reaper.
         client.end(

@@ -119,8 +119,7 @@ def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
 
     def start() -> State[Any]:
         try:
-            state: State[Any] = flow(**parameters, return_state=True)
-            return state
+            return cast("State[Any]", flow(**parameters, return_state=True))
         except PrefectHTTPStatusError as exc:
             if exc.response.status_code == 503 and exc.request.url.path.endswith("/flow_runs/"):
                 # A busy server: it has created no run, so the request can be repeated.

@@ -437,7 +437,7 @@ class Doctor:
         if self.api is None:
             yield Row("slots", "skip", "no Prefect runs")
             return
-        rows = list(limits.ls(self.api, self.results))
+        rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
         said = f"{leaked} slots leaked, of {len(rows)} limits"
         yield _judged("slots", not leaked, said, said, "pfl limits ls, pfl limits reset")

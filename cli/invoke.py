@@ -171,7 +171,7 @@ def _bury(chosen, died) -> None:
     from pfl.handler.engine import reap
 
     try:
-        for row in reap.after_error(objects.of(chosen), chosen, died.request_id, cause, died.why):
+        for row in reap.reap_failed_request(objects.of(chosen), chosen, died.request_id, cause, died.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
     except errors.PflError as exc:
         output.say(f"warning: its runs are not marked yet ({exc}); pfl runs reap does it")

@@ -24,7 +24,7 @@ def ls(json: Json = False) -> None:
     """List limits: slots taken, by whom, since when, and which are leaked."""
     with _prefect() as (limits, api, results):
         count = leaked = 0
-        for row in limits.ls(api, results):
+        for row in limits.list_limits(api, results):
             count, leaked = count + 1, leaked + row["leaked"]
             if json:
                 output.emit(row)
@@ -55,7 +55,7 @@ def set_limit(
     name = _tag(id, step, tag)
     with _prefect() as (limits, api, results):
         if not dry_run:
-            limits.put(api, results, name, limit)
+            limits.set_limit(api, results, name, limit)
     _done({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{name}: {limit} at once")
 
 
@@ -72,17 +72,17 @@ def rm(
     seconds, named = (age_s(idle, "--idle"), "") if idle is not None else (0, _tag(id, step, tag))
     with _prefect() as (limits, api, results):
         if idle is not None:
-            names = limits.idle(api, results, seconds)
+            names = limits.idle_tags(api, results, seconds)
         else:
-            names = [limits.one(api, results, named)["tag"]]
-            waiting = limits.waiting(api, names[0])
+            names = [limits.get_limit(api, results, named)["tag"]]
+            waiting = limits.count_waiting(api, names[0])
             if waiting:
                 wait = "waits" if waiting == 1 else "wait"
                 question = f"{output.counted(waiting, 'task run')} {wait} for {names[0]}, and would all run at once. Remove it?"
                 output.confirm(question, yes=yes or dry_run)
         for name in names:
             if not dry_run:
-                limits.rm(api, results, name)
+                limits.remove_limit(api, results, name)
             _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
     output.say(
         output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed")
@@ -96,9 +96,9 @@ def reset(
     """Free the slots of a limit whose holders are no more, and say which; what runs keeps its slot."""
     named = _tag(id, step, tag)
     with _prefect() as (limits, api, results):
-        row = limits.one(api, results, named)
+        row = limits.get_limit(api, results, named)
         freed = [] if dry_run else limits.reset(api, row)
-        taken = limits.one(api, results, row["tag"])["taken"]
+        taken = limits.get_limit(api, results, row["tag"])["taken"]
     if json:
         output.emit(
             {

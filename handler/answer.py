@@ -22,7 +22,7 @@ from pfl.handler.core.store import objects
 from pfl.handler.core.store.objects import Store
 
 if TYPE_CHECKING:
-    from pfl.handler.engine.invocation import Outcome
+    from pfl.handler.engine.work import Outcome
     from prefect.client.schemas.objects import FlowRun
 
 

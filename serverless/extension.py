@@ -78,12 +78,12 @@ def mark_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> Non
     from pfl.handler.core.errors import PflError
     from pfl.handler.core.settings import Settings
     from pfl.handler.core.store import objects
-    from pfl.handler.engine import reap
+    from pfl.handler.engine import causes, reap
 
     try:
         settings = Settings.from_env(os.environ)
         results = objects.of(settings)
-        lease.report(results, call, *reap.of_shutdown(reason, killed_for_memory=killed_for_memory))
+        lease.report(results, call, *causes.from_shutdown(reason, killed_for_memory=killed_for_memory))
         os.unlink(lease.SANDBOX_NOTE)
         for row in reap.reap(
             results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)

@@ -113,7 +113,7 @@ class LambdaWorker(BaseWorker):
             from pfl.handler.engine.prefect import builder, scheduled_runs
 
             for name in await anyio.to_thread.run_sync(
-                scheduled_runs.end_lost, builder.api_around(), self._work_pool_name
+                scheduled_runs.end_lost, builder.current_api(), self._work_pool_name
             ):
                 self._logger.warning("%s never began: it is marked as Crashed", name)
         return await super().get_and_submit_flow_runs()

@@ -85,7 +85,7 @@ def test_artifacts_can_be_off_and_a_refused_one_is_a_warning(on_prefect, monkeyp
     on_prefect.call("art-2")
     assert versions(on_prefect, "art-2-task-rows") == []
     on_prefect.knobs["artifacts"] = 0.1
-    monkeypatch.setattr(artifacts.random, "random", iter([0.05, 0.2]).__next__)
+    monkeypatch.setattr("random.random", iter([0.05, 0.2]).__next__)
     on_prefect.call("art-4")
     assert [len(versions(on_prefect, f"art-4-task-{step}")) for step in ("rows", "size")] == [1, 0]
     monkeypatch.undo()

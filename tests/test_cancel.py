@@ -13,7 +13,7 @@ import pytest
 from faults import suite
 from pfl.handler.core.cache import lease
 from pfl.handler.core.store import records
-from pfl.handler.engine.deadline import TERMINATED
+from pfl.handler.engine.causes import TERMINATED
 from pfl.handler.engine.prefect import client as prefect_api
 from pfl.handler.engine.prefect import environment, limits
 from test_lease import GATED, until
@@ -24,11 +24,13 @@ CHILD = """
 import json, os, sys
 from pfl.handler import entry
 from pfl.handler.core.settings import Settings
-from pfl.handler.engine import deadline
-deadline.POLL_S = 0.1
-tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
+from pfl.handler.engine.prefect import session
+session.POLL_S = 0.1
+def notify(step, doing):
+    print(json.dumps([step, doing]), flush=True)
+settings = Settings.from_env(os.environ)
 try:
-    reply = entry.handle({"id": sys.argv[1]}, Settings.from_env(os.environ), request_id="r", notify=tell)
+    reply = entry.handle({"id": sys.argv[1]}, settings, request_id="r", notify=notify)
     print(json.dumps(reply), flush=True)
 except KeyboardInterrupt:
     sys.exit(130)
@@ -80,7 +82,7 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_taken(on_server):
 
 def test_ctrl_c_ends_the_wait_for_a_slot_that_another_keeps(on_server):
     tag, api = "id=stop-3:task-a", environment.configured(on_server.settings)
-    limits.put(api, on_server.results, tag, 1)
+    limits.set_limit(api, on_server.results, tag, 1)
     kept = {"names": [f"tag:{tag}"], "slots": 1, "mode": "concurrency", "lease_duration": 600}
     assert prefect_api.ask(api, "/v2/concurrency_limits/increment-with-lease", kept)["limits"]
     env = {**os.environ}
@@ -94,7 +96,7 @@ def test_ctrl_c_ends_the_wait_for_a_slot_that_another_keeps(on_server):
         until(child, '"computing"')
         while states(on_server, "stop-3")[1] != ["PENDING"]:
             pass
-        assert limits.waiting(api, tag) == 1
+        assert limits.count_waiting(api, tag) == 1
         child.send_signal(signal.SIGINT)
     assert child.returncode == 130
     all_free(on_server, "stop-3", taken=1)

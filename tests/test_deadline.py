@@ -1,7 +1,8 @@
 """
 Shortly before the Lambda deadline a call stops, saves what is finished, and replies.
 
-No clock runs here: the deadline is far away, and its two moments come when a step, or the test, says so.
+No clock runs here: the deadline is far away, and its two moments come when a step, or the test,
+lets them come.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def moments(project, monkeypatch):
         os.mkfifo(project.root / name)
     left = list(both)
     monkeypatch.setattr(
-        deadline, "_until", lambda when, over: open(project.root / left.pop()).close()
+        deadline, "_wait_until", lambda when, over: open(project.root / left.pop()).close()
     )
     yield
     opened = [
@@ -164,7 +165,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
     """Prefect's API may take longer than there is time; what was saved is told."""
     from pfl.handler.engine import direct
 
-    def hang(invocation, real=direct.run):
+    def hang(invocation, real=direct.compute):
         real(invocation)
         for moment in ("time_to_stop", "time_to_reply"):
             open(moment, "w").close()
@@ -173,7 +174,7 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
         except BaseException:
             asyncio.run(asyncio.Event().wait())  # As Prefect does: it catches, and waits again.
 
-    monkeypatch.setattr(direct, "run", hang)
+    monkeypatch.setattr(direct, "compute", hang)
     reply = call(project, step="b")
     assert (reply["status"], rows(reply)) == ("completed", [("a", "computed"), ("b", "computed")])
     assert "pfl runs reap" in reply["warnings"][0]
@@ -182,8 +183,8 @@ def test_a_call_that_hangs_outside_its_steps_replies_all_the_same(project, monke
 def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards(
     project, monkeypatch
 ):
-    """It loaded so slowly that its time was over before anything could be stopped; the raising ends with the call."""
-    monkeypatch.setattr(deadline, "_until", lambda when, over: None)
+    """Its time was over before anything could be stopped; nothing is raised after the call."""
+    monkeypatch.setattr(deadline, "_wait_until", lambda when, over: None)
     from pfl.handler.engine import compute
     from pfl.handler.engine import invocation as execute
 
@@ -208,7 +209,7 @@ def test_a_signal_handler_of_the_user_is_there_again_afterwards(project, monkeyp
     import signal
 
     before = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr(deadline, "_until", lambda when, over: over.wait())
+    monkeypatch.setattr(deadline, "_wait_until", lambda when, over: over.wait())
     assert call(project)["status"] == "completed"
     assert signal.getsignal(signal.SIGUSR1) == before
 
@@ -232,7 +233,7 @@ def test_an_interruption_that_comes_while_another_part_is_entered_is_not_lost(nu
 
     outer = Interruptible("outer", watch, lambda: Due, number)
     inner = Interruptible("inner", lambda scope: None, lambda: None)
-    inner._watching.start = begin
+    inner._watcher.start = begin
     with pytest.raises(Due), outer, inner:
         for _ in range(20_000):
             tried.wait(0.001)

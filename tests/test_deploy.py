@@ -575,7 +575,7 @@ def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here,
     )
     with pytest.raises(aws.UnavailableError, match="could not be read"):
         aws.with_secret(Settings(prefect_secret=arn + "x"))
-    with pytest.raises(InvalidRequestError, match="no ARN"):
+    with pytest.raises(InvalidRequestError, match="not the ARN"):
         aws.with_secret(Settings(prefect_secret="prefect-key"))
 
 

@@ -1,4 +1,4 @@
-"""Both engines: the same steps, keys and bytes; what Prefect is told; and that nothing goes wrong in silence."""
+"""Both engines: the same steps, keys and bytes; what Prefect shows; and that no error is silent."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def flow_runs(project: Project, id: str) -> list[dict]:
 
 
 def task_runs(project: Project, flow_run_id: str, count: int) -> list[dict]:
-    """The *count* task runs of a flow run, once all have ended: the server has got what was told before the reply, and works it off."""
+    """The *count* task runs of a flow run, once the server has worked off all their events."""
     deadline = time.monotonic() + 60
     while True:
         runs = ask(
@@ -84,7 +84,8 @@ def text(number, note: str = "é") -> str:
     return f"{number} 👾 {note}"
 @step
 async def nested(id, text) -> dict:
-    return {"rows": [{"t": text, "n": None, "b": True, "i": 2**70, "e": 1e-300}], "": [[], {}], "t": (1, 2)}
+    rows = [{"t": text, "n": None, "b": True, "i": 2**70, "e": 1e-300}]
+    return {"rows": rows, "": [[], {}], "t": (1, 2)}
 FLOWS = [flow("kinds", number, text, nested)]
 """
 
@@ -97,7 +98,7 @@ def test_both_engines_leave_the_same_bytes_under_the_same_keys(on_prefect, tmp_p
         reply = on_prefect.call("same/✓", engine=engine)
         assert reply["engine"] == engine
         assert set(statuses(reply).values()) == {"computed"}
-        # All but the name of the record of history, which starts with the time, and the digest that covers it.
+        # All but the name of the record, which starts with the time, and the digest that covers it.
         results = {
             path: re.sub(rb'"(record|sha256)":"[^"]*"', b"", data)
             for path, data in objects(on_prefect, "results").items()
@@ -237,7 +238,11 @@ def test_a_step_is_not_tried_again_for_a_value_that_cannot_be_stored(computing):
 def test_a_step_whose_time_is_over_fails_and_says_so(computing, body):
     kind = "async def" if "await" in body else "def"
     computing.write(
-        f"import asyncio\n@step(timeout_s=0.3)\n{kind} a(id):\n    {body}\nFLOWS = [flow('slow', a)]\n"
+        "import asyncio\n"
+        "@step(timeout_s=0.3)\n"
+        f"{kind} a(id):\n"
+        f"    {body}\n"
+        "FLOWS = [flow('slow', a)]\n"
     )
     reply = computing.call("slow")
     assert statuses(reply) == {"a": "failed"}
@@ -248,7 +253,10 @@ def test_a_step_whose_time_is_over_fails_and_says_so(computing, body):
 
 def test_a_timeout_that_the_step_raises_itself_is_told_as_its_own(computing):
     computing.write(
-        "@step(timeout_s=60)\nasync def a(id):\n    raise TimeoutError('the bank')\nFLOWS = [flow('x', a)]\n"
+        "@step(timeout_s=60)\n"
+        "async def a(id):\n"
+        "    raise TimeoutError('the bank')\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     assert computing.call("slow")["error"]["why"] == "TimeoutError: the bank"
 
@@ -293,7 +301,11 @@ def test_a_failing_step_fails_the_call_and_its_independent_sibling_is_saved(comp
 def test_a_failure_deep_in_a_helper_is_told_with_the_line_of_the_helper(computing):
     computing.write("def clean(text):\n    return text.nope()\n", "helpers")
     computing.write(
-        "from flows.helpers import clean\n@step\ndef a(id):\n    return clean(id)\nFLOWS = [flow('x', a)]\n"
+        "from flows.helpers import clean\n"
+        "@step\n"
+        "def a(id):\n"
+        "    return clean(id)\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     error = computing.call("deep")["error"]
     assert error["hint"] == "see flows/helpers.py:2"
@@ -330,7 +342,11 @@ def test_a_project_in_a_directory_called_handler_gets_its_line_too(project, tmp_
 )
 def test_a_value_that_cannot_be_stored_fails_the_step_with_its_path(computing, returned, why):
     computing.write(
-        f"from datetime import datetime\n@step\ndef a(id):\n    return {returned}\nFLOWS = [flow('x', a)]\n"
+        "from datetime import datetime\n"
+        "@step\n"
+        "def a(id):\n"
+        f"    return {returned}\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     reply = computing.call("odd")
     assert (reply["status"], statuses(reply)) == ("failed", {"a": "failed"})
@@ -356,7 +372,11 @@ def test_a_step_may_return_nothing_and_that_is_cached(computing):
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_whatever_a_step_raises_is_a_failure_of_the_step(computing, raised, kind):
     computing.write(
-        f"from asyncio import CancelledError\n@step\n{kind} a(id):\n    raise {raised}\nFLOWS = [flow('x', a)]\n"
+        "from asyncio import CancelledError\n"
+        "@step\n"
+        f"{kind} a(id):\n"
+        f"    raise {raised}\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     reply = computing.call("base")
     assert (reply["status"], statuses(reply)) == ("failed", {"a": "failed"})
@@ -369,7 +389,10 @@ def test_whatever_a_step_raises_is_a_failure_of_the_step(computing, raised, kind
 
 def test_previous_is_the_last_output_for_this_id_and_no_part_of_the_key(computing):
     computing.write(
-        "@step\ndef a(id, previous=None):\n    return [id, *(previous or [])]\nFLOWS = [flow('x', a)]\n"
+        "@step\n"
+        "def a(id, previous=None):\n"
+        "    return [id, *(previous or [])]\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     assert values(computing.call("p")) == {"a": ["p"]}
     assert statuses(computing.call("p")) == {"a": "hit"}
@@ -390,7 +413,10 @@ def test_previous_is_the_last_output_also_when_the_code_has_changed(project):
 def test_previous_is_there_also_when_it_is_large(project):
     project.knobs["inline_bytes"] = 50
     project.write(
-        "@step\ndef a(id, previous=None):\n    return 'x' * 100 if previous is None else len(previous)\nFLOWS = [flow('x', a)]\n"
+        "@step\n"
+        "def a(id, previous=None):\n"
+        "    return 'x' * 100 if previous is None else len(previous)\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     project.call()
     assert values(project.call(bust="all")) == {"a": 100}
@@ -436,7 +462,11 @@ def test_a_step_that_changes_its_input_changes_it_for_nobody_else(computing):
 
 def test_a_default_that_a_step_changes_is_whole_in_the_next_call(computing):
     computing.write(
-        "@step\ndef a(id, rows: list = []):\n    rows.append(id)\n    return rows\nFLOWS = [flow('x', a)]\n"
+        "@step\n"
+        "def a(id, rows: list = []):\n"
+        "    rows.append(id)\n"
+        "    return rows\n"
+        "FLOWS = [flow('x', a)]\n"
     )
     assert values(computing.call("m")) == {"a": ["m"]}
     assert values(computing.call("n")) == {"a": ["n"]}
@@ -444,7 +474,13 @@ def test_a_default_that_a_step_changes_is_whole_in_the_next_call(computing):
 
 def test_a_step_is_given_what_every_later_reader_would_see(computing):
     computing.write(
-        "@step\ndef a(id):\n    return {'t': (1, 2)}\n@step\ndef b(a):\n    return type(a['t']).__name__\nFLOWS = [flow('x', a, b)]\n"
+        "@step\n"
+        "def a(id):\n"
+        "    return {'t': (1, 2)}\n"
+        "@step\n"
+        "def b(a):\n"
+        "    return type(a['t']).__name__\n"
+        "FLOWS = [flow('x', a, b)]\n"
     )
     assert values(computing.call("t"))["b"] == "list"
 
@@ -477,7 +513,13 @@ def test_what_could_not_be_saved_fails_the_call_and_is_computed_again(
         )
 
     project.write(
-        "@step(retries=2)\ndef a(id):\n    return 1\n@step\ndef b(a):\n    return 2\nFLOWS = [flow('x', a, b)]\n"
+        "@step(retries=2)\n"
+        "def a(id):\n"
+        "    return 1\n"
+        "@step\n"
+        "def b(a):\n"
+        "    return 2\n"
+        "FLOWS = [flow('x', a, b)]\n"
     )
     with servers.Loopback(answer, s3_url) as proxy:
         project.store = stores.open_store(
@@ -582,7 +624,15 @@ def test_a_result_that_stock_prefect_wrote_is_a_hit(project, prefect_server):
 
 def test_the_api_has_one_flow_run_with_one_task_run_for_each_computed_step(on_prefect):
     on_prefect.write(
-        "@step\ndef a(id, rate: float = 2):\n    return rate\n@step\ndef b(a):\n    return a\n@step\ndef c(b):\n    return b\n"
+        "@step\n"
+        "def a(id, rate: float = 2):\n"
+        "    return rate\n"
+        "@step\n"
+        "def b(a):\n"
+        "    return a\n"
+        "@step\n"
+        "def c(b):\n"
+        "    return b\n"
         "FLOWS = [flow('told', a, b, c, description='What it is for.')]\n"
     )
     reply = on_prefect.call("api,✓", step="b", params={"rate": 3}, bust="this")
@@ -779,9 +829,13 @@ def test_the_prefect_flow_has_a_parameter_schema_with_every_field(prefect_flow):
     assert list(schema["properties"]) == ["id", "step", "bust", "skip", "rate", "mode", "rows"]
     assert schema["required"] == ["id"]
     assert schema["properties"]["rate"] | {"position": 0} == {
-        "type": "number", "default": 2.0, "title": "rate", "position": 0, "description": "How fast, per second.",
-    }  # fmt: skip
-    assert schema["properties"]["id"]["description"] == "What the results are about."
+        "type": "number",
+        "default": 2.0,
+        "title": "rate",
+        "position": 0,
+        "description": "How fast, per second.",
+    }
+    assert schema["properties"]["id"]["description"] == "The ID of the results."
     assert prefect_flow.description.startswith("What it is for.")
 
 
@@ -859,15 +913,16 @@ def test_ctrl_c_inside_a_step_ends_the_process_and_leaves_no_run_running(
 
 
 def test_a_flow_that_was_pickled_as_prefect_does_keeps_its_fingerprints(project):
-    """A served flow is pickled by value; its steps have to stay the ones whose results are stored."""
+    """A served flow is pickled by value; its steps must stay those whose results are stored."""
     script = (
-        "import sys, cloudpickle; sys.path.insert(0, {root!r})\n"
+        f"import sys, cloudpickle; sys.path.insert(0, {str(project.root)!r})\n"
         "from flows.pipeline import FLOWS\n"
         "from pfl.handler.core.fingerprint import fingerprint\n"
         "served = cloudpickle.loads(cloudpickle.dumps(FLOWS[0]))\n"
         "cloudpickle.dumps(FLOWS[0].to_prefect())\n"
-        "print([fingerprint(s).digest for s in served.steps.values()] == [fingerprint(s).digest for s in FLOWS[0].steps.values()])\n"
-    ).format(root=str(project.root))
+        "digests = lambda steps: [fingerprint(s).digest for s in steps.values()]\n"
+        "print(digests(served.steps) == digests(FLOWS[0].steps))\n"
+    )
     environ = {**os.environ, "PYTHONWARNINGS": "default"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environ

@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT, values
 from lambda_service import Sandbox
 from pfl.handler.core.cache import history, lease
-from pfl.handler.engine import reap
+from pfl.handler.core.store import records
+from pfl.handler.engine import causes, reap
 from test_reap import crashed, states
 
 FLOWS = """
@@ -190,8 +191,8 @@ def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next
     ],
 )
 def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
-    assert reap.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
-    assert cause in reap.ADVICE
+    assert causes.from_shutdown(reason, killed_for_memory=for_memory)[0] == cause
+    assert cause in causes.CAUSES
 
 
 def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
@@ -199,8 +200,8 @@ def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
         project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600
     )
     call.try_claim("a", None, lambda waited: None)
-    assert reap.after_error(project.results, project.settings, "req-8", "memory", "") == []
-    (row,) = reap.after_error(
+    assert reap.reap_failed_request(project.results, project.settings, "req-8", "memory", "") == []
+    (row,) = reap.reap_failed_request(
         project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory"
     )
     assert (row["cause"], row["steps"]) == ("memory", ["a"])

@@ -1,4 +1,4 @@
-"""A store that fails, and processes that die: afterwards each step is a hit with the right value or a miss."""
+"""After any fault or death, each step is a hit with the right value, or a miss."""
 
 from __future__ import annotations
 
@@ -49,13 +49,17 @@ def at(proxy: servers.Loopback, first: int, answer: object, *, last: int | None 
 
 @pytest.mark.parametrize("faults", ONCE.values(), ids=ONCE)
 def test_a_fault_of_any_request_is_survived(proxied, faults):
-    """Each request of a call that computes and busts fails once: in each of some calls every seventh, and what is sent again passes."""
+    """
+    Each request of a call that computes and busts fails once.
+
+    In each of some calls every seventh request fails, and passes when it is repeated.
+    """
     proxy, whole, every, failed = proxied.proxy, proxied.store, 7, set()
     proxied.call("id", step="a")
     for turn in range(every):
         proxied.store, asked = whole, []
 
-        def told(method: str, path: str) -> object:
+        def told(method: str, path: str, asked=asked, turn=turn) -> object:
             if asked and asked[-1] == (method, path, True):
                 asked[-1] = (method, path, False)
                 return None
@@ -115,7 +119,7 @@ FLOWS = [flow("large", a, b, c)]
 
 
 def test_a_hit_is_one_request_at_the_server_and_each_value_over_256_kib_one_more(proxied):
-    """As JSON, a's value is as long as a plan may hold, and b's one byte longer; c's leaves no room for a's beside it."""
+    """As JSON, a's value is as long as a plan may hold, b's one byte longer; c's leaves no room."""
 
     def requests(**event: object) -> list[str]:
         before = len(proxied.proxy.asked)
@@ -176,7 +180,8 @@ def test_a_store_that_stays_down_is_told_with_its_exit_code(proxied, bucket, s3_
     assert "Traceback" not in done.stderr
 
 
-# Deaths. A clean parent forks one child for each place to die at; a child that does not die says so with its exit code.
+# Deaths. A clean parent forks one child for each place to die at; a child that does not die reports
+# it with its exit code.
 
 _DIE = """
 import json, os, signal, sys, time
@@ -203,7 +208,9 @@ def act(opened, what, id):
         reply = entry.handle({"id": id, "bust": ["b"]}, settings, results=opened)
     elif what == "bust":
         scope = bust.Scope(id, "", ("b",))
-        bust.bust(opened, scope, bust.new_name(), dependents={"b", "c"}, known={"a", "b", "c"}, retention_s=86400)
+        known = {"a", "b", "c"}
+        name = bust.new_name()
+        bust.bust(opened, scope, name, dependents={"b", "c"}, known=known, retention_s=86400)
     elif what == "restore":
         restore(opened, id)
 
@@ -250,7 +257,9 @@ def die(what, id, place):
 
 def look(id):
     opened = store.of(settings)
-    replies = [entry.handle({"id": id, "step": step}, settings, results=opened) for step in ("c", "b")]
+    replies = []
+    for step in ("c", "b"):
+        replies.append(entry.handle({"id": id, "step": step}, settings, results=opened))
     replies += [entry.handle({"id": id}, settings, results=opened) for _ in range(2)]
     after = entry.handle({"id": id, "bust": "all"}, settings, results=opened)
     print(json.dumps([replies, after]), flush=True)
@@ -287,7 +296,7 @@ def test_a_death_before_any_write_leaves_the_right_value_or_a_miss(
         environ |= request.getfixturevalue("s3_env")
     else:
         (tmp_path / "store").mkdir()
-    # The order of the writes is the same on both; on S3, where each costs more, every third has its turn.
+    # The order of the writes is the same on both; on S3, where each costs more, every third is.
     acts, stride = (
         (["call", "bust by call", "bust", "restore"], 1)
         if kind == "local"

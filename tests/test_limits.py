@@ -1,4 +1,4 @@
-"""Limits in Prefect: set and seen from the terminal, heeded by steps, paid for only by those that have one."""
+"""Limits in Prefect: managed from the terminal, respected by steps, free for steps without one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def rows(project, *arguments: str) -> list[dict]:
 
 def limit(project, tag: str) -> dict | None:
     api = environment.configured(project.settings)
-    return next(limits.ls(api, project.results, tag=tag), None)
+    return next(limits.list_limits(api, project.results, tag=tag), None)
 
 
 def test_a_limit_is_set_listed_and_removed(on_server, id):
@@ -100,10 +100,10 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (["set", "--tag", "a/b", "1"], 2, "Prefect allows no '/'"),
         (["set", "--step", "b", "-1"], 2, "-1"),
         (["set", "--step", "b", "x"], 2, "x"),
-        (["rm", "--tag", "never-set"], 3, "there is no limit on never-set"),
+        (["rm", "--tag", "never-set"], 3, "the tag never-set has no limit"),
         (["rm", "--idle", "soon"], 2, "--idle is 'soon'"),
         (["rm", "--idle", "7d", "--tag", "x"], 2, "--idle goes with no other"),
-        (["reset", "--tag", "never-set"], 3, "there is no limit on never-set"),
+        (["reset", "--tag", "never-set"], 3, "the tag never-set has no limit"),
     ],
 )
 def test_wrong_input_is_told(on_server, arguments, code, word):
@@ -270,7 +270,10 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
 
 def test_a_prefect_that_takes_slots_by_another_name_is_refused(project):
     """Ours would not be asked then, and a waiter could not be interrupted."""
-    script = "import prefect.task_engine as e; del e._concurrency\nfrom pfl.handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    script = (
+        "import prefect.task_engine as e; del e._concurrency\n"
+        "from pfl.handler.entry import lambda_handler as f; print(f({'id': 'abc'})['error'])"
+    )
     environ = {**os.environ, "PFL_ENGINE": "prefect", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     project.write("@step\ndef a(id: str) -> int:\n    return 1\nFLOWS = [flow('free', a)]")
     done = subprocess.run(

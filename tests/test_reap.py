@@ -1,4 +1,8 @@
-"""Whoever dies without a word is buried once: runs Crashed, leases free, history told; nothing that lives is touched."""
+"""
+A call that dies is cleaned up once: runs Crashed, leases free, a record in history.
+
+Nothing that lives is touched.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +176,7 @@ def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
     (call,) = lease.calls(gated.results)
     life = lease.claim_dead_call(gated.results, call)
     (claim,) = lease.claims_of(gated.results, "abc", call)
-    reap._remember(gated.results, claim, "killed", reap._error(life, [claim], "killed"))
+    reap._record_crash(gated.results, claim, "killed", reap._error(life, [claim], "killed"))
     later(monkeypatch, 100)
     assert len(gated.handle({"action": "reap"})["reaped"]) == 1
     assert len(crashed(gated)) == 1

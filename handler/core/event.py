@@ -98,7 +98,7 @@ class Reply(TypedDict):
     # The reply to an action:
     action: NotRequired[object]
     fingerprints: NotRequired[dict[str, dict[str, str]]]
-    reaped: NotRequired[list[dict[str, object]]]
+    reaped: NotRequired[list[Mapping[str, object]]]
     runs: NotRequired[list[dict[str, object]]]
     # The reply to a flow run that Prefect scheduled:
     claimed: NotRequired[bool]

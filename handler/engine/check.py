@@ -1,4 +1,4 @@
-"""What a deployment asks of the function it made: which code is this, and do the store and Prefect answer from here?"""
+"""What a deployment asks its function: which code it runs, and whether its services answer."""
 
 from __future__ import annotations
 
@@ -7,37 +7,50 @@ import time
 from contextlib import suppress
 
 from pfl.handler.core.errors import PflError, UnavailableError
+from pfl.handler.core.event import Reply
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import AlreadyExistsError, Store
 from pfl.handler.engine.prefect import client, environment
 
 
+def add_code(reply: Reply, settings: Settings) -> None:
+    """Add to *reply* the digest of the code, and fingerprints by flow and step."""
+    flows = catalog.load(settings)
+    reply["code"] = flows.digest
+    reply["fingerprints"] = {
+        name: {step.name: step.fingerprint for step in flow.steps.values()}
+        for name, flow in flows.flows.items()
+    }
+
+
 def reach(settings: Settings, store: Store) -> None:
     """
-    Ask the store and Prefect for something.
+    Send a request to the store, and one to Prefect if the engine is ``prefect``.
 
     Raises:
         UnavailableError: One of them did not answer.
     """
     try_out(store)
-    if settings.engine == "prefect":
-        api = environment.choose(settings, lambda text: None)
-        try:
-            client.ask(api, "/flows/filter", {"limit": 1})  # Needs a key, where there is one.
-        except UnavailableError as exc:
-            hint = (
-                exc.hint
-                or "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, or the function in its VPC?"
-            )
-            raise UnavailableError(exc.what, why=exc.why, hint=hint) from exc
+    if settings.engine != "prefect":
+        return
+    api = environment.choose(settings, lambda text: None)
+    try:
+        # This path needs a key if the server has one.
+        client.ask(api, "/flows/filter", {"limit": 1})
+    except UnavailableError as exc:
+        hint = (
+            "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, "
+            "or the function in its VPC?"
+        )
+        raise UnavailableError(exc.what, why=exc.why, hint=exc.hint or hint) from exc
 
 
 def try_out(store: Store) -> float:
     """
-    Do with an object all that pfl does: create it once only, read, list and delete it.
+    Do everything with one object that pfl does: create it once only, read, list and delete it.
 
     Returns:
-        By how many seconds the store's clock is ahead of ours.
+        How far the store's clock is ahead of this machine's, in seconds.
 
     Raises:
         UnavailableError: One of these is not allowed, or a create overwrites.
@@ -46,23 +59,18 @@ def try_out(store: Store) -> float:
     try:
         store.put(key, b"1", mode="create")
         written = time.time()
-        try:
+        with suppress(AlreadyExistsError):
             store.put(key, b"2", mode="create")
-        except AlreadyExistsError:
-            pass
         if store.get(key) != b"1":
-            hint = "use S3 itself, or a server with If-None-Match"
             raise UnavailableError(
                 "a create overwrites: two calls may compute the same step",
                 why=f"{store.url} has what was written last",
-                hint=hint,
+                hint="use S3 itself, or a server with If-None-Match",
             )
-        modified = next(
-            (entry.modified for entry in store.list("setup") if entry.key == key), written
-        )
+        listed = [entry.modified for entry in store.list("setup") if entry.key == key]
     except PflError:
         with suppress(PflError):
             store.delete([key])
         raise
     store.delete([key])
-    return modified - written
+    return listed[0] - written if listed else 0.0

@@ -1,32 +1,31 @@
-"""Steps computed without Prefect: the same keys and the same stored bytes, and Prefect's retries and timeouts."""
+"""Steps computed without Prefect: the same keys and bytes, with Prefect's retries and timeouts."""
 
 from __future__ import annotations
 
-import time
+from itertools import repeat
 
 from pfl.handler.core.errors import PflError
+from pfl.handler.core.retry import retry
 from pfl.handler.engine import reap
-from pfl.handler.engine.invocation import Invocation, Run, Work
+from pfl.handler.engine.invocation import Invocation
 from pfl.handler.engine.steps import call_step
+from pfl.handler.engine.work import Run, Work
 
 
-def run(invocation: Invocation) -> None:
+def compute(invocation: Invocation) -> None:
     """Compute what is missing, in this process and its threads."""
 
-    def compute(work: Work) -> None:
+    def compute_step(work: Work) -> None:
         step = invocation.flow.steps[work.name]
-        reap.followed(invocation, api=None)
-        for attempt in range(step.retries + 1):
-            try:
-                value = call_step(step, work.arguments)
-                break
-            except PflError:
-                raise
-            except Exception:
-                if attempt == step.retries:
-                    raise
-                invocation.notify(work.name, f"retry {attempt + 1} of {step.retries}")
-                time.sleep(step.retry_delay_s)
+        reap.reap_predecessors(invocation, api=None)
+        value = retry(
+            lambda: call_step(step, work.arguments),
+            repeat(step.retry_delay_s, step.retries),
+            may_pass=lambda exc: not isinstance(exc, PflError),
+            on_retry=lambda number, _: invocation.notify(
+                work.name, f"retry {number} of {step.retries}"
+            ),
+        )
         work.finish(value, Run("direct"))
 
-    invocation.run(compute)
+    invocation.settle(compute_step)

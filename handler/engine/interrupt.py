@@ -9,83 +9,94 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-_AGAIN_S = 0.01
+_RETRY_S = 0.01
 
 
 class Interruptible:
     """
-    A part of what this thread does, which another one watches and interrupts; once it is left, nothing is raised any more.
+    A part of what this thread does, which another thread watches and may interrupt.
 
-    With a signal, in the main thread, a sleep, a socket or a lock is left at once; else a call into C ends first. It is no
-    generator, so that its beginning and its end have frames by which they are known: what was raised in one of them would leave
-    nobody to end the raising.
+    After its end nothing is raised. With a signal, in the main thread, it interrupts a sleep, a
+    socket or a lock at once; without one, a call into C ends first.
+
+    This is not a generator, because its beginning and its end need frames of their own: an
+    exception that was raised in one of them would leave nobody to end the raising.
 
     Args:
-        name: Of the thread that watches.
-        watch: What it does, until ``over`` is set: it waits for something, and pokes.
-        due: What to raise after a poke, asked in this thread where a signal came; None for nothing.
-        number: The signal.
+        name: Name of the thread that watches.
+        watch: What that thread does until ``over`` is set: it waits for something, and pokes.
+        due: What to raise after a poke, asked in this thread if a signal was sent; None: nothing.
+        signal_number: The signal; 0 for none.
 
-    ``was_poked`` says whether a poke came before the end.
+    Attributes:
+        over: Set at the end of the part.
+        was_poked: Whether a poke came before the end.
     """
 
     def __init__(
         self,
         name: str,
-        watch: Callable[[Interruptible], object],
+        watch: Callable[[Interruptible], None],
         due: Callable[[], type[BaseException] | None],
-        number: int = 0,
+        signal_number: int = 0,
     ) -> None:
-        self.over, self.was_poked, self._is_asked, self._lock, self._due = (
-            threading.Event(),
-            False,
-            False,
-            threading.Lock(),
-            due,
-        )
-        self._number = number if threading.current_thread() is threading.main_thread() else 0
-        self._interrupted = threading.get_ident()
-        self._watching = threading.Thread(target=watch, args=(self,), name=name, daemon=True)
+        is_main = threading.current_thread() is threading.main_thread()
+        self.over = threading.Event()
+        self.was_poked = False
+        self._is_pending = False
+        self._lock = threading.Lock()
+        self._due = due
+        self._signal = signal_number if is_main else 0
+        self._thread_id = threading.get_ident()
+        self._watcher = threading.Thread(target=watch, args=(self,), name=name, daemon=True)
 
     def __enter__(self) -> Interruptible:
-        if self._number:
-            self._before = signal.signal(self._number, self._on_signal)
-        self._watching.start()
+        if self._signal:
+            self._before = signal.signal(self._signal, self._on_signal)
+        self._watcher.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.over.set()
-        with self._lock:  # No poke is under way any more.
+        with self._lock:  # Waits for a poke that is under way.
             pass
-        if self._number:
-            signal.signal(self._number, self._before)
+        if self._signal:
+            signal.signal(self._signal, self._before)
 
     def poke(self) -> None:
-        """Interrupt, if there is something due; while a part is being entered or left nothing is raised, and it is tried again."""
-        self._is_asked = True
-        while self._is_asked:
+        """
+        Interrupt the part, if there is something to raise.
+
+        Nothing is raised while a part begins or ends; the poke is repeated until that is over.
+        """
+        self._is_pending = True
+        while self._is_pending:
             with self._lock:
                 if self.over.is_set():
                     return
                 self.was_poked = True
-                if self._number:
-                    signal.pthread_kill(self._interrupted, self._number)
-                elif (kind := self._kind(sys._current_frames().get(self._interrupted))) is not None:
-                    raise_in_thread(self._interrupted, kind)
-            self.over.wait(_AGAIN_S)
+                if self._signal:
+                    signal.pthread_kill(self._thread_id, self._signal)
+                else:
+                    kind = self._kind(sys._current_frames().get(self._thread_id))
+                    if kind is not None:
+                        raise_in_thread(self._thread_id, kind)
+            self.over.wait(_RETRY_S)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if (kind := self._kind(frame)) is not None:
             raise kind
 
     def _kind(self, frame: FrameType | None) -> type[BaseException] | None:
-        while frame is not None and self._is_asked:
-            if frame.f_code in (Interruptible.__enter__.__code__, Interruptible.__exit__.__code__):
+        """What to raise at *frame*; None where nothing may be raised now, or nothing is due."""
+        edges = (Interruptible.__enter__.__code__, Interruptible.__exit__.__code__)
+        while frame is not None and self._is_pending:
+            if frame.f_code in edges:
                 return None
             frame = frame.f_back
-        if not self._is_asked or self.over.is_set():
+        if not self._is_pending or self.over.is_set():
             return None
-        self._is_asked = False
+        self._is_pending = False
         return self._due()
 
 

@@ -1,58 +1,48 @@
 """
-Burying calls that died: their runs become Crashed, their leases free, and history tells of it.
+Cleaning up calls that died: their runs become Crashed, their leases free, and history has a record.
 
-A call is taken by one reaper at a time; it may do everything twice and still do it once: a terminal state is refused by
-Prefect, a lease is freed by a numbered create, and a record of history has the name of its claim.
+One reaper at a time takes a call. Doing everything twice has the effect of doing it once: Prefect
+refuses a second terminal state, a lease is freed by a numbered create, and a record of history has
+the name of its claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypedDict
 
 from pfl.handler.core.cache import history, lease
 from pfl.handler.core.errors import PflError
+from pfl.handler.core.event import Notify, notify_nobody
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store.objects import Store
+from pfl.handler.core.store.values import JsonObject
+from pfl.handler.engine.causes import CAUSES
 from pfl.handler.engine.prefect import client, environment
 
 if TYPE_CHECKING:
+    # Not at run time: the extension of a dying sandbox has two seconds, imports included.
     from pfl.handler.engine.invocation import Invocation
 
-_ARRIVAL_S = 3  # How long an event of Prefect's takes to become a task run, at most.
-# Cause: what happened, and what to do about it.
-ADVICE = {
-    "timeout": (
-        "ran into the function's time limit",
-        "raise its timeout, or give the step less to do at once",
-    ),
-    "memory": ("ran out of memory", "raise the function's memory, or keep less in it at once"),
-    "exit": (
-        "ended by itself, with os._exit or in a crash of native code",
-        "look at the last lines of its log",
-    ),
-    "import": (
-        "could not import the flows",
-        "build the image again with what they import; pfl plan shows the error here",
-    ),
-    "killed": (
-        "was killed",
-        "if nobody did it by hand it ran out of memory, most likely: give it more",
-    ),
-    "failure": (
-        "died: it ended by itself, or was killed",
-        "look at the last lines of its log; where they say signal: killed, give it more memory",
-    ),
-    "gone": (
-        "ended without a word: by its time limit, out of memory, killed, or its sandbox is gone",
-        "look at the last lines of its log; raise timeout or memory",
-    ),
-    "left": (
-        "ended, but Prefect did not take the end of its run",
-        "nothing, if its results are there: pfl cache ls",
-    ),
-}
+# The longest time in which an event of Prefect's becomes a task run, in seconds.
+_ARRIVAL_S = 3
+_FIELDS_OF_CLAIM_ONLY = ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")
+
+
+class ReapedRow(TypedDict):
+    """A call that died, and the runs in Prefect that were marked; None in a dry run."""
+
+    call: str
+    id: str | None
+    flow: str | None
+    request_id: str | None
+    engine: str | None
+    steps: list[str]
+    cause: str
+    what: str
+    hint: str
+    runs: list[str] | None
 
 
 def reap(
@@ -63,78 +53,81 @@ def reap(
     dry_run: bool = False,
     api: environment.Api | None = None,
     arrival_s: float = _ARRIVAL_S,
-    notify: Callable[[str, str], None] = lambda step, doing: None,
-) -> Iterator[dict]:
+    notify: Notify = notify_nobody,
+) -> Iterator[ReapedRow]:
     """
-    Bury every call on record that died, each told as it is done.
+    Clean up every call on record that died, and yield each one.
 
     Args:
-        store: Where the calls are on record.
-        settings: Which Prefect to tell.
-        only: Just these calls.
-        dry_run: Say which, and do nothing.
-        api: Which Prefect to tell, where that is known already.
-        arrival_s: How long to wait for what a process may have told Prefect that died just now.
-        notify: Told what is waited for.
+        store: The store with the calls.
+        settings: The settings; they name the Prefect to report to.
+        only: Only these calls.
+        dry_run: Yield the calls, and do nothing.
+        api: The Prefect to report to, if it is already known.
+        arrival_s: How long to wait for events of a process that died just now, in seconds.
+        notify: Called with what is waited for.
 
     Raises:
-        UnavailableError: Prefect or the store did not answer; what is not told yet can be reaped again.
+        UnavailableError: Prefect or the store did not answer; the rest can be reaped later.
     """
     for call in list(lease.calls(store)) if only is None else only:
-        if not dry_run:
+        if dry_run:
+            state: lease.CallState | None = lease.call_state(store, call)
+        else:
             layout.check(store)
-        life = lease.call_state(store, call) if dry_run else lease.claim_dead_call(store, call)
-        if life is None or life.is_alive or not life.entries:
+            state = lease.claim_dead_call(store, call)
+        if state is None or state.is_alive or not state.entries:
             continue
-        body = life.body
+        body = state.body
         claims = lease.claims_of(store, body["id"], call) if "id" in body else []
-        is_new = body.get("state") == "ended" or lease.is_gone(body.get("host"))
-        cause = body.get("cause") or ("killed" if is_new else "gone")
-        error = _error(life, claims, cause)
-        row = {name: body.get(name) for name in ("call", "id", "flow", "request_id", "engine")}
-        row |= {
+        # Of a call that expired, every event has arrived long ago.
+        is_recent = body.get("state") == "ended" or lease.is_gone(body.get("host"))
+        cause = body.get("cause") or ("killed" if is_recent else "gone")
+        error = _error(state, claims, cause)
+        row: ReapedRow = {
+            "call": call,
+            "id": body.get("id"),
+            "flow": body.get("flow"),
+            "request_id": body.get("request_id"),
+            "engine": body.get("engine"),
             "steps": [claim["step"] for claim in claims],
             "cause": cause,
             "what": error.what,
             "hint": error.hint,
+            "runs": None,
         }
         if dry_run:
-            yield row | {"runs": None}
+            yield row
             continue
         try:
-            runs = []
-            if body.get("engine") == "prefect":
+            row["runs"] = []
+            if row["engine"] == "prefect":
                 api = api or environment.choose(settings, lambda text: notify("", text))
-                runs = client.end(
-                    api, body.get("outcome", "CRASHED"), error.lines, call=call,
-                    flow_runs={each["flow_run_id"] for each in (body, *claims) if each.get("flow_run_id")},
-                    finished=body.get("finished") or _saved(store, body),
-                    tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},
-                    # Of one that expired, all that it sent has long arrived.
-                    wait_s=arrival_s if is_new else 0,
-                )  # fmt: skip
+                row["runs"] = _end_runs(
+                    api, store, call, body, claims, error, arrival_s * is_recent
+                )
             for claim in claims:
-                _remember(store, claim, cause, error)
+                _record_crash(store, claim, cause, error)
                 lease.free(store, claim)
         except BaseException:
-            lease.release_dead_call(store, call, life)
+            lease.release_dead_call(store, call, state)
             raise
         lease.forget_call(store, call)
-        yield row | {"runs": runs}
+        yield row
 
 
-def after_error(
+def reap_failed_request(
     store: Store, settings: Settings, request_id: str, cause: str, why: str
-) -> list[dict]:
+) -> list[ReapedRow]:
     """
-    Bury the call of a request that Lambda answered with a function error; what was buried.
+    Clean up the call of a request that Lambda answered with a function error.
 
     Args:
-        store: Where the calls are on record.
-        settings: Which Prefect to tell.
+        store: The store with the calls.
+        settings: The settings; they name the Prefect to report to.
         request_id: Lambda's name of the request.
-        cause: What it died of, of :data:`ADVICE`.
-        why: Lambda's own words.
+        cause: What it died of, of :data:`pfl.handler.engine.causes.CAUSES`.
+        why: Lambda's message.
 
     Raises:
         UnavailableError: Prefect or the store did not answer.
@@ -142,102 +135,105 @@ def after_error(
     dead = []
     for call in lease.calls(store):
         body = lease.call_state(store, call).body
-        if body.get("request_id") == request_id and (
-            lease.report(store, call, cause, why) or body.get("state") == "ended"
-        ):
-            # Where no Prefect is named, it is the function's, which is not ours to know: whoever knows it reaps.
-            dead += (
-                [call]
-                if body.get("engine") != "prefect" or environment.configured(settings)
-                else []
-            )
+        if body.get("request_id") != request_id:
+            continue
+        is_dead = lease.report(store, call, cause, why) or body.get("state") == "ended"
+        # With no Prefect configured here, the call used the function's own: a reaper there ends it.
+        if is_dead and (body.get("engine") != "prefect" or environment.configured(settings)):
+            dead.append(call)
     return list(reap(store, settings, only=dead))
 
 
-def of_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:
+def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) -> None:
     """
-    The cause, of :data:`ADVICE`, and words, from the reason of an extension's SHUTDOWN.
+    Clean up the calls whose claims this one took over, before it computes: it may need their slots.
 
-    Source: AWS Lambda Developer Guide, "Lambda Extensions API"; the emulator says ``ReleaseFail`` for ``failure``.
+    Args:
+        invocation: The call that is about to compute.
+        api: Its Prefect; without one, calls that Prefect knows are left to other reapers.
     """
-    known = {"timeout": "timeout", "failure": "failure", "releasefail": "failure"}
-    cause = "memory" if killed_for_memory else known.get(reason.lower(), "gone")
-    return cause, f"Lambda shut its sandbox down: {reason.lower()}"
-
-
-def followed(invocation: Invocation, *, api: environment.Api | None) -> None:
-    """
-    Bury those whose claims this invocation took over, before it computes: a slot of theirs might be what it waits for.
-
-    Without an *api*, those that Prefect knows are left to others.
-    """
-    while invocation.call.dead:
-        call = invocation.call.dead.pop()
-        if api is None and lease.call_state(invocation.store, call).body.get("engine") == "prefect":
+    store = invocation.store
+    dead = invocation.call.dead
+    while dead:
+        call = dead.pop()
+        if api is None and lease.call_state(store, call).body.get("engine") == "prefect":
             continue
         try:
-            for row in reap(invocation.store, invocation.settings, only=[call], api=api):
+            for row in reap(store, invocation.settings, only=[call], api=api):
                 invocation.notify("", f"{row['what']}: its runs are marked as Crashed")
         except PflError as exc:
             invocation.finding.warnings.append(
-                f"a dead call could not be buried ({exc}); pfl runs reap does it"
+                f"a dead call could not be cleaned up ({exc}); pfl runs reap does it"
             )
 
 
-def _error(life: lease.CallState, claims: list[dict], cause: str) -> PflError:
-    happened, advice = ADVICE[cause]
-    body = life.body
-    doing = f" while it computed {', '.join(claim['step'] for claim in claims)}" if claims else ""
-    last = records.now_iso(life.entries[-1].modified)[:19]
-    why = f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, request {body.get('request_id') or '?'}"
-    why = "; ".join(part for part in (body.get("why"), why) if part)
-    return PflError(
-        f"{lease.describe_holder(body | {'flow_run_id': None})} {happened}{doing}",
-        why=why,
-        hint=advice,
+def _error(state: lease.CallState, claims: list[JsonObject], cause: str) -> PflError:
+    body = state.body
+    holder = lease.describe_holder({**body, "flow_run_id": None})
+    steps = ", ".join(claim["step"] for claim in claims)
+    doing = f" while it computed {steps}" if steps else ""
+    last = records.now_iso(state.entries[-1].modified)[:19]
+    why = (
+        f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, "
+        f"request {body.get('request_id') or '?'}"
+    )
+    if body.get("why"):
+        why = f"{body['why']}; {why}"
+    return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
+
+
+def _end_runs(
+    api: environment.Api,
+    store: Store,
+    call: str,
+    body: JsonObject,
+    claims: list[JsonObject],
+    error: PflError,
+    wait_s: float,
+) -> list[str]:
+    """End the runs of a dead call in Prefect; return the IDs of those that were open."""
+    bodies = (body, *claims)
+    return client.end(
+        api,
+        body.get("outcome", "CRASHED"),
+        error.lines,
+        call=call,
+        flow_runs={each["flow_run_id"] for each in bodies if each.get("flow_run_id")},
+        finished=body.get("finished") or _find_saved(store, body),
+        tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},
+        wait_s=wait_s,
     )
 
 
-def _saved(store: Store, body: dict) -> dict[str, dict]:
-    """The task runs of a dead call whose results are saved: they are completed, though it may not have come to telling Prefect."""
-    found = {}
-    for step in store.folders(f"history/{keys.encode_id(body['id'])}") if "id" in body else ():
-        computed = history.list_computed(
-            store, keys.encode_id(body["id"]), step, lambda warning: None
-        )
-        record = next((told for _, told in computed), {})
+def _find_saved(store: Store, body: JsonObject) -> dict[str, JsonObject]:
+    """The task runs of a dead call whose results are saved, and so are complete."""
+    found: dict[str, JsonObject] = {}
+    if "id" not in body:
+        return found
+    for step in store.folders(f"history/{keys.encode_id(body['id'])}"):
+        _, record = next(records.newest(store, body["id"], step, []), ("", {}))
         if record.get("task_run_id") and record.get("request_id") == body.get("request_id"):
-            told = {
+            found[record["task_run_id"]] = {
                 "flow_run_id": record["flow_run_id"],
                 "step": step,
                 "id": body["id"],
                 "type": "COMPLETED",
             }
-            found[record["task_run_id"]] = told
     return found
 
 
-def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
-    since = claim["since"]
-    about = {
-        name: value
-        for name, value in claim.items()
-        if name not in ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")
-    }
-    body = about | {
-        "status": "crashed",
-        "cause": cause,
-        "started_at": since,
-        "error": error.to_json(),
-    }
-    token = keys.digest(f"{claim['call']} {claim['step']}")[
-        :8
-    ]  # A reaper before us that died gave it the same name.
+def _record_crash(store: Store, claim: JsonObject, cause: str, error: PflError) -> None:
+    fields = {name: claim[name] for name in claim if name not in _FIELDS_OF_CLAIM_ONLY}
     name = history.new_name(
         keys.encode_id(claim["id"]),
         claim["step"],
-        history.CRASHED,
-        time_ns=history.parse_time_ns(since),
-        token=token,
+        records.CRASHED,
+        time_ns=history.ns_of(claim["since"]),
+        # The same name for every reaper, so that one that follows a dead one adds no second record.
+        token=keys.digest(f"{claim['call']} {claim['step']}")[:8],
     )
-    history.append(store, name, body)
+    fields["status"] = "crashed"
+    fields["cause"] = cause
+    fields["started_at"] = claim["since"]
+    fields["error"] = error.to_json()
+    history.append(store, name, fields)

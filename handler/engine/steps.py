@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 
@@ -19,7 +19,7 @@ from pfl.handler.engine.interrupt import Interruptible
 
 
 class _TimeUp(BaseException):
-    """Raised inside a step whose time is over; no ``except Exception`` of the step's swallows it."""
+    """Raised in a step whose time is over; no ``except Exception`` of the step catches it."""
 
 
 def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool = False) -> object:
@@ -28,83 +28,90 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
 
     Args:
         step: The step.
-        arguments: JSON values by name; the function gets copies, so that nothing it does to them reaches another step.
-        in_prefect: Prefect watches the time itself.
+        arguments: JSON values by name. The function receives copies, so that no change it makes to
+            them reaches another step.
+        in_prefect: Whether Prefect enforces the timeout.
 
     Raises:
         TimeoutError: The step's ``timeout_s`` is over.
-        RuntimeError: The step raised what would end the process, such as SystemExit; Ctrl-C alone does.
+        RuntimeError: The step raised something that would end the process, such as SystemExit.
+            KeyboardInterrupt is not converted.
     """
-    own = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
+    copies = {name: json.loads(json.dumps(value)) for name, value in arguments.items()}
     timeout_s = None if in_prefect else step.timeout_s
     try:
         if step.is_async:
-            return _beside_any_loop(lambda: asyncio.run(_timed(step.function(**own), timeout_s)))
-        return (
-            step.function(**own)
-            if timeout_s is None
-            else _within(timeout_s, lambda: step.function(**own))
-        )
+            return _call_outside_loop(
+                lambda: asyncio.run(_with_timeout(step.function(**copies), timeout_s))
+            )
+        if timeout_s is None:
+            return step.function(**copies)
+        return _call_within(timeout_s, lambda: step.function(**copies))
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("pfl", "prefect"):
-            raise  # Our own word, or Prefect's, that the time is over.
+            raise  # An interruption by pfl or Prefect, not by the step.
         raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
 
 
-async def _timed(awaitable, timeout_s: float | None) -> object:
+async def _with_timeout(awaitable: Awaitable[object], timeout_s: float | None) -> object:
     try:
         async with asyncio.timeout(timeout_s) as scope:
             return await awaitable
     except TimeoutError:
-        if scope.expired():
-            raise time_up(timeout_s) from None
+        if timeout_s is not None and scope.expired():
+            raise timed_out(timeout_s) from None
         raise
 
 
-def _beside_any_loop(call: Callable[[], object]) -> object:
-    """Call here, or in a thread of its own where this one runs an event loop already."""
+def _call_outside_loop(call: Callable[[], object]) -> object:
+    """Call it here, or in another thread if this one already runs an event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return call()
-    future: Future = Future()
+    future: Future[object] = Future()
+    context = copy_context()
 
-    def run(context=copy_context()) -> None:  # noqa: B008
+    def work() -> None:
         try:
             future.set_result(context.run(call))
         except BaseException as exc:
             future.set_exception(exc)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=work, daemon=True).start()
     return future.result()
 
 
-def _within(timeout_s: float, call: Callable[[], object]) -> object:
-    """Call, and interrupt it between two bytecodes once *timeout_s* seconds are over, as Prefect does in a thread."""
+def _call_within(timeout_s: float, call: Callable[[], object]) -> object:
+    """Call it, and interrupt it after *timeout_s* seconds, as Prefect does."""
+
+    def watch(scope: Interruptible) -> None:
+        if not scope.over.wait(timeout_s):
+            scope.poke()
+
     try:
-        with Interruptible(
-            "timeout", lambda scope: scope.over.wait(timeout_s) or scope.poke(), lambda: _TimeUp
-        ):
+        with Interruptible("timeout", watch, lambda: _TimeUp):
             return call()
     except _TimeUp:
-        raise time_up(timeout_s) from None
+        raise timed_out(timeout_s) from None
 
 
-def time_up(timeout_s: float) -> TimeoutError:
-    """What a step fails with when its time is over, whoever watched it."""
+def timed_out(timeout_s: float) -> TimeoutError:
+    """The error of a step whose time is over, in either engine."""
     return TimeoutError(f"no result within {timeout_s:g} s")
 
 
 def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
-    """What a step raised, as a reply tells it: the exception, and the line of the user's code it came from."""
+    """The error that a reply shows for *exc*: the exception, and the user's line that raised it."""
     if isinstance(exc, PflError):
         return exc
     at = flow.steps[step].location
     for frame, line in traceback.walk_tb(exc.__traceback__):
-        if place.kind_of_file(frame.f_code.co_filename) == place.PROJECT:
-            at = location(frame.f_code.co_filename, line)
+        filename = frame.f_code.co_filename
+        if place.kind_of_file(filename) == place.PROJECT:
+            at = short_place(filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = location(exc.filename, exc.lineno or 0)
     error = StepFailedError(

@@ -95,7 +95,8 @@ def load(root: Path, kills: int) -> None:
             )
             left -= found["killed"]
             print(
-                f"{engine}, {kind}: {counted['killed']} killed in {time.monotonic() - started:.0f} s",
+                f"{engine}, {kind}: {counted['killed']} killed "
+                f"in {time.monotonic() - started:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,7 +1,8 @@
 """
-Leases beside Prefect's own tag limit of 1, on one machine: how soon who waits gets on, and what it asks of the API.
+Leases and Prefect's tag limit of 1, on one machine: how soon a waiter goes on, and at what cost.
 
-Both hold a step for a while and let a second process wait for it: once until there is a result, once until the first is killed.
+Both hold a step for a while and let a second process wait for it: once until there is a result,
+once until the first is killed.
 Prefect's holders hold longer, since its waiters ask about once in ten seconds.
 """
 
@@ -89,7 +90,7 @@ def id_of(one: object) -> str:
 
 
 def ours(root: Path, *, hold_s: float, kill: bool) -> float:
-    """Seconds from the result to the reply of who waited, or from a kill to the beginning of who waited."""
+    """Seconds from the result to the waiter's reply, or from a kill to the waiter's beginning."""
     (root / "hold").write_text(str(hold_s))
     first, second, name = Ours(root), Ours(root), uuid.uuid4().hex[:8]
     threads = [first.start(name)]
@@ -118,7 +119,7 @@ def plain(root: Path, *, hold_s: float, kill: bool) -> float:
     from pfl.handler.engine.prefect import environment, limits
 
     tag = f"bench-{uuid.uuid4().hex[:8]}"
-    limits._set(environment.configured(Settings.from_env(os.environ)), tag, 1)
+    limits._post_limit(environment.configured(Settings.from_env(os.environ)), tag, 1)
     (root / "plain.py").write_text(PLAIN)
     command = [sys.executable, "plain.py", tag]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
@@ -146,25 +147,29 @@ def main(root: Path, url: str, times: int = 5) -> None:
     where = root / "bench"
     suite.project(where)
     (where / "flows" / "pipeline.py").write_text(FLOW)
-    told = lambda name, found: print(
-        f"{name:<44}{statistics.median(found):8.2f} s  (of {len(found)}: {min(found):.2f} to {max(found):.2f})",
-        flush=True,
-    )  # noqa: E731
+
+    def report(name: str, found: list[float]) -> None:
+        print(
+            f"{name:<44}{statistics.median(found):8.2f} s  "
+            f"(of {len(found)}: {min(found):.2f} to {max(found):.2f})",
+            flush=True,
+        )
+
     with gate.Gate(int(url.split(":")[2].split("/")[0])) as between:
         os.environ["PREFECT_API_URL"] = between.url
-        told(
+        report(
             "result to waiter's reply, lease",
             [ours(where, hold_s=6, kill=False) for _ in range(times)],
         )
-        told(
+        report(
             "result to waiter's reply, tag limit",
             [plain(where, hold_s=15, kill=False) for _ in range(times)],
         )
-        told(
+        report(
             "kill to free slot, lease and tag limit",
             [ours(where, hold_s=12, kill=True) for _ in range(times)],
         )
-        told(
+        report(
             "kill to free slot, tag limit",
             [plain(where, hold_s=12, kill=True) for _ in range(max(1, times // 2))],
         )
@@ -177,12 +182,14 @@ def main(root: Path, url: str, times: int = 5) -> None:
                     before = between.asked.total()
                     nursery.order({"id": id, "engine": "prefect"})
                     print(
-                        f"API requests of an invocation, {name}, {what}: {between.asked.total() - before}",
+                        f"API requests of an invocation, {name}, {what}: "
+                        f"{between.asked.total() - before}",
                         flush=True,
                     )
         before = between.asked.total()
         plain(where, hold_s=0, kill=False)
         print(
-            f"API requests of an invocation, tag limit: {(between.asked.total() - before - 1) / 2:g}",
+            "API requests of an invocation, tag limit: "
+            f"{(between.asked.total() - before - 1) / 2:g}",
             flush=True,
         )

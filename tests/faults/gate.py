@@ -13,7 +13,7 @@ _REQUEST = re.compile(rb"^(GET|POST|PUT|PATCH|DELETE) (\S+) HTTP/1")
 
 class Gate:
     """
-    Everything that comes is passed on, web sockets too, unless *fault* says ``down``, ``500`` or ``slow`` at that moment.
+    Everything is passed on, web sockets too, unless *fault* is ``down``, ``500`` or ``slow``.
 
     Attributes:
         url: Prefect's API through it.
@@ -52,7 +52,8 @@ class Gate:
                         return
                     if fault == "500":
                         client.sendall(
-                            b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+                            b"HTTP/1.1 500 Internal Server Error\r\n"
+                            b"content-length: 2\r\nconnection: close\r\n\r\n{}"
                         )
                         return
                     if fault == "slow":

@@ -1,9 +1,10 @@
 """
-A process that has imported everything and forks one child per order: an invocation that is killed where the order says.
+A process that has imported everything and forks a child per order: a call that is killed.
 
-An order is a connection to the Unix socket that is named on the command line, with a line of JSON: ``{"event": …, "kill_at": 7}``.
-The child answers with its process ID, and once it is through with a line of JSON: the reply, and the points it passed. A point is
-before or after a write to the store, or a change of a state in Prefect.
+An order is a connection to the Unix socket that is named on the command line, with a line of JSON:
+``{"event": …, "kill_at": 7}``.
+The child answers with its process ID, and at its end with a line of JSON: the reply, and the points
+it passed. A point is before or after a write to the store, or a change of a state in Prefect.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def values(reply: dict) -> list[int]:
 
 
 def computed_too_often(root: Path, id: str, killed: set[int]) -> int:
-    """How often a step was computed beyond once, and once more for each kill of a process that was computing it."""
+    """How often a step was computed beyond once, and beyond once per kill of its process."""
     try:
         lines = [line.split() for line in (root / f"ran-{id}").read_text().splitlines()]
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def runs_of(api: environment.Api, id: str) -> tuple[list[dict], list[dict]]:
 
 
 def left_open(settings: Settings, ids: list[str]) -> list[str]:
-    """Flow runs and task runs of these IDs that look alive in Prefect, and their slots that are taken."""
+    """The runs of these IDs that look alive in Prefect, and their slots that are taken."""
     api = environment.configured(settings)
     runs = [(id, run) for id in ids for kind in runs_of(api, id) for run in kind]
     found = [
@@ -149,13 +149,13 @@ def left_open(settings: Settings, ids: list[str]) -> list[str]:
     tags = {limit_tag(id, step) for id in ids for step in "ab"}
     return found + [
         f"slot {row['tag']}"
-        for row in limits.ls(api, objects.of(settings), holders=False)
+        for row in limits.list_limits(api, objects.of(settings), holders=False)
         if row["tag"] in tags and row["taken"]
     ]
 
 
 def marked_wrongly(settings: Settings, reply: dict) -> bool:
-    """Whether a run that replied is anything but Completed in Prefect, or a task run of what it computed."""
+    """Whether a run that replied, or one of its task runs, is not Completed in Prefect."""
     api = environment.configured(settings)
     if not reply["url"]:
         return False
@@ -238,10 +238,11 @@ def under_load(
     seed: int = 1,
 ) -> Counter[str]:
     """
-    Kill at random under load, beside two reapers that never stop; then reap once, and count.
+    Kill at random under load, with two reapers that never stop; then reap once, and count.
 
-    Half are killed at one of their points, half by the clock. An ID whose steps are all stored gives way to a new one, so that there
-    are always *ids* to compute. A killed process is missed at once here, as by any other on its machine.
+    Half are killed at a point, half by the clock. An ID whose steps are all stored gives
+    way to a new one, so that there are always *ids* to compute. A killed process is noticed at once
+    here, as by any other on its machine.
     """
     results, lock, over = objects.of(settings), threading.Lock(), threading.Event()
     count, killed, replies, chance = Counter(), set(), {}, random.Random(seed)
@@ -303,18 +304,26 @@ def under_load(
     ]
     in_prefect = engine == "prefect"
     opened = left_open(settings, every) if in_prefect else []
-    return Counter({
-        "invocations": count["invocations"],
-        "killed": count["killed"],
-        "completed": count["completed"],
-        "failed or busy": count["failed"] + count["busy"],
-        "reaped while it ran": count["reaped"],
-        "reaped by one reap afterwards": len(reaped["reaped"]),
-        "computed beyond 1 + kills of the holder": sum(computed_too_often(root, id, killed) for id in every),
-        "wrong values": sum(values(reply) != right(id) for id in replies for reply in replies[id]),
-        "lost replied results": len(lost),
-        "live or finished runs wrongly marked": sum(marked_wrongly(settings, r) for id in replies for r in replies[id]) if in_prefect else 0,
-        "runs left Running": sum("slot " not in each for each in opened),
-        "slots left": sum("slot " in each for each in opened),
-        "leases left": len(taken(results)),
-    })  # fmt: skip
+    all_replies = [reply for each in replies.values() for reply in each]
+    wrong = [marked_wrongly(settings, reply) for reply in all_replies] if in_prefect else []
+    return Counter(
+        {
+            "invocations": count["invocations"],
+            "killed": count["killed"],
+            "completed": count["completed"],
+            "failed or busy": count["failed"] + count["busy"],
+            "reaped while it ran": count["reaped"],
+            "reaped by one reap afterwards": len(reaped["reaped"]),
+            "computed beyond 1 + kills of the holder": sum(
+                computed_too_often(root, id, killed) for id in every
+            ),
+            "wrong values": sum(
+                values(reply) != right(id) for id in replies for reply in replies[id]
+            ),
+            "lost replied results": len(lost),
+            "live or finished runs wrongly marked": sum(wrong),
+            "runs left Running": sum("slot " not in each for each in opened),
+            "slots left": sum("slot " in each for each in opened),
+            "leases left": len(taken(results)),
+        }
+    )

@@ -18,7 +18,7 @@ def test_a_death_at_any_point_is_repaired_by_the_next_call(tmp_path, monkeypatch
     assert suite.every_point(tmp_path / "project", settings, "direct", once=place == "s3") == {}
 
 
-def test_a_step_whose_result_is_saved_is_completed_in_prefect_though_its_process_died_before_it_said_so(
+def test_a_saved_step_is_completed_in_prefect_though_its_process_died_before_reporting_it(
     tmp_path, prefect_server
 ):
     os.environ["PREFECT_API_URL"] = prefect_server.url

@@ -1,4 +1,4 @@
-"""Prefect that goes away, fails or is slow in the middle of a run: what was computed is kept, and nothing stays open."""
+"""Prefect goes away, fails or is slow during a run: results are kept, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_
 def test_a_prefect_that_is_restarted_in_the_middle_of_a_run_loses_nothing(
     project, tmp_path, monkeypatch
 ):
-    """It is stopped while a step computes under a slot, and started anew with the same database when the next one waits for its own."""
+    """It stops while a step computes under a slot, and restarts when the next waits for its own."""
     from pfl.handler.engine.prefect import server
 
     home = tmp_path / "prefect" / ".pfl"

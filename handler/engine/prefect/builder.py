@@ -1,17 +1,23 @@
 """
-A declared flow as an ordinary Prefect flow: one flow run per invocation, one task run per computed step.
+A declared flow as an ordinary Prefect flow: one flow run per call, one task run per computed step.
 
-Whoever starts it (pfl, ``.serve()``, a Prefect worker), the body is the same: look up what is stored, compute the rest.
+The body is the same whether pfl, ``.serve()`` or a Prefect worker starts it: look up what is
+stored, compute the rest.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import operator
 import os
+import random
 import typing
 from contextlib import nullcontext
 from contextvars import ContextVar
+from types import GenericAlias
+from typing import Any
 from uuid import UUID, uuid4
 
 import prefect
@@ -20,76 +26,86 @@ from pfl.handler.core import event, links
 from pfl.handler.core.cache import accept
 from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.declare import manifest, project
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.declare.params import KIND_OF
-from pfl.handler.core.declare.step import AnyStep
+from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.declare.params import KIND_OF, Param
 from pfl.handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects, records
 from pfl.handler.core.tags import run_tags
 from pfl.handler.engine import reap
-from pfl.handler.engine.deadline import TERMINATED, Stopped, Terminated, heed_sigterm, out_of_time
-from pfl.handler.engine.invocation import Invocation, Run, Work
+from pfl.handler.engine.causes import TERMINATED, out_of_time
+from pfl.handler.engine.deadline import Stopped, Terminated, raise_on_sigterm
+from pfl.handler.engine.invocation import Invocation
 from pfl.handler.engine.prefect import artifacts, client, environment, limits
-from pfl.handler.engine.steps import call_step, time_up
+from pfl.handler.engine.steps import call_step, timed_out
+from pfl.handler.engine.work import Run, Work
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
-from prefect.results import ResultRecordMetadata
+from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # Not in its __all__.
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
-from prefect.states import Cancelled, Completed, Crashed, State
+from prefect.states import Cancelled, Completed, Crashed
 from prefect.task_engine import run_task
 
-# Set while one of our own invocations runs its flow; a run that Prefect started has none, and makes one.
+# Set while pfl runs a flow of its own; a run that Prefect started has none, and makes one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
-# Around each task run Prefect's engine takes its slots; ours can be interrupted while it waits.
-if not hasattr(
-    prefect.task_engine, "_concurrency"
-):  # Else ours would not be asked, and nobody would notice.
+# Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
+# while it waits. Without the check, pfl's would silently not be called.
+if not hasattr(prefect.task_engine, "_concurrency"):
     raise UnavailableError(
-        f"this Prefect, {prefect.__version__}, takes the slots of a limit in a way that pfl does not know",
-        why="prefect.task_engine has no _concurrency", hint="install a version of constraints.txt; --engine direct needs none",
-    )  # fmt: skip
-prefect.task_engine._concurrency = lambda names, occupy=1, *, holder=None, **more: limits.slot(
-    api_around(), names, occupy, holder
+        f"this Prefect, {prefect.__version__}, "
+        "takes the slots of a limit in a way that pfl does not know",
+        why="prefect.task_engine has no _concurrency",
+        hint="install a version of constraints.txt; --engine direct needs none",
+    )
+vars(prefect.task_engine)["_concurrency"] = lambda names, occupy=1, *, holder, **_: limits.slot(
+    current_api(), names, occupy, holder
 )
-_KINDS = {name: kind for kind, name in KIND_OF.items()}
+_TYPES = {kind: type for type, kind in KIND_OF.items()}
 
 
-def build(flow: Flow) -> prefect.Flow:
+def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     """
     The Prefect flow of *flow*.
 
-    Its parameters are ``id``, ``step``, ``bust`` and ``skip`` as in an event, and the flow's own. It returns the value of each
-    step by name, and raises what the first failing step raised.
+    Its parameters are ``id``, ``step``, ``bust`` and ``skip``, as in an event, and the flow's own.
+    It returns the value of each step by name, or raises what the first failing step raised.
     """
-
     signature = _signature(flow)
 
-    def body(*args: object, **kwargs: object) -> dict[str, object]:
+    def body(*args: object, **kwargs: object) -> dict[str, object] | State[Any]:
         return _run(flow, signature.bind(*args, **kwargs))
 
-    body.__name__ = body.__qualname__ = flow.name
+    body.__name__ = flow.name
+    body.__qualname__ = flow.name
     body.__doc__ = _docstring(flow)
-    body.__signature__ = signature
-    body.__annotations__ = {p.name: p.annotation for p in body.__signature__.parameters.values()}
+    body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    vars(body)["__signature__"] = signature
     return prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
 
 
-def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State:
-    """The body of every flow: a function of this module, since a served flow is pickled, and what it holds with it."""
+def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State[Any]:
+    """
+    The body of every flow.
+
+    It is a function of this module, because a served flow is pickled with all it holds.
+    """
     bound.apply_defaults()
     ours = current.get()
-    invocation = ours or _started_by_prefect(flow, bound.arguments)
-    if (context := FlowRunContext.get()) and context.flow_run:
-        invocation.flow_run_id = invocation.call.info["flow_run_id"] = str(context.flow_run.id)
-        invocation.url = environment.flow_run_url(api_around().url, invocation.flow_run_id)
+    invocation = ours or _from_parameters(flow, bound.arguments)
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        invocation.flow_run_id = str(context.flow_run.id)
+        invocation.call.about["flow_run_id"] = invocation.flow_run_id
+        invocation.url = environment.flow_run_url(current_api().url, invocation.flow_run_id)
         if ours is None:
             invocation.flow_run = context.flow_run
-            tell_apart(invocation)
-    # The run's tags are for people; on a task each would cost a round of calls to the concurrency API.
-    with TagsContext(current_tags=set()), heed_sigterm(instead_of=None) if ours else nullcontext():
+            tag_scheduled_run(context.flow_run, invocation)
+    sigterm = raise_on_sigterm(replace=True) if ours else nullcontext()
+    # The run's tags are for people: on a task, each would cost requests about its limit.
+    with TagsContext(current_tags=set()), sigterm:
         try:
-            invocation.run(functools.partial(_compute, invocation))
+            invocation.settle(functools.partial(_compute, invocation))
         except KeyboardInterrupt as exc:
             invocation.interrupted = exc
             return _interrupted(exc)
@@ -98,27 +114,34 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
                 invocation.call.end()
     if isinstance(invocation.error, OutOfTimeError):
         return Crashed(message=invocation.error.lines)
-    if ours is None or ours.flow_run is not None:
+    if invocation.flow_run is not None:
         _show_hits(invocation)
-    artifacts.publish(invocation, api_around())
+    artifacts.publish(invocation.artifacts, current_api(), invocation.finding.warnings)
     if invocation.error is not None:
         raise invocation.error
     return {name: entry.value for name, entry in invocation.finding.found.items()}
 
 
-def _interrupted(exc: KeyboardInterrupt) -> State:
-    return (
-        Crashed(message=TERMINATED.lines)
-        if isinstance(exc, Terminated)
-        else Cancelled(message="interrupted")
-    )
+def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
+    if isinstance(exc, Terminated):
+        return Crashed(message=TERMINATED.lines)
+    return Cancelled(message="interrupted")
 
 
-def tell_apart(invocation: Invocation) -> None:
-    """Give a run that Prefect started the tags that one of ours has."""
-    run, request = invocation.flow_run, invocation.request
-    mine = {*run.tags, *run_tags(request.id, request.step, invocation.call.token)}
-    client.ask(api_around(), f"/flow_runs/{run.id}", {"tags": sorted(mine)}, method="PATCH")
+def tags(id: str, step: str | None) -> set[str]:
+    """
+    The tags of a flow run: ``id=abc`` and ``step=b``.
+
+    Prefect's UI splits a filter at commas, so the ID has none.
+    """
+    return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
+
+
+def tag_scheduled_run(run: FlowRun, invocation: Invocation) -> None:
+    """Give a run that Prefect started the tags of one that pfl starts."""
+    request = invocation.request
+    own = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
+    client.ask(current_api(), f"/flow_runs/{run.id}", {"tags": sorted(own)}, method="PATCH")
 
 
 def _run_name() -> str:
@@ -127,128 +150,153 @@ def _run_name() -> str:
 
 
 def _compute(invocation: Invocation, work: Work) -> None:
-    step, api = invocation.flow.steps[work.name], api_around()
-    reap.followed(invocation, api=api)
-    tags, task_run_id = limits.tags_of(invocation, work.name, api), str(uuid4())
-    raised: list[BaseException] = []
-    attempts: list[None] = []
-
-    @functools.wraps(step.function)
-    def body(*args: object, **arguments: object) -> object:
-        raised.clear()
-        attempts.append(None)
-        try:
-            if len(attempts) > 1:
-                invocation.call.note(step.name, attempt=len(attempts))
-            bound = step.signature.bind(*args, **arguments).arguments
-            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, None)
-            entry = work.finish(call_step(step, bound, in_prefect=True), run)
-            artifacts.show_inputs(TaskRunContext.get().task_run, work.arguments, entry.key)
-            artifacts.note(invocation, work, entry)
-        except KeyboardInterrupt as exc:
-            raised.append(exc)
-            return _interrupted(exc)
-        except Stopped as exc:
-            raised.append(exc)
-            return Crashed(
-                message=out_of_time(step.name, "was stopped", invocation.settings.margin_s).lines
-            )
-        except Exception as exc:
-            raised.append(exc)
-            raise
-        return Completed(data=_where(invocation, entry))
-
-    body.__wrapped__ = None  # Prefect calls what a function wraps; the wrapper is the task here.
-    body.__signature__ = step.signature
-    task = prefect.Task(
-        fn=body,
-        name=step.name,
-        task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
-        tags=tags,
-        retries=step.retries,
-        retry_delay_seconds=step.retry_delay_s,
-        # What was computed and could not be saved would not be saved any better for being computed again.
-        retry_condition_fn=lambda task, run, state: (
-            not (raised and isinstance(raised[0], PflError))
-        ),
-        timeout_seconds=step.timeout_s,
-        persist_result=False,
-    )
+    """Compute a step as a task run."""
+    step = invocation.flow.steps[work.name]
+    api = current_api()
+    reap.reap_predecessors(invocation, api=api)
+    tags = limits.tags_for(invocation, step, api)
+    task_run_id = str(uuid4())
     url = invocation.url and links.task_run(invocation.url.split("/runs/")[0], task_run_id)
     run = Run("prefect", invocation.flow_run_id, task_run_id, url)
-    # Before it takes a slot: whoever buries us would not know whose that is.
-    noted = invocation.call.note(
+    # On record before it takes a slot: a reaper has to know whose slot that is.
+    claim = invocation.call.note(
         step.name, flow_run_id=run.flow_run_id, task_run_id=task_run_id, tags=tags
     )
-    invocation.tasks[task_run_id] = noted
+    invocation.tasks[task_run_id] = claim
+    raised: list[BaseException] = []
     state = run_task(
-        task, task_run_id=UUID(task_run_id), parameters=work.arguments, return_type="state"
+        _task(invocation, work, run, tags, raised),
+        task_run_id=UUID(task_run_id),
+        parameters=work.arguments,
+        return_type="state",
     )
     if state.is_completed() or state.is_failed():
         del invocation.tasks[task_run_id]
-        invocation.finished[task_run_id] = {
-            name: noted[name] for name in ("flow_run_id", "step", "id", "tags")
-        } | {"type": state.type.value}
+        fields = {name: claim[name] for name in ("flow_run_id", "step", "id", "tags")}
+        invocation.finished[task_run_id] = {**fields, "type": state.type.value}
     if state.is_completed():
         return
     if raised:
         raise raised[0]
-    if state.name == "TimedOut":
-        raise time_up(step.timeout_s)
+    if state.name == "TimedOut" and step.timeout_s is not None:
+        raise timed_out(step.timeout_s)
     failure = state.result(raise_on_failure=False)
     if isinstance(failure, BaseException):
         raise failure
     raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
 
 
-def _show_hits(invocation: Invocation) -> None:
-    """A task run each, named ``Cached``, for what was found: who started the run in Prefect looks for all its steps."""
-    computed = {
-        name for name, outcome in invocation.outcomes.items() if outcome.status == "computed"
-    }
-    found = invocation.finding.found
-    for name in [name for name in invocation.flow.steps if name in found and name not in computed]:
-        takes = invocation.flow.steps[name].takes
-        given = {
-            other: found[other].value for other in takes if other in found
-        } | invocation.request.step_params(name)
-        given |= {"id": invocation.request.id} if "id" in takes else {}
+def _task(
+    invocation: Invocation, work: Work, run: Run, tags: list[str], raised: list[BaseException]
+) -> prefect.Task[..., Any]:
+    """The Prefect task of a step; *raised* receives what the step raises."""
+    step = invocation.flow.steps[work.name]
+    attempts = itertools.count(1)
 
-        def hit(entry=found[name], given=given) -> State:
-            artifacts.show_inputs(TaskRunContext.get().task_run, given, entry.key)
-            text = (
-                f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
-                if entry.computed_at
-                else None
-            )
-            return Completed(name="Cached", message=text, data=_where(invocation, entry))
+    def body(*args: object, **kwargs: object) -> object:
+        raised.clear()
+        attempt = next(attempts)
+        try:
+            if attempt > 1:
+                invocation.call.note(step.name, attempt=attempt)
+            arguments = step.signature.bind(*args, **kwargs).arguments
+            task_run = _task_run()
+            artifacts.show_inputs(task_run, work.arguments, None)
+            entry = work.finish(call_step(step, arguments, in_prefect=True), run)
+            artifacts.show_inputs(task_run, work.arguments, entry.key)
+            if random.random() < invocation.settings.artifacts:
+                invocation.artifacts.append(artifacts.describe(invocation.request, work, entry))
+        except KeyboardInterrupt as exc:
+            raised.append(exc)
+            return _interrupted(exc)
+        except Stopped as exc:
+            raised.append(exc)
+            error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
+            return Crashed(message=error.lines)
+        except Exception as exc:
+            raised.append(exc)
+            raise
+        return Completed(data=_reference(invocation, entry))
 
-        task_run_name = f"{name}[{invocation.request.id}]".replace("{", "{{").replace("}", "}}")
-        prefect.Task(fn=hit, name=name, task_run_name=task_run_name, persist_result=False)(
-            return_state=True
-        )
-
-
-def _where(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
-    return ResultRecordMetadata(
-        storage_key=records.result_path(invocation.request.id, entry.step, entry.key),
-        expiration=entry.expires_at,
-        serializer=JSONSerializer(object_encoder=None, object_decoder=None),
+    functools.update_wrapper(body, step.function)
+    # Prefect calls what a function wraps, and here the wrapper is the task.
+    vars(body).update(__wrapped__=None, __signature__=step.signature)
+    return prefect.Task(
+        fn=body,
+        name=step.name,
+        task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
+        tags=tags,
+        retries=step.retries,
+        retry_delay_seconds=step.retry_delay_s,
+        # A value that was computed and cannot be saved is not saved by computing it again.
+        retry_condition_fn=lambda task, run, state: (
+            not (raised and isinstance(raised[0], PflError))
+        ),
+        timeout_seconds=step.timeout_s,
+        persist_result=False,
     )
 
 
-def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation:
+def _task_run() -> TaskRun:
+    context = TaskRunContext.get()
+    assert context is not None, "called outside of a task run"
+    return context.task_run
+
+
+def _show_hits(invocation: Invocation) -> None:
+    """Add a task run named ``Cached`` for each step that was found, so that the run has all."""
+    for name in invocation.flow.steps:
+        entry = invocation.finding.found.get(name)
+        outcome = invocation.outcomes.get(name)
+        if entry is not None and (outcome is None or outcome.status != "computed"):
+            _show_hit(invocation, entry)
+
+
+def _show_hit(invocation: Invocation, entry: Entry) -> None:
+    request = invocation.request
+    found = invocation.finding.found
+    takes = invocation.flow.steps[entry.step].takes
+
+    def hit() -> State[Any]:
+        arguments = {name: found[name].value for name in takes if name in found}
+        arguments |= request.step_params(entry.step)
+        if "id" in takes:
+            arguments["id"] = request.id
+        artifacts.show_inputs(_task_run(), arguments, entry.key)
+        message = None
+        if entry.computed_at:
+            message = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
+        return Completed(name="Cached", message=message, data=_reference(invocation, entry))
+
+    run_name = f"{entry.step}[{request.id}]".replace("{", "{{").replace("}", "}}")
+    task = prefect.Task(fn=hit, name=entry.step, task_run_name=run_name, persist_result=False)
+    task(return_state=True)
+
+
+def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
+    """Where Prefect finds the value."""
+    return ResultRecordMetadata.model_validate(
+        {
+            "storage_key": records.result_path(invocation.request.id, entry.step, entry.key),
+            "expiration": entry.expires_at,
+            "serializer": JSONSerializer(object_encoder=None, object_decoder=None),
+        }
+    )
+
+
+def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
+    """The call of a run that Prefect started."""
     settings = Settings.from_env(os.environ)
-    own = {name: parameters[name] for name in flow.params}
-    asked = {
+    params = {name: parameters[name] for name in flow.params}
+    fields = {
         name: value
         for name, value in parameters.items()
-        if name not in own and value not in (None, [])
+        if name not in params and value not in (None, [])
     }
-    # The flow may stand in any module, not only in the image's pipeline; its manifest is then made from itself.
+    # The flow may be in any module, not only in the image's pipeline: its manifest is its own.
     body, prints = project.describe_one(flow, settings.root)
-    described = manifest.from_body(body)
-    request = event.parse({**asked, "flow": flow.name, "params": own}, described)
+    raw = {**fields, "flow": flow.name, "params": params}
+    request = event.parse(raw, manifest.from_json(body))
     results = objects.of(settings)
     finding = accept.find(request, results, [])
     return Invocation(
@@ -256,45 +304,51 @@ def _started_by_prefect(flow: Flow, parameters: dict[str, object]) -> Invocation
     )
 
 
-def api_around() -> environment.Api:
-    """Where the run around us is told."""
-    key, auth = (
-        prefect.settings.PREFECT_API_KEY.value(),
-        prefect.settings.PREFECT_API_AUTH_STRING.value(),
-    )
-    plain = [
-        secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret or ""
-        for secret in (key, auth)
-    ]
-    return environment.Api(
-        str(prefect.settings.PREFECT_API_URL.value() or ""), plain[0], "the run around", plain[1]
-    )
+def current_api() -> environment.Api:
+    """The API that the current run reports to."""
+    api = prefect.settings.get_current_settings().api
+    key = api.key.get_secret_value() if api.key else ""
+    auth = api.auth_string.get_secret_value() if api.auth_string else ""
+    return environment.Api(api.url or "", key, "the current run", auth)
+
+
+# Annotations that are made at run time, for Prefect's form.
+
+
+def _literal(choices: tuple[object, ...]) -> object:
+    return operator.getitem(typing.Literal, choices)
+
+
+def _union(*kinds: object) -> object:
+    return operator.getitem(typing.Union, kinds)
 
 
 def _signature(flow: Flow) -> inspect.Signature:
-    step_names = typing.Literal[tuple(flow.steps)]
-    rows = [
+    step = _literal(tuple(flow.steps))
+    steps = GenericAlias(list, (step,))
+    rows: list[tuple[str, object, object]] = [
         ("id", str, inspect.Parameter.empty),
-        ("step", step_names | None, None),
-        ("bust", typing.Literal["this", "all"] | list[step_names] | None, None),
-        ("skip", list[step_names] | None, None),
+        ("step", _union(step, None), None),
+        ("bust", _union(_literal(("this", "all")), steps, None), None),
+        ("skip", _union(steps, None), None),
     ]
-    for name, param in flow.params.items():
-        kinds = typing.Any
-        if "any" not in param.kinds:
-            free = [
-                _KINDS[kind]
-                for kind in param.kinds
-                if not any(type(choice) is _KINDS[kind] for choice in param.choices)
-            ]
-            kinds = typing.Union[
-                (*([typing.Literal[param.choices]] if param.choices else []), *free)
-            ]
-        rows.append((name, kinds, param.default))
+    rows += [(name, _annotation(param), param.default) for name, param in flow.params.items()]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
-        [inspect.Parameter(n, kind, annotation=a, default=d) for n, a, d in rows]
+        [
+            inspect.Parameter(name, kind, annotation=annotation, default=default)
+            for name, annotation, default in rows
+        ]
     )
+
+
+def _annotation(param: Param) -> object:
+    if "any" in param.kinds:
+        return Any
+    kinds: list[object] = [_literal(param.choices)] if param.choices else []
+    kinds_of_choices = {type(choice) for choice in param.choices}
+    kinds += [_TYPES[kind] for kind in param.kinds if _TYPES[kind] not in kinds_of_choices]
+    return _union(*kinds)
 
 
 def _docstring(flow: Flow) -> str:
@@ -302,21 +356,23 @@ def _docstring(flow: Flow) -> str:
         flow.description or f"The flow {flow.name}.",
         "",
         "Args:",
-        "    id: What the results are about.",
-        "    step: The step to run, with what it needs; empty for all.",
-        "    bust: Compute again: this (the asked step), all (and what it needs), or a list of steps.",
-        "    skip: Do not run these; take their newest stored value, even if it is stale.",
+        "    id: The ID of the results.",
+        "    step: The step to run, with the steps it needs; empty for all.",
+        "    bust: Compute again: this (the chosen step), all (also what it needs), or a list.",
+        "    skip: Do not run these steps; take their newest stored value, even if it is stale.",
     ]
     for name in flow.params:
         takers = [step for step in flow.steps if name in flow.own_params(step)]
-        lines.append(
-            f"    {name}: {_said_of(name, flow.steps[takers[0]]) or 'A parameter of ' + ', '.join(takers) + '.'}"
-        )
+        docstring = inspect.getdoc(flow.steps[takers[0]].function) or ""
+        described = _describe(name, docstring) or "A parameter of " + ", ".join(takers) + "."
+        lines.append(f"    {name}: {described}")
     return "\n".join(lines)
 
 
-def _said_of(name: str, step: AnyStep) -> str:
-    for line in inspect.getdoc(step.function).splitlines() if step.function.__doc__ else ():
-        if line.strip().startswith(f"{name}:"):
-            return line.split(":", 1)[1].strip()
+def _describe(name: str, docstring: str) -> str:
+    """What a docstring says about a parameter."""
+    for line in docstring.splitlines():
+        label, _, text = line.strip().partition(":")
+        if label == name:
+            return text.strip()
     return ""

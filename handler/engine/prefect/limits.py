@@ -1,10 +1,11 @@
 """
-Prefect's tag concurrency limits, as far as steps run under them.
+Prefect's concurrency limits on tags, under which steps run.
 
     id=abc:task-b     step b of one ID (Prefect allows no slash in the name of a limit)
-    task-b            step b across IDs
+    task-b            step b of all IDs
 
-That a limit is meant for us is also written in the store, ``limits/<tag>.json``: so a step without one asks Prefect nothing.
+A limit that was set with pfl is also noted in the store, ``limits/<tag>.json``, so that a step
+without a limit costs no request to Prefect.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
 from pfl.handler.core.cache import lease
+from pfl.handler.core.declare.flows import Step
 from pfl.handler.core.errors import (
     BusyError,
     InvalidRequestError,
@@ -27,110 +30,161 @@ from pfl.handler.core.errors import (
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import Store
-from pfl.handler.core.tags import is_id_limit, limit_tag
+from pfl.handler.core.store.values import JsonObject
 from pfl.handler.engine.prefect import environment
-from pfl.handler.engine.prefect.client import FINAL, Api, ask, pages, patiently, pause, set_state
+from pfl.handler.engine.prefect.client import FINAL, ask, pages, patiently, pause, set_state
+from pfl.handler.engine.prefect.environment import Api
 
 if TYPE_CHECKING:
     from pfl.handler.engine.invocation import Invocation
+    from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 
-_SLOT_S = 60  # Prefect gives slots for no shorter time.
-_made: set[tuple[str, str, int]] = set()
+# Prefect lends slots for no shorter time.
+_SLOT_S = 60
+# Allowed in the name of a limit, with letters and digits; a slash becomes ~2F.
+_PLAIN = "-_.@+"
+_created: set[tuple[str, str, int]] = set()
 
 
-def tags_of(invocation: Invocation, name: str, api: Api) -> list[str]:
-    """The tags under which a step has to wait for a slot; none, and nobody asked, where it has no limit."""
-    step, tags = invocation.flow.steps[name], []
-    automatic = 1 if invocation.settings.tag_limits == "per-id" else None
+class Holder(TypedDict):
+    """A task run that holds a slot."""
+
+    task_run_id: str
+    name: str | None
+    since: str | None
+    state: str | None
+    is_dead: bool
+    url: str | None
+
+
+class Limit(TypedDict):
+    """A limit on a tag; ``leaked`` counts the slots whose holder is dead or unknown."""
+
+    tag: str
+    limit: int
+    taken: int
+    limit_id: str
+    updated_at: str
+    set_by_pfl: bool
+    holders: list[Holder]
+    leaked: int
+
+
+def tag_of(id: str | None, step: str) -> str:
+    """The tag of a step, for one ID or for all."""
+    if id is None:
+        return f"task-{step}"
+    parts = (c if c.isalnum() or c in _PLAIN else f"~{ord(c):02X}" for c in id)
+    return f"id={''.join(parts)}:task-{step}"
+
+
+def tags_for(invocation: Invocation, step: Step, api: Api) -> list[str]:
+    """The tags under which a step has to wait for a slot; a limit that the code sets is created."""
+    own, general = tag_of(invocation.request.id, step.name), tag_of(None, step.name)
+    tags = []
     for tag, limit in (
-        (limit_tag(invocation.request.id, name), automatic),
-        (limit_tag(None, name), step.limit),
+        (own, 1 if invocation.settings.tag_limits == "per-id" else None),
+        (general, step.limit),
     ):
-        if _path(tag) in invocation.limited:
-            tags.append(tag)  # What was set by hand counts, not what the code says.
-        elif limit is not None:
-            if (api.url, tag, limit) not in _made:
-                patiently(lambda tag=tag, limit=limit: _set(api, tag, limit))
-                if tag == limit_tag(None, name):
-                    _made.add(
-                        (api.url, tag, limit)
-                    )  # Those of an ID may be collected while it is idle.
+        # A limit that was set by hand overrides the code.
+        if _path(tag) in invocation.manual_limits:
             tags.append(tag)
+        elif limit is not None:
+            tags.append(tag)
+            known = (api.url, tag, limit)
+            if known not in _created:
+                patiently(partial(_post_limit, api, tag, limit))
+                # The limit of a single ID is removed while it is idle.
+                if tag == general:
+                    _created.add(known)
     return tags
 
 
 @contextmanager
-def slot(api: Api, names: list[str], occupy: int, holder: object) -> Iterator[None]:
+def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder) -> Iterator[None]:
     """
     Hold a slot of each limit, as Prefect's engine does around a task run.
 
-    Prefect's own waits in another thread: it asks again after ten seconds or more, asks on for one who was interrupted, and keeps
-    the process until it has its slot.
+    Prefect's own function waits in another thread: it asks every ten seconds or more, goes on after
+    an interruption, and keeps the process alive until it has its slot.
 
     Args:
-        api: Prefect's.
+        api: The Prefect that has the limits.
         names: The limits, as ``tag:task-b``; one that does not exist limits nothing.
-        occupy: How many slots.
-        holder: Whose they are: its ``type``, as ``task_run``, and ``id``.
+        occupy: The number of slots.
+        holder: What holds them: its ``type``, such as ``task_run``, and ``id``.
 
     Raises:
-        BusyError: A limit lets none run.
+        BusyError: A limit is 0.
         UnavailableError: Prefect did not answer.
     """
     if not names:
         yield
         return
-    body = {"names": names, "slots": occupy, "mode": "concurrency", "lease_duration": _SLOT_S}
-    body["holder"] = {"type": holder.type, "id": str(holder.id)}
+    body = {
+        "names": names,
+        "slots": occupy,
+        "mode": "concurrency",
+        "lease_duration": _SLOT_S,
+        "holder": {"type": holder.type, "id": str(holder.id)},
+    }
     while (taken := patiently(lambda: _take(api, body))) is None:
         pause()
+    if not taken["limits"]:
+        yield
+        return
+    lease_id = taken["lease_id"]
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(_SLOT_S / 3):
-            with suppress(PflError):  # Two more tries fit before it runs out.
-                ask(
-                    api,
-                    f"/v2/concurrency_limits/leases/{taken['lease_id']}/renew",
-                    {"lease_duration": _SLOT_S},
-                )
+            with suppress(PflError):  # Two more tries fit before the lease expires.
+                path = f"/v2/concurrency_limits/leases/{lease_id}/renew"
+                ask(api, path, {"lease_duration": _SLOT_S})
 
-    if taken["limits"]:
-        threading.Thread(target=renew, name="slot", daemon=True).start()
+    def release() -> None:
+        ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease_id})
 
-    def give_back() -> None:
-        if taken["limits"]:
-            ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": taken["lease_id"]})
-
+    threading.Thread(target=renew, name="slot", daemon=True).start()
+    is_interrupted = True
     try:
         yield
-    except BaseException:
+        is_interrupted = False
+    finally:
         over.set()
-        with suppress(PflError):  # The end of its task run gives it back, too.
-            give_back()
-        raise
-    over.set()
-    with suppress(PflError):  # It runs out by itself.
-        patiently(give_back)
+        with suppress(
+            PflError
+        ):  # The slot is released when its lease expires or its task run ends.
+            if is_interrupted:
+                release()
+            else:
+                patiently(release)
 
 
-def _take(api: Api, body: dict) -> dict | None:
-    """What Prefect gave; None where all slots are taken."""
+def _take(api: Api, body: JsonObject) -> JsonObject | None:
+    """What Prefect granted; None if all slots are taken."""
     try:
-        return ask(api, "/v2/concurrency_limits/increment-with-lease", body, none=(423,))
+        taken: JsonObject | None = ask(
+            api, "/v2/concurrency_limits/increment-with-lease", body, none=(423,)
+        )
+        return taken
     except UnavailableError as exc:
         if "greater than the limit" not in exc.why:
             raise
-        what = f"{' and '.join(name.removeprefix('tag:') for name in body['names'])}: a limit of 0 lets nothing run"
-        raise BusyError(what, why="it was set so", hint="pfl limits ls; pfl limits set") from exc
+        tags = " and ".join(name.removeprefix("tag:") for name in body["names"])
+        raise BusyError(
+            f"{tags}: a limit of 0 lets nothing run",
+            why="someone set it",
+            hint="pfl limits ls; pfl limits set",
+        ) from exc
 
 
 def check_tag(tag: str) -> str:
     """
-    *tag*, if Prefect can give it a limit.
+    *tag*, if Prefect allows a limit on it.
 
     Raises:
-        InvalidRequestError: It cannot.
+        InvalidRequestError: Prefect does not.
     """
     if bad := [c for c in tag if c in "/%&><?#" or not c.isprintable()]:
         raise InvalidRequestError(
@@ -139,143 +193,140 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def put(api: Api, store: Store, tag: str, limit: int) -> None:
-    """Set a limit; those who hold slots of it keep them."""
-    _set(api, tag, limit)
+def set_limit(api: Api, store: Store, tag: str, limit: int) -> None:
+    """Set a limit; task runs that hold slots keep them."""
+    _post_limit(api, tag, limit)
     store.put(_path(tag), records.seal({"version": 1, "tag": tag, "limit": limit}))
 
 
-def ls(api: Api, store: Store, *, tag: str | None = None, holders: bool = True) -> Iterator[dict]:
+def list_limits(
+    api: Api, store: Store, *, tag: str | None = None, holders: bool = True
+) -> Iterator[Limit]:
     """
-    The limits on tags, each with who holds its slots since when; a leaked slot is one whose holder is no more.
+    Yield the limits on tags.
 
     Args:
-        api: Prefect's.
-        store: Where calls are on record.
-        tag: Only this one.
-        holders: Whether to ask who they are.
+        api: The Prefect that has the limits.
+        store: The store with the calls.
+        tag: Only the limit on this tag.
+        holders: Whether to find out who holds the slots.
     """
-    slots = {
-        f"tag:{one['tag']}": one["active_slots"] for one in pages(api, "/concurrency_limits/filter")
+    holders_by_tag = {
+        one["tag"]: one["active_slots"] for one in pages(api, "/concurrency_limits/filter")
     }
-    alive: dict[str, bool] = {}
+    is_call_alive: dict[str, bool] = {}
     for limit in pages(api, "/v2/concurrency_limits/filter"):
-        if not limit["name"].startswith("tag:") or (
-            tag is not None and limit["name"] != f"tag:{tag}"
-        ):
+        name = limit["name"].removeprefix("tag:")
+        if name == limit["name"] or tag not in (None, name):
             continue
-        ids = slots.get(limit["name"], [])
-        row = {
-            "tag": limit["name"][4:],
+        ids = holders_by_tag.get(name, [])
+        row: Limit = {
+            "tag": name,
             "limit": limit["limit"],
             "taken": limit["active_slots"],
             "limit_id": limit["id"],
+            "updated_at": limit["updated"],
+            "set_by_pfl": False,
+            "holders": [],
+            "leaked": max(0, limit["active_slots"] - len(ids)),
         }
-        row |= {"updated_at": limit["updated"], "set_by_pfl": False, "holders": []}
         if holders:
-            row["set_by_pfl"] = store.get(_path(row["tag"])) is not None
-            row["holders"] = [_holder(api, store, run, alive) for run in ids]
-        dead = sum(each["is_dead"] for each in row["holders"])
-        row["leaked"] = max(0, limit["active_slots"] - len(ids)) + dead
+            row["set_by_pfl"] = store.get(_path(name)) is not None
+            row["holders"] = [_holder(api, store, run, is_call_alive) for run in ids]
+            row["leaked"] += sum(each["is_dead"] for each in row["holders"])
         yield row
 
 
-def waiting(api: Api, tag: str) -> int:
-    """How many task runs wait for a slot of *tag*."""
+def get_limit(api: Api, store: Store, tag: str) -> Limit:
+    """
+    The limit on *tag*.
+
+    Raises:
+        NotFoundError: The tag has no limit.
+    """
+    for row in list_limits(api, store, tag=tag):
+        return row
+    raise NotFoundError(f"the tag {tag} has no limit", hint="pfl limits ls")
+
+
+def count_waiting(api: Api, tag: str) -> int:
+    """The number of task runs that wait for a slot of *tag*."""
     chosen = {"tags": {"all_": [tag]}, "state": {"type": {"any_": ["PENDING"]}}}
     return len(list(pages(api, "/task_runs/filter", {"task_runs": chosen})))
 
 
-def one(api: Api, store: Store, tag: str) -> dict:
+def reset(api: Api, row: Limit) -> list[str]:
     """
-    The limit of *tag*.
+    Free the leaked slots of a limit, and only those; return what was freed.
 
-    Raises:
-        NotFoundError: It has none.
-    """
-    for row in ls(api, store, tag=tag):
-        return row
-    raise NotFoundError(f"there is no limit on {tag}", hint="pfl limits ls")
-
-
-def reset(api: Api, row: dict) -> list[str]:
-    """
-    Free the leaked slots of a limit, and no others; say what was freed.
-
-    Prefect's own reset revokes leases and leaves their slots taken, for ever. So: a dead holder's task run becomes Crashed,
-    which gives back its slot and lease; then the count is set to that of the leases that are left.
+    Prefect's own reset revokes leases and leaves their slots taken forever. So the task run of a
+    dead holder becomes Crashed, which releases its slot and lease, and then the count is set to the
+    number of the remaining leases.
     """
     freed = []
+    alive = 0
     for each in row["holders"]:
-        if each["is_dead"]:
-            set_state(
-                api,
-                "task_runs",
-                each["task_run_id"],
-                "CRASHED",
-                "Its process is dead.\nIts slot was reset.",
-                force=True,
-            )
-            freed.append(
-                f"{each['name'] or each['task_run_id']}, held since {each['since'] or '?'}, its process is dead"
-            )
-    left = [each for each in row["holders"] if not each["is_dead"]]
+        if not each["is_dead"]:
+            alive += 1
+            continue
+        message = "Its process is dead.\nIts slot was reset."
+        set_state(api, "task_runs", each["task_run_id"], "CRASHED", message, force=True)
+        name = each["name"] or each["task_run_id"]
+        freed.append(f"{name}, held since {each['since'] or '?'}, its process is dead")
     path = f"/v2/concurrency_limits/{row['limit_id']}"
-    more = (ask(api, path) or {"active_slots": 0})["active_slots"] - len(left)
-    if more > 0:
-        freed += [f"a slot without a holder ({more} in all)"]
-        if not left:
-            ask(
-                api, f"/concurrency_limits/tag/{quote(row['tag'])}/reset", {}
-            )  # Else leases of the dead would give back slots once more.
-        ask(api, path, {"active_slots": len(left)}, method="PATCH")
+    current = ask(api, path)
+    unheld = current["active_slots"] - alive if current else 0
+    if unheld > 0:
+        freed.append(f"a slot without a holder ({unheld} in all)")
+        if not alive:
+            # Otherwise leases of the dead would release slots once more.
+            ask(api, f"/concurrency_limits/tag/{quote(row['tag'])}/reset", {})
+        ask(api, path, {"active_slots": alive}, method="PATCH")
     return freed
 
 
-def rm(api: Api, store: Store, tag: str) -> None:
-    """Remove a limit: whoever waits for it, runs."""
+def remove_limit(api: Api, store: Store, tag: str) -> None:
+    """Remove a limit: everything that waits for it runs."""
     store.delete([_path(tag)])
     ask(api, f"/concurrency_limits/tag/{quote(tag)}", method="DELETE")
 
 
-def idle(api: Api, store: Store, seconds: float) -> list[str]:
-    """The tags of single IDs that were made for a run, and not used for so long."""
-    before = time.time() - seconds
-    kept = {entry.key for entry in store.list("limits")}
-    return [
-        row["tag"]
-        for row in ls(api, store, holders=False)
-        if is_id_limit(row["tag"]) and not row["taken"] and _path(row["tag"]) not in kept
-        and row["updated_at"] < records.now_iso(before)
-    ]  # fmt: skip
+def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
+    """The tags of single IDs whose limit no one set by hand or used for *idle_s* seconds."""
+    before = records.now_iso(time.time() - idle_s)
+    manual = {entry.key for entry in store.list("limits")}
+    tags = []
+    for row in list_limits(api, store, holders=False):
+        tag = row["tag"]
+        is_of_one_id = tag.startswith("id=") and ":task-" in tag
+        is_idle = not row["taken"] and row["updated_at"] < before
+        if is_of_one_id and is_idle and _path(tag) not in manual:
+            tags.append(tag)
+    return tags
 
 
-def _set(api: Api, tag: str, limit: int) -> None:
+def _post_limit(api: Api, tag: str, limit: int) -> None:
     ask(api, "/concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
 
 
-def _holder(api: Api, store: Store, task_run_id: str, alive: dict[str, bool]) -> dict:
-    row = {
+def _holder(api: Api, store: Store, task_run_id: str, is_call_alive: dict[str, bool]) -> Holder:
+    # A task run that has just begun may be unknown to Prefect.
+    task = ask(api, f"/task_runs/{task_run_id}") or {}
+    run_id = task.get("flow_run_id")
+    run = (ask(api, f"/flow_runs/{run_id}") if run_id else None) or {}
+    call = next((tag[5:] for tag in run.get("tags", ()) if tag.startswith("call=")), "")
+    if call and call not in is_call_alive:
+        state = lease.call_state(store, call)
+        # Of a call in another store nothing is known.
+        is_call_alive[call] = state.is_alive or not state.entries
+    return {
         "task_run_id": task_run_id,
-        "name": None,
-        "since": None,
-        "state": None,
-        "is_dead": False,
-        "url": None,
+        "name": task.get("name"),
+        "since": task.get("start_time"),
+        "state": task.get("state_name"),
+        "is_dead": task.get("state_type") in FINAL or not is_call_alive.get(call, True),
+        "url": environment.flow_run_url(api.url, run["id"]) if run else None,
     }
-    if (task := ask(api, f"/task_runs/{task_run_id}")) is None:
-        return row  # It has just begun, and Prefect has not heard of it.
-    row |= {"name": task["name"], "state": task["state_name"], "since": task["start_time"]}
-    run = ask(api, f"/flow_runs/{task['flow_run_id']}") if task["flow_run_id"] else None
-    row["url"] = run and environment.flow_run_url(api.url, run["id"])
-    call = next((tag[5:] for tag in run["tags"] if tag.startswith("call=")), None) if run else None
-    if call is not None and call not in alive:
-        life = lease.call_state(store, call)
-        alive[call] = (
-            life.is_alive or not life.entries
-        )  # One of another store is none of our business.
-    row["is_dead"] = task["state_type"] in FINAL or not alive.get(call or "", True)
-    return row
 
 
 def _path(tag: str) -> str:

@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
@@ -28,7 +27,6 @@ from pfl.handler.core.errors import (
     ErrorBody,
     InvalidRequestError,
     NotFoundError,
-    OutOfTimeError,
     PflError,
     StepFailedError,
 )
@@ -280,31 +278,21 @@ def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
 def _run_ordinary(
     api: Api, flow: object, flow_run: object, settings: Settings, deadline: float | None
 ) -> Reply:
+    from pfl.handler.engine import causes
     from pfl.handler.engine import deadline as deadlines
     from prefect import settings as knobs
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
 
-    started, stop_at = (
-        time.perf_counter(),
-        float("inf") if deadline is None else deadline - settings.margin_s,
-    )
-    # As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect.
-    watched = SimpleNamespace(
-        settings=settings,
-        deadline=deadline,
-        stop_at=stop_at,
-        may_stop=True,
-        flow_run_id=str(flow_run.id),
-    )
-    reply = event.new_reply(id=None, flow=flow.name, status="completed")
+    started = time.perf_counter()
+    reply = event.reply(id=None, flow=flow.name, status="completed")
     reply["engine"] = "prefect"
     error: PflError | None = None
     try:
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
-            deadlines.watch(watched),
-            deadlines.watch_prefect(watched, api) as in_prefect,
+            deadlines.watch(deadline, settings.margin_s, lambda: True),
+            session.watch_cancellation(api, lambda: str(flow_run.id)) as in_prefect,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
@@ -327,12 +315,12 @@ def _run_ordinary(
         return reply
     except Exception as exc:
         error = session.unavailable(api, exc)
-    except (deadlines.Stopped, deadlines.GivenUp):
-        why, hint = (
-            f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)",
-            "give the function more time, or make the flow smaller",
+    except (deadlines.Stopped, deadlines.Abandoned):
+        error = causes.out_of_time(
+            f"flow {flow.name} was stopped",
+            settings.margin_s,
+            hint="give the function more time, or make the flow smaller",
         )
-        error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
         client.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
     finally:
         session.flush(deadline)

@@ -1,91 +1,75 @@
-"""One invocation as one Prefect flow run: started, told apart from Prefect's own failures, and flushed before the reply."""
+"""One call as one flow run in Prefect: started, watched, and reported before the reply."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import inf
+from typing import TYPE_CHECKING, Any, cast
 
 from pfl.handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
+from pfl.handler.core.event import Notify
 from pfl.handler.core.settings import Settings
-from pfl.handler.core.tags import run_tags
-from pfl.handler.engine.deadline import TERMINATED, Terminated, watch_prefect
-from pfl.handler.engine.invocation import Invocation, Notify
+from pfl.handler.engine.causes import END_NOT_RECORDED, TERMINATED
+from pfl.handler.engine.deadline import Terminated
+from pfl.handler.engine.interrupt import Interruptible
+from pfl.handler.engine.invocation import Invocation
 from pfl.handler.engine.prefect import client, environment
+from pfl.handler.engine.work import Outcome
 
-BUSY_S = 60  # Longest wait for a server that is too busy to make the run: SQLite needs 40 s for 64 at once.
-FLUSH_S = 10  # Longest wait for what Prefect still has to send: task states exist only as events.
+if TYPE_CHECKING:
+    from prefect import State
+
+# The longest wait for a busy server to create the run: SQLite needs 40 s for 64 at once.
+BUSY_S = 60
+# The longest wait for what Prefect still has to send: task states exist only as events.
+FLUSH_S = 10
+# How often a run asks whether it was cancelled; a shorter run costs Prefect no request for that.
+POLL_S = 5
 
 
-def run(invocation: Invocation) -> None:
+def compute(invocation: Invocation) -> None:
     """
-    Compute what is missing inside a Prefect flow run.
+    Compute what is missing in a flow run in Prefect.
 
     Raises:
-        UnavailableError: The API did not take the run.
-        RunCancelledError: Someone cancelled it in Prefect.
+        UnavailableError: Prefect did not take the run.
+        RunCancelledError: Someone cancelled the run in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
         from pfl.handler.engine.prefect import builder
-        from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
-        from prefect.flow_engine import run_flow
+        from prefect.exceptions import TerminationSignal
 
         request = invocation.request
-        flow = builder.build(invocation.flow)
-        flow.serialize_parameters = (
-            dict  # They came as JSON; Prefect would import FastAPI to make sure.
-        )
-        results = prefect.settings.get_current_settings().results
-        # Nothing of ours is kept there, and Prefect would ask its server twice a run where that is.
-        flow.result_storage = None if results.default_storage_block else results.local_storage_path
-        arguments = {
-            "id": request.id,
-            "step": request.step,
-            "bust": sorted(request.bust),
-            "skip": sorted(request.skip),
-        }
-
-        def begin() -> prefect.State:
-            try:
-                return flow(**arguments, **request.params, return_state=True)
-            except PrefectHTTPStatusError as exc:
-                if exc.response.status_code == 503 and exc.request.url.path.endswith("/flow_runs/"):
-                    raise unavailable(
-                        api, exc
-                    ) from exc  # The server is busy and has made no run, so it can be asked again.
-                raise
-
         token = builder.current.set(invocation)
-        invocation.reap_reason, flush_s = "Prefect did not take the end of the run", FLUSH_S
+        invocation.reap_reason = END_NOT_RECORDED
+        flush_s: float = FLUSH_S
         try:
-            # By this tag a run is found whose process died before it could say that it had one.
+            # A reaper finds the run by this tag if the process dies before it knows its run.
+            tags = (*builder.tags(request.id, request.step), f"call={invocation.call.token}")
             with (
-                prefect.tags(*run_tags(request.id, request.step, invocation.call.token)),
-                watch_prefect(invocation, api) as watched,
+                prefect.tags(*tags),
+                watch_cancellation(api, lambda: invocation.flow_run_id) as watched,
             ):
-                if invocation.flow_run is None:
-                    state = client.patiently(
-                        begin, longest_s=min(BUSY_S, invocation.stop_at - time.monotonic())
-                    )
-                else:
-                    builder.tell_apart(invocation)
-                    state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
+                state = _run(invocation, api)
             if invocation.interrupted is not None or state.is_cancelled():
                 raise invocation.interrupted or KeyboardInterrupt
-            if state.is_completed() or invocation.error is not None:
+            error = invocation.error
+            if state.is_completed() or error is not None:
                 invocation.reap_reason = ""
-            if isinstance(invocation.error, OutOfTimeError) or (
-                invocation.tasks and isinstance(invocation.error, PflError)
+            if isinstance(error, PflError) and (
+                invocation.tasks or isinstance(error, OutOfTimeError)
             ):
-                _end(invocation, api, "CRASHED", invocation.error.lines)
-        except (KeyboardInterrupt, TerminationSignal) as exc:
-            if isinstance(exc, (Terminated, TerminationSignal)):
-                _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
-                raise Terminated from exc
+                _end(invocation, api, "CRASHED", error.lines)
+        except (Terminated, TerminationSignal) as exc:
+            _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
+            raise Terminated from exc
+        except KeyboardInterrupt:
             _end(invocation, api, "CANCELLED", "interrupted", force=True)
             if watched.was_poked:
                 raise RunCancelledError(
@@ -95,12 +79,10 @@ def run(invocation: Invocation) -> None:
         except PflError:
             raise
         except Exception as exc:
-            if any(
-                isinstance(outcome.error, KeyboardInterrupt)
-                for outcome in invocation.outcomes.values()
-            ):
+            outcomes = invocation.outcomes.values()
+            if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in outcomes):
                 raise KeyboardInterrupt from exc
-            flush_s = 1  # Nobody listens.
+            flush_s = 1  # Prefect does not answer.
             raise unavailable(api, exc, invocation.outcomes) from exc
         finally:
             builder.current.reset(token)
@@ -109,35 +91,104 @@ def run(invocation: Invocation) -> None:
         raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
 
 
+def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
+    """Run the flow: as the run that Prefect started, or as a new one."""
+    import prefect
+    from pfl.handler.engine.prefect import builder
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.flow_engine import run_flow
+
+    flow = builder.build(invocation.flow)
+    # The parameters came as JSON; Prefect would import FastAPI to convert them.
+    vars(flow)["serialize_parameters"] = dict
+    # Results are not stored by Prefect, which would ask its server twice a run where to.
+    results = prefect.settings.get_current_settings().results
+    flow.result_storage = None if results.default_storage_block else results.local_storage_path
+    if invocation.flow_run is not None:
+        builder.tag_scheduled_run(invocation.flow_run, invocation)
+        state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
+        return cast("State[Any]", state)
+    request = invocation.request
+    parameters = {
+        "id": request.id,
+        "step": request.step,
+        "bust": sorted(request.bust),
+        "skip": sorted(request.skip),
+        **request.params,
+    }
+
+    def start() -> State[Any]:
+        try:
+            return cast("State[Any]", flow(**parameters, return_state=True))
+        except PrefectHTTPStatusError as exc:
+            if exc.response.status_code == 503 and exc.request.url.path.endswith("/flow_runs/"):
+                # A busy server: it has created no run, so the request can be repeated.
+                raise unavailable(api, exc) from exc
+            raise
+
+    longest_s = min(BUSY_S, invocation.stop_at - time.monotonic())
+    return client.patiently(start, longest_s=longest_s)
+
+
+def watch_cancellation(
+    api: environment.Api, flow_run_id: Callable[[], str | None]
+) -> Interruptible:
+    """
+    Interrupt this thread, as Ctrl-C would, once its flow run is cancelled in Prefect.
+
+    Args:
+        api: The Prefect to ask.
+        flow_run_id: The ID of the run; None before it has one.
+    """
+
+    def watch(scope: Interruptible) -> None:
+        while not scope.over.wait(POLL_S):
+            if (run_id := flow_run_id()) is None:
+                continue
+            with suppress(PflError):  # Prefect may answer next time.
+                run = client.ask(api, f"/flow_runs/{run_id}")
+                if run is not None and run["state_type"] in ("CANCELLED", "CANCELLING"):
+                    return scope.poke()
+
+    # Not SIGINT, which a shell lets its background jobs ignore.
+    return Interruptible("cancel", watch, lambda: KeyboardInterrupt, signal.SIGUSR2)
+
+
 def flush(deadline: float | None, longest_s: float = FLUSH_S) -> None:
-    """Wait until Prefect has sent the logs, as long as there is time for that."""
+    """Wait until Prefect has sent the logs, if there is time for that."""
     from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(
-        timeout=min(longest_s, max(0.1, (deadline or inf) - time.monotonic() - 0.5))
-    )
+    remaining_s = (deadline or inf) - time.monotonic() - 0.5
+    APILogWorker.drain_all(timeout=min(longest_s, max(0.1, remaining_s)))
 
 
 def _end(
     invocation: Invocation, api: environment.Api, type: str, message: str, *, force: bool = False
 ) -> None:
-    """End what Prefect's own engine left open: a step that hangs, and what an interruption struck between two states."""
-    invocation.reap_reason = "Prefect did not take the end of the run"
-    with suppress(PflError):  # It is away: the call stays on record, and a reaper tells of it.
+    """End what Prefect's engine left open: a step that hangs, or was interrupted too early."""
+    invocation.reap_reason = END_NOT_RECORDED
+    with suppress(PflError):  # Prefect is away: the call stays on record for a reaper.
         client.end(
-            api, type, message, call=invocation.call.token, tasks=invocation.tasks, finished=invocation.finished, is_over=False,
-            force=force, wait_s=1,
-        )  # fmt: skip
+            api,
+            type,
+            message,
+            call=invocation.call.token,
+            tasks=invocation.tasks,
+            finished=invocation.finished,
+            is_over=False,
+            force=force,
+            wait_s=1,
+        )
         invocation.reap_reason = ""
 
 
 @contextmanager
 def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
     """
-    Prefect set up for the API to report to, which is started if it is the embedded one.
+    Configure Prefect for the API to report to; the embedded one is started if necessary.
 
     Raises:
-        UnavailableError: There is none.
+        UnavailableError: No API is configured, or the embedded server does not start.
     """
     api = environment.choose(settings, lambda text: notify("", text))
     notify("", f"Prefect: {api.url} ({api.source})")
@@ -146,34 +197,39 @@ def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
     from prefect.context import SettingsContext, get_settings_context
     from pydantic import SecretStr
 
-    around = get_settings_context()
-    # Not Prefect's own temporary_settings, which reads and validates all of them again: 40 ms.
-    told = around.settings.api.model_copy(
-        update={"url": api.url, "key": SecretStr(api.key) if api.key else None}
+    outer = get_settings_context()
+    # Prefect's temporary_settings would read and validate all settings again, which takes 40 ms.
+    key = SecretStr(api.key) if api.key else None
+    inner = outer.settings.model_copy(
+        update={
+            "api": outer.settings.api.model_copy(update={"url": api.url, "key": key}),
+            # Prefect would wait a second for its heartbeat at the end of every flow run; the lease
+            # does its work here.
+            "flows": outer.settings.flows.model_copy(update={"heartbeat_frequency": None}),
+        }
     )
-    # Prefect joins this thread for a second at the end of every flow run; the lease does its work here.
-    flows = around.settings.flows.model_copy(update={"heartbeat_frequency": None})
-    ours = around.settings.model_copy(update={"api": told, "flows": flows})
-    # Else Prefect writes to stderr, past us and late, that its API takes no logs; the reply tells that it does not answer.
+    # Prefect would write late to stderr that its API takes no logs; the reply reports that.
     logging.raiseExceptions = False
-    with SettingsContext(profile=around.profile, settings=ours):
+    with SettingsContext(profile=outer.profile, settings=inner):
         yield api
 
 
-def unavailable(api: environment.Api, exc: object, outcomes: Mapping = {}) -> UnavailableError:  # noqa: B006
-    """What Prefect's engine raised that no step did: that its API was away, or refused."""
-    why = " ".join(str(exc).split()) or type(exc).__name__
-    status = getattr(getattr(exc, "response", None), "status_code", None)
+def unavailable(
+    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] | None = None
+) -> UnavailableError:
+    """The error for what Prefect's engine raised and no step did: its API was away, or refused."""
+    why = (" ".join(str(exc).split()) or type(exc).__name__)[:500]
+    saved = [name for name, each in (outcomes or {}).items() if each.status == "computed"]
+    if saved:
+        return UnavailableError(
+            f"Prefect at {api.url} went away during the run",
+            why=why,
+            hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit",
+        )
     hint = "pfl invoke --engine direct computes without Prefect"
+    status = getattr(getattr(exc, "response", None), "status_code", None)
     if status in (401, 403):
         hint = f"check PREFECT_API_KEY; {hint}"
     elif status == 422:
         hint = f"its server may be too old: pfl doctor compares the versions; {hint}"
-    if saved := [name for name, outcome in outcomes.items() if outcome.status == "computed"]:
-        what = f"Prefect at {api.url} went away during the run"
-        return UnavailableError(
-            what,
-            why=why[:500],
-            hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit",
-        )
-    return UnavailableError(f"Prefect at {api.url} did not take the run", why=why[:500], hint=hint)
+    return UnavailableError(f"Prefect at {api.url} did not take the run", why=why, hint=hint)

@@ -1,0 +1,98 @@
+"""
+How a call can die or be stopped, and what people read about it.
+
+A cause is a word in the store and in replies; :data:`CAUSES` has the sentences. This module
+imports nothing of Prefect: the extension of a dying sandbox has two seconds for everything.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pfl.handler.core.errors import OutOfTimeError, PflError
+
+_MORE_TIME = (
+    "call again: what was finished is saved; if it happens again, give the function more time"
+)
+# Prefect's engine was away when a run ended; the results are saved.
+END_NOT_RECORDED = "Prefect did not record the end of the run"
+
+
+class Cause(NamedTuple):
+    """What happened to a process, as the end of a sentence, and what to do about it."""
+
+    what: str
+    hint: str
+
+
+CAUSES = {
+    "timeout": Cause(
+        "ran into the function's time limit",
+        "raise its timeout, or give the step less to do at once",
+    ),
+    "memory": Cause(
+        "ran out of memory",
+        "raise the function's memory, or keep less in memory at once",
+    ),
+    "exit": Cause(
+        "ended by itself, with os._exit or in a crash of native code",
+        "look at the last lines of its log",
+    ),
+    "killed": Cause(
+        "was killed",
+        "if nobody did it by hand, it probably ran out of memory: give it more",
+    ),
+    "failure": Cause(
+        "died: it ended by itself, or was killed",
+        "look at the last lines of its log; if they say signal: killed, give it more memory",
+    ),
+    "gone": Cause(
+        "ended without a message: by its time limit, out of memory, killed, or with its sandbox",
+        "look at the last lines of its log; raise timeout or memory",
+    ),
+    "left": Cause(
+        "ended, but Prefect did not record the end of its run",
+        "nothing, if its results are there: pfl cache ls",
+    ),
+}
+
+TERMINATED = PflError(
+    "the process was told to end",
+    why="it received SIGTERM: from a supervisor, a container that stops, or a timeout",
+    hint="call again: what was finished is saved",
+)
+
+
+def out_of_time(what: str, margin_s: float, hint: str = "") -> OutOfTimeError:
+    """
+    The error of what was stopped or not started because the Lambda deadline was near.
+
+    Args:
+        what: What happened, such as ``step b was not started``.
+        margin_s: The time that is kept for saving, in seconds.
+        hint: What to do, if it is not the usual.
+    """
+    return OutOfTimeError(
+        what,
+        why=f"the Lambda deadline was {margin_s} s away (PFL_MARGIN_S)",
+        hint=hint or _MORE_TIME,
+    )
+
+
+def from_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:
+    """
+    The cause of a death, and why, from the SHUTDOWN event of a Lambda extension.
+
+    Args:
+        reason: The reason in the event.
+        killed_for_memory: Whether the kernel killed a process because memory ran out.
+
+    Source: AWS Lambda Developer Guide, "Lambda Extensions API"; the emulator says ``ReleaseFail``
+    for ``failure``.
+    """
+    reason = reason.lower()
+    why = f"Lambda shut its sandbox down: {reason}"
+    if killed_for_memory:
+        return "memory", why
+    known = {"timeout": "timeout", "failure": "failure", "releasefail": "failure"}
+    return known.get(reason, "gone"), why

@@ -82,6 +82,8 @@ def check(folder: Path, cold: int) -> None:
     pip = folder / "pip.conf"
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
     more = [
+        "--build-arg",
+        f"BASE_IMAGE={BASE}",
         "--network",
         "host",
         "--pull-never",
@@ -92,7 +94,7 @@ def check(folder: Path, cold: int) -> None:
     ]
     _step(
         "the image",
-        lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None),
+        lambda: image.build("buildah", ROOT, IMAGE, options=more, report=lambda line: None),
     )
     _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
     with servers.s3() as s3, _registry(folder) as registry:
@@ -219,12 +221,12 @@ def _broken(folder: Path, more: list[str]) -> None:
             project / name,
             ignore=shutil.ignore_patterns("__pycache__", "node_modules"),
         )
-    for name in ("pyproject.toml", "constraints.txt", ".dockerignore"):
+    for name in ("__init__.py", "pyproject.toml", "constraints.txt", ".dockerignore"):
         shutil.copy(ROOT / name, project / name)
     (project / "flows" / "b.py").write_text("from pfl import step\n1 / 0\n")
     try:
         image.build(
-            "buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None
+            "buildah", project, "localhost/pfl:broken", options=more, report=lambda line: None
         )
     except InvalidRequestError as exc:
         assert "ZeroDivisionError: division by zero at flows/b.py:2" in exc.why, exc.why
@@ -244,9 +246,9 @@ def _pushed(s3: str, registry: str) -> None:
     from pfl.serverless import deploy, image
 
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
-    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), tell=lambda line: None)
-    at._region()
-    at._identity()
+    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), report=lambda line: None)
+    at.find_region()
+    at.find_account()
     ecr, name = boto3.client("ecr"), f"{registry}/pfl"
     assert at._repository().endswith(".amazonaws.com/pfl")
     at._repository = lambda: name
@@ -288,7 +290,7 @@ def _pushed(s3: str, registry: str) -> None:
             f"docker://{uri}",
         )
         assert at.find_image(build=True) == uri and len(told) == 1  # Nothing is pushed twice.
-        push("buildah", f"{name}:other", user="AWS", password="wrong", tell=lambda line: None)
+        push("buildah", f"{name}:other", user="AWS", password="wrong", report=lambda line: None)
     except UnavailableError as exc:
         assert "refused the login" in str(exc), exc
     else:

@@ -29,7 +29,7 @@ from test_imports import loaded_after
 from test_lambda import run
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
-HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
+HAS_OSLS = deploy.OSLS.exists() and shutil.which("node")
 needs_osls = pytest.mark.skipif(
     not HAS_OSLS,
     reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/lambda does)",
@@ -194,10 +194,10 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 @needs_osls
 def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
     at = deploy.Deployment(
-        Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None
+        Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, report=lambda text: None
     )
-    at._region()
-    at._identity()
+    at.find_region()
+    at.find_account()
     list(at.planned())
     template = json.loads(
         (
@@ -236,7 +236,7 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
 
 def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
-    monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
+    monkeypatch.setattr(deploy, "OSLS", here.root / "nowhere")
     ran = run(
         "deploy",
         "--json",
@@ -249,22 +249,22 @@ def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     assert ran.code == 2
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
-        "Node and npm are not here",
+        "Node and npm are not installed",
         "AWS has no region 'us-eats-1'",
         "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
-        "PREFECT_API_KEY would stand in the function's variables",
-        "there is no container tool that works",
+        "PREFECT_API_KEY would be readable in the function's variables",
+        "no container tool works here",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stage", "a/b"], "the stage cannot be used"),
-        (["--stage", "x" * 21], "the stage cannot be used"),
-        (["--name", "Über"], "the name cannot be used"),
+        (["--stage", "a/b"], "invalid --stage"),
+        (["--stage", "x" * 21], "invalid --stage"),
+        (["--name", "Über"], "invalid --name"),
         (["--arch", "sparc"], "'x86_64', 'arm64'"),
-        (["--image", "pfl:latest"], "the image is not named by digest"),
+        (["--image", "pfl:latest"], "invalid --image"),
     ],
 )
 def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
@@ -276,7 +276,7 @@ def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
 def checked(root: Path, name: str = "pfl", stage: str = "dev", **more: object) -> list[str]:
     """What a check of this deployment finds missing."""
     at = deploy.Deployment(
-        Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None
+        Settings(project=str(root), **more), name, stage, image_uri=IMAGE, report=lambda text: None
     )
     try:
         at.check(building=False)
@@ -341,10 +341,10 @@ def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monke
 
 
 def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     found = checked(here.root, prefect_api_url="http://10.0.0.1/api", prefect_api_key="pnu_1")
     assert found == [
-        "PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
+        "PREFECT_API_KEY would be readable in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
     ]
     at = deploy.Deployment(
         Settings(
@@ -352,18 +352,18 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
         ),
         plain_key=True,
     )
-    at._prefect()
-    at._key()
+    at._check_prefect()
+    at._check_key()
     assert len(at.warnings) == 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+    assert "no AWS credentials were found" in checked(here.root, engine="direct")[0]
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == [
         "no AWS region is chosen",
-        "there are no AWS credentials: Unable to locate credentials",
+        "no AWS credentials were found: Unable to locate credentials",
     ]
 
 
@@ -378,7 +378,7 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
     ],
 )
 def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     (found,) = checked(here.root, prefect_api_url=url)
     assert url in found
     assert "reach" in found
@@ -406,7 +406,7 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     }
     iam.put_user_policy(UserName="half", PolicyName="half", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName="half")["AccessKey"]
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     monkeypatch.setattr(image, "tool", lambda: "docker")
     enforced("0")
     try:
@@ -419,12 +419,12 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     finally:
         enforced("inf")
     assert ran.code == 2
-    assert ran.data["error"]["why"].startswith("the registry of images (ECR): access is denied: ")
+    assert ran.data["error"]["why"].startswith("the image registry (ECR): access is denied: ")
     assert "ecr:GetAuthorizationToken" in ran.data["error"]["why"]
 
 
 def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.invalid"]
     for arguments in (["init", "-q"], ["add", "flows"], [*identity, "commit", "-qm", "x"]):
         subprocess.run(["git", *arguments], cwd=here.root, check=True)
@@ -434,7 +434,7 @@ def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeyp
 
 
 def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     (found,) = checked(here.root, name="n" * 20, stage="s" * 20, engine="direct")
     assert found.startswith("the bucket's name is too long: nnnn")
     assert found.endswith("characters, 63 at most (--name)")
@@ -443,10 +443,10 @@ def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatc
 def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(
     here, service, monkeypatch
 ):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "UPDATE_IN_PROGRESS")
     assert checked(here.root, engine="direct") == [
-        "the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"
+        "the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is in progress: wait until it is done)"
     ]
     monkeypatch.setattr(
         deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE"
@@ -512,9 +512,9 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
 
     told: list[str] = []
     settings = Settings(project=str(here.root), prefect_api_url=prefect_server.url)
-    at = deploy.Deployment(settings, "blocky", tell=told.append)
-    at._region()
-    at._identity()
+    at = deploy.Deployment(settings, "blocky", report=told.append)
+    at.find_region()
+    at.find_account()
     boto3.client("s3").create_bucket(Bucket=at.bucket)
     monkeypatch.setattr(at, "osls", lambda command, uri="": None)
     monkeypatch.setattr(
@@ -528,7 +528,7 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
     at.deploy(IMAGE)
     assert told[-2:] == [
         "block s3-bucket/cache: keep",
-        "asking the function whether it reaches its store and Prefect",
+        "checking that the function reaches its store and Prefect",
     ]
     prefect_api.ask(
         api,
@@ -541,10 +541,10 @@ def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(her
     import boto3
 
     at = deploy.Deployment(
-        Settings(project=str(here.root), engine="direct"), tell=lambda text: None
+        Settings(project=str(here.root), engine="direct"), report=lambda text: None
     )
-    at._region()
-    at._identity()
+    at.find_region()
+    at.find_account()
     assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
     ecr = boto3.client("ecr")
     ecr.create_repository(repositoryName="pfl")

@@ -157,9 +157,9 @@ def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next
     )
     call.try_claim("b", None, lambda waited: None)
     (tmp_path / "pfl-call").write_text(call.token)
-    script = "import time; from pfl.serverless import extension; extension.mark_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
+    script = "import time; from pfl.serverless import extension; extension.end_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
     for store, said in (
-        ("/nowhere", "pfl runs reap does it"),
+        ("/nowhere", "pfl runs reap will end the call"),
         ("", "ran into the function's time limit while it computed b"),
     ):
         environ = {**os.environ, "TMPDIR": str(tmp_path), "PFL_STORE": store}

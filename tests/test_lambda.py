@@ -279,7 +279,7 @@ def test_a_step_that_raises_is_a_reply_and_no_function_error(deployed):
 
 DEATHS = {
     "exit": ({}, "FunctionExitedError", "exit status 3"),
-    "kill": ({}, "FunctionOutOfMemoryError", "most likely for want of memory"),
+    "kill": ({}, "FunctionOutOfMemoryError", "probably because it ran out of memory"),
     "eat": ({"memory": 128}, "FunctionOutOfMemoryError", "ran out of memory"),
     "hang": (
         {"timeout": 3, "PFL_MARGIN_S": "1"},
@@ -371,7 +371,7 @@ def test_a_function_throttled_for_good_is_given_up(deployed, monkeypatch):
     monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
     function, told = deployed.function(concurrency=0), []
     with pytest.raises(remote.UnavailableError, match="is throttled: refused 6 times"):
-        remote.call(remote.Target(function), {"id": "x"}, tell=told.append)
+        remote.call(remote.Target(function), {"id": "x"}, report=told.append)
     assert len(told) == 5
 
 
@@ -392,9 +392,10 @@ def test_the_image_calls_its_own_function_without_boto3_which_it_has_not(deploye
 
     monkeypatch.setitem(sys.modules, "boto3", None)
     function, run_id = deployed.plain, str(uuid.uuid4())
-    assert scheduled_runs._invoke(function, run_id) is None
+    scheduled_runs._invoke(function, run_id)
     assert deployed.service.asked[-1] == (function, "Event")
-    assert "Function not found" in scheduled_runs._invoke("nowhere", run_id)
+    with pytest.raises(remote.UnavailableError, match="Function not found"):
+        scheduled_runs._invoke("nowhere", run_id)
     deployed.service.drain()
 
 

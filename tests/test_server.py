@@ -284,7 +284,7 @@ def test_a_new_database_is_what_the_migrations_would_have_made(
     One database starts from schema.sql.gz, one from nothing; both then go through Prefect's own migrations.
 
     To renew it, with the oldest Prefect that pfl works with: ``PREFECT_HOME=new prefect server database upgrade -y``, then
-    ``sqlite3 new/prefect.db .dump | gzip -9n > handler/engine/schema.sql.gz``.
+    ``sqlite3 new/prefect.db .dump | gzip -9n > handler/engine/prefect/schema.sql.gz``.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     ours, migrated = tmp_path / "ours" / "prefect.db", tmp_path / "migrated" / "prefect.db"
@@ -442,7 +442,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     idle: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        watched.seen -= 3600
+        watched.used_at -= 3600
         idle.append(watched.idle_s() >= 3600)
         await receive()
         idle.append(watched.idle_s() >= 3600)

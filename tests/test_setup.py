@@ -306,7 +306,7 @@ def test_a_block_of_the_same_place_under_another_name_is_told(setting_up, on_pre
     change = setting_up("blocks", dry_run=True)["local-file-system/cache"]
     assert (change.action, change.note) == (
         "create",
-        "local-file-system/renamed is of the same place: --name renamed keeps that one alone",
+        "local-file-system/renamed has the same location: --name renamed keeps only that one",
     )
 
 

@@ -169,7 +169,7 @@ def test_of_many_who_claim_one_wins(pool):
         def race(id=id) -> None:
             meet.wait()
             won.append(
-                scheduled_runs._take(api, id, threading.current_thread().name)[0] is not None
+                scheduled_runs._claim(api, id, threading.current_thread().name)[0] is not None
             )
 
         racers = [threading.Thread(target=race) for _ in range(8)]
@@ -468,7 +468,7 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
         ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
         refused = {
-            "no-such-function": ("no-such-function is not there", "pfl deploy makes it"),
+            "no-such-function": ("no-such-function does not exist", "pfl deploy makes it"),
             "busy": ("function busy is throttled", "raise its reserved concurrency"),
             "shut": (
                 "function shut: access is denied",

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import difflib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -164,8 +166,9 @@ class Deployment:
             except PflError as exc:
                 missing.append(f"{exc} ({exc.hint})" if exc.hint else str(exc))
         if missing:
-            things = "one thing is" if len(missing) == 1 else f"{len(missing)} things are"
-            raise InvalidRequestError(f"{things} missing for a deployment", why="\n".join(missing))
+            raise InvalidRequestError(
+                "something is missing for a deployment", why="\n".join(missing)
+            )
 
     def check_node(self) -> None:
         node = shutil.which("node")
@@ -190,10 +193,9 @@ class Deployment:
             region = aws.chosen_region()
             regions = boto3.Session().get_available_regions("lambda")
         if region not in regions:
-            near = [each for each in regions if each[:2] == region[:2]]
+            near = difflib.get_close_matches(region, regions) or regions[:4]
             raise InvalidRequestError(
-                f"AWS has no region {region!r}",
-                hint=f"for instance {', '.join((near or regions)[:4])}",
+                f"AWS has no region {region!r}", hint=f"for instance {', '.join(near)}"
             )
         self.region = region
 
@@ -416,7 +418,7 @@ class Deployment:
         settings = self.settings
         secret = settings.prefect_secret
         is_parameter = secret.startswith("arn:aws:ssm:")
-        # A statement has to name a resource, even if the function may read none.
+        # The policy has to name a secret, even if the function has none.
         no_secret = f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:none"
         # A bucket may be left from a stack that was removed.
         is_kept = "Store" not in self.resources() and self.bucket_exists()
@@ -452,12 +454,11 @@ class Deployment:
         )
         if lines is not None:
             lines = [line for line in lines if line.strip()]
-            errors_at = [i for i, line in enumerate(lines) if line.startswith("Error")]
-            start = errors_at[0] if errors_at else -5
+            error = itertools.dropwhile(lambda line: not line.startswith("Error"), lines)
             raise UnavailableError(
                 f"osls {command} failed",
-                why="\n".join(lines[start:][:6]),
-                hint="nothing was changed; run it again",
+                why="\n".join(list(error)[:6] or lines[-5:]),
+                hint="what was deployed before stays; run it again",
             )
 
     def planned(self) -> Iterator[ResourceRow]:
@@ -466,12 +467,13 @@ class Deployment:
         path = HERE / ".serverless" / "cloudformation-template-update-stack.json"
         wanted = json.loads(path.read_text(encoding="utf-8"))["Resources"]
         existing = self.resources()
-        for name in sorted(wanted.keys() | existing.keys()):
-            if name not in wanted:
-                yield {"resource": name, "type": existing[name][0], "would": "remove"}
-            else:
-                would = "keep" if name in existing else "create"
-                yield {"resource": name, "type": wanted[name]["Type"], "would": would}
+        types = {name: type for name, (type, _) in existing.items()}
+        types |= {name: resource["Type"] for name, resource in wanted.items()}
+        for name, type in sorted(types.items()):
+            would = "create"
+            if name in existing:
+                would = "keep" if name in wanted else "remove"
+            yield {"resource": name, "type": type, "would": would}
 
     def changes(self) -> Iterator[StepChange]:
         """Yield the steps whose code differs from what is deployed: their next call is a miss."""

@@ -145,8 +145,8 @@ def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, forc
         message: The state's message.
         force: Whether to replace a terminal state.
     """
-    state = {"type": type, "name": type.capitalize(), "message": message}
-    answer = ask(api, f"/{kind}/{run_id}/set_state", {"state": state, "force": force})
+    body = {"state": _state(type, message), "force": force}
+    answer = ask(api, f"/{kind}/{run_id}/set_state", body)
     return answer is not None and answer["status"] == "ACCEPT"
 
 
@@ -268,9 +268,13 @@ def _create_ended(api: Api, id: str, info: TaskInfo, type: str, message: str) ->
         "dynamic_key": id,
         "name": f"{info['step']}[{info['id']}]",
         "tags": info.get("tags") or [],
-        "state": {"type": type, "name": type.capitalize(), "message": message},
+        "state": _state(type, message),
     }
     ask(api, "/task_runs/", body)
+
+
+def _state(type: str, message: str) -> dict[str, str]:
+    return {"type": type, "name": type.capitalize(), "message": message}
 
 
 @cache

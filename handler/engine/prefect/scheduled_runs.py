@@ -57,6 +57,8 @@ _EARLY_S = 60
 # How many runs one poll handles.
 _POLLED = 20
 _UNRECORDED_END = "it was claimed, and Prefect did not take its end"
+# The flow run, or None if it is not ours; its flow's name; why it is not ours.
+_Claim = tuple[JsonObject | None, str, str]
 
 
 class Caller(NamedTuple):
@@ -148,9 +150,7 @@ def _run_claimed(
     return reply
 
 
-def _claim_patiently(
-    api: Api, run_id: str, token: str, caller: Caller
-) -> tuple[JsonObject | None, str, str]:
+def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Claim:
     """
     :func:`_claim`, and wait for a Prefect that is away: a delivered event does not come again.
     """
@@ -159,7 +159,7 @@ def _claim_patiently(
         left_s = caller.deadline - caller.settings.margin_s - time.monotonic()
         longest_s = min(longest_s, left_s)
 
-    def claim() -> tuple[JsonObject | None, str, str]:
+    def claim() -> _Claim:
         return client.patiently(lambda: _claim(api, run_id, token), longest_s=longest_s)
 
     try:
@@ -170,8 +170,8 @@ def _claim_patiently(
         return claim()
 
 
-def _claim(api: Api, run_id: str, token: str) -> tuple[JsonObject | None, str, str]:
-    """Return the flow run if it is ours now, else None; its flow's name; and why it is not ours."""
+def _claim(api: Api, run_id: str, token: str) -> _Claim:
+    """Claim a flow run, unless another process has it or it is not due."""
     path = f"/flow_runs/{run_id}"
     run: JsonObject | None = client.ask(api, path)
     if run is None:

@@ -106,7 +106,7 @@ def converted_errors(resource: str) -> Iterator[None]:
         boto.TokenRetrievalError,
     ) as exc:
         raise InvalidRequestError(
-            "no AWS credentials were found",
+            "no AWS credentials found",
             why=str(exc),
             hint="AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login",
         ) from exc
@@ -124,8 +124,12 @@ def converted_errors(resource: str) -> Iterator[None]:
         raise UnavailableError(f"{resource} did not answer", why=str(exc)) from exc
 
 
-def code(exc: ClientError) -> str:
-    """Return the service's name for what went wrong."""
+def code(exc: BaseException | None) -> str:
+    """Return AWS's name for what went wrong; empty if *exc* is not an answer of AWS."""
+    from botocore.exceptions import ClientError
+
+    if not isinstance(exc, ClientError):
+        return ""
     return str(exc.response.get("Error", {}).get("Code", ""))
 
 

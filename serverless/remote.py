@@ -17,16 +17,15 @@ import base64
 import json
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from pfl.handler.core import retry
 from pfl.handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
     NotFoundError,
-    PflError,
     UnavailableError,
 )
 from pfl.handler.core.event import Reply
@@ -203,31 +202,36 @@ def _invoke(
     client: BaseClient, request: JsonObject, function: str, report: Callable[[str], None]
 ) -> JsonObject:
     """Return Lambda's answer, after more tries if Lambda throttles the call."""
-    from botocore.exceptions import ClientError
 
-    for number in range(1, _TRIES + 1):
-        try:
-            with aws.converted_errors(f"function {function}"):
-                return cast(JsonObject, client.invoke(**request))
-        except PflError as exc:
-            cause = exc.__cause__
-            kind = aws.code(cause) if isinstance(cause, ClientError) else ""
-            if kind in ("RequestTooLargeException", "413"):
-                raise InvalidRequestError(
-                    "the event is too large for Lambda", why=exc.why
-                ) from cause
-            if kind not in _THROTTLED:
-                raise
-            if number == _TRIES:
-                raise UnavailableError(
-                    f"function {function} is throttled",
-                    why=f"refused {number} times: {exc.why}",
-                    hint="raise its reserved concurrency in serverless.yml, or call it less often",
-                ) from cause
-        pause_s = min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** (number - 1)) * random.uniform(0.5, 1)
-        report(f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})")
-        time.sleep(pause_s)
-    raise AssertionError("unreachable")
+    def invoke() -> JsonObject:
+        with aws.converted_errors(f"function {function}"):
+            return cast(JsonObject, client.invoke(**request))
+
+    pauses_s = [
+        min(_LONGEST_PAUSE_S, _PAUSE_S * 2**number) * random.uniform(0.5, 1)
+        for number in range(_TRIES - 1)
+    ]
+    try:
+        return retry.retry(
+            invoke,
+            pauses_s,
+            may_pass=_is_throttled,
+            on_retry=lambda number, pause_s: report(
+                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
+            ),
+        )
+    except UnavailableError as exc:
+        if not _is_throttled(exc):
+            raise
+        raise UnavailableError(
+            f"function {function} is throttled",
+            why=f"refused {_TRIES} times: {exc.why}",
+            hint="raise its reserved concurrency in serverless.yml, or call it less often",
+        ) from exc
+
+
+def _is_throttled(exc: Exception) -> bool:
+    return aws.code(exc.__cause__) in _THROTTLED
 
 
 def fetch(reply: Reply, settings: Settings) -> None:

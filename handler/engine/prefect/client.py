@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import ssl
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from functools import cache
 from itertools import count
 from typing import Any, TypeVar
 
+from pfl.handler.core import retry
 from pfl.handler.core.errors import BusyError, UnavailableError
 from pfl.handler.core.store.values import JsonObject
 from pfl.handler.engine.prefect.environment import Api
@@ -71,6 +71,7 @@ def ask(
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
     request = urllib.request.Request(api.url + path, data, headers, method=method or None)
     context = _trusted() if api.url.startswith("https://") else None
+    # Not retry.retry: how often depends on the failure.
     for number in count(1):
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
@@ -79,8 +80,7 @@ def ask(
         except urllib.error.HTTPError as exc:
             if exc.code in none:
                 return None
-            # The server may have done its work before it failed: every request here can be
-            # repeated.
+            # The server may have done its work: every request of pfl can be repeated.
             if number >= tries or exc.code not in _BUSY:
                 why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
                 raise UnavailableError(
@@ -96,10 +96,10 @@ def ask(
         time.sleep(_PAUSE_S * 2 ** (number - 1))
 
 
-def pages(api: Api, path: str, chosen: Mapping[str, object] | None = None) -> Iterator[JsonObject]:
+def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[JsonObject]:
     """Yield all that the filter *chosen* finds, read page by page."""
     for offset in count(0, _PAGE):
-        page = ask(api, path, {**(chosen or {}), "limit": _PAGE, "offset": offset}) or []
+        page = ask(api, path, {**chosen, "limit": _PAGE, "offset": offset}) or []
         yield from page
         if len(page) < _PAGE:
             return
@@ -112,23 +112,19 @@ def patiently(call: Callable[[], T], *, longest_s: float = AWAY_S) -> T:
     Raises:
         UnavailableError: Prefect refused, or was away for longer than *longest_s*.
     """
-    until = time.monotonic() + longest_s
-    while True:
-        try:
-            return call()
-        except UnavailableError as exc:
-            cause = exc.__cause__
-            is_refused = isinstance(exc, BusyError) or (
-                isinstance(cause, urllib.error.HTTPError) and cause.code < 500 and cause.code != 429
-            )
-            if is_refused or time.monotonic() > until:
-                raise
-        pause()
+    return retry.retry(call, retry.pauses_for(longest_s), may_pass=_is_away)
+
+
+def _is_away(exc: Exception) -> bool:
+    if not isinstance(exc, UnavailableError) or isinstance(exc, BusyError):
+        return False
+    cause = exc.__cause__
+    return not isinstance(cause, urllib.error.HTTPError) or cause.code in (429, *range(500, 600))
 
 
 def pause() -> None:
     """Wait before the next try, for a random time, so that many waiters do not call at once."""
-    time.sleep(random.uniform(0.25, 0.45))
+    time.sleep(retry.jitter_s())
 
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
@@ -157,8 +153,8 @@ def end(
     *,
     call: str = "",
     flow_runs: Iterable[str] = (),
-    tasks: Mapping[str, TaskInfo] | None = None,
-    finished: Mapping[str, TaskInfo] | None = None,
+    tasks: Mapping[str, TaskInfo] = {},
+    finished: Mapping[str, TaskInfo] = {},
     is_over: bool = True,
     force: bool = False,
     wait_s: float = 0,
@@ -196,8 +192,8 @@ def end(
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
     runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)}
 
-    def of_runs(infos: Mapping[str, TaskInfo] | None) -> dict[str, TaskInfo]:
-        return {id: info for id, info in (infos or {}).items() if info["flow_run_id"] in runs}
+    def of_runs(infos: Mapping[str, TaskInfo]) -> dict[str, TaskInfo]:
+        return {id: info for id, info in infos.items() if info["flow_run_id"] in runs}
 
     if not runs:
         return []

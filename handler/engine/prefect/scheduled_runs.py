@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
-from pfl.handler.core import event
+from pfl.handler.core import event, retry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.declare import project
 from pfl.handler.core.declare.flows import Flow
@@ -162,12 +162,8 @@ def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Clai
     def claim() -> _Claim:
         return client.patiently(lambda: _claim(api, run_id, token), longest_s=longest_s)
 
-    try:
-        return claim()
-    except NotFoundError:
-        # The server sends a run to an automation before it saves the run.
-        time.sleep(1)
-        return claim()
+    # The server sends a run to an automation before it saves the run.
+    return retry.retry(claim, [1], may_pass=lambda exc: isinstance(exc, NotFoundError))
 
 
 def _claim(api: Api, run_id: str, token: str) -> _Claim:

@@ -140,7 +140,7 @@ def _refusal(exc: ClientError, resource: str) -> PflError:
         return NotFoundError(
             f"{resource} does not exist",
             why=why,
-            hint="pfl deploy makes it; is the region the right one?",
+            hint="pfl deploy creates it; is the region right?",
         )
     if "AccessDenied" in kind or kind in ("403", "UnauthorizedOperation"):
         return UnavailableError(

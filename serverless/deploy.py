@@ -86,8 +86,8 @@ class Deployment:
         arch: ``x86_64`` or ``arm64``.
         image_uri: An image in the registry, as ``…@sha256:…``; one is built and pushed if this is
             empty.
-        plain_key: Put PREFECT_API_KEY into the function's variables, which everybody can read who
-            can see the function.
+        plain_key: Put PREFECT_API_KEY into the function's variables, which anybody who sees the
+            function can read.
         report: Called with a line for each thing that is done.
     """
 
@@ -251,7 +251,7 @@ class Deployment:
                 "or --plain-key",
             )
         self.warnings.append(
-            "PREFECT_API_KEY is a plain variable: everybody can read it who can see the function"
+            "PREFECT_API_KEY is a plain variable: anybody who sees the function can read it"
         )
 
     def _check_reachable(self, url: str) -> None:

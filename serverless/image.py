@@ -88,7 +88,7 @@ def build(
         raise InvalidRequestError(
             "the image cannot be built",
             why="\n".join(errors[:1] or lines[-5:]),
-            hint="the lines above are the build's own",
+            hint="see the output of the build above",
         )
 
 

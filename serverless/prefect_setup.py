@@ -244,7 +244,7 @@ def _prove(block: S3Bucket | LocalFileSystem, results: objects.Store) -> str:
         if results.get(key) != data or block.read_path(key) != data:
             raise UnavailableError(
                 "the block and the store have different locations",
-                why=f"one does not read {key} as the other wrote it",
+                why=f"they read different values of {key}",
             )
     except PflError:
         raise
@@ -532,4 +532,4 @@ def removals(
 
 def delete(api: Api, change: Change, path: str) -> None:
     """Delete one object."""
-    _ask(api, f"the end of the {change.kind}", path, method="DELETE")
+    _ask(api, f"the removal of the {change.kind}", path, method="DELETE")

@@ -479,7 +479,7 @@ def test_both_workers_send_runs_and_what_aws_refuses_is_a_crash(pool, function, 
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
         ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
         refused = {
-            "no-such-function": ("no-such-function does not exist", "pfl deploy makes it"),
+            "no-such-function": ("no-such-function does not exist", "pfl deploy creates it"),
             "busy": ("function busy is throttled", "raise its reserved concurrency"),
             "shut": (
                 "function shut: access is denied",

@@ -73,7 +73,7 @@ def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
         raise UnavailableError(
             "no Prefect API is configured",
             why="PREFECT_API_URL is not set",
-            hint='set it, or send "engine": "direct"',
+            hint='set it, or send "engine": "direct" in the event',
         )
     from pfl.handler.engine.prefect import server
 

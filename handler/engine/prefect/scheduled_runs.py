@@ -196,7 +196,7 @@ def _claim(api: Api, run_id: str, token: str) -> _Claim:
     if current.get("name") == CLAIMED and current.get("message") == state["message"]:
         # The answer to our claim was lost, and the claim was sent again.
         return run, name, ""
-    return None, name, f"another process has it: it is {current.get('name')}"
+    return None, name, f"another process has claimed it: it is {current.get('name')}"
 
 
 def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:

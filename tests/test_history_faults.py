@@ -25,7 +25,7 @@ FLOWS = [flow("turns", turn)]
 # A clean parent forks the writers: none of them starts Python anew.
 _CALL = """
 import json, os, sys
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings
 import pfl.handler.engine.compute

@@ -214,7 +214,7 @@ def test_an_answer_that_was_lost_is_not_taken_for_anothers_claim(store, monkeypa
 
 CHILD = """
 import json, os, sys, uuid
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.settings import Settings
 settings = Settings.from_env(os.environ)
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)

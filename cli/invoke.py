@@ -122,7 +122,7 @@ def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bo
     )
     try:
         sent = remote.call(
-            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say
+            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
         )
     except errors.UnavailableError as exc:
         _bury(chosen, exc)

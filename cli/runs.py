@@ -30,11 +30,13 @@ def ls(
     from pfl.handler.engine.prefect import runs
 
     chosen = settings.load()
-    if (api := runs.known(chosen)) is None:
+    if (api := runs.find_api(chosen)) is None:
         output.say(
             "the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest"
         )
-    found = list(runs.ls(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
+    found = list(
+        runs.list_runs(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit)
+    )
     if json:
         for row in found:
             output.emit(row)
@@ -88,7 +90,7 @@ def open_run(
     from pfl.handler.engine.prefect import runs
 
     with output.Progress() as progress:
-        url = runs.link(settings.load(), run, progress)
+        url = runs.run_url(settings.load(), run, progress)
     output.emit({"url": url} if json else url)
     if sys.stdout.isatty() and not json:
         import webbrowser

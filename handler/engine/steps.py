@@ -12,7 +12,7 @@ from contextvars import copy_context
 
 from pfl.handler.core.declare.flows import Flow, Step, short_place
 from pfl.handler.core.errors import PflError, StepFailedError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.engine.interrupt import Interruptible
 
 
@@ -101,7 +101,7 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
         return exc
     at = flow.steps[step].where
     for frame, line in traceback.walk_tb(exc.__traceback__):
-        if place.kind_of_file(frame.f_code.co_filename) == place.PROJECT:
+        if ownership.kind_of_file(frame.f_code.co_filename) == ownership.PROJECT:
             at = short_place(frame.f_code.co_filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = short_place(exc.filename, exc.lineno or 0)

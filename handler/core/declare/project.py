@@ -17,7 +17,7 @@ from pfl.handler.core import fingerprint
 from pfl.handler.core.declare import manifest
 from pfl.handler.core.declare.flows import Flow
 from pfl.handler.core.errors import DeclarationError, InvalidRequestError, PflError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.keys import canonical, digest
 from pfl.handler.core.store.records import unseal
@@ -182,7 +182,7 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError(
-            "the flows cannot be imported", why=place.describe(exc, root)
+            "the flows cannot be imported", why=ownership.describe(exc, root)
         ) from exc
     return _listed(pipeline, root)
 
@@ -200,7 +200,7 @@ def _compile_anew(root: str) -> None:
     def hook(path: str) -> object:
         if (
             not f"{path}/".startswith(f"{root}/")
-            or place.kind_of_file(f"{path}/_.py") != place.PROJECT
+            or ownership.kind_of_file(f"{path}/_.py") != ownership.PROJECT
         ):
             raise ImportError(f"{path} is not the project's")
         return make(path)
@@ -273,7 +273,7 @@ def _sources(
 def _project_file(module: str) -> str | None:
     """The file of a module of the user's project; None for pfl's own, installed and built-in ones."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    return None if not file or place.kind_of_file(file) != place.PROJECT else file
+    return None if not file or ownership.kind_of_file(file) != ownership.PROJECT else file
 
 
 def _edited_since(files: dict, started: float) -> bool:

@@ -11,7 +11,7 @@ import sys
 import types
 from typing import Any
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.canonical import unquoted
 from pfl.handler.core.fingerprint.names import Names
 from pfl.handler.core.fingerprint.reading import Reading, Spot, isa, remembered
@@ -43,7 +43,7 @@ def visit_class(reading: Reading, label: str, klass: type) -> None:
     """Its bases, decorators and members; its subclasses where something asks for them."""
     module = sys.modules.get(klass.__module__)
     module, kind, file, source = reading.about(module if isa(module, types.ModuleType) else None)
-    if kind != place.PROJECT:
+    if kind != ownership.PROJECT:
         module, file = None, None
     node = _node_of(source, klass)
     spot = Spot(file, node and node.lineno, (), module)
@@ -143,7 +143,7 @@ def _header(
 
 
 def _members(
-    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+    home: ownership.Home, klass: type, written: dict[str, list[ast.stmt]] | None
 ) -> list[tuple[str, Any]]:
     """What `_own_members` gives, by name: the same objects as long as the class holds the same."""
     held = list(vars(klass).values())
@@ -158,7 +158,7 @@ def _members(
 
 
 def _own_members(
-    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+    home: ownership.Home, klass: type, written: dict[str, list[ast.stmt]] | None
 ) -> dict[str, Any]:
     """What a class holds, without what Python and the makers of dataclasses, enums and models derive from it."""
     members = dict(vars(klass))
@@ -233,7 +233,7 @@ def _generated(klass: type) -> str:
     return "data" if "__pydantic_fields__" in vars(klass) else ""
 
 
-def _is_project_code(home: place.Home, value: Any) -> bool:
+def _is_project_code(home: ownership.Home, value: Any) -> bool:
     value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
     return home.owns(value)
 

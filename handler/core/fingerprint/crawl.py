@@ -14,7 +14,7 @@ import types
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import place, visits, words
+from pfl.handler.core.fingerprint import ownership, visits, words
 from pfl.handler.core.fingerprint.classes import visit_class
 from pfl.handler.core.fingerprint.effects import visit_effects
 from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
@@ -51,7 +51,7 @@ def crawl(function: Any) -> Fingerprint:
             sys.setrecursionlimit(limit)
 
 
-def _crawl(function: Any, home: place.Home) -> Fingerprint:
+def _crawl(function: Any, home: ownership.Home) -> Fingerprint:
     asked = frozenset[str]()
     for _ in range(8):
         reading = Reading(home, asked)
@@ -99,7 +99,7 @@ def _visit(reading: Reading, label: str, item: Any) -> None:
     (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
 
 
-def _home_of(function: Any) -> place.Home:
+def _home_of(function: Any) -> ownership.Home:
     inner = plain(function)
     code = getattr(inner, "__code__", None)
     if inner is None or (code is None and not isinstance(inner, type)):
@@ -112,7 +112,7 @@ def _home_of(function: Any) -> place.Home:
     file = (
         code.co_filename
         if code is not None
-        else place.file_of(sys.modules[module])
+        else ownership.file_of(sys.modules[module])
         if module in sys.modules
         else ""
     )
@@ -122,4 +122,4 @@ def _home_of(function: Any) -> place.Home:
             why=f"{file}:{code.co_firstlineno} cannot be read: made by exec, typed at a prompt, or piped in",
             hint="put the function in a module",
         )
-    return place.home_of(os.path.abspath(file or ""), module)
+    return ownership.home_of(os.path.abspath(file or ""), module)

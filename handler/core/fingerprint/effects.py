@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.names import statements
 from pfl.handler.core.fingerprint.reading import (
     CODE,
@@ -333,6 +333,6 @@ def _is_silent(owner: str, words: list[str]) -> bool:
 def _is_foreign(owner: str | None, words: list[str]) -> bool:
     return (
         owner is not None
-        and place.kind_of_module(owner) in (place.STANDARD, place.INSTALLED)
+        and ownership.kind_of_module(owner) in (ownership.STANDARD, ownership.INSTALLED)
         and not _is_silent(owner, words)
     )

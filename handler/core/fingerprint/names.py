@@ -14,7 +14,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, remembered
 from pfl.handler.core.fingerprint.reads import CHOSEN, OWN_MODULE, Unit
 from pfl.handler.core.fingerprint.source import Read, Source
@@ -127,9 +127,9 @@ class Names:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
-        kind = place.kind_of_module(name)
-        if kind != place.PROJECT:
-            if kind == place.INSTALLED:
+        kind = ownership.kind_of_module(name)
+        if kind != ownership.PROJECT:
+            if kind == ownership.INSTALLED:
                 self.reading.link(Package(name))
             return types.ModuleType(name)
         before = len(sys.modules)
@@ -141,7 +141,9 @@ class Names:
             self._doubt(f"import of {error.name or name} fails: there is no such module")
             return None
         except BaseException as error:
-            self._doubt(f"import of {name} fails: {place.describe(error, self.reading.home.root)}")
+            self._doubt(
+                f"import of {name} fails: {ownership.describe(error, self.reading.home.root)}"
+            )
             self._cover_text(name)
             return None
         self.reading.has_imported |= len(sys.modules) != before
@@ -152,7 +154,7 @@ class Names:
         try:
             spec = importlib.util.find_spec(name)
             file = spec.origin if spec and spec.has_location else None
-            text = place.content_of(file) if file else b""
+            text = ownership.content_of(file) if file else b""
         except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
             return
         if file:
@@ -174,17 +176,17 @@ class Names:
         home, rest = self.reading.home, list(read.attrs)
         while isa(value, types.ModuleType):
             kind = self.reading.about(value).kind
-            if kind == place.FRAMEWORK:
+            if kind == ownership.FRAMEWORK:
                 return None
             if rest and rest[0].startswith(CHOSEN):
                 chosen = self.names.get(rest[0][1:])
                 if not isinstance(chosen, str):
-                    if kind == place.PROJECT:
+                    if kind == ownership.PROJECT:
                         self._doubt(f"an attribute of `{value.__name__}` is chosen at run time")
                         return self.reading.link(value)
                     return self._foreign(value.__name__)
                 rest[0] = chosen
-            if kind != place.PROJECT and not (rest and self._is_replaced(value, rest[0])):
+            if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
                 return self.reading.link(value) if read.escapes else None
@@ -208,7 +210,7 @@ class Names:
 
     def _foreign(self, module: str, *rest: str) -> str:
         """Something of another's module: a package by its version, the standard library by name."""
-        if place.kind_of_module(module) == place.INSTALLED:
+        if ownership.kind_of_module(module) == ownership.INSTALLED:
             return self.reading.link(Package(module))
         if module in _VERSION_MODULES or any(
             (module, *rest)[: len(read)] == read for read in _VERSION_READS
@@ -302,8 +304,8 @@ class Names:
                 break
             target, there = _absolute(read, vars(module).get("__package__") or ""), read.attrs[0]
             held = sys.modules.get(target)
-            if held is None or self.reading.about(held).kind != place.PROJECT:
-                if place.kind_of_module(target) in (place.STANDARD, place.INSTALLED):
+            if held is None or self.reading.about(held).kind != ownership.PROJECT:
+                if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
                     return _Origin(target, there)
                 break
             if vars(held).get(there, MISSING) is not value:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 
 _active: list[Reads] = []
 _is_hooked = False
@@ -73,7 +73,7 @@ def record_reads() -> Iterator[Reads]:
         sources = {
             file
             for module in list(sys.modules.values())
-            if (file := place.file_of(module)) is not None
+            if (file := ownership.file_of(module)) is not None
         }
         reads.files -= sources
         reads.looked -= sources
@@ -115,7 +115,10 @@ def _note(what: str, given: Any) -> None:
     path = os.path.normpath(os.path.join(_ORIGINALS["getcwd"](), path))
     if path.endswith(".pyc") or path.startswith(("/proc/", "/sys/", "/dev/")):
         return
-    if place.kind_of_file(path) in (place.PROJECT, place.GENERATED) and _asked_by_project():
+    if (
+        ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED)
+        and _asked_by_project()
+    ):
         for reads in _active:
             getattr(reads, what).add(path)
             reads.asked_folder |= is_relative
@@ -173,7 +176,7 @@ def _asked_by_project() -> str:
         file = frame.f_code.co_filename
         if file.startswith(("<frozen importlib", _OURS)) and file != __file__:
             return ""
-        if place.kind_of_file(file) == place.PROJECT:
+        if ownership.kind_of_file(file) == ownership.PROJECT:
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -11,7 +11,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.model import Part, tagged
 from pfl.handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
 from pfl.handler.core.fingerprint.source import Read, Source, load, root_name
@@ -71,7 +71,7 @@ class Reading:
         asked: What counts besides code, because something that is reached reads it.
     """
 
-    def __init__(self, home: place.Home, asked: frozenset[str]) -> None:
+    def __init__(self, home: ownership.Home, asked: frozenset[str]) -> None:
         self.home, self.asked = home, asked
         self.found_asked = asked
         self.has_imported = (
@@ -108,7 +108,7 @@ class Reading:
         elif kind is Folder:
             key = item
         elif kind is Package:
-            key = item = Package(*place.distribution_of(item.name))
+            key = item = Package(*ownership.distribution_of(item.name))
         if key not in self._labels:
             name = _name(item)
             self._taken[name] = count = self._taken.get(name, 0) + 1
@@ -170,11 +170,13 @@ class Reading:
     def about(self, module: types.ModuleType | None) -> About:
         """Whose a module is, and its source; what it does when it is imported is linked."""
         if module is None:
-            return About(None, place.GENERATED, None, None)
+            return About(None, ownership.GENERATED, None, None)
         if (known := self._about.get(id(module))) is None:
-            file = place.file_of(module)
-            kind = self.home.kind_of_file(file) if file else place.kind_of_module(module.__name__)
-            source = self.source(file, vars(module)) if file and kind == place.PROJECT else None
+            file = ownership.file_of(module)
+            kind = (
+                self.home.kind_of_file(file) if file else ownership.kind_of_module(module.__name__)
+            )
+            source = self.source(file, vars(module)) if file and kind == ownership.PROJECT else None
             known = self._about[id(module)] = About(module, kind, self.home.relative(file), source)
             if file and source is not None:
                 self.files.add(os.path.abspath(file))
@@ -205,10 +207,10 @@ class Reading:
         for decorator in (item for node in nodes for item in getattr(node, "decorator_list", ())):
             name = root_name(decorator) or ""
             owner = owner_of(names.get(name)) or ""
-            kind = place.kind_of_module(owner) if owner else place.PROJECT
-            if kind == place.FRAMEWORK:
+            kind = ownership.kind_of_module(owner) if owner else ownership.PROJECT
+            if kind == ownership.FRAMEWORK:
                 skip.append(decorator)
-            elif kind == place.INSTALLED or name == "singledispatch":
+            elif kind == ownership.INSTALLED or name == "singledispatch":
                 asked |= {"annotations"}
         key = (*map(id, nodes), asked, body_only, len(skip))
         if key not in source.units:

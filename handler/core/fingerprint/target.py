@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.model import Part
 from pfl.handler.core.fingerprint.reading import plain
 
@@ -40,14 +40,14 @@ def find(target: str) -> Any:
         where = (
             os.getcwd()
             if exc.name and name.startswith(exc.name)
-            else place.describe(exc, os.getcwd())
+            else ownership.describe(exc, os.getcwd())
         )
         raise InvalidRequestError(
             f"there is no module {exc.name}", why=f"looked from {where}"
         ) from exc
     except (Exception, SystemExit) as exc:
         raise InvalidRequestError(
-            f"module {name} cannot be imported", why=place.describe(exc, os.getcwd())
+            f"module {name} cannot be imported", why=ownership.describe(exc, os.getcwd())
         ) from exc
     for attr in path.split("."):
         try:
@@ -58,7 +58,7 @@ def find(target: str) -> Any:
             ) from exc
         except Exception as exc:
             raise InvalidRequestError(
-                f"{name} gives no {path}", why=place.describe(exc, os.getcwd())
+                f"{name} gives no {path}", why=ownership.describe(exc, os.getcwd())
             ) from exc
     return value
 

@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.model import tagged
 
 MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
@@ -140,7 +140,7 @@ class Encoder:
         home: The project, whose functions, classes and modules are left as links.
     """
 
-    def __init__(self, home: place.Home) -> None:
+    def __init__(self, home: ownership.Home) -> None:
         self.home = home
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
@@ -256,11 +256,11 @@ class Encoder:
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
         kind = self.home.kind_of_file(value.__code__.co_filename)
-        if kind == place.PROJECT or (
-            kind == place.GENERATED and not self._is_foreign_module(value.__module__)
+        if kind == ownership.PROJECT or (
+            kind == ownership.GENERATED and not self._is_foreign_module(value.__module__)
         ):
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
-        if kind == place.FRAMEWORK:
+        if kind == ownership.FRAMEWORK:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
@@ -303,11 +303,11 @@ class Encoder:
     def type(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
         kind = self.home.kind_of_class(value)
-        if kind == place.PROJECT:
+        if kind == ownership.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
         return (
             Encoded("framework")
-            if kind == place.FRAMEWORK
+            if kind == ownership.FRAMEWORK
             else self._foreign(value.__module__, value.__qualname__)
         )
 
@@ -316,11 +316,11 @@ class Encoder:
         return (
             module is not None
             and name != "__main__"
-            and self.home.kind_of_module(module) != place.PROJECT
+            and self.home.kind_of_module(module) != ownership.PROJECT
         )
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        installed = place.kind_of_module(module) == place.INSTALLED
+        installed = ownership.kind_of_module(module) == ownership.INSTALLED
         return Encoded(
             f"{module.partition('.')[0]}:{name}", (Package(module),) if installed else ()
         )
@@ -328,19 +328,21 @@ class Encoder:
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         kind = self.home.kind_of_module(value)
-        links = {place.PROJECT: (value,), place.INSTALLED: (Package(value.__name__),)}.get(kind, ())
+        links = {ownership.PROJECT: (value,), ownership.INSTALLED: (Package(value.__name__),)}.get(
+            kind, ()
+        )
         return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name, owner = self.type(kind), self.home.kind_of_class(kind)
-        if owner == place.FRAMEWORK:
+        if owner == ownership.FRAMEWORK:
             steps = getattr(value, "function", None)
             return (
                 Encoded("step", (value,))
                 if isinstance(steps, types.FunctionType)
                 else Encoded("framework")
             )
-        if owner != place.PROJECT:
+        if owner != ownership.PROJECT:
             return self._foreign_instance(value, kind, name)
         parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
         parts.append(self.named("state", state_of(value)))
@@ -410,7 +412,7 @@ class Encoder:
             mine = [
                 Folder(self.home.relative(path) or "")
                 for path in folders
-                if self.home.kind_of_file(path) == place.PROJECT
+                if self.home.kind_of_file(path) == ownership.PROJECT
             ]
             return reduced._replace(links=(*reduced.links, *mine))
         return reduced
@@ -455,7 +457,7 @@ class Encoder:
 
     def _enum(self, value: Any) -> Encoded:
         kind = type(value)
-        if self.home.kind_of_class(kind) != place.PROJECT:
+        if self.home.kind_of_class(kind) != ownership.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self.join(
             "member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.names import Names, statements
 from pfl.handler.core.fingerprint.reading import (
     MISSING,
@@ -218,7 +218,7 @@ def _files_at(reading: Reading, found: str, endings: tuple[str, ...] = ()) -> Va
         if each.endswith(endings):
             continue
         reading.files.add(os.path.abspath(each))
-        content[os.path.relpath(each, found).replace(os.sep, "/")] = place.content_of(each)
+        content[os.path.relpath(each, found).replace(os.sep, "/")] = ownership.content_of(each)
     name = reading.home.relative(found) or found
     return Value(("file", found), name, "declared", content, Spot(name), lasts=False)
 

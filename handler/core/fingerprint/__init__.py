@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pfl.handler.core.fingerprint.crawl import crawl
+from pfl.handler.core.fingerprint.import_recorder import Reads, record_reads
 from pfl.handler.core.fingerprint.model import Fingerprint, Part
-from pfl.handler.core.fingerprint.observe import Reads, record_reads
 from pfl.handler.core.fingerprint.target import find, unstable
 
 

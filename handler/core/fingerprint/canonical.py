@@ -19,7 +19,7 @@ _NO_SUCH = (None, "", [])
 
 def canonical(
     node: object,
-    asked: frozenset[str],
+    extras: frozenset[str],
     skip: frozenset[int] = frozenset(),
     *,
     in_function: bool = False,
@@ -38,7 +38,7 @@ def canonical(
             node = _statements(node)
         return (
             "["
-            + ",".join(canonical(item, asked, skip, in_function=in_function) for item in node)
+            + ",".join(canonical(item, extras, skip, in_function=in_function) for item in node)
             + "]"
         )
     if not isinstance(node, ast.AST):
@@ -48,15 +48,15 @@ def canonical(
     if isinstance(node, ast.Set) and {
         type(item.value) if isinstance(item, ast.Constant) else None for item in node.elts
     } <= {str, int, bytes}:
-        return f"Set(elts=[{','.join(sorted(canonical(item, asked) for item in node.elts))}])"  # as in values, order says nothing
-    if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in asked:
+        return f"Set(elts=[{','.join(sorted(canonical(item, extras) for item in node.elts))}])"  # as in values, order says nothing
+    if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in extras:
         if node.value is None:
             return "()"
         node = ast.Assign(targets=[node.target], value=node.value)
     in_function = _enters_function(node, in_function)
     fields = [
-        f"{name}={canonical(value, asked, skip, in_function=in_function)}"
-        for name, value in _fields(node, asked, skip)
+        f"{name}={canonical(value, extras, skip, in_function=in_function)}"
+        for name, value in _fields(node, extras, skip)
         if value not in _NO_SUCH
     ]
     return f"{type(node).__name__}({' '.join(fields)})"
@@ -92,13 +92,13 @@ def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
 
 
 def _fields(
-    node: ast.AST, asked: frozenset[str], skip: frozenset[int]
+    node: ast.AST, extras: frozenset[str], skip: frozenset[int]
 ) -> Iterable[tuple[str, object]]:
     for name, value in ast.iter_fields(node):
         if name in ("ctx", "type_comment", "kind"):
             continue
         if name in ("annotation", "returns") and value is not None:
-            is_read = "annotations" in asked or isinstance(node, ast.AnnAssign)
+            is_read = "annotations" in extras or isinstance(node, ast.AnnAssign)
             value = unquoted(value) if is_read else None
         elif name == "decorator_list":
             value = [item for item in value if id(item) not in skip]
@@ -107,7 +107,7 @@ def _fields(
         elif name == "format_spec" and isinstance(value, ast.JoinedStr) and not _pieces(value):
             value = None
         yield name, value
-    if "docs" in asked and (doc := docstring_of(node)) is not None:
+    if "docs" in extras and (doc := docstring_of(node)) is not None:
         yield "doc", ast.Constant(value=inspect.cleandoc(doc.value.value))  # type: ignore[attr-defined]
 
 

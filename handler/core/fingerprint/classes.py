@@ -13,8 +13,8 @@ from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.canonical import unquoted
-from pfl.handler.core.fingerprint.names import Names
-from pfl.handler.core.fingerprint.reading import Reading, Spot, isa, remembered
+from pfl.handler.core.fingerprint.collector import Collector, Location, first_seen, is_instance
+from pfl.handler.core.fingerprint.resolver import Resolver
 from pfl.handler.core.fingerprint.source import Source, docstring_of, first_line
 
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
@@ -39,38 +39,40 @@ _KNOWN: dict[
 ] = {}  # holds what it has seen, so that no identity is given twice
 
 
-def visit_class(reading: Reading, label: str, klass: type) -> None:
+def visit_class(collector: Collector, label: str, klass: type) -> None:
     """Its bases, decorators and members; its subclasses where something asks for them."""
     module = sys.modules.get(klass.__module__)
-    module, kind, file, source = reading.about(module if isa(module, types.ModuleType) else None)
+    module, kind, file, source = collector.module_info(
+        module if is_instance(module, types.ModuleType) else None
+    )
     if kind != ownership.PROJECT:
         module, file = None, None
     node = _node_of(source, klass)
-    spot = Spot(file, node and node.lineno, (), module)
+    location = Location(file, node and node.lineno, (), module)
     items, text = [klass.__qualname__], klass.__qualname__
     for base in (*klass.__bases__, type(klass)):
-        encoded = reading.encoder.top(base)
-        items += [encoded.token, *map(reading.link, encoded.links)]
+        encoded = collector.encoder.top(base)
+        items += [encoded.token, *map(collector.link, encoded.links)]
     if source is not None and node is not None:
-        items += _header(reading, label, klass, source, node, spot)
+        items += _header(collector, label, klass, source, node, location)
         text = source.text_of(
             node, without=tuple(item for item in node.body if hasattr(item, "body"))
         )
-        if "text" in reading.asked:
+        if "text" in collector.extras:
             items.append(source.verbatim(node))
     written = _written(source, klass, node)
-    for name, value in _members(reading.home, klass, written if node is not None else None):
-        if source is not None and name in source.rebound:
-            value = remembered(klass, name, value)
+    for name, value in _members(collector.codebase, klass, written if node is not None else None):
+        if source is not None and name in source.reassigned:
+            value = first_seen(klass, name, value)
         nodes = tuple(written.get(name, ()))
-        where = Spot(spot.file, nodes[0].lineno if nodes else spot.line, nodes, module)
-        items += [name, reading.bind(label, name, "constant", value, where)]
-    reading.part(label, "class", spot, items, text)
-    if "subclasses" in reading.asked:
+        where = Location(location.file, nodes[0].lineno if nodes else location.line, nodes, module)
+        items += [name, collector.bind(label, name, "constant", value, where)]
+    collector.add_part(label, "class", location, items, text)
+    if "subclasses" in collector.extras:
         for inner in sorted(
             type.__subclasses__(klass), key=lambda item: (item.__qualname__, item.__module__)
         ):
-            reading.code(inner)
+            collector.code(inner)
 
 
 def _node_of(source: Source | None, klass: type) -> ast.ClassDef | None:
@@ -83,7 +85,7 @@ def _node_of(source: Source | None, klass: type) -> ast.ClassDef | None:
         lines = {
             item.__code__.co_firstlineno
             for item in vars(klass).values()
-            if isa(item, types.FunctionType)
+            if is_instance(item, types.FunctionType)
         }
         said = vars(klass).get("__firstlineno__")
         fits = [
@@ -121,29 +123,38 @@ def _written(
 
 
 def _header(
-    reading: Reading, label: str, klass: type, source: Source, node: ast.ClassDef, spot: Spot
+    collector: Collector,
+    label: str,
+    klass: type,
+    source: Source,
+    node: ast.ClassDef,
+    location: Location,
 ) -> list[str]:
     """Decorators, bases and keywords as written, and, unless the class is plain, its annotated fields."""
     pieces: list[ast.AST] = [*node.decorator_list, *node.bases, *node.keywords]
-    if pieces or type(klass) is not type or "annotations" in reading.asked:
+    if pieces or type(klass) is not type or "annotations" in collector.extras:
         for item in node.body:
             if isinstance(item, ast.AnnAssign):
                 pieces += [item.target, unquoted(item.annotation)]
-                if "docs" in reading.asked and item.value is not None:  # ``Field(description="…")``
+                if (
+                    "docs" in collector.extras and item.value is not None
+                ):  # ``Field(description="…")``
                     pieces.append(item.value)
-    names = vars(spot.module) if spot.module is not None else {}
-    unit = reading.unit(source, pieces, names)
-    doc = docstring_of(node) if "docs" in reading.asked else None
+    names = vars(location.module) if location.module is not None else {}
+    unit = collector.analyse(source, pieces, names)
+    doc = docstring_of(node) if "docs" in collector.extras else None
     said = inspect.cleandoc(doc.value.value) if doc else ""  # type: ignore[attr-defined]
     return [
         unit.text,
         said,
-        *Names(reading, label, spot.file, {**vars(klass), **names}, spot.module).resolve(unit),
+        *Resolver(
+            collector, label, location.file, {**vars(klass), **names}, location.module
+        ).resolve(unit),
     ]
 
 
 def _members(
-    home: ownership.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+    codebase: ownership.Codebase, klass: type, written: dict[str, list[ast.stmt]] | None
 ) -> list[tuple[str, Any]]:
     """What `_own_members` gives, by name: the same objects as long as the class holds the same."""
     held = list(vars(klass).values())
@@ -152,13 +163,13 @@ def _members(
         known = _KNOWN[id(klass)] = (
             klass,
             held,
-            sorted(_own_members(home, klass, written).items()),
+            sorted(_own_members(codebase, klass, written).items()),
         )
     return known[2]
 
 
 def _own_members(
-    home: ownership.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+    codebase: ownership.Codebase, klass: type, written: dict[str, list[ast.stmt]] | None
 ) -> dict[str, Any]:
     """What a class holds, without what Python and the makers of dataclasses, enums and models derive from it."""
     members = dict(vars(klass))
@@ -194,7 +205,7 @@ def _own_members(
         members = {
             name: value
             for name, value in members.items()
-            if name not in enum and not isa(value, klass)
+            if name not in enum and not is_instance(value, klass)
         }
     for name, value in members.items():
         if name in (
@@ -210,15 +221,17 @@ def _own_members(
                 continue
         if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
             continue
-        if isa(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
+        if is_instance(
+            value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER
+        ):
             continue
-        is_theirs = name in written or _is_project_code(home, value)
+        is_theirs = name in written or _is_project_code(codebase, value)
         if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
             if not (generated == "data" and not callable(value) and not name.startswith("_")):
                 continue
         kept[name] = (
             value.__func__
-            if name == "_generate_next_value_" and isa(value, staticmethod)
+            if name == "_generate_next_value_" and is_instance(value, staticmethod)
             else value
         )  # 3.12 wraps it
     return kept
@@ -233,9 +246,9 @@ def _generated(klass: type) -> str:
     return "data" if "__pydantic_fields__" in vars(klass) else ""
 
 
-def _is_project_code(home: ownership.Home, value: Any) -> bool:
+def _is_project_code(codebase: ownership.Codebase, value: Any) -> bool:
     value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-    return home.owns(value)
+    return codebase.owns(value)
 
 
 def _field(field: Any, name: str) -> Any:

@@ -14,24 +14,31 @@ import types
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import ownership, visits, words
+from pfl.handler.core.fingerprint import ownership, rendering, visitors
 from pfl.handler.core.fingerprint.classes import visit_class
-from pfl.handler.core.fingerprint.effects import visit_effects
+from pfl.handler.core.fingerprint.collector import (
+    Collector,
+    Location,
+    SideEffects,
+    Value,
+    is_step,
+    unwrap,
+)
 from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
-from pfl.handler.core.fingerprint.names import Names
-from pfl.handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
+from pfl.handler.core.fingerprint.resolver import Resolver
+from pfl.handler.core.fingerprint.side_effects import visit_side_effects
 from pfl.handler.core.fingerprint.source import load
 from pfl.handler.core.fingerprint.values import Folder, Package
 
 _DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
 _VISITS = {
-    Value: visits.visit_value,
-    Package: visits.visit_package,
-    Folder: visits.visit_folder,
-    Effects: visit_effects,
-    types.FunctionType: visits.visit_function,
+    Value: visitors.visit_value,
+    Package: visitors.visit_package,
+    Folder: visitors.visit_folder,
+    SideEffects: visit_side_effects,
+    types.FunctionType: visitors.visit_function,
     type: visit_class,
-    types.ModuleType: visits.visit_module,
+    types.ModuleType: visitors.visit_module,
 }
 
 
@@ -42,70 +49,74 @@ def crawl(function: Any) -> Fingerprint:
     Raises:
         InvalidRequestError: *function* has no Python source.
     """
-    home, limit = _home_of(function), sys.getrecursionlimit()
+    codebase, limit = _codebase_of(function), sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))
     try:
-        return _crawl(function, home)
+        return _crawl(function, codebase)
     finally:
         if sys.getrecursionlimit() == _DEPTH:  # a module that was imported may have set another
             sys.setrecursionlimit(limit)
 
 
-def _crawl(function: Any, home: ownership.Home) -> Fingerprint:
-    asked = frozenset[str]()
+def _crawl(function: Any, codebase: ownership.Codebase) -> Fingerprint:
+    extras = frozenset[str]()
     for _ in range(8):
-        reading = Reading(home, asked)
-        label = reading.link(function)
-        reading.made |= {label: made for made in [_made(reading, function)] if made is not None}
-        while reading.queue and not reading.has_imported and reading.found_asked == asked:
-            _visit(reading, *reading.queue.popleft())
-        if not reading.has_imported and reading.found_asked == asked:
-            reading.keep()
+        collector = Collector(codebase, extras)
+        label = collector.link(function)
+        collector.creators |= {
+            label: made for made in [_creator_of(collector, function)] if made is not None
+        }
+        while collector.queue and not collector.has_imported and collector.found_extras == extras:
+            _visit(collector, *collector.queue.popleft())
+        if not collector.has_imported and collector.found_extras == extras:
+            collector.remember_values()
             opaque = sorted(
-                reading.opaque.values(),
+                collector.opaque.values(),
                 key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
             )
             return Fingerprint(
-                digest_of(reading.parts),
-                tuple(reading.parts),
+                digest_of(collector.parts),
+                tuple(collector.parts),
                 tuple(opaque),
-                frozenset(reading.files),
+                frozenset(collector.files),
             )
-        asked = (
-            reading.found_asked
+        extras = (
+            collector.found_extras
         )  # more counts than was thought, or there are new modules: from the start
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
 
 
-def _made(reading: Reading, function: Any) -> Spot | None:
+def _creator_of(collector: Collector, function: Any) -> Location | None:
     """The statements of its module that made *function*."""
-    module = sys.modules.get(getattr(plain(function), "__module__", None) or "")
+    module = sys.modules.get(getattr(unwrap(function), "__module__", None) or "")
     name = (
         next((name for name, value in vars(module).items() if value is function), None)
         if module is not None
         else None
     )
     return (
-        Names(reading, "", None, vars(module), module).made(name, function)
+        Resolver(collector, "", None, vars(module), module).made(name, function)
         if name is not None
         else None
     )
 
 
-def _visit(reading: Reading, label: str, item: Any) -> None:
+def _visit(collector: Collector, label: str, item: Any) -> None:
     visit = _VISITS.get(type(item)) or next(
         (_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None
     )
-    (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
+    (visit or (visitors.visit_step if is_step(item) else visitors.visit_callable))(
+        collector, label, item
+    )
 
 
-def _home_of(function: Any) -> ownership.Home:
-    inner = plain(function)
+def _codebase_of(function: Any) -> ownership.Codebase:
+    inner = unwrap(function)
     code = getattr(inner, "__code__", None)
     if inner is None or (code is None and not isinstance(inner, type)):
         raise InvalidRequestError(
             f"a {type(function).__name__} has no Python source to fingerprint",
-            why=f"{words.shown('', function)} is written in C or no function",
+            why=f"{rendering.render('', function)} is written in C or no function",
             hint="give a function that is written in Python",
         )
     module = getattr(inner, "__module__", None) or ""
@@ -122,4 +133,4 @@ def _home_of(function: Any) -> ownership.Home:
             why=f"{file}:{code.co_firstlineno} cannot be read: made by exec, typed at a prompt, or piped in",
             hint="put the function in a module",
         )
-    return ownership.home_of(os.path.abspath(file or ""), module)
+    return ownership.codebase_of(os.path.abspath(file or ""), module)

@@ -42,7 +42,7 @@ _CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
 
 
-class Home:
+class Codebase:
     """
     The project of one function: what belongs to it, and what its files are called.
 
@@ -51,8 +51,8 @@ class Home:
         own: The function's package, with a separator at its end, or its file: the project's wherever it is installed.
     """
 
-    def __init__(self, root: str, own: str) -> None:
-        self.root, self._own = root, own
+    def __init__(self, root: str, without_copied: str) -> None:
+        self.root, self._own = root, without_copied
         self._relative: dict[str, str] = {}
         folders = {root, _checkout_of(root) or root}
         kept = sorted(
@@ -107,11 +107,11 @@ class Home:
 
 
 @functools.lru_cache(maxsize=256)
-def home_of(file: str, module: str) -> Home:
+def codebase_of(file: str, module: str) -> Codebase:
     """The project of a function, given its file and the name of its module."""
     root = root_of(file, module)
     top = os.path.join(root, module.partition(".")[0]) + os.sep
-    return Home(root, top if file.startswith(top) else file)
+    return Codebase(root, top if file.startswith(top) else file)
 
 
 def _checkout_of(root: str) -> str | None:

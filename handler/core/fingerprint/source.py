@@ -62,7 +62,7 @@ class Source:
             ast.stmt
         ] = []  # all that run when the module is imported, those of classes included
         self.stars: list[ast.ImportFrom] = []
-        self.rebound: set[str] = set()  # names and attributes that functions set while they run
+        self.reassigned: set[str] = set()  # names and attributes that functions set while they run
         self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
         self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
         self._index(self.tree.body, "", "module")
@@ -72,7 +72,7 @@ class Source:
     ) -> None:
         for node in body:
             if where == "function":
-                self.rebound.update(_rebinds(node))
+                self.reassigned.update(_reassigned_by(node))
             else:
                 self._bind(node, prefix)
                 self.statements.append(node)
@@ -167,7 +167,9 @@ class Source:
         found = self._lambdas.get(code.co_firstlineno, [])
         if len(found) < 2:
             return list(found)
-        spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
+        spots = [
+            location for location in code.co_positions() if None not in location and location[3]
+        ]
         if not spots:  # 3.12 forgets where a lambda is that returns a constant
             values = [(type(item), item) for item in code.co_consts]
             same = [
@@ -177,7 +179,7 @@ class Source:
                 and (type(node.body.value), node.body.value) in values
             ]
             return list(same or found)
-        fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
+        fits = [node for node in found if all(_contains(node.body, location) for location in spots)]
         fits.sort(
             key=lambda node: (
                 node.body.end_lineno or 0,
@@ -383,7 +385,7 @@ def _is_function(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def _rebinds(node: ast.stmt) -> Iterator[str]:
+def _reassigned_by(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, ast.Global | ast.Nonlocal):
         yield from node.names
     for inner in (
@@ -393,7 +395,7 @@ def _rebinds(node: ast.stmt) -> Iterator[str]:
             yield inner.attr
 
 
-def _contains(node: ast.expr, spot: tuple[Any, ...]) -> bool:
-    line, end_line, column, end_column = spot
+def _contains(node: ast.expr, location: tuple[Any, ...]) -> bool:
+    line, end_line, column, end_column = location
     start, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
     return start <= (line, column) and (end_line, end_column) <= end

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import ownership
+from pfl.handler.core.fingerprint.collector import unwrap
 from pfl.handler.core.fingerprint.model import Part
-from pfl.handler.core.fingerprint.reading import plain
 
 if TYPE_CHECKING:
     import subprocess
@@ -77,7 +77,7 @@ def unstable(target: Any) -> list[Part]:
         InvalidRequestError: It cannot be found or imported in a fresh process.
     """
     if not isinstance(target, str):
-        inner = plain(target)
+        inner = unwrap(target)
         target = f"{getattr(inner, '__module__', None)}:{getattr(inner, '__qualname__', None)}"
     first, second = (_parts(target, child) for child in [_start(target, "1"), _start(target, "2")])
     changed = [

@@ -58,7 +58,7 @@ _HOOKS = {
 }
 _SILENT = ("logging", "warnings")
 # Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
-STATELESS = (
+HIDDEN_STATE = (
     "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
     "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
 )  # fmt: skip
@@ -112,7 +112,7 @@ class Encoded(NamedTuple):
 
     token: str
     links: tuple[Any, ...] = ()
-    doubts: tuple[str, ...] = ()
+    unknowns: tuple[str, ...] = ()
 
 
 class TooLarge(Exception):
@@ -140,8 +140,8 @@ class Encoder:
         home: The project, whose functions, classes and modules are left as links.
     """
 
-    def __init__(self, home: ownership.Home) -> None:
-        self.home = home
+    def __init__(self, codebase: ownership.Codebase) -> None:
+        self.codebase = codebase
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
         self._lowest = sys.maxsize  # the outermost value that a reference back points to
@@ -192,7 +192,7 @@ class Encoder:
         return Encoded(
             "#" + tagged(tag, *(part.token for part in parts)),
             tuple(link for part in parts for link in part.links),
-            tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
+            tuple(dict.fromkeys(add_opaque for part in parts for add_opaque in part.unknowns)),
         )
 
     def many(self, tag: str, values: Iterable[Any]) -> Encoded:
@@ -229,7 +229,7 @@ class Encoder:
         if kind is not str:
             return _PRIMITIVES[kind](value)
         if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
-            value = self.home.shorten(value)
+            value = self.codebase.shorten(value)
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _literals(self, values: Iterable[Any]) -> list[str] | None:
@@ -255,7 +255,7 @@ class Encoder:
 
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
-        kind = self.home.kind_of_file(value.__code__.co_filename)
+        kind = self.codebase.kind_of_file(value.__code__.co_filename)
         if kind == ownership.PROJECT or (
             kind == ownership.GENERATED and not self._is_foreign_module(value.__module__)
         ):
@@ -302,7 +302,7 @@ class Encoder:
 
     def type(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.home.kind_of_class(value)
+        kind = self.codebase.kind_of_class(value)
         if kind == ownership.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
         return (
@@ -316,7 +316,7 @@ class Encoder:
         return (
             module is not None
             and name != "__main__"
-            and self.home.kind_of_module(module) != ownership.PROJECT
+            and self.codebase.kind_of_module(module) != ownership.PROJECT
         )
 
     def _foreign(self, module: str, name: str) -> Encoded:
@@ -327,14 +327,14 @@ class Encoder:
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        kind = self.home.kind_of_module(value)
+        kind = self.codebase.kind_of_module(value)
         links = {ownership.PROJECT: (value,), ownership.INSTALLED: (Package(value.__name__),)}.get(
             kind, ()
         )
         return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
-        name, owner = self.type(kind), self.home.kind_of_class(kind)
+        name, owner = self.type(kind), self.codebase.kind_of_class(kind)
         if owner == ownership.FRAMEWORK:
             steps = getattr(value, "function", None)
             return (
@@ -344,12 +344,12 @@ class Encoder:
             )
         if owner != ownership.PROJECT:
             return self._foreign_instance(value, kind, name)
-        parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
+        parts = [self.encode(unwrap(value)) for base, unwrap in _BASES if issubclass(kind, base)]
         parts.append(self.named("state", state_of(value)))
         solid = next(
             base
             for base in kind.__mro__
-            if base.__flags__ & _IMMUTABLE or within(base.__module__, STATELESS)
+            if base.__flags__ & _IMMUTABLE or is_below(base.__module__, HIDDEN_STATE)
         )
         if solid is not object and not issubclass(
             solid, _PLAIN
@@ -369,7 +369,7 @@ class Encoder:
         """An instance of *kind*, which is not the project's, or is the part of an instance that is not."""
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
+            return self.join("path", [name, Encoded(self.codebase.shorten(str(value)))])
         if module == "configparser" and hasattr(
             value, "_sections"
         ):  # newer Pythons add options to its state
@@ -385,15 +385,15 @@ class Encoder:
             return self.join(
                 "adapter", [name, self.encode(value._type), self.encode(value._config)]
             )
-        if within(module, _SILENT) and kind.__name__.endswith(
+        if is_below(module, _SILENT) and kind.__name__.endswith(
             ("Logger", "Handler", "Manager", "catch_warnings")
         ):
             return name
-        if within(module, STATELESS):
-            return name._replace(doubts=("",))
-        if within(module, _RESOURCES):
+        if is_below(module, HIDDEN_STATE):
+            return name._replace(unknowns=("",))
+        if is_below(module, _RESOURCES):
             return name._replace(
-                doubts=(
+                unknowns=(
                     f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",
                 )
             )
@@ -410,9 +410,9 @@ class Encoder:
                 if isinstance(path, str) and os.path.isdir(path)
             ]
             mine = [
-                Folder(self.home.relative(path) or "")
+                Folder(self.codebase.relative(path) or "")
                 for path in folders
-                if self.home.kind_of_file(path) == ownership.PROJECT
+                if self.codebase.kind_of_file(path) == ownership.PROJECT
             ]
             return reduced._replace(links=(*reduced.links, *mine))
         return reduced
@@ -433,7 +433,7 @@ class Encoder:
                     )  # whatever its class: that differs between Pythons
                 return self.join("global", [name, Encoded(reduced, (), ("",))])
             state = self.many("reduced", map(_settled, reduced[1:]))
-            if not any(state.doubts):
+            if not any(state.unknowns):
                 return self.join("foreign", [name, state])
         except (
             Exception
@@ -457,7 +457,7 @@ class Encoder:
 
     def _enum(self, value: Any) -> Encoded:
         kind = type(value)
-        if self.home.kind_of_class(kind) != ownership.PROJECT:
+        if self.codebase.kind_of_class(kind) != ownership.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self.join(
             "member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)]
@@ -493,10 +493,10 @@ def state_of(value: Any) -> list[tuple[str, Any]]:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         attributes = {}
-    return items + [(str(name), item) for name, item in own(attributes)]
+    return items + [(str(name), item) for name, item in without_copied(attributes)]
 
 
-def own(attributes: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+def without_copied(attributes: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """Attributes without what functools.update_wrapper copies: that is said by what is wrapped."""
     copied = _COPIED if "__wrapped__" in attributes else ()
     return ((name, item) for name, item in dict.items(attributes) if name not in copied)
@@ -525,7 +525,7 @@ def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[Any, ...]]]:
 
 
 def _stand(item: types.CodeType) -> tuple[Any, ...]:
-    column = max((spot[3] or 0 for spot in item.co_positions()), default=0)
+    column = max((location[3] or 0 for location in item.co_positions()), default=0)
     return (
         item.co_filename,
         item.co_firstlineno,
@@ -543,7 +543,7 @@ def _settled(state: Any) -> Any:
     return list(state) if hasattr(state, "__next__") else state
 
 
-def within(module: str, names: tuple[str, ...]) -> bool:
+def is_below(module: str, names: tuple[str, ...]) -> bool:
     """Whether a module is one of *names*, or below one."""
     return any(module == name or module.startswith(name + ".") for name in names)
 

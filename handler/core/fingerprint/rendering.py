@@ -21,7 +21,7 @@ _RANDOM_LOOK = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[\w+/=-]{32,}")
 MASK = "***"
 
 
-def shown(name: str, value: Any) -> str:
+def render(name: str, value: Any) -> str:
     """A short repr that runs no code of the project; MASK where *name* or the value looks like a secret."""
     return (
         MASK

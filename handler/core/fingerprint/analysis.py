@@ -16,7 +16,7 @@ OWN_MODULE = "globals()"  # a read whose root is the module it stands in
 CHOSEN = "\0"  # an attribute whose name is chosen at run time; followed by the global that holds it, if one does
 
 # Words that read what otherwise changes nothing.
-_ASKS = {
+_EXTRAS = {
     **dict.fromkeys(("__doc__", "getdoc", "model_json_schema", "schema_json", "json_schema"), {"docs"}),
     **dict.fromkeys(
         ("__annotations__", "__annotate__", "get_type_hints", "get_annotations", "signature", "getfullargspec",
@@ -39,7 +39,7 @@ _PLUGIN_READERS = {
 _WATCHED = {
     *_LOOKUPS,
     *_PLUGIN_READERS,
-    *_ASKS,
+    *_EXTRAS,
     "open",
     "environ",
     "getenv",
@@ -70,12 +70,12 @@ class Unit(NamedTuple):
     text: str
     reads: dict[Read, int]
     notes: tuple[tuple[str, int], ...]
-    asked: frozenset[str]
+    extras: frozenset[str]
 
 
 def analyse(
     nodes: Sequence[ast.AST],
-    asked: frozenset[str],
+    extras: frozenset[str],
     *,
     skip: Iterable[ast.expr] = (),
     body_only: bool = False,
@@ -91,11 +91,11 @@ def analyse(
         body_only: Of functions, leave the defaults' reads to their live values.
         aliases: What the module calls other than by its own name, as `renamed` gives it.
     """
-    reader = _Reader(asked, frozenset(map(id, skip)), body_only, aliases or {})
+    reader = _Analyzer(extras, frozenset(map(id, skip)), body_only, aliases or {})
     for node in nodes:
         reader.visit(node)
-    text = tagged("source", *(canonical(node, asked, reader.skip) for node in nodes))
-    return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.asks))
+    text = tagged("source", *(canonical(node, extras, reader.skip) for node in nodes))
+    return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.extras))
 
 
 def renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
@@ -167,15 +167,15 @@ class _Scope:
         self.names -= outer | self.globals
 
 
-class _Reader(ast.NodeVisitor):
+class _Analyzer(ast.NodeVisitor):
     def __init__(
-        self, asked: frozenset[str], skip: frozenset[int], body_only: bool, aliases: dict[str, str]
+        self, extras: frozenset[str], skip: frozenset[int], body_only: bool, aliases: dict[str, str]
     ) -> None:
         self.aliases = dict(aliases)
-        self.with_annotations, self.skip, self.body_only = "annotations" in asked, skip, body_only
+        self.with_annotations, self.skip, self.body_only = "annotations" in extras, skip, body_only
         self.reads: dict[Read, int] = {}
         self.notes: dict[tuple[str, int], None] = {}
-        self.asks: set[str] = set()
+        self.extras: set[str] = set()
         self.scopes: list[_Scope] = []
 
     def read(self, chain: Read, line: int) -> None:
@@ -201,18 +201,18 @@ class _Reader(ast.NodeVisitor):
         self._watch(chain, line)
 
     def _watch(self, chain: Read, line: int) -> None:
-        words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
-        dotted = ".".join(words)
+        attrs = (self.aliases.get(chain.root, chain.root), *chain.attrs)
+        dotted = ".".join(attrs)
         if dotted in ("open", "io.open", "builtins.open"):
             self.note("reads a file at run time", line)
-        elif dotted.startswith(("os.environ", "os.getenv")) or words[0] in ("environ", "getenv"):
+        elif dotted.startswith(("os.environ", "os.getenv")) or attrs[0] in ("environ", "getenv"):
             self.note("reads the environment at run time", line)
-        elif words[-1] in _NOTES:
-            self.note(_NOTES[words[-1]], line)
-        elif _PLUGIN_READERS.intersection(words):
+        elif attrs[-1] in _NOTES:
+            self.note(_NOTES[attrs[-1]], line)
+        elif _PLUGIN_READERS.intersection(attrs):
             self.note(f"`{dotted}` finds code at run time", line)
-        for word in words:
-            self.asks |= _ASKS.get(word, set())
+        for word in attrs:
+            self.extras |= _EXTRAS.get(word, set())
 
     def note(self, reason: str, line: int) -> None:
         """Leave word of a place where nothing can be known."""
@@ -225,7 +225,7 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node, ast.Name):
             return Read(node.id)
         if isinstance(node, ast.Attribute):
-            self.asks |= _ASKS.get(node.attr, set())
+            self.extras |= _EXTRAS.get(node.attr, set())
             if node.attr in _NOTES:
                 self.note(_NOTES[node.attr], node.lineno)
             return self._extend(self.chain(node.value), node.attr)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pfl.handler.core.fingerprint import ownership
+from pfl.handler.core.fingerprint.analysis import OWN_MODULE, Unit, analyse, renamed
 from pfl.handler.core.fingerprint.model import Part, tagged
-from pfl.handler.core.fingerprint.reads import OWN_MODULE, Unit, analyse, renamed
+from pfl.handler.core.fingerprint.rendering import render
 from pfl.handler.core.fingerprint.source import Read, Source, load, root_name
 from pfl.handler.core.fingerprint.values import Encoded, Encoder, Folder, Package
-from pfl.handler.core.fingerprint.words import shown
 
 MISSING = object()
 CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
@@ -27,7 +27,7 @@ _KNOWN: dict[
 ] = {}  # with the texts that were made, by name
 
 
-class About(NamedTuple):
+class ModuleInfo(NamedTuple):
     """A module, whose it is, its relative file, and, of the project's own, its source."""
 
     module: types.ModuleType | None
@@ -36,7 +36,7 @@ class About(NamedTuple):
     source: Source | None
 
 
-class Spot(NamedTuple):
+class Location(NamedTuple):
     """Where a value is written: relative file, line, the statements that give it, and their module."""
 
     file: str | None = None
@@ -52,17 +52,17 @@ class Value(NamedTuple):
     name: str
     kind: str
     value: Any
-    spot: Spot = Spot()
-    lasts: bool = True
+    location: Location = Location()
+    is_lasting: bool = True
 
 
-class Effects(NamedTuple):
+class SideEffects(NamedTuple):
     """What a module does to others when it is imported."""
 
     module: types.ModuleType
 
 
-class Reading:
+class Collector:
     """
     What one reading has found so far.
 
@@ -71,40 +71,40 @@ class Reading:
         asked: What counts besides code, because something that is reached reads it.
     """
 
-    def __init__(self, home: ownership.Home, asked: frozenset[str]) -> None:
-        self.home, self.asked = home, asked
-        self.found_asked = asked
+    def __init__(self, codebase: ownership.Codebase, extras: frozenset[str]) -> None:
+        self.codebase, self.extras = codebase, extras
+        self.found_extras = extras
         self.has_imported = (
             False  # a module that was not there before: what was read until now may have changed
         )
-        self.encoder = Encoder(home)
+        self.encoder = Encoder(codebase)
         self.queue: collections.deque[tuple[str, Any]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[tuple[Any, ...], Part] = {}
         self.files: set[str] = set()
-        self.made: dict[
-            str, Spot
+        self.creators: dict[
+            str, Location
         ] = {}  # by label: where the statements are that made it, for what keeps its state to itself
         self._known: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
         self._labels: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
         self._held: list[Any] = []  # so that no identity is given twice
         self._sources: dict[str, Source | None] = {}
-        self._about: dict[int, About] = {}
+        self._about: dict[int, ModuleInfo] = {}
 
-    def keep(self) -> None:
+    def remember_values(self) -> None:
         """Let later readings see values as this one did, whatever runs in between."""
         _KNOWN.update(self._known)
 
     # --- what is reached
 
-    def link(self, item: Any, made: Spot | None = None) -> str:
+    def link(self, item: Any, made: Location | None = None) -> str:
         """The label of something reached, and *made* there; it is read later if it is new."""
         kind, key = type(item), id(item)
         if kind is Value:
             key = item.key
-        elif kind is Effects:
-            key = (Effects, id(item.module))
+        elif kind is SideEffects:
+            key = (SideEffects, id(item.module))
         elif kind is Folder:
             key = item
         elif kind is Package:
@@ -115,72 +115,82 @@ class Reading:
             self._labels[key] = name if count == 1 else f"{name}#{count}"
             self._held.append(item)
             if made is not None:
-                self.made[self._labels[key]] = made
+                self.creators[self._labels[key]] = made
             self.queue.append((self._labels[key], item))
         return self._labels[key]
 
     def bind(
-        self, owner: str, name: str, kind: str, value: Any, spot: Spot, mark: str = "."
+        self, owner: str, name: str, kind: str, value: Any, location: Location, mark: str = "."
     ) -> str:
         """What *owner* holds under *name*, as an item of a digest: code by its label, any other value by a part of its own."""
         if value is MISSING:
             return "unbound"
-        made = self.made.get(owner)
+        made = self.creators.get(owner)
         if (code := self.code(value, made)) is not None:
             return code
         return self.link(
-            Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, spot), made
+            Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location), made
         )
 
-    def code(self, value: Any, made: Spot | None = None) -> str | None:
+    def code(self, value: Any, made: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for values, and for code that carries some."""
-        if type(value) is types.FunctionType and self.home.owns(value):
+        if type(value) is types.FunctionType and self.codebase.owns(value):
             return f"function {value.__code__.co_qualname} {self.link(value, made)}"  # as below, for what is most of a project
-        if not (isa(value, CODE) or is_step(value)) or isa(value, types.MethodType):
+        if not (is_instance(value, CODE) or is_step(value)) or is_instance(value, types.MethodType):
             return None
         encoded = self.encoder.top(value)
         if encoded.token.startswith("#") or len(encoded.links) > 1:
             return None
         return " ".join((encoded.token, *(self.link(item, made) for item in encoded.links)))
 
-    def part(self, label: str, kind: str, spot: Spot, items: Sequence[str], text: str) -> None:
+    def add_part(
+        self, label: str, kind: str, location: Location, items: Sequence[str], text: str
+    ) -> None:
         """Note what was read of something reached."""
-        self.parts.append(Part(label, kind, spot.file, spot.line, tagged(kind, *items), text))
+        self.parts.append(
+            Part(label, kind, location.file, location.line, tagged(kind, *items), text)
+        )
 
-    def doubt(self, label: str, spot: Spot, reason: str) -> None:
+    def add_opaque(self, label: str, location: Location, reason: str) -> None:
         """Note a place where nothing can be known."""
-        part = Part(label, "opaque", spot.file, spot.line, tagged("opaque", label, reason), reason)
-        self.opaque.setdefault((label, spot.file, spot.line, reason), part)
+        part = Part(
+            label, "opaque", location.file, location.line, tagged("opaque", label, reason), reason
+        )
+        self.opaque.setdefault((label, location.file, location.line, reason), part)
 
-    def encoded(self, item: Value) -> tuple[Encoded, str]:
+    def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
         key = id(item.value)
-        known = _KNOWN.get(key) or self._known.get(key) if item.lasts else None
+        known = _KNOWN.get(key) or self._known.get(key) if item.is_lasting else None
         if known is None:
             known = (item.value, self.encoder.top(item.value), {})
-            if item.lasts:
+            if item.is_lasting:
                 self._known[key] = known
         texts = known[2]
         if item.name not in texts:
-            texts[item.name] = shown(item.name, item.value)
+            texts[item.name] = render(item.name, item.value)
         return known[1], texts[item.name]
 
     # --- source
 
-    def about(self, module: types.ModuleType | None) -> About:
+    def module_info(self, module: types.ModuleType | None) -> ModuleInfo:
         """Whose a module is, and its source; what it does when it is imported is linked."""
         if module is None:
-            return About(None, ownership.GENERATED, None, None)
+            return ModuleInfo(None, ownership.GENERATED, None, None)
         if (known := self._about.get(id(module))) is None:
             file = ownership.file_of(module)
             kind = (
-                self.home.kind_of_file(file) if file else ownership.kind_of_module(module.__name__)
+                self.codebase.kind_of_file(file)
+                if file
+                else ownership.kind_of_module(module.__name__)
             )
             source = self.source(file, vars(module)) if file and kind == ownership.PROJECT else None
-            known = self._about[id(module)] = About(module, kind, self.home.relative(file), source)
+            known = self._about[id(module)] = ModuleInfo(
+                module, kind, self.codebase.relative(file), source
+            )
             if file and source is not None:
                 self.files.add(os.path.abspath(file))
-                self.link(Effects(module))
+                self.link(SideEffects(module))
         return known
 
     def source(self, path: str, names: dict[str, Any]) -> Source | None:
@@ -189,7 +199,7 @@ class Reading:
             self._sources[path] = load(path, names)
         return self._sources[path]
 
-    def unit(
+    def analyse(
         self,
         source: Source,
         nodes: Sequence[ast.AST],
@@ -203,32 +213,32 @@ class Reading:
         Decorators such as ``@step(retries=2)`` say how a step runs, not what it computes. Those of installed packages may
         read annotations.
         """
-        skip, asked = [], self.asked
+        skip, extras = [], self.extras
         for decorator in (item for node in nodes for item in getattr(node, "decorator_list", ())):
             name = root_name(decorator) or ""
-            owner = owner_of(names.get(name)) or ""
+            owner = module_name_of(names.get(name)) or ""
             kind = ownership.kind_of_module(owner) if owner else ownership.PROJECT
             if kind == ownership.FRAMEWORK:
                 skip.append(decorator)
             elif kind == ownership.INSTALLED or name == "singledispatch":
-                asked |= {"annotations"}
-        key = (*map(id, nodes), asked, body_only, len(skip))
+                extras |= {"annotations"}
+        key = (*map(id, nodes), extras, body_only, len(skip))
         if key not in source.units:
             try:
                 source.units[key] = analyse(
-                    nodes, asked, skip=skip, body_only=body_only, aliases=self._aliases(source)
+                    nodes, extras, skip=skip, body_only=body_only, aliases=self._aliases(source)
                 )
             except RecursionError:
                 text = tagged("text", *map(source.text_of, nodes))
                 note = ("nested too deep to be read", getattr(nodes[0], "lineno", 0))
                 source.units[key] = Unit(text, {Read(OWN_MODULE): note[1]}, (note,), frozenset())
-            if "text" in asked:
+            if "text" in extras:
                 unit = source.units[key]
                 source.units[key] = unit._replace(
                     text=tagged("text", unit.text, *map(source.verbatim, nodes))
                 )
         unit: Unit = source.units[key]
-        self.found_asked |= unit.asked
+        self.found_extras |= unit.extras
         return unit
 
     @staticmethod
@@ -244,7 +254,7 @@ class Reading:
 def _name(item: Any) -> str:
     if isinstance(item, Value | Package | Folder):
         return item.name
-    if isinstance(item, Effects):
+    if isinstance(item, SideEffects):
         return f"(module) {item.module.__name__}"
     if isinstance(item, types.FunctionType):
         return item.__code__.co_qualname
@@ -255,15 +265,15 @@ def _name(item: Any) -> str:
     return str(getattr(item, "__qualname__", type(item).__qualname__))
 
 
-def owner_of(value: Any) -> str | None:
+def module_name_of(value: Any) -> str | None:
     """The name of the module that *value* is, or says it is from."""
-    if isa(value, types.ModuleType):
+    if is_instance(value, types.ModuleType):
         return str(value.__name__)
-    owner = getattr(value if isa(value, CODE) else type(value), "__module__", None)
+    owner = getattr(value if is_instance(value, CODE) else type(value), "__module__", None)
     return owner if isinstance(owner, str) else None
 
 
-def plain(function: Any) -> Any:
+def unwrap(function: Any) -> Any:
     """The Python function or class inside a step, partial, method or cached function; None if there is none."""
     for _ in range(32):
         if isinstance(function, types.FunctionType | type):
@@ -295,7 +305,7 @@ def is_step(item: Any) -> bool:
     )
 
 
-def remembered(owner: Any, name: str, value: Any) -> Any:
+def first_seen(owner: Any, name: str, value: Any) -> Any:
     """
     A value that code sets while it runs, as it was when first seen in this process.
 
@@ -304,6 +314,6 @@ def remembered(owner: Any, name: str, value: Any) -> Any:
     return _FIRST.setdefault((id(owner), name), (owner, value))[1]
 
 
-def isa(value: Any, kinds: Any) -> bool:
+def is_instance(value: Any, kinds: Any) -> bool:
     """``isinstance`` that asks the type only: a proxy may run code to say what it is."""
     return issubclass(type(value), kinds)

@@ -15,8 +15,15 @@ import types
 from typing import Any, NamedTuple
 
 from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.reading import MISSING, Reading, Spot, Value, isa, remembered
-from pfl.handler.core.fingerprint.reads import CHOSEN, OWN_MODULE, Unit
+from pfl.handler.core.fingerprint.analysis import CHOSEN, OWN_MODULE, Unit
+from pfl.handler.core.fingerprint.collector import (
+    MISSING,
+    Collector,
+    Location,
+    Value,
+    first_seen,
+    is_instance,
+)
 from pfl.handler.core.fingerprint.source import Read, Source
 from pfl.handler.core.fingerprint.values import Package
 
@@ -30,7 +37,7 @@ _VERSION_MODULES = {"ast", "dis", "opcode", "symtable", "marshal", "tokenize"}
 _NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
 
-class Names:
+class Resolver:
     """
     Where a piece of source looks names up.
 
@@ -45,15 +52,15 @@ class Names:
 
     def __init__(
         self,
-        reading: Reading,
+        collector: Collector,
         label: str,
         file: str | None,
         names: dict[str, Any],
         module: types.ModuleType | None,
         cells: dict[str, Any] | None = None,
     ) -> None:
-        self.reading, self.label, self.names, self.module, self.cells = (
-            reading,
+        self.collector, self.label, self.names, self.module, self.cells = (
+            collector,
             label,
             names,
             module,
@@ -65,7 +72,7 @@ class Names:
         """What every name that *unit* reads is bound to, as items of a digest."""
         items: list[str] = []
         for reason, line in unit.notes:
-            self.reading.doubt(self.label, Spot(self.file, line), reason)
+            self.collector.add_opaque(self.label, Location(self.file, line), reason)
         for read, self.line in unit.reads.items():
             if (found := self._find(read)) is not None:
                 items += [".".join((read.root, *read.attrs)), found]
@@ -78,18 +85,18 @@ class Names:
             return self._follow(self.module, read)
         if read.root in self.cells:
             value = self.cells[read.root]
-            if isa(value, types.ModuleType):
+            if is_instance(value, types.ModuleType):
                 return self._follow(value, read)
-            return self.reading.bind(
-                self.label, read.root, "closure", value, Spot(self.file, self.line), mark=":"
+            return self.collector.bind(
+                self.label, read.root, "closure", value, Location(self.file, self.line), mark=":"
             )
         if read.root in self.names:
             return self._follow(self.names[read.root], read, self.module, read.root)
         value = getattr(builtins, read.root, MISSING)
         if value is MISSING:
             return "unbound" if read.escapes else None
-        is_ours = isa(value, types.FunctionType) and self.reading.home.owns(value)
-        return self.reading.link(value) if is_ours else None  # the project replaced a builtin
+        is_ours = is_instance(value, types.FunctionType) and self.collector.codebase.owns(value)
+        return self.collector.link(value) if is_ours else None  # the project replaced a builtin
 
     # --- imports
 
@@ -109,7 +116,7 @@ class Names:
                     ]
                     return " ".join(item for item in found if item)
             if not isinstance(chosen, str):
-                self._doubt("imports a module chosen at run time")
+                self._add_opaque("imports a module chosen at run time")
                 return None
             relative = name or chosen
             level = len(relative) - len(relative.lstrip("."))
@@ -130,7 +137,7 @@ class Names:
         kind = ownership.kind_of_module(name)
         if kind != ownership.PROJECT:
             if kind == ownership.INSTALLED:
-                self.reading.link(Package(name))
+                self.collector.link(Package(name))
             return types.ModuleType(name)
         before = len(sys.modules)
         try:
@@ -138,15 +145,15 @@ class Names:
         except KeyboardInterrupt:
             raise
         except ModuleNotFoundError as error:
-            self._doubt(f"import of {error.name or name} fails: there is no such module")
+            self._add_opaque(f"import of {error.name or name} fails: there is no such module")
             return None
         except BaseException as error:
-            self._doubt(
-                f"import of {name} fails: {ownership.describe(error, self.reading.home.root)}"
+            self._add_opaque(
+                f"import of {name} fails: {ownership.describe(error, self.collector.codebase.root)}"
             )
             self._cover_text(name)
             return None
-        self.reading.has_imported |= len(sys.modules) != before
+        self.collector.has_imported |= len(sys.modules) != before
         return module
 
     def _cover_text(self, name: str) -> None:
@@ -158,14 +165,21 @@ class Names:
         except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
             return
         if file:
-            self.reading.files.add(os.path.abspath(file))
-            spot = Spot(self.reading.home.relative(file), 1)
-            self.reading.link(
-                Value(("text", file), name.rpartition(".")[2], "module", text, spot, lasts=False)
+            self.collector.files.add(os.path.abspath(file))
+            location = Location(self.collector.codebase.relative(file), 1)
+            self.collector.link(
+                Value(
+                    ("text", file),
+                    name.rpartition(".")[2],
+                    "module",
+                    text,
+                    location,
+                    is_lasting=False,
+                )
             )
 
-    def _doubt(self, reason: str) -> None:
-        self.reading.doubt(self.label, Spot(self.file, self.line), reason)
+    def _add_opaque(self, reason: str) -> None:
+        self.collector.add_opaque(self.label, Location(self.file, self.line), reason)
 
     # --- attributes of modules
 
@@ -173,49 +187,51 @@ class Names:
         self, value: Any, read: Read, module: types.ModuleType | None = None, name: str = ""
     ) -> str | None:
         """Walk attributes through modules, to what is read in the end; *module* holds *value* as *name*."""
-        home, rest = self.reading.home, list(read.attrs)
-        while isa(value, types.ModuleType):
-            kind = self.reading.about(value).kind
+        codebase, rest = self.collector.codebase, list(read.attrs)
+        while is_instance(value, types.ModuleType):
+            kind = self.collector.module_info(value).kind
             if kind == ownership.FRAMEWORK:
                 return None
             if rest and rest[0].startswith(CHOSEN):
                 chosen = self.names.get(rest[0][1:])
                 if not isinstance(chosen, str):
                     if kind == ownership.PROJECT:
-                        self._doubt(f"an attribute of `{value.__name__}` is chosen at run time")
-                        return self.reading.link(value)
+                        self._add_opaque(
+                            f"an attribute of `{value.__name__}` is chosen at run time"
+                        )
+                        return self.collector.link(value)
                     return self._foreign(value.__name__)
                 rest[0] = chosen
             if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
-                return self.reading.link(value) if read.escapes else None
+                return self.collector.link(value) if read.escapes else None
             module, name = value, rest.pop(0)
             value = vars(module).get(name, MISSING)
             if value is MISSING:
                 value = self._submodule(module, name)
             if value is MISSING:
                 fallback = vars(module).get("__getattr__") or type(module)
-                return self.reading.code(fallback) if home.owns(fallback) else "unbound"
+                return self.collector.code(fallback) if codebase.owns(fallback) else "unbound"
         return self._bound(value, module, name)
 
     def _is_replaced(self, module: types.ModuleType, name: str) -> bool:
         """Whether the project put something of its own into a foreign module, or a submodule is meant."""
         value = vars(module).get(name)
         return (
-            isa(value, types.ModuleType)
-            or isa(value, types.FunctionType)
-            and self.reading.home.owns(value)
+            is_instance(value, types.ModuleType)
+            or is_instance(value, types.FunctionType)
+            and self.collector.codebase.owns(value)
         )
 
     def _foreign(self, module: str, *rest: str) -> str:
         """Something of another's module: a package by its version, the standard library by name."""
         if ownership.kind_of_module(module) == ownership.INSTALLED:
-            return self.reading.link(Package(module))
+            return self.collector.link(Package(module))
         if module in _VERSION_MODULES or any(
             (module, *rest)[: len(read)] == read for read in _VERSION_READS
         ):
-            return self.reading.link(
+            return self.collector.link(
                 Value(
                     ("python",),
                     "python",
@@ -240,48 +256,52 @@ class Names:
     def _bound(self, value: Any, module: types.ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.reading.bind(
-                self.label, name, "constant", value, Spot(self.file, self.line)
+            return self.collector.bind(
+                self.label, name, "constant", value, Location(self.file, self.line)
             )
         origin = self._origin(module, name, value)
         module, name, file = origin.module, origin.name, None
         if isinstance(
             module, str
         ):  # imported from elsewhere: the package's version says it all, or it is Python's own
-            if not (isa(value, types.FunctionType) and self.reading.home.owns(value)):
+            if not (is_instance(value, types.FunctionType) and self.collector.codebase.owns(value)):
                 return self._foreign(module, name)
             module = None
         else:
-            _, _, file, source = self.reading.about(module)
-            if source is not None and name in source.rebound:
-                value = remembered(
+            _, _, file, source = self.collector.module_info(module)
+            if source is not None and name in source.reassigned:
+                value = first_seen(
                     vars(module).get("__spec__") or module, name, value
                 )  # a reload makes a new spec
-            if name == "__doc__" and isa(value, str):
+            if name == "__doc__" and is_instance(value, str):
                 value = inspect.cleandoc(value)  # 3.13 does so itself
             if name in _NOT_VALUES:
                 return None
         if (
             type(value) is types.FunctionType
             and value.__closure__ is None
-            and (code := self.reading.code(value)) is not None
+            and (code := self.collector.code(value)) is not None
         ):
             return code  # most of a project; what a closure holds may be known by the statements that made it
-        spot = Spot(file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module)
-        if (code := self.reading.code(value, spot)) is not None:
+        location = Location(
+            file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module
+        )
+        if (code := self.collector.code(value, location)) is not None:
             return code
-        return self.reading.link(Value((id(module), name), name, "constant", value, spot))
+        return self.collector.link(Value((id(module), name), name, "constant", value, location))
 
     def members_of(self, module: types.ModuleType) -> list[str]:
         """Every name that a module binds itself, with what it is bound to."""
         items = []
         for name, value in sorted(vars(module).items()):
-            if (name.startswith("__") and name != "__getattr__") or isa(value, types.ModuleType):
+            if (name.startswith("__") and name != "__getattr__") or is_instance(
+                value, types.ModuleType
+            ):
                 continue
             items += [name, self._bound(value, module, name) or ""]
         return items
 
-    def made(self, name: str, value: Any) -> Spot | None:
+    def made(self, name: str, value: Any) -> Location | None:
         """The statements that bind a name of the module, behind imports."""
         origin = (
             self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
@@ -289,14 +309,16 @@ class Names:
         return (
             None
             if isinstance(origin.module, str)
-            else Spot(self.reading.about(origin.module).file, None, origin.nodes, origin.module)
+            else Location(
+                self.collector.module_info(origin.module).file, None, origin.nodes, origin.module
+            )
         )
 
     def _origin(self, module: types.ModuleType, name: str, value: Any) -> _Origin:
         """Where a module's name gets its value, behind imports and re-exports."""
         nodes: tuple[ast.stmt, ...] = ()
         for _ in range(32):
-            source = self.reading.about(module).source
+            source = self.collector.module_info(module).source
             nodes, read = source.origin(name) if source else ((), None)
             if source is not None and not nodes:
                 read = _star(source, name, value, vars(module).get("__package__") or "")
@@ -304,7 +326,7 @@ class Names:
                 break
             target, there = _absolute(read, vars(module).get("__package__") or ""), read.attrs[0]
             held = sys.modules.get(target)
-            if held is None or self.reading.about(held).kind != ownership.PROJECT:
+            if held is None or self.collector.module_info(held).kind != ownership.PROJECT:
                 if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
                     return _Origin(target, there)
                 break
@@ -314,20 +336,27 @@ class Names:
         return _Origin(module, name, nodes)
 
 
-def statements(reading: Reading, label: str, spot: Spot, without: str = "") -> list[str]:
+def statements(
+    collector: Collector, label: str, location: Location, without: str = ""
+) -> list[str]:
     """What the statements at *spot*, and what decides whether they run, say and read, as items of a digest."""
-    source = reading.about(spot.module).source
-    if source is None or spot.module is None or not spot.nodes:
+    source = collector.module_info(location.module).source
+    if source is None or location.module is None or not location.nodes:
         return []
-    names = vars(spot.module)
+    names = vars(location.module)
     nodes = {
-        id(node): node for each in spot.nodes for node in (*source.around.get(id(each), ()), each)
+        id(node): node
+        for each in location.nodes
+        for node in (*source.around.get(id(each), ()), each)
     }
-    unit = reading.unit(source, tuple(nodes.values()), names)
+    unit = collector.analyse(source, tuple(nodes.values()), names)
     unit = unit._replace(
         notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without}
     )
-    return [unit.text, *Names(reading, label, spot.file, names, spot.module).resolve(unit)]
+    return [
+        unit.text,
+        *Resolver(collector, label, location.file, names, location.module).resolve(unit),
+    ]
 
 
 class _Origin(NamedTuple):

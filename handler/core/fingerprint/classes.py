@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ast
 import collections
-import inspect
 import sys
 import types
 from typing import Any
@@ -15,7 +14,7 @@ from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.canonical import unquoted
 from pfl.handler.core.fingerprint.collector import Collector, Location, first_seen, is_instance
 from pfl.handler.core.fingerprint.resolver import Resolver
-from pfl.handler.core.fingerprint.source import Source, docstring_of, first_line
+from pfl.handler.core.fingerprint.source import Source, first_line
 
 _CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 _ALWAYS_GENERATED = (
@@ -142,8 +141,7 @@ def _header(
                     pieces.append(item.value)
     names = vars(location.module) if location.module is not None else {}
     unit = collector.analyse(source, pieces, names)
-    doc = docstring_of(node) if "docs" in collector.extras else None
-    said = inspect.cleandoc(doc.value.value) if doc else ""  # type: ignore[attr-defined]
+    said = (ast.get_docstring(node) or "") if "docs" in collector.extras else ""
     return [
         unit.text,
         said,

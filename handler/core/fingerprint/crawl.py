@@ -71,7 +71,7 @@ def _crawl(function: Any, codebase: ownership.Codebase) -> Fingerprint:
         if not collector.has_imported and collector.found_extras == extras:
             collector.remember_values()
             opaque = sorted(
-                collector.opaque.values(),
+                collector.opaque,
                 key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
             )
             return Fingerprint(

@@ -1,8 +1,8 @@
 """
-Where code lives: the project, an installed package, the standard library, or this framework.
+Who owns a piece of code: the project, an installed package, the standard library, or pfl.
 
-Only project code is read. An installed package counts by name and version, found next to its files, because asking
-``importlib.metadata`` for all packages takes longer than a whole fingerprint.
+Only the project's code is read. An installed package counts by its name and version, found next to its
+files, because asking ``importlib.metadata`` for all packages takes longer than a whole fingerprint.
 """
 
 from __future__ import annotations
@@ -15,103 +15,96 @@ import sys
 import sysconfig
 import traceback
 from types import FunctionType, ModuleType
-from typing import Any
 
-PROJECT, INSTALLED, STANDARD, FRAMEWORK, GENERATED = (
-    "project",
-    "installed",
-    "standard",
-    "framework",
-    "generated",
-)
+PROJECT = "project"
+INSTALLED = "installed"
+STANDARD = "standard"
+FRAMEWORK = "framework"
+GENERATED = "generated"
 
-_PACKAGE = os.path.dirname(
-    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-)
-# Not the whole folder: in a checkout it also holds flows, tests and whatever else a project keeps beside them.
+_PFL = os.path.abspath(os.path.join(__file__, "../../../.."))
+# Not the whole folder: in a checkout it also holds flows and tests.
 _FRAMEWORK = tuple(
-    os.path.join(_PACKAGE, name)
-    for name in ("__init__.py", f"cli{os.sep}", f"handler{os.sep}", f"serverless{os.sep}")
+    os.path.join(_PFL, path)
+    for path in ("__init__.py", f"cli{os.sep}", f"handler{os.sep}", f"serverless{os.sep}")
 )
-_STDLIB_DIRS = tuple(
-    {os.path.realpath(path) + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
-    | {path + os.sep for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))}
-)
+_STDLIB = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+_STDLIB_DIRS = tuple(os.path.join(path, "") for path in (*_STDLIB, *map(os.path.realpath, _STDLIB)))
 _SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made while running
+# Py_TPFLAGS_HEAPTYPE: a class that Python code made.
+_HEAP_TYPE = 1 << 9
 
 
 class Codebase:
     """
-    The project of one function: what belongs to it, and what its files are called.
+    The project of one function: which code belongs to it, and how its files are named.
 
     Args:
         root: The folder from which its modules are imported.
-        own: The function's package, with a separator at its end, or its file: the project's wherever it is installed.
+        package: The function's package, with a separator at its end, or its file. It belongs to the
+            project even if it is installed.
     """
 
-    def __init__(self, root: str, without_copied: str) -> None:
-        self.root, self._own = root, without_copied
+    def __init__(self, root: str, package: str) -> None:
+        self.root = root
+        self._package = package
         self._relative: dict[str, str] = {}
-        folders = {root, _checkout_of(root) or root}
-        kept = sorted(
-            (re.escape(folder) for folder in folders if len(folder.strip(os.sep)) > 3),
-            key=len,
-            reverse=True,
-        )
-        self._folders = re.compile(f"(?:{'|'.join(kept)})(?![\\w.-])") if kept else None
+        roots = {root, _checkout_of(root) or root}
+        # The root of a disk is no name to look for.
+        names = [re.escape(path) for path in roots if len(path.strip(os.sep)) > 3]
+        names.sort(key=len, reverse=True)
+        self._roots = re.compile(f"(?:{'|'.join(names)})(?![\\w.-])") if names else None
 
     def kind_of_file(self, path: str) -> str:
-        """To whom a file belongs."""
-        return PROJECT if path.startswith(self._own) else kind_of_file(path)
+        """The owner of a file."""
+        return PROJECT if path.startswith(self._package) else kind_of_file(path)
 
     def kind_of_module(self, module: ModuleType) -> str:
-        """To whom a module belongs."""
+        """The owner of a module."""
         file = file_of(module)
         return self.kind_of_file(file) if file else kind_of_module(module.__name__)
 
     def kind_of_class(self, value: type) -> str:
-        """To whom a class belongs; ``types`` is where make_dataclass puts what others make."""
+        """The owner of a class."""
+        # make_dataclass says that its classes come from ``types``.
         if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
             return PROJECT
         module = sys.modules.get(value.__module__)
-        return (
-            self.kind_of_module(module)
-            if isinstance(module, ModuleType)
-            else kind_of_module(value.__module__)
-        )
+        if isinstance(module, ModuleType):
+            return self.kind_of_module(module)
+        return kind_of_module(value.__module__)
 
-    def owns(self, value: Any) -> bool:
-        """Whether a function, class or module is written in the project."""
+    def owns(self, value: object) -> bool:
+        """Whether a function, class or module is the project's; False for any other value."""
+        # Not isinstance: a proxy may run code to answer that.
         kind = type(value)
         if issubclass(kind, FunctionType):
-            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT  # type: ignore[attr-defined] # mypy does not narrow by issubclass
         if issubclass(kind, type):
-            return self.kind_of_class(value) == PROJECT
-        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT
+            return self.kind_of_class(value) == PROJECT  # type: ignore[arg-type] # as above
+        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT  # type: ignore[arg-type] # as above
 
-    def relative(self, file: str | None) -> str | None:
-        """A path as people of the project know it."""
+    def relative(self, file: str) -> str:
+        """A path relative to the root, with ``/``; a name such as ``<string>`` as it is."""
         if not file or file.startswith("<"):
-            return file or None
+            return file
         if file not in self._relative:
-            self._relative[file] = os.path.relpath(os.path.abspath(file), self.root).replace(
-                os.sep, "/"
-            )
+            path = os.path.relpath(os.path.abspath(file), self.root)
+            self._relative[file] = path.replace(os.sep, "/")
         return self._relative[file]
 
     def shorten(self, text: str) -> str:
-        """*text* without the checkout's folder: a path below it is the same path in another checkout."""
-        return self._folders.sub("<root>", text) if self._folders and os.sep in text else text
+        """*text* without the checkout's folder, so that it is equal in another checkout."""
+        return self._roots.sub("<root>", text) if self._roots and os.sep in text else text
 
 
 @functools.lru_cache(maxsize=256)
 def codebase_of(file: str, module: str) -> Codebase:
     """The project of a function, given its file and the name of its module."""
     root = root_of(file, module)
-    top = os.path.join(root, module.partition(".")[0]) + os.sep
-    return Codebase(root, top if file.startswith(top) else file)
+    package = os.path.join(root, module.partition(".")[0], "")
+    return Codebase(root, package if file.startswith(package) else file)
 
 
 def _checkout_of(root: str) -> str | None:
@@ -122,9 +115,9 @@ def _checkout_of(root: str) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def kind_of_file(path: str) -> str:
-    """To whom a file belongs; a name such as ``<string>`` is ``generated``."""
+    """The owner of a file; ``generated`` for a name such as ``<string>``."""
     if path.startswith("<frozen"):
         return STANDARD
     if path.startswith("<") or not path:
@@ -136,34 +129,34 @@ def kind_of_file(path: str) -> str:
         return INSTALLED
     if path.startswith(_STDLIB_DIRS):
         return STANDARD
-    return INSTALLED if _beside_dist_info(path) else PROJECT
+    return INSTALLED if _is_next_to_dist_info(path) else PROJECT
 
 
 def kind_of_module(name: str) -> str:
-    """To whom a module belongs, imported or not; an unknown one counts as the project's."""
-    top = name.partition(".")[0]
-    module = sys.modules.get(name) or sys.modules.get(top)
-    file = file_of(module) if module is not None else None
-    if file is None and module is None and top not in sys.stdlib_module_names:
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError, AttributeError):
-            spec = None
-        if spec is not None:
-            file = (
-                spec.origin
-                if spec.has_location
-                else next(iter(spec.submodule_search_locations or ()), None)
-            )
+    """The owner of a module, imported or not; an unknown one counts as the project's."""
+    file = _location_of(name)
     if file is not None:
         return kind_of_file(file)
-    return (
-        STANDARD if top in sys.stdlib_module_names or top in sys.builtin_module_names else PROJECT
-    )
+    return STANDARD if name.partition(".")[0] in sys.stdlib_module_names else PROJECT
+
+
+def _location_of(name: str) -> str | None:
+    """The file or folder of a module or, if it is not imported, of its top-level package."""
+    top = name.partition(".")[0]
+    module = sys.modules.get(name) or sys.modules.get(top)
+    if module is not None:
+        return file_of(module)
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or spec.has_location:
+        return spec and spec.origin
+    return next(iter(spec.submodule_search_locations or ()), None)
 
 
 def file_of(module: ModuleType) -> str | None:
-    """A module's file, or a namespace package's first folder."""
+    """A module's file, or the first folder of a namespace package."""
     names = vars(module)
     if isinstance(file := names.get("__file__"), str):
         return file
@@ -174,50 +167,38 @@ def file_of(module: ModuleType) -> str | None:
 
 
 def root_of(file: str, module: str) -> str:
-    """The folder from which *module* is imported, given its file; the file's own folder where they do not fit."""
+    """The folder from which *module* is imported, given its file; else the file's folder."""
     stem = os.path.splitext(os.path.abspath(file))[0]
-    wanted = module.split(".")
+    folder = os.path.dirname(stem)
     if os.path.basename(stem) == "__init__":
-        stem = os.path.dirname(stem)
-    parts = stem.split(os.sep)
-    if parts[-len(wanted) :] == wanted:
-        return os.sep.join(parts[: -len(wanted)]) or os.sep
-    return os.path.dirname(os.path.abspath(file))
+        stem = folder
+    suffix = os.sep + module.replace(".", os.sep)
+    return (stem.removesuffix(suffix) or os.sep) if stem.endswith(suffix) else folder
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def distribution_of(module: str) -> tuple[str, str]:
     """
     Name and version of the package that installed *module*.
 
     Returns:
-        Where no metadata is found: the module's top-level name and its ``__version__``, or "unknown".
+        Without metadata: the module's top-level name, and its ``__version__`` or "unknown".
     """
     top = module.partition(".")[0]
-    loaded = sys.modules.get(module) or sys.modules.get(top)
-    file = file_of(loaded) if loaded is not None else None
-    if file is None:
-        spec = importlib.util.find_spec(top)
-        file = (
-            (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
-            if spec
-            else None
-        )
-    if file is not None:
+    if module not in sys.modules:
+        module = top
+    if file := _location_of(module):
         sites = list(_SITE_DIR.finditer(file))
-        root = (
-            file[: sites[-1].end()]
-            if sites
-            else root_of(file, module if loaded is not None else top)
-        )
+        root = file[: sites[-1].end()] if sites else root_of(file, module)
         if found := _installer_of(root.rstrip(os.sep), top):
             return found
     version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
     return top, version if isinstance(version, str) else "unknown"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
+    """Name, version and dist-info folder of the packages in *root*, by normalized name."""
     found = {}
     try:
         entries = sorted(os.listdir(root))
@@ -227,39 +208,38 @@ def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
         stem, ending = os.path.splitext(entry)
         if ending == ".dist-info" and "-" in stem:
             name, _, version = stem.partition("-")
-            found[re.sub(r"[-_.]+", "_", name).lower()] = (name.replace("_", "-"), version, entry)
+            found[_normalized(name)] = (name.replace("_", "-"), version, entry)
     return found
 
 
-@functools.lru_cache(maxsize=None)
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+@functools.cache
 def _installer_of(root: str, top: str) -> tuple[str, str] | None:
-    """Name and version of the package that put the top-level name *top* into *root*: yaml was put there by PyYAML."""
+    """Name and version of the package that put *top* into *root*: PyYAML for ``yaml``."""
     infos = _dist_infos(root)
-    likely = infos.get(re.sub(r"[-_.]+", "_", top).lower())
+    likely = infos.get(_normalized(top))
+    installed = re.compile(rf"^{re.escape(top)}(/|\.|,)".encode(), re.MULTILINE)
     for name, version, folder in [likely, *infos.values()] if likely else infos.values():
-        if re.search(
-            rf"^{re.escape(top)}(/|\.|,)", _read(os.path.join(root, folder, "RECORD")), re.MULTILINE
-        ):
+        try:
+            record = content_of(os.path.join(root, folder, "RECORD"))
+        except OSError:
+            continue
+        if installed.search(record):
             return name, version
     return likely and likely[:2]
 
 
-def _beside_dist_info(path: str) -> bool:
-    """Whether a package put *path* beside its dist-info folder: in a Lambda zip, packages are beside the project."""
+def _is_next_to_dist_info(path: str) -> bool:
+    """Whether a package put *path* there: in a Lambda zip, packages are next to the project's files."""
     for entry in sys.path:
-        root = os.path.abspath(entry or os.getcwd())
-        if path.startswith(root.rstrip(os.sep) + os.sep) and _dist_infos(root):
-            top = os.path.relpath(path, root).split(os.sep)[0].removesuffix(".py")
+        root = os.path.join(os.path.abspath(entry or os.getcwd()), "")
+        if path.startswith(root) and _dist_infos(root):
+            top = path.removeprefix(root).split(os.sep)[0].removesuffix(".py")
             return _installer_of(root, top) is not None
     return False
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def content_of(path: str) -> bytes:
@@ -269,14 +249,17 @@ def content_of(path: str) -> bytes:
 
 
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
-    """An exception in one line, with the project's file, relative to *root*, and line where it came from."""
-    file, line = None, 0
+    """An exception in one line, with the last file of the project, relative to *root*, that raised it."""
+    file: str | None = None
+    line: int | None = None
+    message = str(error)
     if isinstance(error, SyntaxError):
-        file, line, said = error.filename, error.lineno, error.msg  # its text repeats file and line
+        # Its text repeats file and line.
+        file, line, message = error.filename, error.lineno, error.msg
     else:
         for frame, number in traceback.walk_tb(error.__traceback__):
             if kind_of_file(frame.f_code.co_filename) == PROJECT:
-                file, line = frame.f_code.co_filename, number
-        said = str(error)
+                file = frame.f_code.co_filename
+                line = number
     where = f" at {os.path.relpath(file, root)}:{line}" if file and not file.startswith("<") else ""
-    return f"{type(error).__name__}: {said}".split("\n")[0].rstrip(": ") + where
+    return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + where

@@ -37,8 +37,8 @@ def test_a_package_is_told_by_versions():
 
 
 def test_what_comes_and_goes_is_told():
-    assert explain([], [part()]) == ["`RATE` in flows/helpers.py:12 is reached now"]
-    assert explain([part()], []) == ["`RATE` in flows/helpers.py:12 is no longer reached"]
+    assert explain([], [part()]) == ["`RATE` in flows/helpers.py:12 is used now"]
+    assert explain([part()], []) == ["`RATE` in flows/helpers.py:12 is no longer used"]
 
 
 def test_nothing_is_told_of_what_only_moved():
@@ -78,7 +78,7 @@ TOLD = dict(
         ("enum_value", ["`Mode.SLOW` in steps.py:5: 2 → 3"]),
         (
             "function_rebound",
-            ["`two()` in steps.py:4 is reached now", "`one()` in steps.py:1 is no longer reached"],
+            ["`two()` in steps.py:4 is used now", "`one()` in steps.py:1 is no longer used"],
         ),
     ]
 )

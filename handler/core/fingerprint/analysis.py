@@ -25,7 +25,7 @@ from pfl.handler.core.fingerprint.source import (
 
 # A read whose root is the module that it is part of.
 OWN_MODULE = "globals()"
-# An attribute whose name is chosen at run time; the global that holds the name follows, if one does.
+# An attribute whose name is chosen at run time. The global that holds the name follows, if any.
 CHOSEN = "\0"
 
 # Words that read what otherwise does not count.
@@ -233,7 +233,7 @@ class _Analyzer(ast.NodeVisitor):
     # --- chains: ``a.b.c``, also spelled with ``getattr``, ``globals`` or ``import_module``
 
     def chain(self, node: ast.expr) -> Read | None:
-        """The outside name that *node* means; None, after a visit to its parts, if it is no name."""
+        """The outside name that *node* means; None, after a visit to its parts, if it is none."""
         if isinstance(node, ast.Name):
             return Read(node.id)
         if isinstance(node, ast.Attribute):
@@ -316,7 +316,11 @@ class _Analyzer(ast.NodeVisitor):
         return read
 
     def _within(self, name: str, package: ast.expr) -> str:
-        """The absolute name of a relative module; `CHOSEN`, a global, `CHOSEN`, *name* if that holds it."""
+        """
+        The absolute name of a relative module.
+
+        If a global holds the package: `CHOSEN`, that global, `CHOSEN`, and *name*.
+        """
         known = _text_in(package)
         if known is None:
             return f"{self._chosen(package)}{CHOSEN}{name}"
@@ -362,7 +366,7 @@ class _Analyzer(ast.NodeVisitor):
         else:
             self.read(self.chain(node), node.lineno)
 
-    visit_Attribute = visit_Subscript = visit_Call = visit_Name
+    visit_Attribute = visit_Subscript = visit_Call = visit_Name  # noqa: N815
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         """An import runs the module, whether or not one of its names is read."""
@@ -374,7 +378,7 @@ class _Analyzer(ast.NodeVisitor):
             self.reads.setdefault(read, node.lineno)
         self.aliases.update(_renamed(node))
 
-    visit_ImportFrom = visit_Import
+    visit_ImportFrom = visit_Import  # noqa: N815
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """``load = importlib.import_module``."""
@@ -411,7 +415,7 @@ class _Analyzer(ast.NodeVisitor):
         self._visit_annotation(node.returns)
         self._visit_function(node.args, node.body)
 
-    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """A function whose body is an expression."""
@@ -456,7 +460,7 @@ class _Analyzer(ast.NodeVisitor):
         self._visit_all(item for item in inside if item is not outside)
         self.scopes.pop()
 
-    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815
 
 
 def _extend(read: Read | None, attr: str) -> Read | None:

@@ -1,9 +1,9 @@
 """
 A piece of source as text that is equal on every Python.
 
-Not ``ast.dump``: fields without a value are left out, and what parsers represent differently (the pieces
-of f-strings) has one form. What changes nothing is left out too: docstrings, ``pass``, annotations of
-plain functions, blocks for type checkers.
+Not ``ast.dump``: fields without a value are left out, and what parsers represent differently (the
+pieces of f-strings) has one form. What changes nothing is left out too: docstrings, ``pass``,
+annotations of plain functions, blocks for type checkers.
 """
 
 from __future__ import annotations

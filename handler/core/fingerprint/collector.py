@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import collections
 import os
+import sys
 import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -91,6 +92,10 @@ class Collector:
         self._sources: dict[str, Source | None] = {}
         self._modules: dict[int, ModuleInfo] = {}
 
+    def must_restart(self) -> bool:
+        """Whether more counts than was thought, or there are new modules."""
+        return self.has_imported or self.found_extras != self.extras
+
     def remember_values(self) -> None:
         """Let later crawls see values as this one did, whatever runs in between."""
         _KNOWN.update(self._known)
@@ -99,12 +104,13 @@ class Collector:
 
     def link(self, item: Any, creator: Location | None = None) -> str:
         """The label of something reached, which *creator* creates; it is visited later if new."""
-        key: Any = id(item)
-        if isinstance(item, Package):
+        kind = type(item)
+        if kind is Package:
             item = Package(*ownership.distribution_of(item.name))
-        if isinstance(item, Value):
+        key: Any = id(item)
+        if kind is Value:
             key = item.key
-        elif isinstance(item, Package | Folder | SideEffects):
+        elif kind in (Package, Folder, SideEffects):
             key = item
         if key not in self._labels:
             name = _name(item)
@@ -120,7 +126,7 @@ class Collector:
     def bind(
         self, owner: str, name: str, kind: str, value: Any, location: Location, mark: str = "."
     ) -> str:
-        """What *owner* holds as *name*, as an item of a digest; any value but code becomes a part."""
+        """What *owner* holds as *name*, as an item of a digest; values other than code become parts."""
         if value is MISSING:
             return "unbound"
         creator = self.creators.get(owner)
@@ -138,6 +144,11 @@ class Collector:
         if encoded.token.startswith("#") or len(encoded.links) > 1:
             return None
         return " ".join((encoded.token, *(self.link(item, creator) for item in encoded.links)))
+
+    def items_of(self, value: Any) -> list[str]:
+        """A value that is no part of its own, as items of a digest."""
+        encoded = self.encoder.top(value)
+        return [encoded.token, *map(self.link, encoded.links)]
 
     def add_part(
         self, label: str, kind: str, location: Location, items: Sequence[str], text: str
@@ -184,8 +195,14 @@ class Collector:
                 self.link(SideEffects(module))
         return self._modules[id(module)]
 
+    def module_named(self, name: str) -> ModuleInfo:
+        """The same of a module by its name, if it is imported."""
+        module = sys.modules.get(name)
+        # Anything may be there in place of a module.
+        return self.module_info(module if is_instance(module, types.ModuleType) else None)
+
     def source(self, path: str, names: dict[str, Any]) -> Source | None:
-        """A file as it is when the crawl starts; to ask the disk each time would take a third of it."""
+        """A file as it is when the crawl starts: asking the disk each time is slow."""
         if path not in self._sources:
             self._sources[path] = load(path, names)
         return self._sources[path]
@@ -256,20 +273,20 @@ def module_name_of(value: object) -> str | None:
 
 
 def unwrap(function: Any) -> Any:
-    """The Python function or class in a step, partial, method or cached function; None without one."""
+    """The Python function or class in a step, partial, method or cached function, or None."""
     for _ in range(32):
         if isinstance(function, types.FunctionType | type):
             return function
         try:
             inner = [getattr(function, name, None) for name in _WRAPPED_AS]
-        except Exception:  # noqa: BLE001
+        except Exception:
             # An object that answers with an error wraps nothing.
             break
         inner = [each for each in inner if each is not None]
         if not inner:
             break
         function = inner[0]
-    call = getattr(type(function), "__call__", None)
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
     return call if isinstance(call, types.FunctionType) else None
 
 

@@ -1,5 +1,5 @@
 """
-What an import reads besides source: files, folders, environment variables, where it was started, other processes.
+What an import reads besides source: files, folders, environment variables, other processes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ class Reads:
     What was read.
 
     Args:
-        files: Absolute paths outside the standard library and installed packages, also of files that were not there;
-            without the sources and bytecode of modules.
-        env: Names of variables; "*" where all names were asked for.
-        folders: Whose names were listed.
-        looked: Paths of which it was asked what is there.
-        asked_folder: Whether the current folder was asked for, or a path read that is relative to it.
-        asked_others: Where a process was started or a connection made, as file and line: what these said is in no file.
+        files: Absolute paths outside the standard library and installed packages, also of files that
+            do not exist; without the sources and bytecode of modules.
+        env: Names of variables; "*" if all names were listed.
+        folders: Folders whose names were listed.
+        looked: Paths whose existence or times were checked.
+        asked_folder: Whether the current folder, or a path relative to it, was read.
+        asked_others: File and line where a process was started or a connection made: what these
+            return is in no file.
     """
 
     files: set[str] = field(default_factory=set)
@@ -44,42 +45,40 @@ class Reads:
 @contextmanager
 def record_reads() -> Iterator[Reads]:
     """
-    Note what the code in this block reads, as long as the project's code asks for it.
+    Record what the code in this block reads, if the project's code asks for it.
 
     Yields:
         Filled while the block runs; complete after it.
     """
     global _is_hooked
     if not _is_hooked:
-        sys.addaudithook(
-            _audit
-        )  # it cannot be taken out again, so it is put in once and does nothing when none listens
+        # It cannot be removed, so it is added once and does nothing while nothing is recorded.
+        sys.addaudithook(_audit)
         _is_hooked = True
     reads = Reads()
     before = type(os.environ)
-    os.environ.__class__ = os.environb.__class__ = _WatchedEnviron
+    _set_environ_class(_WatchedEnviron)
     _active.append(reads)
-    if len(_active) == 1:
-        for name, watched in _WATCHED.items():
-            setattr(os, name, watched)
+    vars(os).update(_WATCHED)
     try:
         yield reads
     finally:
         _active.remove(reads)
         if not _active:
-            for name, original in _ORIGINALS.items():
-                setattr(os, name, original)
-        os.environ.__class__ = os.environb.__class__ = before
-        sources = {
-            file
-            for module in list(sys.modules.values())
-            if (file := ownership.file_of(module)) is not None
-        }
-        reads.files -= sources
-        reads.looked -= sources
+            vars(os).update(_ORIGINALS)
+        _set_environ_class(before)
+        for module in list(sys.modules.values()):
+            source = ownership.file_of(module) or ""
+            reads.files.discard(source)
+            reads.looked.discard(source)
 
 
-_OURS = os.path.dirname(__file__) + os.sep
+def _set_environ_class(kind: type) -> None:
+    for environ in (os.environ, os.environb):
+        environ.__class__ = kind
+
+
+_THIS_FOLDER = os.path.dirname(__file__) + os.sep
 _OTHERS = {"subprocess.Popen", "os.system", "os.posix_spawn", "socket.connect"}
 
 
@@ -87,27 +86,22 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if not _active:
         return
     if event in ("os.listdir", "os.scandir"):
-        _note("folders", args[0] or ".")
+        _record_path("folders", args[0] or ".")
     elif event == "sqlite3.connect":
-        _note("files", args[0])
+        _record_path("files", args[0])
     elif event in _OTHERS:
-        if place_ := _asked_by_project():
+        if place := _reader():
             for reads in _active:
-                reads.asked_others = reads.asked_others or place_
+                reads.asked_others = reads.asked_others or place
     elif event == "open":
-        mode, flags = args[1], args[2]
-        if not (
-            isinstance(mode, str)
-            and set(mode) & set("wax")
-            or mode is None
-            and isinstance(flags, int)
-            and flags & 3
-        ):
-            _note("files", args[0])
+        path, mode, flags = args
+        is_written = bool(set(mode) & set("wax")) if mode else isinstance(flags, int) and flags & 3
+        if not is_written:
+            _record_path("files", path)
 
 
-def _note(what: str, given: Any) -> None:
-    """Note a path as read, where it is the project's or nobody's, and the project asks."""
+def _record_path(kind: str, given: Any) -> None:
+    """Record a path if it does not belong to a package, and the project's code reads it."""
     if not isinstance(given, str | bytes | os.PathLike):
         return
     path = os.fsdecode(given)
@@ -115,66 +109,65 @@ def _note(what: str, given: Any) -> None:
     path = os.path.normpath(os.path.join(_ORIGINALS["getcwd"](), path))
     if path.endswith(".pyc") or path.startswith(("/proc/", "/sys/", "/dev/")):
         return
-    if (
-        ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED)
-        and _asked_by_project()
-    ):
+    if ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED) and _reader():
         for reads in _active:
-            getattr(reads, what).add(path)
+            getattr(reads, kind).add(path)
             reads.asked_folder |= is_relative
 
 
 def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
     if _active:
-        _note("looked", path)
-    return _ORIGINALS["stat"](path, *args, **options)  # type: ignore[no-any-return]
+        _record_path("looked", path)
+    result: os.stat_result = _ORIGINALS["stat"](path, *args, **options)
+    return result
 
 
-def _folder(name: str) -> Any:
-    if _active and _asked_by_project():
+def _current_folder(name: str) -> Any:
+    if _active and _reader():
         for reads in _active:
             reads.asked_folder = True
     return _ORIGINALS[name]()
 
 
-# There is no audit event for these. They stay what they are once nothing is recorded.
+# There is no audit event for these. They are replaced only while something is recorded.
 _ORIGINALS = {name: getattr(os, name) for name in ("stat", "getcwd", "getcwdb")}
 _WATCHED = {
     "stat": _stat,
-    "getcwd": lambda: _folder("getcwd"),
-    "getcwdb": lambda: _folder("getcwdb"),
+    "getcwd": lambda: _current_folder("getcwd"),
+    "getcwdb": lambda: _current_folder("getcwdb"),
 }
 
 
-class _WatchedEnviron(type(os.environ)):  # type: ignore[misc]
-    def __getitem__(self, key: str) -> str:
-        _note_variable(key)
-        return super().__getitem__(key)  # type: ignore[no-any-return]
+class _WatchedEnviron(os._Environ[Any]):
+    def __getitem__(self, key: Any) -> Any:
+        _record_variable(key)
+        return super().__getitem__(key)
 
     def __contains__(self, key: object) -> bool:
-        _note_variable(key)
+        _record_variable(key)
         return super().__contains__(key)
 
-    def __iter__(self) -> Iterator[str]:
-        _note_variable("*")
+    def __iter__(self) -> Iterator[Any]:
+        _record_variable("*")
         return super().__iter__()
 
 
-def _note_variable(name: object) -> None:
-    if isinstance(name, str | bytes) and _asked_by_project():
+def _record_variable(name: object) -> None:
+    if isinstance(name, str | bytes) and _reader():
         for reads in _active:
             reads.env.add(os.fsdecode(name))
 
 
-def _asked_by_project() -> str:
+def _reader() -> str:
     """
-    File and line where the project's code asks, itself or through a library; not while a library is being imported, nor what is read to
-    make a fingerprint; empty then.
+    File and line where the project's code reads, itself or through a library.
+
+    Empty while a library is imported, and for what is read to make a fingerprint.
     """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(("<frozen importlib", _OURS)) and file != __file__:
+        if file.startswith(("<frozen importlib", _THIS_FOLDER)) and file != __file__:
             return ""
         if ownership.kind_of_file(file) == ownership.PROJECT:
             return f"{file}:{frame.f_lineno}"

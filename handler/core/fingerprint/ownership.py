@@ -1,8 +1,9 @@
 """
 Who owns a piece of code: the project, an installed package, the standard library, or pfl.
 
-Only the project's code is read. An installed package counts by its name and version, found next to its
-files, because asking ``importlib.metadata`` for all packages takes longer than a whole fingerprint.
+Only the project's code is read. An installed package counts by its name and version, found next to
+its files, because asking ``importlib.metadata`` for all packages takes longer than a whole
+fingerprint.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def _installer_of(root: str, top: str) -> tuple[str, str] | None:
 
 
 def _is_next_to_dist_info(path: str) -> bool:
-    """Whether a package put *path* there: in a Lambda zip, packages are next to the project's files."""
+    """Whether a package put *path* there: a Lambda zip has packages next to the project."""
     for entry in sys.path:
         root = os.path.join(os.path.abspath(entry or os.getcwd()), "")
         if path.startswith(root) and _dist_infos(root):
@@ -249,7 +250,7 @@ def content_of(path: str) -> bytes:
 
 
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
-    """An exception in one line, with the last file of the project, relative to *root*, that raised it."""
+    """An exception in one line, with the project's file and line, relative to *root*, that raised it."""
     file: str | None = None
     line: int | None = None
     message = str(error)

@@ -76,7 +76,7 @@ def _render(value: Any, depth: int) -> str:
             for name, item in state_of(value)[:20]
             if not name.startswith("__")
         ]
-    except Exception:  # noqa: BLE001
+    except Exception:
         # An object that cannot be read is shown by its class.
         rows = []
     return f"{kind.__qualname__}({', '.join(rows)})"

@@ -17,15 +17,14 @@ from typing import Any, NamedTuple
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.analysis import CHOSEN, OWN_MODULE, Unit
 from pfl.handler.core.fingerprint.collector import (
-    MISSING,
     Collector,
     Location,
     Value,
     first_seen,
     is_instance,
 )
-from pfl.handler.core.fingerprint.source import Read, Source
-from pfl.handler.core.fingerprint.values import Package
+from pfl.handler.core.fingerprint.source import Read, Source, module_read
+from pfl.handler.core.fingerprint.values import MISSING, Package
 
 _VERSION_READS = {
     ("sys", "version_info"),
@@ -39,14 +38,13 @@ _NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
 class Resolver:
     """
-    Where a piece of source looks names up.
+    Looks up the names of a piece of source.
 
     Args:
-        reading: Takes what is found.
-        label: Of the part that the source belongs to.
-        file: Where it stands, relative.
+        collector: Takes what is found.
+        label: The part that the source belongs to.
+        location: Where the source is, and its module if that is known.
         names: Its globals.
-        module: Its module, where that is known.
         cells: What it closes over.
     """
 
@@ -54,26 +52,23 @@ class Resolver:
         self,
         collector: Collector,
         label: str,
-        file: str | None,
+        location: Location,
         names: dict[str, Any],
-        module: types.ModuleType | None,
         cells: dict[str, Any] | None = None,
     ) -> None:
-        self.collector, self.label, self.names, self.module, self.cells = (
-            collector,
-            label,
-            names,
-            module,
-            cells or {},
-        )
-        self.file, self.line = file, 0
+        self.collector = collector
+        self.label = label
+        self.location = location._replace(nodes=())
+        self.names = names
+        self.cells = cells or {}
 
     def resolve(self, unit: Unit) -> list[str]:
         """What every name that *unit* reads is bound to, as items of a digest."""
         items: list[str] = []
         for reason, line in unit.notes:
-            self.collector.add_opaque(self.label, Location(self.file, line), reason)
-        for read, self.line in unit.reads.items():
+            self.collector.add_opaque(self.label, self.location._replace(line=line), reason)
+        for read, line in unit.reads.items():
+            self.location = self.location._replace(line=line)
             if (found := self._find(read)) is not None:
                 items += [".".join((read.root, *read.attrs)), found]
         return items
@@ -81,54 +76,58 @@ class Resolver:
     def _find(self, read: Read) -> str | None:
         if read.level >= 0:
             return self._find_imported(read)
+        module = self.location.module
         if read.root == OWN_MODULE:
-            return self._follow(self.module, read)
+            return self._follow(module, read)
         if read.root in self.cells:
             value = self.cells[read.root]
             if is_instance(value, types.ModuleType):
                 return self._follow(value, read)
             return self.collector.bind(
-                self.label, read.root, "closure", value, Location(self.file, self.line), mark=":"
+                self.label, read.root, "closure", value, self.location, mark=":"
             )
         if read.root in self.names:
-            return self._follow(self.names[read.root], read, self.module, read.root)
+            return self._follow(self.names[read.root], read, module, read.root)
         value = getattr(builtins, read.root, MISSING)
         if value is MISSING:
             return "unbound" if read.escapes else None
-        is_ours = is_instance(value, types.FunctionType) and self.collector.codebase.owns(value)
-        return self.collector.link(value) if is_ours else None  # the project replaced a builtin
+        # The project may replace a builtin.
+        return self._own_function(value)
 
-    # --- imports
+    def _own_function(self, value: Any) -> str | None:
+        if is_instance(value, types.FunctionType) and self.collector.codebase.owns(value):
+            return self.collector.link(value)
+        return None
+
+    def _add_opaque(self, reason: str) -> None:
+        self.collector.add_opaque(self.label, self.location, reason)
+
+    # --- imported modules
 
     def _find_imported(self, read: Read) -> str | None:
         if read.root.startswith(CHOSEN):
-            held, _, name = read.root[1:].partition(CHOSEN)
-            chosen = self.names.get(held)
-            if not name and type(chosen) in (dict, list, tuple) and chosen:
-                texts = list(chosen.values() if type(chosen) is dict else chosen)
-                if all(
-                    type(text) is str and text.replace(".", "").isidentifier() for text in texts
-                ):
-                    levels = [len(text) - len(text.lstrip(".")) for text in texts]
-                    found = [
-                        self._find_imported(Read(text[level:], (), level))
-                        for text, level in zip(texts, levels, strict=True)
-                    ]
-                    return " ".join(item for item in found if item)
-            if not isinstance(chosen, str):
-                self._add_opaque("imports a module chosen at run time")
-                return None
-            relative = name or chosen
-            level = len(relative) - len(relative.lstrip("."))
-            read = read._replace(root=_absolute(Read(relative[level:], (), level), chosen))
-        package = (
-            self.names.get("__package__") or (self.names.get("__name__") or "").rpartition(".")[0]
-        )
-        name = _absolute(read, package)
+            return self._find_chosen(read)
+        package = self.names.get("__package__")
+        name = _absolute(read, package or (self.names.get("__name__") or "").rpartition(".")[0])
         if name in ("", "__future__"):
             return None
         module = self._import(name)
         return f"failing import {name}" if module is None else self._follow(module, read)
+
+    def _find_chosen(self, read: Read) -> str | None:
+        """A module that a global names, or whose package it names, or one of those in a table."""
+        held, _, name = read.root[1:].partition(CHOSEN)
+        chosen = self.names.get(held)
+        if isinstance(chosen, str):
+            absolute = _absolute(module_read(name or chosen), chosen)
+            return self._find_imported(read._replace(root=absolute))
+        if type(chosen) is dict:
+            chosen = list(chosen.values())
+        if name or type(chosen) not in (list, tuple) or not all(map(_is_module_name, chosen)):
+            self._add_opaque("imports a module chosen at run time")
+            return None
+        found = [self._find_imported(module_read(each)) for each in chosen]
+        return " ".join(filter(None, found))
 
     def _import(self, name: str) -> types.ModuleType | None:
         """The module of that name, imported now if it is the project's; None if that fails."""
@@ -145,49 +144,39 @@ class Resolver:
         except KeyboardInterrupt:
             raise
         except ModuleNotFoundError as error:
-            self._add_opaque(f"import of {error.name or name} fails: there is no such module")
+            self._add_opaque(f"import of {error.name or name} fails: the module does not exist")
             return None
         except BaseException as error:
-            self._add_opaque(
-                f"import of {name} fails: {ownership.describe(error, self.collector.codebase.root)}"
-            )
+            # A module may raise anything, SystemExit included.
+            reason = ownership.describe(error, self.collector.codebase.root)
+            self._add_opaque(f"import of {name} fails: {reason}")
             self._cover_text(name)
             return None
         self.collector.has_imported |= len(sys.modules) != before
         return module
 
     def _cover_text(self, name: str) -> None:
-        """A module that cannot be imported counts by its text."""
+        """Let a module that cannot be imported count by its text."""
         try:
             spec = importlib.util.find_spec(name)
             file = spec.origin if spec and spec.has_location else None
-            text = ownership.content_of(file) if file else b""
+            text = ownership.content_of(file or "")
         except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
             return
         if file:
             self.collector.files.add(os.path.abspath(file))
             location = Location(self.collector.codebase.relative(file), 1)
-            self.collector.link(
-                Value(
-                    ("text", file),
-                    name.rpartition(".")[2],
-                    "module",
-                    text,
-                    location,
-                    is_lasting=False,
-                )
-            )
-
-    def _add_opaque(self, reason: str) -> None:
-        self.collector.add_opaque(self.label, Location(self.file, self.line), reason)
+            label = name.rpartition(".")[2]
+            value = Value(("text", file), label, "module", text, location, is_lasting=False)
+            self.collector.link(value)
 
     # --- attributes of modules
 
     def _follow(
         self, value: Any, read: Read, module: types.ModuleType | None = None, name: str = ""
     ) -> str | None:
-        """Walk attributes through modules, to what is read in the end; *module* holds *value* as *name*."""
-        codebase, rest = self.collector.codebase, list(read.attrs)
+        """Walk attributes through modules to the value; *module* holds the first one as *name*."""
+        rest = list(read.attrs)
         while is_instance(value, types.ModuleType):
             kind = self.collector.module_info(value).kind
             if kind == ownership.FRAMEWORK:
@@ -195,98 +184,78 @@ class Resolver:
             if rest and rest[0].startswith(CHOSEN):
                 chosen = self.names.get(rest[0][1:])
                 if not isinstance(chosen, str):
-                    if kind == ownership.PROJECT:
-                        self._add_opaque(
-                            f"an attribute of `{value.__name__}` is chosen at run time"
-                        )
-                        return self.collector.link(value)
-                    return self._foreign(value.__name__)
+                    if kind != ownership.PROJECT:
+                        return self._foreign(value.__name__)
+                    self._add_opaque(f"an attribute of `{value.__name__}` is chosen at run time")
+                    return self.collector.link(value)
                 rest[0] = chosen
             if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
                 return self.collector.link(value) if read.escapes else None
-            module, name = value, rest.pop(0)
+            module = value
+            name = rest.pop(0)
             value = vars(module).get(name, MISSING)
             if value is MISSING:
                 value = self._submodule(module, name)
             if value is MISSING:
                 fallback = vars(module).get("__getattr__") or type(module)
-                return self.collector.code(fallback) if codebase.owns(fallback) else "unbound"
+                is_ours = self.collector.codebase.owns(fallback)
+                return self.collector.code(fallback) if is_ours else "unbound"
         return self._bound(value, module, name)
 
     def _is_replaced(self, module: types.ModuleType, name: str) -> bool:
-        """Whether the project put something of its own into a foreign module, or a submodule is meant."""
+        """Whether the project put a function into a foreign module, or *name* is a submodule."""
         value = vars(module).get(name)
-        return (
-            is_instance(value, types.ModuleType)
-            or is_instance(value, types.FunctionType)
-            and self.collector.codebase.owns(value)
-        )
+        if is_instance(value, types.FunctionType):
+            return self.collector.codebase.owns(value)
+        return is_instance(value, types.ModuleType)
 
     def _foreign(self, module: str, *rest: str) -> str:
-        """Something of another's module: a package by its version, the standard library by name."""
+        """A package by its version, something of the standard library by its name."""
         if ownership.kind_of_module(module) == ownership.INSTALLED:
             return self.collector.link(Package(module))
-        if module in _VERSION_MODULES or any(
-            (module, *rest)[: len(read)] == read for read in _VERSION_READS
-        ):
-            return self.collector.link(
-                Value(
-                    ("python",),
-                    "python",
-                    "python",
-                    f"{sys.version_info.major}.{sys.version_info.minor}",
-                )
-            )
-        return ".".join((module, *rest))
+        path = (module, *rest)
+        if module in _VERSION_MODULES or path[:2] in _VERSION_READS:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            return self.collector.link(Value(("python",), "python", "python", version))
+        return ".".join(path)
 
     def _submodule(self, package: types.ModuleType, name: str) -> Any:
-        if "__path__" not in vars(
-            package
-        ):  # hasattr would ask the module, which may run its __getattr__
+        # hasattr would run the module's __getattr__.
+        if "__path__" not in vars(package):
             return MISSING
+        name = f"{package.__name__}.{name}"
         try:
-            if importlib.util.find_spec(f"{package.__name__}.{name}") is None:
+            if importlib.util.find_spec(name) is None:
                 return MISSING
         except (ImportError, ValueError):
             return MISSING
-        return self._import(f"{package.__name__}.{name}") or MISSING
+        return self._import(name) or MISSING
 
     def _bound(self, value: Any, module: types.ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.collector.bind(
-                self.label, name, "constant", value, Location(self.file, self.line)
-            )
-        origin = self._origin(module, name, value)
-        module, name, file = origin.module, origin.name, None
-        if isinstance(
-            module, str
-        ):  # imported from elsewhere: the package's version says it all, or it is Python's own
-            if not (is_instance(value, types.FunctionType) and self.collector.codebase.owns(value)):
-                return self._foreign(module, name)
-            module = None
-        else:
-            _, _, file, source = self.collector.module_info(module)
-            if source is not None and name in source.reassigned:
-                value = first_seen(
-                    vars(module).get("__spec__") or module, name, value
-                )  # a reload makes a new spec
-            if name == "__doc__" and is_instance(value, str):
-                value = inspect.cleandoc(value)  # 3.13 does so itself
-            if name in _NOT_VALUES:
-                return None
-        if (
-            type(value) is types.FunctionType
-            and value.__closure__ is None
-            and (code := self.collector.code(value)) is not None
-        ):
-            return code  # most of a project; what a closure holds may be known by the statements that made it
-        location = Location(
-            file, origin.nodes[0].lineno if origin.nodes else None, origin.nodes, module
-        )
-        if (code := self.collector.code(value, location)) is not None:
+            return self.collector.bind(self.label, name, "constant", value, self.location)
+        origin = origin_of(self.collector, module, name, value)
+        if isinstance(origin.module, str):
+            # Its package's version says everything, unless the project replaced it.
+            return self._own_function(value) or self._foreign(origin.module, origin.name)
+        module = origin.module
+        name = origin.name
+        if name in _NOT_VALUES:
+            return None
+        location = origin.location(self.collector)
+        source = self.collector.module_info(module).source
+        if source is not None and name in source.reassigned:
+            # A reload makes a new spec.
+            value = first_seen(vars(module).get("__spec__") or module, name, value)
+        if name == "__doc__" and is_instance(value, str):
+            # Python 3.13 cleans it itself.
+            value = inspect.cleandoc(value)
+        # What a closure holds may be known only by the statements that create it.
+        is_plain = type(value) is types.FunctionType and value.__closure__ is None
+        if (code := self.collector.code(value, None if is_plain else location)) is not None:
             return code
         return self.collector.link(Value((id(module), name), name, "constant", value, location))
 
@@ -294,77 +263,69 @@ class Resolver:
         """Every name that a module binds itself, with what it is bound to."""
         items = []
         for name, value in sorted(vars(module).items()):
-            if (name.startswith("__") and name != "__getattr__") or is_instance(
-                value, types.ModuleType
-            ):
-                continue
-            items += [name, self._bound(value, module, name) or ""]
+            is_hidden = name.startswith("__") and name != "__getattr__"
+            if not is_hidden and not is_instance(value, types.ModuleType):
+                items += [name, self._bound(value, module, name) or ""]
         return items
 
-    def made(self, name: str, value: Any) -> Location | None:
-        """The statements that bind a name of the module, behind imports."""
-        origin = (
-            self._origin(self.module, name, value) if self.module is not None else _Origin("", "")
-        )
-        return (
-            None
-            if isinstance(origin.module, str)
-            else Location(
-                self.collector.module_info(origin.module).file, None, origin.nodes, origin.module
-            )
-        )
 
-    def _origin(self, module: types.ModuleType, name: str, value: Any) -> _Origin:
-        """Where a module's name gets its value, behind imports and re-exports."""
-        nodes: tuple[ast.stmt, ...] = ()
-        for _ in range(32):
-            source = self.collector.module_info(module).source
-            nodes, read = source.origin(name) if source else ((), None)
-            if source is not None and not nodes:
-                read = _star(source, name, value, vars(module).get("__package__") or "")
-            if read is None:
-                break
-            target, there = _absolute(read, vars(module).get("__package__") or ""), read.attrs[0]
-            held = sys.modules.get(target)
-            if held is None or self.collector.module_info(held).kind != ownership.PROJECT:
-                if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
-                    return _Origin(target, there)
-                break
-            if vars(held).get(there, MISSING) is not value:
-                break
-            module, name = held, there
-        return _Origin(module, name, nodes)
+class Origin(NamedTuple):
+    """The module, or a foreign module's name; the name in it; and the statements that bind it."""
+
+    module: types.ModuleType | str
+    name: str
+    nodes: tuple[ast.stmt, ...] = ()
+
+    def location(self, collector: Collector) -> Location | None:
+        """Where the statements are; None in a foreign module."""
+        if isinstance(self.module, str):
+            return None
+        line = self.nodes[0].lineno if self.nodes else None
+        return Location(collector.module_info(self.module).file, line, self.nodes, self.module)
+
+
+def origin_of(collector: Collector, module: types.ModuleType, name: str, value: Any) -> Origin:
+    """Where a module's name is bound to its value, behind imports and re-exports."""
+    nodes: tuple[ast.stmt, ...] = ()
+    for _ in range(32):
+        source = collector.module_info(module).source
+        if source is None:
+            nodes = ()
+            break
+        package = vars(module).get("__package__") or ""
+        nodes, read = source.origin(name)
+        if not nodes:
+            read = _star(source, name, value, package)
+        if read is None:
+            break
+        target = _absolute(read, package)
+        held = sys.modules.get(target)
+        if held is None or collector.module_info(held).kind != ownership.PROJECT:
+            if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
+                return Origin(target, read.attrs[0])
+            break
+        if vars(held).get(read.attrs[0], MISSING) is not value:
+            break
+        module = held
+        name = read.attrs[0]
+    return Origin(module, name, nodes)
 
 
 def statements(
     collector: Collector, label: str, location: Location, without: str = ""
 ) -> list[str]:
-    """What the statements at *spot*, and what decides whether they run, say and read, as items of a digest."""
+    """What the statements at *location*, and what decides whether they run, say and read."""
     source = collector.module_info(location.module).source
     if source is None or location.module is None or not location.nodes:
         return []
+    nodes: dict[ast.AST, None] = {}
+    for node in location.nodes:
+        nodes.update(dict.fromkeys((*source.around.get(id(node), ()), node)))
     names = vars(location.module)
-    nodes = {
-        id(node): node
-        for each in location.nodes
-        for node in (*source.around.get(id(each), ()), each)
-    }
-    unit = collector.analyse(source, tuple(nodes.values()), names)
-    unit = unit._replace(
-        notes=(), reads={read: line for read, line in unit.reads.items() if read.root != without}
-    )
-    return [
-        unit.text,
-        *Resolver(collector, label, location.file, names, location.module).resolve(unit),
-    ]
-
-
-class _Origin(NamedTuple):
-    """The module, or the name of another's module; the name in it; and the statements that bind it."""
-
-    module: types.ModuleType | str
-    name: str
-    nodes: tuple[Any, ...] = ()
+    unit = collector.analyse(source, tuple(nodes), names)
+    reads = {read: line for read, line in unit.reads.items() if read.root != without}
+    unit = unit._replace(notes=(), reads=reads)
+    return [unit.text, *Resolver(collector, label, location, names).resolve(unit)]
 
 
 def _star(source: Source, name: str, value: Any, package: str) -> Read | None:
@@ -377,10 +338,10 @@ def _star(source: Source, name: str, value: Any, package: str) -> Read | None:
 
 def _absolute(read: Read, package: str) -> str:
     try:
-        return (
-            importlib.util.resolve_name("." * read.level + read.root, package)
-            if read.level
-            else read.root
-        )
+        return importlib.util.resolve_name("." * read.level + read.root, package)
     except (ImportError, ValueError):
         return read.root
+
+
+def _is_module_name(text: object) -> bool:
+    return type(text) is str and text.replace(".", "").isidentifier()

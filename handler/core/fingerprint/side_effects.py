@@ -1,22 +1,21 @@
 """
-What a module does to others when it is imported: ``random.seed(3)``, ``getcontext().prec = 9``, ``READY = setup()``.
+What a module changes in others when it is imported: ``random.seed(3)``, ``READY = setup()``.
 
-What is changed is read by no name, so the statements count. What a statement sets on the project's own is seen there.
+No name reads such a change, so the statements count. What a statement sets on the project's own
+objects is seen there.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.collector import (
     CODE,
-    MISSING,
     Collector,
     Location,
     SideEffects,
@@ -24,94 +23,78 @@ from pfl.handler.core.fingerprint.collector import (
     module_name_of,
 )
 from pfl.handler.core.fingerprint.resolver import statements
-from pfl.handler.core.fingerprint.source import Source, bound_by, expressions, imported, root_name
-from pfl.handler.core.fingerprint.values import HIDDEN_STATE, is_below
+from pfl.handler.core.fingerprint.source import (
+    Definition,
+    Source,
+    bound_by,
+    expressions,
+    imported,
+    root_name,
+)
+from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING, is_below
 
-_SILENT = {"logging", "typing", "faulthandler"}
-_SILENT_ATTRIBUTES = {
-    "sys": {
-        "path",
-        "stdin",
-        "stdout",
-        "stderr",
-        "exit",
-        "excepthook",
-        "displayhook",
-        "modules",
-        "argv",
-        "dont_write_bytecode",
-    },
-    "warnings": {"warn", "warn_explicit"},
-}
-# Names of functions that are called to change something, also where their result is kept: ``old = locale.setlocale(…)``.
-_SETS = re.compile(
-    r"(?:set|seed|(?:un)?register|(?:un)?install|patch|configure|enable|disable|activate|use|setup|init|initialize|reset"
-    r"|simplefilter|filterwarnings|resetwarnings|chdir|umask|signal|alarm|tzset|load_dotenv|manual_seed)$"
-    r"|(?:set|seed|register|install|patch|enable|disable|activate|use|setup|init|reset|clear|add)(?:_|[A-Z])|set(?!tings$)[a-z]+$"
+# Modules, and attributes of modules, whose state does not decide what a program computes.
+_SILENT = re.compile(
+    r"(?:logging|typing|faulthandler)(?:\.|$)|warnings\.warn(?:_explicit)?(?:\.|$)"
+    r"|sys\.(?:path|stdin|stdout|stderr|exit|excepthook|displayhook|modules|argv"
+    r"|dont_write_bytecode)(?:\.|$)"
 )
-# What making an instance or a class, or entering a context, may run.
-_RUN = (
-    "__init__",
-    "__new__",
-    "__post_init__",
-    "__enter__",
-    "__exit__",
-    "__set_name__",
-    "__prepare__",
-    "__call__",
+# Functions that are called to change something, also if their result is kept:
+# ``old = locale.setlocale(…)``.
+_SETTERS = re.compile(
+    r"(?:set|seed|(?:un)?register|(?:un)?install|patch|configure|enable|disable|activate|use|setup"
+    r"|init|initialize|reset|simplefilter|filterwarnings|resetwarnings|chdir|umask|signal|alarm"
+    r"|tzset|load_dotenv|manual_seed)$"
+    r"|(?:set|seed|register|install|patch|enable|disable|activate|use|setup|init|reset|clear|add)"
+    r"(?:_|[A-Z])|set(?!tings$)[a-z]+$"
 )
-_HANDED_ON = {
-    "map",
-    "filter",
-    "reduce",
-    "starmap",
-    "sorted",
-    "apply",
-    "submit",
-}  # call what they are given
+# What may run when an instance or a class is made, or a context is entered.
+_HOOKS = (
+    "__init__ __new__ __post_init__ __enter__ __exit__ __set_name__ __prepare__ __call__"
+).split()
+# Functions that call what they are given.
+_CALLERS = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}
 
 
 def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -> None:
-    """Statements of a module that change what is not its own; of modules imported for nothing else, and packages, too."""
-    module, _, file, source = collector.module_info(effects.module)
+    """The statements of a module that change others; those of its packages and effects, too."""
+    module = effects.module
+    _, _, file, source = collector.module_info(module)
     if source is None:
         return
-    for name in (*_parents(module.__name__), *source.imported_for_effect):
-        if is_instance(other := sys.modules.get(name), types.ModuleType):
-            collector.module_info(other)
-    if "acting" not in source.units:
-        source.units["acting"] = tuple(_acting(collector, source, vars(module)))
-    if nodes := source.units["acting"]:
+    package = module.__name__.rpartition(".")[0]
+    for name in filter(None, (package, *source.imported_for_effect)):
+        collector.module_named(name)
+    if "effects" not in source.units:
+        source.units["effects"] = tuple(_effects(collector, source, vars(module)))
+    if nodes := source.units["effects"]:
         location = Location(file, nodes[0].lineno, nodes, module)
         text = "\n".join(source.text_of(node) for node in nodes)
-        collector.add_part(label, "module", location, statements(collector, label, location), text)
+        items = statements(collector, label, location)
+        collector.add_part(label, "module", location, items, text)
 
 
-def _acting(collector: Collector, source: Source, names: dict[str, Any]) -> Iterator[ast.stmt]:
+def _effects(collector: Collector, source: Source, names: dict[str, Any]) -> Iterator[ast.stmt]:
     harmless: set[int] = set()
     for node in source.statements:
         seen = set(harmless)
-        if _EffectFinder(collector, source, names, seen).acts(node):
+        if _EffectFinder(collector, source, names, seen).has_effect(node):
             yield node
         else:
-            harmless = seen  # all that was looked at
-
-
-def _parents(name: str) -> Iterator[str]:
-    while name := name.rpartition(".")[0]:
-        yield name
+            # All functions that were read for it.
+            harmless = seen
 
 
 class _EffectFinder:
     """
-    Tells which statements of one module, or of one function, change what is not the project's.
+    Finds the statements of one module, or of one function, that change what is not the project's.
 
     Args:
-        reading: Gives the sources of functions that are called.
-        source: Where the statements stand.
-        names: Its globals.
-        seen: Functions that are looked at already, by the identity of their code.
-        local: Of a function, the statements that bind its own names.
+        collector: Has the sources of functions that are called.
+        source: The source of the statements.
+        names: Their globals.
+        seen: Functions that were read already, by the identity of their code.
+        local: In a function, the statements that bind its own names.
     """
 
     def __init__(
@@ -122,199 +105,179 @@ class _EffectFinder:
         seen: set[int],
         local: dict[str, list[ast.stmt]] | None = None,
     ) -> None:
-        self.collector, self.source, self.names, self.seen = collector, source, names, seen
-        self.local, self.is_inside = local or {}, local is not None
+        self.collector = collector
+        self.owns = collector.codebase.owns
+        self.source = source
+        self.names = names
+        self.seen = seen
+        self.local = local or {}
+        self.is_function = local is not None
 
-    def acts(self, node: ast.stmt) -> bool:
-        """Whether one statement does, without its inner blocks."""
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            called = [
-                item.func if isinstance(item, ast.Call) else item for item in node.decorator_list
-            ]
-            return any(self._calls(item, is_kept=True) for item in called) or self._acts_when_made(
-                self.names.get(node.name)
-            )
-        if isinstance(node, ast.For) and self._hands_on(node.iter):
+    def has_effect(self, node: ast.stmt) -> bool:
+        """Whether one statement has an effect, without its inner blocks."""
+        if isinstance(node, Definition):
+            for item in node.decorator_list:
+                called = item.func if isinstance(item, ast.Call) else item
+                if self._call_has_effect(called, is_kept=True):
+                    return True
+            return self._making_has_effect(self.names.get(node.name))
+        if isinstance(node, ast.For) and self._passes_effect(node.iter):
             return True
         alone = node.value if isinstance(node, ast.Expr) else None
         for inner in expressions(node, with_lambdas=True):
-            if isinstance(inner, ast.Name | ast.Attribute) and isinstance(inner.ctx, ast.Load):
-                does = self._is_setter(inner)
-            elif isinstance(inner, ast.Call):
-                if (
-                    isinstance(inner.func, ast.Name)
-                    and inner.func.id in ("setattr", "delattr")
-                    and inner.args
-                ):
+            if isinstance(inner, ast.Call):
+                if root_name(inner.func) in ("setattr", "delattr") and inner.args:
                     does = self._sets(inner.args[0], [])
                 else:
-                    does = self._calls(inner.func, is_kept=inner is not alone) or self._hands_on(
-                        inner
-                    )
-            elif isinstance(inner, ast.Attribute | ast.Subscript) and not isinstance(
-                inner.ctx, ast.Load
-            ):
-                does = self._sets(
-                    inner.value, [inner.attr] if isinstance(inner, ast.Attribute) else None
-                )
+                    does = self._call_has_effect(inner.func, is_kept=inner is not alone)
+                    does = does or self._passes_effect(inner)
             elif isinstance(inner, ast.comprehension):
-                does = self._hands_on(inner.iter)
+                does = self._passes_effect(inner.iter)
+            elif isinstance(getattr(inner, "ctx", None), ast.Load):
+                does = isinstance(inner, ast.Name | ast.Attribute) and self._is_setter(inner)
+            elif isinstance(inner, ast.Attribute):
+                does = self._sets(inner.value, [inner.attr])
             else:
-                continue
+                does = isinstance(inner, ast.Subscript) and self._sets(inner.value, None)
             if does:
                 return True
         return False
 
     def _sets(self, held: ast.expr, attr: list[str] | None) -> bool:
-        """Whether *held*, of which an attribute or, without *attr*, an item is set, is foreign; a list that was returned is not."""
+        """Whether *held*, whose attribute or item is set, is foreign; a returned list is not."""
         owner, is_result = self._owner(root_name(held))
-        return _is_foreign(owner, _attributes(held) + (attr or [])) and not (
-            is_result and attr is None and isinstance(held, ast.Name)
-        )
+        if is_result and attr is None and isinstance(held, ast.Name):
+            return False
+        return _is_foreign(owner, _attributes(held) + (attr or []))
 
-    def _calls(self, function: ast.expr, *, is_kept: bool) -> bool:
-        """Whether a call does something to others, or, where its result is not kept, may."""
-        if not is_kept and root_name(function) in ("exec", "getattr", "__import__"):
+    def _call_has_effect(self, function: ast.expr, *, is_kept: bool) -> bool:
+        """Whether a call changes others or, if its result is not kept, may."""
+        root = root_name(function)
+        if not is_kept and root in ("exec", "getattr", "__import__"):
             return True
-        callee, root = self._value(function), self._value(function, root_only=True)
-        is_alone = not is_kept and is_instance(root, CODE)
-        if is_instance(callee, types.FunctionType | type) and self.collector.codebase.owns(callee):
-            return is_alone or self._acts_when_called(callee)
-        owner, is_result = self._owner(root_name(function))
+        callee = self._value(function)
+        is_alone = not is_kept and is_instance(self._lookup(root), CODE)
+        if is_instance(callee, types.FunctionType | type) and self.owns(callee):
+            return is_alone or self._run_has_effect(callee)
+        owner, is_result = self._owner(root)
         attrs = _attributes(function) or [str(getattr(callee, "__name__", ""))]
         if owner is None or _is_silent(owner, attrs):
             return False
         if is_kept or is_result:
-            return is_result and _is_foreign(owner, attrs) and bool(_SETS.match(attrs[-1]))
+            is_setter = is_result and _SETTERS.match(attrs[-1]) is not None
+            return is_setter and _is_foreign(owner, attrs)
         return is_alone or _is_foreign(owner, attrs)
 
-    def _hands_on(self, node: ast.AST) -> bool:
-        """Whether a function of the project that acts is given to what calls it: ``map(seed, …)``."""
-        if (
-            isinstance(node, ast.Call)
-            and (_attributes(node.func) or [root_name(node.func)])[-1] not in _HANDED_ON
-        ):
-            return False
-        given = [
-            self._value(item)
-            for item in ast.walk(node)
-            if isinstance(item, ast.Name | ast.Attribute)
-        ]
-        return any(
-            is_instance(each, types.FunctionType) and self._acts_when_called(each) for each in given
-        )
-
-    def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
-        """Whether a name stands for a function that changes something, called here or handed on: ``map(random.seed, …)``."""
-        value = self._value(node)
-        if is_instance(
-            value, types.FunctionType | types.BuiltinFunctionType | types.MethodType
-        ) and not self.collector.codebase.owns(value):
-            attrs = _attributes(node) or [value.__name__]
-            return bool(_SETS.match(attrs[-1])) and _is_foreign(
-                self._owner(root_name(node))[0], attrs
-            )
+    def _passes_effect(self, node: ast.AST) -> bool:
+        """Whether a function of the project that has an effect is passed on: ``map(seed, …)``."""
+        if isinstance(node, ast.Call):
+            if (_attributes(node.func) or [root_name(node.func)])[-1] not in _CALLERS:
+                return False
+        for item in ast.walk(node):
+            if isinstance(item, ast.Name | ast.Attribute):
+                value = self._value(item)
+                if is_instance(value, types.FunctionType) and self._run_has_effect(value):
+                    return True
         return False
 
-    def _acts_when_made(self, made: Any) -> bool:
-        """Whether the metaclass of a class, or a base, does something when it is written down."""
+    def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
+        """Whether a name means a foreign function that changes state: ``map(random.seed, …)``."""
+        value = self._value(node)
+        if not is_instance(value, CODE[:3]) or self.owns(value):
+            return False
+        attrs = _attributes(node) or [value.__name__]
+        owner, _ = self._owner(root_name(node))
+        return _SETTERS.match(attrs[-1]) is not None and _is_foreign(owner, attrs)
+
+    def _making_has_effect(self, made: Any) -> bool:
+        """Whether the metaclass of a class, or a base, has an effect when the class is made."""
         if not is_instance(made, type):
             return False
-        hooks = [
-            _member(base, "__init_subclass__") for base in type.__dict__["__bases__"].__get__(made)
-        ]
-        return any(
-            self.collector.codebase.owns(each) and self._acts_when_called(each)
-            for each in (type(made), *hooks)
-        )
+        bases = type.__dict__["__bases__"].__get__(made)
+        hooks = [_member(base, "__init_subclass__") for base in bases]
+        return any(map(self._run_has_effect, (type(made), *hooks)))
 
-    def _acts_when_called(self, callee: Any) -> bool:
-        """Whether a function of the project, or the making of an instance, acts."""
+    def _run_has_effect(self, callee: Any) -> bool:
+        """Whether a function of the project, or the making of an instance, has an effect."""
+        if not self.owns(callee):
+            return False
         if is_instance(callee, type):
-            made = [_member(callee, name) for name in _RUN]
-            return any(
-                self._acts_when_called(each) for each in made if self.collector.codebase.owns(each)
-            )
-        while "__wrapped__" in vars(callee) and is_instance(
-            vars(callee)["__wrapped__"], types.FunctionType
-        ):
-            callee = vars(callee)["__wrapped__"]
+            return any(self._run_has_effect(_member(callee, name)) for name in _HOOKS)
+        while is_instance(inner := vars(callee).get("__wrapped__"), types.FunctionType):
+            callee = inner
         code = callee.__code__
-        if id(code) in self.seen or not self.collector.codebase.owns(callee):
+        if id(code) in self.seen or not self.owns(callee):
             return False
         self.seen.add(id(code))
         source = self.collector.source(code.co_filename, callee.__globals__)
         for definition in source.function(code, callee.__qualname__) if source else ():
-            inside = [
-                node
-                for node in ast.walk(definition)
-                if isinstance(node, ast.stmt) and node is not definition
-            ]
-            local: dict[str, list[ast.stmt]] = {}
-            for node in inside:
-                for name in bound_by(node):
-                    local.setdefault(name, []).append(node)
-            watch = _EffectFinder(self.collector, source, callee.__globals__, self.seen, local)  # type: ignore[arg-type]
-            if any(watch.acts(node) for node in inside):
+            inside = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)]
+            if self._any_has_effect(inside[1:], source, callee.__globals__):
                 return True
         return False
 
-    def _value(self, node: ast.expr, *, root_only: bool = False) -> Any:
-        """What an expression stands for, as far as that can be looked up without running anything; a class for its instance."""
+    def _any_has_effect(
+        self, inside: Sequence[ast.stmt], source: Source | None, names: dict[str, Any]
+    ) -> bool:
+        local: dict[str, list[ast.stmt]] = {}
+        for node in inside:
+            for name in bound_by(node):
+                local.setdefault(name, []).append(node)
+        finder = _EffectFinder(self.collector, source, names, self.seen, local)
+        return any(map(finder.has_effect, inside))
+
+    def _lookup(self, name: str | None) -> Any:
+        return MISSING if name in self.local else self.names.get(name or "", MISSING)
+
+    def _value(self, node: ast.expr) -> Any:
+        """What an expression means, found without running anything; a class for its instance."""
         if isinstance(node, ast.Name):
-            return MISSING if node.id in self.local else self.names.get(node.id, MISSING)
+            return self._lookup(node.id)
         if isinstance(node, ast.Call):
-            called = self._value(node.func, root_only=root_only)
-            return called if root_only or is_instance(called, type) else MISSING
-        if not isinstance(node, ast.Attribute | ast.Subscript):
+            called = self._value(node.func)
+            return called if is_instance(called, type) else MISSING
+        held = self._value(node.value) if isinstance(node, ast.Attribute) else MISSING
+        if held is MISSING or not isinstance(node, ast.Attribute):
             return MISSING
-        held = self._value(node.value, root_only=root_only)
-        if root_only or held is MISSING or isinstance(node, ast.Subscript):
-            return held if root_only else MISSING
         if is_instance(held, types.ModuleType):
             return vars(held).get(node.attr, MISSING)
         return _member(held if is_instance(held, type) else type(held), node.attr)
 
     def _owner(self, name: str | None, depth: int = 0) -> tuple[str | None, bool]:
-        """The module from which what is bound to *name* comes, and whether a function of it returned that."""
-        if name is None or depth > 8:
-            return None, False
-        if name not in self.local and is_instance(value := self.names.get(name, MISSING), CODE):
+        """The module that *name*'s value is from, and whether one of its functions returned it."""
+        value = self._lookup(name)
+        if is_instance(value, CODE):
             return module_name_of(value), False
-        nodes = self.local.get(name) or (
-            self.source.bindings.get(name) if name in self.names else None
-        )
-        if not nodes:
+        nodes = self.local.get(name or "")
+        if nodes is None and value is not MISSING:
+            nodes = self.source.bindings.get(name or "")
+        if not nodes or depth > 8:
             return None, False
         node = nodes[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
-            read = dict(imported(node))[name]
-            if is_below(type(self.names.get(name)).__module__, HIDDEN_STATE):
-                return type(
-                    self.names[name]
-                ).__module__, False  # changed here, and read where it was made
-            return (read.root, False) if read.level == 0 else (None, False)
+            # Changed here, and read where it was made.
+            if is_below(type(value).__module__, HIDDEN_STATE):
+                return type(value).__module__, False
+            read = dict(imported(node))[name or ""]
+            return (read.root if read.level == 0 else None), False
         made = getattr(node, "value", None)
-        root = root_name(made) if isinstance(made, ast.expr) else None
+        root = root_name(made)
         if root is None or root == name:
             return None, False
         if isinstance(made, ast.Call) and is_instance(kind := self._value(made.func), type):
-            # What keeps its state to itself is known by its statements only, so what functions do to it must be one of these.
-            return (
-                (kind.__module__, False)
-                if self.is_inside and is_below(kind.__module__, HIDDEN_STATE)
-                else (None, False)
-            )
+            # Hidden state is known by statements only, so those in functions that change it count.
+            is_hidden = self.is_function and is_below(kind.__module__, HIDDEN_STATE)
+            return (kind.__module__ if is_hidden else None), False
         owner, is_result = self._owner(root, depth + 1)
         return owner, is_result or isinstance(made, ast.Call)
 
 
 def _member(kind: type, name: str) -> Any:
-    value = next(
-        (vars(base)[name] for base in type.__dict__["__mro__"].__get__(kind) if name in vars(base)),
-        MISSING,
-    )
-    return value.__func__ if is_instance(value, staticmethod | classmethod) else value
+    for base in type.__dict__["__mro__"].__get__(kind):
+        if name in vars(base):
+            value = vars(base)[name]
+            return value.__func__ if is_instance(value, staticmethod | classmethod) else value
+    return MISSING
 
 
 def _attributes(node: ast.AST) -> list[str]:
@@ -328,13 +291,10 @@ def _attributes(node: ast.AST) -> list[str]:
 
 
 def _is_silent(owner: str, attrs: list[str]) -> bool:
-    top = owner.partition(".")[0]
-    return top in _SILENT or bool(attrs) and attrs[0] in _SILENT_ATTRIBUTES.get(top, ())
+    return _SILENT.match(".".join((owner.partition(".")[0], *attrs))) is not None
 
 
 def _is_foreign(owner: str | None, attrs: list[str]) -> bool:
-    return (
-        owner is not None
-        and ownership.kind_of_module(owner) in (ownership.STANDARD, ownership.INSTALLED)
-        and not _is_silent(owner, attrs)
-    )
+    if owner is None or _is_silent(owner, attrs):
+        return False
+    return ownership.kind_of_module(owner) in (ownership.STANDARD, ownership.INSTALLED)

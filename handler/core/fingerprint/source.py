@@ -106,7 +106,7 @@ class Source:
                 self.changes.setdefault(root, []).append(node)
 
     def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
-        """The statements that give a name its value, and what the last one that binds it imports."""
+        """The statements that give a name its value, and what the last binding imports."""
         nodes = self.bindings.get(name, [])
         read = None
         if nodes and isinstance(nodes[-1], ast.ImportFrom):
@@ -162,7 +162,7 @@ class Source:
             above -= 1
         lines = [f"{line}\n" for line in self.lines[start:]]
         is_block = isinstance(node, Definition)
-        block = inspect.getblock(lines) if is_block else lines[: len(_lines(node))]
+        block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
@@ -183,9 +183,9 @@ class Source:
                     hidden.append(inner.body[0])
         hidden_lines: set[int] = set()
         for statement in hidden:
-            hidden_lines.update(_lines(statement))
+            hidden_lines.update(lines_of(statement))
         lines = []
-        for number in _lines(node):
+        for number in lines_of(node):
             line = self.lines[number - 1].rstrip()
             if number not in hidden_lines and line and not line.lstrip().startswith("#"):
                 lines.append(line)
@@ -229,7 +229,8 @@ def first_line(node: ast.AST) -> int:
     return int(first.lineno)
 
 
-def _lines(node: ast.AST) -> range:
+def lines_of(node: ast.AST) -> range:
+    """The numbers of a node's lines, decorators included."""
     start = first_line(node)
     return range(start, (getattr(node, "end_lineno", None) or start) + 1)
 
@@ -244,7 +245,7 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _deciders(node: ast.stmt, block: list[ast.stmt]) -> Iterator[ast.AST]:
-    """What decides whether *block* of *node* runs: conditions, contexts, iterables, what may raise."""
+    """What decides whether *block* of *node* runs: conditions, iterables, what may raise."""
     for name in ("test", "iter", "subject"):
         if inner := getattr(node, name, None):
             yield inner
@@ -259,7 +260,7 @@ def _deciders(node: ast.stmt, block: list[ast.stmt]) -> Iterator[ast.AST]:
 
 
 def bound_by(node: ast.AST) -> Iterator[str]:
-    """The names that one statement binds, without its inner blocks, functions and comprehensions."""
+    """The names that one statement binds, without inner blocks, functions and comprehensions."""
     if isinstance(node, Definition):
         yield node.name
     elif isinstance(node, ast.Import | ast.ImportFrom):

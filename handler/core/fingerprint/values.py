@@ -1,7 +1,7 @@
 """
 Values as text that is equal exactly when the values are: the digest of a constant.
 
-Order does not matter in a set and does in a dict; types are told apart; a value that holds itself is
+Order matters in a dict and not in a set; values of two types differ; a value that holds itself is
 written with references back. Functions, classes and modules of the project become links, which the
 caller follows.
 """
@@ -366,7 +366,7 @@ class Encoder:
             state = self.many("reduced", map(_settled, reduced[1:]))
             if not any(state.unknowns):
                 return self.join("foreign", [name, state])
-        except Exception:  # noqa: S110
+        except Exception:
             # Whatever a foreign class does when asked for its state, its class is still known.
             pass
         finally:
@@ -407,7 +407,7 @@ def _unknown(kind: type) -> Encoded:
 
 
 def closure_of(function: types.FunctionType) -> Iterator[tuple[str, types.CellType, Any]]:
-    """Name, cell and value of each variable that *function* closes over; MISSING if it is not set."""
+    """Name, cell and value of each variable that *function* closes over; MISSING if unset."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell, cell.cell_contents

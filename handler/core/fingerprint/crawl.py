@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import os
 import sys
-import types
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import ownership, visitors
 from pfl.handler.core.fingerprint.classes import visit_class
-from pfl.handler.core.fingerprint.collector import Collector, SideEffects, Value, is_step, unwrap
+from pfl.handler.core.fingerprint.collector import (
+    Collector,
+    Location,
+    SideEffects,
+    Value,
+    is_step,
+    unwrap,
+)
 from pfl.handler.core.fingerprint.model import Fingerprint, Part, digest_of
 from pfl.handler.core.fingerprint.rendering import render
 from pfl.handler.core.fingerprint.resolver import origin_of
@@ -32,9 +39,9 @@ _VISITORS: dict[type, Any] = {
     Package: visitors.visit_package,
     Folder: visitors.visit_folder,
     SideEffects: visit_side_effects,
-    types.FunctionType: visitors.visit_function,
+    FunctionType: visitors.visit_function,
     type: visit_class,
-    types.ModuleType: visitors.visit_module,
+    ModuleType: visitors.visit_module,
 }
 
 
@@ -86,10 +93,12 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
 def _find_creator(collector: Collector, label: str, function: object) -> None:
     """Note the statements of its module that create *function*."""
     module = collector.module_named(getattr(unwrap(function), "__module__", None) or "").module
-    for name, value in vars(module).items() if module is not None else ():
-        if value is function and module is not None:
-            location = origin_of(collector, module, name, function).location(collector)
-            if location is not None:
+    if module is None:
+        return
+    for name, value in vars(module).items():
+        if value is function:
+            location, _ = origin_of(collector, module, name, function)
+            if isinstance(location, Location):
                 collector.creators[label] = location
             return
 

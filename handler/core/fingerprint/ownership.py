@@ -66,15 +66,19 @@ class Codebase:
         file = file_of(module)
         return self.kind_of_file(file) if file else kind_of_module(module.__name__)
 
+    def kind_of_name(self, name: str) -> str:
+        """The owner of a module, by its name."""
+        module = sys.modules.get(name)
+        return (
+            self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(name)
+        )
+
     def kind_of_class(self, value: type) -> str:
         """The owner of a class."""
         # make_dataclass says that its classes come from ``types``.
         if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
             return PROJECT
-        module = sys.modules.get(value.__module__)
-        if isinstance(module, ModuleType):
-            return self.kind_of_module(module)
-        return kind_of_module(value.__module__)
+        return self.kind_of_name(value.__module__)
 
     def owns(self, value: object) -> bool:
         """Whether a function, class or module is the project's; False for any other value."""
@@ -151,9 +155,13 @@ def _location_of(name: str) -> str | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
         return None
-    if spec is None or spec.has_location:
-        return spec and spec.origin
-    return next(iter(spec.submodule_search_locations or ()), None)
+    if spec is None:
+        return None
+    return (
+        spec.origin
+        if spec.has_location
+        else next(iter(spec.submodule_search_locations or ()), None)
+    )
 
 
 def file_of(module: ModuleType) -> str | None:

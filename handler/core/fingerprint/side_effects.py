@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-import types
 from collections.abc import Iterator, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
@@ -24,14 +24,16 @@ from pfl.handler.core.fingerprint.collector import (
 )
 from pfl.handler.core.fingerprint.resolver import statements
 from pfl.handler.core.fingerprint.source import (
+    Bindings,
     Definition,
+    Globals,
     Source,
     bound_by,
     expressions,
     imported,
     root_name,
 )
-from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING, is_below
+from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING
 
 # Modules, and attributes of modules, whose state does not decide what a program computes.
 _SILENT = re.compile(
@@ -74,7 +76,7 @@ def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -
         collector.add_part(label, "module", location, items, text)
 
 
-def _effects(collector: Collector, source: Source, names: dict[str, Any]) -> Iterator[ast.stmt]:
+def _effects(collector: Collector, source: Source, names: Globals) -> Iterator[ast.stmt]:
     harmless: set[int] = set()
     for node in source.statements:
         seen = set(harmless)
@@ -101,9 +103,9 @@ class _EffectFinder:
         self,
         collector: Collector,
         source: Source,
-        names: dict[str, Any],
+        names: Globals,
         seen: set[int],
-        local: dict[str, list[ast.stmt]] | None = None,
+        local: Bindings | None = None,
     ) -> None:
         self.collector = collector
         self.owns = collector.codebase.owns
@@ -157,7 +159,7 @@ class _EffectFinder:
             return True
         callee = self._value(function)
         is_alone = not is_kept and is_instance(self._lookup(root), CODE)
-        if is_instance(callee, types.FunctionType | type) and self.owns(callee):
+        if is_instance(callee, FunctionType | type) and self.owns(callee):
             return is_alone or self._run_has_effect(callee)
         owner, is_result = self._owner(root)
         attrs = _attributes(function) or [str(getattr(callee, "__name__", ""))]
@@ -176,7 +178,7 @@ class _EffectFinder:
         for item in ast.walk(node):
             if isinstance(item, ast.Name | ast.Attribute):
                 value = self._value(item)
-                if is_instance(value, types.FunctionType) and self._run_has_effect(value):
+                if is_instance(value, FunctionType) and self._run_has_effect(value):
                     return True
         return False
 
@@ -203,7 +205,7 @@ class _EffectFinder:
             return False
         if is_instance(callee, type):
             return any(self._run_has_effect(_member(callee, name)) for name in _HOOKS)
-        while is_instance(inner := vars(callee).get("__wrapped__"), types.FunctionType):
+        while is_instance(inner := vars(callee).get("__wrapped__"), FunctionType):
             callee = inner
         code = callee.__code__
         if id(code) in self.seen or not self.owns(callee):
@@ -217,9 +219,9 @@ class _EffectFinder:
         return False
 
     def _any_has_effect(
-        self, inside: Sequence[ast.stmt], source: Source | None, names: dict[str, Any]
+        self, inside: Sequence[ast.stmt], source: Source | None, names: Globals
     ) -> bool:
-        local: dict[str, list[ast.stmt]] = {}
+        local: Bindings = {}
         for node in inside:
             for name in bound_by(node):
                 local.setdefault(name, []).append(node)
@@ -239,7 +241,7 @@ class _EffectFinder:
         held = self._value(node.value) if isinstance(node, ast.Attribute) else MISSING
         if held is MISSING or not isinstance(node, ast.Attribute):
             return MISSING
-        if is_instance(held, types.ModuleType):
+        if is_instance(held, ModuleType):
             return vars(held).get(node.attr, MISSING)
         return _member(held if is_instance(held, type) else type(held), node.attr)
 
@@ -256,7 +258,7 @@ class _EffectFinder:
         node = nodes[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
             # Changed here, and read where it was made.
-            if is_below(type(value).__module__, HIDDEN_STATE):
+            if HIDDEN_STATE.match(type(value).__module__):
                 return type(value).__module__, False
             read = dict(imported(node))[name or ""]
             return (read.root if read.level == 0 else None), False
@@ -266,7 +268,7 @@ class _EffectFinder:
             return None, False
         if isinstance(made, ast.Call) and is_instance(kind := self._value(made.func), type):
             # Hidden state is known by statements only, so those in functions that change it count.
-            is_hidden = self.is_function and is_below(kind.__module__, HIDDEN_STATE)
+            is_hidden = self.is_function and HIDDEN_STATE.match(kind.__module__)
             return (kind.__module__ if is_hidden else None), False
         owner, is_result = self._owner(root, depth + 1)
         return owner, is_result or isinstance(made, ast.Call)

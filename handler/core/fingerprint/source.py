@@ -10,11 +10,13 @@ import inspect
 import linecache
 import os
 from collections.abc import Iterable, Iterator
-from importlib.util import decode_source
+from importlib.util import decode_source, resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Bindings = dict[str, list[ast.stmt]]
+Globals = dict[str, Any]
 Definition = Function | ast.ClassDef
 _BLOCKS = ("body", "orelse", "finalbody")
 
@@ -52,9 +54,9 @@ class Source:
         self.lines = text.splitlines()
         self.defs: dict[str, list[Definition]] = {}
         # What binds a name of the module or of a class: assignment, def, import.
-        self.bindings: dict[str, list[ast.stmt]] = {}
+        self.bindings: Bindings = {}
         # What changes a name's value at import: ``TABLE.update(…)``, ``X.y = …``.
-        self.changes: dict[str, list[ast.stmt]] = {}
+        self.changes: Bindings = {}
         # What decides whether a statement runs, by the statement's identity.
         self.around: dict[int, tuple[ast.AST, ...]] = {}
         # All that run when the module is imported, those of classes included.
@@ -193,7 +195,7 @@ class Source:
         return "\n".join(line.removeprefix(indent) for line in lines)
 
 
-def load(path: str, module_globals: dict[str, Any]) -> Source | None:
+def load(path: str, module_globals: Globals) -> Source | None:
     """
     The parsed file at *path*, or None if it cannot be read or parsed.
 
@@ -291,6 +293,14 @@ def module_read(name: str) -> Read:
     """A module by its name, which has leading dots if it is relative."""
     root = name.lstrip(".")
     return Read(root, (), len(name) - len(root))
+
+
+def absolute(read: Read, package: str) -> str:
+    """The absolute name of the module that an import in *package* means."""
+    try:
+        return resolve_name("." * read.level + read.root, package)
+    except (ImportError, ValueError):
+        return read.root
 
 
 def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:

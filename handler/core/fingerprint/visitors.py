@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import os
-import types
 from collections.abc import Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
@@ -20,7 +20,7 @@ from pfl.handler.core.fingerprint.source import Source
 from pfl.handler.core.fingerprint.values import Folder, Package, closure_of, without_copied
 
 
-def visit_function(collector: Collector, label: str, function: types.FunctionType) -> None:
+def visit_function(collector: Collector, label: str, function: FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
     code = function.__code__
     names = function.__globals__
@@ -55,7 +55,7 @@ def _location_of(collector: Collector, function: Any) -> Location:
     return Location(collector.codebase.relative(code.co_filename), code.co_firstlineno)
 
 
-def _cells(function: types.FunctionType, source: Source) -> dict[str, Any]:
+def _cells(function: FunctionType, source: Source) -> dict[str, Any]:
     cells = {}
     for name, cell, value in closure_of(function):
         cells[name] = first_seen(cell, "", value) if name in source.reassigned else value
@@ -65,7 +65,7 @@ def _cells(function: types.FunctionType, source: Source) -> dict[str, Any]:
 def _defaults(
     collector: Collector,
     label: str,
-    function: types.FunctionType,
+    function: FunctionType,
     args: ast.arguments,
     location: Location,
 ) -> Iterator[str]:
@@ -107,7 +107,7 @@ def visit_value(collector: Collector, label: str, item: Value) -> None:
     collector.add_part(label, item.kind, location, items, text)
 
 
-def visit_module(collector: Collector, label: str, module: types.ModuleType) -> None:
+def visit_module(collector: Collector, label: str, module: ModuleType) -> None:
     """A module of which anything may be read: every name that it binds itself."""
     info = collector.module_info(module)
     location = Location(info.file, 1, (), module)
@@ -161,7 +161,7 @@ def visit_step(collector: Collector, label: str, step: Any) -> None:
     collector.add_part(label, "declared", location, items, " ".join(items))
 
 
-def _find_file(collector: Collector, path: str, function: types.FunctionType) -> str | None:
+def _find_file(collector: Collector, path: str, function: FunctionType) -> str | None:
     for folder in (
         os.path.dirname(function.__code__.co_filename),
         collector.codebase.root,
@@ -173,7 +173,7 @@ def _find_file(collector: Collector, path: str, function: types.FunctionType) ->
 
 
 def _declared_file(
-    collector: Collector, path: str, function: types.FunctionType, location: Location
+    collector: Collector, path: str, function: FunctionType, location: Location
 ) -> Value:
     found = _find_file(collector, path, function)
     if found is None:

@@ -93,15 +93,12 @@ def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
 
 def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
-    found: Bindings | None = source.units.get(id(node))
-    if found is None:
-        found = source.units[id(node)] = {}
-        lines = lines_of(node)
-        for path, nodes in source.bindings.items():
-            holder, _, name = path.rpartition(".")
-            inside = [each for each in nodes if each.lineno in lines]
-            if holder == klass.__qualname__ and inside:
-                found[name] = inside
+    found: Bindings = {}
+    for path, nodes in source.bindings.items():
+        holder, _, name = path.rpartition(".")
+        inside = [each for each in nodes if each.lineno in lines_of(node)]
+        if holder == klass.__qualname__ and inside:
+            found[name] = inside
     return found
 
 

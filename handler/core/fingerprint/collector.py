@@ -74,6 +74,7 @@ class Collector:
 
     def __init__(self, codebase: ownership.Codebase, extras: frozenset[str]) -> None:
         self.codebase = codebase
+        self.owns = codebase.owns
         self.extras = extras
         self.found_extras = extras
         # A new module was imported: what was read until then may have changed.
@@ -123,15 +124,14 @@ class Collector:
             self.queue.append((label, item))
         return self._labels[key][0]
 
-    def bind(
-        self, owner: str, name: str, kind: str, value: Any, location: Location, mark: str = "."
-    ) -> str:
-        """What *owner* holds as *name*, as an item of a digest; values other than code become parts."""
+    def bind(self, owner: str, name: str, kind: str, value: Any, location: Location) -> str:
+        """What *owner* holds as *name*, as an item of a digest; a value becomes a part."""
         if value is MISSING:
             return "unbound"
         creator = self.creators.get(owner)
         if (code := self.code(value, creator)) is not None:
             return code
+        mark = ":" if kind == "closure" else "."
         part = Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location)
         return self.link(part, creator)
 
@@ -154,14 +154,11 @@ class Collector:
         self, label: str, kind: str, location: Location, items: Sequence[str], text: str
     ) -> None:
         """Add what was read of something reached."""
-        digest = tagged(kind, *items)
-        self.parts.append(Part(label, kind, location.file, location.line, digest, text))
+        self.parts.append(_part(label, kind, location, items, text))
 
     def add_opaque(self, label: str, location: Location, reason: str) -> None:
         """Add something that cannot be known."""
-        digest = tagged("opaque", label, reason)
-        part = Part(label, "opaque", location.file, location.line, digest, reason)
-        self.opaque[part] = None
+        self.opaque[_part(label, "opaque", location, (label, reason), reason)] = None
 
     def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
@@ -248,6 +245,10 @@ class Collector:
             source.units[key] = unit
         self.found_extras |= unit.extras
         return unit
+
+
+def _part(label: str, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
+    return Part(label, kind, location.file, location.line, tagged(kind, *items), text)
 
 
 def _name(item: Any) -> str:

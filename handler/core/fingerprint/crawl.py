@@ -2,9 +2,9 @@
 From a function to everything it rests on.
 
 Source says which names are read, the live modules say what these are bound to. The crawl starts at
-one function and follows links until nothing new is found; each thing that is reached becomes one part.
-Nothing of the project is called. Modules that a function imports when it runs are imported here, as
-its first call would do.
+one function and follows links until nothing new is found; each thing that is reached becomes one
+part. Nothing of the project is called. Modules that a function imports when it runs are imported
+here, as its first call would do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pfl.handler.core.fingerprint.collector import (
     is_step,
     unwrap,
 )
-from pfl.handler.core.fingerprint.model import Fingerprint, Part, digest_of
+from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
 from pfl.handler.core.fingerprint.rendering import render
 from pfl.handler.core.fingerprint.resolver import origin_of
 from pfl.handler.core.fingerprint.side_effects import visit_side_effects
@@ -79,7 +79,10 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
             _visit(collector, *collector.queue.popleft())
         if not collector.must_restart():
             collector.remember_values()
-            opaque = sorted(collector.opaque, key=_sort_key)
+            opaque = sorted(
+                collector.opaque,
+                key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
+            )
             return Fingerprint(
                 digest_of(collector.parts),
                 tuple(collector.parts),
@@ -109,10 +112,6 @@ def _visit(collector: Collector, label: str, item: Any) -> None:
             return _VISITORS[kind](collector, label, item)  # type: ignore[no-any-return] # each takes its own kind
     visit = visitors.visit_step if is_step(item) else visitors.visit_callable
     visit(collector, label, item)
-
-
-def _sort_key(part: Part) -> tuple[str, int, str, str]:
-    return part.file or "", part.line or 0, part.name, part.text
 
 
 def _codebase_of(function: object) -> ownership.Codebase:

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import traceback
 from types import FunctionType, ModuleType
+from typing import Any
 
 PROJECT = "project"
 INSTALLED = "installed"
@@ -80,15 +81,13 @@ class Codebase:
             return PROJECT
         return self.kind_of_name(value.__module__)
 
-    def owns(self, value: object) -> bool:
-        """Whether a function, class or module is the project's; False for any other value."""
+    def owns(self, value: Any) -> bool:
+        """Whether a function or class is the project's; False for any other value."""
         # Not isinstance: a proxy may run code to answer that.
         kind = type(value)
         if issubclass(kind, FunctionType):
-            return self.kind_of_file(value.__code__.co_filename) == PROJECT  # type: ignore[attr-defined] # mypy does not narrow by issubclass
-        if issubclass(kind, type):
-            return self.kind_of_class(value) == PROJECT  # type: ignore[arg-type] # as above
-        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT  # type: ignore[arg-type] # as above
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+        return issubclass(kind, type) and self.kind_of_class(value) == PROJECT
 
     def relative(self, file: str) -> str:
         """A path relative to the root, with ``/``; a name such as ``<string>`` as it is."""
@@ -258,7 +257,7 @@ def content_of(path: str) -> bytes:
 
 
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
-    """An exception in one line, with the project's file and line, relative to *root*, that raised it."""
+    """An exception in one line, with the project's file and line that raised it."""
     file: str | None = None
     line: int | None = None
     message = str(error)

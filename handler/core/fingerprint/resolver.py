@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -34,6 +35,7 @@ _DEPENDS_ON_VERSION = re.compile(
 _NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
 
+@dataclass
 class Resolver:
     """
     Looks up the names of a piece of source.
@@ -46,19 +48,11 @@ class Resolver:
         cells: What it closes over.
     """
 
-    def __init__(
-        self,
-        collector: Collector,
-        label: str,
-        location: Location,
-        names: Globals,
-        cells: dict[str, Any] | None = None,
-    ) -> None:
-        self.collector = collector
-        self.label = label
-        self.location = location._replace(nodes=())
-        self.names = names
-        self.cells = cells or {}
+    collector: Collector
+    label: str
+    location: Location
+    names: Globals
+    cells: Globals = field(default_factory=dict)
 
     def resolve(self, unit: Unit) -> list[str]:
         """What every name that *unit* reads is bound to, as items of a digest."""
@@ -78,12 +72,7 @@ class Resolver:
         if read.root == OWN_MODULE:
             return self._follow(module, read)
         if read.root in self.cells:
-            value = self.cells[read.root]
-            if is_instance(value, ModuleType):
-                return self._follow(value, read)
-            return self.collector.bind(
-                self.label, read.root, "closure", value, self.location, mark=":"
-            )
+            return self._follow(self.cells[read.root], read, None, read.root)
         if read.root in self.names:
             return self._follow(self.names[read.root], read, module, read.root)
         value = getattr(builtins, read.root, MISSING)
@@ -93,7 +82,7 @@ class Resolver:
         return self._own_function(value)
 
     def _own_function(self, value: Any) -> str | None:
-        if is_instance(value, FunctionType) and self.collector.codebase.owns(value):
+        if is_instance(value, FunctionType) and self.collector.owns(value):
             return self.collector.link(value)
         return None
 
@@ -115,7 +104,7 @@ class Resolver:
     def _find_chosen(self, read: Read) -> str | None:
         """A module that a global names, or whose package it names, or one of those in a table."""
         held, _, name = read.root[1:].partition(CHOSEN)
-        chosen = self.names.get(held)
+        chosen: Any = self.names.get(held)
         if isinstance(chosen, str):
             root = absolute(module_read(name or chosen), chosen)
             return self._find_imported(read._replace(root=root))
@@ -197,7 +186,7 @@ class Resolver:
                 value = self._submodule(module, name)
             if value is MISSING:
                 fallback = vars(module).get("__getattr__") or type(module)
-                is_ours = self.collector.codebase.owns(fallback)
+                is_ours = self.collector.owns(fallback)
                 return self.collector.code(fallback) if is_ours else "unbound"
         return self._bound(value, module, name)
 
@@ -205,7 +194,7 @@ class Resolver:
         """Whether the project put a function into a foreign module, or *name* is a submodule."""
         value = vars(module).get(name)
         if is_instance(value, FunctionType):
-            return self.collector.codebase.owns(value)
+            return self.collector.owns(value)
         return is_instance(value, ModuleType)
 
     def _foreign(self, module: str, *rest: str) -> str:
@@ -233,7 +222,7 @@ class Resolver:
     def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.collector.bind(self.label, name, "constant", value, self.location)
+            return self.collector.bind(self.label, name, "closure", value, self.location)
         location, name = origin_of(self.collector, module, name, value)
         if isinstance(location, str):
             # Its package's version says everything, unless the project replaced it.

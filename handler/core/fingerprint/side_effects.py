@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -29,6 +30,7 @@ from pfl.handler.core.fingerprint.source import (
     Globals,
     Source,
     bound_by,
+    dotted,
     expressions,
     imported,
     root_name,
@@ -87,6 +89,7 @@ def _effects(collector: Collector, source: Source, names: Globals) -> Iterator[a
             harmless = seen
 
 
+@dataclass
 class _EffectFinder:
     """
     Finds the statements of one module, or of one function, that change what is not the project's.
@@ -97,23 +100,15 @@ class _EffectFinder:
         names: Their globals.
         seen: Functions that were read already, by the identity of their code.
         local: In a function, the statements that bind its own names.
+        is_function: Whether the statements are those of a function.
     """
 
-    def __init__(
-        self,
-        collector: Collector,
-        source: Source,
-        names: Globals,
-        seen: set[int],
-        local: Bindings | None = None,
-    ) -> None:
-        self.collector = collector
-        self.owns = collector.codebase.owns
-        self.source = source
-        self.names = names
-        self.seen = seen
-        self.local = local or {}
-        self.is_function = local is not None
+    collector: Collector
+    source: Source
+    names: Globals
+    seen: set[int]
+    local: Bindings = field(default_factory=dict)
+    is_function: bool = False
 
     def has_effect(self, node: ast.stmt) -> bool:
         """Whether one statement has an effect, without its inner blocks."""
@@ -147,22 +142,23 @@ class _EffectFinder:
 
     def _sets(self, held: ast.expr, attr: list[str] | None) -> bool:
         """Whether *held*, whose attribute or item is set, is foreign; a returned list is not."""
-        owner, is_result = self._owner(root_name(held))
+        root, attrs = dotted(held)
+        owner, is_result = self._owner(root)
         if is_result and attr is None and isinstance(held, ast.Name):
             return False
-        return _is_foreign(owner, _attributes(held) + (attr or []))
+        return _is_foreign(owner, attrs + (attr or []))
 
     def _call_has_effect(self, function: ast.expr, *, is_kept: bool) -> bool:
         """Whether a call changes others or, if its result is not kept, may."""
-        root = root_name(function)
+        root, attrs = dotted(function)
         if not is_kept and root in ("exec", "getattr", "__import__"):
             return True
         callee = self._value(function)
         is_alone = not is_kept and is_instance(self._lookup(root), CODE)
-        if is_instance(callee, FunctionType | type) and self.owns(callee):
+        if is_instance(callee, FunctionType | type) and self.collector.owns(callee):
             return is_alone or self._run_has_effect(callee)
         owner, is_result = self._owner(root)
-        attrs = _attributes(function) or [str(getattr(callee, "__name__", ""))]
+        attrs = attrs or [str(getattr(callee, "__name__", ""))]
         if owner is None or _is_silent(owner, attrs):
             return False
         if is_kept or is_result:
@@ -173,7 +169,8 @@ class _EffectFinder:
     def _passes_effect(self, node: ast.AST) -> bool:
         """Whether a function of the project that has an effect is passed on: ``map(seed, …)``."""
         if isinstance(node, ast.Call):
-            if (_attributes(node.func) or [root_name(node.func)])[-1] not in _CALLERS:
+            root, attrs = dotted(node.func)
+            if (attrs[-1] if attrs else root) not in _CALLERS:
                 return False
         for item in ast.walk(node):
             if isinstance(item, ast.Name | ast.Attribute):
@@ -185,10 +182,11 @@ class _EffectFinder:
     def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
         """Whether a name means a foreign function that changes state: ``map(random.seed, …)``."""
         value = self._value(node)
-        if not is_instance(value, CODE[:3]) or self.owns(value):
+        if not is_instance(value, CODE[:3]) or self.collector.owns(value):
             return False
-        attrs = _attributes(node) or [value.__name__]
-        owner, _ = self._owner(root_name(node))
+        root, attrs = dotted(node)
+        attrs = attrs or [value.__name__]
+        owner, _ = self._owner(root)
         return _SETTERS.match(attrs[-1]) is not None and _is_foreign(owner, attrs)
 
     def _making_has_effect(self, made: Any) -> bool:
@@ -201,32 +199,31 @@ class _EffectFinder:
 
     def _run_has_effect(self, callee: Any) -> bool:
         """Whether a function of the project, or the making of an instance, has an effect."""
-        if not self.owns(callee):
+        if not self.collector.owns(callee):
             return False
         if is_instance(callee, type):
             return any(self._run_has_effect(_member(callee, name)) for name in _HOOKS)
         while is_instance(inner := vars(callee).get("__wrapped__"), FunctionType):
             callee = inner
         code = callee.__code__
-        if id(code) in self.seen or not self.owns(callee):
+        if id(code) in self.seen or not self.collector.owns(callee):
             return False
         self.seen.add(id(code))
         source = self.collector.source(code.co_filename, callee.__globals__)
-        for definition in source.function(code, callee.__qualname__) if source else ():
-            inside = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)]
-            if self._any_has_effect(inside[1:], source, callee.__globals__):
+        if source is None:
+            return False
+        for definition in source.function(code, callee.__qualname__):
+            body = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)][1:]
+            local: Bindings = {}
+            for node in body:
+                for name in bound_by(node):
+                    local.setdefault(name, []).append(node)
+            finder = replace(
+                self, source=source, names=callee.__globals__, local=local, is_function=True
+            )
+            if any(map(finder.has_effect, body)):
                 return True
         return False
-
-    def _any_has_effect(
-        self, inside: Sequence[ast.stmt], source: Source | None, names: Globals
-    ) -> bool:
-        local: Bindings = {}
-        for node in inside:
-            for name in bound_by(node):
-                local.setdefault(name, []).append(node)
-        finder = _EffectFinder(self.collector, source, names, self.seen, local)
-        return any(map(finder.has_effect, inside))
 
     def _lookup(self, name: str | None) -> Any:
         return MISSING if name in self.local else self.names.get(name or "", MISSING)
@@ -243,7 +240,8 @@ class _EffectFinder:
             return MISSING
         if is_instance(held, ModuleType):
             return vars(held).get(node.attr, MISSING)
-        return _member(held if is_instance(held, type) else type(held), node.attr)
+        kind: Any = held if is_instance(held, type) else type(held)
+        return _member(kind, node.attr)
 
     def _owner(self, name: str | None, depth: int = 0) -> tuple[str | None, bool]:
         """The module that *name*'s value is from, and whether one of its functions returned it."""
@@ -280,16 +278,6 @@ def _member(kind: type, name: str) -> Any:
             value = vars(base)[name]
             return value.__func__ if is_instance(value, staticmethod | classmethod) else value
     return MISSING
-
-
-def _attributes(node: ast.AST) -> list[str]:
-    """``["b", "d"]`` of ``a.b(c).d[e]``."""
-    attrs: list[str] = []
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        if isinstance(node, ast.Attribute):
-            attrs.insert(0, node.attr)
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return attrs
 
 
 def _is_silent(owner: str, attrs: list[str]) -> bool:

@@ -279,12 +279,11 @@ class Encoder:
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        links: dict[str, Any] = {
-            ownership.PROJECT: value,
-            ownership.INSTALLED: Package(value.__name__),
-        }
-        link = links.get(self.codebase.kind_of_module(value))
-        return Encoded(f"module {value.__name__.rpartition('.')[2]}", (link,) if link else ())
+        name = value.__name__
+        kind = self.codebase.kind_of_module(value)
+        link = Package(name) if kind == ownership.INSTALLED else value
+        is_linked = kind in (ownership.INSTALLED, ownership.PROJECT)
+        return Encoded(f"module {name.rpartition('.')[2]}", (link,) if is_linked else ())
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
@@ -443,16 +442,13 @@ def _buffer(value: Any) -> str | None:
         return None
 
 
-def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, int, str]]]:
-    """By content; lambdas, which share a name, by where they are."""
-    codes = [getattr(link, "__code__", None) for link in encoded.links]
-    return encoded.token, [_position(code) for code in codes if code]
-
-
-def _position(code: types.CodeType) -> tuple[int, int, str]:
-    column = max((position[3] or 0 for position in code.co_positions()), default=0)
-    # Python 3.12 forgets the column of a lambda that returns a constant.
-    return code.co_firstlineno, column, "" if column else ascii(code.co_consts)
+def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
+    """By content; lambdas, which share a name, by where they are and by their constants."""
+    rows = []
+    for link in encoded.links:
+        if code := getattr(link, "__code__", None):
+            rows.append((code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])))
+    return encoded.token, rows
 
 
 def _settled(state: Any) -> Any:
@@ -488,6 +484,7 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     types.MethodType: ("__func__", "__self__"),
     property: ("fget", "fset", "fdel"),
     (staticmethod, classmethod): ("__func__",),
+    functools.partial: ("func", "args", "keywords", "__dict__"),
     functools.partialmethod: ("func", "args", "keywords"),
     functools.cached_property: ("func",),
     functools.singledispatchmethod: ("dispatcher", "func"),

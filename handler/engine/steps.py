@@ -14,7 +14,7 @@ from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.declare.location import location
 from pfl.handler.core.declare.step import AnyStep
 from pfl.handler.core.errors import PflError, StepFailedError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.engine.interrupt import Interruptible
 
 
@@ -110,8 +110,8 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     at = flow.steps[step].location
     for frame, line in traceback.walk_tb(exc.__traceback__):
         filename = frame.f_code.co_filename
-        if place.kind_of_file(filename) == place.PROJECT:
-            at = short_place(filename, line)
+        if ownership.kind_of_file(filename) == ownership.PROJECT:
+            at = location(filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = location(exc.filename, exc.lineno or 0)
     error = StepFailedError(

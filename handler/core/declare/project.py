@@ -18,7 +18,7 @@ from pfl.handler.core.declare import manifest, sources
 from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.declare.step import AnyStep
 from pfl.handler.core.errors import DeclarationError, InvalidRequestError, PflError
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.keys import canonical, digest
 from pfl.handler.core.store.records import unseal
@@ -180,7 +180,7 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
         raise
     except BaseException as exc:  # A flow file may raise anything, SystemExit included.
         raise InvalidRequestError(
-            "the flows cannot be imported", why=place.describe(exc, root)
+            "the flows cannot be imported", why=ownership.describe(exc, root)
         ) from exc
 
 
@@ -197,7 +197,7 @@ def _forget_modules() -> None:
 def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
     """The path hook that compiles the project's modules from source, and no others."""
     is_inside = f"{path}/".startswith(f"{root}/")
-    if not is_inside or place.kind_of_file(f"{path}/_.py") != place.PROJECT:
+    if not is_inside or ownership.kind_of_file(f"{path}/_.py") != ownership.PROJECT:
         raise ImportError(f"{path} is not the project's")
     open_folder = machinery.FileFinder.path_hook(
         (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
@@ -271,7 +271,7 @@ def _sources(
 def _project_file(module: str) -> str | None:
     """The file of a module of the user's project; None for all others."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file if file and place.kind_of_file(file) == place.PROJECT else None
+    return file if file and ownership.kind_of_file(file) == ownership.PROJECT else None
 
 
 def _edited_since(files: Iterable[str], started: float) -> bool:

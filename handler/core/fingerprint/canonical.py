@@ -1,25 +1,24 @@
 """
-What a piece of source says, as text that every Python writes alike.
+A piece of source as text that is equal on every Python.
 
-Not ``ast.dump``: fields without a value are left out, and what parsers represent differently (the pieces of f-strings)
-is brought to one form. What changes nothing is left out too: docstrings, ``pass``, annotations of plain functions,
-blocks for type checkers.
+Not ``ast.dump``: fields without a value are left out, and what parsers represent differently (the
+pieces of f-strings) has one form. What changes nothing is left out too: docstrings, ``pass``,
+annotations of plain functions, blocks for type checkers.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from pfl.handler.core.fingerprint.source import docstring_of, is_type_checking
+from pfl.handler.core.fingerprint.source import Definition, Function, is_type_checking
 
-_NO_SUCH = (None, "", [])
+_EMPTY: tuple[object, ...] = (None, "", [])
 
 
 def canonical(
     node: object,
-    asked: frozenset[str],
+    extras: frozenset[str],
     skip: frozenset[int] = frozenset(),
     *,
     in_function: bool = False,
@@ -29,35 +28,38 @@ def canonical(
 
     Args:
         node: A statement, an expression, or a list of these.
-        asked: ``docs`` or ``annotations`` where the program reads them, so that they count.
+        extras: ``docs`` or ``annotations`` if the program reads them, so that they count.
         skip: Identities of decorators that do not count.
         in_function: Whether annotations of variables are never evaluated.
     """
+
+    def text_of(item: object) -> str:
+        return canonical(item, extras, skip, in_function=in_function)
+
     if isinstance(node, list):
         if node and isinstance(node[0], ast.stmt):
             node = _statements(node)
-        return (
-            "["
-            + ",".join(canonical(item, asked, skip, in_function=in_function) for item in node)
-            + "]"
-        )
+        return f"[{','.join(map(text_of, node))}]"
     if not isinstance(node, ast.AST):
         return f"{type(node).__name__}:{node!a}"
     if isinstance(node, ast.Constant):
         return f"<{_constant(node.value)}>"
-    if isinstance(node, ast.Set) and {
-        type(item.value) if isinstance(item, ast.Constant) else None for item in node.elts
-    } <= {str, int, bytes}:
-        return f"Set(elts=[{','.join(sorted(canonical(item, asked) for item in node.elts))}])"  # as in values, order says nothing
-    if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in asked:
+    if isinstance(node, ast.Set) and _is_plain(node):
+        # As in values, the order does not matter.
+        return f"Set(elts=[{','.join(sorted(map(text_of, node.elts)))}])"
+    if isinstance(node, ast.AnnAssign) and in_function and "annotations" not in extras:
         if node.value is None:
             return "()"
         node = ast.Assign(targets=[node.target], value=node.value)
-    in_function = _enters_function(node, in_function)
+    if isinstance(node, ast.ClassDef):
+        # Annotations are the fields of a dataclass.
+        in_function = not (node.bases or node.keywords or node.decorator_list)
+    elif isinstance(node, Function):
+        in_function = True
     fields = [
-        f"{name}={canonical(value, asked, skip, in_function=in_function)}"
-        for name, value in _fields(node, asked, skip)
-        if value not in _NO_SUCH
+        f"{name}={text_of(value)}"
+        for name, value in _fields(node, extras, skip)
+        if value not in _EMPTY
     ]
     return f"{type(node).__name__}({' '.join(fields)})"
 
@@ -73,9 +75,13 @@ def unquoted(node: ast.expr) -> ast.expr:
 
 
 def _constant(value: object) -> str:
-    if type(value) is int:
-        return f"int:{value:x}"  # decimal digits of a large one are refused
-    return f"{type(value).__name__}:{value!a}"
+    # The decimal digits of a large number are refused.
+    return f"int:{value:x}" if type(value) is int else f"{type(value).__name__}:{value!a}"
+
+
+def _is_plain(node: ast.Set) -> bool:
+    kinds = {type(getattr(item, "value", None)) for item in node.elts}
+    return kinds <= {str, int, bytes}
 
 
 def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
@@ -83,46 +89,42 @@ def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
     kept: list[ast.stmt] = []
     for node in body:
         if isinstance(node, ast.If) and is_type_checking(node.test):
-            kept.extend(_statements(node.orelse))
-        elif not isinstance(node, ast.Pass) and not (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        ):
+            kept += _statements(node.orelse)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        elif not isinstance(node, ast.Pass):
             kept.append(node)
     return kept
 
 
 def _fields(
-    node: ast.AST, asked: frozenset[str], skip: frozenset[int]
-) -> Iterable[tuple[str, object]]:
+    node: ast.AST, extras: frozenset[str], skip: frozenset[int]
+) -> Iterator[tuple[str, object]]:
     for name, value in ast.iter_fields(node):
         if name in ("ctx", "type_comment", "kind"):
             continue
         if name in ("annotation", "returns") and value is not None:
-            is_read = "annotations" in asked or isinstance(node, ast.AnnAssign)
+            is_read = "annotations" in extras or isinstance(node, ast.AnnAssign)
             value = unquoted(value) if is_read else None
         elif name == "decorator_list":
             value = [item for item in value if id(item) not in skip]
-        elif name == "values" and isinstance(node, ast.JoinedStr):
+        elif isinstance(node, ast.JoinedStr):
             value = _pieces(node)
         elif name == "format_spec" and isinstance(value, ast.JoinedStr) and not _pieces(value):
             value = None
         yield name, value
-    if "docs" in asked and (doc := docstring_of(node)) is not None:
-        yield "doc", ast.Constant(value=inspect.cleandoc(doc.value.value))  # type: ignore[attr-defined]
+    if "docs" in extras and isinstance(node, Definition):
+        yield "doc", ast.get_docstring(node)
 
 
 def _pieces(node: ast.JoinedStr) -> list[ast.expr]:
     """The pieces of an f-string with neighbouring texts joined and empty ones dropped."""
     pieces: list[ast.expr] = []
     for piece in node.values:
-        if isinstance(piece, ast.Constant) and pieces and isinstance(pieces[-1], ast.Constant):
-            pieces[-1] = ast.Constant(value=pieces[-1].value + piece.value)  # type: ignore[operator]
-        elif not (isinstance(piece, ast.Constant) and piece.value == ""):
+        if not isinstance(piece, ast.Constant):
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], ast.Constant):
+            pieces[-1] = ast.Constant(f"{pieces[-1].value!s}{piece.value!s}")
+        elif piece.value:
             pieces.append(piece)
     return pieces
-
-
-def _enters_function(node: ast.AST, inside: bool) -> bool:
-    if isinstance(node, ast.ClassDef):  # fields of a dataclass are said by annotations
-        return not (node.bases or node.keywords or node.decorator_list)
-    return inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

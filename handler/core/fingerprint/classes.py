@@ -6,246 +6,211 @@ from __future__ import annotations
 
 import ast
 import collections
-import inspect
-import sys
-import types
+import re
+from collections.abc import Iterator
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.canonical import unquoted
-from pfl.handler.core.fingerprint.names import Names
-from pfl.handler.core.fingerprint.reading import Reading, Spot, isa, remembered
-from pfl.handler.core.fingerprint.source import Source, docstring_of, first_line
+from pfl.handler.core.fingerprint.collector import Collector, Location, first_seen, is_instance
+from pfl.handler.core.fingerprint.resolver import Resolver
+from pfl.handler.core.fingerprint.source import Bindings, Source, lines_of
 
-_CLASS_NOISE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
-_ALWAYS_GENERATED = (
-    "__pydantic",
-    "_member_",
-    "_value2member_",
-    "_unhashable_values",
-    "_hashable_values",
-    "_sort_order_",
+# Members that Python, enum, typing and pydantic add.
+_NOISE = re.compile(
+    r"__doc__$|_abc_impl$|_is_(?:runtime_)?protocol$|__pydantic|_member_|_value2member_"
+    r"|_(?:un)?hashable_values|_sort_order_"
 )
+_FIELD_TABLES = {
+    "__dataclass_fields__": "(fields)",
+    "__attrs_attrs__": "(fields)",
+    "__pydantic_fields__": "(fields)",
+    "__private_attributes__": "(private)",
+}
+# What counts of a field of dataclasses, attrs and pydantic.
 _FIELD = (
-    "default", "default_factory", "validator", "converter", "init", "repr", "hash", "eq", "order", "compare", "kw_only", "alias",
-    "metadata", "_field_type", "eq_key", "order_key", "on_setattr", "validation_alias", "serialization_alias", "exclude", "exclude_if",
-    "discriminator", "frozen", "validate_default", "init_var", "json_schema_extra",
-)  # fmt: skip
-_TUPLE_GETTER = type(vars(collections.namedtuple("_", "x"))["x"])
+    "default default_factory validator converter init repr hash eq order compare kw_only alias"
+    " metadata _field_type eq_key order_key on_setattr validation_alias serialization_alias"
+    " exclude exclude_if discriminator frozen validate_default init_var json_schema_extra"
+).split()
+_PARAMS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
+_DESCRIPTORS = (
+    MemberDescriptorType,
+    GetSetDescriptorType,
+    type(vars(collections.namedtuple("_", "x"))["x"]),
+)
 
 
-_KNOWN: dict[
-    int, tuple[type, list[Any], list[tuple[str, Any]]]
-] = {}  # holds what it has seen, so that no identity is given twice
+# By identity: the class and what it held, kept so that no identity is used twice, and its members.
+_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
 
 
-def visit_class(reading: Reading, label: str, klass: type) -> None:
-    """Its bases, decorators and members; its subclasses where something asks for them."""
-    module = sys.modules.get(klass.__module__)
-    module, kind, file, source = reading.about(module if isa(module, types.ModuleType) else None)
-    if kind != place.PROJECT:
-        module, file = None, None
-    node = _node_of(source, klass)
-    spot = Spot(file, node and node.lineno, (), module)
-    items, text = [klass.__qualname__], klass.__qualname__
+def visit_class(collector: Collector, label: str, klass: type) -> None:
+    """Its bases, decorators and members; its subclasses if something asks for them."""
+    info = collector.module_named(klass.__module__)
+    is_ours = info.kind == ownership.PROJECT
+    location = Location(info.file, None, (), info.module) if is_ours else Location()
+    source = info.source
+    node = _node_of(source, klass) if source else None
+    items = [klass.__qualname__]
+    text = klass.__qualname__
     for base in (*klass.__bases__, type(klass)):
-        encoded = reading.encoder.top(base)
-        items += [encoded.token, *map(reading.link, encoded.links)]
+        items += collector.items_of(base)
+    written: Bindings = {}
     if source is not None and node is not None:
-        items += _header(reading, label, klass, source, node, spot)
+        location = location._replace(line=node.lineno)
+        items += _header(collector, label, klass, source, node, location)
         text = source.text_of(
             node, without=tuple(item for item in node.body if hasattr(item, "body"))
         )
-        if "text" in reading.asked:
+        if "text" in collector.extras:
             items.append(source.verbatim(node))
-    written = _written(source, klass, node)
-    for name, value in _members(reading.home, klass, written if node is not None else None):
-        if source is not None and name in source.rebound:
-            value = remembered(klass, name, value)
-        nodes = tuple(written.get(name, ()))
-        where = Spot(spot.file, nodes[0].lineno if nodes else spot.line, nodes, module)
-        items += [name, reading.bind(label, name, "constant", value, where)]
-    reading.part(label, "class", spot, items, text)
-    if "subclasses" in reading.asked:
-        for inner in sorted(
-            type.__subclasses__(klass), key=lambda item: (item.__qualname__, item.__module__)
-        ):
-            reading.code(inner)
+        written = _written(source, klass, node)
+    for name, value in _members(collector.codebase, klass, written, has_source=node is not None):
+        if source is not None and name in source.reassigned:
+            value = first_seen(klass, name, value)
+        where = location
+        if nodes := written.get(name):
+            where = location._replace(line=nodes[0].lineno, nodes=tuple(nodes))
+        items += [name, collector.bind(label, name, "constant", value, where)]
+    collector.add_part(label, "class", location, items, text)
+    if "subclasses" in collector.extras:
+        subclasses: list[type] = type.__subclasses__(klass)
+        for each in sorted(subclasses, key=lambda item: (item.__qualname__, item.__module__)):
+            collector.code(each)
 
 
-def _node_of(source: Source | None, klass: type) -> ast.ClassDef | None:
-    found = [
-        node
-        for node in (source.defs.get(klass.__qualname__, ()) if source else ())
-        if isinstance(node, ast.ClassDef)
-    ]
-    if len(found) > 1:  # several of one name: by the lines of its methods, or as 3.13 says
-        lines = {
-            item.__code__.co_firstlineno
-            for item in vars(klass).values()
-            if isa(item, types.FunctionType)
-        }
-        said = vars(klass).get("__firstlineno__")
-        fits = [
-            node
-            for node in found
-            if said == first_line(node)
-            or any(node.lineno <= n <= (node.end_lineno or 0) for n in lines)
-        ]
-        found = fits or found
-    return found[-1] if found else None
+def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
+    found = source.defs.get(klass.__qualname__, ())
+    nodes = [node for node in found if isinstance(node, ast.ClassDef)]
+    # Several may have one name: the lines of its methods tell, and from Python 3.13 its own.
+    lines = {vars(klass).get("__firstlineno__")}
+    for member in vars(klass).values():
+        if is_instance(member, FunctionType):
+            lines.add(member.__code__.co_firstlineno)
+    fits = [node for node in nodes if not lines.isdisjoint(lines_of(node))]
+    return next(reversed(fits or nodes), None)
 
 
-def _written(
-    source: Source | None, klass: type, node: ast.ClassDef | None
-) -> dict[str, list[ast.stmt]]:
+def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
-    if source is None or node is None:
-        return {}
-    if id(node) not in source.units:
-        prefix, last = f"{klass.__qualname__}.", node.end_lineno or 0
-        bound = {
-            name.removeprefix(prefix): nodes
-            for name, nodes in source.bindings.items()
-            if name.startswith(prefix)
-        }
-        inside = {
-            name: [each for each in nodes if node.lineno <= each.lineno <= last]
-            for name, nodes in bound.items()
-        }
-        source.units[id(node)] = {
-            name: nodes for name, nodes in inside.items() if nodes and "." not in name
-        }
-    found: dict[str, list[ast.stmt]] = source.units[id(node)]
+    found: Bindings = {}
+    lines = lines_of(node)
+    for path, nodes in source.bindings.items():
+        holder, _, name = path.rpartition(".")
+        inside = [each for each in nodes if each.lineno in lines]
+        if holder == klass.__qualname__ and inside:
+            found[name] = inside
     return found
 
 
 def _header(
-    reading: Reading, label: str, klass: type, source: Source, node: ast.ClassDef, spot: Spot
+    collector: Collector,
+    label: str,
+    klass: type,
+    source: Source,
+    node: ast.ClassDef,
+    location: Location,
 ) -> list[str]:
-    """Decorators, bases and keywords as written, and, unless the class is plain, its annotated fields."""
+    """Decorators, bases, keywords as written and, unless the class is plain, annotated fields."""
     pieces: list[ast.AST] = [*node.decorator_list, *node.bases, *node.keywords]
-    if pieces or type(klass) is not type or "annotations" in reading.asked:
+    if pieces or type(klass) is not type or "annotations" in collector.extras:
         for item in node.body:
             if isinstance(item, ast.AnnAssign):
                 pieces += [item.target, unquoted(item.annotation)]
-                if "docs" in reading.asked and item.value is not None:  # ``Field(description="…")``
+                # ``Field(description="…")``
+                if "docs" in collector.extras and item.value is not None:
                     pieces.append(item.value)
-    names = vars(spot.module) if spot.module is not None else {}
-    unit = reading.unit(source, pieces, names)
-    doc = docstring_of(node) if "docs" in reading.asked else None
-    said = inspect.cleandoc(doc.value.value) if doc else ""  # type: ignore[attr-defined]
-    return [
-        unit.text,
-        said,
-        *Names(reading, label, spot.file, {**vars(klass), **names}, spot.module).resolve(unit),
-    ]
+    names = vars(location.module) if location.module is not None else {}
+    unit = collector.analyse(source, pieces, names)
+    doc = ast.get_docstring(node) if "docs" in collector.extras else None
+    resolver = Resolver(collector, label, location, {**vars(klass), **names})
+    return [unit.text, doc or "", *resolver.resolve(unit)]
 
 
 def _members(
-    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
+    codebase: ownership.Codebase, klass: type, written: Bindings, *, has_source: bool
 ) -> list[tuple[str, Any]]:
-    """What `_own_members` gives, by name: the same objects as long as the class holds the same."""
+    """A class's own members by name: the same objects as long as the class holds the same."""
     held = list(vars(klass).values())
     known = _KNOWN.get(id(klass))
     if known is None or list(map(id, known[1])) != list(map(id, held)):
-        known = _KNOWN[id(klass)] = (
-            klass,
-            held,
-            sorted(_own_members(home, klass, written).items()),
-        )
+        members = dict(_tables(klass, has_source=has_source))
+        members.update(_own_members(codebase, klass, written))
+        known = _KNOWN[id(klass)] = (klass, held, sorted(members.items()))
     return known[2]
 
 
-def _own_members(
-    home: place.Home, klass: type, written: dict[str, list[ast.stmt]] | None
-) -> dict[str, Any]:
-    """What a class holds, without what Python and the makers of dataclasses, enums and models derive from it."""
-    members = dict(vars(klass))
-    generated = _generated(klass)
-    fields = (
-        _FIELD if written is not None else (*_FIELD, "type", "annotation")
-    )  # without source, nothing else says these
-    written = written or {}
-    kept: dict[str, Any] = {}
-    for held in (
-        "__dataclass_fields__",
-        "__attrs_attrs__",
-        "__pydantic_fields__",
-        "__private_attributes__",
-    ):
-        if made := members.get(held):
-            rows = (
-                made.items() if isinstance(made, dict) else ((field.name, field) for field in made)
+def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:
+    """What dataclasses, attrs, pydantic, namedtuple and enum know of a class's fields."""
+    members = vars(klass)
+    # Without source, nothing else says these.
+    names = _FIELD if has_source else [*_FIELD, "type", "annotation"]
+    for table, key in _FIELD_TABLES.items():
+        if fields := members.get(table):
+            if not isinstance(fields, dict):
+                fields = {field.name: field for field in fields}
+            yield (
+                key,
+                [
+                    [name, *(_option(field, option) for option in names)]
+                    for name, field in fields.items()
+                ],
             )
-            key = "(private)" if held == "__private_attributes__" else "(fields)"
-            kept[key] = [[name, *(_field(field, what) for what in fields)] for name, field in rows]
     if (params := members.get("__dataclass_params__")) is not None:
-        kept["(params)"] = [
-            getattr(params, name)
-            for name in ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
-        ]
+        yield "(params)", [getattr(params, name) for name in _PARAMS]
     if issubclass(klass, tuple) and "_fields" in members:
-        kept["(fields)"] = [members["_fields"], members.get("_field_defaults")]
+        yield "(fields)", [members["_fields"], members.get("_field_defaults")]
     if isinstance(enum := members.get("_member_map_"), dict):
-        state = {name: (item._value_, _plain_state(item)) for name, item in enum.items()}
-        kept |= {name: (value, extra) if extra else value for name, (value, extra) in state.items()}
-        kept["(members)"] = list(enum)
-        members = {
-            name: value
-            for name, value in members.items()
-            if name not in enum and not isa(value, klass)
-        }
+        yield "(members)", list(enum)
+        for name, member in enum.items():
+            if state := {key: item for key, item in vars(member).items() if key[0] != "_"}:
+                yield f"{name}.(state)", state
+
+
+def _own_members(
+    codebase: ownership.Codebase, klass: type, written: Bindings
+) -> Iterator[tuple[str, Any]]:
+    """What a class holds, without what Python and the makers of classes derive from it."""
+    members = vars(klass)
+    generator = _generator_of(klass)
+    enum = members.get("_member_map_", {})
     for name, value in members.items():
-        if name in (
-            "__module__",
-            "__qualname__",
-            "__doc__",
-            "__dict__",
-            "__weakref__",
-            "__annotations__",
-            "__slots__",
-        ):
-            if name != "__slots__" or "__slots__" not in written:
-                continue
-        if name in _CLASS_NOISE or name.startswith(_ALWAYS_GENERATED):
+        if name in enum:
+            yield name, enum[name]._value_
             continue
-        if isa(value, types.MemberDescriptorType | types.GetSetDescriptorType | _TUPLE_GETTER):
+        if _NOISE.match(name) or is_instance(value, _DESCRIPTORS):
             continue
-        is_theirs = name in written or _is_project_code(home, value)
-        if (name.startswith("__") and name.endswith("__") or generated) and not is_theirs:
-            if not (generated == "data" and not callable(value) and not name.startswith("_")):
+        # Before Python 3.13, an alias or a composed flag.
+        if generator == "enum" and is_instance(value, klass):
+            continue
+        is_special = name.startswith("__") and name.endswith("__")
+        if (is_special or generator) and name not in written:
+            inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            is_default = generator == "pydantic" and not callable(value) and name[0] != "_"
+            if not codebase.owns(inner) and not is_default:
                 continue
-        kept[name] = (
-            value.__func__
-            if name == "_generate_next_value_" and isa(value, staticmethod)
-            else value
-        )  # 3.12 wraps it
-    return kept
+        # Python 3.12 wraps it.
+        is_wrapped = name == "_generate_next_value_" and is_instance(value, staticmethod)
+        yield name, value.__func__ if is_wrapped else value
 
 
-def _generated(klass: type) -> str:
-    """Whether a maker of classes wrote some members: enum, namedtuple, protocol, model."""
-    if "_member_map_" in vars(klass) or vars(klass).get("_is_protocol", False):
-        return "code"
-    if issubclass(klass, tuple) and "_fields" in vars(klass):
-        return "code"
-    return "data" if "__pydantic_fields__" in vars(klass) else ""
+def _generator_of(klass: type) -> str:
+    """What adds members to a class, if anything does."""
+    members = vars(klass)
+    if "_member_map_" in members:
+        return "enum"
+    if members.get("_is_protocol", False):
+        return "protocol"
+    if issubclass(klass, tuple) and "_fields" in members:
+        return "namedtuple"
+    return "pydantic" if "__pydantic_fields__" in members else ""
 
 
-def _is_project_code(home: place.Home, value: Any) -> bool:
-    value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-    return home.owns(value)
-
-
-def _field(field: Any, name: str) -> Any:
+def _option(field: Any, name: str) -> Any:
     value = getattr(field, name, None)
     if name == "_field_type":
         return str(value)
-    return None if type(value).__name__ in ("_MISSING_TYPE", "PydanticUndefinedType") else value
-
-
-def _plain_state(member: Any) -> list[tuple[str, Any]]:
-    return [
-        (name, value) for name, value in sorted(vars(member).items()) if not name.startswith("_")
-    ]
+    is_missing = type(value).__name__ in ("_MISSING_TYPE", "PydanticUndefinedType")
+    return None if is_missing else value

@@ -1,125 +1,135 @@
 """
 From a function to everything it rests on.
 
-Source says which names are read, the live modules say what these are bound to. Reading starts at one function and
-follows links until nothing new is found; what is reached gets one part. Nothing of the project is called. Modules that
-a function imports when it runs are imported here, as its first call would do.
+Source says which names are read, the live modules say what these are bound to. The crawl starts at
+one function and follows links until nothing new is found; each thing that is reached becomes one
+part. Nothing of the project is called. Modules that a function imports when it runs are imported
+here, as its first call would do.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import types
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import place, visits, words
+from pfl.handler.core.fingerprint import ownership, visitors
 from pfl.handler.core.fingerprint.classes import visit_class
-from pfl.handler.core.fingerprint.effects import visit_effects
+from pfl.handler.core.fingerprint.collector import (
+    Collector,
+    Location,
+    SideEffects,
+    Value,
+    is_step,
+    unwrap,
+)
 from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
-from pfl.handler.core.fingerprint.names import Names
-from pfl.handler.core.fingerprint.reading import Effects, Reading, Spot, Value, is_step, plain
+from pfl.handler.core.fingerprint.rendering import render
+from pfl.handler.core.fingerprint.resolver import origin_of
+from pfl.handler.core.fingerprint.side_effects import visit_side_effects
 from pfl.handler.core.fingerprint.source import load
 from pfl.handler.core.fingerprint.values import Folder, Package
 
-_DEPTH = 10_000  # frames: a long chain of ``elif`` or ``+`` is nested as deep as it is long
-_VISITS = {
-    Value: visits.visit_value,
-    Package: visits.visit_package,
-    Folder: visits.visit_folder,
-    Effects: visit_effects,
-    types.FunctionType: visits.visit_function,
+# Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
+_DEPTH = 10_000
+_VISITORS: dict[type, Any] = {
+    Value: visitors.visit_value,
+    Package: visitors.visit_package,
+    Folder: visitors.visit_folder,
+    SideEffects: visit_side_effects,
+    FunctionType: visitors.visit_function,
     type: visit_class,
-    types.ModuleType: visits.visit_module,
+    ModuleType: visitors.visit_module,
 }
 
 
-def crawl(function: Any) -> Fingerprint:
+def fingerprint(function: object) -> Fingerprint:
     """
-    The fingerprint of *function*.
+    What a function rests on.
+
+    Values count as they are when first seen in this process, so call it after importing and before
+    running.
+
+    Args:
+        function: A function, a step, or anything callable that is written in Python.
 
     Raises:
-        InvalidRequestError: *function* has no Python source.
+        InvalidRequestError: It has no Python source, or a file that a step declares does not exist.
     """
-    home, limit = _home_of(function), sys.getrecursionlimit()
+    codebase = _codebase_of(function)
+    limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))
     try:
-        return _crawl(function, home)
+        return _crawl(function, codebase)
     finally:
-        if sys.getrecursionlimit() == _DEPTH:  # a module that was imported may have set another
+        # A module that was imported may have set another limit.
+        if sys.getrecursionlimit() == _DEPTH:
             sys.setrecursionlimit(limit)
 
 
-def _crawl(function: Any, home: place.Home) -> Fingerprint:
-    asked = frozenset[str]()
+def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
+    extras = frozenset[str]()
     for _ in range(8):
-        reading = Reading(home, asked)
-        label = reading.link(function)
-        reading.made |= {label: made for made in [_made(reading, function)] if made is not None}
-        while reading.queue and not reading.has_imported and reading.found_asked == asked:
-            _visit(reading, *reading.queue.popleft())
-        if not reading.has_imported and reading.found_asked == asked:
-            reading.keep()
+        collector = Collector(codebase, extras)
+        label = collector.link(function)
+        _find_creator(collector, label, function)
+        while collector.queue and not collector.must_restart():
+            _visit(collector, *collector.queue.popleft())
+        if not collector.must_restart():
+            collector.remember_values()
             opaque = sorted(
-                reading.opaque.values(),
+                collector.opaque,
                 key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
             )
             return Fingerprint(
-                digest_of(reading.parts),
-                tuple(reading.parts),
+                digest_of(collector.parts),
+                tuple(collector.parts),
                 tuple(opaque),
-                frozenset(reading.files),
+                frozenset(collector.files),
             )
-        asked = (
-            reading.found_asked
-        )  # more counts than was thought, or there are new modules: from the start
+        extras = collector.found_extras
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
 
 
-def _made(reading: Reading, function: Any) -> Spot | None:
-    """The statements of its module that made *function*."""
-    module = sys.modules.get(getattr(plain(function), "__module__", None) or "")
-    name = (
-        next((name for name, value in vars(module).items() if value is function), None)
-        if module is not None
-        else None
-    )
-    return (
-        Names(reading, "", None, vars(module), module).made(name, function)
-        if name is not None
-        else None
-    )
+def _find_creator(collector: Collector, label: str, function: object) -> None:
+    """Note the statements of its module that create *function*."""
+    module = collector.module_named(getattr(unwrap(function), "__module__", None) or "").module
+    if module is None:
+        return
+    for name, value in vars(module).items():
+        if value is function:
+            location, _ = origin_of(collector, module, name, function)
+            if isinstance(location, Location):
+                collector.creators[label] = location
+            return
 
 
-def _visit(reading: Reading, label: str, item: Any) -> None:
-    visit = _VISITS.get(type(item)) or next(
-        (_VISITS[kind] for kind in type(item).__mro__ if kind in _VISITS), None
-    )
-    (visit or (visits.visit_step if is_step(item) else visits.visit_callable))(reading, label, item)
+def _visit(collector: Collector, label: str, item: Any) -> None:
+    for kind in type(item).__mro__:
+        if kind in _VISITORS:
+            return _VISITORS[kind](collector, label, item)  # type: ignore[no-any-return] # each takes its own kind
+    visit = visitors.visit_step if is_step(item) else visitors.visit_callable
+    visit(collector, label, item)
 
 
-def _home_of(function: Any) -> place.Home:
-    inner = plain(function)
+def _codebase_of(function: object) -> ownership.Codebase:
+    inner = unwrap(function)
     code = getattr(inner, "__code__", None)
-    if inner is None or (code is None and not isinstance(inner, type)):
+    if code is None and not isinstance(inner, type):
         raise InvalidRequestError(
             f"a {type(function).__name__} has no Python source to fingerprint",
-            why=f"{words.shown('', function)} is written in C or no function",
-            hint="give a function that is written in Python",
+            why=f"{render('', function)} is written in C or is not a function",
+            hint="pass a function that is written in Python",
         )
-    module = getattr(inner, "__module__", None) or ""
-    file = (
-        code.co_filename
-        if code is not None
-        else place.file_of(sys.modules[module])
-        if module in sys.modules
-        else ""
-    )
-    if code is not None and load(file, inner.__globals__) is None:
+    module = inner.__module__ or ""
+    if code is None:
+        file = ownership.file_of(sys.modules[module]) if module in sys.modules else None
+    elif load(file := code.co_filename, inner.__globals__) is None:
         raise InvalidRequestError(
             f"`{inner.__qualname__}` has no source to fingerprint",
-            why=f"{file}:{code.co_firstlineno} cannot be read: made by exec, typed at a prompt, or piped in",
+            why=f"{file}:{code.co_firstlineno} was made by exec, typed, or piped in",
             hint="put the function in a module",
         )
-    return place.home_of(os.path.abspath(file or ""), module)
+    return ownership.codebase_of(os.path.abspath(file or ""), module)

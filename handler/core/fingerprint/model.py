@@ -1,16 +1,36 @@
 """
-What a fingerprint is made of, and the one way things are hashed here.
+What a fingerprint is made of, and the one way in which things are hashed here.
 
-A digest is SHA-256 over a tag and items, written as Python writes a tuple, so ``("ab", "c")`` and ``("a", "bc")`` stay
-apart, and so do a function and a constant of the same text. Changing a tag or an order changes every stored fingerprint;
-``tests/fingerprint`` pins some.
+A digest is SHA-256 over a tag and items, written as Python writes a tuple, so ``("ab", "c")`` and
+``("a", "bc")`` differ, and so do a function and a constant of the same text. A new tag or order
+changes every stored fingerprint; ``tests/fingerprint`` pins some.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
+
+
+class PartBody(TypedDict):
+    """A part as JSON."""
+
+    name: str
+    kind: str
+    file: str | None
+    line: int | None
+    digest: str
+    text: str
+
+
+class FingerprintBody(TypedDict):
+    """A fingerprint as JSON."""
+
+    digest: str
+    parts: list[PartBody]
+    opaque: list[PartBody]
 
 
 def tagged(tag: str, *items: str) -> str:
@@ -20,17 +40,18 @@ def tagged(tag: str, *items: str) -> str:
 
 class Part(NamedTuple):
     """
-    One thing a function rests on.
+    One thing that a function rests on.
 
     Args:
-        name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; the second of a name is ``RATE#2``.
-        kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``, ``package``, ``python``,
-            ``declared`` or ``opaque``.
-        file: Relative to the project's root, with ``/``; None where there is no file. Not part of any digest.
+        name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; the second of a name is
+            ``RATE#2``.
+        kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``,
+            ``package``, ``python``, ``declared`` or ``opaque``.
+        file: Relative to the project's root, with ``/``, or None. Not part of any digest.
         line: Where it is defined. Not part of any digest.
-        digest: 64 hex digits; of an opaque part, of its name and reason.
-        text: Source without comments and docstrings, or a short repr with secrets masked, or the reason why a part
-            is opaque: enough to explain a difference when the old code is gone.
+        digest: 64 hex digits; for an opaque part, of its name and reason.
+        text: Source without comments and docstrings, a short repr with secrets masked, or the
+            reason why a part is opaque: enough to explain a difference when the old code is gone.
     """
 
     name: str
@@ -40,12 +61,12 @@ class Part(NamedTuple):
     digest: str
     text: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> PartBody:
         """A dict of JSON values, read back by `from_json`."""
-        return self._asdict()
+        return cast(PartBody, self._asdict())
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Part:
+    def from_json(cls, data: Mapping[str, Any]) -> Part:
         """The part that `to_json` wrote; fields of a newer version are ignored."""
         return cls(**{name: data[name] for name in cls._fields if name in data})
 
@@ -58,7 +79,7 @@ class Fingerprint:
     Args:
         digest: 64 hex digits over the names and digests of *parts*.
         parts: In the order in which they were reached; the first is the function.
-        opaque: Places where nothing can be known, each with its reason as text. Not part of the digest.
+        opaque: What cannot be known, with the reason as text. Not part of the digest.
         files: Absolute paths of the project's source files it rests on, and of declared files.
     """
 
@@ -67,8 +88,8 @@ class Fingerprint:
     opaque: tuple[Part, ...]
     files: frozenset[str]
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict of JSON values: digest, parts and opaque parts, without the paths of this machine."""
+    def to_json(self) -> FingerprintBody:
+        """A dict of JSON values, read back by `from_json`, without the paths of this machine."""
         return {
             "digest": self.digest,
             "parts": [part.to_json() for part in self.parts],
@@ -76,15 +97,16 @@ class Fingerprint:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Fingerprint:
+    def from_json(cls, data: Mapping[str, Any]) -> Fingerprint:
         """The fingerprint that `to_json` wrote."""
-        parts, opaque = (
-            tuple(Part.from_json(row) for row in data[kind]) for kind in ("parts", "opaque")
-        )
+        parts = tuple(map(Part.from_json, data["parts"]))
+        opaque = tuple(map(Part.from_json, data["opaque"]))
         return cls(data["digest"], parts, opaque, frozenset())
 
 
 def digest_of(parts: list[Part]) -> str:
     """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
-    rows = sorted((part.name, part.kind, part.digest) for part in parts)
-    return tagged("fingerprint", *(item for row in rows for item in row))
+    items: list[str] = []
+    for row in sorted((part.name, part.kind, part.digest) for part in parts):
+        items += row
+    return tagged("fingerprint", *items)

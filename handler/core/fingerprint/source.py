@@ -1,5 +1,5 @@
 """
-A parsed source file: where its functions and classes are, and which statements give its names their values.
+A parsed source file: where its functions and classes are, and which statements bind its names.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import inspect
 import linecache
 import os
 from collections.abc import Iterable, Iterator
+from importlib.util import decode_source, resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Bindings = dict[str, list[ast.stmt]]
+Globals = dict[str, Any]
+Definition = Function | ast.ClassDef
 _BLOCKS = ("body", "orelse", "finalbody")
 
 
@@ -24,8 +28,8 @@ class Read(NamedTuple):
     Args:
         root: A name of the closure or module, or, with a level, a module's name.
         attrs: The attributes that follow.
-        level: Leading dots of a relative import; 0 for an absolute one; -1 where *root* is a name.
-        escapes: False where a module is only written to or imported, and nothing can be asked of it.
+        level: Leading dots of a relative import; 0 for an absolute one; -1 if *root* is a name.
+        escapes: False if a module is only written to or imported, so that nothing else can read it.
     """
 
     root: str
@@ -42,54 +46,46 @@ class Source:
         text: Its source.
 
     Raises:
-        SyntaxError: *text* is no Python of this version.
+        SyntaxError: This version of Python cannot parse *text*.
     """
 
     def __init__(self, text: str) -> None:
         self.tree = ast.parse(text)
         self.lines = text.splitlines()
         self.defs: dict[str, list[Definition]] = {}
-        self.bindings: dict[
-            str, list[ast.stmt]
-        ] = {}  # what binds a name of the module or of a class: assignment, def, import
-        self.touches: dict[
-            str, list[ast.stmt]
-        ] = {}  # what acts on it at import: TABLE.update(…), X.y = …
-        self.around: dict[
-            int, tuple[ast.AST, ...]
-        ] = {}  # what decides whether a statement runs, by the statement's identity
-        self.statements: list[
-            ast.stmt
-        ] = []  # all that run when the module is imported, those of classes included
+        # What binds a name of the module or of a class: assignment, def, import.
+        self.bindings: Bindings = {}
+        # What changes a name's value at import: ``TABLE.update(…)``, ``X.y = …``.
+        self.changes: Bindings = {}
+        # What decides whether a statement runs, by the statement's identity.
+        self.around: dict[int, tuple[ast.AST, ...]] = {}
+        # All that run when the module is imported, those of classes included.
+        self.statements: list[ast.stmt] = []
         self.stars: list[ast.ImportFrom] = []
-        self.rebound: set[str] = set()  # names and attributes that functions set while they run
-        self.units: dict[Any, Any] = {}  # analyses made of this file's nodes, kept by their maker
-        self._origins: dict[str, tuple[tuple[ast.stmt, ...], Read | None]] = {}
-        self._index(self.tree.body, "", "module")
+        # Names and attributes that functions set while they run.
+        self.reassigned: set[str] = set()
+        # Analyses of this file's nodes, kept here by their makers.
+        self.units: dict[Any, Any] = {}
+        self._index(self.tree.body, "")
 
-    def _index(
-        self, body: list[ast.stmt], prefix: str, where: str, around: tuple[ast.AST, ...] = ()
-    ) -> None:
+    def _index(self, body: list[ast.stmt], prefix: str, around: tuple[ast.AST, ...] = ()) -> None:
         for node in body:
-            if where == "function":
-                self.rebound.update(_rebinds(node))
+            if prefix.endswith("<locals>."):
+                self.reassigned.update(_reassigned_by(node))
             else:
                 self._bind(node, prefix)
                 self.statements.append(node)
                 self.around[id(node)] = around
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                self.defs.setdefault(prefix + node.name, []).append(node)
+            if isinstance(node, Definition):
+                name = prefix + node.name
+                self.defs.setdefault(name, []).append(node)
                 is_class = isinstance(node, ast.ClassDef)
-                self._index(
-                    node.body,
-                    prefix + node.name + ("." if is_class else ".<locals>."),
-                    "class" if is_class else "function",
-                )
+                self._index(node.body, f"{name}." if is_class else f"{name}.<locals>.")
             elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
-                self._index(node.orelse, prefix, where, around)
+                self._index(node.orelse, prefix, around)
             else:
                 for block in blocks(node):
-                    self._index(block, prefix, where, (*around, *_deciders(node, block)))
+                    self._index(block, prefix, (*around, *_deciders(node, block)))
 
     def _bind(self, node: ast.stmt, prefix: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
@@ -98,155 +94,118 @@ class Source:
             self.bindings.setdefault(prefix + name, []).append(node)
         if prefix:
             return
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            targets = [node.target]
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            call = node.value
-            targets = [call] + (
-                [call.args[0]] if _is_name(call.func, "setattr") and call.args else []
-            )
-        elif isinstance(node, ast.Delete):
-            targets = node.targets
+        targets = [getattr(node, "target", None), *getattr(node, "targets", ())]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            targets.append(node.value)
+            if root_name(node.value) == "setattr":
+                targets += node.value.args[:1]
         for target in targets:
             if not isinstance(target, ast.Name) and (root := root_name(target)):
-                self.touches.setdefault(root, []).append(node)
+                self.changes.setdefault(root, []).append(node)
 
     def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
-        """The statements that give a module's name its value, and what it imports by the last of them."""
-        if name not in self._origins:
+        """The statements that give a name its value, and what the last binding imports."""
+        key = ("origin", name)
+        if key not in self.units:
             nodes = self.bindings.get(name, [])
-            read = (
-                dict(imported(nodes[-1]))[name]
-                if nodes and isinstance(nodes[-1], ast.ImportFrom)
-                else None
-            )
-            self._origins[name] = (*nodes, *self.touches.get(name, ())), read
-        return self._origins[name]
+            read = None
+            if nodes and isinstance(nodes[-1], ast.ImportFrom):
+                read = dict(imported(nodes[-1]))[name]
+            self.units[key] = (*nodes, *self.changes.get(name, ())), read
+        origin: tuple[tuple[ast.stmt, ...], Read | None] = self.units[key]
+        return origin
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:
-        """Modules that the module imports, and whose names it never uses: ``import patches  # noqa``."""
-        imports = {
-            name: node
-            for name, nodes in self.bindings.items()
-            for node in nodes
-            if isinstance(node, ast.Import)
-        }
-        used = (
-            {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-            if imports
-            else set()
-        )
-        return [
-            alias.name for name, node in imports.items() if name not in used for alias in node.names
-        ]
+        """Modules that are imported, and whose names are never used: ``import patches  # noqa``."""
+        used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+        modules: list[str] = []
+        for name, nodes in self.bindings.items():
+            for node in nodes:
+                if isinstance(node, ast.Import) and name not in used:
+                    modules += (alias.name for alias in node.names)
+        return modules
 
-    def function(self, code: CodeType, qualname: str) -> list[Definition]:
-        """
-        The definitions that may have made *code*: one, unless the file has several alike on one line.
-        """
+    def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
+        """The definitions that may have made *code*: one, unless several on one line are alike."""
         if code.co_name == "<lambda>":
             return self._lambda(code)
-        found = self.defs.get(code.co_qualname) or self.defs.get(qualname) or []
         return [
-            node for node in found if first_line(node) == code.co_firstlineno and _is_function(node)
+            node
+            for node in self.defs.get(code.co_qualname) or self.defs.get(qualname) or ()
+            if first_line(node) == code.co_firstlineno and isinstance(node, Function)
         ]
 
     @functools.cached_property
-    def _lambdas(self) -> dict[int, list[ast.Lambda]]:
-        found: dict[int, list[ast.Lambda]] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Lambda):
-                found.setdefault(node.lineno, []).append(node)
-        return found
+    def _lambdas(self) -> list[ast.Lambda]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.Lambda)]
 
-    def _lambda(self, code: CodeType) -> list[Definition]:
-        found = self._lambdas.get(code.co_firstlineno, [])
-        if len(found) < 2:
-            return list(found)
-        spots = [spot for spot in code.co_positions() if None not in spot and spot[3]]
-        if not spots:  # 3.12 forgets where a lambda is that returns a constant
-            values = [(type(item), item) for item in code.co_consts]
-            same = [
-                node
-                for node in found
-                if isinstance(node.body, ast.Constant)
-                and (type(node.body.value), node.body.value) in values
-            ]
-            return list(same or found)
-        fits = [node for node in found if all(_contains(node.body, spot) for spot in spots)]
-        fits.sort(
-            key=lambda node: (
-                node.body.end_lineno or 0,
-                node.body.end_col_offset or 0,
-                -node.body.lineno,
-                -node.body.col_offset,
-            )
-        )
-        return list(fits[:1] or found)
+    def _lambda(self, code: CodeType) -> list[Function | ast.Lambda]:
+        found = [node for node in self._lambdas if node.lineno == code.co_firstlineno]
+        positions = [each for each in code.co_positions() if None not in each and each[3]]
+        if positions:
+            # A lambda inside another follows it.
+            fits = [node for node in found if all(_contains(node.body, each) for each in positions)]
+            return [*(fits[-1:] or found)]
+        # Python 3.12 forgets where a lambda is that returns a constant.
+        values = [repr(value) for value in code.co_consts]
+        fits = [node for node in found if repr(getattr(node.body, "value", node)) in values]
+        return [*(fits or found)]
 
     def verbatim(self, node: ast.AST) -> str:
-        """What ``inspect.getsource`` says of a definition, and the comments above it."""
+        """What ``inspect.getsource`` returns for a definition, and the comments above it."""
         start = first_line(node) - 1
         above = start
         while above and self.lines[above - 1].lstrip().startswith("#"):
             above -= 1
         lines = [f"{line}\n" for line in self.lines[start:]]
-        is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        block = (
-            inspect.getblock(lines) if is_definition else lines[: (node.end_lineno or 0) - start]
-        )  # type: ignore[attr-defined]
+        is_block = isinstance(node, Definition)
+        block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
     def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
-        """Source lines of *node* without comment lines, docstrings and the statements *without*."""
+        """Source of *node* without comment lines, docstrings and the statements *without*."""
         key = ("text", id(node), len(without))
         if key not in self.units:
             self.units[key] = self._text_of(node, without)
         return str(self.units[key])
 
     def _text_of(self, node: ast.AST, without: tuple[ast.stmt, ...]) -> str:
-        start, end = first_line(node), getattr(node, "end_lineno", None) or first_line(node)
         if isinstance(node, ast.Lambda):
             return ast.get_source_segment("\n".join(self.lines), node) or ""
-        hidden = set()
-        for statement in without:
-            hidden.update(range(first_line(statement), (statement.end_lineno or 0) + 1))
+        hidden = list(without)
         for inner in ast.walk(node):
-            doc = docstring_of(inner)
-            if doc is not None and len(inner.body) > 1:  # type: ignore[attr-defined]
-                hidden.update(range(doc.lineno, (doc.end_lineno or doc.lineno) + 1))
-        lines = [
-            line.rstrip()
-            for number, line in enumerate(self.lines[start - 1 : end], start)
-            if number not in hidden and line.strip() and not line.lstrip().startswith("#")
-        ]
-        indent = min((len(line) - len(line.lstrip()) for line in lines[:1]), default=0)
-        return "\n".join(line[indent:] if not line[:indent].strip() else line for line in lines)
+            # A body of nothing but a docstring keeps it.
+            if isinstance(inner, Definition) and len(inner.body) > 1:
+                if ast.get_docstring(inner, clean=False) is not None:
+                    hidden.append(inner.body[0])
+        hidden_lines: set[int] = set()
+        for statement in hidden:
+            hidden_lines.update(lines_of(statement))
+        lines = []
+        for number in lines_of(node):
+            line = self.lines[number - 1].rstrip()
+            if number not in hidden_lines and line and not line.lstrip().startswith("#"):
+                lines.append(line)
+        indent = lines[0][: -len(lines[0].lstrip())] if lines else ""
+        return "\n".join(line.removeprefix(indent) for line in lines)
 
 
-def load(path: str, module_globals: dict[str, Any] | None = None) -> Source | None:
+def load(path: str, module_globals: Globals) -> Source | None:
     """
-    The parsed file at *path*, or None where there is no source or it does not parse.
+    The parsed file at *path*, or None if it cannot be read or parsed.
 
-    Read again when the file has another time or size, so that an edit is seen in a process that goes on.
+    It is read again when it has another time or size, so that an edit is seen in the same process.
     """
     try:
         stat = os.stat(path)
     except OSError:
-        if module_globals is None:
-            return None
         return _parse("".join(linecache.getlines(path, module_globals)))
     return _load(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=4096)
 def _load(path: str, mtime_ns: int, size: int) -> Source | None:
-    from importlib.util import decode_source
-
     try:
         with open(path, "rb") as file:
             return _parse(decode_source(file.read()))
@@ -262,10 +221,16 @@ def _parse(text: str) -> Source | None:
         return None
 
 
-def first_line(node: Any) -> int:
-    """Where Python says a definition begins: at its first decorator."""
-    decorators = getattr(node, "decorator_list", None)
-    return decorators[0].lineno if decorators else node.lineno
+def first_line(node: ast.AST) -> int:
+    """Where Python says that a definition begins: at its first decorator."""
+    first: Any = (*getattr(node, "decorator_list", ()), node)[0]
+    return int(first.lineno)
+
+
+def lines_of(node: ast.AST) -> range:
+    """The numbers of a node's lines, decorators included."""
+    start = first_line(node)
+    return range(start, (getattr(node, "end_lineno", None) or start) + 1)
 
 
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
@@ -278,122 +243,108 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _deciders(node: ast.stmt, block: list[ast.stmt]) -> Iterator[ast.AST]:
-    """What decides whether *block* of the statement *node* runs: conditions, contexts, what is looped over, what may raise."""
+    """What decides whether *block* of *node* runs: conditions, iterables, what may raise."""
     for name in ("test", "iter", "subject"):
-        if isinstance(inner := getattr(node, name, None), ast.AST):
+        if inner := getattr(node, name, None):
             yield inner
     yield from getattr(node, "items", ())
     for handler in getattr(node, "handlers", ()):
         if handler.type is not None:
             yield handler.type
         if handler.body is block:
-            yield from node.body  # type: ignore[attr-defined]
+            yield from getattr(node, "body", ())
     for case in getattr(node, "cases", ()):
         yield from filter(None, (case.pattern, case.guard))
 
 
 def bound_by(node: ast.AST) -> Iterator[str]:
-    """The names that one statement binds, without those bound in its inner blocks, functions and comprehensions."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    """The names that one statement binds, without inner blocks, functions and comprehensions."""
+    if isinstance(node, Definition):
         yield node.name
-        return
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        for alias in node.names:
-            yield alias.asname or alias.name.partition(".")[0]
-        return
-    for inner in expressions(node):
-        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
-            yield inner.id
-        elif isinstance(inner, ast.MatchAs | ast.MatchStar) and inner.name:
-            yield inner.name
-        elif isinstance(inner, ast.MatchMapping) and inner.rest:
-            yield inner.rest
-        elif isinstance(inner, ast.ExceptHandler) and inner.name:
-            yield inner.name
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        for name, _ in imported(node):
+            yield name
+    else:
+        for inner in expressions(node):
+            if isinstance(inner, ast.Name):
+                if not isinstance(inner.ctx, ast.Load):
+                    yield inner.id
+            elif isinstance(inner, ast.MatchAs | ast.MatchStar | ast.ExceptHandler) and inner.name:
+                yield inner.name
+            elif isinstance(inner, ast.MatchMapping) and inner.rest:
+                yield inner.rest
 
 
-def imported(node: ast.Import | ast.ImportFrom) -> Iterable[tuple[str, Read]]:
+def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
     """Each name that an import binds, with what it is bound to."""
     for alias in node.names:
         if isinstance(node, ast.ImportFrom):
             yield alias.asname or alias.name, Read(node.module or "", (alias.name,), node.level)
-        elif alias.asname:
-            yield alias.asname, Read(alias.name, (), 0)
         else:
-            yield alias.name.partition(".")[0], Read(alias.name.partition(".")[0], (), 0)
+            name = alias.name if alias.asname else alias.name.partition(".")[0]
+            yield alias.asname or name, Read(name, (), 0)
+
+
+def module_read(name: str) -> Read:
+    """A module by its name, which has leading dots if it is relative."""
+    root = name.lstrip(".")
+    return Read(root, (), len(name) - len(root))
+
+
+def absolute(read: Read, package: str) -> str:
+    """The absolute name of the module that an import in *package* means."""
+    try:
+        return resolve_name("." * read.level + read.root, package)
+    except (ImportError, ValueError):
+        return read.root
 
 
 def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:
-    """
-    What one statement holds, without inner blocks, lambdas, and the targets of comprehensions.
-    """
+    """What one statement holds, without inner blocks, lambdas, and targets of comprehensions."""
     for field, value in ast.iter_fields(node):
-        if field in _BLOCKS and isinstance(value, list):
+        is_block = field in _BLOCKS and isinstance(value, list)
+        if is_block or (isinstance(node, ast.comprehension) and field == "target"):
             continue
         for inner in value if isinstance(value, list) else [value]:
-            if not isinstance(inner, ast.AST) or (
-                isinstance(inner, ast.Lambda) and not with_lambdas
-            ):
-                continue
-            if isinstance(node, ast.comprehension) and field == "target":
-                continue
-            yield inner
-            yield from expressions(inner, with_lambdas=with_lambdas)
-
-
-def docstring_of(node: ast.AST) -> ast.Expr | None:
-    """The statement that is the docstring of a function, class or module."""
-    if (
-        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
-        and node.body
-    ):
-        first = node.body[0]
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
-            return first
-    return None
+            if isinstance(inner, ast.AST) and (with_lambdas or not isinstance(inner, ast.Lambda)):
+                yield inner
+                yield from expressions(inner, with_lambdas=with_lambdas)
 
 
 def is_type_checking(test: ast.expr) -> bool:
     """Whether an ``if`` is for type checkers only."""
-    return _is_name(test, "TYPE_CHECKING") or (
-        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
-    )
+    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
 
 
-def root_name(node: ast.AST) -> str | None:
-    """``a`` of ``a.b(c)[d].e``."""
+def dotted(node: ast.AST | None) -> tuple[str | None, list[str]]:
+    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``."""
+    attrs: list[str] = []
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        if isinstance(node, ast.Attribute):
+            attrs.insert(0, node.attr)
         node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else None
+    return node.id if isinstance(node, ast.Name) else None, attrs
+
+
+def root_name(node: ast.AST | None) -> str | None:
+    """``a`` of ``a.b(c)[d].e``."""
+    return dotted(node)[0]
 
 
 def _is_main(test: ast.expr) -> bool:
-    return isinstance(test, ast.Compare) and _is_name(test.left, "__name__")
+    return isinstance(test, ast.Compare) and root_name(test.left) == "__name__"
 
 
-def _is_name(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
-
-
-def _is_function(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-
-
-def _rebinds(node: ast.stmt) -> Iterator[str]:
+def _reassigned_by(node: ast.stmt) -> Iterable[str]:
     if isinstance(node, ast.Global | ast.Nonlocal):
         yield from node.names
-    for inner in (
-        expressions(node) if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) else ()
-    ):
-        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
-            yield inner.attr
+    elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        for inner in expressions(node):
+            if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+                yield inner.attr
 
 
-def _contains(node: ast.expr, spot: tuple[Any, ...]) -> bool:
-    line, end_line, column, end_column = spot
-    start, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
-    return start <= (line, column) and (end_line, end_column) <= end
+def _contains(node: Any, position: tuple[Any, ...]) -> bool:
+    line, end_line, column, end_column = position
+    starts_before = (node.lineno, node.col_offset) <= (line, column)
+    return starts_before and (end_line, end_column) <= (node.end_lineno, node.end_col_offset)

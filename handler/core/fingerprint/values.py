@@ -1,8 +1,9 @@
 """
 Values as text that is equal exactly when the values are: the digest of a constant.
 
-Order does not matter in a set and does in a dict; types are told apart; a value that holds itself is written with
-references back. Functions, classes and modules of the project are left as links, which whoever crawls follows.
+Order matters in a dict and not in a set; values of two types differ; a value that holds itself is
+written with references back. Functions, classes and modules of the project become links, which the
+caller follows.
 """
 
 from __future__ import annotations
@@ -21,77 +22,56 @@ import sys
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import place
+from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.model import tagged
 
-MAX_VALUES = 50_000  # containers and instances, looked at in about half a second; numbers and texts in them cost less
+# Containers and instances, encoded in about half a second; numbers and texts in them cost less.
+MAX_VALUES = 50_000
 _MAX_FOREIGN_VALUES = 5_000
 
-_NO_VALUE = object()
+MISSING = object()
 _BULK = {int, float, str, bytes, bool, type(None), complex}
-_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-    (dict, lambda value: list(dict.items(value))),
-    (list, lambda value: list(list.__iter__(value))),
-    (tuple, lambda value: tuple(tuple.__iter__(value))),
-    (set, lambda value: set(set.__iter__(value))),
-    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
-    (str, lambda value: str.__getitem__(value, slice(None))),
-    (bytes, lambda value: bytes.__getitem__(value, slice(None))),
-    (int, int.__int__),
-    (float, float.__float__),
-    (complex, lambda value: complex(value.real, value.imag)),
-    (BaseException, lambda value: value.args),
-)
-_PLAIN = tuple(base for base, _ in _BASES)
-_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class written in C
-_HOOKS = {
-    "__reduce__",
-    "__reduce_ex__",
-    "__getstate__",
-    "__getnewargs__",
-    "__getnewargs_ex__",
-    "__getattr__",
-    "__getattribute__",
+# How an instance of a subclass becomes a plain value, without running its code.
+_BASES: dict[type, Callable[[Any], Any]] = {
+    dict: dict.copy,
+    list: list.copy,
+    tuple: lambda value: tuple.__getitem__(value, slice(None)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    str: lambda value: str.__getitem__(value, slice(None)),
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    BaseException: lambda value: value.args,
 }
-_SILENT = ("logging", "warnings")
-# Their state says nothing about what a program computes, or changes while it runs: how they are made says more.
-STATELESS = (
-    "_thread", "threading", "weakref", "_weakref", "_weakrefset", "asyncio", "_asyncio", "queue", "_queue",
-    "concurrent", "multiprocessing", "itertools", "random", "_random", "contextlib", "abc", "_abc", "numpy.random",
-)  # fmt: skip
-_COPIED = {
-    "__module__",
-    "__name__",
-    "__qualname__",
-    "__doc__",
-    "__annotations__",
-    "__type_params__",
-    "__annotate__",
-}
-_OF_CLASS = {
-    "__dict__",
-    "__weakref__",
-    "__firstlineno__",
-    "__static_attributes__",
-}  # what vars(Class) has besides what is written
-_RESOURCES = (
-    "_io",
-    "io",
-    "socket",
-    "_socket",
-    "ssl",
-    "_ssl",
-    "sqlite3",
-    "subprocess",
-    "http",
-    "select",
-    "tempfile",
-    "mmap",
+# Py_TPFLAGS_IMMUTABLETYPE: a class written in C.
+_IMMUTABLE = 1 << 8
+_PICKLE_HOOKS = set(
+    "__reduce__ __reduce_ex__ __getstate__ __getnewargs__ __getnewargs_ex__ __getattr__"
+    " __getattribute__".split()
 )
-_NEVER_SAME = (
+# Their state does not decide what a program computes.
+_SILENT = re.compile(r"(?:logging|warnings)\b.*(?:Logger|Handler|Manager|catch_warnings)$")
+# Their state does not either, or it changes while the program runs: the statements that create them
+# count instead.
+HIDDEN_STATE = re.compile(
+    r"(?:_thread|threading|_?weakref|_weakrefset|_?asyncio|_?queue|concurrent|multiprocessing"
+    r"|itertools|_?random|contextlib|_?abc|numpy\.random)(?:\.|$)"
+)
+_RESOURCES = re.compile(
+    r"(?:_?io|_?socket|_?ssl|sqlite3|subprocess|http|select|tempfile|mmap)(?:\.|$)"
+)
+# What functools.update_wrapper copies.
+_COPIED = set(
+    "__module__ __name__ __qualname__ __doc__ __annotations__ __type_params__ __annotate__".split()
+)
+# What vars(Class) has besides what is written.
+_CLASS_FIELDS = {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}
+_NEVER_EQUAL = (
     types.GeneratorType,
     types.CoroutineType,
     types.AsyncGeneratorType,
@@ -107,27 +87,23 @@ class Encoded(NamedTuple):
     Args:
         token: A literal, or a digest.
         links: Functions, classes and modules inside it, in order.
-        doubts: Why its state is not all in *token*; empty strings where that is as it should be.
+        unknowns: Why *token* does not hold its whole state; an empty string where that is intended.
     """
 
     token: str
     links: tuple[Any, ...] = ()
-    doubts: tuple[str, ...] = ()
-
-
-class TooLarge(Exception):
-    """A value holds more values than are looked at."""
+    unknowns: tuple[str, ...] = ()
 
 
 class Package(NamedTuple):
-    """A link to an installed package, by a module of it; with a version, by its own name."""
+    """A link to an installed package, by one of its modules; with a version, by its own name."""
 
     name: str
     version: str = ""
 
 
 class Folder(NamedTuple):
-    """A link to a folder, by its path below the project's root, from which an instance reads files when it is used."""
+    """A link to a folder, relative to the project's root, whose files an instance reads later."""
 
     name: str
 
@@ -137,30 +113,31 @@ class Encoder:
     Encodes values, each mutable one once.
 
     Args:
-        home: The project, whose functions, classes and modules are left as links.
+        codebase: The project, whose functions, classes and modules become links.
     """
 
-    def __init__(self, home: place.Home) -> None:
-        self.home = home
+    def __init__(self, codebase: ownership.Codebase) -> None:
+        self.codebase = codebase
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
-        self._lowest = sys.maxsize  # the outermost value that a reference back points to
-        self._left = MAX_VALUES
+        # The outermost value that a reference back points to.
+        self._lowest = sys.maxsize
+        self._remaining = MAX_VALUES
 
     def top(self, value: Any) -> Encoded:
-        """Encode a value that stands alone."""
-        self._left, self._lowest = MAX_VALUES, sys.maxsize
+        """Encode a value that is not part of another."""
+        self._remaining = MAX_VALUES
+        self._lowest = sys.maxsize
         self._stack.clear()
         try:
             return self.encode(value)
-        except (TooLarge, RecursionError):
-            size = f" of {len(value)}" if type(value) in (list, tuple, dict, set, frozenset) else ""
-            return Encoded(
-                f"large {type(value).__qualname__}{size}", (), ("too large to look at whole",)
-            )
+        except RecursionError:
+            kind = type(value)
+            size = f" of {len(value)}" if kind in (list, tuple, dict, set, frozenset) else ""
+            return Encoded(f"large {kind.__qualname__}{size}", (), ("too large to read whole",))
 
     def encode(self, value: Any) -> Encoded:
-        """Encode a value that may stand inside another."""
+        """Encode a value that may be part of another."""
         kind = type(value)
         if kind in _PRIMITIVES:
             return Encoded(self._literal(value))
@@ -170,16 +147,18 @@ class Encoder:
         if key in self._stack:
             self._lowest = min(self._lowest, self._stack[key])
             return Encoded(f"back:{len(self._stack) - self._stack[key]}")
-        self._left -= 1
-        if self._left < 0:
-            raise TooLarge
-        outer, self._lowest = self._lowest, sys.maxsize
+        self._remaining -= 1
+        if self._remaining < 0:
+            raise RecursionError
+        outer = self._lowest
+        self._lowest = sys.maxsize
         depth = self._stack[key] = len(self._stack)
         try:
             encoded = self._compound(value, kind)
         finally:
             self._stack.pop(key, None)
-        if self._lowest >= depth:  # it refers to nothing around it, so it means the same anywhere
+        # Without a reference to a value around it, it means the same anywhere.
+        if self._lowest >= depth:
             self.memo[key] = (value, encoded)
             self._lowest = outer
         else:
@@ -189,11 +168,13 @@ class Encoder:
     def join(self, tag: str, parts: Iterable[Encoded]) -> Encoded:
         """Several values as one."""
         parts = list(parts)
-        return Encoded(
-            "#" + tagged(tag, *(part.token for part in parts)),
-            tuple(link for part in parts for link in part.links),
-            tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
-        )
+        links: list[Any] = []
+        unknowns: dict[str, None] = {}
+        for part in parts:
+            links += part.links
+            unknowns |= dict.fromkeys(part.unknowns)
+        token = "#" + tagged(tag, *(part.token for part in parts))
+        return Encoded(token, tuple(links), tuple(unknowns))
 
     def many(self, tag: str, values: Iterable[Any]) -> Encoded:
         """Values in order."""
@@ -201,283 +182,231 @@ class Encoder:
 
     def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
         """Values with names, in the order of the names."""
-        return self.join(
-            tag,
-            (part for name, value in sorted(items) for part in (Encoded(name), self.encode(value))),
-        )
+        parts: list[Encoded] = []
+        for name, value in sorted(items):
+            parts += (Encoded(name), self.encode(value))
+        return self.join(tag, parts)
 
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
             return self._sequence(kind.__name__, value)
         if kind is dict:
-            if "__builtins__" in value:  # exec puts it there
-                value = {name: item for name, item in value.items() if name != "__builtins__"}
-            keys, values = (
-                self._sequence("keys", list(value)),
-                self._sequence("values", list(value.values())),
+            # exec adds __builtins__.
+            keys = [key for key in value if key != "__builtins__"]
+            values = [value[key] for key in keys]
+            return self.join(
+                "dict", (self._sequence("keys", keys), self._sequence("values", values))
             )
-            return self.join("dict", (keys, values))
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
+        # Not isinstance: a proxy may run code to answer that.
         for types_, encode in _KINDS:
-            if issubclass(kind, types_):  # not isinstance: a proxy may run code to say what it is
+            if issubclass(kind, types_):
                 return encode(self, value)
+        for types_, names in _ATTRIBUTES.items():
+            if issubclass(kind, types_):
+                return self._by_attributes(value, names)
         return self._instance(value, kind)
 
     def _literal(self, value: Any) -> str:
         kind = type(value)
         if kind is not str:
             return _PRIMITIVES[kind](value)
-        if len(value) < 1_000_000:  # in longer ones a search for paths takes too long
-            value = self.home.shorten(value)
+        # In longer texts a search for paths takes too long.
+        if len(value) < 1_000_000:
+            value = self.codebase.shorten(value)
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
-    def _literals(self, values: Iterable[Any]) -> list[str] | None:
-        """Tokens of plain values, or None if others are among them."""
-        return (
-            [self._literal(value) for value in values] if set(map(type, values)) <= _BULK else None
-        )
-
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
-        if len(values) > 10_000 and set(map(type, values)) <= _BULK:
+        if not set(map(type, values)) <= _BULK:
+            return self.many(tag, values)
+        if len(values) > 10_000:
             # marshal's second format is the same on every Python, and ten times faster.
-            return Encoded(
-                f"#{tag}:{len(values)}:{hashlib.sha256(marshal.dumps(list(values), 2)).hexdigest()}"
-            )
-        if (tokens := self._literals(values)) is not None:
-            return Encoded("#" + tagged(tag, *tokens))
-        return self.many(tag, values)
+            data = marshal.dumps(list(values), 2)
+            return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(data).hexdigest()}")
+        return Encoded("#" + tagged(tag, *map(self._literal, values)))
 
-    def _unordered(self, tag: str, values: Any) -> Encoded:
-        if (tokens := self._literals(values)) is not None:
-            return Encoded("#" + tagged(tag, *sorted(tokens)))
-        return self.join(tag, sorted((self.encode(value) for value in values), key=_sort_key))
+    def _unordered(self, tag: str, values: Iterable[Any]) -> Encoded:
+        return self.join(tag, sorted(map(self.encode, values), key=_sort_key))
 
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
-        kind = self.home.kind_of_file(value.__code__.co_filename)
-        if kind == place.PROJECT or (
-            kind == place.GENERATED and not self._is_foreign_module(value.__module__)
-        ):
+        kind = self.codebase.kind_of_file(value.__code__.co_filename)
+        if kind == ownership.GENERATED:
+            kind = self.codebase.kind_of_name(value.__module__ or "")
+        if kind == ownership.PROJECT:
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
-        if kind == place.FRAMEWORK:
+        if kind == ownership.FRAMEWORK:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
-        if isinstance(
-            registry := vars(value).get("registry"), types.MappingProxyType
-        ):  # singledispatch, where order says nothing
-            return self.join(
-                "singledispatch", [name, self._unordered("registry", registry.items())]
-            )
-        cells = []
-        for free, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
-            try:
-                if (
-                    free != "mtime"
-                ):  # the time of a file, not what it says: jinja's loaders keep it to see edits
-                    cells.append((free, cell.cell_contents))
-            except ValueError:
-                continue
-        state = [
-            *cells,
-            *(
-                (f".{name}", item)
-                for name, item in vars(value).items()
-                if not name.startswith("__")
-            ),
-        ]
-        if "__wrapped__" in vars(value):
-            state.append(("__wrapped__", value.__wrapped__))  # type: ignore[attr-defined]
+        attributes = vars(value)
+        registry = attributes.get("registry")
+        if isinstance(registry, types.MappingProxyType):
+            # singledispatch, where the order of registration does not matter.
+            items = self._unordered("registry", registry.items())
+            return self.join("singledispatch", [name, items])
+        state = []
+        for free, _, held in closure_of(value):
+            # Jinja's loaders keep a file's time to see edits, which is not its content.
+            if free != "mtime" and held is not MISSING:
+                state.append((free, held))
+        for attribute, held in attributes.items():
+            if not attribute.startswith("__") or attribute == "__wrapped__":
+                state.append((f".{attribute}", held))
         return self.join("foreign function", [name, self.named("state", state)]) if state else name
 
-    def builtin(self, value: Any) -> Encoded:
+    def builtin(self, value: types.BuiltinFunctionType) -> Encoded:
         """A function written in C, with the object it is bound to."""
-        owner = getattr(value, "__self__", None)
+        owner = value.__self__
         if owner is None or isinstance(owner, types.ModuleType):
-            return self._foreign(
-                getattr(value, "__module__", None) or "builtins", value.__qualname__
-            )
+            return self._foreign(value.__module__ or "builtins", value.__qualname__)
         return self.join("bound builtin", [Encoded(value.__qualname__), self.encode(owner)])
 
-    def type(self, value: type) -> Encoded:
+    def class_(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.home.kind_of_class(value)
-        if kind == place.PROJECT:
+        kind = self.codebase.kind_of_class(value)
+        if kind == ownership.PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
-        return (
-            Encoded("framework")
-            if kind == place.FRAMEWORK
-            else self._foreign(value.__module__, value.__qualname__)
-        )
-
-    def _is_foreign_module(self, name: str | None) -> bool:
-        module = sys.modules.get(name or "")
-        return (
-            module is not None
-            and name != "__main__"
-            and self.home.kind_of_module(module) != place.PROJECT
-        )
+        if kind == ownership.FRAMEWORK:
+            return Encoded("framework")
+        return self._foreign(value.__module__, value.__qualname__)
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        installed = place.kind_of_module(module) == place.INSTALLED
-        return Encoded(
-            f"{module.partition('.')[0]}:{name}", (Package(module),) if installed else ()
-        )
+        is_installed = ownership.kind_of_module(module) == ownership.INSTALLED
+        links = (Package(module),) if is_installed else ()
+        return Encoded(f"{module.partition('.')[0]}:{name}", links)
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        kind = self.home.kind_of_module(value)
-        links = {place.PROJECT: (value,), place.INSTALLED: (Package(value.__name__),)}.get(kind, ())
-        return Encoded(f"module {value.__name__.rpartition('.')[2]}", links)
+        name = value.__name__
+        kind = self.codebase.kind_of_module(value)
+        link = Package(name) if kind == ownership.INSTALLED else value
+        is_linked = kind in (ownership.INSTALLED, ownership.PROJECT)
+        return Encoded(f"module {name.rpartition('.')[2]}", (link,) if is_linked else ())
 
     def _instance(self, value: Any, kind: type) -> Encoded:
-        name, owner = self.type(kind), self.home.kind_of_class(kind)
-        if owner == place.FRAMEWORK:
-            steps = getattr(value, "function", None)
-            return (
-                Encoded("step", (value,))
-                if isinstance(steps, types.FunctionType)
-                else Encoded("framework")
-            )
-        if owner != place.PROJECT:
+        name = self.class_(kind)
+        owner = self.codebase.kind_of_class(kind)
+        if owner == ownership.FRAMEWORK:
+            is_step = isinstance(getattr(value, "function", None), types.FunctionType)
+            return Encoded("step", (value,)) if is_step else name
+        if owner != ownership.PROJECT:
             return self._foreign_instance(value, kind, name)
-        parts = [self.encode(plain(value)) for base, plain in _BASES if issubclass(kind, base)]
+        parts = [name]
+        for base, to_plain in _BASES.items():
+            if issubclass(kind, base):
+                parts.append(self.encode(to_plain(value)))
         parts.append(self.named("state", state_of(value)))
         solid = next(
             base
             for base in kind.__mro__
-            if base.__flags__ & _IMMUTABLE or within(base.__module__, STATELESS)
+            if base.__flags__ & _IMMUTABLE or HIDDEN_STATE.match(base.__module__)
         )
-        if solid is not object and not issubclass(
-            solid, _PLAIN
-        ):  # written in C, which may keep what no attribute shows
-            is_quiet = all(
-                base.__flags__ & _IMMUTABLE or _HOOKS.isdisjoint(vars(base))
-                for base in kind.__mro__
-            )
-            parts.append(
-                self._foreign_instance(value, solid, Encoded(""))
-                if is_quiet
-                else self._unknown(kind)
-            )
-        return self.join("instance", [name, *parts])
+        # A base written in C may keep what no attribute shows.
+        if solid is not object and not issubclass(solid, tuple(_BASES)):
+            written = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
+            if all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written):
+                parts.append(self._foreign_instance(value, solid, Encoded("")))
+            else:
+                parts.append(_unknown(kind))
+        return self.join("instance", parts)
 
     def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
-        """An instance of *kind*, which is not the project's, or is the part of an instance that is not."""
+        """An instance of *kind*, or the part of an instance that this foreign base keeps."""
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.home.shorten(str(value)))])
-        if module == "configparser" and hasattr(
-            value, "_sections"
-        ):  # newer Pythons add options to its state
-            return self.join(
-                "configparser", [name, self.encode(value._sections), self.encode(value._defaults)]
-            )
-        if kind is types.SimpleNamespace or (module, kind.__name__) == ("argparse", "Namespace"):
-            return self.join("namespace", [name, self.encode(dict(vars(value)))])
-        if (module, kind.__name__) == (
-            "pydantic.type_adapter",
-            "TypeAdapter",
-        ):  # what it derives from these holds addresses
-            return self.join(
-                "adapter", [name, self.encode(value._type), self.encode(value._config)]
-            )
-        if within(module, _SILENT) and kind.__name__.endswith(
-            ("Logger", "Handler", "Manager", "catch_warnings")
-        ):
+            return self.join("path", [name, Encoded(self.codebase.shorten(str(value)))])
+        if attributes := _STATE_ATTRIBUTES.get(f"{module}.{kind.__name__}"):
+            return self._by_attributes(value, attributes)
+        if _SILENT.match(f"{module}.{kind.__name__}"):
             return name
-        if within(module, STATELESS):
-            return name._replace(doubts=("",))
-        if within(module, _RESOURCES):
-            return name._replace(
-                doubts=(
-                    f"a live {module.lstrip('_')}.{kind.__qualname__}, of which only the class counts",
-                )
-            )
+        if HIDDEN_STATE.match(module):
+            return name._replace(unknowns=("",))
+        if _RESOURCES.match(module):
+            kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
+            return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
         if (buffer := _buffer(value)) is not None:
-            return self.join(
-                "buffer", [name, Encoded(buffer), self.named("state", state_of(value))]
-            )
+            state = self.named("state", state_of(value))
+            return self.join("buffer", [name, Encoded(buffer), state])
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
-            paths = getattr(value, "searchpath", None) or [getattr(value, "_template_root", None)]
-            folders = [
-                os.path.abspath(path)
-                for path in paths
-                if isinstance(path, str) and os.path.isdir(path)
-            ]
-            mine = [
-                Folder(self.home.relative(path) or "")
-                for path in folders
-                if self.home.kind_of_file(path) == place.PROJECT
-            ]
-            return reduced._replace(links=(*reduced.links, *mine))
+            return reduced._replace(links=(*reduced.links, *self._template_folders(value)))
         return reduced
 
+    def _template_folders(self, loader: Any) -> Iterator[Folder]:
+        """The project's folders from which a loader of Jinja reads."""
+        for path in getattr(loader, "searchpath", None) or [getattr(loader, "_template_root", "")]:
+            path = os.path.abspath(path or "")
+            if os.path.isdir(path) and self.codebase.kind_of_file(path) == ownership.PROJECT:
+                yield Folder(self.codebase.relative(path))
+
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
-        """What an instance gives to be pickled."""
-        left = self._left
-        before = self._left = min(left, _MAX_FOREIGN_VALUES)
+        """What an instance returns to be pickled."""
+        before = self._remaining
+        limit = self._remaining = min(before, _MAX_FOREIGN_VALUES)
+        kind = type(value)
         try:
-            reduce = copyreg.dispatch_table.get(type(value))
+            reduce = copyreg.dispatch_table.get(kind)
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
-            if isinstance(
-                reduced, str
-            ):  # a global, by its name: Python's own, or one that the project made
-                if getattr(sys.modules.get(type(value).__module__), reduced, None) is value:
-                    return self._foreign(
-                        type(value).__module__, reduced
-                    )  # whatever its class: that differs between Pythons
+            if isinstance(reduced, str):
+                # A global, by its name. The class of Python's own differs between versions.
+                if getattr(sys.modules.get(kind.__module__), reduced, None) is value:
+                    return self._foreign(kind.__module__, reduced)
                 return self.join("global", [name, Encoded(reduced, (), ("",))])
             state = self.many("reduced", map(_settled, reduced[1:]))
-            if not any(state.doubts):
+            if not any(state.unknowns):
                 return self.join("foreign", [name, state])
-        except (
-            Exception
-        ):  # whatever a foreign class does when asked for its state, its class is all we know then
+        except Exception:
+            # Whatever a foreign class does when asked for its state, its class is still known.
             pass
         finally:
-            self._left = max(left - (before - self._left), 0)
-        wrapped = [
-            getattr(value, field, None)
-            for field in ("__wrapped__", "func", "fn", "py_func", "function")
-        ]
-        links = [self.function(item) for item in wrapped if isinstance(item, types.FunctionType)]
-        return self.join(
-            "foreign",
-            [name, *links, Encoded("", (), ("",)) if links else self._unknown(type(value))],
-        )
+            self._remaining = max(before - (limit - self._remaining), 0)
+        parts = [name]
+        for field in ("__wrapped__", "func", "fn", "py_func", "function"):
+            wrapped = getattr(value, field, None)
+            if isinstance(wrapped, types.FunctionType):
+                parts.append(self.function(wrapped))
+        parts.append(Encoded("", (), ("",)) if len(parts) > 1 else _unknown(kind))
+        return self.join("foreign", parts)
 
-    @staticmethod
-    def _unknown(kind: type) -> Encoded:
-        return Encoded("", (), (f"the state of a {kind.__qualname__} cannot be known",))
-
-    def _enum(self, value: Any) -> Encoded:
+    def _enum(self, value: enum.Enum) -> Encoded:
         kind = type(value)
-        if self.home.kind_of_class(kind) != place.PROJECT:
+        if self.codebase.kind_of_class(kind) != ownership.PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
-        return self.join(
-            "member", [self.type(kind), Encoded(str(value._name_)), self.encode(value._value_)]
-        )
+        return self._by_attributes(value, ("_name_", "_value_"))
 
     def _by_attributes(self, value: Any, names: tuple[str, ...]) -> Encoded:
-        return self.join(
-            type(value).__name__,
-            [self.type(type(value)), *(self.encode(getattr(value, name)) for name in names)],
-        )
+        kind = type(value)
+        attributes = (self.encode(getattr(value, name)) for name in names)
+        return self.join(kind.__name__, [self.class_(kind), *attributes])
 
-    def _context_var(self, value: Any) -> Encoded:
-        held = value.get(_NO_VALUE)
-        if held is _NO_VALUE:
-            try:
-                held = value.get()
-            except LookupError:
-                return Encoded(f"context variable {value.name}")
-        return self.join("context variable", [Encoded(value.name), self.encode(held)])
+    def _context_var(self, value: contextvars.ContextVar[Any]) -> Encoded:
+        try:
+            held = [value.get()]
+        except LookupError:
+            held = []
+        return self.many("context variable", [value.name, *held])
+
+    def _mapping_proxy(self, value: types.MappingProxyType[Any, Any]) -> Encoded:
+        held = {name: item for name, item in value.items() if name not in _CLASS_FIELDS}
+        return self.many("mappingproxy", [held])
 
 
-def state_of(value: Any) -> list[tuple[str, Any]]:
+def _unknown(kind: type) -> Encoded:
+    return Encoded("", (), (f"the state of a {kind.__qualname__} cannot be read",))
+
+
+def closure_of(function: types.FunctionType) -> Iterator[tuple[str, types.CellType, Any]]:
+    """Name, cell and value of each variable that *function* closes over; MISSING if unset."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell, cell.cell_contents
+        except ValueError:
+            yield name, cell, MISSING
+
+
+def state_of(value: object) -> list[tuple[str, Any]]:
     """Attributes and slots of an instance, without running any of its code."""
     items: list[tuple[str, Any]] = []
     for klass in type(value).__mro__:
@@ -490,20 +419,21 @@ def state_of(value: Any) -> list[tuple[str, Any]]:
     try:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
-        attributes = {}
-    return items + [(str(name), item) for name, item in own(attributes)]
+        return items
+    return items + [(str(name), item) for name, item in without_copied(attributes)]
 
 
-def own(attributes: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """Attributes without what functools.update_wrapper copies: that is said by what is wrapped."""
+def without_copied(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Attributes without those that functools.update_wrapper copied from the wrapped function."""
     copied = _COPIED if "__wrapped__" in attributes else ()
     return ((name, item) for name, item in dict.items(attributes) if name not in copied)
 
 
 def _buffer(value: Any) -> str | None:
-    """Arrays of numbers: shape, format and content, through the protocol that numpy and ``array`` offer."""
+    """Format, shape and content of an array of numbers, such as those of numpy and ``array``."""
     if getattr(getattr(value, "dtype", None), "hasobject", False):
-        return None  # its bytes are addresses
+        # Its bytes are addresses.
+        return None
     try:
         view = memoryview(value)
         data = view if view.c_contiguous else view.tobytes()
@@ -512,54 +442,43 @@ def _buffer(value: Any) -> str | None:
         return None
 
 
-def _float(value: float) -> str:
-    return "float:nan" if value != value else f"float:{value.hex()}"
-
-
-def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[Any, ...]]]:
-    """By content; lambdas of one name by where they stand."""
-    codes = [getattr(link, "__code__", None) for link in encoded.links]
-    return encoded.token, [_stand(item) if item else () for item in codes]
-
-
-def _stand(item: types.CodeType) -> tuple[Any, ...]:
-    column = max((spot[3] or 0 for spot in item.co_positions()), default=0)
-    return (
-        item.co_filename,
-        item.co_firstlineno,
-        column,
-        ascii(item.co_consts) if column == 0 else "",
-    )
+def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
+    """By content; lambdas, which share a name, by where they are and by their constants."""
+    rows = []
+    for link in encoded.links:
+        if code := getattr(link, "__code__", None):
+            rows.append((code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])))
+    return encoded.token, rows
 
 
 def _settled(state: Any) -> Any:
-    """State with iterators written out, and without what is None or False: newer Pythons add such attributes."""
+    """State with iterators written out, without None and False: newer Pythons add such ones."""
     if type(state) is dict:
-        return sorted(
-            (name, item) for name, item in state.items() if item is not None and item is not False
-        )
+        rows = state.items()
+        return sorted(row for row in rows if row[1] is not None and row[1] is not False)
     return list(state) if hasattr(state, "__next__") else state
 
 
-def within(module: str, names: tuple[str, ...]) -> bool:
-    """Whether a module is one of *names*, or below one."""
-    return any(module == name or module.startswith(name + ".") for name in names)
-
-
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {
-    type(None): lambda value: "None",
-    bool: lambda value: f"bool:{value}",
+    type(None): repr,
+    type(...): repr,
+    type(NotImplemented): repr,
+    bool: repr,
+    complex: repr,
+    float: float.hex,
     int: lambda value: f"int:{value:x}",
-    float: _float,
-    complex: lambda value: f"complex:{_float(value.real)}:{_float(value.imag)}",
     str: lambda value: f"str:{value}",
-    bytes: lambda value: (
-        f"bytes:{value.hex()}" if len(value) < 64 else f"bytes#{hashlib.sha256(value).hexdigest()}"
-    ),
-    type(...): lambda value: "...",
-    type(NotImplemented): lambda value: "NotImplemented",
+    bytes: lambda value: f"bytes:{hashlib.sha256(value).hexdigest()}",
 }
 
+# What says everything about a foreign instance, by the name of its class: what it derives from that
+# differs between Pythons, or holds addresses.
+_STATE_ATTRIBUTES = {
+    "argparse.Namespace": ("__dict__",),
+    "configparser.ConfigParser": ("_sections", "_defaults"),
+    "configparser.RawConfigParser": ("_sections", "_defaults"),
+    "pydantic.type_adapter.TypeAdapter": ("_type", "_config"),
+}
 
 _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     types.MethodType: ("__func__", "__self__"),
@@ -569,41 +488,36 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     functools.partialmethod: ("func", "args", "keywords"),
     functools.cached_property: ("func",),
     functools.singledispatchmethod: ("dispatcher", "func"),
-    (range, slice): ("start", "stop", "step"),
-    re.Pattern: ("pattern", "flags"),
     struct.Struct: ("format",),
     typing.ForwardRef: ("__forward_arg__",),
     types.CellType: ("cell_contents",),
-    types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),  # right on one Python, other on the next
-    (types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.ClassMethodDescriptorType,
-     types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),
-}  # fmt: skip
+    # Right on one Python, different on the next.
+    types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),
+    types.SimpleNamespace: ("__dict__",),
+    (
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        types.MethodWrapperType,
+        types.ClassMethodDescriptorType,
+        types.GetSetDescriptorType,
+        types.MemberDescriptorType,
+    ): ("__qualname__",),
+}
+
 
 _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
     (types.FunctionType, Encoder.function),
     (types.BuiltinFunctionType, Encoder.builtin),
     (enum.Enum, Encoder._enum),
-    (type, Encoder.type),
+    (type, Encoder.class_),
     (types.ModuleType, Encoder.module),
-    *(
-        (kind, lambda self, value, names=names: self._by_attributes(value, names))
-        for kind, names in _ATTRIBUTES.items()
-    ),
     (
         type(functools.lru_cache(lambda: None)),
         lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
     ),
-    (
-        types.MappingProxyType,
-        lambda self, value: self.many(
-            "mappingproxy", [{name: item for name, item in value.items() if name not in _OF_CLASS}]
-        ),
-    ),
+    (types.MappingProxyType, Encoder._mapping_proxy),
     (weakref.ref, lambda self, value: self.many("weakref", [value()])),
     (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-    (
-        _NEVER_SAME,
-        lambda self, value: Encoded(type(value).__name__, (), (f"a live {type(value).__name__}",)),
-    ),
+    (_NEVER_EQUAL, lambda self, value: _unknown(type(value))),
     (contextvars.ContextVar, Encoder._context_var),
 ]

@@ -1,0 +1,471 @@
+"""
+Which outside names a piece of source reads, found without running it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pfl.handler.core.fingerprint.canonical import canonical, unquoted
+from pfl.handler.core.fingerprint.model import tagged
+from pfl.handler.core.fingerprint.source import (
+    Definition,
+    Read,
+    Source,
+    absolute,
+    blocks,
+    bound_by,
+    imported,
+    is_type_checking,
+    module_read,
+)
+
+# A read whose root is the module that it is part of.
+OWN_MODULE = "globals()"
+# An attribute whose name is chosen at run time. The global that holds the name follows, if any.
+CHOSEN = "\0"
+
+# Words that read what otherwise does not count.
+_EXTRAS = {
+    "docs": {*"__doc__ getdoc model_json_schema schema_json json_schema TypeAdapter".split()},
+    "annotations": {
+        *"__annotations__ __annotate__ __signature__ signature getfullargspec".split(),
+        *"get_type_hints get_annotations validate_call TypeAdapter".split(),
+    },
+    "subclasses": {"__subclasses__"},
+    "text": {"getsource", "getsourcelines", "getcomments", "findsource"},
+}
+_FILE_READERS = (
+    "read_text read_bytes read_csv read_table read_fwf read_json read_parquet read_excel"
+    " read_feather read_pickle read_xml read_orc read_hdf loadtxt genfromtxt fromfile get_data"
+    " FileSystemLoader PackageLoader"
+).split()
+_CODE_FINDERS = "entry_points iter_entry_points run_path run_module walk_packages iter_modules"
+_NOTES = {
+    **dict.fromkeys(_FILE_READERS, "reads a file at run time"),
+    **dict.fromkeys("listdir scandir iterdir rglob".split(), "lists a folder at run time"),
+    **dict.fromkeys(("co_code", "co_consts"), "reads bytecode"),
+    **{word: f"`{word}` finds code at run time" for word in _CODE_FINDERS.split()},
+}
+_NOTES_OF_CHAINS = {
+    re.compile(r"((io|builtins)\.)?open$"): "reads a file at run time",
+    re.compile(r"(os\.)?(environ|getenv)b?\b"): "reads the environment at run time",
+}
+_LOOKUPS = "getattr setattr vars globals eval exec import_module __import__ open environ getenv"
+# Also found under another name.
+_WATCHED = {*_LOOKUPS.split(), *_CODE_FINDERS.split()}.union(*_EXTRAS.values())
+
+
+class Unit(NamedTuple):
+    """
+    A piece of source, read.
+
+    Args:
+        text: Digest of what it says.
+        reads: Outside names, each with its line.
+        notes: What cannot be known: reason and line.
+        extras: What it reads that otherwise does not count: ``docs``, ``annotations``,
+            ``subclasses``, ``text``.
+    """
+
+    text: str
+    reads: dict[Read, int]
+    notes: tuple[tuple[str, int], ...]
+    extras: frozenset[str]
+
+
+def analyse(
+    nodes: Sequence[ast.AST],
+    extras: frozenset[str],
+    skip: Iterable[ast.expr],
+    aliases: dict[str, str],
+    *,
+    body_only: bool,
+) -> Unit:
+    """
+    Read *nodes*, which are part of one module.
+
+    Args:
+        nodes: Statements or expressions.
+        extras: What counts besides code.
+        skip: Decorators that do not count.
+        aliases: Other names of what is watched for, as `aliases_in` returns them.
+        body_only: Leave out the defaults of functions, because their live values count.
+    """
+    reader = _Analyzer("annotations" in extras, frozenset(map(id, skip)), aliases, body_only)
+    for node in nodes:
+        reader.visit(node)
+    text = tagged("source", *(canonical(node, extras, reader.skip) for node in nodes))
+    return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.extras))
+
+
+@functools.lru_cache(maxsize=4096)
+def aliases_in(source: Source) -> dict[str, str]:
+    """Other names that a module gives to what is watched for."""
+    aliases: dict[str, str] = {}
+    for node in source.statements:
+        aliases.update(_renamed(node))
+    return aliases
+
+
+def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
+    """``load`` and ``import_module`` of ``from importlib import import_module as load``."""
+    if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            if alias.asname and alias.name in _WATCHED:
+                yield alias.asname, alias.name
+    elif isinstance(node, ast.Assign):
+        name = _last_name(node.value)
+        for target in node.targets:
+            if isinstance(target, ast.Name) and name in _WATCHED:
+                yield target.id, name
+
+
+def _last_name(node: ast.expr) -> str:
+    """``c`` of ``a.b.c``."""
+    return getattr(node, "attr", "") or getattr(node, "id", "")
+
+
+def _text_in(node: ast.AST | None) -> str | None:
+    """The text that an expression of literals says; None if it holds anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    pieces: list[ast.expr] = []
+    if isinstance(node, ast.FormattedValue) and node.conversion < 0 and node.format_spec is None:
+        pieces = [node.value]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        pieces = [node.left, node.right]
+    elif isinstance(node, ast.JoinedStr):
+        pieces = node.values
+    texts = [text for text in map(_text_in, pieces) if text is not None]
+    return "".join(texts) if texts and len(texts) == len(pieces) else None
+
+
+class _Scope:
+    """
+    The names of one function, class or comprehension.
+
+    Args:
+        names: Those bound by its header.
+        body: What binds others.
+        is_class: Whether functions inside do not see them.
+    """
+
+    def __init__(
+        self, names: Iterable[str], body: Iterable[ast.stmt] = (), *, is_class: bool = False
+    ) -> None:
+        # With what a name imports, if it does.
+        self.names: dict[str, list[Read]] = {name: [] for name in names}
+        self.is_class = is_class
+        self.globals: set[str] = set()
+        self._outer: set[str] = set()
+        self._add(body)
+        for name in self._outer | self.globals:
+            self.names.pop(name, None)
+
+    def _add(self, body: Iterable[ast.stmt]) -> None:
+        for node in body:
+            if isinstance(node, ast.If) and is_type_checking(node.test):
+                self._add(node.orelse)
+                continue
+            if isinstance(node, ast.Global):
+                self.globals.update(node.names)
+            elif isinstance(node, ast.Nonlocal):
+                self._outer.update(node.names)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                for name, read in imported(node):
+                    self.names.setdefault(name, []).append(read)
+            else:
+                for name in bound_by(node):
+                    self.names.setdefault(name, [])
+            if not isinstance(node, Definition):
+                for block in blocks(node):
+                    self._add(block)
+
+
+class _Analyzer(ast.NodeVisitor):
+    def __init__(
+        self,
+        with_annotations: bool,
+        skip: frozenset[int],
+        aliases: dict[str, str],
+        body_only: bool,
+    ) -> None:
+        self.with_annotations = with_annotations
+        self.skip = skip
+        self.aliases = dict(aliases)
+        self.body_only = body_only
+        self.reads: dict[Read, int] = {}
+        self.notes: dict[tuple[str, int], None] = {}
+        self.extras: set[str] = set()
+        self.scopes: list[_Scope] = []
+
+    def read(self, chain: Read | None, line: int) -> None:
+        """Resolve a chain's root by Python's scoping, and note it if it comes from outside."""
+        if chain is None:
+            return
+        if chain.level < 0 and chain.root != OWN_MODULE:
+            for scope in reversed(self.scopes):
+                if scope.is_class and scope is not self.scopes[-1]:
+                    continue
+                if chain.root in scope.globals:
+                    break
+                origins = scope.names.get(chain.root)
+                for origin in origins or ():
+                    attrs = origin.attrs + chain.attrs
+                    self.read(origin._replace(attrs=attrs, escapes=chain.escapes), line)
+                if origins or (origins is not None and not scope.is_class):
+                    return
+        self.reads.setdefault(chain, line)
+        words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
+        for pattern, reason in _NOTES_OF_CHAINS.items():
+            if pattern.match(".".join(words)):
+                self.note(reason, line)
+        for word in words:
+            self._check_word(word, line)
+
+    def _check_word(self, word: str, line: int) -> None:
+        if word in _NOTES:
+            self.note(_NOTES[word], line)
+        for extra, readers in _EXTRAS.items():
+            if word in readers:
+                self.extras.add(extra)
+
+    def note(self, reason: str, line: int) -> None:
+        """Note something that cannot be known."""
+        self.notes[reason, line] = None
+
+    # --- chains: ``a.b.c``, also spelled with ``getattr``, ``globals`` or ``import_module``
+
+    def chain(self, node: ast.expr) -> Read | None:
+        """The outside name that *node* means; None, after a visit to its parts, if it is none."""
+        if isinstance(node, ast.Name):
+            return Read(node.id)
+        if isinstance(node, ast.Attribute):
+            self._check_word(node.attr, node.lineno)
+            return _extend(self.chain(node.value), node.attr)
+        if isinstance(node, ast.Subscript):
+            return self._chain_of_item(node.value, node.slice)
+        if isinstance(node, ast.Call):
+            return self._chain_of_call(node)
+        super().visit(node)
+        return None
+
+    def _chain_of_item(
+        self, value: ast.expr, key: ast.expr, attrs: tuple[str, ...] = ()
+    ) -> Read | None:
+        table = self.chain(value)
+        self.visit(key)
+        if table is not None and (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
+            if isinstance(key, ast.Name) and key.id == "__name__":
+                return Read(OWN_MODULE)
+            if (name := _text_in(key)) is not None:
+                return Read(name, (), 0)
+        elif table is not None and (table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]):
+            names = tuple(attr for attr in table.attrs if attr != "__dict__")
+            return _extend(table._replace(attrs=names), self._key(key))
+        self.read(_extend(table, *attrs), value.lineno)
+        return None
+
+    def _chain_of_call(self, node: ast.Call) -> Read | None:
+        name = _last_name(node.func)
+        is_bare = isinstance(node.func, ast.Name)
+        if is_bare:
+            name = self.aliases.get(name, name)
+        found: Read | None = None
+        arguments = node.args
+        first = arguments[0] if arguments else None
+        if is_bare and name == "globals":
+            found = Read(OWN_MODULE)
+        elif is_bare and name == "vars" and first is not None:
+            found = _extend(self.chain(first), "__dict__")
+            arguments = []
+        elif is_bare and name == "getattr" and first is not None and len(arguments) > 1:
+            found = _extend(self.chain(first), self._key(arguments[1]))
+            arguments = arguments[1:]
+        elif is_bare and name in ("eval", "exec") and first is not None:
+            self._visit_evaluated(first, name)
+        elif name in ("import_module", "__import__"):
+            found = self._chain_of_import(node, name)
+        elif name == "setattr" and first is not None and len(arguments) == 3:
+            self._read_target(first)
+            arguments = arguments[1:]
+        elif name == "get" and isinstance(node.func, ast.Attribute) and first is not None:
+            self._visit_all([*arguments[1:], *node.keywords])
+            return self._chain_of_item(node.func.value, first, ("get",))
+        self._visit_all([node.func, *arguments, *node.keywords])
+        return found
+
+    def _chain_of_import(self, node: ast.Call, function: str) -> Read | None:
+        """The module that ``import_module`` or ``__import__`` returns."""
+        options = {item.arg: item.value for item in node.keywords}
+        first, second = (*node.args, None, None)[:2]
+        name = _text_in(first)
+        if name is None:
+            # ``TABLE`` of ``TABLE[name]``.
+            chosen = self._chosen(first.value if isinstance(first, ast.Subscript) else first)
+            if chosen != CHOSEN:
+                return Read(chosen, (), 0)
+            self.note("imports a module chosen at run time", node.lineno)
+            return None
+        read = module_read(name)
+        package = options.get("package", second)
+        if function == "import_module" and read.level and package is not None:
+            read = Read(self._within(name, package), (), 0)
+        self.reads.setdefault(read._replace(escapes=False), node.lineno)
+        returns_top = function == "__import__" and len(node.args) < 4 and "fromlist" not in options
+        if returns_top and not read.level:
+            return read._replace(root=read.root.partition(".")[0])
+        return read
+
+    def _within(self, name: str, package: ast.expr) -> str:
+        """
+        The absolute name of a relative module.
+
+        If a global holds the package: `CHOSEN`, that global, `CHOSEN`, and *name*.
+        """
+        known = _text_in(package)
+        if known is None:
+            return f"{self._chosen(package)}{CHOSEN}{name}"
+        return absolute(module_read(name), known)
+
+    def _key(self, node: ast.expr) -> str:
+        """The attribute that a text names."""
+        known = _text_in(node)
+        return self._chosen(node) if known is None else known
+
+    def _chosen(self, key: ast.expr | None) -> str:
+        """An attribute named by a global whose value can be looked up, or by something unknown."""
+        if not isinstance(key, ast.Name) or any(key.id in scope.names for scope in self.scopes):
+            return CHOSEN
+        return CHOSEN + key.id
+
+    def _read_target(self, node: ast.expr) -> None:
+        """An object that an attribute is set on does not escape."""
+        target = self.chain(node)
+        self.read(target and target._replace(escapes=False), node.lineno)
+
+    def _visit_evaluated(self, code: ast.expr, name: str) -> None:
+        if isinstance(code, ast.Constant) and isinstance(code.value, str):
+            try:
+                return self._visit_all(map(ast.fix_missing_locations, ast.parse(code.value).body))
+            except SyntaxError:
+                pass
+        self.note(f"`{name}` runs code that is made at run time", code.lineno)
+        self.read(Read(OWN_MODULE), code.lineno)
+
+    # --- one method per kind of node, as ast.NodeVisitor calls them
+
+    def visit_Name(self, node: ast.Name | ast.Attribute | ast.Subscript | ast.Call) -> None:
+        """What may be a chain."""
+        if isinstance(getattr(node, "ctx", None), ast.Store | ast.Del):
+            if isinstance(node, ast.Attribute):
+                self._read_target(node.value)
+            elif isinstance(node, ast.Subscript):
+                self.generic_visit(node)
+        else:
+            self.read(self.chain(node), node.lineno)
+
+    visit_Attribute = visit_Subscript = visit_Call = visit_Name  # noqa: N815
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        """An import runs the module, whether or not one of its names is read."""
+        for alias in node.names:
+            read = Read(alias.name, (), 0, escapes=False)
+            if isinstance(node, ast.ImportFrom):
+                attrs = () if alias.name == "*" else (alias.name,)
+                read = Read(node.module or "", attrs, node.level, escapes=False)
+            self.reads.setdefault(read, node.lineno)
+        self.aliases.update(_renamed(node))
+
+    visit_ImportFrom = visit_Import  # noqa: N815
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """``load = importlib.import_module``."""
+        self.aliases.update(_renamed(node))
+        self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        """A block for type checkers does not exist at run time."""
+        if is_type_checking(node.test):
+            self._visit_all(node.orelse)
+        else:
+            self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        """``x += 1`` reads x."""
+        if isinstance(node.target, ast.Name):
+            self.read(Read(node.target.id), node.lineno)
+        self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """Annotations inside functions are never evaluated; elsewhere they may matter."""
+        self._visit_all([node.target, node.value])
+        if self.with_annotations or not self.scopes or self.scopes[-1].is_class:
+            self.visit(unquoted(node.annotation))
+
+    def _visit_all(self, nodes: Iterable[ast.AST | None]) -> None:
+        for node in nodes:
+            if node is not None:
+                self.visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        """Decorators and defaults belong outside, the body inside."""
+        self._visit_all(item for item in node.decorator_list if id(item) not in self.skip)
+        self._visit_annotation(node.returns)
+        self._visit_function(node.args, node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        """A function whose body is an expression."""
+        self._visit_function(node.args, [ast.copy_location(ast.Expr(node.body), node)])
+
+    def _visit_function(self, args: ast.arguments, body: Sequence[ast.stmt]) -> None:
+        if self.scopes or not self.body_only:
+            self._visit_all([*args.defaults, *args.kw_defaults])
+        names = ["__class__"]
+        for arg in ast.iter_child_nodes(args):
+            if isinstance(arg, ast.arg):
+                names.append(arg.arg)
+                self._visit_annotation(arg.annotation)
+        self.scopes.append(_Scope(names, body))
+        self._visit_all(body)
+        self.scopes.pop()
+
+    def _visit_annotation(self, annotation: ast.expr | None) -> None:
+        if self.with_annotations and annotation is not None:
+            self.visit(unquoted(annotation))
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """A class inside a function; its names are seen in its body only."""
+        self._visit_all([*node.decorator_list, *node.bases, *node.keywords])
+        self.scopes.append(_Scope((), node.body, is_class=True))
+        self._visit_all(node.body)
+        self.scopes.pop()
+
+    def visit_ListComp(
+        self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+    ) -> None:
+        """The first iterable belongs outside, everything else inside."""
+        outside = node.generators[0].iter
+        self.visit(outside)
+        names: list[str] = []
+        inside: list[ast.expr] = []
+        for part in node.generators:
+            names += (inner.id for inner in ast.walk(part.target) if isinstance(inner, ast.Name))
+            inside += [part.target, part.iter, *part.ifs]
+        self.scopes.append(_Scope(names))
+        inside += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        self._visit_all(item for item in inside if item is not outside)
+        self.scopes.pop()
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815
+
+
+def _extend(read: Read | None, *attrs: str) -> Read | None:
+    return read and read._replace(attrs=read.attrs + attrs)

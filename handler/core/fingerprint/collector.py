@@ -1,0 +1,313 @@
+"""
+What one crawl, from one function, has found so far: parts, their labels, and what cannot be known.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import os
+import sys
+from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+from pfl.handler.core.fingerprint import ownership
+from pfl.handler.core.fingerprint.analysis import OWN_MODULE, Unit, aliases_in, analyse
+from pfl.handler.core.fingerprint.model import Part, tagged
+from pfl.handler.core.fingerprint.rendering import render
+from pfl.handler.core.fingerprint.source import Globals, Read, Source, load, root_name
+from pfl.handler.core.fingerprint.values import MISSING, Encoded, Encoder, Folder, Package
+
+CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
+_WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")
+
+_FIRST: dict[tuple[int, str], tuple[Any, Any]] = {}
+# By identity: the value, its encoding, and the texts that were made of it, by name.
+_Known = dict[int, tuple[Any, Encoded, dict[str, str]]]
+_KNOWN: _Known = {}
+
+
+class ModuleInfo(NamedTuple):
+    """A module, its owner, its relative file and, if it is the project's, its source."""
+
+    module: ModuleType | None
+    kind: str
+    file: str | None
+    source: Source | None
+
+
+class Location(NamedTuple):
+    """Where a value is written: relative file, line, the statements that bind it, their module."""
+
+    file: str | None = None
+    line: int | None = None
+    nodes: tuple[ast.AST, ...] = ()
+    module: ModuleType | None = None
+
+
+class Value(NamedTuple):
+    """A value that becomes a part; *is_lasting* if later crawls meet the same object."""
+
+    key: tuple[Any, ...]
+    name: str
+    kind: str
+    value: Any
+    location: Location = Location()
+    is_lasting: bool = True
+
+
+class SideEffects(NamedTuple):
+    """What a module changes in others when it is imported."""
+
+    module: ModuleType
+
+
+class Collector:
+    """
+    Collects what one function rests on.
+
+    Args:
+        codebase: The project.
+        extras: What counts besides code, because something that is reached reads it.
+    """
+
+    def __init__(self, codebase: ownership.Codebase, extras: frozenset[str]) -> None:
+        self.codebase = codebase
+        self.owns = codebase.owns
+        self.extras = extras
+        self.found_extras = extras
+        # A new module was imported: what was read until then may have changed.
+        self.has_imported = False
+        self.encoder = Encoder(codebase)
+        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
+        self.parts: list[Part] = []
+        self.opaque: dict[Part, None] = {}
+        self.files: set[str] = set()
+        # By label: where the statements are that create an object with hidden state.
+        self.creators: dict[str, Location] = {}
+        self._known: _Known = {}
+        # By key: the label, and the item, so that no identity is used twice.
+        self._labels: dict[Any, tuple[str, Any]] = {}
+        self._counts: dict[str, int] = {}
+        self._sources: dict[str, Source | None] = {}
+        self._modules: dict[int, ModuleInfo] = {}
+
+    def must_restart(self) -> bool:
+        """Whether more counts than was thought, or there are new modules."""
+        return self.has_imported or self.found_extras != self.extras
+
+    def remember_values(self) -> None:
+        """Let later crawls see values as this one did, whatever runs in between."""
+        _KNOWN.update(self._known)
+
+    # --- what is reached
+
+    def link(self, item: Any, creator: Location | None = None) -> str:
+        """The label of something reached, which *creator* creates; it is visited later if new."""
+        kind = type(item)
+        if kind is Package:
+            item = Package(*ownership.distribution_of(item.name))
+        key: Any = id(item)
+        if kind is Value:
+            key = item.key
+        elif kind in (Package, Folder, SideEffects):
+            key = item
+        if key not in self._labels:
+            name = _name(item)
+            count = self._counts[name] = self._counts.get(name, 0) + 1
+            label = name if count == 1 else f"{name}#{count}"
+            self._labels[key] = (label, item)
+            if creator is not None:
+                self.creators[label] = creator
+            self.queue.append((label, item))
+        return self._labels[key][0]
+
+    def bind(self, owner: str, name: str, kind: str, value: Any, location: Location) -> str:
+        """What *owner* holds as *name*, as an item of a digest; a value becomes a part."""
+        if value is MISSING:
+            return "unbound"
+        creator = self.creators.get(owner)
+        if (code := self.code(value, creator)) is not None:
+            return code
+        mark = ":" if kind == "closure" else "."
+        part = Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location)
+        return self.link(part, creator)
+
+    def code(self, value: Any, creator: Location | None = None) -> str | None:
+        """A function, class, module or step as an item of a digest; None for any other value."""
+        # The same as below, for what is most of a project.
+        if type(value) is FunctionType and self.owns(value):
+            return f"function {value.__code__.co_qualname} {self.link(value, creator)}"
+        if not (is_instance(value, CODE) or is_step(value)) or type(value) is MethodType:
+            return None
+        encoded = self.encoder.top(value)
+        # Code that carries values is a value.
+        if encoded.token.startswith("#") or len(encoded.links) > 1:
+            return None
+        return " ".join((encoded.token, *(self.link(item, creator) for item in encoded.links)))
+
+    def items_of(self, value: Any) -> list[str]:
+        """A value that is no part of its own, as items of a digest."""
+        encoded = self.encoder.top(value)
+        return [encoded.token, *map(self.link, encoded.links)]
+
+    def add_part(
+        self, label: str, kind: str, location: Location, items: Sequence[str], text: str
+    ) -> None:
+        """Add what was read of something reached."""
+        self.parts.append(_part(label, kind, location, items, text))
+
+    def add_opaque(self, label: str, location: Location, reason: str) -> None:
+        """Add something that cannot be known."""
+        self.opaque[_part(label, "opaque", location, (label, reason), reason)] = None
+
+    def encode_value(self, item: Value) -> tuple[Encoded, str]:
+        """A value and a short text of it, as they were when first seen in this process."""
+        key = id(item.value)
+        known = (_KNOWN.get(key) or self._known.get(key)) if item.is_lasting else None
+        if known is None:
+            known = (item.value, self.encoder.top(item.value), {})
+            if item.is_lasting:
+                self._known[key] = known
+        _, encoded, texts = known
+        if item.name not in texts:
+            texts[item.name] = render(item.name, item.value)
+        return encoded, texts[item.name]
+
+    # --- source
+
+    def module_info(self, module: ModuleType | None) -> ModuleInfo:
+        """The owner of a module, and its source; what it does when it is imported is linked."""
+        if module is None:
+            return ModuleInfo(None, ownership.GENERATED, None, None)
+        if id(module) not in self._modules:
+            file = ownership.file_of(module)
+            kind = self.codebase.kind_of_module(module)
+            source = None
+            if file and kind == ownership.PROJECT:
+                source = self.source(file, vars(module))
+            relative = self.codebase.relative(file) if file else None
+            self._modules[id(module)] = ModuleInfo(module, kind, relative, source)
+            if file and source is not None:
+                self.files.add(os.path.abspath(file))
+                self.link(SideEffects(module))
+        return self._modules[id(module)]
+
+    def module_named(self, name: str) -> ModuleInfo:
+        """The same of a module by its name, if it is imported."""
+        module = sys.modules.get(name)
+        # Anything may be there in place of a module.
+        return self.module_info(module if is_instance(module, ModuleType) else None)
+
+    def source(self, path: str, names: Globals) -> Source | None:
+        """A file as it is when the crawl starts: asking the disk each time is slow."""
+        if path not in self._sources:
+            self._sources[path] = load(path, names)
+        return self._sources[path]
+
+    def analyse(
+        self,
+        source: Source,
+        nodes: Sequence[ast.AST],
+        names: Globals,
+        *,
+        body_only: bool = False,
+    ) -> Unit:
+        """
+        What *nodes* say and read.
+
+        Decorators such as ``@step(retries=2)`` say how a step runs, not what it computes. Those of
+        installed packages may read annotations.
+        """
+        skip: list[ast.expr] = []
+        extras = self.extras
+        for node in nodes:
+            for decorator in getattr(node, "decorator_list", ()):
+                name = root_name(decorator) or ""
+                owner = module_name_of(names.get(name))
+                kind = ownership.kind_of_module(owner) if owner else ownership.PROJECT
+                if kind == ownership.FRAMEWORK:
+                    skip.append(decorator)
+                elif kind == ownership.INSTALLED or name == "singledispatch":
+                    extras |= {"annotations"}
+        key = (*map(id, nodes), extras, body_only, len(skip))
+        unit: Unit | None = source.units.get(key)
+        if unit is None:
+            try:
+                unit = analyse(nodes, extras, skip, aliases_in(source), body_only=body_only)
+            except RecursionError:
+                line = getattr(nodes[0], "lineno", 0)
+                text = tagged("text", *map(source.text_of, nodes))
+                note = ("nested too deeply to be read", line)
+                unit = Unit(text, {Read(OWN_MODULE): line}, (note,), frozenset())
+            if "text" in extras:
+                verbatim = map(source.verbatim, nodes)
+                unit = unit._replace(text=tagged("text", unit.text, *verbatim))
+            source.units[key] = unit
+        self.found_extras |= unit.extras
+        return unit
+
+
+def _part(label: str, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
+    return Part(label, kind, location.file, location.line, tagged(kind, *items), text)
+
+
+def _name(item: Any) -> str:
+    if isinstance(item, Value | Package | Folder):
+        return item.name
+    if isinstance(item, SideEffects):
+        return f"(module) {item.module.__name__}"
+    if isinstance(item, FunctionType):
+        return item.__code__.co_qualname
+    if isinstance(item, ModuleType):
+        return item.__name__.rpartition(".")[2]
+    if is_step(item):
+        return f"@{item.function.__code__.co_qualname}"
+    return str(getattr(item, "__qualname__", type(item).__qualname__))
+
+
+def module_name_of(value: object) -> str | None:
+    """The name of the module that *value* is, or says it is from."""
+    if is_instance(value, ModuleType):
+        return str(value.__name__)  # type: ignore[attr-defined] # mypy does not narrow by is_instance
+    owner = getattr(value if is_instance(value, CODE) else type(value), "__module__", None)
+    return owner if isinstance(owner, str) else None
+
+
+def unwrap(function: Any) -> Any:
+    """The Python function or class in a step, partial, method or cached function, or None."""
+    for _ in range(32):
+        if isinstance(function, FunctionType | type):
+            return function
+        try:
+            inner = [getattr(function, name, None) for name in _WRAPPED_AS]
+        except Exception:
+            # An object that answers with an error wraps nothing.
+            break
+        inner = [each for each in inner if each is not None]
+        if not inner:
+            break
+        function = inner[0]
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
+    return call if isinstance(call, FunctionType) else None
+
+
+def is_step(item: Any) -> bool:
+    """Whether *item* is a step: an object of pfl that holds a function."""
+    is_pfl = type(item).__module__.partition(".")[0] == "pfl"
+    return is_pfl and isinstance(getattr(item, "function", None), FunctionType)
+
+
+def first_seen(owner: object, name: str, value: Any) -> Any:
+    """
+    A value that code sets while it runs, as it was when first seen in this process.
+
+    So the second fingerprint of a process equals the first, whatever ran in between.
+    """
+    return _FIRST.setdefault((id(owner), name), (owner, value))[1]
+
+
+def is_instance(value: object, kinds: Any) -> bool:
+    """``isinstance`` that asks the type only: a proxy may run code to answer."""
+    return issubclass(type(value), kinds)

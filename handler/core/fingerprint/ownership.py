@@ -1,0 +1,273 @@
+"""
+Who owns a piece of code: the project, an installed package, the standard library, or pfl.
+
+Only the project's code is read. An installed package counts by its name and version, found next to
+its files, because asking ``importlib.metadata`` for all packages takes longer than a whole
+fingerprint.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from types import FunctionType, ModuleType
+from typing import Any
+
+PROJECT = "project"
+INSTALLED = "installed"
+STANDARD = "standard"
+FRAMEWORK = "framework"
+GENERATED = "generated"
+
+_PFL = os.path.abspath(os.path.join(__file__, "../../../.."))
+# Not the whole folder: in a checkout it also holds flows and tests.
+_FRAMEWORK = tuple(
+    os.path.join(_PFL, path)
+    for path in ("__init__.py", f"cli{os.sep}", f"handler{os.sep}", f"serverless{os.sep}")
+)
+_STDLIB = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+_STDLIB_DIRS = tuple(os.path.join(path, "") for path in (*_STDLIB, *map(os.path.realpath, _STDLIB)))
+_SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
+# Py_TPFLAGS_HEAPTYPE: a class that Python code made.
+_HEAP_TYPE = 1 << 9
+
+
+class Codebase:
+    """
+    The project of one function: which code belongs to it, and how its files are named.
+
+    Args:
+        root: The folder from which its modules are imported.
+        package: The function's package, with a separator at its end, or its file. It belongs to the
+            project even if it is installed.
+    """
+
+    def __init__(self, root: str, package: str) -> None:
+        self.root = root
+        self._package = package
+        self._relative: dict[str, str] = {}
+        roots = {root, _checkout_of(root) or root}
+        # The root of a disk is no name to look for.
+        names = [re.escape(path) for path in roots if len(path.strip(os.sep)) > 3]
+        names.sort(key=len, reverse=True)
+        self._roots = re.compile(f"(?:{'|'.join(names)})(?![\\w.-])") if names else None
+
+    def kind_of_file(self, path: str) -> str:
+        """The owner of a file."""
+        return PROJECT if path.startswith(self._package) else kind_of_file(path)
+
+    def kind_of_module(self, module: ModuleType) -> str:
+        """The owner of a module."""
+        file = file_of(module)
+        return self.kind_of_file(file) if file else kind_of_module(module.__name__)
+
+    def kind_of_name(self, name: str) -> str:
+        """The owner of a module, by its name."""
+        module = sys.modules.get(name)
+        return (
+            self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(name)
+        )
+
+    def kind_of_class(self, value: type) -> str:
+        """The owner of a class."""
+        # make_dataclass says that its classes come from ``types``.
+        if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
+            return PROJECT
+        return self.kind_of_name(value.__module__)
+
+    def owns(self, value: Any) -> bool:
+        """Whether a function or class is the project's; False for any other value."""
+        # Not isinstance: a proxy may run code to answer that.
+        kind = type(value)
+        if issubclass(kind, FunctionType):
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+        return issubclass(kind, type) and self.kind_of_class(value) == PROJECT
+
+    def relative(self, file: str) -> str:
+        """A path relative to the root, with ``/``; a name such as ``<string>`` as it is."""
+        if not file or file.startswith("<"):
+            return file
+        if file not in self._relative:
+            path = os.path.relpath(os.path.abspath(file), self.root)
+            self._relative[file] = path.replace(os.sep, "/")
+        return self._relative[file]
+
+    def shorten(self, text: str) -> str:
+        """*text* without the checkout's folder, so that it is equal in another checkout."""
+        return self._roots.sub("<root>", text) if self._roots and os.sep in text else text
+
+
+@functools.lru_cache(maxsize=256)
+def codebase_of(file: str, module: str) -> Codebase:
+    """The project of a function, given its file and the name of its module."""
+    root = root_of(file, module)
+    package = os.path.join(root, module.partition(".")[0], "")
+    return Codebase(root, package if file.startswith(package) else file)
+
+
+def _checkout_of(root: str) -> str | None:
+    for _ in range(3):
+        if any(os.path.exists(os.path.join(root, mark)) for mark in _CHECKOUT_MARKS):
+            return root
+        root = os.path.dirname(root)
+    return None
+
+
+@functools.cache
+def kind_of_file(path: str) -> str:
+    """The owner of a file; ``generated`` for a name such as ``<string>``."""
+    if path.startswith("<frozen"):
+        return STANDARD
+    if path.startswith("<") or not path:
+        return GENERATED
+    path = os.path.abspath(path)
+    if path.startswith(_FRAMEWORK):
+        return FRAMEWORK
+    if _SITE_DIR.search(path):
+        return INSTALLED
+    if path.startswith(_STDLIB_DIRS):
+        return STANDARD
+    return INSTALLED if _is_next_to_dist_info(path) else PROJECT
+
+
+def kind_of_module(name: str) -> str:
+    """The owner of a module, imported or not; an unknown one counts as the project's."""
+    file = _location_of(name)
+    if file is not None:
+        return kind_of_file(file)
+    return STANDARD if name.partition(".")[0] in sys.stdlib_module_names else PROJECT
+
+
+def _location_of(name: str) -> str | None:
+    """The file or folder of a module or, if it is not imported, of its top-level package."""
+    top = name.partition(".")[0]
+    module = sys.modules.get(name) or sys.modules.get(top)
+    if module is not None:
+        return file_of(module)
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    return (
+        spec.origin
+        if spec.has_location
+        else next(iter(spec.submodule_search_locations or ()), None)
+    )
+
+
+def file_of(module: ModuleType) -> str | None:
+    """A module's file, or the first folder of a namespace package."""
+    names = vars(module)
+    if isinstance(file := names.get("__file__"), str):
+        return file
+    try:
+        return os.path.join(next(iter(names.get("__path__") or ())), "")
+    except (StopIteration, TypeError):
+        return None
+
+
+def root_of(file: str, module: str) -> str:
+    """The folder from which *module* is imported, given its file; else the file's folder."""
+    stem = os.path.splitext(os.path.abspath(file))[0]
+    folder = os.path.dirname(stem)
+    if os.path.basename(stem) == "__init__":
+        stem = folder
+    suffix = os.sep + module.replace(".", os.sep)
+    return (stem.removesuffix(suffix) or os.sep) if stem.endswith(suffix) else folder
+
+
+@functools.cache
+def distribution_of(module: str) -> tuple[str, str]:
+    """
+    Name and version of the package that installed *module*.
+
+    Returns:
+        Without metadata: the module's top-level name, and its ``__version__`` or "unknown".
+    """
+    top = module.partition(".")[0]
+    if module not in sys.modules:
+        module = top
+    if file := _location_of(module):
+        sites = list(_SITE_DIR.finditer(file))
+        root = file[: sites[-1].end()] if sites else root_of(file, module)
+        if found := _installer_of(root.rstrip(os.sep), top):
+            return found
+    version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
+    return top, version if isinstance(version, str) else "unknown"
+
+
+@functools.cache
+def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
+    """Name, version and dist-info folder of the packages in *root*, by normalized name."""
+    found = {}
+    try:
+        entries = sorted(os.listdir(root))
+    except OSError:
+        entries = []
+    for entry in entries:
+        stem, ending = os.path.splitext(entry)
+        if ending == ".dist-info" and "-" in stem:
+            name, _, version = stem.partition("-")
+            found[_normalized(name)] = (name.replace("_", "-"), version, entry)
+    return found
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+@functools.cache
+def _installer_of(root: str, top: str) -> tuple[str, str] | None:
+    """Name and version of the package that put *top* into *root*: PyYAML for ``yaml``."""
+    infos = _dist_infos(root)
+    likely = infos.get(_normalized(top))
+    installed = re.compile(rf"^{re.escape(top)}(/|\.|,)".encode(), re.MULTILINE)
+    for name, version, folder in [likely, *infos.values()] if likely else infos.values():
+        try:
+            record = content_of(os.path.join(root, folder, "RECORD"))
+        except OSError:
+            continue
+        if installed.search(record):
+            return name, version
+    return likely and likely[:2]
+
+
+def _is_next_to_dist_info(path: str) -> bool:
+    """Whether a package put *path* there: a Lambda zip has packages next to the project."""
+    for entry in sys.path:
+        root = os.path.join(os.path.abspath(entry or os.getcwd()), "")
+        if path.startswith(root) and _dist_infos(root):
+            top = path.removeprefix(root).split(os.sep)[0].removesuffix(".py")
+            return _installer_of(root, top) is not None
+    return False
+
+
+def content_of(path: str) -> bytes:
+    """A file's bytes."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
+    """An exception in one line, with the project's file and line that raised it."""
+    file: str | None = None
+    line: int | None = None
+    message = str(error)
+    if isinstance(error, SyntaxError):
+        # Its text repeats file and line.
+        file, line, message = error.filename, error.lineno, error.msg
+    else:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if kind_of_file(frame.f_code.co_filename) == PROJECT:
+                file = frame.f_code.co_filename
+                line = number
+    where = f" at {os.path.relpath(file, root)}:{line}" if file and not file.startswith("<") else ""
+    return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + where

@@ -1,0 +1,111 @@
+"""
+Values as people read them: short, and without secrets.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from typing import Any
+
+from pfl.handler.core.fingerprint.values import state_of
+
+_LENGTH = 400
+_ITEMS = 40
+_SECRET_NAME = re.compile(
+    r"(?:^|_|\b)(?:api_?|access_?|private_?|secret_?|auth_?|signing_?)?"
+    r"(?:key|token|passw(?:or)?d|passwd|pwd|secrets?|credentials?)(?:$|_|\b)",
+    re.IGNORECASE,
+)
+_SECRET_SHAPE = re.compile(
+    r"AKIA[0-9A-Z]{12,}|ASIA[0-9A-Z]{12,}|gh[pousr]_\w{16,}|github_pat_\w+|sk-[\w-]{16,}"
+    r"|sk_(?:live|test)_\w+|xox[abprs]-[\w-]+|eyJ[\w-]{8,}\.[\w-]+|AIza[\w-]{20,}|glpat-[\w-]+"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@"
+)
+_RANDOM_LOOK = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[\w+/=-]{32,}")
+_PLAIN_MODULES = ("datetime", "decimal", "fractions", "uuid", "pathlib", "zoneinfo")
+_LITERALS = {int, float, complex, bool, type(None), type(...), range, slice}
+_BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    dict: ("{", "}"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+}
+MASK = "***"
+
+
+def render(name: str, value: Any) -> str:
+    """A short repr that runs no code of the project; MASK if *name* or the value looks secret."""
+    if looks_secret(name) and not isinstance(value, bool | type(None)):
+        return MASK
+    return _short(_render(value, 4))
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a name says that its value is a secret: ``API_KEY``, ``db_password``."""
+    return bool(_SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 90]} … {text[-80:]}"
+
+
+def _render(value: Any, depth: int) -> str:
+    kind = type(value)
+    if kind in (str, bytes):
+        return _text(value)
+    if kind is int and value.bit_length() >= 4000:
+        # The decimal digits of a large number are refused.
+        return hex(value)[:_LENGTH]
+    if kind in _LITERALS:
+        return repr(value)
+    if depth == 0:
+        return "…"
+    if kind in _BRACKETS:
+        return _items(value, kind, depth - 1)
+    if issubclass(kind, types.FunctionType | types.BuiltinFunctionType | type):
+        return str(value.__qualname__)
+    if kind is re.Pattern:
+        return f"re.compile({_text(value.pattern)})"
+    if kind.__module__ in _PLAIN_MODULES:
+        return _short(repr(value))
+    try:
+        rows = [
+            f"{name}={_named(name, item, depth - 1)}"
+            for name, item in state_of(value)[:20]
+            if not name.startswith("__")
+        ]
+    except Exception:
+        # An object that cannot be read is shown by its class.
+        rows = []
+    return f"{kind.__qualname__}({', '.join(rows)})"
+
+
+def _text(value: str | bytes) -> str:
+    if len(value) > _LENGTH:
+        value = value[: _LENGTH - 90] + value[:0] + value[-80:]  # type: ignore[operator] # both are of one type
+    if isinstance(value, str):
+        value = _SECRET_SHAPE.sub(MASK, value)
+        if _RANDOM_LOOK.fullmatch(value):
+            value = MASK
+    return repr(value)
+
+
+def _items(value: Any, kind: type, depth: int) -> str:
+    # A set has no order: what is shown is sorted as it is printed.
+    is_set = kind in (set, frozenset)
+    items = list(value)[: 1_000 if is_set else _ITEMS]
+    if kind is dict:
+        rows = [f"{_render(key, depth)}: {_named(key, value[key], depth)}" for key in items]
+    else:
+        rows = [_render(item, depth) for item in items]
+    if is_set:
+        rows = sorted(rows)[:_ITEMS]
+    if len(value) > _ITEMS:
+        rows.append("…")
+    return f"{', '.join(rows)}".join(_BRACKETS[kind])
+
+
+def _named(name: object, value: Any, depth: int) -> str:
+    return repr(MASK) if isinstance(name, str) and looks_secret(name) else _render(value, depth)

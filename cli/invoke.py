@@ -117,9 +117,8 @@ def _run_here(chosen: Settings, raw: Event) -> Reply:
     import uuid
 
     from pfl.handler import entry
-    from pfl.handler.core.store import objects
 
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
     with output.stdout_kept_for_data():
         return entry.handle(
@@ -204,10 +203,9 @@ def _mark_as_crashed(chosen: Settings, error: errors.UnavailableError) -> None:
     cause = _CAUSES.get(type(error).__name__)
     if cause is None or not chosen.store:
         return  # Nothing is on record, or not in a store that can be read from here.
-    from pfl.handler.core.store import objects
     from pfl.handler.engine import reap
 
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     try:
         for row in reap.after_error(results, chosen, error.request_id, cause, error.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
@@ -261,10 +259,9 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     from pfl.handler.core.cache import accept
     from pfl.handler.core.cache import forecast as forecasts
     from pfl.handler.core.declare import catalog, project
-    from pfl.handler.core.store import objects
 
     request = events.parse(raw, catalog.load(chosen))
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)

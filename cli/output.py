@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-_as_json = False
+as_json = False  # Set by --json: then errors are printed as JSON too.
 _in_utc = False
 _live: Live | None = None
 _live_lock = threading.Lock()
@@ -38,12 +38,6 @@ _STATUS_COLOURS = {
 }
 
 
-def set_json(wanted: bool) -> None:
-    """Remember whether ``--json`` was given: then errors are printed as JSON too."""
-    global _as_json
-    _as_json = wanted
-
-
 def set_utc(wanted: bool) -> None:
     """Remember whether ``--utc`` was given."""
     global _in_utc
@@ -59,7 +53,7 @@ def emit(data: object) -> None:
         write(json.dumps(data, ensure_ascii=not is_unicode))
 
 
-def write(text: str) -> None:
+def write(text: str, end: str = "\n") -> None:
     """
     Print *text* on stdout as it is: colours stay, so stored text has to be cleaned before.
 
@@ -71,7 +65,7 @@ def write(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     try:
         # The escape of a lone surrogate is valid JSON, too.
-        _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout)
+        _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout, end)
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -91,7 +85,7 @@ def say(text: str) -> None:
 
 def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
-    if _as_json:
+    if as_json:
         # The exit code is that of this error, whatever becomes of stdout.
         with suppress(SystemExit, UnavailableError):
             emit({"version": 1, "status": error.status, "error": error.to_json()})

@@ -30,7 +30,6 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine.prefect import runs
 
     chosen = settings.load()
@@ -40,7 +39,9 @@ def list_runs(
             "the embedded Prefect server is not running: these are the calls on record;"
             " pfl server start brings the rest"
         )
-    found = list(runs.ls(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
+    found = list(
+        runs.ls(settings.open_store(chosen), api, id=id, status=status, stuck=stuck, limit=limit)
+    )
     columns = ["id", "flow", "step", "status", "started", "run"]
     count = output.print_rows(found, columns, _cells, json=json)
     dead = sum(row["stuck"] for row in found)
@@ -61,12 +62,13 @@ def _cells(row: JsonObject) -> tuple[object, ...]:
 @app.command("reap")
 def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine import reap
 
     count = 0
     chosen = settings.load()
-    for row in reap.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=output.progress):
+    for row in reap.reap(
+        settings.open_store(chosen), chosen, dry_run=dry_run, notify=output.progress
+    ):
         count += 1
         if json:
             output.emit({**row, "dry_run": dry_run})

@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 as_json = False  # Set by --json: then errors are printed as JSON too.
 _in_utc = False
 _live: Live | None = None
-_live_lock = threading.Lock()
+_live_lock = threading.RLock()
 _last_progress = ""
 
 # Columns that are cut to fit a terminal. Any other is worse cut than on two lines.
@@ -50,7 +50,7 @@ def emit(data: object) -> None:
         write(_clean(data))
     else:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(json.dumps(data, ensure_ascii=not is_unicode))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode)))
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -64,7 +64,6 @@ def write(text: str, end: str = "\n") -> None:
     clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
-        # The escape of a lone surrogate is valid JSON, too.
         _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout, end)
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
@@ -105,8 +104,14 @@ def explain(error: ErrorBody) -> None:
 
 
 def printable(text: str) -> str:
-    """*text* with control characters and direction marks as escapes: it cannot steer a terminal."""
-    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+    """
+    *text* with control characters and direction marks as escapes: it cannot steer a terminal.
+
+    The escapes are those of JSON: JSON keeps its meaning.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class Table:
@@ -328,10 +333,11 @@ def progress(step: str, doing: str) -> None:
     with _live_lock:
         if text == _last_progress:
             return
-        _last_progress = text
         if not _is_terminal(sys.stderr):
-            _print_stderr(text)
+            say(text)
+            _last_progress = text
             return
+        _last_progress = text
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
@@ -404,10 +410,6 @@ def _clean(text: str) -> str:
 
 def _write_stderr(text: str) -> None:
     clear_progress()
-    _print_stderr(text)
-
-
-def _print_stderr(text: str) -> None:
     # A message that cannot be printed changes no exit code.
     with suppress(OSError):
         _print(text, sys.stderr)

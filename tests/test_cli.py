@@ -44,11 +44,10 @@ SLOW = """
 class Ran:
     """What a command left behind: exit code, stdout, stderr."""
 
-    def __init__(self, code: int, out: str, err: str) -> None:
-        assert "Traceback" not in err
-        self.code = code
-        self.out = out
-        self.err = err
+    def __init__(self, done: subprocess.CompletedProcess) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
 
     @property
     def data(self) -> dict:
@@ -72,7 +71,8 @@ def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) 
         )
     else:
         done = forked.run([*PFL, *arguments], input=stdin, env=_environ(environ))
-    return Ran(done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return Ran(done)
 
 
 def pfl_on(terminals: str, *arguments: str, stdin: str = "", **environ: str) -> Ran:
@@ -116,7 +116,8 @@ def pfl_on(terminals: str, *arguments: str, stdin: str = "", **environ: str) -> 
         os.close(end)
     code = process.wait(timeout=60)
     out, err = (shown[name].decode().replace("\r\n", "\n") for name in ("out", "err"))
-    return Ran(code, out, err)
+    assert "Traceback" not in err
+    return Ran(subprocess.CompletedProcess(arguments, code, out, err))
 
 
 def leaves(command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -900,6 +901,10 @@ def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
     assert "\\u001b]0;title\\u0007" in captured.out and "one " in captured.err
     assert captured.err.count("\ntwo\n") == 1
+    value = {"value": f"{evil}\U000e0001\ud800"}
+    output.emit(value)
+    shown = capsys.readouterr().out
+    assert shown.removesuffix("\n").isprintable() and json.loads(shown) == value
 
 
 @pytest.fixture

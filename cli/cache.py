@@ -194,8 +194,8 @@ def accept(
         output.emit(told)
 
 
-def _warn(exc: CorruptRecordError) -> None:
-    output.say(f"warning: {output.printable(str(exc))}")
+def _warn(warning: str) -> None:
+    output.say(f"warning: {output.printable(warning)}")
 
 
 @app.command("bust")
@@ -257,11 +257,9 @@ def bust(
     before = time.time() - old_s if old_s else None
     scope = bust.Scope(folder, keys.coded(event.check_id(prefix) if prefix else ""), steps, before)
     results = objects.of(chosen)
-    nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
-    rows = {each: {"step": each, **nothing} for each in steps if each != bust.ALL}
-    for found in bust.results(results, scope):
-        name = found.key.split("/")[2]
-        inspection.add(rows.setdefault(name, {"step": name, **nothing}), found, "results")
+    rows = {each: inspection.no_totals(each) for each in steps if each != bust.ALL}
+    for found in bust.list_results(results, scope):
+        inspection.add(rows, found, "results")
     count = sum(row["results"] for row in rows.values())
     if not json:
         cells = [
@@ -327,8 +325,8 @@ def restore(
     folder = None if id is None else keys.encode_id(id)
     asked = [
         m
-        for m in sorted(bust.marks(results, folder), key=lambda m: (m.name, m.key))
-        if not m.by_call
+        for m in sorted(bust.list_marks(results, folder), key=lambda m: (m.name, m.key))
+        if not m.is_from_call
         and (not names or m.name in names)
         and (folder is None or m.folder == folder)
         and (step is None or m.step == step)
@@ -345,7 +343,7 @@ def restore(
         rows = [
             (
                 m.name,
-                m.shown_id,
+                m.id_pattern,
                 m.step.replace(bust.ALL, "all"),
                 m.before or "",
                 records.now_iso(m.at)[:19],

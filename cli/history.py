@@ -39,7 +39,7 @@ class _Log:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, exc: PflError) -> None:
+    def __call__(self, exc: PflError | str) -> None:
         self.count += 1
         output.say(f"warning: {output.printable(str(exc))}")
 
@@ -69,7 +69,7 @@ def _found(store, log: _Log, id, flow, step, since, status) -> Iterator[tuple]:
     from pfl.handler.core.cache import history
 
     since_ns = None if since is None else _moment_ns(since, "--since")
-    return history.ls(
+    return history.list_records(
         store, id=id, flow=flow, step=step, since_ns=since_ns, status=status, warn=log
     )
 
@@ -80,7 +80,7 @@ def _moment_ns(text: str, flag: str) -> int:
     with suppress(InvalidRequestError):
         return time.time_ns() - age_s(text, flag) * 10**9
     try:
-        return history.ns_of(text)
+        return history.parse_time_ns(text)
     except (ValueError, OverflowError) as exc:
         why = "it has to be a number with s, m, h, d or w, or a moment in ISO 8601"
         raise InvalidRequestError(
@@ -176,7 +176,7 @@ def show(
     if plot or plot_to:
         from pfl.cli import draw
 
-        earlier = history.computed(store, name.folder, name.step, log, until_ns=name.time_ns)
+        earlier = history.list_computed(store, name.folder, name.step, log, until_ns=name.time_ns)
         return draw.draw([_whole(store, *each) for each in islice(earlier, 1_000)], path, plot_to)
     row = _whole(store, name, body)
     if body.get("fingerprint"):
@@ -192,14 +192,9 @@ def _record(store, short: str, id: str | None) -> tuple:
     """The record that a person calls *short*; damaged, it is an error here."""
     from pfl.handler.core.cache import history
 
-    troubles: list[CorruptRecordError] = []
     name = history.find(store, short, folder=_folder(id))
-    if (body := history.read(store, name, troubles.append)) is None:
-        raise (
-            troubles[0]
-            if troubles
-            else NotFoundError(f"there is no record {name.path}", hint="pfl history ls")
-        )
+    if (body := history.read(store, name)) is None:
+        raise NotFoundError(f"record {name.path} does not exist", hint="pfl history ls")
     return name, body
 
 
@@ -219,7 +214,7 @@ def tail(
     while True:
         # Clocks differ by less than this, so what is older than the newest by more is not new.
         fresh, horizon_ns = [], max(seen.values(), default=time.time_ns()) - near_ns
-        for number, name in enumerate(history.names(store, folder=folder, step=step)):
+        for number, name in enumerate(history.list_names(store, folder=folder, step=step)):
             if name.time_ns < horizon_ns and not (is_first and number < lines):
                 break
             if name.path not in seen and (not is_first or number < lines):
@@ -227,12 +222,16 @@ def tail(
             elif is_first:
                 seen[name.path] = name.time_ns
         for name in reversed(fresh):
-            before = log.count
-            if (body := history.read(store, name, log)) is None and log.count == before:
-                continue  # Its index entry is there, and it itself not yet.
+            try:
+                body = history.read(store, name)
+            except CorruptRecordError as exc:
+                log(exc)
+            else:
+                if body is None:
+                    continue  # What points to it exists, and it itself does not yet.
+                if id is None or body["id"] in (id, None):
+                    _emit(name, body, json)
             seen[name.path] = name.time_ns
-            if body is not None and (id is None or body["id"] in (id, None)):
-                _emit(name, body, json)
         if not follow:
             return log.end()
         horizon_ns = max(seen.values(), default=0) - 2 * near_ns
@@ -289,7 +288,7 @@ def _pairs(
         yield new[1].get("step"), old, new
     elif len(runs) == 2 and not records and len(ids) < 2:
         sides = [
-            history.run(store, each, folder=folders[0] if folders else None, warn=log)
+            history.find_run(store, each, folder=folders[0] if folders else None, warn=log)
             for each in runs
         ]
         for name in sorted({**sides[0], **sides[1]}) if step is None else [step]:
@@ -303,7 +302,7 @@ def _pairs(
         )
         is_none = True
         for name in sorted(names - {history.ALL}):
-            found = [history.computed(store, folder, name, log) for folder in folders]
+            found = [history.list_computed(store, folder, name, log) for folder in folders]
             # Of one ID the newest comes first, and then the one before it.
             new, old = next(found[-1], None), next(found[0], None)
             if old or (new and len(ids) == 2):
@@ -324,8 +323,8 @@ def _pairs(
 def _standing(store, side: dict, step: str, log: _Log) -> tuple | None:
     from pfl.handler.core.cache import history
 
-    last = min((name for name, _ in side.values()), key=lambda name: name.order)
-    return next(history.computed(store, last.folder, step, log, until_ns=last.time_ns), None)
+    last = min((name for name, _ in side.values()), key=lambda name: name.file)
+    return next(history.list_computed(store, last.folder, step, log, until_ns=last.time_ns), None)
 
 
 def _difference(store, old, new, allowed, key: str) -> dict:
@@ -426,12 +425,13 @@ def bisect(
     compare.at(None, path)
     since_ns = 0 if since is None else _moment_ns(since, "--since")
     listed = takewhile(
-        lambda name: name.time_ns >= since_ns, history.names(store, folder=_folder(id), step=step)
+        lambda name: name.time_ns >= since_ns,
+        history.list_names(store, folder=_folder(id), step=step),
     )
     names = [name for name in listed if name.status == history.COMPUTED]
     # All are read from the oldest on: a value may change and change back, and halving would step over that.
     before, count, there = None, 0, 0
-    for name, body in history.bodies(store, reversed(names), log):
+    for name, body in history.read_all(store, reversed(names), log):
         try:
             found = compare.at(history.value(store, name, body), path)
         except (NotFoundError, CorruptRecordError) as exc:
@@ -597,7 +597,7 @@ def prune(
     from pfl.handler.core.store import layout
 
     store, before_ns, folder = _store(), _moment_ns(older_than, "--older-than"), _folder(id)
-    count = sum(1 for _ in history.prune(store, before_ns, folder=folder))
+    count = sum(1 for _ in history.list_prunable(store, before_ns, folder=folder))
     records = output.counted(count, "record")
     output.say(
         f"{records} {'is' if count == 1 else 'are'} older than {older_than} and not the newest value of a step"
@@ -605,7 +605,7 @@ def prune(
     if count and not dry_run:
         output.confirm(f"Delete {records} for good?", yes=yes)
         layout.check(store)
-        history.delete(store, history.prune(store, before_ns, folder=folder))
+        history.delete(store, history.list_prunable(store, before_ns, folder=folder))
         output.say(
             "deleted; pfl cache verify --repair sets large values aside that no record leads to any more"
         )

@@ -72,7 +72,7 @@ def deploy(
     uri = at.find_image(build=True)
     at.deploy(uri)
     made = [
-        {"type": kind, "name": name, "link": at.link(kind, name)}
+        {"type": kind, "name": name, "link": at.page(kind, name)}
         for kind, name in at.resources().values()
     ]
     if json:
@@ -102,7 +102,7 @@ def remove(
 ) -> None:
     """Remove the function and all around it; the bucket with cache and history stays."""
     at = _existing(name, stage)
-    status, left = at.stack_status(), at.store if purge and at._bucket_is_there() else ""
+    status, left = at.stack_status(), at.store if purge and at.bucket_exists() else ""
     if not status and not left:
         raise NotFoundError(
             f"there is no stack {at.function} in {at.region}", hint="--stage, --name, AWS_REGION"
@@ -110,7 +110,7 @@ def remove(
     with_it = f" and {at.store} with all history" if purge else ""
     output.confirm(f"Remove {at.function} in {at.region}{with_it}?", yes=yes)
     _offer_osls(at, False)
-    at._node()
+    at.check_node()
     at.remove(purge=purge)
     output.say(
         f"{at.function} is removed" + ("" if purge else f"; {at.store} stays, --purge removes it")
@@ -123,7 +123,7 @@ def status(stage: Stage = "dev", name: Name = "pfl", json: Json = False) -> None
     from pfl.serverless import aws
 
     at = _existing(name, stage)
-    with aws.told(f"function {at.function}"):
+    with aws.converted_errors(f"function {at.function}"):
         config = at.client("lambda").get_function(FunctionName=at.function)
     about, variables = (
         config["Configuration"],
@@ -189,9 +189,9 @@ def logs(
 def _existing(name: str, stage: str):
     from pfl.serverless import deploy as deploying
 
-    at = deploying.Deployment(settings.load(), name, stage, tell=output.say)
-    at._region()
-    at._identity()
+    at = deploying.Deployment(settings.load(), name, stage, report=output.say)
+    at.find_region()
+    at.find_account()
     return at
 
 
@@ -201,7 +201,7 @@ def _offer_osls(at, install: bool) -> None:
 
     from pfl.serverless import deploy as deploying
 
-    if not deploying._OSLS.exists() and shutil.which("npm"):
+    if not deploying.OSLS.exists() and shutil.which("npm"):
         if install or (
             sys.stdin.isatty()
             and sys.stderr.isatty()

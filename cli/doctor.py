@@ -305,7 +305,7 @@ class Doctor:
                 said = f"{change.name} {words[change.action]}"
                 yield _judged("block", change.action == "keep", said, said, "pfl setup blocks")
                 for note in change.note.split("; "):
-                    if note.startswith("beside it") or "of the same place" in note:
+                    if "of another type" in note or "the same location" in note:
                         yield Row(
                             "block", "warn", note, "keep the one that is used, and remove the other"
                         )
@@ -328,7 +328,7 @@ class Doctor:
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
-        with aws.told(f"bucket {name}"):
+        with aws.converted_errors(f"bucket {name}"):
             client.head_bucket(Bucket=name)
         asked = {
             "private": (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pfl.handler.core.declare.project import Project
     from pfl.handler.core.event import Reply, Request
     from pfl.handler.core.settings import Settings
-    from pfl.serverless.remote import Target
+    from pfl.serverless.remote import FunctionCrashedError, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
@@ -150,9 +150,9 @@ def _call(
     output.say(f"calling function {target.function}{region}")
     try:
         sent = remote.call(
-            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say
+            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
         )
-    except errors.UnavailableError as exc:
+    except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
     if sent.reply is None:
@@ -194,7 +194,7 @@ _CAUSES = {
 }
 
 
-def _mark_as_crashed(chosen: Settings, error: errors.UnavailableError) -> None:
+def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
     """
     Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
 

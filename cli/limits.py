@@ -32,7 +32,7 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
 
     chosen = settings.load()
     results = settings.open_store(chosen)
-    api = runs.known(chosen)
+    api = runs.find_api(chosen)
     if api is None:
         output.say(
             "the embedded Prefect server is not running: these are the limits that pfl has set;"

@@ -22,7 +22,7 @@ from test_reap import states
 
 CHILD = """
 import json, os, sys
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.settings import Settings
 from pfl.handler.engine import deadline
 deadline.POLL_S = 0.1

@@ -147,7 +147,7 @@ class Doctor:
         from packaging.requirements import Requirement
 
         wrong = []
-        for line in requires("pfl") or ():
+        for line in requires("prefect-lambda") or ():
             wanted = Requirement(line)
             if wanted.marker is None and not wanted.specifier.contains(
                 found := version(wanted.name), prereleases=True

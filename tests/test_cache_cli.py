@@ -108,7 +108,7 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
         (["bust", "--id", "a", "--prefix", "b", "--yes"], 2, "do not go together"),
         (["bust", "--step", "b", "--dependents", "--upstream"], 2, "do not go together"),
         (["bust", "--id", "abc", "--dependents"], 2, "needs a step"),
-        (["bust", "--older-than", "7 days", "--yes"], 2, "--older-than is '7 days'"),
+        (["bust", "--older-than", "7 days", "--yes"], 2, "invalid --older-than '7 days'"),
         (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
         (["bust", "--prefix", "\udcff", "--yes"], 2, "not valid Unicode"),
         (["restore", "--yes"], 2, "nothing says what to restore"),

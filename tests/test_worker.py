@@ -515,7 +515,7 @@ def test_both_workers_send_runs_and_what_aws_refuses_is_a_crash(pool, function, 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--pool", "no-such-pool"], 3, "there is no work pool"),
+        (["--pool", "no-such-pool"], 3, "the work pool no-such-pool does not exist"),
         (["--pool", "typed"], 2, "is of type process"),
         (["--limit", "0"], 2, "--limit"),
     ],

@@ -96,7 +96,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         invocation.flow_run_id = str(context.flow_run.id)
-        invocation.call.about["flow_run_id"] = invocation.flow_run_id
+        invocation.call.info["flow_run_id"] = invocation.flow_run_id
         invocation.url = environment.flow_run_url(current_api().url, invocation.flow_run_id)
         if ours is None:
             invocation.flow_run = context.flow_run

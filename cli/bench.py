@@ -42,41 +42,42 @@ def bench(
     chosen = settings.load(engine=engine or "direct")
     event = {"id": id, "flow": flow} if flow else {"id": id}
     rows: list[dict[str, object]] = []
-    table: list[list[object]] = []
     with output.Progress() as progress:
         for process, call in (("warm", _call_here), ("cold", _call_in_new_process)):
-            calls: dict[str, list[Reply]] = {"miss": [], "hit": []}
-            times: dict[str, list[float]] = {"miss": [], "hit": []}
+            times_ms: dict[str, list[float]] = {"miss": [], "hit": []}
+            last: dict[str, Reply] = {}
             for number in range(rounds):
                 progress("", f"{process}, round {number + 1} of {rounds}")
                 with TemporaryDirectory(prefix="pfl-bench-") as store:
-                    for case in calls:
+                    for case, times in times_ms.items():
                         started = time.perf_counter()
-                        reply = call(event, chosen._replace(store=store))
-                        times[case].append((time.perf_counter() - started) * 1e3)
-                        calls[case].append(reply)
-                        if "error" in reply:
-                            _fail(reply, json)
-            miss_ms = median(times["miss"])
-            for case, replies in calls.items():
-                statuses = [row["status"] for row in replies[-1]["steps"]]
-                ms = median(times[case])
-                counts = {
-                    "process": process,
-                    "call": case,
-                    "computed": statuses.count("computed"),
-                    "hits": statuses.count("hit"),
-                    "store_requests": median(sum(each["store"].values()) for each in replies),
-                }
-                rows.append(counts | {"median_ms": ms, "saved_ms": miss_ms - ms})
-                saved = [f"{ms:,.2f}", f"{miss_ms - ms:,.2f}", f"{ms / miss_ms:.2%}"]
-                table.append([*counts.values(), *saved])
+                        last[case] = call(event, chosen._replace(store=store))
+                        times.append((time.perf_counter() - started) * 1e3)
+                        if "error" in last[case]:
+                            _fail(last[case], json)
+            miss_ms = median(times_ms["miss"])
+            for case, reply in last.items():
+                ms = median(times_ms[case])
+                statuses = [row["status"] for row in reply["steps"]]
+                rows.append(
+                    {
+                        "process": process,
+                        "call": case,
+                        "computed": statuses.count("computed"),
+                        "hits": statuses.count("hit"),
+                        "store_requests": sum(reply["store"].values()),
+                        "median_ms": round(ms, 3),
+                        "saved_ms": round(miss_ms - ms, 3),
+                        "ratio": round(ms / miss_ms, 4),
+                    }
+                )
     if json:
-        report = {"id": id, "flow": reply["flow"], "engine": chosen.engine, "rounds": rounds}
-        output.emit({"version": 1, **report, "calls": rows})
-        return
-    columns = ["process", "call", "computed>", "hits>", "store requests>"]
-    output.table([*columns, "median, ms>", "saved, ms>", "of a miss>"], table)
+        head = {"version": 1, "id": id, "flow": reply["flow"], "engine": chosen.engine}
+        output.emit({**head, "rounds": rounds, "calls": rows})
+    else:
+        columns = ["process", "call", "computed>", "hits>", "store requests>"]
+        columns += ["median, ms>", "saved, ms>", "ratio>"]
+        output.table(columns, [list(row.values()) for row in rows])
 
 
 def _call_here(event: dict[str, str], chosen: Settings) -> Reply:

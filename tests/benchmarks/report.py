@@ -110,7 +110,7 @@ def finish(
     if absent:
         why = "--quick" if run["quick"] else "not asked for"
         left_out.append({"what": ", ".join(absent), "why": why})
-    why = "they store nothing: each call computes, so a miss is the only case"
+    why = "they store nothing, so each call is a miss"
     left_out.append({"what": "hits of plain functions", "why": why})
     if own_s3:
         why = "nothing between it and your bucket could count them"

@@ -186,8 +186,8 @@ def other_tools(run: dict) -> list[str]:
         "a store, which no other tool here does. pfl's manifest is made beforehand, as in an "
         "image; plain Prefect calls its server. The changes are cases of `tests/fingerprint`, "
         "which were written along with pfl's fingerprint: pfl's own count shows that no known "
-        "case fails, and the others' counts show what each tool looks at. Failed: the tool could not "
-        "hash the function, or took over 4 s."
+        "case fails, and the others' counts show what each tool looks at. Failed: the tool could "
+        "not hash the function, or took over 4 s."
     )
     return [f"{report.table(head, rows)}\n\n{notes}"]
 

@@ -1,5 +1,5 @@
 """
-Draw what the terminal shows: run pfl on a pseudo-terminal, in a project of its own, and save its screens as SVG.
+Draw what the terminal shows: run pfl on a pseudo-terminal in a project, and save screens as SVG.
 
     python docs/picture.py          all of them, in about a minute
     python docs/picture.py why      one
@@ -46,11 +46,11 @@ _BETWEEN = "\x1e"
 
 def screens(commands: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> list[str]:
     """
-    What a terminal shows after each command, all typed into one bash; colours are left in.
+    What a terminal shows after each command, all typed into one bash, with colours.
 
     Args:
         commands: Each may have several lines.
-        cwd: Where.
+        cwd: The working directory.
         environ: Added to the environment.
     """
     ours, theirs = pty.openpty()
@@ -86,7 +86,7 @@ def plain(screen: str) -> str:
 def _screen(written: str) -> str:
     lines: list[str] = []
     for line in written.replace("\r\n", "\n").split("\n"):
-        if "\x1b[1A" in line and lines:  # A spinner that stopped takes its line back.
+        if "\x1b[1A" in line and lines:  # A spinner that stops removes its line.
             lines.pop()
         for eraser in ("\x1b[2K", "\x1b[1A", "\r"):
             line = line.rsplit(eraser, 1)[-1]
@@ -95,7 +95,7 @@ def _screen(written: str) -> str:
 
 
 def draw(name: str, commands: Sequence[str], shown: Sequence[str]) -> None:
-    """Save commands and what they showed as ``docs/<name>.svg``."""
+    """Save commands and their screens as ``docs/<name>.svg``."""
     console = Console(
         record=True,
         width=WIDTH,
@@ -108,7 +108,7 @@ def draw(name: str, commands: Sequence[str], shown: Sequence[str]) -> None:
         if screen:
             console.print(*AnsiDecoder().decode(screen), sep="\n")
     svg = console.export_svg(title="pfl", unique_id="pfl")
-    # Rich would have the reader's browser fetch a font; each line says how long it is, so any fixed width does.
+    # Without a font to fetch. Each line has its length, so any font of fixed width will do.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S).replace(
         "Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace"
     )
@@ -118,7 +118,7 @@ def draw(name: str, commands: Sequence[str], shown: Sequence[str]) -> None:
 
 
 def main(wanted: Sequence[str]) -> None:
-    """Run all pictures' commands one after the other, and draw those wanted."""
+    """Run the commands of all pictures in order, and draw the wanted ones."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place, "pfl")
         shutil.copytree(

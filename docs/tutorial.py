@@ -1,10 +1,10 @@
 """
-Run the commands of ``docs/tutorial.md`` and write what they print into it; a test runs them and compares.
+Run the commands of ``docs/tutorial.md`` and write their output into it; a test compares it.
 
     python docs/tutorial.py
 
-In a ``console`` block a line that starts with ``$ `` is a command, and the others are what it prints. A ``python`` block that
-starts with ``# flows/…`` is written to that file when its turn comes.
+In a ``console`` block, a line that starts with ``$ `` is a command, and the others are its output.
+A ``python`` block that starts with ``# flows/…`` is written to that file when its turn comes.
 """
 
 from __future__ import annotations
@@ -32,38 +32,43 @@ _VARIES = (
 
 def run(text: str, root: Path, environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """
-    Type a page's commands into one bash, in a project that has pfl's own flows to begin with.
+    Type the commands of a page into one bash, in a project that starts with pfl's own flows.
 
     Args:
         text: The page.
-        root: A directory that is made for it.
+        root: The directory to create.
         environ: Added to the environment.
 
     Returns:
-        Each command, what the page says it prints, and what it printed.
+        Each command, its output on the page, and its output now.
     """
     shutil.copytree(
         HERE.parent / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__")
     )
-    commands, said = [], []
+    commands: list[str] = []
+    outputs: list[str] = []
     for kind, block in _BLOCK.findall(text):
         if kind == "console":
             for command, printed in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, flags=re.M):
                 commands.append(command)
-                said.append(printed)
+                outputs.append(printed)
         elif file := re.match(r"# (flows/\S+)\n", block):
             commands.append(f"cat > {file[1]} <<'PYTHON'\n{block}PYTHON")
-            said.append("")
+            outputs.append("")
     screened = (
         plain(screen).replace(str(root), "~/pfl").splitlines()
         for screen in screens(commands, root, environ)
     )
     shown = ["".join(f"{line.rstrip()}\n" for line in lines) for lines in screened]
-    return list(zip(commands, said, shown, strict=True))
+    return list(zip(commands, outputs, shown, strict=True))
 
 
 def same(said: str, printed: str) -> tuple[str, str]:
-    """Both texts without what differs from run to run: times, durations, keys, ports, and the width of columns."""
+    """
+    Both texts without what differs from run to run.
+
+    That is times, durations, keys, ports, and the width of columns.
+    """
     texts = []
     for text in (said, printed):
         for pattern, name in _VARIES:
@@ -73,13 +78,11 @@ def same(said: str, printed: str) -> tuple[str, str]:
 
 
 def main() -> None:
-    """Make the page tell what is printed now."""
+    """Write the present output into the page."""
     text = PAGE.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as place:
-        root, environ = (
-            Path(place, "pfl"),
-            {"HOME": place, "PREFECT_HOME": f"{place}/.prefect", "DO_NOT_TRACK": "1"},
-        )
+        root = Path(place, "pfl")
+        environ = {"HOME": place, "PREFECT_HOME": f"{place}/.prefect", "DO_NOT_TRACK": "1"}
         try:
             ran = run(text, root, environ)
         finally:

@@ -35,6 +35,9 @@ def clean_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):  # As a shell starts its background jobs; children would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The checkout is a package, so pytest puts the folder above it on the path. What lies there,
+    # such as a checkout of Prefect, would be imported in place of what is installed.
+    sys.path[:] = [place for place in sys.path if place != str(ROOT.parent)]
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]

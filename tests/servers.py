@@ -1,43 +1,73 @@
-"""Servers on 127.0.0.1: an S3 (moto) in its own process, and one that answers or passes on."""
+"""Servers on loopback: AWS (moto) in a process of its own, scripted answers, and proxies."""
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pfl.cli.benchmark import rig
-
 Answer = tuple[int, bytes] | str
+
+_MOTO = """
+import os, sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
 
 
 @contextmanager
 def s3(page_objects: int = 100) -> Iterator[str]:
     """
-    The URL of a running S3; it ends with its standard input, so also when this process is killed.
+    The URL of AWS as moto plays it, in a process of its own.
+
+    That process ends with its standard input, so it also ends when this process is killed.
+
+    Args:
+        page_objects: How many objects a page of a listing holds.
     """
-    with rig.moto(page_objects) as url:
-        yield url
+    with subprocess.Popen(
+        [sys.executable, "-c", _MOTO],
+        env=os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(page_objects)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            url = process.stdout.readline().strip()
+            assert url, "moto did not start"
+            yield url
+        finally:
+            process.kill()
 
 
 class Loopback:
     """
-    An HTTP server that answers with ``answer(method, path)``, or passes on to *behind* if that is
-    None.
+    An HTTP server that answers each request with ``answer(method, path)``.
 
-    An answer can also be a fault: ``reset`` (the connection breaks), ``lost`` (it breaks after the
-    server behind has done its work), ``cut`` (half the body arrives) or ``slow`` (it comes late).
+    Where that returns None, the request is passed on to *behind*. An answer can also be a fault:
+    ``reset`` (the connection breaks), ``lost`` (it breaks after the server behind has done its
+    work), ``cut`` (half the body arrives) or ``slow`` (the answer comes late).
 
     Attributes:
         url: Its address.
         asked: Method and path of each request, in order.
         answer: May be replaced at any time.
-        drops: Headers of requests that are not passed on, in lower case.
+        drops: Request headers that are not passed on, in lower case.
     """
 
     def __init__(self, answer: Callable[[str, str], Answer | None], behind: str = "") -> None:
@@ -51,11 +81,11 @@ class Loopback:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 outer.asked.append((self.command, self.path))
                 headers: list[tuple[str, str]] = [("content-type", "application/xml")]
-                told = outer.answer(self.command, self.path)
-                if told == "reset":
+                given = outer.answer(self.command, self.path)
+                if given == "reset":
                     return self._break()
-                if isinstance(told, tuple):
-                    status, data = told
+                if isinstance(given, tuple):
+                    status, data = given
                 else:
                     connection = http.client.HTTPConnection(host, timeout=30)
                     connection.request(
@@ -68,9 +98,9 @@ class Loopback:
                     status, data = response.status, response.read()
                     headers = [(k, v) for k, v in response.getheaders() if k.lower() in _KEPT]
                     connection.close()
-                if told == "lost":
+                if given == "lost":
                     return self._break()
-                if told == "slow":
+                if given == "slow":
                     threading.Event().wait(0.2)
                 self.send_response(status)
                 for name, value in headers:
@@ -78,21 +108,21 @@ class Loopback:
                 if "content-length" not in {name.lower() for name, _ in headers}:
                     self.send_header("content-length", str(len(data)))
                 self.end_headers()
-                if told == "cut" and data and self.command != "HEAD":
+                if given == "cut" and data and self.command != "HEAD":
                     self.wfile.write(data[: len(data) // 2])
                     return self._break()
                 self.wfile.write(data)
 
             def _break(self) -> None:
                 self.close_connection = True
-                # Drop what is not sent, so that the client sees a reset.
+                # Unsent data is dropped, and the other side sees a reset.
                 self.connection.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
                 self.connection.close()
                 self.rfile, self.wfile = io.BytesIO(), io.BytesIO()
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do  # noqa: N815 (the names that the base class looks up)
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do  # noqa: N815
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -114,7 +144,11 @@ class Loopback:
 
 @contextmanager
 def function_url(call: Callable[[dict], object]) -> Iterator[str]:
-    """The address of a function URL, which answers at once and passes each request to *call*."""
+    """
+    The address of a function URL, which passes each request to *call* as Lambda does.
+
+    The client does not wait for the answer.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -136,7 +170,7 @@ def function_url(call: Callable[[dict], object]) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        listening.daemon_threads = False  # Requests end before the server does.
+        listening.daemon_threads = False  # Calls that have begun end first.
         threading.Thread(
             target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()
@@ -156,6 +190,6 @@ _KEPT = {
 
 
 def s3_error(status: int, code: str) -> Answer:
-    """An error as S3 answers it."""
+    """An error as S3 sends it."""
     error = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
     return status, f'<?xml version="1.0"?>{error}'.encode()

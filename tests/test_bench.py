@@ -1,4 +1,4 @@
-"""What `pfl bench` says, that it leaves nothing behind, and counts that must not grow unseen."""
+"""The benchmark reports all of a run and leaves nothing behind; counts do not change unnoticed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ from pathlib import Path
 
 import pytest
 import servers
+from benchmarks import bench, chart, expect, publish, report, rig, scale, steps, workloads
+from benchmarks.relay import Relay
 from conftest import ROOT
-
-sys.path.append(str(ROOT / "tests" / "benchmarks"))
-
-import publish
-from pfl.cli import main as command
-from pfl.cli.benchmark import chart, report, rig, scale, steps, workloads
-from pfl.cli.benchmark.relay import Relay
 
 PUBLISHED = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
 
 
 def run_bench(*arguments: object) -> int:
-    """The exit code of ``pfl bench`` in this process."""
+    """The exit code of the benchmark in this process."""
     with pytest.raises(SystemExit) as ended:
-        command.main(["bench", *map(str, arguments)])
+        bench.main([str(each) for each in arguments])
     return ended.value.code
 
 
@@ -91,8 +86,11 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
         ("pfl-direct", case, start) for case in steps.CASES for start in ("cold", "warm")
     }
     assert {key[1]: row["answer"] for key, row in rows.items() if key[0] == "pfl-direct"} == {
-        "miss": "computed", "hit": "hit", "cosmetic": "hit", "helper": "computed again",
-    }  # fmt: skip
+        "miss": "computed",
+        "hit": "hit",
+        "cosmetic": "hit",
+        "helper": "computed again",
+    }
     hit = rows["pfl-direct", "hit", "warm"]
     assert (
         hit["calls"],
@@ -128,7 +126,10 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
         "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines()
         and "8 of 8: a store of 12 IDs" in said.err.splitlines()
     )
-    absent = "meaning, audit, chain-1, chain-10, chain-50, S3, 80 ms to Prefect, 1 callers, 8 callers, 64 callers, 10 IDs, 10,000 IDs, 1,000,000 IDs"
+    absent = (
+        "meaning, audit, chain-1, chain-10, chain-50, S3, 80 ms to Prefect, 1 callers, 8 callers, "
+        "64 callers, 10 IDs, 10,000 IDs, 1,000,000 IDs"
+    )
     assert {"what": f"{absent}, pfl, `prefect`, plain Prefect", "why": "not asked for"} in run[
         "left_out"
     ]
@@ -339,32 +340,32 @@ def test_a_tool_that_failed_gave_no_old_answer():
         {"tool": "redun", "changes": 10, "noticed": 3, "failed": 2},
         {"tool": "joblib", "changes": 10, "noticed": 3, "failed": 0},
     ]
-    [told] = publish.beside({"rivals": tools, "stale": stale})
+    [told] = publish.other_tools({"rivals": tools, "stale": stale})
     assert "| 0.0123 | 3 | 5 of 10, 2 failed |" in told and "| 0.0123 | 3 | 7 of 10 |" in told
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99}'])
-def test_a_file_that_is_no_run_is_told_so(tmp_path, text, capsys):
+def test_a_file_that_is_not_a_run_is_refused(tmp_path, text, capsys):
     path = tmp_path / "run.json"
     path.write_text(text)
     with pytest.raises(SystemExit, match="2"):
         publish.main(["--run", str(path)])
-    assert "is no run of pfl bench" in capsys.readouterr().err and path.read_text() == text
+    assert "is not a run of the benchmark" in capsys.readouterr().err and path.read_text() == text
 
 
-def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_of_the_readme(
+def test_publishing_a_run_that_was_measured_writes_its_tables_and_the_results_page(
     tmp_path, monkeypatch
 ):
-    readme, path = tmp_path / "README.md", tmp_path / "docs" / "run.json"
-    readme.write_text(f"before\n{publish.BEGIN}\nXYZZY\n{publish.END}\nafter\n")
-    path.parent.mkdir()
+    page, path = tmp_path / "docs" / "benchmarks.md", tmp_path / "docs" / "benchmarks" / "run.json"
+    path.parent.mkdir(parents=True)
+    page.write_text(f"before\n{publish.BEGIN}\nXYZZY\n{publish.END}\nafter\n")
     path.write_bytes(PUBLISHED[-1].read_bytes())
-    monkeypatch.setattr(publish, "README", readme)
+    monkeypatch.setattr(publish, "PAGE", page)
     publish.main(["--run", str(path)])
     run = json.loads(path.read_text())
     assert (
-        readme.read_text()
-        == f"before\n{publish.BEGIN}{publish.section(run, 'docs/run')}{publish.END}\nafter\n"
+        page.read_text()
+        == f"before\n{publish.BEGIN}{publish.section(run, 'benchmarks/run')}{publish.END}\nafter\n"
     )
     assert (
         run == json.loads(PUBLISHED[-1].read_text())
@@ -390,9 +391,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_server_and_no_file(temporary, argume
     }
     words = [
         sys.executable,
-        "-m",
-        "pfl.cli.main",
-        "bench",
+        bench.__file__,
         "--only",
         "steps",
         "--rounds",
@@ -464,9 +463,7 @@ def test_both_copies_of_a_step_take_an_edit_and_the_way_back(tmp_path):
 
 
 def test_a_call_costs_what_it_is_expected_to(project, prefect_server, bucket, s3_env, tmp_path):
-    """``python tests/benchmarks/expect.py`` writes the expectation anew, where a change is meant."""
-    import expect
-
+    """After an intended change, ``python tests/benchmarks/expect.py`` rewrites the expectation."""
     environ = os.environ | {"PFL_ENGINE": "direct", "PREFECT_HOME": str(tmp_path / "home")}
     found = expect.measure(
         project.root, environ, prefect_server.url, s3_env | {"PFL_STORE": f"s3://{bucket}/expect"}
@@ -479,14 +476,14 @@ def test_tables_and_chart_of_a_published_run_are_those_of_its_numbers(path):
     run = json.loads(path.read_text(encoding="utf-8"))
     assert run["date"] == path.stem and run["steps"] and run["concurrency"] and run["scale"]
     assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(
-        run, chart_file=f"{path.stem}.svg", more=publish.beside(run)
+        run, chart_file=f"{path.stem}.svg", extra=publish.other_tools(run)
     )
     assert path.with_suffix(".svg").read_text(encoding="utf-8") == chart.svg(run)
 
 
-def test_the_readme_tells_what_the_newest_published_run_says():
+def test_the_results_page_is_that_of_the_newest_published_run():
     newest = PUBLISHED[-1]
-    _, told, _ = publish.parted(publish.README.read_text(encoding="utf-8"))
-    assert told == publish.section(
-        json.loads(newest.read_text(encoding="utf-8")), f"docs/benchmarks/{newest.stem}"
+    _, results, _ = publish.parted(publish.PAGE.read_text(encoding="utf-8"))
+    assert results == publish.section(
+        json.loads(newest.read_text(encoding="utf-8")), f"benchmarks/{newest.stem}"
     )

@@ -1,7 +1,7 @@
 """
-One of the tools, as a process that answers calls: ``rival.py TOOL ORDER``, see :mod:`pfl.cli.benchmark.sandbox`.
+One of the tools, as a process that answers calls: ``rival.py TOOL ORDER``.
 
-Nothing is imported here that a hit of the tool does not need.
+See :mod:`benchmarks.sandbox`. This module imports only what a hit of the tool needs.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from pfl.cli.benchmark import sandbox  # noqa: E402  the line above finds it
+from benchmarks import sandbox
 
 _ran: list[str] = []
 
 
 def _steps():
-    """The plain functions, which tell that they ran."""
+    """The plain functions, which record that they ran."""
     from plain import a, b, c
 
     return a.a, b.b, c.c
 
 
 def _counted(answer):
-    """*answer* as a sandbox wants it: what it computed is what ran."""
+    """*answer* with the number of steps that ran, as a sandbox reports it."""
 
     def call(flow: str, id: str) -> dict:
         _ran.clear()
@@ -77,7 +77,7 @@ def hamilton():
     return _counted(lambda id: built.execute(["c"], inputs={"id": id})["c"])
 
 
-def powertools(**more: bool):
+def powertools(**options: bool):
     from types import SimpleNamespace
 
     from aws_lambda_powertools.utilities.idempotency import (
@@ -88,8 +88,8 @@ def powertools(**more: bool):
 
     a, b, c = _steps()
     layer = DynamoDBPersistenceLayer(table_name=os.environ["BENCH_TABLE"])
-    config = IdempotencyConfig(expires_after_seconds=86_400, **more)
-    # As its guide wants it, so that it can say when a call that died has ended.
+    config = IdempotencyConfig(expires_after_seconds=86_400, **options)
+    # As its guide recommends, so that it knows when a call that died has ended.
     config.register_lambda_context(SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000))
 
     @idempotent_function(data_keyword_argument="event", persistence_store=layer, config=config)
@@ -105,6 +105,6 @@ def powertools_local():
 
 
 if __name__ == "__main__":
-    del sys.path[1]  # This folder, whose modules are not the tool's.
+    del sys.path[1]  # This folder: its modules must not hide those of the tool.
     sandbox._KINDS[sys.argv[1]] = globals()[sys.argv[1]]
     sandbox.main()

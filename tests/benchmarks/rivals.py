@@ -1,12 +1,14 @@
 """
-The same cached three-step chain in other tools: two tables more for a run of ``pfl bench``, which publish.py asks for.
+The same cached chain of three steps in other tools: two more tables for publish.py.
 
-How long a hit takes, cold (a fresh process) and warm, beside pfl and plain Prefect; and how many of the fingerprint suite's changes
-each tool answers with an old value. The tools are the extra ``rivals``; they may be those of another interpreter, since
-redun's pins and ours may not go together. One that is not installed there is left out, and the run says so.
+The tables show how long a hit takes, cold (a fresh process) and warm, next to pfl and plain
+Prefect; and how many changes of the fingerprint suite each tool answers with an old value. The
+tools are the extra ``rivals``; they may be installed for another interpreter, because redun's pins
+and ours may conflict. A tool that is not installed there is left out, and the run reports it.
 
-joblib, redun and Hamilton keep their results in a directory (redun in SQLite), Powertools' idempotency in DynamoDB, which is moto.
-Powertools keeps the reply of a whole handler, the others each step; it is measured as it is and with its local cache.
+joblib, redun and Hamilton keep their results in a directory (redun in SQLite), Powertools'
+idempotency in DynamoDB, which is moto. Powertools stores the reply of a whole handler, the others
+store each step; it is measured with and without its local cache.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "fingerprint")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fingerprint")]
 
 from pfl.handler.core.errors import UnavailableError  # noqa: E402
 
 FLOW = "meaning"
-# By function of rival.py: what to install, how it is called, where it keeps results.
+# By function of rival.py: what to install, its name, where it keeps results.
 TOOLS = {
     "joblib": ("joblib", "joblib", "directory"),
     "redun": ("redun", "redun", "SQLite"),
@@ -40,7 +42,7 @@ TOOLS = {
     ),
 }
 S3 = "pfl, on S3"
-# What compare.py calls the tools.
+# The names of the tools in compare.py.
 JUDGED = {
     "pfl": "ours",
     "plain Prefect": "prefect_task_source",
@@ -52,20 +54,16 @@ JUDGED = {
 
 
 def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict]]:
-    """Rows of hits, one a tool, fastest cold first; and what was left out."""
-    from pfl.cli.benchmark import rig as rigs
+    """Rows of hits, one per tool, fastest cold hit first; and what was left out."""
+    from benchmarks import rig as rigs
 
     rows, left_out = [], []
     with rigs.Rig(lambda text: print(text, file=sys.stderr)) as rig:
-        for path in (rig.project / "plain").glob("[abc].py"):  # Each step says that it ran.
+        for path in (rig.project / "plain").glob("[abc].py"):  # Each step records that it ran.
             code = path.read_text()
-            path.write_text(
-                "import sys\n"
-                + code.replace(
-                    "    return ",
-                    f'    getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")\n    return ',
-                )
-            )
+            record = f'getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")'
+            code = code.replace("    return ", f"    {record}\n    return ")
+            path.write_text("import sys\n" + code)
         rig.bake()
         rig.limit(["id0"])
         s3 = rig.s3()
@@ -73,33 +71,25 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             "pfl": lambda first: rig.sandbox("pfl-direct", "directory", 0, first),
             "plain Prefect": lambda first: rig.sandbox("prefect", "directory", 0, first),
         }
-        versions, where = (
-            {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")},
-            {"pfl": "directory", "plain Prefect": "directory"},
-        )
+        versions = {"pfl": "this", "plain Prefect": importlib.metadata.version("prefect")}
+        where = {"pfl": "directory", "plain Prefect": "directory"}
         if s3 is not None:
-            makers[S3], versions[S3], where[S3] = (
-                (lambda first: rig.sandbox("pfl-direct", "s3", 0, first)),
-                "this",
-                "S3 (moto)",
-            )
+            makers[S3] = lambda first: rig.sandbox("pfl-direct", "s3", 0, first)
+            versions[S3] = "this"
+            where[S3] = "S3 (moto)"
             _tables(rig.s3_env)
         for tool, (package, name, store) in TOOLS.items():
             found = installed(python, package)
             if not found or (tool.startswith("powertools") and s3 is None):
-                left_out.append(
-                    _left_out(
-                        name,
-                        f"{package if not found else 'moto'} is not installed: pip install -e '.[rivals]'",
-                    )
-                )
+                missing = "moto" if found else package
+                why = f"{missing} is not installed: pip install -e '.[rivals]'"
+                left_out.append(_left_out(name, why))
                 continue
-            versions[name], where[name] = found, store
+            versions[name] = found
+            where[name] = store
             makers[name] = _maker(rig, python, tool)
-        order, found = (
-            {"flow": FLOW, "id": "id0"},
-            {name: {"cold": [], "warm": [], "modules": 0} for name in makers},
-        )
+        order = {"flow": FLOW, "id": "id0"}
+        found = {name: {"cold": [], "warm": [], "modules": 0} for name in makers}
 
         def drop(name: str, exc: Exception) -> None:
             del makers[name], found[name]
@@ -107,7 +97,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
 
         for name, make in list(makers.items()):
             try:
-                with make(order) as box:  # Computes, and makes each tool's bytecode.
+                with make(order) as box:  # Computes, and compiles each tool's bytecode.
                     if (computed := box.first()["computed"]) != 3:
                         raise UnavailableError(f"it computed {computed} of 3 steps at first")
             except (OSError, UnavailableError) as exc:
@@ -115,12 +105,13 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
         for number in range(rounds):
             boxes = {}
             with ExitStack() as stack:
-                # Who comes later has the others' processes beside it, so they change places.
+                # A later tool runs next to the processes of the others, so the order alternates.
                 for name in list(makers)[:: 1 if number % 2 == 0 else -1]:
                     try:
                         boxes[name] = stack.enter_context(makers[name](order))
-                        _note(found[name]["cold"], told := boxes[name].first())
-                        found[name]["modules"] = told["modules"]
+                        answer = boxes[name].first()
+                        _note(found[name]["cold"], answer)
+                        found[name]["modules"] = answer["modules"]
                     except UnavailableError as exc:
                         drop(name, exc)
                 for _ in range(calls):
@@ -132,22 +123,23 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             print(f"rivals: {number + 1} of {rounds} rounds", file=sys.stderr)
     for name, each in found.items():
         middle = {start: round(statistics.median(each[start]), 3) for start in ("cold", "warm")}
-        about = {
-            "tool": "pfl" if name == S3 else name,
-            "version": versions[name],
-            "store": where[name],
-        }
         rows.append(
-            about
-            | {"cold_ms": middle["cold"], "warm_ms": middle["warm"], "modules": each["modules"]}
+            {
+                "tool": "pfl" if name == S3 else name,
+                "version": versions[name],
+                "store": where[name],
+                "cold_ms": middle["cold"],
+                "warm_ms": middle["warm"],
+                "modules": each["modules"],
+            }
         )
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 
-def _note(times: list[float], told: dict) -> None:
-    if told["computed"]:
-        raise UnavailableError("it computed where a hit was due")
-    times.append(told["ms"])
+def _note(times: list[float], answer: dict) -> None:
+    if answer["computed"]:
+        raise UnavailableError("it computed where a hit was expected")
+    times.append(answer["ms"])
 
 
 def _left_out(what: str, why: str) -> dict:
@@ -155,7 +147,7 @@ def _left_out(what: str, why: str) -> dict:
 
 
 def _maker(rig, python: str, tool: str):
-    from pfl.cli.benchmark.rig import Sandbox
+    from benchmarks.rig import Sandbox
 
     place = rig.place / "rivals" / tool
     place.mkdir(parents=True)
@@ -183,23 +175,29 @@ def _tables(environ: dict[str, str]) -> None:
         "aws_secret_access_key": "x",
     }
     key = {"AttributeName": "id"}
-    about = {
+    options = {
         "BillingMode": "PAY_PER_REQUEST",
         "KeySchema": [key | {"KeyType": "HASH"}],
         "AttributeDefinitions": [key | {"AttributeType": "S"}],
     }
     for table in ("powertools", "powertools_local"):
-        boto3.client("dynamodb", **given).create_table(TableName=table, **about)
+        boto3.client("dynamodb", **given).create_table(TableName=table, **options)
 
 
 def installed(python: str, package: str) -> str:
-    """The version of *package* there; empty: it is not."""
+    """The version of *package* there; empty if it is not installed."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
 
 
 def judge(python: str, every: int) -> tuple[list[dict], list[dict]]:
-    """How many changes of the fingerprint suite each tool noticed, one in *every* case; and what was left out."""
+    """
+    How many changes of the fingerprint suite each tool noticed; and what was left out.
+
+    Args:
+        python: The interpreter that has the tools.
+        every: Take one case in this many.
+    """
     import compare
     from corpus import copy_all, load_cases
 
@@ -221,13 +219,13 @@ def judge(python: str, every: int) -> tuple[list[dict], list[dict]]:
                 left_out.append(
                     _left_out(
                         f"{tool} on the fingerprint suite",
-                        "it is not installed, or does not work here",
+                        "it is not installed or does not work here",
                     )
                 )
                 continue
             noticed, quiet, errors = compare.score(cases, *sides)
             bust = sum(case.expect == "bust" for case in cases)
-            # A tool that raised gave no answer, so no old one either.
+            # A tool that raised gave no answer, so no stale one either.
             failed = sum(
                 case.expect == "bust" and any(isinstance(key, dict) for key in both)
                 for case, *both in zip(cases, *sides, strict=True)
@@ -249,9 +247,9 @@ def judge(python: str, every: int) -> tuple[list[dict], list[dict]]:
 def add(
     run: dict, python: str, save: Callable[[], None], *, rounds: int, calls: int, every: int
 ) -> None:
-    """Both tables, put into *run*, which is saved after each."""
+    """Add both tables to *run*, which is saved after each."""
     run["rivals"], absent = measure(python, rounds, calls)
-    # What an earlier try left out may be there now.
+    # A tool that an earlier try left out may be installed now.
     run["left_out"] = absent + [each for each in run["left_out"] if each.get("section") != "rivals"]
     save()
     run["stale"], absent = judge(python, every)

@@ -70,17 +70,10 @@ class Limit(TypedDict):
     leaked: int
 
 
-def tag_of(id: str | None, step: str) -> str:
-    """The tag of a step, for one ID or for all."""
-    if id is None:
-        return f"task-{step}"
-    parts = (c if c.isalnum() or c in _PLAIN else f"~{ord(c):02X}" for c in id)
-    return f"id={''.join(parts)}:task-{step}"
-
-
 def tags_for(invocation: Invocation, step: Step, api: Api) -> list[str]:
     """The tags under which a step has to wait for a slot; a limit that the code sets is created."""
-    own, general = tag_of(invocation.request.id, step.name), tag_of(None, step.name)
+    own = limit_tag(invocation.request.id, step.name)
+    general = limit_tag(None, step.name)
     tags = []
     for tag, limit in (
         (own, 1 if invocation.settings.tag_limits == "per-id" else None),

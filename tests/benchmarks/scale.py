@@ -1,4 +1,4 @@
-"""The third section of a run: hits per second, and what commands cost, in a directory of a few and of a million IDs."""
+"""The third section of a run: hits per second and the cost of commands as a directory grows."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from pfl.cli.benchmark.rig import Rig
 from pfl.handler.core import event
 from pfl.handler.core.cache import history
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, records
 
+from benchmarks.rig import Rig
+
 FLOW, STEP, TEMPLATE = "chain-1", "s1_0", "template"
-SIZES = (10, 10_000, 1_000_000)  # The usual.
+SIZES = (10, 10_000, 1_000_000)
 SANDBOXES = 8
 _TURNS = 3
-_WHOLE = (
-    1_000  # Behind the newest, a record of history is a name in the index: nobody reads further.
-)
+# The newest records are written whole. Older ones are only names in the index: nothing reads them.
+_WHOLE = 1_000
 _SPREAD_NS = 30 * 86_400 * 10**9
 
 
 def plan(*, quick: bool, sizes: Sequence[int]) -> list[int]:
-    """How many IDs the stores have."""
+    """The sizes of the stores, in IDs."""
     return sorted(set(sizes)) or list(SIZES[: 2 if quick else None])
 
 
@@ -45,19 +45,19 @@ def measure(
     A row for each size.
 
     Args:
-        rig: The run's surroundings.
-        sizes: How many IDs each store has.
+        rig: The surroundings of the run.
+        sizes: The number of IDs of each store.
         calls: Hits of each process.
-        tick: Told when a size is done.
+        tick: Called when a size is done.
     """
     rig.bake()
     found = {size: [] for size in sizes}
     with ExitStack() as stack:
         places = {}
         for size in sizes:
-            rig.tell(f"writing a store of {size:,} IDs")
+            rig.report(f"writing a store of {size:,} IDs")
             places[size] = stack.enter_context(_store(rig, size))
-        for _ in range(_TURNS):  # Stores take turns, for a machine has its moods.
+        for _ in range(_TURNS):  # Stores take turns, because the load of the machine changes.
             for size, place in places.items():
                 found[size].append(_operations(rig, place, size))
         for size, place in places.items():
@@ -99,9 +99,9 @@ def _hits(rig: Rig, place: Path, size: int, calls: int) -> dict[str, float]:
 
 
 def _operations(rig: Rig, place: Path, size: int) -> dict[str, list]:
-    """Milliseconds and requests of the commands of a person, by name, in a process of its own."""
+    """Milliseconds and requests of a user's commands, by name, measured in their own process."""
     environ = rig.environ("pfl-direct", "directory", 0) | {"PFL_STORE": str(place)}
-    code = "from pfl.cli.benchmark.sandbox import operate; operate()"
+    code = "from benchmarks.sandbox import operate; operate()"
     command = [sys.executable, "-c", code, f"id{size // 2}", "5"]
     done = subprocess.run(
         command,
@@ -128,7 +128,7 @@ def _medians(turns: list[dict[str, list]]) -> dict[str, dict[str, float]]:
 
 @contextmanager
 def _store(rig: Rig, size: int) -> Iterator[Path]:
-    """A directory with the plan of each ID and the index of its history, as calls would have left them over a month."""
+    """A directory with the plan and history index of each ID, as after a month of calls."""
     place = Path(tempfile.mkdtemp(prefix="pfl-bench-", dir=_roomy(size) or rig.place))
     settings = Settings(
         project=str(rig.project),
@@ -162,7 +162,7 @@ def _store(rig: Rig, size: int) -> Iterator[Path]:
 
 
 def _roomy(size: int) -> str | None:
-    """A file system in memory, if it has room for a store of that size: then the disk and its other users are not measured."""
+    """A file system in memory with room for such a store, so that the disk is not measured."""
     try:
         room = os.statvfs("/dev/shm")
     except OSError:
@@ -175,8 +175,8 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     """
     Write the objects of some IDs: those of the template, under another name.
 
-    A folder for each of a million IDs would take longer to make and remove than all else of a run, so a thousand share
-    one, by a link each; and what is empty is one file under many names.
+    Making and removing a folder for each of a million IDs would take longer than the rest of a
+    run. So a thousand IDs share one by a symbolic link each, and empty files are hard links.
     """
     bases = event.parse({"flow": FLOW, "id": TEMPLATE}, catalog.load(settings)).bases
     body = _only(place / "plans" / TEMPLATE / STEP)
@@ -186,7 +186,7 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     for number in numbers:
         id = f"id{number}"
         body["id"], body["plan_key"] = id, keys.plan_key(bases[STEP], id)
-        if number == size // 2:  # The one that commands are asked about.
+        if number == size // 2:  # The ID that the commands look at.
             os.makedirs(f"{place}/plans/{id}/{STEP}")
         else:
             os.makedirs(f"{place}/shared/{number // 1_000}/{STEP}", exist_ok=True)

@@ -1,4 +1,4 @@
-"""The picture of a run: how long a hit takes, and what commands cost as a store grows, as bars on logarithmic scales."""
+"""The chart of a run: the time of a hit and of commands as a store grows, on logarithmic scales."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES = {"pfl-direct": "pfl", "prefect": "plain Prefect"}
 
 
 def svg(run: dict) -> str:
-    """The picture, as SVG text."""
+    """The chart, as SVG text."""
     charts = [
         (f"{start} hit of three steps, ms, logarithmic", _hits(run, start))
         for start in ("cold", "warm")
@@ -29,28 +29,30 @@ def svg(run: dict) -> str:
         if bars:
             parts += _bars(title, bars, top)
             top += 34 + _ROW * len(bars)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{top}" viewBox="0 0 {_WIDTH} {top}" font-family="sans-serif" font-size="12">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{top}" '
+        f'viewBox="0 0 {_WIDTH} {top}" font-family="sans-serif" font-size="12">'
+    )
     return "\n".join(
         [head, f'<rect width="{_WIDTH}" height="{top}" fill="#fff"/>', *parts, "</svg>\n"]
     )
 
 
 def _hits(run: dict, start: str) -> list[tuple[str, float]]:
-    """Who answers a hit how fast, fastest first: the rivals' table where it was measured, else the first cell of the steps."""
+    """
+    The time of a hit by name, fastest first.
+
+    The rivals' table if they were measured, otherwise the first cell of the steps.
+    """
     found = [
         (f"{row['tool']}, {row['store']}", row[f"{start}_ms"]) for row in run.get("rivals", ())
     ]
-    wanted = (
-        {name: run["steps"][0][name] for name in ("workload", "store", "latency_ms")}
-        | {"case": "hit", "start": start}
-        if run["steps"]
-        else {}
-    )
-    if not found:
-        rows = [
-            row for row in run["steps"] if row["engine"] in _NAMES and wanted.items() <= row.items()
-        ]
-        found = [(_NAMES[row["engine"]], row["median_ms"]) for row in rows]
+    if not found and run["steps"]:
+        wanted = {name: run["steps"][0][name] for name in ("workload", "store", "latency_ms")}
+        wanted |= {"case": "hit", "start": start}
+        for row in run["steps"]:
+            if row["engine"] in _NAMES and wanted.items() <= row.items():
+                found.append((_NAMES[row["engine"]], row["median_ms"]))
     return sorted(found, key=lambda each: each[1])
 
 
@@ -60,10 +62,8 @@ def _bars(title: str, bars: Sequence[tuple[str, float]], top: float) -> Iterator
     decades = max(1, math.ceil(max(exponents)) - least)
     yield _text(_LEFT, top, title, weight="bold")
     for number, ((name, ms), exponent) in enumerate(zip(bars, exponents, strict=True)):
-        y, width = (
-            top + 10 + _ROW * number,
-            max(1.0, (_RIGHT - _LEFT) * (exponent - least) / decades),
-        )
+        y = top + 10 + _ROW * number
+        width = max(1.0, (_RIGHT - _LEFT) * (exponent - least) / decades)
         colour = "#1f77b4" if name.startswith("pfl") else "#b0b0b0"
         yield _text(_LEFT - 8, y + 13, name, anchor="end")
         yield f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_ROW - 6}" fill="{colour}"/>'
@@ -71,4 +71,5 @@ def _bars(title: str, bars: Sequence[tuple[str, float]], top: float) -> Iterator
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "normal") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}">{escape(text)}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}"'
+    return f"<text {place}>{escape(text)}</text>"

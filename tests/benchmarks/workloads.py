@@ -1,4 +1,8 @@
-"""The same steps twice: ``flows/`` declares them for pfl, ``plain/`` has the bare functions; and two edits of both."""
+"""
+The same steps twice: ``flows/`` declares them for pfl, ``plain/`` has the bare functions.
+
+And two edits of both.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ _DISTRIBUTIONS = (
     "websockets",
     "jinja2",
 )
-HOLD_S = 0.5  # What the step of the concurrency section takes.
+HOLD_S = 0.5  # The duration of the step of the concurrency section.
 
 
 class Workload(NamedTuple):
@@ -30,8 +34,8 @@ class Workload(NamedTuple):
 
     Attributes:
         name: The flow's name.
-        steps: How many it has.
-        files: Where its code is, relative to ``flows/`` and ``plain/``.
+        steps: Its number of steps.
+        files: Its files, relative to ``flows/`` and ``plain/``.
         helper: The edit that changes what a helper returns: file, old text, new text.
     """
 
@@ -41,14 +45,14 @@ class Workload(NamedTuple):
     helper: tuple[str, str, str]
 
     def ids(self, count: int) -> list[str]:
-        """So many IDs; those of the audit are distributions that come with pfl."""
+        """*count* IDs; those of the audit are distributions that are installed with pfl."""
         if self.name == "audit":
             return list(_DISTRIBUTIONS[:count])
         return [f"id{number}" for number in range(count)]
 
 
 def chain(steps: int) -> Workload:
-    """A chain of so many generated steps."""
+    """A chain of generated steps."""
     return Workload(
         f"chain-{steps}",
         steps,
@@ -87,7 +91,7 @@ def {name}(id: str{parameter}) -> int:
     """Step {number} of {steps}."""
     return add({argument})
 '''
-_HELD = f'''"""A step that takes its time, and says that it runs."""
+_HELD = f'''"""A step that takes a while, and records each run."""
 
 import os
 import time
@@ -106,13 +110,13 @@ def held(id: str) -> str:
 
 
 def write(project: Path) -> None:
-    """Put all workloads into *project*, as ``flows/`` and as ``plain/``."""
+    """Write all workloads into *project*, as ``flows/`` and as ``plain/``."""
     flows = project / "flows"
     for path in (ROOT / "flows").rglob("*.py"):
         if path.name != "chat.py":
             _put(flows / path.relative_to(ROOT / "flows"), path.read_text(encoding="utf-8"))
     _put(flows / "known.py", _KNOWN)
-    # The shipped step reads no helper; one edit of a helper is measured everywhere.
+    # The shipped step calls no helper, but the same kind of edit is measured in every workload.
     code = (flows / "a.py").read_text(encoding="utf-8")
     _put(
         flows / "a.py",
@@ -154,12 +158,13 @@ def write(project: Path) -> None:
 
 def edit(project: Path, workload: Workload, case: str) -> None:
     """
-    Write all workloads, and put the code of *workload* into the state that *case* is about.
+    Write all workloads, with the code of *workload* edited for *case*.
 
     Args:
-        project: Where.
-        workload: Whose code.
-        case: ``cosmetic``: a comment more before each return. ``helper``: a helper returns something else. Otherwise: as it was.
+        project: The project directory.
+        workload: The workload to edit.
+        case: ``cosmetic`` adds a comment before each return; ``helper`` changes what a helper
+            returns; any other case changes nothing.
     """
     write(project)
     for package in ("flows", "plain"):
@@ -175,7 +180,11 @@ def edit(project: Path, workload: Workload, case: str) -> None:
 
 
 def essence(workload: str, value: object) -> object:
-    """What of a last step's value is compared: a report also tells of the report before it, which plain Prefect has not."""
+    """
+    The part of a last step's value that is compared.
+
+    A report also mentions the previous report, which plain Prefect does not have.
+    """
     return value["totals"] if workload == "audit" else value
 
 

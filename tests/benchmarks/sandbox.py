@@ -1,12 +1,15 @@
 """
-A process that answers calls, as a Lambda sandbox does: ``main`` of this module, with a kind and its first order.
+A process that answers calls, as a Lambda sandbox does: ``main``, with a kind and its first order.
 
-Orders are JSON, the first an argument and the others a line each on stdin; answers are lines on stdout. The kinds are
-``functions`` (nothing is kept), ``pfl`` (the handler, with the engine that the environment names) and ``flow`` (the Prefect flow
-that a user would write). ``{"flow": …, "id": …}`` is one call. ``{"flow": …, "fork": [ids]}`` is one call in a process each, all
-at once; ``{"flow": …, "loop": [ids]}`` is one after the other, of which only the sum is told.
+Orders are JSON, the first an argument and the others a line each on stdin; answers are lines on
+stdout. The kinds are ``functions`` (nothing is stored), ``pfl`` (the handler, with the engine that
+the environment names) and ``flow`` (the Prefect flow that a user would write). An order is one of
 
-Only what a hit needs is imported here: what else a kind needs, it imports itself.
+- ``{"flow": …, "id": …}``: one call;
+- ``{"flow": …, "fork": [ids]}``: one call in a process each, all at once;
+- ``{"flow": …, "loop": [ids]}``: one call after the other, answered with the total time.
+
+This module imports only what a hit needs. A kind imports the rest itself.
 """
 
 from __future__ import annotations
@@ -16,25 +19,26 @@ import os
 import sys
 import time
 
-_touched = {"get": 0, "put": 0}  # Files of the store that plain Prefect read and wrote.
+# Files of the store that plain Prefect read and wrote.
+_touched = {"get": 0, "put": 0}
 
 
 def main() -> None:
     """Answer orders until stdin ends."""
     kind, first = sys.argv[1:3]
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a step prints is no answer.
+    os.dup2(2, 1)  # What a step prints is not an answer.
     call = _KINDS[kind]()
     order = json.loads(first)
     while order:
         if "fork" in order:
-            told = _at_once(call, order)
+            answer = _at_once(call, order)
         elif "loop" in order:
-            told = _in_turn(call, order)
+            answer = _in_turn(call, order)
         else:
-            told = _timed(call, order["flow"], order["id"])
-        told["modules"] = len(sys.modules)
-        out.write(json.dumps(told) + "\n")
+            answer = _timed(call, order["flow"], order["id"])
+        answer["modules"] = len(sys.modules)
+        out.write(json.dumps(answer) + "\n")
         out.flush()
         _settle()
         out.write("settled\n")
@@ -43,15 +47,15 @@ def main() -> None:
 
 
 def _timed(call, flow: str, id: str) -> dict:
-    before, cpu, started = dict(_touched), time.process_time(), time.perf_counter()
-    told = call(flow, id)
-    told |= {
-        "ms": (time.perf_counter() - started) * 1e3,
-        "cpu_ms": (time.process_time() - cpu) * 1e3,
-        "cpu_all_ms": time.process_time() * 1e3,
-    }
-    told.setdefault("store", {verb: count - before[verb] for verb, count in _touched.items()})
-    return told
+    before = dict(_touched)
+    cpu_s = time.process_time()
+    started = time.perf_counter()
+    answer = call(flow, id)
+    answer["ms"] = (time.perf_counter() - started) * 1e3
+    answer["cpu_ms"] = (time.process_time() - cpu_s) * 1e3
+    answer["cpu_all_ms"] = time.process_time() * 1e3
+    answer.setdefault("store", {verb: count - before[verb] for verb, count in _touched.items()})
+    return answer
 
 
 def _in_turn(call, order: dict) -> dict:
@@ -63,7 +67,12 @@ def _in_turn(call, order: dict) -> dict:
 
 
 def _at_once(call, order: dict) -> dict:
-    """Each caller is forked from this process, which has imported everything, and waits for the same pipe to close."""
+    """
+    Make all calls at once.
+
+    Each caller is forked from this process, which has imported everything; they start together
+    when the pipe that they read from closes.
+    """
     gate, go = os.pipe()
     answers, answer = os.pipe()
     children = []
@@ -72,23 +81,22 @@ def _at_once(call, order: dict) -> dict:
             os.close(go)
             os.read(gate, 1)
             try:
-                told = _timed(call, order["flow"], id)
-                told = {
+                done = _timed(call, order["flow"], id)
+                row = {
                     "ended": time.perf_counter(),
-                    "status": told.get("status", "completed"),
-                    "store": told["store"],
-                    "value": told["value"],
+                    "status": done.get("status", "completed"),
+                    "store": done["store"],
+                    "value": done["value"],
                 }
             except Exception as exc:
-                told = {
+                row = {
                     "ended": time.perf_counter(),
                     "status": f"{type(exc).__name__}: {exc}"[:200],
                     "store": {},
                     "value": None,
                 }
-            os.write(
-                answer, json.dumps(told).encode() + b"\n"
-            )  # Shorter than a pipe's atomic write.
+            # Short enough to be written to the pipe in one piece.
+            os.write(answer, json.dumps(row).encode() + b"\n")
             _settle()
             os._exit(0)
         children.append(pid)
@@ -115,11 +123,11 @@ def _functions(run=lambda step, id, given: (step(**given), True)):
     }
 
     def call(flow: str, id: str) -> dict:
-        values, computed = {"id": id, "previous": None, "top": 10}, 0
+        values = {"id": id, "previous": None, "top": 10}
+        computed = 0
         for step in FLOWS[flow]:
-            values[step.__name__], is_computed = run(
-                step, id, {name: values[name] for name in takes[step]}
-            )
+            given = {name: values[name] for name in takes[step]}
+            values[step.__name__], is_computed = run(step, id, given)
             computed += is_computed
         return {"value": values[step.__name__], "computed": computed}
 
@@ -129,12 +137,11 @@ def _functions(run=lambda step, id, given: (step(**given), True)):
 def _pfl():
     from pfl.handler.entry import lambda_handler
 
-    if os.environ.get(
-        "BENCH_WARM"
-    ):  # Callers are forked from here: as sandboxes that have computed before.
+    # The callers that are forked from here start as sandboxes that have computed before.
+    if os.environ.get("BENCH_WARM"):
         from pfl.handler.core.settings import of_process
-        from pfl.handler.engine import compute
-        from pfl.handler.engine.prefect import environment  # noqa: F401
+        from pfl.handler.engine import compute  # noqa: F401
+        from pfl.handler.engine.prefect import environment
 
         environment.prepare(of_process())
         if of_process().engine == "prefect":
@@ -166,7 +173,8 @@ def _flow():
     from prefect import flow, task
     from prefect.cache_policies import INPUTS, TASK_SOURCE
 
-    storage, folder = os.environ["BENCH_BLOCK"], os.environ.get("BENCH_FOLDER", "")
+    storage = os.environ["BENCH_BLOCK"]
+    folder = os.environ.get("BENCH_FOLDER", "")
     cached = functools.cache(
         lambda step: task(
             step, cache_policy=INPUTS + TASK_SOURCE, persist_result=True, result_storage=storage
@@ -189,13 +197,13 @@ def _flow():
 
 
 def _settle() -> None:
-    """Let Prefect send what it still has: Lambda freezes a sandbox when it has replied."""
+    """Let Prefect send its remaining logs, since Lambda freezes a sandbox after its reply."""
     if worker := sys.modules.get("prefect.logging.handlers"):
         worker.APILogWorker.drain_all(timeout=20)
 
 
 def operate() -> None:
-    """What a person's commands ask of the store, by name: ``main`` of a process that measures them."""
+    """Time the commands of a user, by name: ``main`` of a process that measures them."""
     from itertools import islice
 
     from pfl.handler.core.cache import history, inspection
@@ -204,7 +212,8 @@ def operate() -> None:
     from pfl.handler.engine import reap
 
     settings = Settings.from_env(os.environ)
-    opened, id = objects.of(settings), sys.argv[1]
+    opened = objects.of(settings)
+    id = sys.argv[1]
     works = {
         "cache ls --id": lambda: len(
             list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))
@@ -216,16 +225,16 @@ def operate() -> None:
     times: dict[str, list] = {name: [] for name in works}
     for _ in range(int(sys.argv[2])):
         for name, work in works.items():
-            before, started = opened.counts.total(), time.perf_counter()
+            before = opened.counts.total()
+            started = time.perf_counter()
             found = work()
-            times[name].append(
-                ((time.perf_counter() - started) * 1e3, opened.counts.total() - before, found)
-            )
+            ms = (time.perf_counter() - started) * 1e3
+            times[name].append((ms, opened.counts.total() - before, found))
     print(json.dumps(times))
 
 
 def save_block() -> None:
-    """Save the storage block that a plain Prefect flow names: ``main`` of a process that ends with it."""
+    """Save the storage block that a plain Prefect flow names: ``main`` of a process."""
     import warnings
 
     warnings.simplefilter("ignore")

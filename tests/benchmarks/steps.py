@@ -1,4 +1,8 @@
-"""The first section of a run: the same steps as plain functions, with both engines, and as the plain Prefect flow a user would write."""
+"""
+The first section of a run: the same steps as plain functions, with both engines, and in Prefect.
+
+The last is the plain Prefect flow that a user would write.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from pfl.cli.benchmark import workloads
-from pfl.cli.benchmark.rig import ENGINES, Rig
-from pfl.cli.benchmark.workloads import Workload
 from pfl.handler.core.errors import UnavailableError
+
+from benchmarks import workloads
+from benchmarks.rig import ENGINES, Rig
+from benchmarks.workloads import Workload
 
 CASES = {
     "miss": "miss",
@@ -20,15 +25,20 @@ CASES = {
     "cosmetic": "hit, after a comment",
     "helper": "call, after a helper changed",
 }
-FLOWS, STORES, LATENCIES = (
-    ("meaning", "audit", "chain-1", "chain-10", "chain-50"),
-    ("directory", "s3"),
-    (0, 80),
-)  # The usual.
+# The defaults.
+FLOWS = ("meaning", "audit", "chain-1", "chain-10", "chain-50")
+STORES = ("directory", "s3")
+LATENCIES = (0, 80)
 
 
 class Cell(NamedTuple):
-    """What is measured together: one flow, one kind of store, one distance to Prefect; so many fresh processes, and warm calls of each."""
+    """
+    What is measured together: one flow, one kind of store, one latency to Prefect.
+
+    Attributes:
+        rounds: Number of fresh processes.
+        calls: Number of warm calls of each.
+    """
 
     workload: str
     store: str
@@ -48,15 +58,15 @@ def plan(
     every: bool,
 ) -> list[Cell]:
     """
-    The cells of a run: one thing at a time is changed from the first one, unless *every* combination of what is named is asked for.
+    The cells of a run: each differs from the first one in one thing, unless *every* is given.
 
     Args:
-        quick: Fewer, with fewer calls.
-        names: Flows that were asked for; empty: the usual.
-        stores: Kinds of store that were asked for; empty: the usual.
-        latencies: Milliseconds to Prefect that were asked for; empty: the usual.
-        rounds: Fresh processes of each; 0: the usual.
-        calls: Warm calls of each process; 0: the usual.
+        quick: Fewer cells, with fewer calls.
+        names: Flows; empty: the defaults.
+        stores: Kinds of store; empty: the defaults.
+        latencies: Round trips to Prefect in milliseconds; empty: the defaults.
+        rounds: Fresh processes of each; 0: the default.
+        calls: Warm calls of each process; 0: the default.
         every: Each flow on each store at each latency.
     """
     all_names = list(names) or FLOWS[: 1 if quick else None]
@@ -66,15 +76,18 @@ def plan(
     for number, (name, kind, latency_ms) in enumerate(
         itertools.product(all_names, all_stores, all_latencies)
     ):
-        if (
-            not every
-            and name != all_names[0]
-            and (kind, latency_ms) != (all_stores[0], all_latencies[0])
-        ):
+        is_first_name = name == all_names[0]
+        is_first_place = (kind, latency_ms) == (all_stores[0], all_latencies[0])
+        if not (every or is_first_name or is_first_place):
             continue
-        is_long = workloads.ALL[name].steps > 10
-        usual = (1, 2) if quick else (1, 1) if is_long else (3, 3) if not number else (1, 3)
-        cells.append(Cell(name, kind, latency_ms, rounds or usual[0], calls or usual[1]))
+        usual_rounds, usual_calls = 1, 3
+        if quick:
+            usual_calls = 2
+        elif workloads.ALL[name].steps > 10:
+            usual_calls = 1
+        elif number == 0:
+            usual_rounds = 3
+        cells.append(Cell(name, kind, latency_ms, rounds or usual_rounds, calls or usual_calls))
     return cells
 
 
@@ -87,13 +100,23 @@ def measure(
     engines: Sequence[str] = ENGINES,
     cases: Iterable[str] = CASES,
 ) -> Iterator[dict]:
-    """Rows of all *cells*, cell by cell; *tick* is told as each of a cell's cases has been gone through once, *left_out* what failed."""
-    # What is right is what plain functions say, so they always run.
+    """
+    The rows of all *cells*, cell by cell.
+
+    Args:
+        rig: The surroundings of the run.
+        cells: What to measure.
+        tick: Called each time a case of a cell has been measured once.
+        left_out: Receives the cells that failed.
+        engines: Engines to measure.
+        cases: Keys of :data:`CASES`.
+    """
+    # The values of plain functions are the right ones, so they always run.
     engines = ("functions", *(each for each in engines if each != "functions"))
     for cell in cells:
         try:
             yield from _cell(rig, cell, tick, engines, cases)
-        except UnavailableError as exc:  # The others are worth having: a run takes long.
+        except UnavailableError as exc:  # The other cells are kept: a run takes long.
             left_out.append(
                 {
                     "what": f"{cell.workload}, {cell.store}, {cell.latency_ms} ms to Prefect",
@@ -129,29 +152,30 @@ def _case(
 ) -> None:
     """One fresh process of each engine, and warm calls of each, taking turns."""
     with ExitStack() as stack:
-        boxes, truth = {}, {}
+        boxes = {}
+        truth = {}
         for number, id in enumerate(ids):
             for engine in order:
-                told = {"flow": cell.workload, "id": id}
-                before = rig.asked(cell.store, cell.latency_ms)
+                order_of_call = {"flow": cell.workload, "id": id}
+                before = rig.requests(cell.store, cell.latency_ms)
                 if number == 0:
                     boxes[engine] = stack.enter_context(
-                        rig.sandbox(engine, cell.store, cell.latency_ms, told)
+                        rig.sandbox(engine, cell.store, cell.latency_ms, order_of_call)
                     )
                     call = boxes[engine].first()
                 else:
-                    call = boxes[engine].call(told)
+                    call = boxes[engine].call(order_of_call)
                 if call.get("status"):
                     raise UnavailableError(f"{engine} failed", why=call["status"])
-                asked = rig.asked(cell.store, cell.latency_ms) - before
+                asked = rig.requests(cell.store, cell.latency_ms) - before
                 value = workloads.essence(cell.workload, call.pop("value"))
-                truth.setdefault(id, value)  # Plain functions go first, and keep nothing.
+                truth.setdefault(id, value)  # Plain functions run first and store nothing.
                 counts = call["store"]
                 if cell.store == "s3" and engine != "functions":
-                    # Of plain Prefect on the user's own S3 nobody counts the requests.
-                    counts = (
-                        asked if rig.s3() is not None else None if engine == "prefect" else counts
-                    )
+                    if rig.s3() is not None:
+                        counts = asked
+                    elif engine == "prefect":
+                        counts = None  # Nothing counts its requests to the user's own S3.
                 call |= {
                     "is_right": value == truth[id],
                     "api_requests": asked["api"],
@@ -176,30 +200,40 @@ def _row(
     cell: Cell, workload: Workload, engine: str, case: str, start: str, calls: list[dict]
 ) -> dict:
     def middle(name: str) -> float | None:
-        return (
-            None
-            if calls[0][name] is None
-            else round(statistics.median(call[name] for call in calls), 6)
-        )
+        if calls[0][name] is None:
+            return None
+        return round(statistics.median(call[name] for call in calls), 6)
 
     ms = sorted(call["ms"] for call in calls)
     if engine == "functions":
         answer = "computed"
     elif not all(call["is_right"] for call in calls):
         answer = "stale"
-    else:
-        answer = (
-            "computed" if case == "miss" else "computed again"
-        )  # If but one call computed: that was no hit.
-        answer = answer if any(call["computed"] for call in calls) else "hit"
+    elif not any(call["computed"] for call in calls):
+        answer = "hit"
+    else:  # If a single call computed, the row is not a hit.
+        answer = "computed" if case == "miss" else "computed again"
     return {
-        "workload": cell.workload, "steps": workload.steps, "store": cell.store, "latency_ms": cell.latency_ms, "engine": engine,
-        "case": case, "start": start, "answer": answer, "calls": len(calls), "computed_steps": middle("computed"),
-        "median_ms": middle("ms"), "p95_ms": round(ms[math.ceil(0.95 * len(ms)) - 1], 6),
-        "per_step_ms": round(statistics.median(ms) / workload.steps, 6), "cpu_ms": middle("cpu_ms"),
-        "reads": middle("reads"), "writes": middle("writes"),
-        "api_requests": middle("api_requests"), "api_refused": sum(call["api_refused"] for call in calls), "modules": middle("modules"),
-    }  # fmt: skip
+        "workload": cell.workload,
+        "steps": workload.steps,
+        "store": cell.store,
+        "latency_ms": cell.latency_ms,
+        "engine": engine,
+        "case": case,
+        "start": start,
+        "answer": answer,
+        "calls": len(calls),
+        "computed_steps": middle("computed"),
+        "median_ms": middle("ms"),
+        "p95_ms": round(ms[math.ceil(0.95 * len(ms)) - 1], 6),
+        "per_step_ms": round(statistics.median(ms) / workload.steps, 6),
+        "cpu_ms": middle("cpu_ms"),
+        "reads": middle("reads"),
+        "writes": middle("writes"),
+        "api_requests": middle("api_requests"),
+        "api_refused": sum(call["api_refused"] for call in calls),
+        "modules": middle("modules"),
+    }
 
 
 def _order(item: tuple) -> tuple:

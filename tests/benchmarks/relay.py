@@ -12,16 +12,22 @@ _REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1")
 
 class Relay:
     """
-    Passes bytes on to a port, WebSockets too, each after half of *rtt_ms*; a new connection costs one round trip more.
+    Passes bytes on to a port, WebSockets too, each after half of *rtt_ms*.
+
+    A new connection costs one round trip more.
 
     Attributes:
-        url: Where it listens.
-        asked: How often each method and path was asked for, and answered.
-        refused: How often the answer was 503, as a Prefect on SQLite gives it when it is busy, and clients ask again.
+        url: Its address.
+        asked: How many requests with each method and path were answered.
+        refused: How many answers were 503. Prefect on SQLite sends it when it is busy, and its
+            clients try again.
     """
 
     def __init__(self, port: int, rtt_ms: float = 0) -> None:
-        self._port, self.rtt_s, self.asked, self.refused = port, rtt_ms / 1e3, Counter(), 0
+        self.rtt_s = rtt_ms / 1e3
+        self.asked: Counter[str] = Counter()
+        self.refused = 0
+        self._port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -46,7 +52,7 @@ class Relay:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # What was closed is closed in the next turn.
+        await asyncio.sleep(0)  # Transports close in the next turn of the loop.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -55,10 +61,11 @@ class Relay:
             writer.close()
             return
         last = [""]
-        self._serving.add(task := asyncio.current_task())
+        task = asyncio.current_task()
+        self._serving.add(task)
 
         def asks(data: bytes) -> None:
-            # Clients wait for an answer before they ask again, so a request is the start of a piece.
+            # Clients wait for an answer before they send again, so a request starts a piece.
             if found := _REQUEST.match(data):
                 last[0] = f"{found[1].decode()} {found[2].decode()}"
                 self.asked[last[0]] += 1
@@ -71,7 +78,7 @@ class Relay:
         try:
             there = self._pass_on(reader, behind[1], asks, self.rtt_s)
             await asyncio.gather(there, self._pass_on(behind[0], writer, answers, 0))
-            await asyncio.sleep(self.rtt_s)  # What is on its way still arrives.
+            await asyncio.sleep(self.rtt_s)  # Bytes on their way still arrive.
         finally:
             writer.close()
             behind[1].close()
@@ -80,15 +87,15 @@ class Relay:
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note, first_s: float
     ) -> None:
-        """Read without waiting, write when it is time: a delay of each piece, and no limit to how many are on their way."""
-        data, due_s = b"-", self._loop.time() + self.rtt_s / 2 + first_s
+        """Read without waiting and write when it is due, so that no piece waits for another."""
+        data = b"-"
+        due_s = self._loop.time() + self.rtt_s / 2 + first_s
         while data:
             try:
                 data = await reader.read(65536)
             except OSError:
                 data = b""
             note(data)
-            due_s = max(
-                due_s + 1e-6, self._loop.time() + self.rtt_s / 2
-            )  # Timers of one moment would go in any order.
+            # Timers that are due at the same moment would run in any order.
+            due_s = max(due_s + 1e-6, self._loop.time() + self.rtt_s / 2)
             self._loop.call_at(due_s, *((writer.write, data) if data else (writer.close,)))

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from pfl.handler.core.fingerprint.canonical import canonical, unquoted
 from pfl.handler.core.fingerprint.model import tagged
 from pfl.handler.core.fingerprint.source import (
-    Function,
+    Definition,
     Read,
     Source,
+    absolute,
     blocks,
     bound_by,
     imported,
@@ -145,18 +146,26 @@ def _text_in(node: ast.AST | None) -> str | None:
 
 
 class _Scope:
-    """The names of one function, class or comprehension: bound, imported, or declared global."""
+    """
+    The names of one function, class or comprehension.
+
+    Args:
+        names: Those bound by its header.
+        body: What binds others.
+        is_class: Whether functions inside do not see them.
+    """
 
     def __init__(
         self, names: Iterable[str], body: Iterable[ast.stmt] = (), *, is_class: bool = False
     ) -> None:
-        self.names = set(names)
+        # With what a name imports, if it does.
+        self.names: dict[str, list[Read]] = {name: [] for name in names}
         self.is_class = is_class
-        self.imports: dict[str, list[Read]] = {}
         self.globals: set[str] = set()
         self._outer: set[str] = set()
         self._add(body)
-        self.names -= self._outer | self.globals
+        for name in self._outer | self.globals:
+            self.names.pop(name, None)
 
     def _add(self, body: Iterable[ast.stmt]) -> None:
         for node in body:
@@ -169,10 +178,11 @@ class _Scope:
                 self._outer.update(node.names)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 for name, read in imported(node):
-                    self.imports.setdefault(name, []).append(read)
+                    self.names.setdefault(name, []).append(read)
             else:
-                self.names.update(bound_by(node))
-            if not isinstance(node, Function | ast.ClassDef):
+                for name in bound_by(node):
+                    self.names.setdefault(name, [])
+            if not isinstance(node, Definition):
                 for block in blocks(node):
                     self._add(block)
 
@@ -204,12 +214,11 @@ class _Analyzer(ast.NodeVisitor):
                     continue
                 if chain.root in scope.globals:
                     break
-                if chain.root in scope.imports:
-                    for origin in scope.imports[chain.root]:
-                        attrs = origin.attrs + chain.attrs
-                        self.read(origin._replace(attrs=attrs, escapes=chain.escapes), line)
-                    return
-                if chain.root in scope.names and not scope.is_class:
+                origins = scope.names.get(chain.root)
+                for origin in origins or ():
+                    attrs = origin.attrs + chain.attrs
+                    self.read(origin._replace(attrs=attrs, escapes=chain.escapes), line)
+                if origins or (origins is not None and not scope.is_class):
                     return
         self.reads.setdefault(chain, line)
         words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
@@ -240,24 +249,26 @@ class _Analyzer(ast.NodeVisitor):
             self._check_word(node.attr, node.lineno)
             return _extend(self.chain(node.value), node.attr)
         if isinstance(node, ast.Subscript):
-            return self._chain_of_item(node)
+            return self._chain_of_item(node.value, node.slice)
         if isinstance(node, ast.Call):
             return self._chain_of_call(node)
         super().visit(node)
         return None
 
-    def _chain_of_item(self, node: ast.Subscript) -> Read | None:
-        table = self.chain(node.value)
-        self.visit(node.slice)
+    def _chain_of_item(
+        self, value: ast.expr, key: ast.expr, attrs: tuple[str, ...] = ()
+    ) -> Read | None:
+        table = self.chain(value)
+        self.visit(key)
         if table is not None and (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
-            if isinstance(node.slice, ast.Name) and node.slice.id == "__name__":
+            if isinstance(key, ast.Name) and key.id == "__name__":
                 return Read(OWN_MODULE)
-            if (key := _text_in(node.slice)) is not None:
-                return Read(key, (), 0)
+            if (name := _text_in(key)) is not None:
+                return Read(name, (), 0)
         elif table is not None and (table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]):
-            attrs = tuple(attr for attr in table.attrs if attr != "__dict__")
-            return _extend(table._replace(attrs=attrs), self._key(node.slice))
-        self.read(table, node.lineno)
+            names = tuple(attr for attr in table.attrs if attr != "__dict__")
+            return _extend(table._replace(attrs=names), self._key(key))
+        self.read(_extend(table, *attrs), value.lineno)
         return None
 
     def _chain_of_call(self, node: ast.Call) -> Read | None:
@@ -283,13 +294,9 @@ class _Analyzer(ast.NodeVisitor):
         elif name == "setattr" and first is not None and len(arguments) == 3:
             self._read_target(first)
             arguments = arguments[1:]
-        elif name == "get" and isinstance(node.func, ast.Attribute) and _text_in(first) is not None:
-            table = self.chain(node.func.value)
-            if table is not None and table.root == OWN_MODULE:
-                return _extend(table, _text_in(first) or "")
-            self.read(_extend(table, "get"), node.lineno)
-            self._visit_all([*arguments, *node.keywords])
-            return None
+        elif name == "get" and isinstance(node.func, ast.Attribute) and first is not None:
+            self._visit_all([*arguments[1:], *node.keywords])
+            return self._chain_of_item(node.func.value, first, ("get",))
         self._visit_all([node.func, *arguments, *node.keywords])
         return found
 
@@ -324,9 +331,7 @@ class _Analyzer(ast.NodeVisitor):
         known = _text_in(package)
         if known is None:
             return f"{self._chosen(package)}{CHOSEN}{name}"
-        read = module_read(name)
-        parents = known.split(".")
-        return ".".join([*parents[: len(parents) - read.level + 1], read.root])
+        return absolute(module_read(name), known)
 
     def _key(self, node: ast.expr) -> str:
         """The attribute that a text names."""
@@ -335,10 +340,9 @@ class _Analyzer(ast.NodeVisitor):
 
     def _chosen(self, key: ast.expr | None) -> str:
         """An attribute named by a global whose value can be looked up, or by something unknown."""
-        if not isinstance(key, ast.Name):
+        if not isinstance(key, ast.Name) or any(key.id in scope.names for scope in self.scopes):
             return CHOSEN
-        is_local = any(key.id in scope.names or key.id in scope.imports for scope in self.scopes)
-        return CHOSEN if is_local else CHOSEN + key.id
+        return CHOSEN + key.id
 
     def _read_target(self, node: ast.expr) -> None:
         """An object that an attribute is set on does not escape."""
@@ -463,5 +467,5 @@ class _Analyzer(ast.NodeVisitor):
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815
 
 
-def _extend(read: Read | None, attr: str) -> Read | None:
-    return read and read._replace(attrs=(*read.attrs, attr))
+def _extend(read: Read | None, *attrs: str) -> Read | None:
+    return read and read._replace(attrs=read.attrs + attrs)

@@ -26,8 +26,8 @@ def explain(old: Sequence[Part], new: Sequence[Part], *, diff: bool = False) -> 
         diff: Add a unified diff to a sentence about source.
 
     Returns:
-        For instance "`RATE` in flows/helpers.py:12: 3 → 4"; empty if nothing changed. Parts that only
-        use what changed are left out, unless no cause is known.
+        For instance "`RATE` in flows/helpers.py:12: 3 → 4"; empty if nothing changed. Parts that
+        only use what changed are left out, unless no cause is known.
     """
     changed = [
         (before, after)

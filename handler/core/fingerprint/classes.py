@@ -7,15 +7,15 @@ from __future__ import annotations
 import ast
 import collections
 import re
-import types
 from collections.abc import Iterator
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.canonical import unquoted
 from pfl.handler.core.fingerprint.collector import Collector, Location, first_seen, is_instance
 from pfl.handler.core.fingerprint.resolver import Resolver
-from pfl.handler.core.fingerprint.source import Source, lines_of
+from pfl.handler.core.fingerprint.source import Bindings, Source, lines_of
 
 # Members that Python, enum, typing and pydantic add.
 _NOISE = re.compile(
@@ -36,13 +36,10 @@ _FIELD = (
 ).split()
 _PARAMS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 _DESCRIPTORS = (
-    types.MemberDescriptorType,
-    types.GetSetDescriptorType,
+    MemberDescriptorType,
+    GetSetDescriptorType,
     type(vars(collections.namedtuple("_", "x"))["x"]),
 )
-
-# By identity: the class and what it held, kept so that no identity is used twice, and its members.
-_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
 
 
 def visit_class(collector: Collector, label: str, klass: type) -> None:
@@ -56,7 +53,7 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
     text = klass.__qualname__
     for base in (*klass.__bases__, type(klass)):
         items += collector.items_of(base)
-    written: dict[str, list[ast.stmt]] = {}
+    written: Bindings = {}
     if source is not None and node is not None:
         location = location._replace(line=node.lineno)
         items += _header(collector, label, klass, source, node, location)
@@ -66,7 +63,9 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
         if "text" in collector.extras:
             items.append(source.verbatim(node))
         written = _written(source, klass, node)
-    for name, value in _members(collector.codebase, klass, written, has_source=node is not None):
+    for name, table in _tables(klass, has_source=node is not None):
+        items += [name, *collector.items_of(table)]
+    for name, value in sorted(_own_members(collector.codebase, klass, written)):
         if source is not None and name in source.reassigned:
             value = first_seen(klass, name, value)
         where = location
@@ -86,23 +85,20 @@ def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
     # Several may have one name: the lines of its methods tell, and from Python 3.13 its own.
     lines = {vars(klass).get("__firstlineno__")}
     for member in vars(klass).values():
-        if is_instance(member, types.FunctionType):
+        if is_instance(member, FunctionType):
             lines.add(member.__code__.co_firstlineno)
     fits = [node for node in nodes if not lines.isdisjoint(lines_of(node))]
-    return (fits or nodes or [None])[-1]
+    return next(reversed(fits or nodes), None)
 
 
-def _written(source: Source, klass: type, node: ast.ClassDef) -> dict[str, list[ast.stmt]]:
+def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
-    found: dict[str, list[ast.stmt]] | None = source.units.get(id(node))
-    if found is None:
-        found = source.units[id(node)] = {}
-        lines = lines_of(node)
-        for path, nodes in source.bindings.items():
-            holder, _, name = path.rpartition(".")
-            inside = [each for each in nodes if each.lineno in lines]
-            if holder == klass.__qualname__ and inside:
-                found[name] = inside
+    found: Bindings = {}
+    for path, nodes in source.bindings.items():
+        holder, _, name = path.rpartition(".")
+        inside = [each for each in nodes if each.lineno in lines_of(node)]
+        if holder == klass.__qualname__ and inside:
+            found[name] = inside
     return found
 
 
@@ -130,24 +126,7 @@ def _header(
     return [unit.text, doc or "", *resolver.resolve(unit)]
 
 
-def _members(
-    codebase: ownership.Codebase,
-    klass: type,
-    written: dict[str, list[ast.stmt]],
-    *,
-    has_source: bool,
-) -> list[tuple[str, Any]]:
-    """A class's own members by name: the same objects as long as the class holds the same."""
-    held = list(vars(klass).values())
-    known = _KNOWN.get(id(klass))
-    if known is None or list(map(id, known[1])) != list(map(id, held)):
-        members = dict(_fields(klass, has_source))
-        members.update(_own_members(codebase, klass, written))
-        known = _KNOWN[id(klass)] = (klass, held, sorted(members.items()))
-    return known[2]
-
-
-def _fields(klass: type, has_source: bool) -> Iterator[tuple[str, Any]]:
+def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:
     """What dataclasses, attrs, pydantic, namedtuple and enum know of a class's fields."""
     members = vars(klass)
     # Without source, nothing else says these.
@@ -170,21 +149,24 @@ def _fields(klass: type, has_source: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(enum := members.get("_member_map_"), dict):
         yield "(members)", list(enum)
         for name, member in enum.items():
-            state = sorted(row for row in vars(member).items() if not row[0].startswith("_"))
-            yield name, (member._value_, state) if state else member._value_
+            yield name, {key: item for key, item in vars(member).items() if key[0] != "_"}
 
 
 def _own_members(
-    codebase: ownership.Codebase, klass: type, written: dict[str, list[ast.stmt]]
+    codebase: ownership.Codebase, klass: type, written: Bindings
 ) -> Iterator[tuple[str, Any]]:
     """What a class holds, without what Python and the makers of classes derive from it."""
     members = vars(klass)
     generator = _generator_of(klass)
-    enum = members.get("_member_map_", ())
+    enum = members.get("_member_map_", {})
     for name, value in members.items():
-        if generator == "enum" and (name in enum or is_instance(value, klass)):
+        if name in enum:
+            yield name, enum[name]._value_
             continue
         if _NOISE.match(name) or is_instance(value, _DESCRIPTORS):
+            continue
+        # Before Python 3.13, an alias or a composed flag.
+        if generator == "enum" and is_instance(value, klass):
             continue
         is_special = name.startswith("__") and name.endswith("__")
         if (is_special or generator) and name not in written:

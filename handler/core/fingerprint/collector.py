@@ -8,18 +8,18 @@ import ast
 import collections
 import os
 import sys
-import types
 from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.analysis import OWN_MODULE, Unit, aliases_in, analyse
 from pfl.handler.core.fingerprint.model import Part, tagged
 from pfl.handler.core.fingerprint.rendering import render
-from pfl.handler.core.fingerprint.source import Read, Source, load, root_name
+from pfl.handler.core.fingerprint.source import Globals, Read, Source, load, root_name
 from pfl.handler.core.fingerprint.values import MISSING, Encoded, Encoder, Folder, Package
 
-CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
+CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
 _WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")
 
 _FIRST: dict[tuple[int, str], tuple[Any, Any]] = {}
@@ -31,7 +31,7 @@ _KNOWN: _Known = {}
 class ModuleInfo(NamedTuple):
     """A module, its owner, its relative file and, if it is the project's, its source."""
 
-    module: types.ModuleType | None
+    module: ModuleType | None
     kind: str
     file: str | None
     source: Source | None
@@ -43,7 +43,7 @@ class Location(NamedTuple):
     file: str | None = None
     line: int | None = None
     nodes: tuple[ast.AST, ...] = ()
-    module: types.ModuleType | None = None
+    module: ModuleType | None = None
 
 
 class Value(NamedTuple):
@@ -60,7 +60,7 @@ class Value(NamedTuple):
 class SideEffects(NamedTuple):
     """What a module changes in others when it is imported."""
 
-    module: types.ModuleType
+    module: ModuleType
 
 
 class Collector:
@@ -74,6 +74,7 @@ class Collector:
 
     def __init__(self, codebase: ownership.Codebase, extras: frozenset[str]) -> None:
         self.codebase = codebase
+        self.owns = codebase.owns
         self.extras = extras
         self.found_extras = extras
         # A new module was imported: what was read until then may have changed.
@@ -123,21 +124,20 @@ class Collector:
             self.queue.append((label, item))
         return self._labels[key][0]
 
-    def bind(
-        self, owner: str, name: str, kind: str, value: Any, location: Location, mark: str = "."
-    ) -> str:
-        """What *owner* holds as *name*, as an item of a digest; values other than code become parts."""
+    def bind(self, owner: str, name: str, kind: str, value: Any, location: Location) -> str:
+        """What *owner* holds as *name*, as an item of a digest; a value becomes a part."""
         if value is MISSING:
             return "unbound"
         creator = self.creators.get(owner)
         if (code := self.code(value, creator)) is not None:
             return code
+        mark = ":" if kind == "closure" else "."
         part = Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location)
         return self.link(part, creator)
 
     def code(self, value: Any, creator: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for any other value."""
-        if not (is_instance(value, CODE) or is_step(value)) or type(value) is types.MethodType:
+        if not (is_instance(value, CODE) or is_step(value)) or type(value) is MethodType:
             return None
         encoded = self.encoder.top(value)
         # Code that carries values is a value.
@@ -154,14 +154,11 @@ class Collector:
         self, label: str, kind: str, location: Location, items: Sequence[str], text: str
     ) -> None:
         """Add what was read of something reached."""
-        digest = tagged(kind, *items)
-        self.parts.append(Part(label, kind, location.file, location.line, digest, text))
+        self.parts.append(_part(label, kind, location, items, text))
 
     def add_opaque(self, label: str, location: Location, reason: str) -> None:
         """Add something that cannot be known."""
-        digest = tagged("opaque", label, reason)
-        part = Part(label, "opaque", location.file, location.line, digest, reason)
-        self.opaque[part] = None
+        self.opaque[_part(label, "opaque", location, (label, reason), reason)] = None
 
     def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
@@ -178,7 +175,7 @@ class Collector:
 
     # --- source
 
-    def module_info(self, module: types.ModuleType | None) -> ModuleInfo:
+    def module_info(self, module: ModuleType | None) -> ModuleInfo:
         """The owner of a module, and its source; what it does when it is imported is linked."""
         if module is None:
             return ModuleInfo(None, ownership.GENERATED, None, None)
@@ -199,9 +196,9 @@ class Collector:
         """The same of a module by its name, if it is imported."""
         module = sys.modules.get(name)
         # Anything may be there in place of a module.
-        return self.module_info(module if is_instance(module, types.ModuleType) else None)
+        return self.module_info(module if is_instance(module, ModuleType) else None)
 
-    def source(self, path: str, names: dict[str, Any]) -> Source | None:
+    def source(self, path: str, names: Globals) -> Source | None:
         """A file as it is when the crawl starts: asking the disk each time is slow."""
         if path not in self._sources:
             self._sources[path] = load(path, names)
@@ -211,7 +208,7 @@ class Collector:
         self,
         source: Source,
         nodes: Sequence[ast.AST],
-        names: dict[str, Any],
+        names: Globals,
         *,
         body_only: bool = False,
     ) -> Unit:
@@ -250,14 +247,18 @@ class Collector:
         return unit
 
 
+def _part(label: str, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
+    return Part(label, kind, location.file, location.line, tagged(kind, *items), text)
+
+
 def _name(item: Any) -> str:
     if isinstance(item, Value | Package | Folder):
         return item.name
     if isinstance(item, SideEffects):
         return f"(module) {item.module.__name__}"
-    if isinstance(item, types.FunctionType):
+    if isinstance(item, FunctionType):
         return item.__code__.co_qualname
-    if isinstance(item, types.ModuleType):
+    if isinstance(item, ModuleType):
         return item.__name__.rpartition(".")[2]
     if is_step(item):
         return f"@{item.function.__code__.co_qualname}"
@@ -266,7 +267,7 @@ def _name(item: Any) -> str:
 
 def module_name_of(value: object) -> str | None:
     """The name of the module that *value* is, or says it is from."""
-    if is_instance(value, types.ModuleType):
+    if is_instance(value, ModuleType):
         return str(value.__name__)  # type: ignore[attr-defined] # mypy does not narrow by is_instance
     owner = getattr(value if is_instance(value, CODE) else type(value), "__module__", None)
     return owner if isinstance(owner, str) else None
@@ -275,7 +276,7 @@ def module_name_of(value: object) -> str | None:
 def unwrap(function: Any) -> Any:
     """The Python function or class in a step, partial, method or cached function, or None."""
     for _ in range(32):
-        if isinstance(function, types.FunctionType | type):
+        if isinstance(function, FunctionType | type):
             return function
         try:
             inner = [getattr(function, name, None) for name in _WRAPPED_AS]
@@ -287,13 +288,13 @@ def unwrap(function: Any) -> Any:
             break
         function = inner[0]
     call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
-    return call if isinstance(call, types.FunctionType) else None
+    return call if isinstance(call, FunctionType) else None
 
 
 def is_step(item: Any) -> bool:
     """Whether *item* is a step: an object of pfl that holds a function."""
     is_pfl = type(item).__module__.partition(".")[0] == "pfl"
-    return is_pfl and isinstance(getattr(item, "function", None), types.FunctionType)
+    return is_pfl and isinstance(getattr(item, "function", None), FunctionType)
 
 
 def first_seen(owner: object, name: str, value: Any) -> Any:

@@ -2,23 +2,30 @@
 From a function to everything it rests on.
 
 Source says which names are read, the live modules say what these are bound to. The crawl starts at
-one function and follows links until nothing new is found; each thing that is reached becomes one part.
-Nothing of the project is called. Modules that a function imports when it runs are imported here, as
-its first call would do.
+one function and follows links until nothing new is found; each thing that is reached becomes one
+part. Nothing of the project is called. Modules that a function imports when it runs are imported
+here, as its first call would do.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import types
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import ownership, visitors
 from pfl.handler.core.fingerprint.classes import visit_class
-from pfl.handler.core.fingerprint.collector import Collector, SideEffects, Value, is_step, unwrap
-from pfl.handler.core.fingerprint.model import Fingerprint, Part, digest_of
+from pfl.handler.core.fingerprint.collector import (
+    Collector,
+    Location,
+    SideEffects,
+    Value,
+    is_step,
+    unwrap,
+)
+from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
 from pfl.handler.core.fingerprint.rendering import render
 from pfl.handler.core.fingerprint.resolver import origin_of
 from pfl.handler.core.fingerprint.side_effects import visit_side_effects
@@ -32,9 +39,9 @@ _VISITORS: dict[type, Any] = {
     Package: visitors.visit_package,
     Folder: visitors.visit_folder,
     SideEffects: visit_side_effects,
-    types.FunctionType: visitors.visit_function,
+    FunctionType: visitors.visit_function,
     type: visit_class,
-    types.ModuleType: visitors.visit_module,
+    ModuleType: visitors.visit_module,
 }
 
 
@@ -72,7 +79,10 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
             _visit(collector, *collector.queue.popleft())
         if not collector.must_restart():
             collector.remember_values()
-            opaque = sorted(collector.opaque, key=_sort_key)
+            opaque = sorted(
+                collector.opaque,
+                key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
+            )
             return Fingerprint(
                 digest_of(collector.parts),
                 tuple(collector.parts),
@@ -86,10 +96,12 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
 def _find_creator(collector: Collector, label: str, function: object) -> None:
     """Note the statements of its module that create *function*."""
     module = collector.module_named(getattr(unwrap(function), "__module__", None) or "").module
-    for name, value in vars(module).items() if module is not None else ():
-        if value is function and module is not None:
-            location = origin_of(collector, module, name, function).location(collector)
-            if location is not None:
+    if module is None:
+        return
+    for name, value in vars(module).items():
+        if value is function:
+            location, _ = origin_of(collector, module, name, function)
+            if isinstance(location, Location):
                 collector.creators[label] = location
             return
 
@@ -100,10 +112,6 @@ def _visit(collector: Collector, label: str, item: Any) -> None:
             return _VISITORS[kind](collector, label, item)  # type: ignore[no-any-return] # each takes its own kind
     visit = visitors.visit_step if is_step(item) else visitors.visit_callable
     visit(collector, label, item)
-
-
-def _sort_key(part: Part) -> tuple[str, int, str, str]:
-    return part.file or "", part.line or 0, part.name, part.text
 
 
 def _codebase_of(function: object) -> ownership.Codebase:

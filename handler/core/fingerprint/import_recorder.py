@@ -24,8 +24,8 @@ class Reads:
     What was read.
 
     Args:
-        files: Absolute paths outside the standard library and installed packages, also of files that
-            do not exist; without the sources and bytecode of modules.
+        files: Absolute paths outside the standard library and installed packages, also of files
+            that do not exist; without the sources and bytecode of modules.
         env: Names of variables; "*" if all names were listed.
         folders: Folders whose names were listed.
         looked: Paths whose existence or times were checked.
@@ -56,8 +56,8 @@ def record_reads() -> Iterator[Reads]:
         sys.addaudithook(_audit)
         _is_hooked = True
     reads = Reads()
-    before = type(os.environ)
-    _set_environ_class(_WatchedEnviron)
+    before: Any = type(os.environ)
+    os.environ.__class__ = os.environb.__class__ = _WatchedEnviron
     _active.append(reads)
     vars(os).update(_WATCHED)
     try:
@@ -66,16 +66,11 @@ def record_reads() -> Iterator[Reads]:
         _active.remove(reads)
         if not _active:
             vars(os).update(_ORIGINALS)
-        _set_environ_class(before)
+        os.environ.__class__ = os.environb.__class__ = before
         for module in list(sys.modules.values()):
             source = ownership.file_of(module) or ""
             reads.files.discard(source)
             reads.looked.discard(source)
-
-
-def _set_environ_class(kind: type) -> None:
-    for environ in (os.environ, os.environb):
-        environ.__class__ = kind
 
 
 _THIS_FOLDER = os.path.dirname(__file__) + os.sep
@@ -115,11 +110,10 @@ def _record_path(kind: str, given: Any) -> None:
             reads.asked_folder |= is_relative
 
 
-def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+def _stat(path: Any, *args: Any, **options: Any) -> Any:
     if _active:
         _record_path("looked", path)
-    result: os.stat_result = _ORIGINALS["stat"](path, *args, **options)
-    return result
+    return _ORIGINALS["stat"](path, *args, **options)
 
 
 def _current_folder(name: str) -> Any:

@@ -2,7 +2,7 @@
 What a fingerprint is made of, and the one way in which things are hashed here.
 
 A digest is SHA-256 over a tag and items, written as Python writes a tuple, so ``("ab", "c")`` and
-``("a", "bc")`` differ, and so do a function and a constant of the same text. Changing a tag or an order
+``("a", "bc")`` differ, and so do a function and a constant of the same text. A new tag or order
 changes every stored fingerprint; ``tests/fingerprint`` pins some.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 
 class PartBody(TypedDict):
@@ -45,13 +45,13 @@ class Part(NamedTuple):
     Args:
         name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; the second of a name is
             ``RATE#2``.
-        kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``, ``package``,
-            ``python``, ``declared`` or ``opaque``.
-        file: Relative to the project's root, with ``/``; None without a file. Not part of any digest.
+        kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``,
+            ``package``, ``python``, ``declared`` or ``opaque``.
+        file: Relative to the project's root, with ``/``, or None. Not part of any digest.
         line: Where it is defined. Not part of any digest.
         digest: 64 hex digits; for an opaque part, of its name and reason.
-        text: Source without comments and docstrings, or a short repr with secrets masked, or the reason
-            why a part is opaque: enough to explain a difference when the old code is gone.
+        text: Source without comments and docstrings, a short repr with secrets masked, or the
+            reason why a part is opaque: enough to explain a difference when the old code is gone.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
     def to_json(self) -> PartBody:
         """A dict of JSON values, read back by `from_json`."""
-        return PartBody(**self._asdict())
+        return cast(PartBody, self._asdict())
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
@@ -89,7 +89,7 @@ class Fingerprint:
     files: frozenset[str]
 
     def to_json(self) -> FingerprintBody:
-        """A dict of JSON values: digest, parts and opaque parts, without the paths of this machine."""
+        """A dict of JSON values, read back by `from_json`, without the paths of this machine."""
         return {
             "digest": self.digest,
             "parts": [part.to_json() for part in self.parts],

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import traceback
 from types import FunctionType, ModuleType
+from typing import Any
 
 PROJECT = "project"
 INSTALLED = "installed"
@@ -66,25 +67,27 @@ class Codebase:
         file = file_of(module)
         return self.kind_of_file(file) if file else kind_of_module(module.__name__)
 
+    def kind_of_name(self, name: str) -> str:
+        """The owner of a module, by its name."""
+        module = sys.modules.get(name)
+        return (
+            self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(name)
+        )
+
     def kind_of_class(self, value: type) -> str:
         """The owner of a class."""
         # make_dataclass says that its classes come from ``types``.
         if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
             return PROJECT
-        module = sys.modules.get(value.__module__)
-        if isinstance(module, ModuleType):
-            return self.kind_of_module(module)
-        return kind_of_module(value.__module__)
+        return self.kind_of_name(value.__module__)
 
-    def owns(self, value: object) -> bool:
-        """Whether a function, class or module is the project's; False for any other value."""
+    def owns(self, value: Any) -> bool:
+        """Whether a function or class is the project's; False for any other value."""
         # Not isinstance: a proxy may run code to answer that.
         kind = type(value)
         if issubclass(kind, FunctionType):
-            return self.kind_of_file(value.__code__.co_filename) == PROJECT  # type: ignore[attr-defined] # mypy does not narrow by issubclass
-        if issubclass(kind, type):
-            return self.kind_of_class(value) == PROJECT  # type: ignore[arg-type] # as above
-        return issubclass(kind, ModuleType) and self.kind_of_module(value) == PROJECT  # type: ignore[arg-type] # as above
+            return self.kind_of_file(value.__code__.co_filename) == PROJECT
+        return issubclass(kind, type) and self.kind_of_class(value) == PROJECT
 
     def relative(self, file: str) -> str:
         """A path relative to the root, with ``/``; a name such as ``<string>`` as it is."""
@@ -151,9 +154,13 @@ def _location_of(name: str) -> str | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
         return None
-    if spec is None or spec.has_location:
-        return spec and spec.origin
-    return next(iter(spec.submodule_search_locations or ()), None)
+    if spec is None:
+        return None
+    return (
+        spec.origin
+        if spec.has_location
+        else next(iter(spec.submodule_search_locations or ()), None)
+    )
 
 
 def file_of(module: ModuleType) -> str | None:
@@ -250,7 +257,7 @@ def content_of(path: str) -> bytes:
 
 
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
-    """An exception in one line, with the project's file and line, relative to *root*, that raised it."""
+    """An exception in one line, with the project's file and line that raised it."""
     file: str | None = None
     line: int | None = None
     message = str(error)

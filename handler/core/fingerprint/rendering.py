@@ -25,7 +25,7 @@ _SECRET_SHAPE = re.compile(
 _RANDOM_LOOK = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[\w+/=-]{32,}")
 _PLAIN_MODULES = ("datetime", "decimal", "fractions", "uuid", "pathlib", "zoneinfo")
 _LITERALS = {int, float, complex, bool, type(None), type(...), range, slice}
-_BRACKETS = {
+_BRACKETS: dict[type, tuple[str, str]] = {
     list: ("[", "]"),
     tuple: ("(", ")"),
     dict: ("{", "}"),

@@ -10,9 +10,11 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
-import types
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.analysis import CHOSEN, OWN_MODULE, Unit
@@ -23,19 +25,17 @@ from pfl.handler.core.fingerprint.collector import (
     first_seen,
     is_instance,
 )
-from pfl.handler.core.fingerprint.source import Read, Source, module_read
+from pfl.handler.core.fingerprint.source import Globals, Read, Source, absolute, module_read
 from pfl.handler.core.fingerprint.values import MISSING, Package
 
-_VERSION_READS = {
-    ("sys", "version_info"),
-    ("sys", "version"),
-    ("sys", "hexversion"),
-    ("platform", "python_version"),
-}
-_VERSION_MODULES = {"ast", "dis", "opcode", "symtable", "marshal", "tokenize"}
+_DEPENDS_ON_VERSION = re.compile(
+    r"(?:sys\.(?:version_info|version|hexversion)|platform\.python_version"
+    r"|ast|dis|opcode|symtable|marshal|tokenize)(?:\.|$)"
+)
 _NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
 
+@dataclass
 class Resolver:
     """
     Looks up the names of a piece of source.
@@ -48,19 +48,11 @@ class Resolver:
         cells: What it closes over.
     """
 
-    def __init__(
-        self,
-        collector: Collector,
-        label: str,
-        location: Location,
-        names: dict[str, Any],
-        cells: dict[str, Any] | None = None,
-    ) -> None:
-        self.collector = collector
-        self.label = label
-        self.location = location._replace(nodes=())
-        self.names = names
-        self.cells = cells or {}
+    collector: Collector
+    label: str
+    location: Location
+    names: Globals
+    cells: Globals = field(default_factory=dict)
 
     def resolve(self, unit: Unit) -> list[str]:
         """What every name that *unit* reads is bound to, as items of a digest."""
@@ -80,12 +72,7 @@ class Resolver:
         if read.root == OWN_MODULE:
             return self._follow(module, read)
         if read.root in self.cells:
-            value = self.cells[read.root]
-            if is_instance(value, types.ModuleType):
-                return self._follow(value, read)
-            return self.collector.bind(
-                self.label, read.root, "closure", value, self.location, mark=":"
-            )
+            return self._follow(self.cells[read.root], read, None, read.root)
         if read.root in self.names:
             return self._follow(self.names[read.root], read, module, read.root)
         value = getattr(builtins, read.root, MISSING)
@@ -95,7 +82,7 @@ class Resolver:
         return self._own_function(value)
 
     def _own_function(self, value: Any) -> str | None:
-        if is_instance(value, types.FunctionType) and self.collector.codebase.owns(value):
+        if is_instance(value, FunctionType) and self.collector.owns(value):
             return self.collector.link(value)
         return None
 
@@ -108,7 +95,7 @@ class Resolver:
         if read.root.startswith(CHOSEN):
             return self._find_chosen(read)
         package = self.names.get("__package__")
-        name = _absolute(read, package or (self.names.get("__name__") or "").rpartition(".")[0])
+        name = absolute(read, package or (self.names.get("__name__") or "").rpartition(".")[0])
         if name in ("", "__future__"):
             return None
         module = self._import(name)
@@ -117,10 +104,10 @@ class Resolver:
     def _find_chosen(self, read: Read) -> str | None:
         """A module that a global names, or whose package it names, or one of those in a table."""
         held, _, name = read.root[1:].partition(CHOSEN)
-        chosen = self.names.get(held)
+        chosen: Any = self.names.get(held)
         if isinstance(chosen, str):
-            absolute = _absolute(module_read(name or chosen), chosen)
-            return self._find_imported(read._replace(root=absolute))
+            root = absolute(module_read(name or chosen), chosen)
+            return self._find_imported(read._replace(root=root))
         if type(chosen) is dict:
             chosen = list(chosen.values())
         if name or type(chosen) not in (list, tuple) or not all(map(_is_module_name, chosen)):
@@ -129,7 +116,7 @@ class Resolver:
         found = [self._find_imported(module_read(each)) for each in chosen]
         return " ".join(filter(None, found))
 
-    def _import(self, name: str) -> types.ModuleType | None:
+    def _import(self, name: str) -> ModuleType | None:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
@@ -137,7 +124,7 @@ class Resolver:
         if kind != ownership.PROJECT:
             if kind == ownership.INSTALLED:
                 self.collector.link(Package(name))
-            return types.ModuleType(name)
+            return ModuleType(name)
         before = len(sys.modules)
         try:
             module = importlib.import_module(name)
@@ -159,25 +146,24 @@ class Resolver:
         """Let a module that cannot be imported count by its text."""
         try:
             spec = importlib.util.find_spec(name)
-            file = spec.origin if spec and spec.has_location else None
-            text = ownership.content_of(file or "")
+            file = (spec and spec.origin) or ""
+            text = ownership.content_of(file)
         except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
             return
-        if file:
-            self.collector.files.add(os.path.abspath(file))
-            location = Location(self.collector.codebase.relative(file), 1)
-            label = name.rpartition(".")[2]
-            value = Value(("text", file), label, "module", text, location, is_lasting=False)
-            self.collector.link(value)
+        self.collector.files.add(os.path.abspath(file))
+        location = Location(self.collector.codebase.relative(file), 1)
+        label = name.rpartition(".")[2]
+        value = Value(("text", file), label, "module", text, location, is_lasting=False)
+        self.collector.link(value)
 
     # --- attributes of modules
 
     def _follow(
-        self, value: Any, read: Read, module: types.ModuleType | None = None, name: str = ""
+        self, value: Any, read: Read, module: ModuleType | None = None, name: str = ""
     ) -> str | None:
         """Walk attributes through modules to the value; *module* holds the first one as *name*."""
         rest = list(read.attrs)
-        while is_instance(value, types.ModuleType):
+        while is_instance(value, ModuleType):
             kind = self.collector.module_info(value).kind
             if kind == ownership.FRAMEWORK:
                 return None
@@ -200,28 +186,28 @@ class Resolver:
                 value = self._submodule(module, name)
             if value is MISSING:
                 fallback = vars(module).get("__getattr__") or type(module)
-                is_ours = self.collector.codebase.owns(fallback)
+                is_ours = self.collector.owns(fallback)
                 return self.collector.code(fallback) if is_ours else "unbound"
         return self._bound(value, module, name)
 
-    def _is_replaced(self, module: types.ModuleType, name: str) -> bool:
+    def _is_replaced(self, module: ModuleType, name: str) -> bool:
         """Whether the project put a function into a foreign module, or *name* is a submodule."""
         value = vars(module).get(name)
-        if is_instance(value, types.FunctionType):
-            return self.collector.codebase.owns(value)
-        return is_instance(value, types.ModuleType)
+        if is_instance(value, FunctionType):
+            return self.collector.owns(value)
+        return is_instance(value, ModuleType)
 
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
         if ownership.kind_of_module(module) == ownership.INSTALLED:
             return self.collector.link(Package(module))
-        path = (module, *rest)
-        if module in _VERSION_MODULES or path[:2] in _VERSION_READS:
+        path = ".".join((module, *rest))
+        if _DEPENDS_ON_VERSION.match(path):
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             return self.collector.link(Value(("python",), "python", "python", version))
-        return ".".join(path)
+        return path
 
-    def _submodule(self, package: types.ModuleType, name: str) -> Any:
+    def _submodule(self, package: ModuleType, name: str) -> Any:
         # hasattr would run the module's __getattr__.
         if "__path__" not in vars(package):
             return MISSING
@@ -233,19 +219,17 @@ class Resolver:
             return MISSING
         return self._import(name) or MISSING
 
-    def _bound(self, value: Any, module: types.ModuleType | None, name: str) -> str | None:
+    def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.collector.bind(self.label, name, "constant", value, self.location)
-        origin = origin_of(self.collector, module, name, value)
-        if isinstance(origin.module, str):
+            return self.collector.bind(self.label, name, "closure", value, self.location)
+        location, name = origin_of(self.collector, module, name, value)
+        if isinstance(location, str):
             # Its package's version says everything, unless the project replaced it.
-            return self._own_function(value) or self._foreign(origin.module, origin.name)
-        module = origin.module
-        name = origin.name
+            return self._own_function(value) or self._foreign(location, name)
         if name in _NOT_VALUES:
             return None
-        location = origin.location(self.collector)
+        module = location.module or module
         source = self.collector.module_info(module).source
         if source is not None and name in source.reassigned:
             # A reload makes a new spec.
@@ -254,38 +238,30 @@ class Resolver:
             # Python 3.13 cleans it itself.
             value = inspect.cleandoc(value)
         # What a closure holds may be known only by the statements that create it.
-        is_plain = type(value) is types.FunctionType and value.__closure__ is None
+        is_plain = type(value) is FunctionType and value.__closure__ is None
         if (code := self.collector.code(value, None if is_plain else location)) is not None:
             return code
         return self.collector.link(Value((id(module), name), name, "constant", value, location))
 
-    def members_of(self, module: types.ModuleType) -> list[str]:
+    def members_of(self, module: ModuleType) -> list[str]:
         """Every name that a module binds itself, with what it is bound to."""
         items = []
         for name, value in sorted(vars(module).items()):
             is_hidden = name.startswith("__") and name != "__getattr__"
-            if not is_hidden and not is_instance(value, types.ModuleType):
+            if not is_hidden and not is_instance(value, ModuleType):
                 items += [name, self._bound(value, module, name) or ""]
         return items
 
 
-class Origin(NamedTuple):
-    """The module, or a foreign module's name; the name in it; and the statements that bind it."""
+def origin_of(
+    collector: Collector, module: ModuleType, name: str, value: Any
+) -> tuple[Location | str, str]:
+    """
+    Where a module's name is bound to its value, behind imports and re-exports.
 
-    module: types.ModuleType | str
-    name: str
-    nodes: tuple[ast.stmt, ...] = ()
-
-    def location(self, collector: Collector) -> Location | None:
-        """Where the statements are; None in a foreign module."""
-        if isinstance(self.module, str):
-            return None
-        line = self.nodes[0].lineno if self.nodes else None
-        return Location(collector.module_info(self.module).file, line, self.nodes, self.module)
-
-
-def origin_of(collector: Collector, module: types.ModuleType, name: str, value: Any) -> Origin:
-    """Where a module's name is bound to its value, behind imports and re-exports."""
+    Returns:
+        Its location there, or the name of a foreign module; and its name there.
+    """
     nodes: tuple[ast.stmt, ...] = ()
     for _ in range(32):
         source = collector.module_info(module).source
@@ -298,17 +274,18 @@ def origin_of(collector: Collector, module: types.ModuleType, name: str, value: 
             read = _star(source, name, value, package)
         if read is None:
             break
-        target = _absolute(read, package)
+        target = absolute(read, package)
         held = sys.modules.get(target)
         if held is None or collector.module_info(held).kind != ownership.PROJECT:
             if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
-                return Origin(target, read.attrs[0])
+                return target, read.attrs[0]
             break
         if vars(held).get(read.attrs[0], MISSING) is not value:
             break
         module = held
         name = read.attrs[0]
-    return Origin(module, name, nodes)
+    line = nodes[0].lineno if nodes else None
+    return Location(collector.module_info(module).file, line, nodes, module), name
 
 
 def statements(
@@ -330,17 +307,10 @@ def statements(
 
 def _star(source: Source, name: str, value: Any, package: str) -> Read | None:
     for node in reversed(source.stars):
-        target = _absolute(Read(node.module or "", (), node.level), package)
+        target = absolute(Read(node.module or "", (), node.level), package)
         if target in sys.modules and vars(sys.modules[target]).get(name, MISSING) is value:
             return Read(target, (name,), 0)
     return None
-
-
-def _absolute(read: Read, package: str) -> str:
-    try:
-        return importlib.util.resolve_name("." * read.level + read.root, package)
-    except (ImportError, ValueError):
-        return read.root
 
 
 def _is_module_name(text: object) -> bool:

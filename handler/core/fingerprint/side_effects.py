@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import re
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.fingerprint import ownership
@@ -24,14 +25,17 @@ from pfl.handler.core.fingerprint.collector import (
 )
 from pfl.handler.core.fingerprint.resolver import statements
 from pfl.handler.core.fingerprint.source import (
+    Bindings,
     Definition,
+    Globals,
     Source,
     bound_by,
+    dotted,
     expressions,
     imported,
     root_name,
 )
-from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING, is_below
+from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING
 
 # Modules, and attributes of modules, whose state does not decide what a program computes.
 _SILENT = re.compile(
@@ -74,7 +78,7 @@ def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -
         collector.add_part(label, "module", location, items, text)
 
 
-def _effects(collector: Collector, source: Source, names: dict[str, Any]) -> Iterator[ast.stmt]:
+def _effects(collector: Collector, source: Source, names: Globals) -> Iterator[ast.stmt]:
     harmless: set[int] = set()
     for node in source.statements:
         seen = set(harmless)
@@ -85,6 +89,7 @@ def _effects(collector: Collector, source: Source, names: dict[str, Any]) -> Ite
             harmless = seen
 
 
+@dataclass
 class _EffectFinder:
     """
     Finds the statements of one module, or of one function, that change what is not the project's.
@@ -95,23 +100,15 @@ class _EffectFinder:
         names: Their globals.
         seen: Functions that were read already, by the identity of their code.
         local: In a function, the statements that bind its own names.
+        is_function: Whether the statements are those of a function.
     """
 
-    def __init__(
-        self,
-        collector: Collector,
-        source: Source,
-        names: dict[str, Any],
-        seen: set[int],
-        local: dict[str, list[ast.stmt]] | None = None,
-    ) -> None:
-        self.collector = collector
-        self.owns = collector.codebase.owns
-        self.source = source
-        self.names = names
-        self.seen = seen
-        self.local = local or {}
-        self.is_function = local is not None
+    collector: Collector
+    source: Source
+    names: Globals
+    seen: set[int]
+    local: Bindings = field(default_factory=dict)
+    is_function: bool = False
 
     def has_effect(self, node: ast.stmt) -> bool:
         """Whether one statement has an effect, without its inner blocks."""
@@ -145,22 +142,23 @@ class _EffectFinder:
 
     def _sets(self, held: ast.expr, attr: list[str] | None) -> bool:
         """Whether *held*, whose attribute or item is set, is foreign; a returned list is not."""
-        owner, is_result = self._owner(root_name(held))
+        root, attrs = dotted(held)
+        owner, is_result = self._owner(root)
         if is_result and attr is None and isinstance(held, ast.Name):
             return False
-        return _is_foreign(owner, _attributes(held) + (attr or []))
+        return _is_foreign(owner, attrs + (attr or []))
 
     def _call_has_effect(self, function: ast.expr, *, is_kept: bool) -> bool:
         """Whether a call changes others or, if its result is not kept, may."""
-        root = root_name(function)
+        root, attrs = dotted(function)
         if not is_kept and root in ("exec", "getattr", "__import__"):
             return True
         callee = self._value(function)
         is_alone = not is_kept and is_instance(self._lookup(root), CODE)
-        if is_instance(callee, types.FunctionType | type) and self.owns(callee):
+        if is_instance(callee, FunctionType | type) and self.collector.owns(callee):
             return is_alone or self._run_has_effect(callee)
         owner, is_result = self._owner(root)
-        attrs = _attributes(function) or [str(getattr(callee, "__name__", ""))]
+        attrs = attrs or [str(getattr(callee, "__name__", ""))]
         if owner is None or _is_silent(owner, attrs):
             return False
         if is_kept or is_result:
@@ -171,22 +169,24 @@ class _EffectFinder:
     def _passes_effect(self, node: ast.AST) -> bool:
         """Whether a function of the project that has an effect is passed on: ``map(seed, …)``."""
         if isinstance(node, ast.Call):
-            if (_attributes(node.func) or [root_name(node.func)])[-1] not in _CALLERS:
+            root, attrs = dotted(node.func)
+            if (attrs[-1] if attrs else root) not in _CALLERS:
                 return False
         for item in ast.walk(node):
             if isinstance(item, ast.Name | ast.Attribute):
                 value = self._value(item)
-                if is_instance(value, types.FunctionType) and self._run_has_effect(value):
+                if is_instance(value, FunctionType) and self._run_has_effect(value):
                     return True
         return False
 
     def _is_setter(self, node: ast.Name | ast.Attribute) -> bool:
         """Whether a name means a foreign function that changes state: ``map(random.seed, …)``."""
         value = self._value(node)
-        if not is_instance(value, CODE[:3]) or self.owns(value):
+        if not is_instance(value, CODE[:3]) or self.collector.owns(value):
             return False
-        attrs = _attributes(node) or [value.__name__]
-        owner, _ = self._owner(root_name(node))
+        root, attrs = dotted(node)
+        attrs = attrs or [value.__name__]
+        owner, _ = self._owner(root)
         return _SETTERS.match(attrs[-1]) is not None and _is_foreign(owner, attrs)
 
     def _making_has_effect(self, made: Any) -> bool:
@@ -199,32 +199,31 @@ class _EffectFinder:
 
     def _run_has_effect(self, callee: Any) -> bool:
         """Whether a function of the project, or the making of an instance, has an effect."""
-        if not self.owns(callee):
+        if not self.collector.owns(callee):
             return False
         if is_instance(callee, type):
             return any(self._run_has_effect(_member(callee, name)) for name in _HOOKS)
-        while is_instance(inner := vars(callee).get("__wrapped__"), types.FunctionType):
+        while is_instance(inner := vars(callee).get("__wrapped__"), FunctionType):
             callee = inner
         code = callee.__code__
-        if id(code) in self.seen or not self.owns(callee):
+        if id(code) in self.seen or not self.collector.owns(callee):
             return False
         self.seen.add(id(code))
         source = self.collector.source(code.co_filename, callee.__globals__)
-        for definition in source.function(code, callee.__qualname__) if source else ():
-            inside = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)]
-            if self._any_has_effect(inside[1:], source, callee.__globals__):
+        if source is None:
+            return False
+        for definition in source.function(code, callee.__qualname__):
+            body = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)][1:]
+            local: Bindings = {}
+            for node in body:
+                for name in bound_by(node):
+                    local.setdefault(name, []).append(node)
+            finder = replace(
+                self, source=source, names=callee.__globals__, local=local, is_function=True
+            )
+            if any(map(finder.has_effect, body)):
                 return True
         return False
-
-    def _any_has_effect(
-        self, inside: Sequence[ast.stmt], source: Source | None, names: dict[str, Any]
-    ) -> bool:
-        local: dict[str, list[ast.stmt]] = {}
-        for node in inside:
-            for name in bound_by(node):
-                local.setdefault(name, []).append(node)
-        finder = _EffectFinder(self.collector, source, names, self.seen, local)
-        return any(map(finder.has_effect, inside))
 
     def _lookup(self, name: str | None) -> Any:
         return MISSING if name in self.local else self.names.get(name or "", MISSING)
@@ -239,9 +238,10 @@ class _EffectFinder:
         held = self._value(node.value) if isinstance(node, ast.Attribute) else MISSING
         if held is MISSING or not isinstance(node, ast.Attribute):
             return MISSING
-        if is_instance(held, types.ModuleType):
+        if is_instance(held, ModuleType):
             return vars(held).get(node.attr, MISSING)
-        return _member(held if is_instance(held, type) else type(held), node.attr)
+        kind: Any = held if is_instance(held, type) else type(held)
+        return _member(kind, node.attr)
 
     def _owner(self, name: str | None, depth: int = 0) -> tuple[str | None, bool]:
         """The module that *name*'s value is from, and whether one of its functions returned it."""
@@ -256,7 +256,7 @@ class _EffectFinder:
         node = nodes[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
             # Changed here, and read where it was made.
-            if is_below(type(value).__module__, HIDDEN_STATE):
+            if HIDDEN_STATE.match(type(value).__module__):
                 return type(value).__module__, False
             read = dict(imported(node))[name or ""]
             return (read.root if read.level == 0 else None), False
@@ -266,7 +266,7 @@ class _EffectFinder:
             return None, False
         if isinstance(made, ast.Call) and is_instance(kind := self._value(made.func), type):
             # Hidden state is known by statements only, so those in functions that change it count.
-            is_hidden = self.is_function and is_below(kind.__module__, HIDDEN_STATE)
+            is_hidden = self.is_function and HIDDEN_STATE.match(kind.__module__)
             return (kind.__module__ if is_hidden else None), False
         owner, is_result = self._owner(root, depth + 1)
         return owner, is_result or isinstance(made, ast.Call)
@@ -278,16 +278,6 @@ def _member(kind: type, name: str) -> Any:
             value = vars(base)[name]
             return value.__func__ if is_instance(value, staticmethod | classmethod) else value
     return MISSING
-
-
-def _attributes(node: ast.AST) -> list[str]:
-    """``["b", "d"]`` of ``a.b(c).d[e]``."""
-    attrs: list[str] = []
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        if isinstance(node, ast.Attribute):
-            attrs.insert(0, node.attr)
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return attrs
 
 
 def _is_silent(owner: str, attrs: list[str]) -> bool:

@@ -10,11 +10,13 @@ import inspect
 import linecache
 import os
 from collections.abc import Iterable, Iterator
-from importlib.util import decode_source
+from importlib.util import decode_source, resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Bindings = dict[str, list[ast.stmt]]
+Globals = dict[str, Any]
 Definition = Function | ast.ClassDef
 _BLOCKS = ("body", "orelse", "finalbody")
 
@@ -52,9 +54,9 @@ class Source:
         self.lines = text.splitlines()
         self.defs: dict[str, list[Definition]] = {}
         # What binds a name of the module or of a class: assignment, def, import.
-        self.bindings: dict[str, list[ast.stmt]] = {}
+        self.bindings: Bindings = {}
         # What changes a name's value at import: ``TABLE.update(…)``, ``X.y = …``.
-        self.changes: dict[str, list[ast.stmt]] = {}
+        self.changes: Bindings = {}
         # What decides whether a statement runs, by the statement's identity.
         self.around: dict[int, tuple[ast.AST, ...]] = {}
         # All that run when the module is imported, those of classes included.
@@ -64,13 +66,11 @@ class Source:
         self.reassigned: set[str] = set()
         # Analyses of this file's nodes, kept here by their makers.
         self.units: dict[Any, Any] = {}
-        self._index(self.tree.body, "", "module")
+        self._index(self.tree.body, "")
 
-    def _index(
-        self, body: list[ast.stmt], prefix: str, where: str, around: tuple[ast.AST, ...] = ()
-    ) -> None:
+    def _index(self, body: list[ast.stmt], prefix: str, around: tuple[ast.AST, ...] = ()) -> None:
         for node in body:
-            if where == "function":
+            if prefix.endswith("<locals>."):
                 self.reassigned.update(_reassigned_by(node))
             else:
                 self._bind(node, prefix)
@@ -79,15 +79,13 @@ class Source:
             if isinstance(node, Definition):
                 name = prefix + node.name
                 self.defs.setdefault(name, []).append(node)
-                if isinstance(node, ast.ClassDef):
-                    self._index(node.body, f"{name}.", "class")
-                else:
-                    self._index(node.body, f"{name}.<locals>.", "function")
+                is_class = isinstance(node, ast.ClassDef)
+                self._index(node.body, f"{name}." if is_class else f"{name}.<locals>.")
             elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
-                self._index(node.orelse, prefix, where, around)
+                self._index(node.orelse, prefix, around)
             else:
                 for block in blocks(node):
-                    self._index(block, prefix, where, (*around, *_deciders(node, block)))
+                    self._index(block, prefix, (*around, *_deciders(node, block)))
 
     def _bind(self, node: ast.stmt, prefix: str) -> None:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
@@ -135,24 +133,20 @@ class Source:
         ]
 
     @functools.cached_property
-    def _lambdas(self) -> dict[int, list[Function | ast.Lambda]]:
-        found: dict[int, list[Function | ast.Lambda]] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Lambda):
-                found.setdefault(node.lineno, []).append(node)
-        return found
+    def _lambdas(self) -> list[ast.Lambda]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.Lambda)]
 
     def _lambda(self, code: CodeType) -> list[Function | ast.Lambda]:
-        found = self._lambdas.get(code.co_firstlineno, [])
+        found = [node for node in self._lambdas if node.lineno == code.co_firstlineno]
         positions = [each for each in code.co_positions() if None not in each and each[3]]
         if positions:
             # A lambda inside another follows it.
             fits = [node for node in found if all(_contains(node.body, each) for each in positions)]
-            return fits[-1:] or found
+            return [*(fits[-1:] or found)]
         # Python 3.12 forgets where a lambda is that returns a constant.
         values = [repr(value) for value in code.co_consts]
         fits = [node for node in found if repr(getattr(node.body, "value", node)) in values]
-        return fits or found
+        return [*(fits or found)]
 
     def verbatim(self, node: ast.AST) -> str:
         """What ``inspect.getsource`` returns for a definition, and the comments above it."""
@@ -193,7 +187,7 @@ class Source:
         return "\n".join(line.removeprefix(indent) for line in lines)
 
 
-def load(path: str, module_globals: dict[str, Any]) -> Source | None:
+def load(path: str, module_globals: Globals) -> Source | None:
     """
     The parsed file at *path*, or None if it cannot be read or parsed.
 
@@ -293,6 +287,14 @@ def module_read(name: str) -> Read:
     return Read(root, (), len(name) - len(root))
 
 
+def absolute(read: Read, package: str) -> str:
+    """The absolute name of the module that an import in *package* means."""
+    try:
+        return resolve_name("." * read.level + read.root, package)
+    except (ImportError, ValueError):
+        return read.root
+
+
 def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:
     """What one statement holds, without inner blocks, lambdas, and targets of comprehensions."""
     for field, value in ast.iter_fields(node):
@@ -310,11 +312,19 @@ def is_type_checking(test: ast.expr) -> bool:
     return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
 
 
+def dotted(node: ast.AST | None) -> tuple[str | None, list[str]]:
+    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``."""
+    attrs: list[str] = []
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        if isinstance(node, ast.Attribute):
+            attrs.insert(0, node.attr)
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else None, attrs
+
+
 def root_name(node: ast.AST | None) -> str | None:
     """``a`` of ``a.b(c)[d].e``."""
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else None
+    return dotted(node)[0]
 
 
 def _is_main(test: ast.expr) -> bool:

@@ -37,15 +37,9 @@ def find(target: str) -> Any:
     folder = os.getcwd()
     try:
         value = importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        is_asked = exc.name and name.startswith(exc.name)
-        where = folder if is_asked else ownership.describe(exc, folder)
-        raise InvalidRequestError(
-            f"module {exc.name} does not exist", why=f"imported from {where}"
-        ) from exc
     except (Exception, SystemExit) as exc:
         raise InvalidRequestError(
-            f"module {name} cannot be imported", why=ownership.describe(exc, folder)
+            f"module {name} cannot be imported in {folder}", why=ownership.describe(exc, folder)
         ) from exc
     for attr in path.split("."):
         try:

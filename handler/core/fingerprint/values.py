@@ -54,15 +54,16 @@ _PICKLE_HOOKS = set(
     "__reduce__ __reduce_ex__ __getstate__ __getnewargs__ __getnewargs_ex__ __getattr__"
     " __getattribute__".split()
 )
-_SILENT = ("logging", "warnings")
-# Their state does not decide what a program computes, or it changes while the program runs: the
-# statements that create them count instead.
-HIDDEN_STATE = tuple(
-    "_thread threading weakref _weakref _weakrefset asyncio _asyncio queue _queue concurrent"
-    " multiprocessing itertools random _random contextlib abc _abc numpy.random".split()
+# Their state does not decide what a program computes.
+_SILENT = re.compile(r"(?:logging|warnings)\b.*(?:Logger|Handler|Manager|catch_warnings)$")
+# Their state does not either, or it changes while the program runs: the statements that create them
+# count instead.
+HIDDEN_STATE = re.compile(
+    r"(?:_thread|threading|_?weakref|_weakrefset|_?asyncio|_?queue|concurrent|multiprocessing"
+    r"|itertools|_?random|contextlib|_?abc|numpy\.random)(?:\.|$)"
 )
-_RESOURCES = tuple(
-    "_io io socket _socket ssl _ssl sqlite3 subprocess http select tempfile mmap".split()
+_RESOURCES = re.compile(
+    r"(?:_?io|_?socket|_?ssl|sqlite3|subprocess|http|select|tempfile|mmap)(?:\.|$)"
 )
 # What functools.update_wrapper copies.
 _COPIED = set(
@@ -92,10 +93,6 @@ class Encoded(NamedTuple):
     token: str
     links: tuple[Any, ...] = ()
     unknowns: tuple[str, ...] = ()
-
-
-class TooLargeError(Exception):
-    """A value holds more values than may be encoded."""
 
 
 class Package(NamedTuple):
@@ -134,7 +131,7 @@ class Encoder:
         self._stack.clear()
         try:
             return self.encode(value)
-        except (TooLargeError, RecursionError):
+        except RecursionError:
             kind = type(value)
             size = f" of {len(value)}" if kind in (list, tuple, dict, set, frozenset) else ""
             return Encoded(f"large {kind.__qualname__}{size}", (), ("too large to read whole",))
@@ -152,7 +149,7 @@ class Encoder:
             return Encoded(f"back:{len(self._stack) - self._stack[key]}")
         self._remaining -= 1
         if self._remaining < 0:
-            raise TooLargeError
+            raise RecursionError
         outer = self._lowest
         self._lowest = sys.maxsize
         depth = self._stack[key] = len(self._stack)
@@ -202,10 +199,13 @@ class Encoder:
             )
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
+        # Not isinstance: a proxy may run code to answer that.
         for types_, encode in _KINDS:
-            # Not isinstance: a proxy may run code to answer that.
             if issubclass(kind, types_):
                 return encode(self, value)
+        for types_, names in _ATTRIBUTES.items():
+            if issubclass(kind, types_):
+                return self._by_attributes(value, names)
         return self._instance(value, kind)
 
     def _literal(self, value: Any) -> str:
@@ -232,8 +232,8 @@ class Encoder:
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
         kind = self.codebase.kind_of_file(value.__code__.co_filename)
-        if kind == ownership.GENERATED and not self._is_foreign_module(value.__module__):
-            kind = ownership.PROJECT
+        if kind == ownership.GENERATED:
+            kind = self.codebase.kind_of_name(value.__module__ or "")
         if kind == ownership.PROJECT:
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
         if kind == ownership.FRAMEWORK:
@@ -272,12 +272,6 @@ class Encoder:
             return Encoded("framework")
         return self._foreign(value.__module__, value.__qualname__)
 
-    def _is_foreign_module(self, name: str | None) -> bool:
-        module = sys.modules.get(name or "")
-        if module is None or name == "__main__":
-            return False
-        return self.codebase.kind_of_module(module) != ownership.PROJECT
-
     def _foreign(self, module: str, name: str) -> Encoded:
         is_installed = ownership.kind_of_module(module) == ownership.INSTALLED
         links = (Package(module),) if is_installed else ()
@@ -285,12 +279,11 @@ class Encoder:
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
-        links: dict[str, Any] = {
-            ownership.PROJECT: value,
-            ownership.INSTALLED: Package(value.__name__),
-        }
-        link = links.get(self.codebase.kind_of_module(value))
-        return Encoded(f"module {value.__name__.rpartition('.')[2]}", (link,) if link else ())
+        name = value.__name__
+        kind = self.codebase.kind_of_module(value)
+        link = Package(name) if kind == ownership.INSTALLED else value
+        is_linked = kind in (ownership.INSTALLED, ownership.PROJECT)
+        return Encoded(f"module {name.rpartition('.')[2]}", (link,) if is_linked else ())
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
@@ -308,7 +301,7 @@ class Encoder:
         solid = next(
             base
             for base in kind.__mro__
-            if base.__flags__ & _IMMUTABLE or is_below(base.__module__, HIDDEN_STATE)
+            if base.__flags__ & _IMMUTABLE or HIDDEN_STATE.match(base.__module__)
         )
         # A base written in C may keep what no attribute shows.
         if solid is not object and not issubclass(solid, tuple(_BASES)):
@@ -326,13 +319,11 @@ class Encoder:
             return self.join("path", [name, Encoded(self.codebase.shorten(str(value)))])
         if attributes := _STATE_ATTRIBUTES.get(f"{module}.{kind.__name__}"):
             return self._by_attributes(value, attributes)
-        if is_below(module, _SILENT) and kind.__name__.endswith(
-            ("Logger", "Handler", "Manager", "catch_warnings")
-        ):
+        if _SILENT.match(f"{module}.{kind.__name__}"):
             return name
-        if is_below(module, HIDDEN_STATE):
+        if HIDDEN_STATE.match(module):
             return name._replace(unknowns=("",))
-        if is_below(module, _RESOURCES):
+        if _RESOURCES.match(module):
             kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
             return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
         if (buffer := _buffer(value)) is not None:
@@ -451,16 +442,13 @@ def _buffer(value: Any) -> str | None:
         return None
 
 
-def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, int, str]]]:
-    """By content; lambdas, which share a name, by where they are."""
-    codes = [getattr(link, "__code__", None) for link in encoded.links]
-    return encoded.token, [_position(code) for code in codes if code]
-
-
-def _position(code: types.CodeType) -> tuple[int, int, str]:
-    column = max((position[3] or 0 for position in code.co_positions()), default=0)
-    # Python 3.12 forgets the column of a lambda that returns a constant.
-    return code.co_firstlineno, column, "" if column else ascii(code.co_consts)
+def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
+    """By content; lambdas, which share a name, by where they are and by their constants."""
+    rows = []
+    for link in encoded.links:
+        if code := getattr(link, "__code__", None):
+            rows.append((code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])))
+    return encoded.token, rows
 
 
 def _settled(state: Any) -> Any:
@@ -469,11 +457,6 @@ def _settled(state: Any) -> Any:
         rows = state.items()
         return sorted(row for row in rows if row[1] is not None and row[1] is not False)
     return list(state) if hasattr(state, "__next__") else state
-
-
-def is_below(module: str, names: Iterable[str]) -> bool:
-    """Whether a module is one of *names*, or inside one."""
-    return any(f"{module}.".startswith(f"{name}.") for name in names)
 
 
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {
@@ -505,8 +488,6 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     functools.partialmethod: ("func", "args", "keywords"),
     functools.cached_property: ("func",),
     functools.singledispatchmethod: ("dispatcher", "func"),
-    (range, slice): ("start", "stop", "step"),
-    re.Pattern: ("pattern", "flags"),
     struct.Struct: ("format",),
     typing.ForwardRef: ("__forward_arg__",),
     types.CellType: ("cell_contents",),
@@ -524,17 +505,12 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
 }
 
 
-def _attribute_encoder(names: tuple[str, ...]) -> Callable[[Encoder, Any], Encoded]:
-    return lambda self, value: self._by_attributes(value, names)
-
-
 _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
     (types.FunctionType, Encoder.function),
     (types.BuiltinFunctionType, Encoder.builtin),
     (enum.Enum, Encoder._enum),
     (type, Encoder.class_),
     (types.ModuleType, Encoder.module),
-    *((kind, _attribute_encoder(names)) for kind, names in _ATTRIBUTES.items()),
     (
         type(functools.lru_cache(lambda: None)),
         lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
@@ -542,10 +518,6 @@ _KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
     (types.MappingProxyType, Encoder._mapping_proxy),
     (weakref.ref, lambda self, value: self.many("weakref", [value()])),
     (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-    (_NEVER_EQUAL, lambda self, value: _live(type(value).__name__)),
+    (_NEVER_EQUAL, lambda self, value: _unknown(type(value))),
     (contextvars.ContextVar, Encoder._context_var),
 ]
-
-
-def _live(kind: str) -> Encoded:
-    return Encoded(kind, (), (f"a running {kind}",))

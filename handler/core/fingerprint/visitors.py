@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import ast
 import os
-import types
 from collections.abc import Iterator
+from types import FunctionType, ModuleType
 from typing import Any
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import ownership
 from pfl.handler.core.fingerprint.collector import Collector, Location, Value, first_seen, unwrap
 from pfl.handler.core.fingerprint.resolver import Resolver, statements
-from pfl.handler.core.fingerprint.source import Source
 from pfl.handler.core.fingerprint.values import Folder, Package, closure_of, without_copied
 
 
-def visit_function(collector: Collector, label: str, function: types.FunctionType) -> None:
+def visit_function(collector: Collector, label: str, function: FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
     code = function.__code__
     names = function.__globals__
@@ -30,11 +29,12 @@ def visit_function(collector: Collector, label: str, function: types.FunctionTyp
     if source is None or not nodes:
         reason = "it has no source: its bytecode counts, which differs between Python versions"
         collector.add_opaque(label, location, reason)
-        text = f"<bytecode of {label}>"
-        return collector.add_part(label, "function", location, collector.items_of(code), text)
+        bytecode = Value((id(code),), label, "function", code, location)
+        return visit_value(collector, label, bytecode)
     location = location._replace(module=collector.module_named(names.get("__name__", "")).module)
     unit = collector.analyse(source, nodes, names, body_only=True)
-    resolver = Resolver(collector, label, location, names, _cells(function, source))
+    cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
+    resolver = Resolver(collector, label, location, names, cells)
     items = [
         unit.text,
         *resolver.resolve(unit),
@@ -55,17 +55,10 @@ def _location_of(collector: Collector, function: Any) -> Location:
     return Location(collector.codebase.relative(code.co_filename), code.co_firstlineno)
 
 
-def _cells(function: types.FunctionType, source: Source) -> dict[str, Any]:
-    cells = {}
-    for name, cell, value in closure_of(function):
-        cells[name] = first_seen(cell, "", value) if name in source.reassigned else value
-    return cells
-
-
 def _defaults(
     collector: Collector,
     label: str,
-    function: types.FunctionType,
+    function: FunctionType,
     args: ast.arguments,
     location: Location,
 ) -> Iterator[str]:
@@ -107,7 +100,7 @@ def visit_value(collector: Collector, label: str, item: Value) -> None:
     collector.add_part(label, item.kind, location, items, text)
 
 
-def visit_module(collector: Collector, label: str, module: types.ModuleType) -> None:
+def visit_module(collector: Collector, label: str, module: ModuleType) -> None:
     """A module of which anything may be read: every name that it binds itself."""
     info = collector.module_info(module)
     location = Location(info.file, 1, (), module)
@@ -139,14 +132,14 @@ def visit_step(collector: Collector, label: str, step: Any) -> None:
     function = step.function
     location = _location_of(collector, function)
     items = [collector.link(function, collector.creators.get(label))]
+    name = function.__qualname__
     if (version := getattr(step, "version", None)) is not None:
-        name = f"{function.__qualname__}.version"
-        key = (id(step), "version")
-        items.append(collector.link(Value(key, name, "declared", str(version), location)))
+        value = Value((id(step),), f"{name}.version", "declared", str(version), location)
+        items.append(collector.link(value))
     for position, item in enumerate(getattr(step, "depends_on", ()) or ()):
         if isinstance(item, os.PathLike):
-            item = _declared_file(collector, os.fspath(item), function, location)
-            items.append(collector.link(item))
+            file = _declared_file(collector, os.fspath(item), function, location)
+            items.append(collector.link(file))
             continue
         if isinstance(item, str) and item and _find_file(collector, item, function):
             raise InvalidRequestError(
@@ -154,14 +147,14 @@ def visit_step(collector: Collector, label: str, step: Any) -> None:
                 why=f"declared in {location.file}:{location.line}; only its letters count",
                 hint=f"depends_on=[Path({item!r})] counts its content, version={item!r} the text",
             )
-        name = f"{function.__qualname__}.depends_on[{position}]"
         key = (id(function), position)
-        value = Value(key, name, "declared", item, location, is_lasting=False)
+        label_ = f"{name}.depends_on[{position}]"
+        value = Value(key, label_, "declared", item, location, is_lasting=False)
         items.append(collector.code(item) or collector.link(value))
     collector.add_part(label, "declared", location, items, " ".join(items))
 
 
-def _find_file(collector: Collector, path: str, function: types.FunctionType) -> str | None:
+def _find_file(collector: Collector, path: str, function: FunctionType) -> str | None:
     for folder in (
         os.path.dirname(function.__code__.co_filename),
         collector.codebase.root,
@@ -173,7 +166,7 @@ def _find_file(collector: Collector, path: str, function: types.FunctionType) ->
 
 
 def _declared_file(
-    collector: Collector, path: str, function: types.FunctionType, location: Location
+    collector: Collector, path: str, function: FunctionType, location: Location
 ) -> Value:
     found = _find_file(collector, path, function)
     if found is None:

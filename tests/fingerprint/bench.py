@@ -1,8 +1,11 @@
 """
-How long a fingerprint takes, next to importing a generated project: ``python tests/fingerprint/bench.py [MODULES]``.
+How long a fingerprint takes, compared with importing a generated project.
 
-Each module has a constant, a table, a class and three helpers, and imports two others; each of the steps reaches about
-a dozen modules. Times are of the processor, the best of five fresh processes; the ratio is what carries over to other machines.
+Run ``python tests/fingerprint/bench.py [MODULES]``.
+
+Each module has a constant, a table, a class and three helpers, and imports two others; each step
+reaches about a dozen modules. Times are processor time, the best of five fresh processes; the ratio
+is what can be compared between machines.
 """
 
 from __future__ import annotations

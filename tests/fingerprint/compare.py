@@ -1,9 +1,10 @@
 """
 The same cases for other tools: ``python tests/fingerprint/compare.py [EVERY]``.
 
-Prints how many changes that must bust each tool notices, and how many that must not bust leave its key alone. The tools
-are no dependencies of this project; those not installed are named. Prefect, redun, Hamilton and joblib are asked for
-what they hash of a function; charmonium.cache for its frozen form, as it is and told not to assume purity.
+Prints how many changes that must bust each tool notices, and how many that must not bust leave its
+key alone. The tools are not dependencies of this project; those not installed are listed. Prefect,
+redun, Hamilton and joblib report what they hash of a function; charmonium.cache its frozen form, with
+and without the assumption of purity.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def charmonium() -> Callable[[Any], Any]:
 
 
 def charmonium_impure() -> Callable[[Any], Any]:
-    """charmonium.cache, told that functions read globals."""
+    """charmonium.cache, without the assumption that functions are pure."""
     from charmonium.freeze import Config, freeze
 
     return lambda function: freeze(function, Config(assume_purity=False))
@@ -108,7 +109,7 @@ TOOLS = (
 
 
 def serve(name: str) -> None:
-    """Read folders from stdin and print keys, each from a forked process in which nothing of a project is loaded."""
+    """Read folders from stdin and print keys, each from a forked process without a project."""
     make = globals()[name]
     key = make()
     for line in sys.stdin:
@@ -137,7 +138,7 @@ def serve(name: str) -> None:
 def keys(
     tool: str, side: str, seed: int, cases: list[Case], place: Path, python: str = sys.executable
 ) -> list[Any]:
-    """The keys of one side of all *cases*, as *python* finds them; none if the tool is not installed there."""
+    """The keys of one side of all *cases* under *python*; none if the tool is not installed."""
     environ = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
     jobs = []
     for case in cases:
@@ -187,7 +188,7 @@ def main(every: int) -> None:
 
 
 def score(cases: list[Case], before: list[Any], after: list[Any]) -> tuple[int, int, int]:
-    """How many changes were noticed, how many were rightly not, and how many cases raised an error."""
+    """How many changes were noticed, how many rightly not, and how many cases failed."""
     noticed = quiet = errors = 0
     for case, old, new in zip(cases, before, after, strict=True):
         if isinstance(old, dict) or isinstance(new, dict):

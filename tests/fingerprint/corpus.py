@@ -1,8 +1,9 @@
 """
 The cases: a folder each, with ``before/``, ``after/`` and ``case.toml``.
 
-``case.toml`` holds *expect* (``bust`` or ``keep``), *why* in one line, and where needed *target* (``steps:step``
-unless it says so), *needs* (a package that must be installed) and *python* (the oldest version that can parse it).
+``case.toml`` holds *expect* (``bust`` or ``keep``), *why* in one line, and if needed *target* (default:
+``steps:step``), *needs* (a package that must be installed) and *python* (the oldest version that can
+parse it).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Fresh:
         self.process.communicate()
 
     def command(self, folder: Path, *arguments: str) -> tuple[int, str, str]:
-        """What ``python -m pfl.handler.core.fingerprint`` does with *arguments* in *folder*: exit code, stdout, stderr."""
+        """Exit code, stdout and stderr of ``python -m pfl.handler.core.fingerprint`` in *folder*."""
         path = [str(folder / "site-packages")] if (folder / "site-packages").is_dir() else []
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(
@@ -125,7 +126,9 @@ def run_all(
     sides: Sequence[str] = ("before", "after"),
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """
-    The fingerprints of *cases*, each in its own folder and process; the two sides under another hash seed, at the same time.
+    The fingerprints of *cases*, each in its own folder and process.
+
+    The two sides run at the same time, under different hash seeds.
 
     Returns:
         For each case's name and side what `Fresh.run` gives.

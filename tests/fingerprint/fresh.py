@@ -1,8 +1,8 @@
 """
-Fingerprints in fresh processes, quickly: a child is forked for each before anything of a project is imported.
+Fingerprints in fresh processes: a child is forked for each before any project is imported.
 
-``fresh.py [PACKAGE FOLDER…]`` imports that package for all. Reads one job a line from stdin (``folder``, ``arguments``,
-``path``), writes one reply a line to stdout (``code``, ``out``, ``err``).
+``fresh.py [PACKAGE FOLDER…]`` imports that package for all. Reads one job a line from stdin
+(``folder``, ``arguments``, ``path``), writes one reply a line to stdout (``code``, ``out``, ``err``).
 """
 
 import gc
@@ -17,7 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[0] = ROOT
 
-# The checkout is the package; an interpreter that it is not installed for has to be told so.
+# The checkout is the package; an interpreter without it installed needs this.
 spec = spec_from_file_location(
     "pfl", os.path.join(ROOT, "__init__.py"), submodule_search_locations=[ROOT]
 )

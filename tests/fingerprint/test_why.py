@@ -12,12 +12,12 @@ def part(name="RATE", kind="constant", file="flows/helpers.py", line=12, digest=
     return Part(name, kind, file, line, digest, text)
 
 
-def test_a_constant_is_told_with_both_values():
+def test_a_constant_is_explained_with_both_values():
     new = part(digest="2", text="4")
     assert explain([part()], [new]) == ["`RATE` in flows/helpers.py:12: 3 → 4"]
 
 
-def test_a_function_is_told_by_name_and_place():
+def test_a_function_is_explained_by_name_and_place():
     old = part("clean", "function", "flows/text.py", 40, "1", "def clean():\n    return 1")
     new = part("clean", "function", "flows/text.py", 40, "2", "def clean():\n    return 2")
     assert explain([old], [new]) == ["`clean()` in flows/text.py:40 changed"]
@@ -28,7 +28,7 @@ def test_a_function_is_told_by_name_and_place():
     assert "-    return 1\n+    return 2" in said
 
 
-def test_a_package_is_told_by_versions():
+def test_a_package_is_explained_by_versions():
     old, new = (
         part("numpy", "package", None, None, "1", "2.1"),
         part("numpy", "package", None, None, "2", "2.2"),
@@ -36,17 +36,17 @@ def test_a_package_is_told_by_versions():
     assert explain([old], [new]) == ["numpy 2.1 → 2.2"]
 
 
-def test_what_comes_and_goes_is_told():
+def test_what_comes_and_goes_is_explained():
     assert explain([], [part()]) == ["`RATE` in flows/helpers.py:12 is used now"]
     assert explain([part()], []) == ["`RATE` in flows/helpers.py:12 is no longer used"]
 
 
-def test_nothing_is_told_of_what_only_moved():
+def test_nothing_is_said_of_what_only_moved():
     assert explain([part(line=12)], [part(line=90)]) == []
     assert explain([part(file="a.py")], [part(file="b.py")]) == []
 
 
-def test_a_long_value_is_clipped_and_a_change_in_its_middle_still_told():
+def test_a_long_value_is_clipped_and_a_change_in_its_middle_still_explained():
     old, new = (
         part(text="'" + "a" * 300 + "'"),
         part(text="'" + "a" * 150 + "b" + "a" * 149 + "'", digest="2"),
@@ -59,44 +59,42 @@ def test_a_secret_stays_masked():
     assert explain([old], [new]) == ["`API_KEY` in flows/helpers.py:12 changed"]
 
 
-def test_two_parts_of_one_name_are_told_apart_by_file():
+def test_two_parts_of_one_name_are_distinguished_by_file():
     old = [part("RATE", file="a.py"), part("RATE#2", file="b.py", digest="5", text="5")]
     new = [part("RATE", file="b.py", digest="6", text="6"), part("RATE#2", file="a.py")]
     assert explain(old, new) == ["`RATE` in b.py:12: 5 → 6"]
 
 
-TOLD = dict(
-    [
-        ("global_const", ["`RATE` in steps.py:1: 3 → 4"]),
-        ("xmod_from_import", ["`clean()` in helpers.py:3 changed"]),
-        ("import_reexport_constant", ["`RATE` in pkg/helpers.py:1: 3 → 4"]),
-        ("closure_value", ["`make.<locals>.step:rate` in steps.py:3: 3 → 4"]),
-        ("default_from_const", ["`step.rate` in steps.py:3: 3 → 4"]),
-        ("class_attr", ["`Cleaner.rate` in steps.py:6: 3 → 4"]),
-        ("class_method", ["`Cleaner.clean()` in steps.py:8 changed"]),
-        ("package_version", ["lib 1.0 → 1.1"]),
-        ("enum_value", ["`Mode.SLOW` in steps.py:5: 2 → 3"]),
-        (
-            "function_rebound",
-            ["`two()` in steps.py:4 is used now", "`one()` in steps.py:1 is no longer used"],
-        ),
-    ]
-)
+SENTENCES = {
+    "global_const": ["`RATE` in steps.py:1: 3 → 4"],
+    "xmod_from_import": ["`clean()` in helpers.py:3 changed"],
+    "import_reexport_constant": ["`RATE` in pkg/helpers.py:1: 3 → 4"],
+    "closure_value": ["`make.<locals>.step:rate` in steps.py:3: 3 → 4"],
+    "default_from_const": ["`step.rate` in steps.py:3: 3 → 4"],
+    "class_attr": ["`Cleaner.rate` in steps.py:6: 3 → 4"],
+    "class_method": ["`Cleaner.clean()` in steps.py:8 changed"],
+    "package_version": ["lib 1.0 → 1.1"],
+    "enum_value": ["`Mode.SLOW` in steps.py:5: 2 → 3"],
+    "function_rebound": [
+        "`two()` in steps.py:4 is used now",
+        "`one()` in steps.py:1 is no longer used",
+    ],
+}
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory):
     place, cases = (
         tmp_path_factory.mktemp("cases"),
-        [case for case in load_cases() if case.name in TOLD],
+        [case for case in load_cases() if case.name in SENTENCES],
     )
     copy_all(cases, place)
     return run_all(cases, place)
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_a_real_change_is_told_from_json_alone(name, sides):
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_real_change_is_explained_from_json_alone(name, sides):
     old, new = (
         [Part.from_json(row) for row in sides[name][side]["parts"]] for side in ("before", "after")
     )
-    assert explain(old, new) == TOLD[name]
+    assert explain(old, new) == SENTENCES[name]

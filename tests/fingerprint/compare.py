@@ -3,8 +3,8 @@ The same cases for other tools: ``python tests/fingerprint/compare.py [EVERY]``.
 
 Prints how many changes that must bust each tool notices, and how many that must not bust leave its
 key alone. The tools are not dependencies of this project; those not installed are listed. Prefect,
-redun, Hamilton and joblib report what they hash of a function; charmonium.cache its frozen form, with
-and without the assumption of purity.
+redun, Hamilton and joblib report what they hash of a function; charmonium.cache its frozen form,
+with and without the assumption of purity.
 """
 
 from __future__ import annotations

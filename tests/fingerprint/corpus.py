@@ -1,9 +1,9 @@
 """
 The cases: a folder each, with ``before/``, ``after/`` and ``case.toml``.
 
-``case.toml`` holds *expect* (``bust`` or ``keep``), *why* in one line, and if needed *target* (default:
-``steps:step``), *needs* (a package that must be installed) and *python* (the oldest version that can
-parse it).
+``case.toml`` holds *expect* (``bust`` or ``keep``), *why* in one line, and if needed *target*
+(default: ``steps:step``), *needs* (a package that must be installed) and *python* (the oldest version
+that can parse it).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Fresh:
         self.process.communicate()
 
     def command(self, folder: Path, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of ``python -m pfl.handler.core.fingerprint`` in *folder*."""
+        """Exit code, stdout and stderr of the fingerprint's command in *folder*."""
         path = [str(folder / "site-packages")] if (folder / "site-packages").is_dir() else []
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(

@@ -2,7 +2,8 @@
 Fingerprints in fresh processes: a child is forked for each before any project is imported.
 
 ``fresh.py [PACKAGE FOLDER…]`` imports that package for all. Reads one job a line from stdin
-(``folder``, ``arguments``, ``path``), writes one reply a line to stdout (``code``, ``out``, ``err``).
+(``folder``, ``arguments``, ``path``), writes one reply a line to stdout (``code``, ``out``,
+``err``).
 """
 
 import gc

@@ -434,16 +434,12 @@ def test_the_command_prints_a_digest_and_a_table(tmp_path, command):
         ({"sample.py": "raise SystemExit(5)\n"}, "sample:step", "SystemExit: 5 at sample.py:1"),
         ({}, ".sample:step", "invalid function"),
         (
-            {
-                "sample.py": LAZY
-            },
+            {"sample.py": LAZY},
             "sample:lazy.step",
             "RuntimeError: step at sample.py:4",
         ),
         (
-            {
-                "sample.py": LAZY
-            },
+            {"sample.py": LAZY},
             "sample:lazy",
             "a Lazy has no Python source",
         ),

@@ -42,6 +42,10 @@ _DESCRIPTORS = (
 )
 
 
+# By identity: the class and what it held, kept so that no identity is used twice, and its members.
+_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
+
+
 def visit_class(collector: Collector, label: str, klass: type) -> None:
     """Its bases, decorators and members; its subclasses if something asks for them."""
     info = collector.module_named(klass.__module__)
@@ -63,9 +67,7 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
         if "text" in collector.extras:
             items.append(source.verbatim(node))
         written = _written(source, klass, node)
-    for name, table in _tables(klass, has_source=node is not None):
-        items += [name, *collector.items_of(table)]
-    for name, value in sorted(_own_members(collector.codebase, klass, written)):
+    for name, value in _members(collector.codebase, klass, written, has_source=node is not None):
         if source is not None and name in source.reassigned:
             value = first_seen(klass, name, value)
         where = location
@@ -94,9 +96,10 @@ def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
 def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
     found: Bindings = {}
+    lines = lines_of(node)
     for path, nodes in source.bindings.items():
         holder, _, name = path.rpartition(".")
-        inside = [each for each in nodes if each.lineno in lines_of(node)]
+        inside = [each for each in nodes if each.lineno in lines]
         if holder == klass.__qualname__ and inside:
             found[name] = inside
     return found
@@ -126,6 +129,19 @@ def _header(
     return [unit.text, doc or "", *resolver.resolve(unit)]
 
 
+def _members(
+    codebase: ownership.Codebase, klass: type, written: Bindings, *, has_source: bool
+) -> list[tuple[str, Any]]:
+    """A class's own members by name: the same objects as long as the class holds the same."""
+    held = list(vars(klass).values())
+    known = _KNOWN.get(id(klass))
+    if known is None or list(map(id, known[1])) != list(map(id, held)):
+        members = dict(_tables(klass, has_source=has_source))
+        members.update(_own_members(codebase, klass, written))
+        known = _KNOWN[id(klass)] = (klass, held, sorted(members.items()))
+    return known[2]
+
+
 def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:
     """What dataclasses, attrs, pydantic, namedtuple and enum know of a class's fields."""
     members = vars(klass)
@@ -149,7 +165,8 @@ def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(enum := members.get("_member_map_"), dict):
         yield "(members)", list(enum)
         for name, member in enum.items():
-            yield name, {key: item for key, item in vars(member).items() if key[0] != "_"}
+            if state := {key: item for key, item in vars(member).items() if key[0] != "_"}:
+                yield f"{name}.(state)", state
 
 
 def _own_members(

@@ -89,7 +89,7 @@ class Collector:
         self._known: _Known = {}
         # By key: the label, and the item, so that no identity is used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._counts: dict[str, int] = {}
         self._sources: dict[str, Source | None] = {}
         self._modules: dict[int, ModuleInfo] = {}
 
@@ -115,8 +115,7 @@ class Collector:
             key = item
         if key not in self._labels:
             name = _name(item)
-            self._counts[name] += 1
-            count = self._counts[name]
+            count = self._counts[name] = self._counts.get(name, 0) + 1
             label = name if count == 1 else f"{name}#{count}"
             self._labels[key] = (label, item)
             if creator is not None:
@@ -137,6 +136,9 @@ class Collector:
 
     def code(self, value: Any, creator: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for any other value."""
+        # The same as below, for what is most of a project.
+        if type(value) is FunctionType and self.owns(value):
+            return f"function {value.__code__.co_qualname} {self.link(value, creator)}"
         if not (is_instance(value, CODE) or is_step(value)) or type(value) is MethodType:
             return None
         encoded = self.encoder.top(value)

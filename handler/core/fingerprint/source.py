@@ -105,11 +105,15 @@ class Source:
 
     def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
         """The statements that give a name its value, and what the last binding imports."""
-        nodes = self.bindings.get(name, [])
-        read = None
-        if nodes and isinstance(nodes[-1], ast.ImportFrom):
-            read = dict(imported(nodes[-1]))[name]
-        return (*nodes, *self.changes.get(name, ())), read
+        key = ("origin", name)
+        if key not in self.units:
+            nodes = self.bindings.get(name, [])
+            read = None
+            if nodes and isinstance(nodes[-1], ast.ImportFrom):
+                read = dict(imported(nodes[-1]))[name]
+            self.units[key] = (*nodes, *self.changes.get(name, ())), read
+        origin: tuple[tuple[ast.stmt, ...], Read | None] = self.units[key]
+        return origin
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:

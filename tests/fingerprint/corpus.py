@@ -2,8 +2,8 @@
 The cases: a folder each, with ``before/``, ``after/`` and ``case.toml``.
 
 ``case.toml`` holds *expect* (``bust`` or ``keep``), *why* in one line, and if needed *target*
-(default: ``steps:step``), *needs* (a package that must be installed) and *python* (the oldest version
-that can parse it).
+(default: ``steps:step``), *needs* (a package that must be installed) and *python* (the oldest
+version that can parse it).
 """
 
 from __future__ import annotations

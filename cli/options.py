@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from pfl.handler.core import durations
 from pfl.cli import output
+from pfl.handler.core import durations
 from pfl.handler.core.errors import InvalidRequestError
 
 EngineName = StrEnum("EngineName", ["prefect", "direct"])

@@ -154,7 +154,7 @@ def test_a_computed_step_writes_in_the_order_that_is_drawn(project, monkeypatch)
 
 def test_the_page_of_settings_names_every_setting():
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert [knob.env for knob in KNOBS.values() if f"`{knob.env}`" not in page] == []
+    assert [setting.env for setting in SETTINGS.values() if f"`{setting.env}`" not in page] == []
 
 
 def test_the_readme_fits_on_a_few_screens():

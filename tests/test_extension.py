@@ -11,7 +11,6 @@ import pytest
 from conftest import ROOT, values
 from lambda_service import Sandbox
 from pfl.handler.core.cache import history, lease
-from pfl.handler.core.store import records
 from pfl.handler.engine import causes, reap
 from test_reap import crashed, states
 

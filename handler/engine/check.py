@@ -7,20 +7,9 @@ import time
 from contextlib import suppress
 
 from pfl.handler.core.errors import PflError, UnavailableError
-from pfl.handler.core.event import Reply
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import AlreadyExistsError, Store
 from pfl.handler.engine.prefect import client, environment
-
-
-def add_code(reply: Reply, settings: Settings) -> None:
-    """Add to *reply* the digest of the code, and fingerprints by flow and step."""
-    flows = catalog.load(settings)
-    reply["code"] = flows.digest
-    reply["fingerprints"] = {
-        name: {step.name: step.fingerprint for step in flow.steps.values()}
-        for name, flow in flows.flows.items()
-    }
 
 
 def reach(settings: Settings, store: Store) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
 from pfl.handler.core.cache.entry import Entry
+from pfl.handler.core.cache.history import ComputedRecord, Fields, RecordedInput
 from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.errors import BusyError, PflError, StepFailedError
@@ -26,7 +27,7 @@ from pfl.handler.core.retry import jitter_s
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, layout, records
 from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import JsonObject, normalise
+from pfl.handler.core.store.values import JsonObject, round_trip
 from pfl.handler.engine.causes import END_NOT_RECORDED, TERMINATED, out_of_time
 from pfl.handler.engine.deadline import Abandoned, Stopped, Terminated
 from pfl.handler.engine.interrupt import raise_in_thread
@@ -48,7 +49,7 @@ class _Previous(NamedTuple):
     """The newest computation of a step whose value is still stored."""
 
     record_key: str
-    record: JsonObject
+    record: ComputedRecord
     entry: Entry
 
 
@@ -97,8 +98,8 @@ class Invocation:
     is_cold: bool = False
     code: str = ""
     reap_reason: str = ""
-    tasks: dict[str, JsonObject] = field(default_factory=dict)
-    finished: dict[str, JsonObject] = field(default_factory=dict)
+    tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
     artifacts: list[JsonObject] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None
     degraded: str | None = None
@@ -123,7 +124,7 @@ class Invocation:
         self._folder = keys.encode_id(self.request.id)
         # Marks that come later do no harm: a result that has not seen them is void, or its plan is
         # withdrawn.
-        self._marks = bust.marks(self.store, self._folder)
+        self._marks = bust.list_marks(self.store, self._folder)
 
     @property
     def stop_at(self) -> float:
@@ -138,7 +139,7 @@ class Invocation:
     @cached_property
     def call(self) -> lease.LeaseHolder:
         """The lease holder of this call; on record from its first claim on."""
-        metadata: JsonObject = {
+        info: lease.CallBody = {
             "flow": self.flow.name,
             "step": self.request.step,
             "request_id": self.request_id,
@@ -148,7 +149,7 @@ class Invocation:
         return lease.LeaseHolder(
             self.store,
             self.request.id,
-            metadata,
+            info,
             ttl_s=self.settings.lease_s,
             deadline=self.deadline,
         )
@@ -247,7 +248,7 @@ class Invocation:
         """What another call computed meanwhile, or else whether this call now holds the step."""
         held = self._held.get(name)
 
-        def look(waited_for: JsonObject) -> Outcome | None:
+        def look(waited_for: lease.ClaimBody) -> Outcome | None:
             return self._failure_of(waited_for, name) or self._find_by_inputs(name)
 
         result = self.call.try_claim(name, held, look)
@@ -262,7 +263,7 @@ class Invocation:
         self._claimed.add(name)
         return True
 
-    def _failure_of(self, waited_for: JsonObject, name: str) -> Outcome | None:
+    def _failure_of(self, waited_for: lease.ClaimBody, name: str) -> Outcome | None:
         """The failure of the other call, if it computed the same: it would be repeated here."""
         if waited_for.get("failed_plan") != self.request.plan_key(name):
             return None
@@ -380,7 +381,7 @@ class Invocation:
 
     def _settle(self, name: str, compute: Compute | None) -> Outcome:
         started = time.perf_counter()
-        failure: JsonObject = {}
+        failure: lease.ClaimNote = {}
         try:
             outcome = None
             if name not in self._known_missing:
@@ -412,14 +413,14 @@ class Invocation:
                 self._pause(name)
         return None
 
-    def _failure_for_waiters(self, name: str, exc: BaseException) -> JsonObject:
+    def _failure_for_waiters(self, name: str, exc: BaseException) -> lease.ClaimNote:
         """The failure as the waiters receive it, which would fail in the same way."""
         if not isinstance(exc, Exception):
             return {}
         error = as_error(name, exc, self.flow)
         if not isinstance(error, StepFailedError):
             return {}
-        failure = {"what": error.what, "why": error.why, "hint": error.hint}
+        failure: lease.Failure = {"what": error.what, "why": error.why, "hint": error.hint}
         return {"failure": failure, "failed_plan": self.request.plan_key(name)}
 
     def _find_by_inputs(self, name: str) -> Outcome | None:
@@ -442,11 +443,11 @@ class Invocation:
             if name not in self._claimed and not request.cached_only:
                 self._unrecorded.add(name)
                 return None
-            computed_at = lookup.written_at(request, stored, self.store)
+            computed_at = history.written_at(self.store, request.id, stored)
             entry = stored._replace(computed_at=computed_at)
-            fields = {"repaired": True, **self._record_fields(name)}
+            fields: Fields = {"repaired": True, **self._record_fields(name)}
             inline_bytes = self.settings.inline_bytes
-            publish.record(request, self.store, entry, fields, inline_bytes=inline_bytes)
+            publish.append_record(request, self.store, entry, fields, inline_bytes=inline_bytes)
         self._plan(name, entry)
         return Outcome("hit", entry)
 
@@ -474,7 +475,7 @@ class Invocation:
         if fingerprint is not None and (
             record is None or record["fingerprint"] != fingerprint.digest
         ):
-            publish.code(self.store, name, fingerprint)
+            publish.save_code(self.store, name, fingerprint)
         started = time.time()
         fields = self._record_fields(name) | {
             "started_at": records.now_iso(started),
@@ -496,10 +497,11 @@ class Invocation:
         return Outcome("computed", self._saved[name], why)
 
     def _previous(self, name: str) -> _Previous | None:
-        warnings = self.finding.warnings
-        for key, record in records.newest(self.store, self.request.id, name, warnings):
-            if (entry := recorded(record, self.store, warnings)) is not None:
-                return _Previous(key, record, entry)
+        warn = self.finding.warnings.append
+        for listed, record in history.list_computed(self.store, self._folder, name, warn):
+            entry = history.load_entry(self.store, record, warn)
+            if entry is not None:
+                return _Previous(listed.path, record, entry)
         return None
 
     def _is_computed_by_this_request(self, name: str, previous: _Previous) -> bool:
@@ -509,7 +511,7 @@ class Invocation:
             and bool(self.request_id)
             and previous.record.get("request_id") == self.request_id
             and not records.is_past(previous.entry.expires_at)
-            and not self._marks.void(self._folder, previous.entry)
+            and not self._marks.first_invalidating(self._folder, previous.entry)
         )
 
     def _arguments(
@@ -522,7 +524,7 @@ class Invocation:
         values["previous"] = previous.entry.value if previous else None
         return {parameter: values[parameter] for parameter in self.flow.steps[name].takes}
 
-    def _record_fields(self, name: str) -> JsonObject:
+    def _record_fields(self, name: str) -> Fields:
         """What a record has in addition to the result."""
         found = self.finding.found
         return {
@@ -532,8 +534,8 @@ class Invocation:
             "plan_key": self.request.plan_key(name),
         }
 
-    def _process_fields(self) -> JsonObject:
-        fields: JsonObject = {
+    def _process_fields(self) -> Fields:
+        fields: Fields = {
             "cold_start": self.is_cold,
             "code": self.code,
             "memory_peak_bytes": publish.memory_peak_bytes(),
@@ -543,7 +545,7 @@ class Invocation:
         return fields
 
     def _record_failure(
-        self, name: str, exc: BaseException, started: float, fields: JsonObject
+        self, name: str, exc: BaseException, started: float, fields: Fields
     ) -> None:
         error = TERMINATED if isinstance(exc, Terminated) else self._to_outcome(name, exc).error
         if isinstance(error, PflError):
@@ -576,19 +578,19 @@ class Invocation:
         name: str,
         inputs: dict[str, Entry],
         started: float,
-        fields: JsonObject,
+        fields: Fields,
         seen: tuple[str, ...],
         value: object,
         run: Run,
     ) -> Entry:
         request = self.request
-        value, text = normalise(value, step=name)
+        value, text = round_trip(value, step=name)
         ended = time.time()
         key = lookup.result_key(request, name, inputs)
         if name in request.bust:
-            own = bust.new_name(by_call=True)
-            bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
-            publish.forget(request, self.store, name, request.plan_key(name))
+            own = bust.new_name(from_call=True)
+            bust.create_mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
+            publish.remove_plans(request, self.store, name, request.plan_key(name))
             seen = (*seen, own)
         cache_for_s = self.flow.steps[name].cache_for_s
         expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
@@ -608,7 +610,9 @@ class Invocation:
         self.call.check(name)
         fields = {**fields, "ms": (ended - started) * 1e3, **self._process_fields()}
         inline_bytes = self.settings.inline_bytes
-        entry = publish.result(request, self.store, entry, text, fields, inline_bytes=inline_bytes)
+        entry = publish.save_result(
+            request, self.store, entry, text, fields, inline_bytes=inline_bytes
+        )
         self._plan(name, entry)
         self._saved[name] = entry
         # Before Prefect is done with the task: other calls wait for it.
@@ -628,7 +632,7 @@ class Invocation:
         entries = [known[other] for other in others if other in known]
         entries.append(entry)
         write = partial(
-            publish.plan,
+            publish.save_plan,
             self.request,
             self.store,
             self.request.plan_key(name),
@@ -638,9 +642,9 @@ class Invocation:
         self._marks = bust.write_plan(self.store, self._folder, entries, write)
 
 
-def _describe(entry: Entry) -> JsonObject:
+def _describe(entry: Entry) -> RecordedInput:
     """An input, as a record shows it."""
-    shown: JsonObject = {"key": entry.key, "sha256": entry.sha256}
+    shown: RecordedInput = {"key": entry.key, "sha256": entry.sha256}
     if entry.size_bytes <= _SHOWN_BYTES:
         shown["value"] = entry.value
     return shown

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypedDict
 
 from pfl.handler.core.cache import history, lease
+from pfl.handler.core.cache.entry import ignore
+from pfl.handler.core.cache.lease import CallBody, ClaimBody
 from pfl.handler.core.errors import PflError
 from pfl.handler.core.event import Notify, notify_nobody
 from pfl.handler.core.settings import Settings
@@ -167,7 +169,7 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
             )
 
 
-def _error(state: lease.CallState, claims: list[JsonObject], cause: str) -> PflError:
+def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflError:
     body = state.body
     holder = lease.describe_holder({**body, "flow_run_id": None})
     steps = ", ".join(claim["step"] for claim in claims)
@@ -186,8 +188,8 @@ def _end_runs(
     api: environment.Api,
     store: Store,
     call: str,
-    body: JsonObject,
-    claims: list[JsonObject],
+    body: CallBody,
+    claims: list[ClaimBody],
     error: PflError,
     wait_s: float,
 ) -> list[str]:
@@ -198,22 +200,27 @@ def _end_runs(
         body.get("outcome", "CRASHED"),
         error.lines,
         call=call,
-        flow_runs={each["flow_run_id"] for each in bodies if each.get("flow_run_id")},
+        flow_runs={run_id for each in bodies if (run_id := each.get("flow_run_id"))},
         finished=body.get("finished") or _find_saved(store, body),
-        tasks={claim["task_run_id"]: claim for claim in claims if claim.get("task_run_id")},
+        tasks={run_id: claim for claim in claims if (run_id := claim.get("task_run_id"))},
         wait_s=wait_s,
     )
 
 
-def _find_saved(store: Store, body: JsonObject) -> dict[str, JsonObject]:
+def _find_saved(store: Store, body: CallBody) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
     if "id" not in body:
         return found
-    for step in store.folders(f"history/{keys.encode_id(body['id'])}"):
-        _, record = next(records.newest(store, body["id"], step, []), ("", {}))
-        if record.get("task_run_id") and record.get("request_id") == body.get("request_id"):
-            found[record["task_run_id"]] = {
+    folder = keys.encode_id(body["id"])
+    for step in store.folders(f"history/{folder}"):
+        newest = next(history.list_computed(store, folder, step, ignore), None)
+        if newest is None:
+            continue
+        record = newest[1]
+        task_run_id = record.get("task_run_id")
+        if task_run_id and record.get("request_id") == body.get("request_id"):
+            found[task_run_id] = {
                 "flow_run_id": record["flow_run_id"],
                 "step": step,
                 "id": body["id"],
@@ -222,13 +229,13 @@ def _find_saved(store: Store, body: JsonObject) -> dict[str, JsonObject]:
     return found
 
 
-def _record_crash(store: Store, claim: JsonObject, cause: str, error: PflError) -> None:
-    fields = {name: claim[name] for name in claim if name not in _FIELDS_OF_CLAIM_ONLY}
+def _record_crash(store: Store, claim: ClaimBody, cause: str, error: PflError) -> None:
+    fields = {name: item for name, item in claim.items() if name not in _FIELDS_OF_CLAIM_ONLY}
     name = history.new_name(
         keys.encode_id(claim["id"]),
         claim["step"],
-        records.CRASHED,
-        time_ns=history.ns_of(claim["since"]),
+        history.CRASHED,
+        time_ns=history.parse_time_ns(claim["since"]),
         # The same name for every reaper, so that one that follows a dead one adds no second record.
         token=keys.digest(f"{claim['call']} {claim['step']}")[:8],
     )

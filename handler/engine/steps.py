@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import copy_context
+from typing import cast
 
 from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.declare.location import location
@@ -41,9 +42,8 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
     timeout_s = None if in_prefect else step.timeout_s
     try:
         if step.is_async:
-            return _call_outside_loop(
-                lambda: asyncio.run(_with_timeout(step.function(**copies), timeout_s))
-            )
+            awaitable = cast("Awaitable[object]", step.function(**copies))
+            return _call_outside_loop(lambda: asyncio.run(_with_timeout(awaitable, timeout_s)))
         if timeout_s is None:
             return step.function(**copies)
         return _call_within(timeout_s, lambda: step.function(**copies))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.store.values import JsonObject
+from pfl.handler.core.cache.history import ComputedRecord
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Work:
     name: str
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
-    previous: JsonObject | None
+    previous: ComputedRecord | None
     why: str
 
 

@@ -27,7 +27,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple, TypedDict
 
 from pfl.handler.core.cache import history
 from pfl.handler.core.cache.entry import NOT_LOADED, Entry, ResultMetadata, ignore, read_plan
@@ -529,7 +529,7 @@ def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]
 def _read_metadata(store: Store, path: str) -> ResultMetadata:
     """What a result record says next to the value; empty if it is gone or damaged."""
     try:
-        return cast(ResultMetadata, records.decode_result(store.get(path) or b"", path)[3])
+        return records.decode_result(store.get(path) or b"", path)[3]
     except (CorruptRecordError, InvalidRequestError):
         return {}
 

@@ -41,7 +41,6 @@ from pfl.handler.core.errors import CorruptRecordError, LeaseLostError, PflError
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import AlreadyExistsError, ObjectInfo, Store
-from pfl.handler.core.store.values import JsonObject
 
 # Names the call in progress in a sandbox of Lambda, for its extension.
 SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
@@ -87,7 +86,7 @@ class EndNote(TypedDict, total=False):
     """What a call that ends leaves to a reaper: its outcome, and its task runs that have ended."""
 
     outcome: str
-    finished: Mapping[str, JsonObject]
+    finished: Mapping[str, Mapping[str, object]]
 
 
 class CallFields(TypedDict, total=False):

@@ -71,8 +71,8 @@ def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
         ("fingerprint", f"`{request.flow.steps[entry.step].fingerprint}`"),
         ("runs", f"[task run and its inputs]({task_url}), [flow run]({run_url})"),
     ]
-    before = work.previous or {}
-    if older := links.of_record(before)[2]:
+    before = work.previous
+    if before is not None and (older := links.of_record(before)[2]):
         fingerprint = before["fingerprint"][:12]
         rows.append(("before", f"[{before['computed_at']}]({older}), fingerprint `{fingerprint}`"))
     inputs = [(name, _code(_text(value, _CELL))) for name, value in work.arguments.items()]

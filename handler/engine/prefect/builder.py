@@ -26,12 +26,11 @@ from pfl.handler.core import event, links
 from pfl.handler.core.cache import accept
 from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.declare import manifest, project
-from pfl.handler.core.declare.flows import Flow
+from pfl.handler.core.declare.flow import Flow
 from pfl.handler.core.declare.params import KIND_OF, Param
 from pfl.handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects, records
-from pfl.handler.core.tags import run_tags
 from pfl.handler.engine import reap
 from pfl.handler.engine.causes import TERMINATED, out_of_time
 from pfl.handler.engine.deadline import Stopped, Terminated, raise_on_sigterm
@@ -172,8 +171,13 @@ def _compute(invocation: Invocation, work: Work) -> None:
     )
     if state.is_completed() or state.is_failed():
         del invocation.tasks[task_run_id]
-        fields = {name: claim[name] for name in ("flow_run_id", "step", "id", "tags")}
-        invocation.finished[task_run_id] = {**fields, "type": state.type.value}
+        invocation.finished[task_run_id] = {
+            "flow_run_id": claim["flow_run_id"],
+            "step": claim["step"],
+            "id": claim["id"],
+            "tags": claim["tags"],
+            "type": state.type.value,
+        }
     if state.is_completed():
         return
     if raised:
@@ -296,7 +300,7 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
     # The flow may be in any module, not only in the image's pipeline: its manifest is its own.
     body, prints = project.describe_one(flow, settings.root)
     raw = {**fields, "flow": flow.name, "params": params}
-    request = event.parse(raw, manifest.from_json(body))
+    request = event.parse(raw, manifest.from_body(body))
     results = objects.of(settings)
     finding = accept.find(request, results, [])
     return Invocation(

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from pfl.handler.core import retry
 from pfl.handler.core.errors import BusyError, UnavailableError
-from pfl.handler.core.tags import call_tag
 from pfl.handler.core.store.values import JsonObject
+from pfl.handler.core.tags import call_tag
 from pfl.handler.engine.prefect.environment import Api
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
 from pfl.handler.core.cache import lease
-from pfl.handler.core.declare.flows import Step
+from pfl.handler.core.declare.step import AnyStep
 from pfl.handler.core.errors import (
     BusyError,
     InvalidRequestError,
@@ -31,6 +31,7 @@ from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import Store
 from pfl.handler.core.store.values import JsonObject
+from pfl.handler.core.tags import limit_tag
 from pfl.handler.engine.prefect import environment
 from pfl.handler.engine.prefect.client import FINAL, ask, pages, patiently, pause, set_state
 from pfl.handler.engine.prefect.environment import Api
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 # Prefect lends slots for no shorter time.
 _SLOT_S = 60
 # Allowed in the name of a limit, with letters and digits; a slash becomes ~2F.
-_PLAIN = "-_.@+"
+
 _created: set[tuple[str, str, int]] = set()
 
 
@@ -70,7 +71,7 @@ class Limit(TypedDict):
     leaked: int
 
 
-def tags_for(invocation: Invocation, step: Step, api: Api) -> list[str]:
+def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
     """The tags under which a step has to wait for a slot; a limit that the code sets is created."""
     own = limit_tag(invocation.request.id, step.name)
     general = limit_tag(None, step.name)

@@ -13,7 +13,6 @@ from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import InvalidRequestError, NotFoundError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import Store
-from pfl.handler.core.tags import id_tag
 from pfl.handler.engine.prefect import environment, server
 from pfl.handler.engine.prefect.client import ask, pages
 from pfl.handler.engine.prefect.environment import Api

@@ -13,7 +13,6 @@ import asyncio
 import importlib
 import inspect
 import json
-import math
 import os
 import time
 from collections.abc import Mapping

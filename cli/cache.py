@@ -402,7 +402,7 @@ def verify(
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # Whoever ends us that way is told how to go on, too.
-    counts, last, progress = Counter(), after, output.Progress()
+    counts, last = Counter(), after
     try:
         for checked in checks.walk(
             results, repair=repair, retention_s=chosen.retention_days * 86_400, after=after
@@ -410,7 +410,7 @@ def verify(
             last = checked.key
             counts["checked"] += 1
             if counts["checked"] % 1_000 == 0:
-                progress("", f"{counts['checked']} checked, at {last}")
+                output.progress("", f"{counts['checked']} checked, at {last}")
             if (problem := checked.problem) is None:
                 continue
             counts[problem.problem] += 1
@@ -423,13 +423,11 @@ def verify(
                     f"{problem.problem:<9} {output.printable(problem.key)}: {output.printable(problem.why)}"
                 )
     except BaseException:
-        progress.stop()
         if last:
             output.say(
                 f"stopped; this goes on from here: pfl cache verify{' --repair' if repair else ''} --after '{last}'"
             )
         raise
-    progress.stop()
     found = ", ".join(
         f"{counts[name]} {name}" for name in ("damaged", "orphaned", "expired", "stale")
     )

@@ -95,9 +95,9 @@ def invoke(
 
     results = objects.of(chosen)
     output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
-    with output.Progress() as progress, output.stdout_kept_for_data():
+    with output.stdout_kept_for_data():
         reply = entry.handle(
-            raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=progress
+            raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=output.progress
         )
     _show(reply, json)
     if "error" in reply:

@@ -122,8 +122,7 @@ def _prefect() -> Iterator[tuple]:
     from pfl.handler.engine.prefect import environment, limits
 
     chosen = settings.load()
-    with output.Progress() as progress:
-        api = environment.choose(chosen, lambda text: progress("", text))
+    api = environment.choose(chosen, lambda text: output.progress("", text))
     yield limits, api, objects.of(chosen)
 
 

@@ -1,11 +1,11 @@
-"""The ``pfl`` command: its groups, and the one place where an exception becomes words and an exit code."""
+"""The ``pfl`` command: its groups, and the one place where an exception becomes an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
 from itertools import takewhile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pfl.cli import (
@@ -24,13 +24,18 @@ from pfl.cli import (
     worker,
 )
 from pfl.handler.core.errors import PflError, UnavailableError
+from typer.core import TyperCommand, TyperOption
+
+if TYPE_CHECKING:
+    from typer._click import Context
 
 app = typer.Typer(
     name="pfl",
-    help="Run Prefect flows inside AWS Lambda, and answer most calls straight from a cache.",
+    help="Run Prefect flows in AWS Lambda, and answer most calls from a cache.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # Plain help: rich would be loaded for it, and pipes would get boxes.
+    # Rich takes time to import, and draws boxes into pipes.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("invoke")(invoke.invoke)
@@ -51,8 +56,34 @@ app.add_typer(setup.app, name="setup")
 app.add_typer(worker.app, name="worker")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse, but refuse an option that is given twice: all its values but one would be lost."""
+        _, _, params = self.make_parser(ctx).parse_args(args.copy())
+        for param in params:
+            if isinstance(param, TyperOption) and not (param.multiple or param.is_flag):
+                if params.count(param) > 1:
+                    ctx.fail(f"{param.opts[0]} is given twice")
+        return super().parse_args(ctx, args)
+
+
+def _prepare(group: typer.Typer) -> None:
+    """Have the commands of a group checked as above, and listed with a whole first sentence."""
+    for command in group.registered_commands:
+        command.cls = _Command
+        # Typer cuts the help in a list to one line, but a short help it wraps.
+        sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
+        command.short_help = f"{sentence.rstrip('.')}."
+    for each in group.registered_groups:
+        each.short_help = each.typer_instance.info.help
+        _prepare(each.typer_instance)
+
+
+_prepare(app)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         from pfl import __version__
 
         output.emit(f"pfl {__version__}")
@@ -62,74 +93,66 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """
     Run ``pfl`` and exit.
 
-    Exit codes: 0 done, 1 unforeseen, 2 usage or invalid input, 3 not found, 4 a step failed, 5 a service is unavailable,
-    6 stored data is damaged, 130 interrupted.
+    Exit codes: 0 done, 1 unexpected error, 2 usage or invalid input, 3 not found, 4 a step failed,
+    5 a service is unavailable, 6 stored data is damaged, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.stdout, sys.stderr = (
-        sys.stdout or open(os.devnull, "w"),
-        sys.stderr or open(os.devnull, "w"),
-    )  # Closed by who started us.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # The parent process has closed it.
+            setattr(sys, name, open(os.devnull, "r+"))
     output.set_json("--json" in arguments)
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
-        sys.stdout.flush()
-        if code == 130:  # Typer has made an exit code of Ctrl-C.
+        if code == 130:  # Typer has turned Ctrl-C into an exit code.
             raise KeyboardInterrupt
-    except PflError as exc:
-        output.fail(exc)
-        code = exc.exit_code
     except (KeyboardInterrupt, typer.Abort):
         output.fail(PflError("interrupted"), kind="Interrupted", status="cancelled")
         code = 130
-    except BrokenPipeError:
-        # Whoever read us has seen enough; what Python would flush at exit has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
-    except OSError as exc:
-        output.fail(UnavailableError("the system refused something", why=str(exc)))
-        code = UnavailableError.exit_code
     except typer.TyperException as exc:
-        code = _usage(exc, arguments)
+        _print_usage_error(exc, arguments)
+        code = exc.exit_code
     except Exception as exc:
-        if os.environ.get("PFL_TRACEBACK"):
-            raise
-        what = f"{type(exc).__name__}: {exc}"
-        output.fail(
-            PflError("something unforeseen happened", why=what, hint="PFL_TRACEBACK=1 shows where")
-        )
-        code = 1
+        error = _as_pfl_error(exc)
+        output.fail(error)
+        code = error.exit_code
+    output.clear_progress()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _usage(exc: typer.TyperException, arguments: list[str]) -> int:
-    context = getattr(exc, "ctx", None)
+def _as_pfl_error(exc: Exception) -> PflError:
+    if isinstance(exc, PflError):
+        return exc
+    if isinstance(exc, OSError):
+        return UnavailableError("the operating system reported an error", why=str(exc))
+    if os.environ.get("PFL_TRACEBACK"):
+        raise exc
+    why = f"{type(exc).__name__}: {exc}"
+    return PflError("unexpected error", why=why, hint="PFL_TRACEBACK=1 shows where")
+
+
+def _print_usage_error(exc: typer.TyperException, arguments: list[str]) -> None:
     message = exc.format_message()
-    if message.startswith("Usage:"):  # A group called without a command: its help is the answer.
+    if message.startswith("Usage:"):  # A group without a command: the message is its help.
         output.say(message)
-        return exc.exit_code
-    # An option without its value is told without its command.
-    path = (
-        context.command_path
-        if context
-        else " ".join(["pfl", *takewhile(str.isidentifier, arguments)])
-    )
-    output.fail(
-        PflError(message.rstrip("."), hint=f"{path} --help"),
-        kind="InvalidRequestError",
-        status="invalid",
-    )
-    return exc.exit_code
+        return
+    context = getattr(exc, "ctx", None)
+    # An option without its value comes without its command.
+    words = [context.command_path] if context else ["pfl", *takewhile(str.isidentifier, arguments)]
+    error = PflError(message.rstrip("."), hint=f"{' '.join(words)} --help")
+    output.fail(error, kind="InvalidRequestError", status="invalid")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and how their values are read."""
 
 from __future__ import annotations
 
@@ -8,28 +8,41 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pfl.cli import output
 from pfl.handler.core.errors import InvalidRequestError
 
+EngineName = StrEnum("EngineName", ["prefect", "direct"])
+
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Engine = Annotated[
-    StrEnum("Engine", ["prefect", "direct"]) | None,
-    typer.Option("--engine", help="What computes a miss."),
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Utc = Annotated[
+    bool,
+    typer.Option(
+        "--utc", callback=output.set_utc, help="Show times in UTC; local times if not given."
+    ),
 ]
-Pool = Annotated[
-    str | None, typer.Option("--pool", help="The work pool; PFL_WORK_POOL if not given.")
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="WHEN",
+        help="Only what is newer: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
+        "which is local if it has no offset.",
+    ),
 ]
+Engine = Annotated[EngineName | None, typer.Option("--engine", help="Engine that computes a miss.")]
+Pool = Annotated[str | None, typer.Option("--pool", help="Work pool; PFL_WORK_POOL if not given.")]
 
 
 def checked(id: str | None) -> str | None:
-    """*id*, if it can be one."""
+    """*id*, if it is a valid ID."""
     from pfl.handler.core import event
 
     return id if id is None else event.check_id(id)
 
 
-# What to look at.
+# What to show.
 TheId = Annotated[str, typer.Option("--id", callback=checked, help="The ID.")]
 OnlyId = Annotated[str | None, typer.Option("--id", callback=checked, help="Only this ID.")]
 OnlyFlow = Annotated[str | None, typer.Option("--flow", help="Only this flow.")]
@@ -40,15 +53,41 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 def age_s(text: str, flag: str) -> int:
     """
-    Seconds of an age such as ``7d``; at most those since 1970, before which nothing was stored.
+    An age such as ``7d`` in seconds, at most the seconds since 1970: nothing stored is older.
 
     Raises:
-        InvalidRequestError: It is none; *flag* says where it stood.
+        InvalidRequestError: *text*, the value of *flag*, is not an age.
     """
-    if not (match := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)):
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    if match is None:
         raise InvalidRequestError(
-            f"{flag} is {text!r}",
-            why="it has to be a number with s, m, h, d or w",
+            f"invalid {flag} {text!r}",
+            why="an age is a number with s, m, h, d or w",
             hint=f"{flag} 7d",
         )
     return min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))
+
+
+def moment_ns(text: str, flag: str) -> int:
+    """
+    The moment that an age such as ``7d`` or a time in ISO 8601 means, in nanoseconds since 1970.
+
+    A time without an offset is local.
+
+    Raises:
+        InvalidRequestError: *text*, the value of *flag*, is neither.
+    """
+    from datetime import datetime
+
+    try:
+        return time.time_ns() - age_s(text, flag) * 10**9
+    except InvalidRequestError:
+        pass
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1e6) * 1_000
+    except (ValueError, OverflowError, OSError) as exc:
+        raise InvalidRequestError(
+            f"invalid {flag} {text!r}",
+            why="it has to be a number with s, m, h, d or w, or a time in ISO 8601",
+            hint=f"{flag} 7d or {flag} 2026-11-30T09:00",
+        ) from exc

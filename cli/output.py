@@ -1,125 +1,248 @@
-"""Both streams of the terminal: data goes to stdout through ``emit``, everything a person reads besides to stderr."""
+"""The terminal: data goes to stdout through ``emit``, messages go to stderr through ``say``."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from pfl.handler.core.errors import InvalidRequestError, PflError
+from pfl.handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.live import Live
+
+Row = TypeVar("Row")
 
 _as_json = False
+_in_utc = False
+_live: Live | None = None
+_live_lock = threading.Lock()
+_last_progress = ""
+
+# Columns that are cut to fit a terminal. Any other is worse cut than on two lines.
+_CUT_COLUMNS = ("value", "why")
+_BATCH_ROWS = 100
+_STATUS_COLOURS = {
+    "hit": "32",
+    "computed": "36",
+    "compute": "36",
+    "skipped": "33",
+    "depends": "33",
+    "miss": "35",
+    "failed": "31",
+}
 
 
 def set_json(wanted: bool) -> None:
-    """Remember whether ``--json`` was given, so that an error too comes as JSON."""
+    """Remember whether ``--json`` was given: then errors are printed as JSON too."""
     global _as_json
     _as_json = wanted
 
 
+def set_utc(wanted: bool) -> None:
+    """Remember whether ``--utc`` was given."""
+    global _in_utc
+    _in_utc = wanted
+
+
 def emit(data: object) -> None:
-    """Print data: text as it is, anything else as one line of JSON."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    """Print data on stdout: text for people, anything else as one line of JSON."""
+    if isinstance(data, str):
+        write(_clean(data))
+        return
+    text = json.dumps(data, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # A lone surrogate, or a terminal that knows ASCII alone.
-        text = (
-            text.encode("ascii", "backslashreplace").decode()
-            if isinstance(data, str)
-            else json.dumps(data)
-        )
+    except UnicodeEncodeError:  # A lone surrogate, or a terminal that only knows ASCII.
+        text = json.dumps(data)
+    write(text)
+
+
+def write(text: str) -> None:
+    """
+    Print *text* on stdout as it is: colours stay, so stored text has to be cleaned before.
+
+    Raises:
+        SystemExit: The reader of stdout is gone: ``| head`` has seen enough.
+        UnavailableError: The text cannot be written, because the disk is full for example.
+    """
+    clear_progress()
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Whoever read us has seen enough: that is no error, which Typer would make of it.
+        _print(text, sys.stdout)
+    except OSError as exc:
+        # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
+        if isinstance(exc, BrokenPipeError):
+            sys.exit(0)
+        raise UnavailableError(
+            "stdout cannot be written",
+            why=exc.strerror or str(exc),
+            hint="free some space, or write to another place",
+        ) from exc
 
 
 def say(text: str) -> None:
-    """Tell a person something, on stderr."""
-    print(
-        text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(
-            sys.stderr.encoding or "utf-8"
-        ),
-        file=sys.stderr,
-        flush=True,
-    )
+    """Print a message for people on stderr."""
+    _write_stderr(_clean(text))
 
 
 def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
-    """Tell of an error: in words on stderr, and with ``--json`` as an object on stdout too."""
+    """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
+    body = error.to_json()
     if _as_json:
-        told = error.to_json() | ({"type": kind} if kind else {})
-        emit({"version": 1, "status": status or error.status, "error": told})
-    explain(error.to_json())
+        reported = body.copy()
+        reported["type"] = kind or body["type"]
+        # The exit code is that of this error, whatever becomes of stdout.
+        with suppress(SystemExit, UnavailableError):
+            emit({"version": 1, "status": status or error.status, "error": reported})
+    explain(body)
 
 
-def explain(error: Mapping[str, str]) -> None:
-    """The words for an ``error`` object: what, why and hint."""
-    for name, colour in (("what", "1;31"), ("why", "2"), ("hint", "36")):
-        if error.get(name):
-            label = _paint("error:" if name == "what" else f"{name}:", colour)
-            lines = [printable(line) for line in error[name].splitlines() if line.strip()]
-            say(f"{'' if name == 'what' else '  '}{label} " + "\n       ".join(lines))
+def explain(error: ErrorBody) -> None:
+    """Print what happened, why, and what to do about it, on stderr."""
+    for label, text, colour in (
+        ("error:", error["what"], "1;31"),
+        ("  why:", error["why"], "2"),
+        ("  hint:", error["hint"], "36"),
+    ):
+        lines = [printable(line) for line in text.splitlines() if line.strip()]
+        if lines:
+            _write_stderr(f"{_paint(label, colour, sys.stderr)} " + "\n       ".join(lines))
+
+
+def printable(text: str) -> str:
+    """*text* with control characters and direction marks as escapes: it cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+
+
+class Table:
+    """
+    A table on stdout that can grow: cut to fit a terminal, whole elsewhere.
+
+    A terminal too narrow for it shows the rows one below the other, a line for each cell.
+
+    Args:
+        columns: The headings; a column whose heading ends in ``>`` is aligned to the right.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.count = 0
+        self._names = [column.rstrip(">") for column in columns]
+        self._is_right = [column.endswith(">") for column in columns]
+        self._widths = [len(name) for name in self._names]
+
+    def add(self, rows: Iterable[Sequence[object]]) -> None:
+        """Print rows; a cell that is a pair is a text and its link."""
+        from rich.cells import cell_len
+
+        batch = [[_text_and_link(cell) for cell in row] for row in rows]
+        for row in batch:
+            for x, (text, _) in enumerate(row):
+                self._widths[x] = max(self._widths[x], cell_len(text))
+        widths = self._fit()
+        if widths and batch and not self.count:
+            self._write_line([(name, "") for name in self._names], widths, is_heading=True)
+        for row in batch:
+            if widths:
+                self._write_line(row, widths)
+            else:
+                if self.count:
+                    write("")
+                pairs({name: text for name, (text, _) in zip(self._names, row, strict=True)})
+            self.count += 1
+
+    def _fit(self) -> list[int] | None:
+        """The width of each column; None if the terminal is too narrow for a table."""
+        import shutil
+
+        widths = self._widths.copy()
+        if not sys.stdout.isatty():
+            return widths
+        cut = [x for x, name in enumerate(self._names) if name in _CUT_COLUMNS]
+        room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        for x, width in enumerate(widths):
+            if x not in cut:
+                # The last column may go on in the next line.
+                room -= width if x < len(widths) - 1 else len(self._names[x])
+        if room < sum(len(self._names[x]) for x in cut):
+            return None
+        for number, x in enumerate(sorted(cut, key=widths.__getitem__)):
+            share = room // (len(cut) - number)
+            widths[x] = max(len(self._names[x]), min(widths[x], share))
+            room -= widths[x]
+        return widths
+
+    def _write_line(
+        self, row: Sequence[tuple[str, str]], widths: Sequence[int], *, is_heading: bool = False
+    ) -> None:
+        from rich.cells import cell_len, set_cell_size
+
+        parts = []
+        for (text, link), width, is_right in zip(row, widths, self._is_right, strict=True):
+            shown = text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+            padding = " " * (width - cell_len(shown))
+            colour = "1" if is_heading else _STATUS_COLOURS.get(text, "")
+            shown = _paint(shown, colour, sys.stdout)
+            if link and _is_terminal(sys.stdout):
+                shown = f"\x1b]8;;{link}\x1b\\{shown}\x1b]8;;\x1b\\"
+            parts.append(padding + shown if is_right else shown + padding)
+        write("  ".join(parts).rstrip())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a whole table on stdout; see :class:`Table`."""
+    Table(columns).add(rows)
+
+
+def print_rows(
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    cells: Callable[[Row], Sequence[object]],
+    *,
+    json: bool,
+) -> int:
     """
-    Print rows under their columns on stdout, cut to fit a terminal and whole elsewhere.
+    Print rows as they come: as lines of JSON, or as a table.
 
     Args:
-        columns: The headings; one ending in ``>`` is aligned to the right.
-        rows: The cells; a pair is a text and where it leads when it is clicked.
-    """
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+        rows: The rows.
+        columns: The headings of the table.
+        cells: The cells of a row.
+        json: Whether to print JSON.
 
-    on_terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if on_terminal else 100_000)
-    grid = Table(
-        box=None, pad_edge=False, show_edge=False, header_style="bold" if on_terminal else ""
-    )
-    shown = []
-    for row in rows:
-        shown.append([])
-        for cell in row:
-            said, link = cell if isinstance(cell, tuple) else (cell, None)
-            shown[-1].append(text := Text(printable(str(said)), no_wrap=True, overflow="ellipsis"))
-            if on_terminal:
-                text.stylize(_STYLES.get(str(said), ""))
-                text.stylize(f"link {link}" if link else "")
-    least = 2 * (len(columns) - 1)
-    for x, column in enumerate(columns):
-        name = column.rstrip(">")
-        # Only what is long by nature is cut; a column that cannot be read is worse than a long line.
-        is_long = name in ("value", "why")
-        width = max(cell_len(name), *(row[x].cell_len for row in shown if not is_long), 0)
-        grid.add_column(
-            name,
-            justify="right" if column.endswith(">") else "left",
-            no_wrap=not is_long,
-            min_width=width,
-        )
-        least += width
-    console.size = (max(console.width, least), console.height)
-    for row in shown:
-        grid.add_row(*row)
-    with console.capture() as captured:
-        console.print(grid, crop=False)
-    emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    Returns:
+        How many rows there were.
+    """
+    count = 0
+    shown = Table(columns)
+    rows = iter(rows)
+    while batch := list(islice(rows, 1 if json else _BATCH_ROWS)):
+        count += len(batch)
+        if json:
+            emit(batch[0])
+        else:
+            shown.add(map(cells, batch))
+    return count
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; a column whose heading ends in ``>`` is aligned to the right."""
+    rules = ["--:" if column.endswith(">") else "---" for column in columns]
+    lines = []
+    for row in ([column.rstrip(">") for column in columns], rules, *rows):
+        cells = [str(cell).replace("|", "\\|") for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def pairs(row: Mapping[str, object]) -> None:
-    """Print names and values on stdout, a line each; what is None is left out."""
+    """Print names and values on stdout, a line each; None is left out."""
     shown = {
         name: value if isinstance(value, str) else cut(value, 200)
         for name, value in row.items()
@@ -128,12 +251,6 @@ def pairs(row: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         emit(f"{name:<{width}}  {printable(value)}")
-
-
-_STYLES = {
-    "hit": "green", "computed": "cyan", "skipped": "yellow", "miss": "magenta", "failed": "red", "compute": "cyan",
-    "depends": "yellow",
-}  # fmt: skip
 
 
 def cut(value: object, width: int = 60) -> str:
@@ -147,33 +264,47 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def printable(text: str) -> str:
-    """*text* without what would steer a terminal: control characters and marks that turn the writing direction."""
-    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+def local_time(moment: str | None) -> str:
+    """A stored moment in local time with its offset, or in UTC with ``--utc``; empty for None."""
+    if not moment:
+        return ""
+    from datetime import UTC, datetime
+
+    at = datetime.fromisoformat(moment).astimezone(UTC if _in_utc else None)
+    return at.isoformat(timespec="seconds")
+
+
+def ask(question: str) -> bool:
+    """Whether a person at the terminal answers *question* with yes."""
+    clear_progress()
+    _print(f"{printable(question)} [y/N]: ", sys.stderr, end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def confirm(question: str, *, yes: bool) -> None:
     """
-    Ask before something that is hard to take back.
+    Ask before something that cannot easily be undone.
 
     Raises:
-        InvalidRequestError: There is no terminal to ask at, and ``--yes`` was not given.
+        InvalidRequestError: There is no terminal, and ``--yes`` was not given.
         Exit: The answer is no.
     """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidRequestError(
-            question, why="there is no terminal to ask at", hint="--yes, if that is what you want"
+            "this needs your confirmation, and there is no terminal to ask on",
+            why=f"the question is: {question}",
+            hint="--yes goes ahead without asking",
         )
-    import typer
+    if not ask(question):
+        import typer
 
-    if not typer.confirm(question, err=True):
         say("nothing was done")
         raise typer.Exit(1)
 
 
-def optional(module: str, extra: str):
+def optional(module: str, extra: str) -> ModuleType:
     """
     A library that comes with an extra of pfl.
 
@@ -192,58 +323,103 @@ def optional(module: str, extra: str):
         ) from exc
 
 
-class Progress:
-    """What a long call is doing, on stderr: one moving line on a terminal, a line each elsewhere."""
+def progress(step: str, doing: str) -> None:
+    """
+    Show on stderr what a long call is doing: in one moving line on a terminal, else line by line.
 
-    def __init__(self) -> None:
-        self._status: Status | None = None
-        self._last = ""
-
-    def __call__(self, step: str, doing: str) -> None:
-        text = f"{step}: {doing}" if step else doing
-        if text == self._last:
+    The moving line disappears when this module prints anything else.
+    """
+    global _live, _last_progress
+    text = printable(f"{step}: {doing}" if step else doing)
+    with _live_lock:
+        if text == _last_progress:
             return
-        self._last = text
-        if not sys.stderr.isatty():
-            say(text)
+        _last_progress = text
+        if not _is_terminal(sys.stderr):
+            _print_stderr(text)
             return
-        if self._status is None:
-            from rich.console import Console
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
 
-            self._status = Console(stderr=True).status(text)
-            self._status.start()
-        self._status.update(text)
+        line = Spinner("dots", Text(text))
+        if _live is None:
+            # What steps print goes above the line. Data must not: it would end up on stderr.
+            is_kept_aside = sys.stdout is sys.stderr
+            console = Console(stderr=True)
+            _live = Live(line, console=console, transient=True, redirect_stdout=is_kept_aside)
+            _live.start()
+        _live.update(line)
 
-    def __enter__(self) -> Progress:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Clear the moving line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+def clear_progress() -> None:
+    """Remove the moving line."""
+    global _live, _last_progress
+    with _live_lock:
+        if _live is not None:
+            _live.stop()
+        _live = None
+        _last_progress = ""
 
 
 @contextmanager
 def stdout_kept_for_data() -> Iterator[None]:
-    """Send what steps print, and what their child processes print, to stderr; stdout is for the reply."""
+    """Send what steps and their child processes print to stderr: stdout is for the reply."""
+    clear_progress()
     sys.stdout.flush()
-    data, stream = os.dup(1), sys.stdout
+    data = os.dup(1)
+    stream = sys.stdout
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
         yield
     finally:
+        # It restores the streams that it found, so it has to go first.
+        clear_progress()
         sys.stderr.flush()
         sys.stdout = stream
         os.dup2(data, 1)
         os.close(data)
 
 
-def _paint(text: str, code: str) -> str:
-    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        return f"\x1b[{code}m{text}\x1b[0m"
-    return text
+def has_colour(stream: TextIO) -> bool:
+    """Whether *stream* shows colours: by ``NO_COLOR``, ``FORCE_COLOR``, or what it is."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether *stream* is a terminal that understands escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _paint(text: str, colour: str, stream: TextIO) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if colour and has_colour(stream) else text
+
+
+def _text_and_link(cell: object) -> tuple[str, str]:
+    text, link = cell if isinstance(cell, tuple) else (cell, None)
+    return printable(str(text)), printable(link or "")
+
+
+def _clean(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _write_stderr(text: str) -> None:
+    clear_progress()
+    _print_stderr(text)
+
+
+def _print_stderr(text: str) -> None:
+    # A message that cannot be printed changes no exit code.
+    with suppress(OSError):
+        _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO, end: str = "\n") -> None:
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
+    stream.flush()

@@ -60,18 +60,13 @@ def reap(dry_run: DryRun = False, json: Json = False) -> None:
     from pfl.handler.engine import reap as reaper
 
     chosen, count = settings.load(), 0
-    with output.Progress() as progress:
-        for row in reaper.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=progress):
-            count += 1
-            progress.stop()
-            if json:
-                output.emit(row | {"dry_run": dry_run})
-            else:
-                output.emit(
-                    output.printable(
-                        f"{row['flow']}/{row['id']}/{','.join(row['steps']) or '-'}: {row['what']}"
-                    )
-                )
+    for row in reaper.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=output.progress):
+        count += 1
+        steps = ",".join(row["steps"]) or "-"
+        if json:
+            output.emit(row | {"dry_run": dry_run})
+        else:
+            output.emit(f"{row['flow']}/{row['id']}/{steps}: {row['what']}")
     output.say(
         output.counted(count, "dead run")
         + " "
@@ -87,8 +82,7 @@ def open_run(
     """Print the page of a run in Prefect's UI; at a terminal, open it."""
     from pfl.handler.engine.prefect import runs
 
-    with output.Progress() as progress:
-        url = runs.link(settings.load(), run, progress)
+    url = runs.link(settings.load(), run, output.progress)
     output.emit({"url": url} if json else url)
     if sys.stdout.isatty() and not json:
         import webbrowser

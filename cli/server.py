@@ -16,10 +16,11 @@ def start(json: Json = False) -> None:
     from pfl.handler.engine.prefect import server
 
     chosen = settings.load()
-    with output.Progress() as progress:
-        running = server.ensure(
-            chosen.home, idle_s=chosen.server_idle_s, progress=lambda text: progress("", text)
-        )
+    running = server.ensure(
+        chosen.home,
+        idle_s=chosen.server_idle_s,
+        progress=lambda text: output.progress("", text),
+    )
     _show(running, json)
 
 

@@ -92,8 +92,8 @@ def connected(chosen) -> Iterator:
     """Prefect's API, set up in this process; while the embedded server starts, that is told."""
     from pfl.handler.engine.prefect import session
 
-    with output.Progress() as progress, session.session(chosen, progress) as api:
-        progress.stop()
+    with session.session(chosen, output.progress) as api:
+        output.clear_progress()
         yield api
 
 

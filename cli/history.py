@@ -26,6 +26,7 @@ from pfl.cli.options import (
     Utc,
     Yes,
     moment_ns,
+    refuse_together,
 )
 from pfl.cli.stored import Row
 from pfl.handler.core.cache import history

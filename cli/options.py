@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -91,3 +92,17 @@ def moment_ns(text: str, flag: str) -> int:
             why="it has to be a number with s, m, h, d or w, or a time in ISO 8601",
             hint=f"{flag} 7d or {flag} 2026-11-30T09:00",
         ) from exc
+
+
+def refuse_together(options: Mapping[str, object]) -> None:
+    """
+    Check that at most one of the options was given.
+
+    Raises:
+        InvalidRequestError: Two of them were.
+    """
+    given = [name for name, value in options.items() if value]
+    if len(given) > 1:
+        raise InvalidRequestError(
+            f"{given[0]} and {given[1]} do not go together", hint=f"leave {given[1]} out"
+        )

@@ -60,8 +60,6 @@ Pair = tuple[str, Found | None, Found | None]
 
 _COLUMNS = ("record", "time", "id", "step", "status", "took>", "value")
 _NEAR_NS = 300 * 10**9
-# Fields of a record whose names mean something else in the reply or in a difference.
-_RENAMED = {"ms": "compute_ms", "changes": "code_changes"}
 
 
 class _Reader:
@@ -118,20 +116,19 @@ class _Reader:
 
     def row(self, name: history.Name, body: Body, *, with_value: bool = True) -> Row:
         """A record as JSON; *with_value*: also if its value is stored apart from it."""
-        row: Row = {
+        head = {
             "record": name.path,
             "short": name.short,
             "written_at": name.written_at,
             "status": name.status,
         }
-        for field, value in body.items():
-            row.setdefault(_RENAMED.get(field, field), value)
+        row = {**head, **body, **head}
         if with_value and name.status == history.COMPUTED and "value" not in row:
             try:
                 row["value"] = history.value(self.store, name, body)
             except PflError as exc:
                 row["value_missing"] = str(exc)
-        return stored.with_moments(row)
+        return stored.as_json(row)
 
     def end(self, summary: str = "") -> None:
         """Print a summary, and how many records were skipped."""
@@ -237,7 +234,7 @@ def show(
         output.emit(row)
         return
     names = ", ".join(part["name"] for part in row.get("parts", ()))
-    output.pairs(stored.with_moments(row, output.local_time) | {"parts": names or None})
+    output.pairs(stored.for_people(row) | {"parts": names or None})
 
 
 @app.command("tail")
@@ -470,10 +467,8 @@ def _fields(body: Body, field: str) -> dict[str, tuple[str, str]]:
     fields = (body.get(field) or {}).items()
     if field == "params":
         return {name: (js.dumps(value), output.cut(value)) for name, value in fields}
-    # The record of a large input has its digest only.
     return {
-        name: (given["sha256"], output.cut(given.get("value", f"sha256 {given['sha256'][:12]}")))
-        for name, given in fields
+        name: (given["sha256"], output.cut(stored.input_value(given))) for name, given in fields
     }
 
 

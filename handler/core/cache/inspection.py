@@ -88,10 +88,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
             "step": step,
             "current": current,
             "value": entry.value if entry is not None else None,
-            "inputs": {
-                name: each.get("value", f"sha256 {each['sha256']}")
-                for name, each in body.get("inputs", {}).items()
-            },
+            "inputs": body.get("inputs", {}),
             "params": body.get("params", {}),
             "key": body["key"],
             "plan_key": body.get("plan_key"),

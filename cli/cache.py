@@ -29,7 +29,7 @@ from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, Not
 from pfl.handler.core.store import keys, layout, objects, records
 
 if TYPE_CHECKING:
-    from pfl.handler.core.declare.manifest import Flow
+    from pfl.handler.core.declare.manifest import FlowEntry
     from pfl.handler.core.settings import Settings
 
 app = typer.Typer(
@@ -118,7 +118,7 @@ def why(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Explain why a call would compute a step: each changed function, constant, input, parameter."""
+    """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
     _, finding, rows, _ = forecast(chosen, raw, diff=diff)
@@ -232,7 +232,7 @@ def bust(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Compute steps again: their stored results are not served any more. Undo: pfl cache restore."""
+    """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
     from pfl.handler.core import event
 
     # A script's variable that is not set.
@@ -241,9 +241,9 @@ def bust(
             "--prefix is empty" if prefix == "" else "the step '~' does not exist",
             hint="--older-than 0s busts everything",
         )
-    if id is step is older_than is prefix is None:
+    if all(given is None for given in (id, step, older_than, prefix)):
         raise InvalidRequestError(
-            "nothing to bust was given", hint="--id, --step, --older-than or --prefix"
+            "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
         )
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
@@ -318,7 +318,7 @@ def restore(
     is_filtered = bool(names or id or step)
     if not (is_filtered or dry_run):
         raise InvalidRequestError(
-            "nothing to restore was given", hint="pfl cache restore --dry-run lists the busts"
+            "nothing selects what to restore", hint="pfl cache restore --dry-run lists the busts"
         )
     chosen = settings.load()
     store = objects.of(chosen)
@@ -456,7 +456,7 @@ def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
     output.print_rows(rows, columns, cells, json=json)
 
 
-def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, Flow]:
+def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, FlowEntry]:
     """The flows; none if they cannot be imported and are not *needed*: the store exists anyway."""
     from pfl.handler.core.declare import catalog
 
@@ -469,12 +469,12 @@ def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, Flow]:
         return {}
 
 
-def _steps(flows: Mapping[str, Flow]) -> frozenset[str]:
+def _steps(flows: Mapping[str, FlowEntry]) -> frozenset[str]:
     return frozenset(name for flow in flows.values() for name in flow.steps)
 
 
 def _reach(
-    flows: Mapping[str, Flow],
+    flows: Mapping[str, FlowEntry],
     step: str | None,
     dependents: bool,
     upstream: bool,

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
 # AWS refuses signatures that are 15 minutes off, and leases go by the store's own clock.
 _SKEW_S = 30
-_NEED_PREFECT = ("block", "worker", "slots")
+_CHECKS = (
+    "versions",
+    "dotenv",
+    "flows",
+    "prefect",
+    "block",
+    "store",
+    "bucket",
+    "function",
+    "worker",
+    "slots",
+    "stuck",
+    "unstable",
+)
 # For each property of a bucket: boto3's method, the field of its answer, and the fix.
 _BUCKET = {
     "private": (
@@ -53,7 +66,7 @@ class Finding(NamedTuple):
     status: str
     what: str
     fix: str = ""
-    code: int = 2
+    exit_code: int = 2
 
 
 def _ok(what: str) -> Finding:
@@ -64,8 +77,8 @@ def _warn(what: str, fix: str) -> Finding:
     return Finding("warn", what, fix)
 
 
-def _skip(what: str) -> Finding:
-    return Finding("skip", what)
+class _SkippedError(Exception):
+    """A check has nothing to do; the message says why."""
 
 
 def doctor(
@@ -81,31 +94,16 @@ def doctor(
     from concurrent.futures import ThreadPoolExecutor
 
     doc = Doctor(settings.load(), fast)
-    checks = [
-        doc.versions,
-        doc.dotenv,
-        doc.flows,
-        doc.prefect,
-        doc.block,
-        doc.store,
-        doc.bucket,
-        doc.function,
-        doc.worker,
-        doc.slots,
-        doc.stuck,
-    ]
-    if not fast:
-        checks.append(doc.unstable)
+    names = [name for name in _CHECKS if not (fast and name == "unstable")]
     rows: list[tuple[str, Finding]] = []
     with output.stdout_kept_for_data():
         doc.load()
-        with ThreadPoolExecutor(len(checks)) as pool:
-            for check, findings in zip(checks, pool.map(doc.run, checks), strict=True):
-                rows += [(check.__name__, finding) for finding in findings]
+        with ThreadPoolExecutor(len(names)) as pool:
+            for name, findings in zip(names, pool.map(doc.run, names), strict=True):
+                rows += [(name, found) for found in findings]
     if json:
         for name, found in rows:
-            row = {"check": name, "status": found.status, "what": found.what, "fix": found.fix}
-            output.emit(row)
+            output.emit({"check": name, **found._asdict()})
     else:
         cells = [(name, found.status, found.what) for name, found in rows]
         output.table(("check", "status", "found"), cells)
@@ -116,7 +114,7 @@ def doctor(
     warnings = output.counted(warned, "warning")
     output.say(f"{output.counted(len(rows), 'check')}, {len(failed)} failed, {warnings}")
     if failed:
-        raise typer.Exit(failed[0].code)
+        raise typer.Exit(failed[0].exit_code)
 
 
 class Doctor:
@@ -137,13 +135,14 @@ class Doctor:
         except PflError as exc:
             self.load_error = exc
 
-    def run(self, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    def run(self, name: str) -> list[Finding]:
         """The findings of a check; an exception is one of them, and ends no other check."""
         found: list[Finding] = []
+        check: Callable[[], Iterator[Finding]] = getattr(self, name)
         try:
-            if check.__name__ in _NEED_PREFECT and self.api is None:
-                return [_skip("no Prefect server runs")]
             found += check()
+        except _SkippedError as exc:
+            found.append(Finding("skip", str(exc)))
         except PflError as exc:
             hint = exc.hint or "is the service up, and its address right? pfl config show"
             found.append(Finding("fail", str(exc), hint, exc.exit_code))
@@ -160,13 +159,17 @@ class Doctor:
         return objects.of(self.chosen)
 
     @cached_property
-    def api(self) -> Api | None:
+    def api(self) -> Api:
         """Prefect's API: the configured one, or the embedded server if it runs."""
         from pfl.handler.engine.prefect import environment, server
 
         configured = environment.configured(self.chosen)
-        running = None if configured else server.find(self.chosen.home)
-        return environment.Api(running.url, "", "embedded server") if running else configured
+        if configured is not None:
+            return configured
+        running = server.find(self.chosen.home)
+        if running is None:
+            raise _SkippedError("not configured: the embedded server starts when it is needed")
+        return environment.Api(running.url, "", "embedded server")
 
     def versions(self) -> Iterator[Finding]:
         """Whether the installed packages are supported ones."""
@@ -193,8 +196,7 @@ class Doctor:
         """The names in ``.env``, and who can read it."""
         path = self.chosen.root / ".env"
         if not path.is_file():
-            yield _skip(".env does not exist: settings come from the environment")
-            return
+            raise _SkippedError(".env does not exist: settings come from the environment")
         from dotenv import dotenv_values
         from pfl.handler.core.settings import KNOBS
 
@@ -231,12 +233,7 @@ class Doctor:
 
         if self.loaded is None:
             return
-        environ = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-            "PYTHONHASHSEED": "1",
-            "PFL_PROJECT": str(self.chosen.root),
-        }
+        environ = {**os.environ, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "manifest")
             command = [sys.executable, "-m", "pfl.handler.bake", str(file)]
@@ -249,18 +246,18 @@ class Doctor:
                 )
             parts = Path(f"{file}.parts")
             fresh = records.unseal(parts.read_bytes(), parts.name)
-        is_stable = True
+        unstable = []
         for name, known in self.loaded.prints.items():
             digests = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
             changed = [part for part in known.parts if digests.get(part.name) != part.digest]
             # A function only differs because of a value that it reads; its source cannot.
             values = [part for part in changed if part.kind not in ("function", "class")]
             for part in values or changed:
-                is_stable = False
                 what = f"{name} never hits: {part.name} at {part.file}:{part.line} differs"
-                yield _warn(f"{what} in each process", "compute the value inside the step")
-        if is_stable:
-            yield _ok(f"{len(fresh)} steps have the same fingerprint in each process")
+                unstable.append(_warn(what, "compute the value inside the step"))
+        yield from unstable or [
+            _ok(f"{len(fresh)} steps have the same fingerprint in each process")
+        ]
 
     def prefect(self) -> Iterator[Finding]:
         """Whether Prefect answers, accepts the key, has a version that fits; and its clock."""
@@ -271,9 +268,6 @@ class Doctor:
         from packaging.version import Version
         from pfl.handler.engine.prefect import client
 
-        if self.api is None:
-            yield _ok("not configured: the embedded server starts when it is needed")
-            return
         # Needs the key, if the server wants one.
         client.ask(self.api, "/flows/filter", {"limit": 1})
         yield _ok(f"{self.api.url} answers ({self.api.source})")
@@ -301,9 +295,16 @@ class Doctor:
             "create": "does not exist",
             "update": "leads to another place",
         }
-        options = {"name": "cache", "with_keys": False, "dry_run": True, "prove": not self.fast}
-        with session.session(self.chosen, lambda step, doing: None) as api:
-            for change in prefect_setup.blocks(api, self.chosen, **options):
+        api = self.api
+        with session.session(self.chosen, lambda step, doing: None):
+            for change in prefect_setup.blocks(
+                api,
+                self.chosen,
+                name="cache",
+                with_keys=False,
+                dry_run=True,
+                prove=not self.fast,
+            ):
                 what = f"{change.name} {states[change.action]}"
                 yield _ok(what) if change.action == "keep" else _warn(what, "pfl setup blocks")
                 for note in change.note.split("; "):
@@ -321,8 +322,7 @@ class Doctor:
     def bucket(self) -> Iterator[Finding]:
         """Whether the bucket is private, encrypted, versioned, with a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
-            yield _skip("the store is not a bucket")
-            return
+            raise _SkippedError("the store is not a bucket")
         from botocore.exceptions import BotoCoreError, ClientError
         from pfl.serverless import aws
 
@@ -337,7 +337,7 @@ class Doctor:
                 found = getattr(client, method)(Bucket=name).get(field)
             except (ClientError, BotoCoreError) as exc:
                 if not (isinstance(exc, ClientError) and aws.code(exc).startswith(absent)):
-                    yield _skip(f"{name}: cannot check if it is {state}: {exc}"[:200])
+                    yield Finding("skip", f"{name}: cannot check if it is {state}: {exc}"[:200])
                     continue
             is_true = found and found != "Suspended"
             if state == "private":
@@ -350,8 +350,7 @@ class Doctor:
 
         target = remote.target(self.chosen)
         if target is None:
-            yield _skip("nothing is deployed from here: pfl invoke runs the handler itself")
-            return
+            raise _SkippedError("nothing is deployed from here: pfl invoke runs the handler itself")
         name = target.function
         reply = remote.call(target, {"action": "check"}).reply or {}
         if error := reply.get("error"):

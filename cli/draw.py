@@ -45,7 +45,7 @@ def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None
             others += "value" in row
     if not lines:
         raise InvalidRequestError(
-            f"no value has a number at {path}", hint="--id abc --step b --path '$.total'"
+            f"no number at {path} in any value", hint="--id abc --step b --path '$.total'"
         )
     if others:
         output.say(f"{output.counted(others, 'value')} without a number at {path} left out")

@@ -54,7 +54,7 @@ PlotTo = Annotated[
 ]
 Key = Annotated[str, typer.Option("--key", help="Column that identifies the rows of a table.")]
 
-Body = Mapping[str, Any]
+Body = Row
 Found = tuple[history.Name, Body]
 Pair = tuple[str, Found | None, Found | None]
 
@@ -392,10 +392,10 @@ def _pairs_of_runs(
 
 
 def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
-    names = {step}
-    if step is None:
-        names = {name for each in folders for name in reader.store.folders(f"history/{each}")}
-    for name in sorted(names - {history.ALL, None}):
+    names = {step} if step else set()
+    for folder in folders if step is None else ():
+        names |= set(reader.store.folders(f"history/{folder}"))
+    for name in sorted(names - {history.ALL}):
         found = [reader.computed(folder, name) for folder in folders]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
@@ -550,11 +550,14 @@ def bisect(
         before = found, value
     else:
         reader.end()
-        where = f"{output.counted(count, 'record')} of step {step} of {id!r}"
-        what = f"{when!r} never became true" if when else f"{path} never changed"
-        if not has_path:
+        why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
+        if count == 0:
+            what = f"step {step} of {id!r} has no records with a value"
+            why = stored.elsewhere(reader.store, id)[0]
+        elif not has_path:
             what = f"{path} does not exist"
-        why = f"searched {where}" if count else stored.elsewhere(reader.store, id)[0]
+        else:
+            what = f"{when!r} never became true" if when else f"{path} never changed"
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, compare.EXACT, key)
     old, new = (None if each is compare.ABSENT else each for each in (before[1], value))

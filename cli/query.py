@@ -11,34 +11,23 @@ from typing import Any
 from pfl.cli import output
 from pfl.handler.core.errors import InvalidRequestError
 
-COLUMNS = {
-    "record": "VARCHAR",
+_NAMES = """
+record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
+computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
+cold_start memory_peak_bytes code previous error
+"""
+COLUMNS = dict.fromkeys(_NAMES.split(), "VARCHAR") | {
     "written_at": "TIMESTAMP",
-    "status": "VARCHAR",
-    "flow": "VARCHAR",
-    "id": "VARCHAR",
-    "step": "VARCHAR",
     "value": "JSON",
     "params": "JSON",
     "inputs": "JSON",
-    "key": "VARCHAR",
-    "fingerprint": "VARCHAR",
-    "sha256": "VARCHAR",
     "size_bytes": "BIGINT",
     "computed_at": "TIMESTAMP",
     "expires_at": "TIMESTAMP",
     "started_at": "TIMESTAMP",
     "compute_ms": "DOUBLE",
-    "why": "VARCHAR",
-    "engine": "VARCHAR",
-    "flow_run_id": "VARCHAR",
-    "task_run_id": "VARCHAR",
-    "url": "VARCHAR",
-    "request_id": "VARCHAR",
     "cold_start": "BOOLEAN",
     "memory_peak_bytes": "BIGINT",
-    "code": "VARCHAR",
-    "previous": "VARCHAR",
     "error": "JSON",
 }
 

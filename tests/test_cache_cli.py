@@ -103,19 +103,19 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["bust", "--yes"], 2, "nothing says what to bust"),
+        (["bust", "--yes"], 2, "nothing selects what to bust"),
         (["bust", "--step", "nope", "--yes"], 2, "unknown step"),
         (["bust", "--id", "a", "--prefix", "b", "--yes"], 2, "do not go together"),
         (["bust", "--step", "b", "--dependents", "--upstream"], 2, "do not go together"),
         (["bust", "--id", "abc", "--dependents"], 2, "needs a step"),
-        (["bust", "--older-than", "7 days", "--yes"], 2, "--older-than is '7 days'"),
+        (["bust", "--older-than", "7 days", "--yes"], 2, "invalid --older-than '7 days'"),
         (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
         (["bust", "--prefix", "\udcff", "--yes"], 2, "not valid Unicode"),
-        (["restore", "--yes"], 2, "nothing says what to restore"),
-        (["restore", "nope", "--yes"], 3, "no such bust"),
-        (["restore", "--id", "abc", "--yes"], 3, "no such bust"),
+        (["restore", "--yes"], 2, "nothing selects what to restore"),
+        (["restore", "nope", "--yes"], 3, "bust nope cannot be restored"),
+        (["restore", "--id", "abc", "--yes"], 3, "no bust can be restored"),
         (["ls", "--id", "abc", "--step", "../x"], 0, "0 stored"),
-        (["verify", "--after", "nowhere/x"], 2, "is no key of the store"),
+        (["verify", "--after", "nowhere/x"], 2, "invalid --after"),
         (["verify", "--bogus"], 2, "No such option"),
     ],
 )
@@ -153,7 +153,12 @@ def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
     [path] = [entry.key for entry in project.results.list("results/abc/b")]
     project.results.put(path, b"x")
     code, out, err = pfl("cache", "verify", "--json")
-    assert (code, json.loads(out)["key"], json.loads(out)["problem"], json.loads(out)["aside"]) == (
+    assert (
+        code,
+        json.loads(out)["object"],
+        json.loads(out)["problem"],
+        json.loads(out)["aside"],
+    ) == (
         6,
         path,
         "damaged",
@@ -181,7 +186,7 @@ def test_verify_says_how_to_go_on_when_it_is_told_to_end(pfl, project):
         walking.terminate()
         _, err = walking.communicate()
     assert walking.returncode == 130
-    assert "this goes on from here: pfl cache verify --after 'plans/abc/b/0" in err
+    assert "to continue: pfl cache verify --after 'plans/abc/b/0" in err
 
 
 def test_stats_counts_each_step_of_each_flow(pfl, project):

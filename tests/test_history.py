@@ -309,7 +309,7 @@ def test_tail_goes_on_with_what_comes(counting):
         (["diff", "--id", "none"], 3, "no step has two records"),
         (["diff", "--run", "x", "--run", "y"], 3, "no record of a run"),
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
-        (["bisect", "--id", "abc", "--step", "b"], 3, "stored for 'abc': a of flow f"),
+        (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
         (
             ["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"],
@@ -457,7 +457,12 @@ def test_two_runs_are_compared_step_by_step_a_hit_with_what_stood_there(counting
     second = counting.call()["request_id"]
     code, out, err = pfl("history", "diff", "--run", first, "--run", second, "--json")
     turn, twice = json.loads(out)["steps"]
-    assert (code, turn["equal"], turn["old_record"] == turn["new_record"], twice["value_changes"][0]["new"]) == (
+    assert (
+        code,
+        turn["equal"],
+        turn["old_record"] == turn["new_record"],
+        twice["value_changes"][0]["new"],
+    ) == (
         1,
         True,
         True,
@@ -507,7 +512,12 @@ def test_bisect_finds_the_first_change_and_what_changed_with_it(counting):
         "history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--json"
     )
     said = json.loads(out)
-    assert (code, said["from"], said["to"], said["param_changes"]) == (0, 1, 5, ["`rate`: 0 → 1"]), err
+    assert (code, said["from"], said["to"], said["param_changes"]) == (
+        0,
+        1,
+        5,
+        ["`rate`: 0 → 1"],
+    ), err
     said = json.loads(
         pfl(
             "history",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 
@@ -276,3 +278,159 @@ def test_a_store_that_is_not_there_is_said_by_every_command(pfl, s3_env, url, co
     ):
         done = pfl(*words, PFL_STORE=url)
         assert (done[0], told in done[2]) == (code, True), (words, done)
+
+
+SECOND = """
+from pfl import step
+
+
+@step
+def other(id: str, good: bool = False) -> int:
+    if not good:
+        raise ValueError("no good")
+    return 1
+
+
+"""
+
+
+@pytest.fixture
+def two_flows(pfl, project):
+    """The flow chain, which has results, and the flow second, which fails."""
+    file = project.root / "flows" / "pipeline.py"
+    source = file.read_text().replace("FLOWS = [", "FLOWS = [flow('second', other), ")
+    file.write_text(source.replace("FLOWS", f"{SECOND}FLOWS", 1))
+    assert pfl("invoke", "--id", "a b", "--flow", "chain")[0] == 0
+    return pfl
+
+
+@pytest.mark.parametrize("command", ["inspect", "why"])
+def test_an_id_of_another_flow_is_answered_with_that_flow_and_the_command(two_flows, command):
+    code, out, err = two_flows("cache", command, "--id", "a b", "--flow", "second")
+    assert code == (3 if command == "inspect" else 0)
+    assert "computed for 'a b': a, b, c of flow chain" in err
+    pasted = shlex.split(re.search(r"pfl (cache \w+ --id .*)", err)[1])
+    code, out, err = two_flows(*pasted, "--json")
+    assert (code, [json.loads(line)["step"] for line in out.splitlines()]) == (0, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache", "ls", "--id", "a b", "--flow", "second"],
+        ["cache", "ls", "--id", "a b", "--step", "other"],
+        ["history", "ls", "--id", "a b", "--flow", "second"],
+        ["history", "ls", "--id", "a b", "--step", "other"],
+        ["history", "diff", "--id", "a b", "--step", "other"],
+        ["history", "bisect", "--id", "a b", "--step", "other"],
+    ],
+)
+def test_a_search_that_finds_nothing_reports_what_the_id_has(two_flows, words):
+    assert "computed for 'a b': a, b, c of flow chain" in two_flows(*words)[2]
+    words[words.index("a b")] = "unknown"
+    assert "nothing was computed for 'unknown'" in two_flows(*words)[2]
+
+
+def test_a_step_that_failed_is_explained_by_when_and_with_what(two_flows):
+    assert two_flows("invoke", "--id", "abc", "--flow", "second")[0] == 4
+    code, out, _ = two_flows("cache", "why", "--id", "abc", "--flow", "second")
+    assert code == 0
+    assert re.fullmatch(
+        r"other: miss, because never completed: failed at \S+Z with ValueError: no good\n", out
+    )
+    assert "failed at" in two_flows("plan", "--id", "abc", "--flow", "second")[1]
+    good = ["--id", "abc", "--flow", "second", "--param", "good=true"]
+    assert two_flows("invoke", *good)[0] == 0
+    assert two_flows("cache", "why", *good)[1].startswith("other: hit, computed at ")
+    # A result that is newer than the failure is what the call is compared with.
+    changed = two_flows("cache", "why", "--id", "abc", "--flow", "second")[1]
+    assert changed == "other: miss, because parameter `good`: true → false\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache", "accept", "--step", "a", "--undo", "--from", "ab"],
+        ["cache", "verify", "--dry-run"],
+        ["cache", "restore", "no-such-bust", "--id", "abc"],
+        ["setup", "rm", "automations", "--name", "other"],
+        ["setup", "rm", "blocks", "--pool", "other"],
+        ["setup", "blocks", "--with-keys"],
+    ],
+)
+def test_an_option_without_effect_is_refused(pfl, project, words):
+    project.call()
+    code, out, err = pfl(*words)
+    assert (code, out) == (3 if "restore" in words else 2, ""), err
+
+
+def test_one_name_that_is_not_a_bust_restores_none(pfl, project):
+    project.call()
+    name = json.loads(pfl("cache", "bust", "--id", "abc", "--yes", "--json")[1])["bust"]
+    code, _, err = pfl("cache", "restore", name, "mistyped", "--yes")
+    assert (code, "bust mistyped cannot be restored" in err) == (3, True)
+    assert project.call(cached_only=True)["status"] == "miss"
+
+
+def shapes(data: object, found: dict[str, set[str]]) -> None:
+    """Collect the JSON types of each field, and check each moment."""
+    if isinstance(data, list):
+        for each in data:
+            shapes(each, found)
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            kind = {int: "number", float: "number"}.get(type(value), type(value).__name__)
+            if name not in VALUES and value is not None:
+                found.setdefault(name, set()).add(kind)
+                shapes(value, found)
+            if name.endswith("_at") and value is not None:
+                assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", value), name
+
+
+# A user's values have any shape; inputs and params have a user's names.
+VALUES = {"value", "old", "new", "from", "to", "inputs", "params", "fields"}
+
+
+def test_a_field_has_one_shape_in_the_json_of_every_command(pfl, project):
+    """The reply, whose fields are stable, is among them."""
+    project.call()
+    change(project, 2)
+    project.call(bust="all", params={"rate": 3})
+    found: dict[str, set[str]] = {}
+    inputs = []
+    for words in (
+        ["invoke", "--id", "abc"],
+        ["plan", "--id", "abc"],
+        ["cache", "ls"],
+        ["cache", "inspect", "--id", "abc"],
+        ["cache", "why", "--id", "new"],
+        ["cache", "stats"],
+        ["cache", "bust", "--id", "abc", "--yes"],
+        ["cache", "restore", "--id", "abc", "--yes"],
+        ["cache", "verify"],
+        ["history", "ls"],
+        ["history", "show", history_name(pfl)],
+        ["history", "tail"],
+        ["history", "diff", "--id", "abc"],
+        ["history", "bisect", "--id", "abc", "--step", "b"],
+        ["history", "prune", "--older-than", "7d"],
+        ["doctor", "--fast"],
+    ):
+        code, out, err = pfl(*words, "--json")
+        assert code in (0, 1), err
+        for line in out.splitlines():
+            shapes(json.loads(line), found)
+            inputs += json.loads(line).get("inputs", {}).values()
+    assert {name: kinds for name, kinds in found.items() if len(kinds) > 1} == {}
+    assert inputs and all(given.keys() == {"key", "sha256", "value"} for given in inputs)
+
+
+def history_name(pfl) -> str:
+    return json.loads(pfl("history", "ls", "--step", "b", "--limit", "1", "--json")[1])["record"]
+
+
+def test_times_are_local_with_their_offset_and_in_utc_if_asked(pfl, project):
+    project.call()
+    for words in (["cache", "ls"], ["cache", "stats"], ["history", "ls"], ["history", "tail"]):
+        assert "+05:30" in pfl(*words, TZ="Asia/Kolkata")[1], words
+        assert "+00:00" in pfl(*words, "--utc", TZ="Asia/Kolkata")[1], words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -320,6 +321,13 @@ def test_tail_goes_on_with_what_comes(counting):
         (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
         (["export", "--format", "parquet"], 2, "--out"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
+        (["ls", "--path", "$.a"], 2, "--path has no effect"),
+        (["show", "123456", "--path", "$.a"], 2, "--path has no effect"),
+        (["ls", "--plot", "--path", "a.b"], 2, "invalid --path 'a.b'"),
+        (["ls", "--plot", "--plot-to", "x.svg"], 2, "--plot and --plot-to"),
+        (["ls", "--plot-to", "x.svg", "--json"], 2, "--plot-to and --json"),
+        (["ls", "--plot-to", "x.gif"], 2, "invalid --plot-to"),
+        (["diff", "1", "2", "--step", "b"], 2, "--step has no effect"),
     ],
 )
 def test_bad_input_is_told_with_its_exit_code(counting, words, code, said):
@@ -588,6 +596,34 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
         [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}],
     )
     assert "DuckDB refused" in pfl("history", "sql", "selec")[2]
+
+
+def test_a_record_of_another_id_is_not_shown(counting):
+    name = put(counting.results, 1, 1)
+    code, _, err = pfl("history", "show", name.path, "--id", "other")
+    assert (code, f"record {name.path} does not exist for 'other'" in err) == (3, True)
+    assert pfl("history", "show", name.path, "--id", "abc")[0] == 0
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_spreadsheet_runs_no_text_of_an_exported_table(counting, start):
+    put(counting.results, 1, f"{start}1", id="=cmd", why=f"{start}HYPERLINK(1)")
+    put(counting.results, 2, -5, id="=cmd")
+    rows = list(csv.DictReader(io.StringIO(pfl("history", "export", "--format", "csv")[1])))
+    assert rows[1]["why"] == f"'{start}HYPERLINK(1)"
+    assert [row["value"] for row in rows] == ["-5", json.dumps(f"{start}1")]
+
+
+def test_moments_in_the_rows_of_sql_look_like_those_of_the_other_commands(counting):
+    pytest.importorskip("duckdb")
+    put(counting.results, 1, 1, expires_at="2030-01-01T00:00:00+00:00")
+    wanted = "2030-01-01T00:00:00.000000Z"
+    query = "select written_at, expires_at from history"
+    [row] = [json.loads(line) for line in pfl("history", "sql", query, "--json")[1].splitlines()]
+    [listed] = rows()
+    assert row == {"written_at": listed["written_at"], "expires_at": wanted}
+    assert listed["expires_at"] == wanted
+    assert wanted in pfl("history", "sql", query)[1]
 
 
 def test_an_extra_that_is_not_there_says_how_to_get_it(counting, monkeypatch):

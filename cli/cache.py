@@ -121,16 +121,16 @@ def why(
     """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
-    _, finding, rows, _ = forecast(chosen, raw, diff=diff)
-    for row in rows:
+    found = forecast(chosen, raw, diff=diff)
+    for row in found.rows:
         if json:
             output.emit(row)
             continue
         status = row["status"]
         reasons = row["reasons"]
-        found = finding.found.get(row["step"])
-        if status == "hit" and found is not None:
-            computed = found.computed_at and f"computed at {output.local_time(found.computed_at)}"
+        entry = found.finding.found.get(row["step"])
+        if status == "hit" and entry is not None:
+            computed = entry.computed_at and f"computed at {output.local_time(entry.computed_at)}"
             reasons = [computed or "found by its inputs"]
         label = {"hit": "hit,", "depends": "depends"}.get(status, "miss, because")
         if len(reasons) == 1 and "\n" not in reasons[0]:

@@ -1,4 +1,4 @@
-"""``pfl config``: the settings in force, and where each came from."""
+"""``pfl config``: the current settings, and where each comes from."""
 
 from __future__ import annotations
 
@@ -9,44 +9,38 @@ from pfl.cli import output, settings
 from pfl.cli.options import Json
 from pfl.handler.core.settings import KNOBS
 
-app = typer.Typer(help="The settings in force.", no_args_is_help=True)
+app = typer.Typer(help="The current settings.", no_args_is_help=True)
 
 
 @app.command("show")
 def show(json: Json = False) -> None:
-    """Show each setting, its value and where it came from; secrets are masked."""
+    """Show each setting, its value and its source; secrets are masked."""
     from pfl.handler.engine.prefect import environment
 
     chosen = settings.load()
+    values = {**chosen._asdict(), "project": str(chosen.root)}
+    values["store"] = chosen.store or str(chosen.home / "store")
+    sources = {name: settings.source(knob.env) for name, knob in KNOBS.items()}
     api = environment.configured(chosen)
+    if api is not None:
+        for name, value in (("prefect_api_url", api.url), ("prefect_api_key", api.key)):
+            if sources[name] == "default":
+                values[name] = value
+                sources[name] = api.source
     rows = []
     for name, knob in KNOBS.items():
-        env, value = knob.env, getattr(chosen, name)
-        source = settings.source(env)
-        if (
-            name in ("prefect_api_url", "prefect_api_key")
-            and source == "default"
-            and api is not None
-        ):
-            value, source = (api.url if name == "prefect_api_url" else api.key), api.source
-        if name == "store":
-            value = value or str(chosen.home / "store")
-        if name == "project":
-            value = str(chosen.root)
-        shown = _mask(str(value)) if knob.secret else _without_password(value)
-        rows.append({"name": env, "value": shown, "source": source, "meaning": knob.meaning})
-    if json:
-        for row in rows:
-            output.emit(row)
-        return
-    output.table(
-        ["setting", "value", "from"], [(row["name"], row["value"], row["source"]) for row in rows]
+        value = values[name]
+        if isinstance(value, str):
+            value = _mask(value) if knob.secret else re.sub(r"(?<=://)[^/@]+@", "…@", value)
+        source = sources[name]
+        rows.append({"name": knob.env, "value": value, "source": source, "meaning": knob.meaning})
+    columns = ["setting", "value", "from"]
+    output.print_rows(
+        rows, columns, lambda row: (row["name"], row["value"], row["source"]), json=json
     )
 
 
-def _without_password(value: object) -> object:
-    return re.sub(r"(?<=://)[^/@]+@", "…@", value) if isinstance(value, str) else value
-
-
 def _mask(secret: str) -> str:
-    return f"{secret[:4]}…" if len(secret) > 12 else "…" if secret else ""
+    if len(secret) > 12:
+        return f"{secret[:4]}…"
+    return "…" if secret else ""

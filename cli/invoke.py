@@ -1,23 +1,35 @@
-"""``pfl invoke`` and ``pfl plan``: run steps for an ID, or say what would run."""
+"""``pfl invoke`` and ``pfl plan``: run steps for an ID, or show what would run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
-from pfl.cli import output, settings
+from pfl.cli import output, settings, stored
 from pfl.cli.options import Engine, Json
 from pfl.handler.core import errors
 from pfl.handler.core.errors import InvalidRequestError
 
-Id = Annotated[str | None, typer.Option("--id", help="What the results are about.")]
+if TYPE_CHECKING:
+    from pfl.handler.core.cache.forecast import ForecastRow
+    from pfl.handler.core.cache.lookup import Finding
+    from pfl.handler.core.declare.project import Project
+    from pfl.handler.core.event import Reply, Request
+    from pfl.handler.core.settings import Settings
+    from pfl.serverless.remote import Target
+
+# The fields of an event, or its JSON.
+Event = dict[str, object] | str
+
+Id = Annotated[str | None, typer.Option("--id", help="ID to compute results for.")]
 FlowName = Annotated[
     str | None,
-    typer.Option("--flow", help="The flow; the first of flows/pipeline.py if not given."),
+    typer.Option("--flow", help="Flow; the first of flows/pipeline.py if not given."),
 ]
 Step = Annotated[
     str | None,
-    typer.Option("--step", help="The step to run, with what it needs; all if not given."),
+    typer.Option("--step", help="Step, with the steps it needs; all steps if not given."),
 ]
 Bust = Annotated[
     list[str] | None,
@@ -25,10 +37,11 @@ Bust = Annotated[
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option("--skip", help="Take this step's newest stored value; repeatable."),
+    typer.Option("--skip", help="Use the newest stored value of this step; repeatable."),
 ]
 Param = Annotated[
-    list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter; repeatable.")
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
 ]
 
 
@@ -53,16 +66,14 @@ def invoke(
         bool, typer.Option("--local", help="Run here, even if a function is deployed.")
     ] = False,
     function: Annotated[
-        str | None, typer.Option("--function", help="The Lambda function to call.")
+        str | None, typer.Option("--function", help="Lambda function to call.")
     ] = None,
-    endpoint_url: Annotated[str, typer.Option("--endpoint-url", help="Where Lambda listens.")] = "",
+    endpoint_url: Annotated[
+        str, typer.Option("--endpoint-url", help="Endpoint URL of Lambda.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Run a flow, or one step of it, for an ID; what is stored is not computed again."""
-    import uuid
-
-    from pfl.handler.core.store import objects
-
+    """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
     if local and function:
         raise InvalidRequestError(
@@ -70,12 +81,11 @@ def invoke(
         )
     target = None if local else _target(chosen)
     if asynchronous and target is None:
-        why = (
-            "only a deployed function goes on after the call"
-            if local
-            else "no function is deployed from here"
+        raise InvalidRequestError(
+            "--async needs a deployed function",
+            why="--local runs here" if local else "no function is deployed from here",
+            hint="leave --async out",
         )
-        raise InvalidRequestError("--async cannot be used here", why=why, hint="leave --async out")
     raw = event_of(
         chosen,
         event,
@@ -87,25 +97,38 @@ def invoke(
         params=param,
         cached_only=cached_only,
     )
-    if target is not None:
+    if target is None:
+        reply = _run_here(chosen, raw)
+    else:
         if isinstance(raw, dict) and engine is not None:
             raw["engine"] = engine
-        return _remote(chosen, target, raw, endpoint_url, asynchronous, json)
-    from pfl.handler import entry
-
-    results = objects.of(chosen)
-    output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
-    with output.stdout_kept_for_data():
-        reply = entry.handle(
-            raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=output.progress
-        )
-    _show(reply, json)
+        sent = _call(chosen, target, raw, endpoint_url, asynchronous, json)
+        if sent is None:
+            return
+        reply = sent
+    # If the reader of stdout is gone, the call has still failed or not.
+    with suppress(SystemExit):
+        _show(reply, json)
     if "error" in reply:
         raise typer.Exit(errors.exit_code(reply["error"]["type"]))
 
 
-def _target(chosen):
-    """The deployed function; without one, nothing of AWS is imported."""
+def _run_here(chosen: Settings, raw: Event) -> Reply:
+    import uuid
+
+    from pfl.handler import entry
+    from pfl.handler.core.store import objects
+
+    results = objects.of(chosen)
+    output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
+    with output.stdout_kept_for_data():
+        return entry.handle(
+            raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=output.progress
+        )
+
+
+def _target(chosen: Settings) -> Target | None:
+    """The deployed function, if there is one; otherwise nothing of AWS is imported."""
     if not chosen.function and not (chosen.home / "deployed.json").exists():
         return None
     from pfl.serverless import remote
@@ -113,101 +136,130 @@ def _target(chosen):
     return remote.target(chosen)
 
 
-def _remote(chosen, target, raw, endpoint_url: str, asynchronous: bool, json: bool) -> None:
-    from pfl.handler.core.declare import catalog
+def _call(
+    chosen: Settings,
+    target: Target,
+    raw: Event,
+    endpoint_url: str,
+    asynchronous: bool,
+    json: bool,
+) -> Reply | None:
+    """The reply of the deployed function; None if the call is queued, which is printed here."""
     from pfl.serverless import remote
 
-    output.say(
-        f"calling function {target.function}{f' in {target.region}' if target.region else ''}"
-    )
+    region = f" in {target.region}" if target.region else ""
+    output.say(f"calling function {target.function}{region}")
     try:
         sent = remote.call(
             target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say
         )
     except errors.UnavailableError as exc:
-        _bury(chosen, exc)
+        _mark_as_crashed(chosen, exc)
         raise
     if sent.reply is None:
-        asked = raw.get("id") if isinstance(raw, dict) else None
-        output.emit(
-            {
-                "version": 1,
-                "status": "queued",
-                "id": asked,
-                "function": target.function,
-                "request_id": sent.request_id,
-            }
-        ) if json else None
+        id = raw.get("id") if isinstance(raw, dict) else None
+        if json:
+            row = {"id": id, "function": target.function, "request_id": sent.request_id}
+            output.emit({"version": 1, "status": "queued", **row})
+        only = f" --id {id}" if id else ""
         output.say(
-            f"queued as {sent.request_id}; to follow it: pfl logs -f{f' --id {asked}' if asked else ''}, or invoke with --cached-only"
+            f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
+            " or invoke again with --cached-only"
         )
-        return
+        return None
     remote.fetch(sent.reply, chosen)
+    _compare_code(chosen, sent.reply)
+    return sent.reply
+
+
+def _compare_code(chosen: Settings, reply: Reply) -> None:
+    """Warn if the deployed code differs from the code here."""
+    from pfl.handler.core.declare import catalog
+
     try:
         with output.stdout_kept_for_data():
-            here = catalog.load(chosen).digest
-        if sent.reply.get("code") not in (None, "", here):
-            output.say(
-                "warning: the deployed code is not the code here; pfl deploy --dry-run says what differs"
-            )
+            code = catalog.load(chosen).digest
     except errors.PflError:
-        pass  # No flows here, or none that can be imported: nothing to compare with.
-    _show(sent.reply, json)
-    if "error" in sent.reply:
-        raise typer.Exit(errors.exit_code(sent.reply["error"]["type"]))
+        return  # There are no flows here, or none that can be imported.
+    if reply.get("code") not in (None, "", code):
+        output.say(
+            "warning: the deployed code is not the code here;"
+            " pfl deploy --dry-run shows the difference"
+        )
 
 
-def _bury(chosen, died) -> None:
-    """Mark the runs of a call that died in Lambda as Crashed, with what Lambda said of it; else the next reap does, without."""
-    causes = {
-        "FunctionTimedOutError": "timeout",
-        "FunctionOutOfMemoryError": "memory",
-        "FunctionExitedError": "exit",
-    }
-    cause = causes.get(type(died).__name__)
+_CAUSES = {
+    "FunctionTimedOutError": "timeout",
+    "FunctionOutOfMemoryError": "memory",
+    "FunctionExitedError": "exit",
+}
+
+
+def _mark_as_crashed(chosen: Settings, error: errors.UnavailableError) -> None:
+    """
+    Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
+
+    The next reap would mark them too, but without the cause.
+    """
+    cause = _CAUSES.get(type(error).__name__)
     if cause is None or not chosen.store:
-        return  # Nothing of it is on record, or not where we could see it.
+        return  # Nothing is on record, or not in a store that can be read from here.
     from pfl.handler.core.store import objects
     from pfl.handler.engine import reap
 
+    results = objects.of(chosen)
     try:
-        for row in reap.after_error(objects.of(chosen), chosen, died.request_id, cause, died.why):
+        for row in reap.after_error(results, chosen, error.request_id, cause, error.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
     except errors.PflError as exc:
-        output.say(f"warning: its runs are not marked yet ({exc}); pfl runs reap does it")
+        output.say(f"warning: its runs are not marked as Crashed: {exc}; pfl runs reap does it")
 
 
 def plan(
-    id: Id = None, flow: FlowName = None, step: Step = None, bust: Bust = None, skip: Skip = None, param: Param = None,
+    id: Id = None,
+    flow: FlowName = None,
+    step: Step = None,
+    bust: Bust = None,
+    skip: Skip = None,
+    param: Param = None,
     json: Json = False,
-) -> None:  # fmt: skip
-    """Say what an invoke would run, and why, before paying for it; nothing is computed or written."""
+) -> None:
+    """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
-    request, finding, rows, loaded = forecast(chosen, raw)
-    for warning in finding.warnings:
+    found = forecast(chosen, raw)
+    for warning in found.finding.warnings:
         output.say(f"warning: {warning}")
     if json:
-        output.emit({"version": 1, "id": request.id, "flow": request.flow.name, "steps": rows})
+        request = found.request
+        reply = {"version": 1, "id": request.id, "flow": request.flow.name, "steps": found.rows}
+        output.emit(reply)
     else:
-        output.table(
-            ["step", "would", "why"],
-            [(row["step"], row["status"], row["why"] or "") for row in rows],
-        )
-    _doubts(request, rows, loaded)
-    computing = sum(row["status"] == "compute" for row in rows)
-    depends = sum(row["status"] == "depends" for row in rows)
+        rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
+        output.table(["step", "would", "why"], rows)
+    _warn_of_unstable(found)
+    statuses = [row["status"] for row in found.rows]
+    depends = statuses.count("depends")
     output.say(
-        f"{computing} of {len(rows)} steps would be computed"
+        f"{statuses.count('compute')} of {len(statuses)} steps would be computed"
         + (f", {depends} more may be" if depends else "")
     )
 
 
-def forecast(chosen, raw: dict, *, diff: bool = False):
-    """The request of an event, what is stored for it, what would be done with each step, and the project; what is not known is warned of."""
+class Forecast(NamedTuple):
+    """What a call would do: its request, what is stored for it, a row for each step, the flows."""
+
+    request: Request
+    finding: Finding
+    rows: list[ForecastRow]
+    project: Project
+
+
+def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
+    """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
     from pfl.handler.core import event as events
     from pfl.handler.core.cache import accept
-    from pfl.handler.core.cache import forecast as forecasting
+    from pfl.handler.core.cache import forecast as forecasts
     from pfl.handler.core.declare import catalog, project
     from pfl.handler.core.store import objects
 
@@ -218,53 +270,64 @@ def forecast(chosen, raw: dict, *, diff: bool = False):
         loaded = project.load(chosen)
     if loaded.asked_others:
         output.say(
-            f"warning: {loaded.asked_others} starts a process or connects when it is imported: each pfl imports the flows anew"
+            f"warning: {loaded.asked_others} starts a process or connects when it is imported:"
+            " every pfl command imports the flows again"
         )
-    rows = forecasting.steps(request, finding, results, loaded.prints, diff=diff)
+    rows = forecasts.steps(request, finding, results, loaded.prints, diff=diff)
+    stored.explain_misses(results, request, rows)
     for row in rows:
         row["opaque"] = [
             f"{part.name} at {part.file or '?'}:{part.line}: {part.text}"
             for part in loaded.prints[row["step"]].opaque
         ]
-        for doubt in row["opaque"]:
-            output.say(f"warning: {row['step']} cannot be known whole: {doubt}")
-    return request, finding, rows, loaded
+        for part in row["opaque"]:
+            output.say(f"warning: the fingerprint of {row['step']} is incomplete: {part}")
+    return Forecast(request, finding, rows, loaded)
 
 
-def _doubts(request, rows: list[dict], loaded) -> None:
-    """Warn of values that differ from process to process."""
+def _warn_of_unstable(found: Forecast) -> None:
+    """Warn of values that differ from process to process, so that a step never hits."""
     from pfl.handler.core import fingerprint
 
-    for row in rows:
-        if row["status"] == "compute":
-            function = loaded.flows[request.flow.name].steps[row["step"]].function
-            try:
-                parts = fingerprint.unstable(function)
-            except InvalidRequestError as exc:
-                output.say(
-                    f"warning: whether {row['step']} is the same in each process is not known: {exc}"
-                )
-                continue
-            for part in parts:
-                output.say(
-                    f"warning: {row['step']} never hits: `{part.name}` at {part.file or '?'}:{part.line} differs in each process"
-                )
+    steps = found.project.flows[found.request.flow.name].steps
+    for row in found.rows:
+        if row["status"] != "compute":
+            continue
+        step = row["step"]
+        try:
+            parts = fingerprint.unstable(steps[step].function)
+        except InvalidRequestError as exc:
+            output.say(f"warning: pfl cannot check if {step} is the same in each process: {exc}")
+            continue
+        for part in parts:
+            where = f"`{part.name}` at {part.file or '?'}:{part.line}"
+            output.say(f"warning: {step} never hits: {where} differs in each process")
 
 
-def event_of(chosen, event: str | None = None, **options: object) -> dict | str:
-    """The event of the options that were given; *event* is taken whole and goes with none of the others."""
-    given = {name: value for name, value in options.items() if value not in (None, [], False)}
+def event_of(
+    chosen: Settings,
+    event: str | None = None,
+    *,
+    flow: str | None = None,
+    bust: list[str] | None = None,
+    params: list[str] | None = None,
+    **options: object,
+) -> Event:
+    """The event that the given options describe, or *event* as it is, which goes with no option."""
+    fields: dict[str, object] = {**options, "flow": flow, "bust": bust, "params": params}
+    fields = {name: value for name, value in fields.items() if value not in (None, [], False)}
     if event is not None:
-        if given:
+        if fields:
+            name = next(iter(fields)).replace("_", "-")
             raise InvalidRequestError(
-                f"--event and --{next(iter(given))} do not go together", hint="put it in the event"
+                f"--event and --{name} do not go together", hint="put it into the event"
             )
         return _read(event)
-    if "bust" in given:
-        given["bust"] = given["bust"][0] if given["bust"] in (["this"], ["all"]) else given["bust"]
-    if "params" in given:
-        given["params"] = _params(chosen, given.get("flow"), given["params"])
-    return given
+    if bust in (["this"], ["all"]):
+        fields["bust"] = bust[0]
+    if params:
+        fields["params"] = _params(chosen, flow, params)
+    return fields
 
 
 def _read(event: str) -> str:
@@ -283,48 +346,48 @@ def _read(event: str) -> str:
     return event
 
 
-def _params(chosen, flow: str | None, texts: list[str]) -> dict[str, object]:
+def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, object]:
     from pfl.handler.core.declare import catalog
 
     flows = catalog.load(chosen)
     entry = flows.flows.get(flow or flows.default)
+    known = entry.params if entry else {}
     values: dict[str, object] = {}
     for text in texts:
-        name, sep, value = text.partition("=")
-        if not sep or not name:
+        name, _, value = text.partition("=")
+        if not name or "=" not in text:
             raise InvalidRequestError(f"--param {text!r} has no value", hint="--param rate=2")
         if name in values:
             raise InvalidRequestError(f"--param {name} is given twice", hint="give it once")
-        # An unknown flow or parameter is told by the event's own check.
-        values[name] = (
-            entry.params[name].parse(name, value) if entry and name in entry.params else value
-        )
+        # The check of the event reports an unknown flow or parameter.
+        values[name] = known[name].parse(name, value) if name in known else value
     return values
 
 
-def _show(reply: dict, json: bool) -> None:
+def _show(reply: Reply, json: bool) -> None:
+    steps = reply["steps"]
     for warning in reply.get("warnings", ()):
-        output.say(f"warning: {output.printable(warning)}")
+        output.say(f"warning: {warning}")
     if json:
         output.emit(reply)
-    elif reply["steps"]:
+    elif steps:
         rows = []
-        for row in reply["steps"]:
-            shown = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
-            rows.append(
-                (row["step"], (row["status"], row["url"]), shown, _ms(row["ms"]), row["why"] or "")
-            )
+        for row in steps:
+            value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+            status = (row["status"], row["url"])
+            rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
         output.table(["step", "status", "value", "time>", "why"], rows)
     if "error" in reply:
         output.explain(reply["error"])
     elif not json:
-        cached = sum(row["status"] == "hit" for row in reply["steps"])
-        output.say(
-            f"{cached} of {len(reply['steps'])} steps from the cache, {_ms(reply['ms'])} in all"
-        )
+        hits = sum(row["status"] == "hit" for row in steps)
+        took = _duration(reply["ms"])
+        output.say(f"{hits} of {len(steps)} steps from the cache, {took} in all")
     if reply.get("url"):
         output.say(f"flow run {reply['url']}")
 
 
-def _ms(ms: float) -> str:
-    return f"{ms / 1e3:.1f} s" if ms >= 1_000 else f"{ms:.1f} ms" if ms >= 0.05 else "-"
+def _duration(ms: float) -> str:
+    if ms >= 1_000:
+        return f"{ms / 1e3:.1f} s"
+    return f"{ms:.1f} ms" if ms >= 0.05 else "-"

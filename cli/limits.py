@@ -2,128 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, Yes, age_s, checked
+from pfl.cli.options import DryRun, Json, Utc, Yes, age_s, checked
 from pfl.handler.core.errors import InvalidRequestError
 
-app = typer.Typer(help="How many computations of a step may run at once.", no_args_is_help=True)
-Id = Annotated[str | None, typer.Option("--id", callback=checked, help="Of this ID; with --step.")]
-Step = Annotated[
-    str | None, typer.Option("--step", help="Of this step; across IDs where no --id is given.")
+if TYPE_CHECKING:
+    from pfl.handler.core.store.objects import Store
+    from pfl.handler.core.store.values import JsonObject
+    from pfl.handler.engine.prefect.environment import Api
+
+app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
+Id = Annotated[
+    str | None, typer.Option("--id", callback=checked, help="Limit of this ID; needs --step.")
 ]
-Tag = Annotated[str | None, typer.Option("--tag", help="Of this tag.")]
+Step = Annotated[
+    str | None, typer.Option("--step", help="Limit of this step; across all IDs without --id.")
+]
+Tag = Annotated[str | None, typer.Option("--tag", help="Limit of this tag.")]
 
 
 @app.command("ls")
-def ls(json: Json = False) -> None:
-    """List limits: slots taken, by whom, since when, and which are leaked."""
-    with _prefect() as (limits, api, results):
-        count = leaked = 0
-        for row in limits.ls(api, results):
-            count, leaked = count + 1, leaked + row["leaked"]
-            if json:
-                output.emit(row)
-                continue
-            output.emit(
-                f"{row['taken']} of {row['limit']}  {output.printable(row['tag'])}" + _note(row)
-            )
-            for each in row["holders"]:
-                who = each["name"] or each["task_run_id"]
-                dead = "  leaked: its process is dead" if each["is_dead"] else ""
-                output.emit(
-                    output.printable(
-                        f"    {who}  since {(each['since'] or '?')[:19]}  {each['url'] or ''}{dead}"
-                    )
-                )
+def list_limits(utc: Utc = False, json: Json = False) -> None:
+    """List limits, with the holders of their slots and leaked slots."""
+    from pfl.handler.core.store import objects
+    from pfl.handler.engine.prefect import limits, runs
+
+    chosen = settings.load()
+    results = objects.of(chosen)
+    api = runs.known(chosen)
+    if api is None:
+        output.say(
+            "the embedded Prefect server is not running: these are the limits that pfl has set;"
+            " pfl server start shows all"
+        )
+    rows = list(_recorded(results) if api is None else limits.ls(api, results))
+    if json:
+        for row in rows:
+            output.emit(row)
+    else:
+        output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
+    leaked = sum(row["leaked"] for row in rows)
     output.say(
-        output.counted(count, "limit")
+        output.counted(len(rows), "limit")
         + (f", {leaked} slots leaked: pfl limits reset" if leaked else "")
     )
 
 
+def _cells(rows: Iterable[JsonObject]) -> Iterator[tuple[object, ...]]:
+    """A line for each limit, and below it one for each holder of a slot."""
+    for row in rows:
+        notes = [f"{row['leaked']} leaked"] if row["leaked"] else []
+        if not row["set_by_pfl"]:
+            notes.append("not set by pfl: steps use it only if their code or PFL_TAG_LIMITS does")
+        yield f"{row['taken']} of {row['limit']}", row["tag"], "", "", "; ".join(notes)
+        for holder in row["holders"]:
+            name = (holder["name"] or holder["task_run_id"], holder["url"])
+            note = "leaked: its process is dead" if holder["is_dead"] else ""
+            yield "", "", name, output.local_time(holder["since"]), note
+
+
+def _recorded(results: Store) -> Iterator[JsonObject]:
+    """The limits that the store knows of; without a server, nothing holds their slots."""
+    from pfl.handler.core.store import records
+
+    for entry in results.list("limits"):
+        data = results.get(entry.key)
+        if data is None:
+            continue  # It has just been removed.
+        body = records.unseal(data, entry.key)
+        yield {
+            "tag": body["tag"],
+            "limit": body["limit"],
+            "taken": 0,
+            "limit_id": None,
+            "updated_at": None,
+            "set_by_pfl": True,
+            "holders": [],
+            "leaked": 0,
+        }
+
+
 @app.command("set")
 def set_limit(
-    limit: Annotated[int, typer.Argument(min=0, max=2**31 - 1, help="How many at once; 0 lets none run.")],
-    id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False,
-) -> None:  # fmt: skip
-    """Set a limit; those that run go on."""
+    limit: Annotated[
+        int, typer.Argument(min=0, max=2**31 - 1, help="How many at once; 0 lets none run.")
+    ],
+    id: Id = None,
+    step: Step = None,
+    tag: Tag = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Set a limit; running computations go on."""
+    from pfl.handler.engine.prefect import limits
+
     name = _tag(id, step, tag)
-    with _prefect() as (limits, api, results):
-        if not dry_run:
-            limits.put(api, results, name, limit)
-    _done({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{name}: {limit} at once")
+    if not dry_run:
+        limits.put(*_connect(), name, limit)
+    _show({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{limit} at once")
 
 
 @app.command("rm")
-def rm(
-    id: Id = None, step: Step = None, tag: Tag = None,
-    idle: Annotated[str | None, typer.Option("--idle", help="All of single IDs that nobody used for so long, as 7d.")] = None,
+def remove_limits(
+    id: Id = None,
+    step: Step = None,
+    tag: Tag = None,
+    idle: Annotated[
+        str | None,
+        typer.Option("--idle", metavar="AGE", help="Limits of single IDs unused for, say, 7d."),
+    ] = None,
     yes: Yes = False,
-    dry_run: DryRun = False, json: Json = False,
-) -> None:  # fmt: skip
-    """Remove a limit, or those made for single IDs that are idle."""
-    if idle is not None and (id or step or tag):
-        raise InvalidRequestError("--idle goes with no other selection")
-    seconds, named = (age_s(idle, "--idle"), "") if idle is not None else (0, _tag(id, step, tag))
-    with _prefect() as (limits, api, results):
-        if idle is not None:
-            names = limits.idle(api, results, seconds)
-        else:
-            names = [limits.one(api, results, named)["tag"]]
-            waiting = limits.waiting(api, names[0])
-            if waiting:
-                wait = "waits" if waiting == 1 else "wait"
-                question = f"{output.counted(waiting, 'task run')} {wait} for {names[0]}, and would all run at once. Remove it?"
-                output.confirm(question, yes=yes or dry_run)
-        for name in names:
-            if not dry_run:
-                limits.rm(api, results, name)
-            _done({"tag": name, "dry_run": dry_run}, json, f"{name}: removed")
-    output.say(
-        output.counted(len(names), "limit") + " " + ("would be removed" if dry_run else "removed")
-    )
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Remove a limit, or the idle limits of single IDs."""
+    from pfl.handler.engine.prefect import limits
+
+    if idle is not None:
+        if id or step or tag:
+            raise InvalidRequestError(
+                "--idle cannot be combined with another selection", hint="leave one of them out"
+            )
+        idle_s = age_s(idle, "--idle")
+        api, results = _connect()
+        names = limits.idle(api, results, idle_s)
+    else:
+        name = _tag(id, step, tag)
+        api, results = _connect()
+        names = [limits.one(api, results, name)["tag"]]
+        waiting = limits.waiting(api, name)
+        if waiting:
+            runs = f"{output.counted(waiting, 'task run')} {'waits' if waiting == 1 else 'wait'}"
+            output.confirm(
+                f"{runs} for {name}, and would all run at once. Remove it?", yes=yes or dry_run
+            )
+    for name in names:
+        if not dry_run:
+            limits.rm(api, results, name)
+        _show({"tag": name, "dry_run": dry_run}, json, "removed")
+    done = "would be removed" if dry_run else "removed"
+    output.say(f"{output.counted(len(names), 'limit')} {done}")
 
 
 @app.command("reset")
-def reset(
+def reset_limit(
     id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Free the slots of a limit whose holders are no more, and say which; what runs keeps its slot."""
-    named = _tag(id, step, tag)
-    with _prefect() as (limits, api, results):
-        row = limits.one(api, results, named)
-        freed = [] if dry_run else limits.reset(api, row)
-        taken = limits.one(api, results, row["tag"])["taken"]
+    """Free and list the slots of a limit whose holders are dead; others keep their slots."""
+    from pfl.handler.engine.prefect import limits
+
+    name = _tag(id, step, tag)
+    api, results = _connect()
+    row = limits.one(api, results, name)
+    freed = [] if dry_run else limits.reset(api, row)
+    taken = limits.one(api, results, name)["taken"]
+    leaked = row["leaked"]
     if json:
-        output.emit(
-            {
-                "tag": row["tag"],
-                "leaked": row["leaked"],
-                "freed": freed,
-                "taken": taken,
-                "dry_run": dry_run,
-            }
-        )
+        counts = {"leaked": leaked, "freed": freed, "taken": taken}
+        output.emit({"tag": name, **counts, "dry_run": dry_run})
     else:
         for line in freed:
-            output.emit(output.printable(f"freed: {line}"))
-    done = f"{row['leaked']} would be freed" if dry_run else f"{len(freed)} freed"
-    output.say(f"{row['tag']}: {done}, {taken} of {row['limit']} taken")
+            output.emit(f"freed: {line}")
+    done = f"{leaked} would be freed" if dry_run else f"{len(freed)} freed"
+    output.say(f"{name}: {done}, {taken} of {row['limit']} taken")
 
 
-@contextmanager
-def _prefect() -> Iterator[tuple]:
+def _connect() -> tuple[Api, Store]:
+    """Prefect, which is started if it has to be, and the store."""
     from pfl.handler.core.store import objects
-    from pfl.handler.engine.prefect import environment, limits
+    from pfl.handler.engine.prefect import environment
 
     chosen = settings.load()
     api = environment.choose(chosen, lambda text: output.progress("", text))
-    yield limits, api, objects.of(chosen)
+    output.clear_progress()
+    return api, objects.of(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
@@ -132,31 +188,20 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
         raise InvalidRequestError(
-            "which limit?",
-            why="it is named by --tag, --step, or --id and --step",
+            "no limit is selected",
+            why="--tag, --step, or --id with --step selects one",
             hint="--id abc --step b",
         )
     if tag is not None:
         return limits.check_tag(tag)
-    known = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
-    if step not in known:
+    steps = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
+    if step not in steps:
         raise InvalidRequestError(
-            f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"
+            f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(steps))}"
         )
     return limits.tag_of(id, step)
 
 
-def _done(row: dict, json: bool, words: str) -> None:
-    if json:
-        output.emit(row)
-    else:
-        output.emit(output.printable(words) + (" (not done: --dry-run)" if row["dry_run"] else ""))
-
-
-def _note(row: dict) -> str:
-    leaked = f"  {row['leaked']} leaked" if row["leaked"] else ""
-    return leaked + (
-        ""
-        if row["set_by_pfl"]
-        else "  (not set by pfl: steps heed it only if their code or PFL_TAG_LIMITS says so)"
-    )
+def _show(row: dict[str, object], json: bool, text: str) -> None:
+    not_done = " (not done: --dry-run)" if row["dry_run"] else ""
+    output.emit(row if json else f"{row['tag']}: {text}{not_done}")

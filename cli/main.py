@@ -23,7 +23,7 @@ from pfl.cli import (
     setup,
     worker,
 )
-from pfl.handler.core.errors import PflError, UnavailableError
+from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from typer.core import TyperCommand, TyperOption
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ app.add_typer(setup.app, name="setup")
 app.add_typer(worker.app, name="worker")
 
 
+class Interrupted(PflError):  # noqa: N818  Its name is the type that --json reports.
+    """Ctrl-C was pressed."""
+
+    exit_code = 130
+    status = "cancelled"
+
+
 class _Command(TyperCommand):
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse, but refuse an option that is given twice: all its values but one would be lost."""
@@ -75,8 +82,9 @@ def _prepare(group: typer.Typer) -> None:
         sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
         command.short_help = f"{sentence.rstrip('.')}."
     for each in group.registered_groups:
-        each.short_help = each.typer_instance.info.help
-        _prepare(each.typer_instance)
+        if each.typer_instance is not None:
+            each.short_help = each.typer_instance.info.help
+            _prepare(each.typer_instance)
 
 
 _prepare(app)
@@ -118,41 +126,38 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
         if code == 130:  # Typer has turned Ctrl-C into an exit code.
             raise KeyboardInterrupt
-    except (KeyboardInterrupt, typer.Abort):
-        output.fail(PflError("interrupted"), kind="Interrupted", status="cancelled")
-        code = 130
-    except typer.TyperException as exc:
-        _print_usage_error(exc, arguments)
-        code = exc.exit_code
-    except Exception as exc:
-        error = _as_pfl_error(exc)
-        output.fail(error)
-        code = error.exit_code
+    except (KeyboardInterrupt, Exception) as exc:
+        code = _report(exc, arguments)
     output.clear_progress()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _as_pfl_error(exc: Exception) -> PflError:
+def _report(exc: BaseException, arguments: list[str]) -> int:
+    """Print an exception; returns the exit code."""
+    error: PflError
     if isinstance(exc, PflError):
-        return exc
-    if isinstance(exc, OSError):
-        return UnavailableError("the operating system reported an error", why=str(exc))
-    if os.environ.get("PFL_TRACEBACK"):
+        error = exc
+    elif isinstance(exc, typer.TyperException):
+        message = exc.format_message()
+        if message.startswith("Usage:"):  # A group without a command: the message is its help.
+            output.say(message)
+            return exc.exit_code
+        # The error of an option without a value does not know its command.
+        context = getattr(exc, "ctx", None)
+        words = ["pfl", *takewhile(str.isidentifier, arguments)]
+        path = context.command_path if context else " ".join(words)
+        error = InvalidRequestError(message.rstrip("."), hint=f"{path} --help")
+    elif isinstance(exc, KeyboardInterrupt | typer.Abort):
+        error = Interrupted("interrupted")
+    elif isinstance(exc, OSError):
+        error = UnavailableError("the operating system reported an error", why=str(exc))
+    elif os.environ.get("PFL_TRACEBACK"):
         raise exc
-    why = f"{type(exc).__name__}: {exc}"
-    return PflError("unexpected error", why=why, hint="PFL_TRACEBACK=1 shows where")
-
-
-def _print_usage_error(exc: typer.TyperException, arguments: list[str]) -> None:
-    message = exc.format_message()
-    if message.startswith("Usage:"):  # A group without a command: the message is its help.
-        output.say(message)
-        return
-    context = getattr(exc, "ctx", None)
-    # An option without its value comes without its command.
-    words = [context.command_path] if context else ["pfl", *takewhile(str.isidentifier, arguments)]
-    error = PflError(message.rstrip("."), hint=f"{' '.join(words)} --help")
-    output.fail(error, kind="InvalidRequestError", status="invalid")
+    else:
+        why = f"{type(exc).__name__}: {exc}"
+        error = PflError("unexpected error", why=why, hint="PFL_TRACEBACK=1 shows where")
+    output.fail(error)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -59,19 +59,19 @@ def age_s(text: str, flag: str) -> int:
     Raises:
         InvalidRequestError: *text*, the value of *flag*, is not an age.
     """
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    if match is None:
+    seconds = _parse_age_s(text)
+    if seconds is None:
         raise InvalidRequestError(
             f"invalid {flag} {text!r}",
             why="an age is a number with s, m, h, d or w",
             hint=f"{flag} 7d",
         )
-    return min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))
+    return seconds
 
 
 def moment_ns(text: str, flag: str) -> int:
     """
-    The moment that an age such as ``7d`` or a time in ISO 8601 means, in nanoseconds since 1970.
+    The time that an age such as ``7d`` or ISO 8601 means, in nanoseconds since 1970.
 
     A time without an offset is local.
 
@@ -80,13 +80,12 @@ def moment_ns(text: str, flag: str) -> int:
     """
     from datetime import datetime
 
-    try:
-        return time.time_ns() - age_s(text, flag) * 10**9
-    except InvalidRequestError:
-        pass
+    seconds = _parse_age_s(text)
+    if seconds is not None:
+        return time.time_ns() - seconds * 10**9
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1e6) * 1_000
-    except (ValueError, OverflowError, OSError) as exc:
+    except (ValueError, OverflowError) as exc:
         raise InvalidRequestError(
             f"invalid {flag} {text!r}",
             why="it has to be a number with s, m, h, d or w, or a time in ISO 8601",
@@ -106,3 +105,8 @@ def refuse_together(options: Mapping[str, object]) -> None:
         raise InvalidRequestError(
             f"{given[0]} and {given[1]} do not go together", hint=f"leave {given[1]} out"
         )
+
+
+def _parse_age_s(text: str) -> int | None:
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    return match and min(int(match[1]) * _UNIT_S[match[2]], int(time.time()))

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -55,13 +54,9 @@ def emit(data: object) -> None:
     """Print data on stdout: text for people, anything else as one line of JSON."""
     if isinstance(data, str):
         write(_clean(data))
-        return
-    text = json.dumps(data, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # A lone surrogate, or a terminal that only knows ASCII.
-        text = json.dumps(data)
-    write(text)
+    else:
+        is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        write(json.dumps(data, ensure_ascii=not is_unicode))
 
 
 def write(text: str) -> None:
@@ -73,8 +68,10 @@ def write(text: str) -> None:
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
     clear_progress()
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        _print(text, sys.stdout)
+        # The escape of a lone surrogate is valid JSON, too.
+        _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout)
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -92,16 +89,13 @@ def say(text: str) -> None:
     _write_stderr(_clean(text))
 
 
-def fail(error: PflError, *, kind: str = "", status: str = "") -> None:
+def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
-    body = error.to_json()
     if _as_json:
-        reported = body.copy()
-        reported["type"] = kind or body["type"]
         # The exit code is that of this error, whatever becomes of stdout.
         with suppress(SystemExit, UnavailableError):
-            emit({"version": 1, "status": status or error.status, "error": reported})
-    explain(body)
+            emit({"version": 1, "status": error.status, "error": error.to_json()})
+    explain(error.to_json())
 
 
 def explain(error: ErrorBody) -> None:
@@ -123,9 +117,9 @@ def printable(text: str) -> str:
 
 class Table:
     """
-    A table on stdout that can grow: cut to fit a terminal, whole elsewhere.
+    A table on stdout that is printed as it grows: cut to fit a terminal, whole elsewhere.
 
-    A terminal too narrow for it shows the rows one below the other, a line for each cell.
+    A terminal that is too narrow for it shows each row as lines of names and values.
 
     Args:
         columns: The headings; a column whose heading ends in ``>`` is aligned to the right.
@@ -133,77 +127,86 @@ class Table:
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.count = 0
-        self._names = [column.rstrip(">") for column in columns]
         self._is_right = [column.endswith(">") for column in columns]
+        self._names = [column.rstrip(">") for column in columns]
         self._widths = [len(name) for name in self._names]
+        self._pending: list[list[tuple[str, str]]] = []
 
-    def add(self, rows: Iterable[Sequence[object]]) -> None:
-        """Print rows; a cell that is a pair is a text and its link."""
+    def add(self, cells: Iterable[object]) -> None:
+        """Add a row; a cell that is a pair is a text and its link."""
         from rich.cells import cell_len
 
-        batch = [[_text_and_link(cell) for cell in row] for row in rows]
-        for row in batch:
-            for x, (text, _) in enumerate(row):
-                self._widths[x] = max(self._widths[x], cell_len(text))
+        row = [_text_and_link(cell) for cell in cells]
+        self._widths = [
+            max(width, cell_len(text)) for width, (text, _) in zip(self._widths, row, strict=True)
+        ]
+        self._pending.append(row)
+        if len(self._pending) == _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Print the rows that were added."""
         widths = self._fit()
-        if widths and batch and not self.count:
-            self._write_line([(name, "") for name in self._names], widths, is_heading=True)
-        for row in batch:
-            if widths:
-                self._write_line(row, widths)
-            else:
+        for row in self._pending:
+            if not widths:
                 if self.count:
                     write("")
                 pairs({name: text for name, (text, _) in zip(self._names, row, strict=True)})
+            else:
+                if not self.count:
+                    names = self._format([(name, "") for name in self._names], widths)
+                    write(_paint(names, "1", sys.stdout))
+                write(self._format(row, widths))
             self.count += 1
+        self._pending = []
 
-    def _fit(self) -> list[int] | None:
-        """The width of each column; None if the terminal is too narrow for a table."""
+    def _fit(self) -> list[int]:
+        """The width of each column; none if the terminal is too narrow for a table."""
         import shutil
 
         widths = self._widths.copy()
         if not sys.stdout.isatty():
             return widths
         cut = [x for x, name in enumerate(self._names) if name in _CUT_COLUMNS]
-        room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
-        for x, width in enumerate(widths):
-            if x not in cut:
-                # The last column may go on in the next line.
-                room -= width if x < len(widths) - 1 else len(self._names[x])
-        if room < sum(len(self._names[x]) for x in cut):
-            return None
-        for number, x in enumerate(sorted(cut, key=widths.__getitem__)):
-            share = room // (len(cut) - number)
-            widths[x] = max(len(self._names[x]), min(widths[x], share))
-            room -= widths[x]
+        if len(widths) - 1 not in cut:  # It may go on in the next line.
+            widths[-1] = len(self._names[-1])
+        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        while excess > 0:
+            x = max(cut, key=widths.__getitem__, default=0)
+            if x not in cut or widths[x] <= len(self._names[x]):
+                return []
+            widths[x] -= 1
+            excess -= 1
         return widths
 
-    def _write_line(
-        self, row: Sequence[tuple[str, str]], widths: Sequence[int], *, is_heading: bool = False
-    ) -> None:
+    def _format(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
         from rich.cells import cell_len, set_cell_size
 
         parts = []
-        for (text, link), width, is_right in zip(row, widths, self._is_right, strict=True):
-            shown = text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
-            padding = " " * (width - cell_len(shown))
-            colour = "1" if is_heading else _STATUS_COLOURS.get(text, "")
-            shown = _paint(shown, colour, sys.stdout)
+        for x, (text, link) in enumerate(row):
+            shown = text
+            if cell_len(text) > widths[x] and self._names[x] in _CUT_COLUMNS:
+                shown = set_cell_size(text, widths[x] - 1) + "…"
+            padding = " " * (widths[x] - cell_len(shown))
+            shown = _paint(shown, _STATUS_COLOURS.get(text, ""), sys.stdout)
             if link and _is_terminal(sys.stdout):
                 shown = f"\x1b]8;;{link}\x1b\\{shown}\x1b]8;;\x1b\\"
-            parts.append(padding + shown if is_right else shown + padding)
-        write("  ".join(parts).rstrip())
+            parts.append(padding + shown if self._is_right[x] else shown + padding)
+        return "  ".join(parts).rstrip()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a whole table on stdout; see :class:`Table`."""
-    Table(columns).add(rows)
+def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table on stdout; see :class:`Table`."""
+    shown = Table(columns)
+    for row in rows:
+        shown.add(row)
+    shown.flush()
 
 
 def print_rows(
     rows: Iterable[Row],
     columns: Sequence[str],
-    cells: Callable[[Row], Sequence[object]],
+    cells: Callable[[Row], Iterable[object]],
     *,
     json: bool,
 ) -> int:
@@ -221,13 +224,13 @@ def print_rows(
     """
     count = 0
     shown = Table(columns)
-    rows = iter(rows)
-    while batch := list(islice(rows, 1 if json else _BATCH_ROWS)):
-        count += len(batch)
+    for row in rows:
+        count += 1
         if json:
-            emit(batch[0])
+            emit(row)
         else:
-            shown.add(map(cells, batch))
+            shown.add(cells(row))
+    shown.flush()
     return count
 
 
@@ -243,14 +246,11 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def pairs(row: Mapping[str, object]) -> None:
     """Print names and values on stdout, a line each; None is left out."""
-    shown = {
-        name: value if isinstance(value, str) else cut(value, 200)
-        for name, value in row.items()
-        if value is not None
-    }
-    width = max(map(len, shown), default=0)
-    for name, value in shown.items():
-        emit(f"{name:<{width}}  {printable(value)}")
+    width = max(map(len, row), default=0)
+    for name, value in row.items():
+        if value is not None:
+            text = value if isinstance(value, str) else cut(value, 200)
+            emit(f"{name:<{width}}  {printable(text)}")
 
 
 def cut(value: object, width: int = 60) -> str:
@@ -420,6 +420,5 @@ def _print_stderr(text: str) -> None:
 
 
 def _print(text: str, stream: TextIO, end: str = "\n") -> None:
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
+    stream.write(text + end)
     stream.flush()

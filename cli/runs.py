@@ -1,4 +1,4 @@
-"""``pfl runs``: what runs or ran, and burying what died."""
+"""``pfl runs``: runs, and marking the dead ones as crashed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Annotated
 
 import typer
 from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, OnlyId
+from pfl.cli.options import DryRun, Json, OnlyId, Utc
+from pfl.handler.core.store.values import JsonObject
 
-app = typer.Typer(help="What runs or ran, and burying what died.", no_args_is_help=True)
+app = typer.Typer(help="List runs, and mark dead ones as crashed.", no_args_is_help=True)
 
 
 @app.command("ls")
-def ls(
+def list_runs(
     id: OnlyId = None,
     status: Annotated[
         str | None,
-        typer.Option("--status", help="Only these: running, crashed, completed, failed, …"),
+        typer.Option(
+            "--status", help="Only runs of this status: running, crashed, completed, failed, …"
+        ),
     ] = None,
     stuck: Annotated[
-        bool, typer.Option("--stuck", help="Only those that look alive, and whose process is dead.")
+        bool, typer.Option("--stuck", help="Only runs that look alive but whose process is dead.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Largest number of runs.")] = 50,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
@@ -30,56 +34,54 @@ def ls(
     from pfl.handler.engine.prefect import runs
 
     chosen = settings.load()
-    if (api := runs.known(chosen)) is None:
+    api = runs.known(chosen)
+    if api is None:
         output.say(
-            "the embedded Prefect server does not run: these are the calls on record; pfl server start brings the rest"
+            "the embedded Prefect server is not running: these are the calls on record;"
+            " pfl server start brings the rest"
         )
     found = list(runs.ls(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
-    if json:
-        for row in found:
-            output.emit(row)
-    elif found:
-        shown = [
-            (
-                row["id"], row["flow"] or "", row["step"] or "all",
-                row["status"] + (" (stuck)" if row["stuck"] else ""), (row["started_at"] or "")[:19], (row["flow_run_id"] or row["holder"], row["url"]),
-            )
-            for row in found
-        ]  # fmt: skip
-        output.table(["id", "flow", "step", "status", "started", "run"], shown)
+    columns = ["id", "flow", "step", "status", "started", "run"]
+    count = output.print_rows(found, columns, _cells, json=json)
     dead = sum(row["stuck"] for row in found)
-    output.say(
-        output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else "")
+    output.say(output.counted(count, "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
+
+
+def _cells(row: JsonObject) -> tuple[object, ...]:
+    return (
+        row["id"],
+        row["flow"] or "",
+        row["step"] or "all",
+        row["status"] + (" (stuck)" if row["stuck"] else ""),
+        output.local_time(row["started_at"]),
+        (row["flow_run_id"] or row["holder"], row["url"]),
     )
 
 
 @app.command("reap")
-def reap(dry_run: DryRun = False, json: Json = False) -> None:
+def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
     from pfl.handler.core.store import objects
-    from pfl.handler.engine import reap as reaper
+    from pfl.handler.engine import reap
 
-    chosen, count = settings.load(), 0
-    for row in reaper.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=output.progress):
+    count = 0
+    chosen = settings.load()
+    for row in reap.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=output.progress):
         count += 1
-        steps = ",".join(row["steps"]) or "-"
         if json:
-            output.emit(row | {"dry_run": dry_run})
+            output.emit({**row, "dry_run": dry_run})
         else:
+            steps = ",".join(row["steps"]) or "-"
             output.emit(f"{row['flow']}/{row['id']}/{steps}: {row['what']}")
-    output.say(
-        output.counted(count, "dead run")
-        + " "
-        + ("would be marked as Crashed" if dry_run else "marked as Crashed")
-    )
+    done = "would be marked" if dry_run else "marked"
+    output.say(f"{output.counted(count, 'dead run')} {done} as Crashed")
 
 
 @app.command("open")
 def open_run(
-    run: Annotated[str, typer.Argument(help="The ID of a flow run or a task run.")],
-    json: Json = False,
+    run: Annotated[str, typer.Argument(help="ID of a flow run or task run.")], json: Json = False
 ) -> None:
-    """Print the page of a run in Prefect's UI; at a terminal, open it."""
+    """Print the page of a run in Prefect's UI; on a terminal, open it."""
     from pfl.handler.engine.prefect import runs
 
     url = runs.link(settings.load(), run, output.progress)

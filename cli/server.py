@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 from pfl.cli import output, settings
-from pfl.cli.options import Json
+from pfl.cli.options import Json, Utc
 from pfl.handler.core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from pfl.handler.engine.prefect.server import Server
 
 app = typer.Typer(help="The embedded Prefect server of this project.", no_args_is_help=True)
 
 
 @app.command("start")
-def start(json: Json = False) -> None:
-    """Start the server, or find the one that runs; the first start makes its database."""
+def start(utc: Utc = False, json: Json = False) -> None:
+    """Start the server, or find the running one; the first start creates its database."""
     from pfl.handler.engine.prefect import server
 
     chosen = settings.load()
@@ -25,13 +30,13 @@ def start(json: Json = False) -> None:
 
 
 @app.command("status")
-def status(json: Json = False) -> None:
-    """Show the server that runs; exit 3 if none does."""
+def status(utc: Utc = False, json: Json = False) -> None:
+    """Show the running server; exit 3 if there is none."""
     from pfl.handler.engine.prefect import server
 
     running = server.find(settings.load().home)
     if running is None:
-        raise NotFoundError("no embedded server runs for this project", hint="pfl server start")
+        raise NotFoundError("this project runs no embedded server", hint="pfl server start")
     _show(running, json)
 
 
@@ -41,16 +46,19 @@ def stop(json: Json = False) -> None:
     from pfl.handler.engine.prefect import server
 
     stopped = server.stop(settings.load().home)
-    output.say(
-        f"stopped the server at {stopped.url}"
-        if stopped
-        else "no embedded server runs for this project"
-    )
+    if stopped is None:
+        output.say("this project runs no embedded server")
+    else:
+        output.say(f"stopped the server at {stopped.url}")
     if json:
         output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
 
 
-def _show(running, json: bool) -> None:
+def _show(server: Server, json: bool) -> None:
     from dataclasses import asdict
 
-    (output.emit if json else output.pairs)(asdict(running) | {"log": str(running.log)})
+    row = {**asdict(server), "log": str(server.log)}
+    if json:
+        output.emit(row)
+    else:
+        output.pairs({**row, "started_at": output.local_time(server.started_at)})

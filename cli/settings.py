@@ -1,4 +1,4 @@
-"""The settings of a command: flags beat the environment, which beats ``.env``, which beats the defaults."""
+"""The settings of a command: flags beat the environment, then come ``.env`` and the defaults."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from pfl.handler.core.settings import Settings
 _from_dotenv: set[str] = set()
 
 
-def load(**flags: object) -> Settings:
+def load(*, engine: str | None = None, function: str | None = None) -> Settings:
     """
-    Read ``.env`` of the project into the environment, where it does not stand yet, and the settings from there.
+    The settings; the variables of the project's ``.env`` are added to the environment first.
 
     Args:
-        flags: Settings given on the command line; None for those that were not.
+        engine: The flag ``--engine``; None if it was not given.
+        function: The flag ``--function``; None if it was not given.
 
     Raises:
-        InvalidRequestError: ``.env`` cannot be read, or a setting does not parse.
+        InvalidRequestError: ``.env`` cannot be read, or a setting is invalid.
     """
     found = Settings.from_env(os.environ)
     if found.project and not found.root.is_dir():
         raise InvalidRequestError(
             f"PFL_PROJECT is {found.project!r}",
-            why="there is no such directory",
-            hint="the directory that holds flows/",
+            why="this directory does not exist",
+            hint="set it to the directory that holds flows/",
         )
     if not found.project and not Path.cwd().is_relative_to(found.root):
         output.say(
@@ -49,12 +50,17 @@ def load(**flags: object) -> Settings:
     settings = Settings.from_env(os.environ)
     from pfl.handler.engine.prefect import environment
 
-    environment.prepare(settings)  # Before the user's flows are imported, which may import Prefect.
-    return settings._replace(**{name: value for name, value in flags.items() if value is not None})
+    # Before the user's flows are imported, which may import Prefect.
+    environment.prepare(settings)
+    if engine is not None:
+        settings = settings._replace(engine=engine)
+    if function is not None:
+        settings = settings._replace(function=function)
+    return settings
 
 
 def source(env: str) -> str:
-    """Where a variable's value came from: ``environment``, ``.env`` or ``default``."""
+    """Where the value of a variable comes from: ``environment``, ``.env`` or ``default``."""
     if env in _from_dotenv:
         return ".env"
     return "environment" if os.environ.get(env) else "default"

@@ -87,7 +87,11 @@ def remove(
         from pfl.serverless import prefect_setup
 
         found = prefect_setup.removals(
-            api, chosen, chosen_kinds, name=name or "cache", pool=pool or chosen.work_pool
+            api,
+            chosen,
+            {*map(str, chosen_kinds)},
+            name=name or "cache",
+            pool=pool or chosen.work_pool,
         )
         if not dry_run:
             removable = [(change, path) for change, path in found if path]

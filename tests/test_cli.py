@@ -6,16 +6,25 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import time
+import typing
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import forked
 import pytest
 import servers
+import typer
 from conftest import ROOT, Project
-from pfl.cli import output
+from pfl.cli import options, output
+from pfl.cli.main import app
+from pfl.handler.core.errors import InvalidRequestError
+from pfl.handler.core.store import records
 
 SLOW = """
     import threading
@@ -35,8 +44,11 @@ SLOW = """
 class Ran:
     """What a command left behind: exit code, stdout, stderr."""
 
-    def __init__(self, done: subprocess.CompletedProcess) -> None:
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+    def __init__(self, code: int, out: str, err: str) -> None:
+        assert "Traceback" not in err
+        self.code = code
+        self.out = out
+        self.err = err
 
     @property
     def data(self) -> dict:
@@ -60,8 +72,63 @@ def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) 
         )
     else:
         done = forked.run([*PFL, *arguments], input=stdin, env=_environ(environ))
-    assert "Traceback" not in done.stderr
-    return Ran(done)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def pfl_on(terminals: str, *arguments: str, stdin: str = "", **environ: str) -> Ran:
+    """
+    Run ``pfl`` with some of its streams on terminals, and the others on pipes.
+
+    Args:
+        terminals: Which: ``out``, ``err``, ``in err``; each has one of its own.
+        arguments: The command line.
+        stdin: What is typed at the terminal that is stdin.
+        environ: Variables.
+    """
+    ours: dict[int, str] = {}
+    theirs = {}
+    for name in ("in", "out", "err"):
+        if name == "in" and name not in terminals.split():
+            theirs[name] = subprocess.DEVNULL
+            continue
+        ours_end, theirs[name] = pty.openpty() if name in terminals.split() else os.pipe()
+        ours[ours_end] = name
+        if name == "in":
+            os.write(ours_end, stdin.encode())
+    streams = {f"std{name}": end for name, end in theirs.items()}
+    environ = _environ({"TERM": "xterm", **environ})
+    process = forked.Popen([*PFL, *arguments], env=environ, **streams)
+    for end in theirs.values():
+        if end >= 0:
+            os.close(end)
+    shown = dict.fromkeys(("in", "out", "err"), b"")
+    while set(ours.values()) - {"in"}:
+        for end in select.select(list(ours), [], [], 60)[0]:
+            try:
+                chunk = os.read(end, 65_536)
+            except OSError:  # The other side of a terminal is closed.
+                chunk = b""
+            shown[ours[end]] += chunk
+            if not chunk:
+                os.close(end)
+                del ours[end]
+    for end in ours:
+        os.close(end)
+    code = process.wait(timeout=60)
+    out, err = (shown[name].decode().replace("\r\n", "\n") for name in ("out", "err"))
+    return Ran(code, out, err)
+
+
+def leaves(command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every command below *command*, by its path."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield from leaves(each, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+GROUPS = ["", *sorted({path[0] for path in COMMANDS if len(path) > 1})]
 
 
 def _environ(more: dict[str, str]) -> dict[str, str]:
@@ -100,7 +167,7 @@ def test_a_project_that_is_not_there_is_told_and_not_made(tmp_path, monkeypatch)
     monkeypatch.setenv("PFL_PROJECT", str(absent))
     for arguments in (["cache", "ls"], ["doctor", "--fast"], ["invoke", "--id", "abc"]):
         done = pfl(*arguments)
-        assert (done.code, done.out) == (2, "") and "there is no such directory" in done.err
+        assert (done.code, done.out) == (2, "") and "this directory does not exist" in done.err
     assert not absent.exists()
 
 
@@ -398,20 +465,9 @@ def test_on_a_terminal_the_status_links_to_the_run_and_colours_carry_no_meaning(
 
 
 def _on_terminal(arguments: list[str], environ: dict[str, str]) -> str:
-    ours, theirs = pty.openpty()
-    process = forked.Popen([*PFL, *arguments], stdout=theirs, stderr=theirs, env=_environ(environ))
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            if not (chunk := os.read(ours, 65_536)):
-                break
-        except OSError:  # The other side is closed.
-            break
-        shown += chunk
-    os.close(ours)
-    assert process.wait(timeout=60) == 0
-    return shown.decode()
+    ran = pfl_on("out err", *arguments, **environ)
+    assert ran.code == 0, ran.err
+    return ran.out
 
 
 @pytest.mark.parametrize(
@@ -447,17 +503,9 @@ def test_the_server_is_started_found_and_stopped(here):
 
 def test_every_command_has_help_and_the_readme_names_it():
     readme = Path(ROOT, "README.md").read_text()
-    from pfl.cli.main import app
-
-    def commands(app, prefix: str):
-        for command in app.registered_commands:
-            yield f"{prefix} {command.name or command.callback.__name__}", command.callback
-        for group in app.registered_groups:
-            yield from commands(group.typer_instance, f"{prefix} {group.name}")
-
-    named = dict(commands(app, "pfl"))
+    named = {" ".join(("pfl", *path)): command for path, command in COMMANDS.items()}
     assert len(named) > 5
-    assert [name for name, callback in named.items() if not callback.__doc__] == []
+    assert [name for name, command in named.items() if not command.help] == []
     assert [name for name in named if name not in readme] == []
 
 
@@ -512,17 +560,15 @@ def test_what_a_step_says_cannot_steer_the_terminal(here):
 
 def test_a_narrow_terminal_cuts_values_and_keeps_steps_and_statuses(here):
     shown = _on_terminal(["invoke", "--id", "abc"], {"COLUMNS": "40", "TERM": "xterm"})
-    assert (
-        all(f"\n{step}  " in shown.replace("\r", "") for step in "abc")
-        and shown.count("computed") >= 3
-    )
+    assert all(f"\n{step}  " in shown for step in "abc") and shown.count("computed") >= 3
 
 
 def test_a_table_wider_than_the_terminal_cuts_what_is_long_and_keeps_every_column(
     monkeypatch, capsys
 ):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "dumb")  # Of 80 columns, and without colours.
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "80")
     output.table(["step", "value", "time>", "why"], [("a", "v" * 99, "1 ms", "🦜" * 99)])
     row = capsys.readouterr().out.splitlines()[1]
     step, value, *time, why = row.removesuffix("…").rstrip().split()
@@ -541,3 +587,360 @@ def test_a_failing_reply_knows_the_id_of_an_event_given_as_text(here):
     ran = pfl("invoke", "--event", '{"id": "abc", "step": "zz"}', "--json")
     assert (ran.code, ran.data["id"]) == (2, "abc")
     assert pfl("invoke", "--id", "abc", "--flow", "").code == 2
+
+
+NOWHERE = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+WRONG = {"PFL_SERVER_IDLE_S": "x"}
+NO_REGION = {"AWS_EC2_METADATA_DISABLED": "true"}
+_new = count(1)
+# How each command is run in a project with some history: its arguments, exit code and variables.
+CASES: dict[str, tuple[str, int, dict[str, str]]] = {
+    "invoke": ("--id new-{new}", 0, {}),
+    "plan": ("--id abc", 0, {}),
+    "deploy": ("--dry-run", 2, NO_REGION),
+    "remove": ("--yes", 2, NO_REGION),
+    "status": ("", 2, NO_REGION),
+    "logs": ("", 2, NO_REGION),
+    "bench": ("--no-such-option", 2, {}),
+    "doctor": ("--fast", 0, {}),
+    "cache ls": ("", 0, {}),
+    "cache inspect": ("--id abc", 0, {}),
+    "cache why": ("--id abc", 0, {}),
+    "cache accept": ("--step a --dry-run", 0, {}),
+    "cache bust": ("--id abc --dry-run", 0, {}),
+    "cache restore": ("--dry-run", 0, {}),
+    "cache verify": ("", 0, {}),
+    "cache stats": ("", 0, {}),
+    "config show": ("", 0, {}),
+    "history ls": ("", 0, {}),
+    "history show": ("{record}", 0, {}),
+    "history tail": ("-n 2", 0, {}),
+    "history diff": ("--id abc", 1, {}),
+    "history bisect": ("--id abc --step a", 0, {}),
+    "history export": ("", 0, {}),
+    "history sql": ("select*from(values(1))", 0, {}),
+    "history prune": ("--older-than 0s --dry-run", 0, {}),
+    "limits ls": ("", 0, {}),
+    "limits set": ("--step a 2 --dry-run", 0, {}),
+    "limits rm": ("--step a", 5, NOWHERE),
+    "limits reset": ("--step a", 5, NOWHERE),
+    "runs ls": ("", 0, {}),
+    "runs reap": ("", 0, {}),
+    "runs open": ("00000000-0000-4000-8000-000000000000", 5, NOWHERE),
+    "server start": ("", 2, WRONG),
+    "server status": ("", 3, {}),
+    "server stop": ("", 0, {}),
+    "setup blocks": ("", 2, WRONG),
+    "setup deployments": ("", 2, WRONG),
+    "setup automations": ("", 2, WRONG),
+    "setup all": ("", 2, WRONG),
+    "setup rm": ("", 2, WRONG),
+    "worker start": ("--once", 2, WRONG),
+}
+# Nothing is listed here, so there is nothing on stdout.
+EMPTY = ("cache restore", "cache verify", "limits ls", "runs ls", "runs reap", "server stop")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of a project where step a was edited between two calls, and a record of it."""
+    root = tmp_path_factory.mktemp("filled")
+    project = Project(root)
+    project.ship()
+    environ = {"PFL_PROJECT": str(root), "HOME": str(root)}
+    assert pfl("invoke", "--id", "abc", **environ).code == 0
+    source = root / "flows" / "a.py"
+    source.write_text(source.read_text().replace("420", "421"))
+    assert pfl("invoke", "--id", "abc", **environ).code == 0
+    record = pfl("history", "ls", "--json", **environ).rows[0]["short"]
+    yield {**environ, "record": record}
+    assert not (root / ".pfl" / "server.lock").exists(), (
+        "a command that only reads started a server"
+    )
+
+
+def _case(name: str, filled: dict[str, str]) -> tuple[list[str], int, dict[str, str]]:
+    text, code, environ = CASES[name]
+    words = text.format(new=next(_new), record=filled["record"]).split()
+    named = {key: value for key, value in filled.items() if key != "record"}
+    return [*name.split(), *words], code, {**named, **environ}
+
+
+def _takes_json(name: str) -> bool:
+    return any("--json" in param.opts for param in COMMANDS[tuple(name.split())].params)
+
+
+def test_every_command_is_run_on_pipes_and_terminals():
+    assert {" ".join(path) for path in COMMANDS} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_pipe_stdout_is_the_data_while_stderr_is_a_terminal(name, filled):
+    arguments, code, environ = _case(name, filled)
+    if _takes_json(name):
+        arguments.append("--json")
+    ran = pfl_on("err", *arguments, **environ)
+    assert ran.code == code, ran.err
+    if _takes_json(name):
+        assert all(isinstance(row, dict) for row in ran.rows)
+    assert bool(ran.out) == (name not in ("remove", "worker start", *EMPTY[:5]))
+    assert "\x1b" not in ran.out and '{"' not in ran.err
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_terminal_stdout_is_the_data_while_stderr_is_a_pipe(name, filled):
+    arguments, code, environ = _case(name, filled)
+    ran = pfl_on("out", *arguments, **environ)
+    assert ran.code == code, ran.err
+    assert bool(ran.out) == (code in (0, 1) and name not in EMPTY)
+    assert "\x1b" not in ran.err and bool(ran.err) >= (code not in (0, 1))
+
+
+def test_a_step_that_fails_on_a_terminal_leaves_its_reply_on_stdout(here):
+    here.write("""
+        @step
+        def bad(id: str):
+            print("from the step")
+            raise ValueError("not today")
+
+        FLOWS = [flow("bad", bad)]
+    """)
+    ran = pfl_on("err", "invoke", "--id", "abc", "--json")
+    assert (ran.code, ran.data["error"]["why"]) == (4, "ValueError: not today")
+    assert "from the step" in ran.err and "from the step" not in ran.out
+
+
+def test_verify_prints_its_findings_on_stdout_while_it_shows_its_progress(here, monkeypatch):
+    """Its moving line comes with every 1,000 objects, and the damaged one after it."""
+    store = here.root / ".pfl" / "store" / "results"
+    for number in range(1_100):
+        path = store / f"id-{number:04}" / "a" / "key"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"damaged")
+    ran = pfl_on("err", "cache", "verify", "--json")
+    assert ran.code == 6 and len(ran.rows) == 1_100
+    assert "1000 checked" in ran.err
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_an_option_given_twice_is_refused(path):
+    command = typer.main.get_command(app)
+    for param in COMMANDS[path].params:
+        is_single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
+        if is_single:
+            words = [param.opts[0], "1", param.opts[-1], "1"]
+            with pytest.raises(typer.TyperException, match=f"{param.opts[0]} is given twice"):
+                command.main([*path, *words], standalone_mode=False)
+
+
+def test_an_option_given_twice_is_exit_code_2_and_a_repeatable_one_is_not(here):
+    ran = pfl("cache", "ls", "--id", "a", "--id=b", "--json")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "--id is given twice")
+    assert ran.data["error"]["hint"] == "pfl cache ls --help"
+    assert pfl("invoke", "--id", "abc", "--bust", "a", "--bust", "b").code == 0
+    assert pfl("cache", "ls", "--json", "--json").code == 0
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_sentence_of_a_list_of_commands_is_cut_off(group, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    typer.main.get_command(app).main([*group.split(), "--help"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(" ".join(lines).split())
+    assert "..." not in shown.partition("Commands:")[2] and "…" not in shown
+    for path, command in COMMANDS.items():
+        if len(path) == 2 and path[0] == group:
+            sentence = " ".join(command.help.split()).partition(". ")[0].rstrip(".")
+            assert f"{path[1]} {sentence}." in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["invoke", "--id", "abc", "--json"],
+        ["invoke", "--id", "abc"],
+        ["config", "show"],
+        ["cache", "ls", "--nope", "--json"],
+        ["--version"],
+        ["--help"],
+    ],
+)
+def test_a_full_disk_is_an_error_and_no_traceback(here, arguments):
+    with open("/dev/full", "wb") as full:
+        process = forked.Popen(
+            [*PFL, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=_environ({})
+        )
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == (2 if "--nope" in arguments else 5)
+    assert "No space left on device" in err or "No such option" in err
+    assert "Traceback" not in err and "Exception ignored" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["invoke", "--id", "abc", "--flow", "bad"], 4),
+        (["invoke", "--id", "abc", "--flow", "good"], 0),
+        (["invoke", "--id", "abc", "--flow", "good", "--cached-only"], 3),
+        (["cache", "inspect", "--id", "abc"], 3),
+        (["config", "show"], 0),
+    ],
+)
+@pytest.mark.parametrize("json", [["--json"], []])
+def test_a_reader_that_is_gone_does_not_change_the_exit_code(here, arguments, code, json):
+    here.write("""
+        @step
+        def good(id: str) -> int:
+            return 1
+
+        @step
+        def bad(id: str):
+            raise ValueError("not today")
+
+        FLOWS = [flow("good", good), flow("bad", bad)]
+    """)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = forked.Popen(
+        [*PFL, *arguments, *json], stdout=writer, stderr=subprocess.PIPE, env=_environ({})
+    )
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in err and b"Broken pipe" not in err
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 3), ("", 1, 3), ("y", 0, 0)])
+def test_a_question_looks_like_one_and_takes_no_for_an_answer(here, answer, code, left):
+    pfl("invoke", "--id", "abc")
+    ran = pfl_on("in err", "cache", "bust", "--id", "abc", stdin=f"{answer}\n")
+    assert ran.code == code
+    assert "Bust 3 results? [y/N]: " in ran.err and "error" not in ran.err
+    assert ("nothing was done" in ran.err) == (code == 1)
+    assert "[y/N]" not in ran.out
+    assert len(pfl("cache", "ls", "--json").rows) == left
+
+
+def test_without_a_terminal_a_question_is_no_error_message_and_yes_is_named(here):
+    pfl("invoke", "--id", "abc")
+    ran = pfl("cache", "bust", "--id", "abc")
+    assert ran.code == 2
+    assert "error: this needs your confirmation" in ran.err and "hint: --yes" in ran.err
+    assert len(pfl("cache", "ls", "--json").rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("terminals", "environ", "has_colours"),
+    [
+        ("out err", {}, True),
+        ("out err", {"NO_COLOR": "1"}, False),
+        ("out err", {"TERM": "dumb"}, False),
+        ("out err", {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        ("", {}, False),
+        ("", {"FORCE_COLOR": "1"}, True),
+        ("", {"FORCE_COLOR": "1", "TERM": "dumb"}, True),
+        ("", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_colours_are_those_that_the_environment_asks_for(here, terminals, environ, has_colours):
+    ran = pfl_on(terminals, "invoke", "--id", "abc", **environ)
+    wrong = pfl_on(terminals, "invoke", "--id", "", **environ)
+    for text in (ran.out, wrong.err):
+        assert bool(re.search(r"\x1b\[[0-9;]*m", text)) == has_colours
+    if environ.get("TERM") == "dumb" and terminals:
+        assert "\x1b" not in ran.out + ran.err and "a: computing" in ran.err
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_table_that_a_narrow_terminal_cannot_hold_becomes_lines(monkeypatch, capsys, term):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [("abc", "meaning", "a" * 12, "running", "2026-11-30T09:00:00+01:00", "run-1")] * 2
+    output.table(["id", "flow", "step", "status", "started", "run"], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert [line.split() for line in lines[:3]] == [
+        ["id", "abc"],
+        ["flow", "meaning"],
+        ["step", "a" * 12],
+    ]
+    assert len(lines) == 2 * 6 + 1
+
+
+def test_a_table_grows_with_its_rows_and_markdown_keeps_its_cells(capsys):
+    table = output.Table(["name", "size>"])
+    for row in [("a", 1), ("longer", 1000)]:
+        table.add(row)
+        table.flush()
+    assert capsys.readouterr().out == "name  size\na        1\nlonger  1000\n"
+    table = output.markdown(["name", "size>"], [("a|b", 1)])
+    assert table == "| name | size |\n| --- | --: |\n| a\\|b | 1 |"
+
+
+def test_rows_come_before_the_last_one_is_known(capsys):
+    def rows() -> Iterator[int]:
+        yield from range(150)
+        assert "99" in capsys.readouterr().out
+
+    assert output.print_rows(rows(), ["number"], lambda number: [number], json=False) == 150
+
+
+def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
+    evil = "\x1b]0;title\x07\x9b31m\u202e\r"
+    output.table(["name"], [(evil,), ((evil, "http://x/" + evil),)])
+    output.say(f"one {evil}\ntwo")
+    output.emit(f"one {evil}\ntwo")
+    output.pairs({"name": evil})
+    output.explain({"type": "", "what": evil, "why": evil, "hint": evil})
+    output.progress("step", evil)
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert not [c for c in shown if not c.isprintable() and c != "\n"]
+    assert "\\u001b]0;title\\u0007" in captured.out and "one " in captured.err
+    assert captured.err.count("\ntwo\n") == 1
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone with an offset."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_times_are_local_with_their_offset_or_utc(berlin):
+    assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T10:08:28+01:00"
+    assert output.local_time("2026-07-01T09:08:28+00:00") == "2026-07-01T11:08:28+02:00"
+    assert output.local_time(None) == ""
+    output.set_utc(True)
+    try:
+        assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T09:08:28+00:00"
+    finally:
+        output.set_utc(False)
+
+
+def test_a_time_without_an_offset_is_local(berlin):
+    at = options.moment_ns("2026-11-30T10:00", "--since")
+    assert at == options.moment_ns("2026-11-30T09:00Z", "--since") == 1_796_029_200 * 10**9
+    assert options.moment_ns("2026-11-30", "--since") == at - 10 * 3_600 * 10**9
+    assert 0 <= time.time_ns() - 7 * 86_400 * 10**9 - options.moment_ns("7d", "--since") < 10**9
+    with pytest.raises(InvalidRequestError, match="invalid --since 'yesterday'"):
+        options.moment_ns("yesterday", "--since")
+    _, since = typing.get_args(options.Since)
+    assert "local if it has no offset" in since.help
+
+
+def test_reading_commands_start_no_server(here):
+    here.results.put("limits/x.json", records.seal({"version": 1, "tag": "task-a", "limit": 2}))
+    ran = pfl("limits", "ls", "--json")
+    (row,) = ran.rows
+    assert (row["tag"], row["limit"], row["taken"], row["holders"]) == ("task-a", 2, 0, [])
+    assert "server is not running" in ran.err and "1 limit" in ran.err
+    assert "0 of 2  task-a" in pfl("limits", "ls").out
+    assert pfl("limits", "set", "--step", "a", "1", "--dry-run").code == 0
+    assert pfl("runs", "ls").code == 0
+    assert not (here.root / ".pfl" / "server.lock").exists()

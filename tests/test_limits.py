@@ -92,17 +92,17 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["set", "1"], 2, "which limit?"),
-        (["set", "--id", "abc", "1"], 2, "which limit?"),
-        (["set", "--tag", "x", "--step", "b", "1"], 2, "which limit?"),
+        (["set", "1"], 2, "no limit is selected"),
+        (["set", "--id", "abc", "1"], 2, "no limit is selected"),
+        (["set", "--tag", "x", "--step", "b", "1"], 2, "no limit is selected"),
         (["set", "--step", "nope", "1"], 2, "unknown step 'nope'"),
         (["set", "--id", "", "--step", "b", "1"], 2, "the ID is empty"),
         (["set", "--tag", "a/b", "1"], 2, "Prefect allows no '/'"),
         (["set", "--step", "b", "-1"], 2, "-1"),
         (["set", "--step", "b", "x"], 2, "x"),
         (["rm", "--tag", "never-set"], 3, "there is no limit on never-set"),
-        (["rm", "--idle", "soon"], 2, "--idle is 'soon'"),
-        (["rm", "--idle", "7d", "--tag", "x"], 2, "--idle goes with no other"),
+        (["rm", "--idle", "soon"], 2, "invalid --idle 'soon'"),
+        (["rm", "--idle", "7d", "--tag", "x"], 2, "--idle cannot be combined"),
         (["reset", "--tag", "never-set"], 3, "there is no limit on never-set"),
     ],
 )

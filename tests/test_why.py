@@ -119,7 +119,7 @@ def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited)
     edit(edited, "from flows.helpers", f"{started}from flows.helpers", "pipeline")
     said = pfl("plan", "--id", "abc", "--step", "b").err
     assert "b never hits: `START` at flows/pipeline.py:" in said
-    assert "b cannot be known whole: " in said
+    assert "the fingerprint of b is incomplete: " in said
     assert "flows/pipeline.py:6 starts a process or connects when it is imported" in said
 
 

@@ -40,8 +40,8 @@ _COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
 _PROBLEMS = ("damaged", "orphaned", "expired", "stale")
 
 
-def _warn(exc: CorruptRecordError) -> None:
-    output.say(f"warning: {exc}")
+def _warn(warning: str) -> None:
+    output.say(f"warning: {warning}")
 
 
 @app.command("ls")
@@ -261,12 +261,9 @@ def bust(
     starts_with = keys.coded(event.check_id(prefix)) if prefix else ""
     scope = busts.Scope(folder, starts_with, steps, before)
     store = objects.of(chosen)
-    nothing = {"results": 0, "bytes": 0, "oldest": None, "newest": None}
-    rows: dict[str, Any] = {name: {"step": name, **nothing} for name in steps if name != busts.ALL}
-    for found in busts.results(store, scope):
-        name = found.key.split("/")[2]
-        row = rows.setdefault(name, {"step": name, **nothing})
-        inspection.add(row, found, "results")
+    rows = {name: inspection.no_totals(name) for name in steps if name != busts.ALL}
+    for found in busts.list_results(store, scope):
+        inspection.add(rows, found, "results")
     if not json:
         output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
     reply: stored.Row = {
@@ -326,8 +323,8 @@ def restore(
     folder = None if id is None else keys.encode_id(id)
     marks = [
         mark
-        for mark in sorted(busts.marks(store, folder), key=lambda mark: (mark.name, mark.key))
-        if not mark.by_call
+        for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
+        if not mark.is_from_call
         and (not names or mark.name in names)
         and folder in (None, mark.folder)
         and step in (None, mark.step)
@@ -351,7 +348,7 @@ def restore(
             (
                 [
                     mark.name,
-                    mark.shown_id,
+                    mark.id_pattern,
                     "all" if mark.step == busts.ALL else mark.step,
                     output.local_time(mark.before),
                     output.local_time(records.now_iso(mark.at)),

@@ -54,7 +54,7 @@ PlotTo = Annotated[
 ]
 Key = Annotated[str, typer.Option("--key", help="Column that identifies the rows of a table.")]
 
-Body = Row
+Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
 Pair = tuple[str, Found | None, Found | None]
 
@@ -70,10 +70,10 @@ class _Reader:
         self.found = 0
         self.damaged = 0
 
-    def warn(self, exc: PflError) -> None:
+    def warn(self, warning: str) -> None:
         """Report a damaged record, which is skipped."""
         self.damaged += 1
-        output.say(f"warning: {exc}")
+        output.say(f"warning: {warning}")
 
     def records(
         self,
@@ -86,7 +86,9 @@ class _Reader:
         """The records that the options select, newest first."""
         since_ns = moment_ns(since, "--since") if since else None
         selected = {"id": id, "flow": flow, "step": step, "status": status}
-        for found in history.ls(self.store, **selected, since_ns=since_ns, warn=self.warn):
+        for found in history.list_records(
+            self.store, **selected, since_ns=since_ns, warn=self.warn
+        ):
             self.found += 1
             yield found
 
@@ -98,21 +100,19 @@ class _Reader:
             NotFoundError: It does not exist, or not for this ID.
             CorruptRecordError: It is damaged.
         """
-        damages: list[CorruptRecordError] = []
         folder = _folder(id)
         name = history.find(self.store, short, folder=folder)
-        if folder in (None, name.folder):
-            body = history.read(self.store, name, damages.append)
-            if body is not None:
-                return name, body
-        if damages:
-            raise damages[0]
-        of_id = "" if id is None else f" for {id!r}"
-        raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
+        body = history.read(self.store, name) if folder in (None, name.folder) else None
+        if body is None:
+            of_id = "" if id is None else f" for {id!r}"
+            raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
+        return name, body
 
-    def computed(self, folder: str, step: str, until_ns: float = math.inf) -> Iterator[Found]:
+    def computed(
+        self, folder: str, step: str, until_ns: float = math.inf
+    ) -> Iterator[tuple[history.Name, history.ComputedRecord]]:
         """The results of a step of an ID, newest first."""
-        return history.computed(self.store, folder, step, self.warn, until_ns=until_ns)
+        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
 
     def row(self, name: history.Name, body: Body, *, with_value: bool = True) -> Row:
         """A record as JSON; *with_value*: also if its value is stored apart from it."""
@@ -259,7 +259,9 @@ def tail(
     while is_first or follow:
         near = set()
         fresh = []
-        for number, name in enumerate(history.names(reader.store, folder=_folder(id), step=step)):
+        for number, name in enumerate(
+            history.list_names(reader.store, folder=_folder(id), step=step)
+        ):
             newest_ns = max(newest_ns, name.time_ns)
             # Clocks differ by less than this: what is older than the newest by more is not new.
             is_near = name.time_ns >= newest_ns - _NEAR_NS
@@ -270,13 +272,17 @@ def tail(
             else:
                 break
         for name in reversed(fresh):
-            damaged = reader.damaged
-            body = history.read(reader.store, name, reader.warn)
-            if body is None and reader.damaged == damaged:
-                # Its index entry exists, and the record itself not yet.
+            try:
+                body = history.read(reader.store, name)
+            except CorruptRecordError as exc:
+                reader.warn(str(exc))
+                near.add(name.path)
+                continue
+            if body is None:
+                # What points to it exists, and the record itself not yet.
                 continue
             near.add(name.path)
-            if body is None or (id is not None and body["id"] not in (id, None)):
+            if id is not None and body["id"] not in (id, None):
                 continue
             row = reader.row(name, body, with_value=False)
             if json:
@@ -378,13 +384,15 @@ def _pairs(
 def _pairs_of_runs(
     reader: _Reader, runs: list[str], folder: str | None, step: str | None
 ) -> Iterator[Pair]:
-    old, new = (history.run(reader.store, run, folder=folder, warn=reader.warn) for run in runs)
+    old, new = (
+        history.find_run(reader.store, run, folder=folder, warn=reader.warn) for run in runs
+    )
 
     def record(side: Mapping[str, Found], name: str) -> Found | None:
         if name in side:
             return side[name]
         # A step that the run did not compute had the value that was stored then.
-        last = min((each for each, _ in side.values()), key=lambda each: each.order)
+        last = min((each for each, _ in side.values()), key=lambda each: each.file)
         return next(reader.computed(last.folder, name, last.time_ns), None)
 
     for name in sorted({**old, **new}) if step is None else [step]:
@@ -491,7 +499,7 @@ def _emit_difference(row: Difference) -> None:
 
 
 def _short(path: str | None) -> str:
-    name = history.parse(path or "")
+    name = history.parse_path(path or "")
     return name.short if name else "none"
 
 
@@ -530,18 +538,18 @@ def bisect(
     passes = compare.condition(when) if when else None
     reader = _Reader()
     since_ns = moment_ns(since, "--since") if since else 0
-    listed = history.names(reader.store, folder=_folder(id), step=step)
+    listed = history.list_names(reader.store, folder=_folder(id), step=step)
     recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
     names = [name for name in recent if name.status == history.COMPUTED]
     before: tuple[Found, object] | None = None
     count = 0
     has_path = False
     # From the oldest on: a value may change and change back, and halving would miss that.
-    for found in history.bodies(reader.store, reversed(names), reader.warn):
+    for found in history.read_all(reader.store, reversed(names), reader.warn):
         try:
             value = compare.at(history.value(reader.store, *found), path)
         except (NotFoundError, CorruptRecordError) as exc:
-            reader.warn(exc)
+            reader.warn(str(exc))
             continue
         count += 1
         has_path = has_path or value is not compare.ABSENT
@@ -708,14 +716,14 @@ def prune(
     reader = _Reader()
     before_ns = moment_ns(older_than, "--older-than")
     folder = _folder(id)
-    count = sum(1 for _ in history.prune(reader.store, before_ns, folder=folder))
+    count = sum(1 for _ in history.list_prunable(reader.store, before_ns, folder=folder))
     counted = output.counted(count, "record")
     are = "is" if count == 1 else "are"
     output.say(f"{counted} {are} older than {older_than} and not the newest value of a step")
     if count and not dry_run:
         output.confirm(f"Delete {counted} for good?", yes=yes)
         layout.check(reader.store)
-        history.delete(reader.store, history.prune(reader.store, before_ns, folder=folder))
+        history.delete(reader.store, history.list_prunable(reader.store, before_ns, folder=folder))
         output.say(
             "deleted; pfl cache verify --repair sets aside large values that no record refers to"
         )

@@ -10,8 +10,10 @@ from typing import Any
 
 from pfl.cli import output
 from pfl.handler.core.cache import history
+from pfl.handler.core.cache.entry import ignore
+from pfl.handler.core.cache.forecast import ForecastRow
 from pfl.handler.core.event import Request
-from pfl.handler.core.store import keys, records
+from pfl.handler.core.store import keys
 from pfl.handler.core.store.objects import Store
 
 Row = dict[str, Any]
@@ -67,7 +69,7 @@ def elsewhere(store: Store, id: str, flow: str | None = None) -> tuple[str, str]
     folder = keys.encode_id(id)
     steps: dict[str, list[str]] = {}
     for step in store.folders(f"history/{folder}"):
-        for _, body in islice(history.computed(store, folder, step), 1):
+        for _, body in islice(history.list_computed(store, folder, step, ignore), 1):
             steps.setdefault(body["flow"], []).append(step)
     if not steps:
         return f"nothing was computed for {id!r}", ""
@@ -84,7 +86,7 @@ def note_elsewhere(store: Store, id: str | None, flow: str | None, command: str)
         output.say(found + (f"; try {command} {options}" if options else ""))
 
 
-def explain_misses(store: Store, request: Request, rows: Iterable[Row]) -> None:
+def explain_misses(store: Store, request: Request, rows: Iterable[ForecastRow]) -> None:
     """Add to the reasons of a forecast when a step failed; print if another flow has results."""
     is_new = True
     for row in rows:
@@ -102,12 +104,12 @@ def explain_misses(store: Store, request: Request, rows: Iterable[Row]) -> None:
 
 def last_failure(store: Store, id: str, step: str) -> str:
     """When and with what a step failed or crashed; empty if it did not, or has a newer result."""
-    for name in history.names(store, folder=keys.encode_id(id), step=step):
+    for name in history.list_names(store, folder=keys.encode_id(id), step=step):
         if name.status == history.COMPUTED:
             break
-        if name.status in (history.FAILED, records.CRASHED):
-            body = history.read(store, name, lambda exc: None) or {}
-            error = body.get("error") or {}
-            cause = ": ".join(filter(None, (error.get("type"), error.get("what"))))
-            return f"{name.status} at {name.written_at}" + (f" with {cause}" if cause else "")
+        if name.status in (history.FAILED, history.CRASHED):
+            record = next((each for _, each in history.read_all(store, [name], ignore)), None)
+            error = record.get("error") if record else None
+            cause = f" with {error['type']}: {error['what']}" if error else ""
+            return f"{name.status} at {name.written_at}{cause}"
     return ""

@@ -228,7 +228,7 @@ def scale(name: str, opened: objects.Store, counts: tuple[int, int], directory: 
             listed = sum(opened.counts.values())
             listing = (time.perf_counter() - started) * 1e3
             started, scope = time.perf_counter(), bust.Scope(id, "", ("b",))
-            assert sum(1 for _ in bust.results(opened, scope)) == 25
+            assert sum(1 for _ in bust.list_results(opened, scope)) == 25
             assert (
                 bust.bust(
                     opened, scope, bust.new_name(), dependents={"b"}, known={"b"}, retention_s=0

@@ -83,7 +83,7 @@ def busted(
 
 def restored(project, name: str) -> dict[str, int]:
     flow = catalog.load(project.settings).flows["chain"]
-    undone = [mark for mark in bust.marks(project.results) if mark.name == name]
+    undone = [mark for mark in bust.list_marks(project.results) if mark.name == name]
     reach = flow.dependents([mark.step for mark in undone])
     return bust.restore(project.results, undone, dependents=reach, known=frozenset(flow.steps))
 
@@ -99,7 +99,7 @@ def would(
         before,
     )
     return sorted(
-        "/".join(found.key.split("/")[1:3]) for found in bust.results(project.results, scope)
+        "/".join(found.key.split("/")[1:3]) for found in bust.list_results(project.results, scope)
     )
 
 
@@ -221,7 +221,7 @@ def test_a_bust_leaves_history_so_that_a_skip_and_previous_still_find_a_value_an
     reply = outside.call(step="c", skip=["b"])
     assert values(reply)["b"] == 4
     [warning] = reply["warnings"]
-    assert "step b is skipped, and the value it has was busted at 20" in warning
+    assert "step b is skipped, and its stored value was busted at 20" in warning
     outside.call()
     assert outside.call(step="c", skip=["b"])["warnings"] == []
 
@@ -253,10 +253,10 @@ def test_a_call_that_busts_makes_only_its_own_result_void(outside):
 def test_busting_an_id_in_many_calls_keeps_few_marks(outside):
     for _ in range(5):
         outside.call(bust="all")
-    assert len(bust.marks(outside.results)) == 3
+    assert len(bust.list_marks(outside.results)) == 3
     for _ in range(3):
         busted(outside, "b", retention_s=-1)
-    assert len([mark for mark in bust.marks(outside.results) if not mark.by_call]) == 1
+    assert len([mark for mark in bust.list_marks(outside.results) if not mark.is_from_call]) == 1
 
 
 # Back again.
@@ -432,8 +432,8 @@ def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
         bust, "_PATIENCE_S", 0
     )  # In one thread, nobody goes on while another waits.
     kept = {}
-    removal = bust._forget
-    monkeypatch.setattr(bust, "_forget", lambda *args: kept.setdefault("removal", args) and 0)
+    removal = bust._remove_plans
+    monkeypatch.setattr(bust, "_remove_plans", lambda *args: kept.setdefault("removal", args) and 0)
 
     def mark() -> None:
         change(outside, 5)

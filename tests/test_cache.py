@@ -745,7 +745,7 @@ def test_a_damaged_record_of_history_is_passed_over_with_a_warning_that_names_it
     assert values(reply) == {"b": 7}
     passed_over, busted = reply["warnings"]
     assert newest in passed_over
-    assert "step b is skipped, and the value it has was busted" in busted
+    assert "step b is skipped, and its stored value was busted" in busted
     outside.results.delete([older])
     reply = outside.call(step="b", skip=["b"])
     assert reply["error"]["type"] == "NotFoundError"

@@ -9,6 +9,7 @@ from importlib import metadata
 import boto3
 import pytest
 import servers
+from pfl.handler.core.cache import history
 from pfl.handler.core.store import records
 from pfl.handler.engine.prefect import client, session
 from pfl.handler.engine.prefect.environment import Api
@@ -232,7 +233,9 @@ def test_degraded_prefect_computes_and_says_so(project, monkeypatch):
     reply = project.call("down")
     assert (reply["status"], reply["engine"]) == ("completed", "direct")
     assert [warning for warning in reply["warnings"] if "computed without Prefect" in warning]
-    (record,) = [body for _, body in records.newest(project.results, "down", "a", [])]
+    (record,) = [
+        body for _, body in history.list_computed(project.results, "down", "a", pytest.fail)
+    ]
     assert (record["engine"], "127.0.0.1:9" in record["degraded"]) == ("direct", True)
     assert project.call("down")["store"] == {"get": 1}
     assert {entry.key for entry in project.results.list("calls")} == left

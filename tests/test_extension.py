@@ -10,8 +10,7 @@ import sys
 import pytest
 from conftest import ROOT, values
 from lambda_service import Sandbox
-from pfl.handler.core.cache import lease
-from pfl.handler.core.store import records
+from pfl.handler.core.cache import history, lease
 from pfl.handler.engine import reap
 from test_reap import crashed, states
 
@@ -94,7 +93,10 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(
     assert "Lambda shut its sandbox down: releasefail" in detail
     assert "memory" in advice
     assert [
-        body["cause"] for _, body in records.newest(project.results, id, "b", [], crashed=True)
+        body["cause"]
+        for _, body in history.list_records(
+            project.results, id=id, step="b", status="crashed", warn=pytest.fail
+        )
     ] == ["failure"]
     assert lease.calls(project.results) == {}
     (line,) = [
@@ -120,7 +122,12 @@ def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(
     for how, said in (("segfault", "signal: segmentation fault"), ("exit", "exit status 3")):
         error, _ = invoke(sandbox, id=how, params={"how": how})
         assert said in error["errorMessage"]
-        (body,) = [body for _, body in records.newest(project.results, how, "b", [], crashed=True)]
+        (body,) = [
+            body
+            for _, body in history.list_records(
+                project.results, id=how, step="b", status="crashed", warn=pytest.fail
+            )
+        ]
         assert (body["cause"], lease.calls(project.results)) == ("failure", {}), sandbox.log
         assert not os.path.exists(tmp_path / "pfl-call")
     error, reply = invoke(sandbox, id="memory", params={"how": "memory"})
@@ -138,7 +145,10 @@ def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(
     error, _ = invoke(sandbox, id="ext-2", params={"how": "hang"})
     assert error["errorType"] == "Sandbox.Timedout"
     assert [
-        body["cause"] for _, body in records.newest(project.results, "ext-2", "b", [], crashed=True)
+        body["cause"]
+        for _, body in history.list_records(
+            project.results, id="ext-2", step="b", status="crashed", warn=pytest.fail
+        )
     ] == ["timeout"], sandbox.log
     assert lease.calls(project.results) == {}
     assert not os.path.exists(tmp_path / "pfl-call")

@@ -89,6 +89,9 @@ def put(
     body |= {
         "computed_at": None,
         "expires_at": None,
+        "engine": "direct",
+        "flow_run_id": None,
+        "task_run_id": None,
         "value": value,
         "request_id": f"r{number}",
         **more,
@@ -131,7 +134,7 @@ def test_failed_crashed_busted_restored_and_accepted_are_in_it_and_are_no_value(
         retention_s=9,
     )
     assert marks == 2
-    undone = bust.marks(counting.results, "abc")
+    undone = bust.list_marks(counting.results, "abc")
     bust.restore(counting.results, undone, dependents={"turn", "twice"}, known={"turn", "twice"})
     assert [row["status"] for row in rows("--limit", "3")] == ["restored", "busted", "failed"]
     counting.write(COUNT.replace("* 2", "* 2 + 0"))
@@ -203,22 +206,22 @@ def test_names_come_newest_first_of_a_step_of_an_id_and_of_all(store):
     for number in range(5):
         put(store, number, number, id=f"id{number % 2}/é", step="ab"[number % 2])
     history.note(store, history.ALL, "a", history.BUSTED, {"id": None, "why": "x"})
-    found = [name.time_ns // 10**9 - 1_700_000_000 for name in history.names(store)]
+    found = [name.time_ns // 10**9 - 1_700_000_000 for name in history.list_names(store)]
     assert found[1:] == [4, 3, 2, 1, 0] and found[0] > 4
     folder = keys.encode_id("id1/é")
-    assert [name.status for name in history.names(store, folder=folder)] == [
+    assert [name.status for name in history.list_names(store, folder=folder)] == [
         "busted",
         "computed",
         "computed",
     ]
-    assert [name.step for name in history.names(store, step="b")] == ["b", "b"]
+    assert [name.step for name in history.list_names(store, step="b")] == ["b", "b"]
     assert [
         body["value"]
-        for _, body in history.ls(store, id="id0/é", status="computed", warn=pytest.fail)
+        for _, body in history.list_records(store, id="id0/é", status="computed", warn=pytest.fail)
     ] == [4, 2, 0]
     assert [
         body["value"]
-        for _, body in history.ls(
+        for _, body in history.list_records(
             store, since_ns=1_700_000_003 * 10**9, status="computed", warn=pytest.fail
         )
     ] == [4, 3]
@@ -237,7 +240,7 @@ def test_the_newest_cost_the_same_however_many_there_are(request, tmp_path, kind
         for number in range(count):
             put(opened, count * 10_000 + number, number, id=f"id{number % 7}")
         opened.counts.clear()
-        found = history.ls(opened, warn=pytest.fail)
+        found = history.list_records(opened, warn=pytest.fail)
         assert [next(found)[1]["value"] for _ in range(3)] == [count - 1, count - 2, count - 3]
         found.close()
         costs.append(dict(opened.counts))
@@ -251,9 +254,10 @@ def test_an_id_with_a_thousand_steps_is_one_listing(counting):
     for number in range(40):
         put(counting.results, number, number, step=f"s{number:02d}")
     counting.results.counts.clear()
-    assert [body["value"] for _, body in history.ls(counting.results, id="abc", warn=pytest.fail)][
-        :3
-    ] == [39, 38, 37]
+    assert [
+        body["value"]
+        for _, body in history.list_records(counting.results, id="abc", warn=pytest.fail)
+    ][:3] == [39, 38, 37]
     assert counting.results.counts["list"] <= 4
 
 
@@ -270,6 +274,17 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     assert pfl("history", "show", names[1].short)[0] == 6
     assert pfl("history", "show", names[0].short)[0] == 3
     assert pfl("history", "export")[1].count("\n") == 1
+
+
+def test_a_record_in_the_folder_of_another_id_is_no_value_of_that_id(store):
+    """A file system that ignores case keeps ABC and abc in one folder: that is not damage."""
+    warnings: list[str] = []
+    for id in ("ABC", "other"):
+        own = put(store, len(id), 1, id=id)
+        store.put(own._replace(folder="abc").path, store.get(own.path))
+    assert list(history.list_computed(store, "abc", "b", warnings.append)) == []
+    (warning,) = warnings
+    assert "is damaged" in warning and "'other'" in warning
 
 
 def test_tail_goes_on_with_what_comes(counting):
@@ -301,14 +316,14 @@ def test_tail_goes_on_with_what_comes(counting):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["show", "zz"], 2, "names no record"),
-        (["show", "123456"], 3, "no record 123456"),
+        (["show", "zz"], 2, "is not the name of a record"),
+        (["show", "123456"], 3, "record 123456 does not exist"),
         (["ls", "--since", "soon"], 2, "invalid --since 'soon'"),
         (["ls", "--status", "good"], 2, "'good' is not one of 'computed'"),
         (["ls", "--plot"], 2, "no number"),
         (["diff"], 2, "nothing to compare"),
         (["diff", "--id", "none"], 3, "no step has two records"),
-        (["diff", "--run", "x", "--run", "y"], 3, "no record of a run"),
+        (["diff", "--run", "x", "--run", "y"], 3, "run 'x' has no record"),
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
         (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
@@ -500,7 +515,7 @@ def test_a_thousand_steps_are_compared_with_two_listings_a_side(counting):
             )
     counting.results.counts.clear()
     sides = [
-        history.run(counting.results, f"run-{run}", folder="abc", warn=pytest.fail)
+        history.find_run(counting.results, f"run-{run}", folder="abc", warn=pytest.fail)
         for run in range(2)
     ]
     assert [len(side) for side in sides] == [300, 300] and counting.results.counts["list"] <= 12

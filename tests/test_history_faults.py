@@ -25,7 +25,7 @@ FLOWS = [flow("turns", turn)]
 # A clean parent forks the writers: none of them starts Python anew.
 _CALL = """
 import json, os, sys
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings
 import pfl.handler.engine.compute
@@ -57,9 +57,9 @@ for child in children:
 """
 
 
-def told(store: stores.Store, id: str) -> list[dict]:
+def values_of(store: stores.Store, id: str) -> list[dict]:
     """The records of an ID that have a value, oldest first."""
-    found = history.ls(store, id=id, status="computed", warn=pytest.fail)
+    found = history.list_records(store, id=id, status="computed", warn=pytest.fail)
     return [body for _, body in found][::-1]
 
 
@@ -95,14 +95,14 @@ def test_thirty_two_writers_leave_each_turn_once_and_in_order(project, request, 
     }
     store = stores.open_store(knobs["store"], environ=environ)
     for id in IDS:
-        found = [body["value"] for body in told(store, id)]
+        found = [body["value"] for body in values_of(store, id)]
         # Each turn has the turn before it within: none is missing, none is there twice, none overtook another.
         assert found == [list(range(length)) for length in range(1, len(found) + 1)]
         computed = Counter(
             len(value) for each, _, status, value in replies if each == id and status == "computed"
         )
         assert set(computed.values()) == {1} and set(computed) == set(range(1, len(found) + 1))
-    everything = [name.path for name in history.names(store)]
+    everything = [name.path for name in history.list_names(store)]
     assert len(everything) == len(set(everything)) == len(list(store.list("history")))
 
 
@@ -122,14 +122,14 @@ def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing
             assert (reply["status"], reply["steps"][0]["value"]) == ("completed", [0]), points[
                 number
             ]
-            assert [body["value"] for body in told(results, id)] == [[0]], points[number]
+            assert [body["value"] for body in values_of(results, id)] == [[0]], points[number]
             assert nursery.order({"id": id, "engine": "direct", "params": {"again": 1}})["reply"][
                 "steps"
             ][0]["value"] == [0, 1]
             entry.handle({"action": "reap"}, settings, results=results)
             assert (
-                len(list(history.names(results, folder=id)))
-                - sum(name.status == "crashed" for name in history.names(results, folder=id))
+                len(list(history.list_names(results, folder=id)))
+                - sum(name.status == "crashed" for name in history.list_names(results, folder=id))
                 == 2
             )
     assert len(points) > 12

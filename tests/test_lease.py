@@ -214,7 +214,7 @@ def test_an_answer_that_was_lost_is_not_taken_for_anothers_claim(store, monkeypa
 
 CHILD = """
 import json, os, sys, uuid
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.settings import Settings
 settings = Settings.from_env(os.environ)
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
@@ -392,7 +392,7 @@ def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monke
 
     monkeypatch.setattr(invocation, "_sleep", sleep)
     monkeypatch.setitem(
-        Call.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses)
+        LeaseHolder.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses)
     )
     assert gated.call()["status"] == "completed"
     assert len(pauses) == 60
@@ -426,7 +426,8 @@ def test_a_failure_with_other_parameters_is_not_taken_over(project):
         """
     )
     results = project.store = project.results
-    other, real = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600), Call.try_claim
+    other = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600)
+    real = LeaseHolder.try_claim
     other.try_claim("a", None, nothing)
     told = {
         "failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""},
@@ -438,8 +439,8 @@ def test_a_failure_with_other_parameters_is_not_taken_over(project):
             other.release("a", **told)
         return real(self, step, held, look)
 
-    Call.try_claim = try_claim
+    LeaseHolder.try_claim = try_claim
     try:
         assert project.call(params={"rate": 2})["steps"][0]["value"] == 2
     finally:
-        Call.try_claim = real
+        LeaseHolder.try_claim = real

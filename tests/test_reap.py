@@ -9,8 +9,7 @@ import sys
 
 import forked
 import pytest
-from pfl.handler.core.cache import lease
-from pfl.handler.core.store import records
+from pfl.handler.core.cache import history, lease
 from test_lease import GATED, later, open_gate, reply_of, start, until
 
 CLI = "from pfl.cli.main import main; main()"
@@ -69,7 +68,7 @@ def _types(runs: list) -> list[str]:
 
 
 def crashed(project, id: str = "abc") -> list[dict]:
-    bodies = records.newest(project.results, id, "a", [], crashed=True)
+    bodies = history.list_records(project.results, id=id, step="a", warn=pytest.fail)
     return [body for _, body in bodies if body.get("status") == "crashed"]
 
 
@@ -200,7 +199,8 @@ def test_the_direct_engine_is_covered_and_a_crash_is_no_result(gated):
     assert (row["engine"], row["cause"], row["runs"]) == ("direct", "killed", [])
     assert len(crashed(gated)) == 1
     assert lease.calls(gated.results) == {}
-    assert [body["value"] for _, body in records.newest(gated.results, "abc", "a", [])] == [7]
+    computed = history.list_computed(gated.results, "abc", "a", pytest.fail)
+    assert [body["value"] for _, body in computed] == [7]
     reply = gated.call(skip=["a"], bust=["b"])
     assert [(r["status"], r["value"]) for r in reply["steps"]] == [("skipped", 7), ("computed", 42)]
 

@@ -31,7 +31,7 @@ FLOWS = [flow("chain", a, b, c)]
 # What b rests on only grows; so whoever calls after a bust ended must get at least what stood there when it began.
 _WORK = """
 import fcntl, json, random, sys, time
-from handler import entry
+from pfl.handler import entry
 from pfl.handler.core.cache import bust, verify
 from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings

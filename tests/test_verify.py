@@ -304,11 +304,13 @@ def test_busts_of_all_steps_of_all_ids_and_of_a_long_id_are_no_damage(one):
 
 def test_busts_of_other_ids_cost_an_object_nothing(one, monkeypatch):
     for number in range(40):
-        bust.mark(one.results, bust.new_name(), "b", bust.Scope(f"id{number}"))
-    covers, asked = bust.Mark.covers, []
+        bust.create_mark(one.results, bust.new_name(), "b", bust.Scope(f"id{number}"))
+    applies_to, asked = bust.Mark.applies_to, []
     monkeypatch.setattr(
-        bust.Mark, "covers", lambda mark, *place: asked.append(mark) or covers(mark, *place)
+        bust.Mark,
+        "applies_to",
+        lambda mark, *place: asked.append(mark) or applies_to(mark, *place),
     )
     assert problems(one) == {}
-    assert len(list(bust.results(one.results, bust.Scope(steps=("b",))))) == 1
+    assert len(list(bust.list_results(one.results, bust.Scope(steps=("b",))))) == 1
     assert asked == []

@@ -209,8 +209,8 @@ def operate() -> None:
         "cache ls --id": lambda: len(
             list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))
         ),
-        "history ls": lambda: len(list(islice(history.ls(opened, warn=print), 20))),
-        "history ls --id": lambda: len(list(islice(history.ls(opened, id=id, warn=print), 20))),
+        "history ls": lambda: len(list(islice(history.list_records(opened, warn=print), 20))),
+        "history ls --id": lambda: len(list(islice(history.list_records(opened, id=id, warn=print), 20))),
         "runs reap": lambda: len(list(reap.reap(opened, settings))),
     }
     times: dict[str, list] = {name: [] for name in works}

@@ -195,12 +195,12 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
         name = history.new_name(
             id, STEP, record["key"][:16], time_ns=now_ns - (number + 1) * _SPREAD_NS // size
         )
-        os.makedirs(folder := os.path.dirname(f"{place}/{name._recent}"), exist_ok=True)
+        os.makedirs(folder := os.path.dirname(f"{place}/{name.pointer_path}"), exist_ok=True)
         if folder != last:
             last = folder
-            _write(empty := f"{place}/{name._recent}", b"")
+            _write(empty := f"{place}/{name.pointer_path}", b"")
         else:
-            os.link(empty, f"{place}/{name._recent}")
+            os.link(empty, f"{place}/{name.pointer_path}")
         if number < _WHOLE or number == size // 2:
             os.makedirs(f"{place}/history/{id}/{STEP}")
             _write(f"{place}/{name.path}", records.seal(record | {"id": id}))

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
-from pfl.handler.core.cache.entry import Entry, recorded
+from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.declare.flows import Flow
 from pfl.handler.core.errors import BusyError, PflError, StepFailedError
@@ -140,7 +140,7 @@ class Invocation:
         layout.check(self.store)
         # Older marks than there are do no harm: what was computed with them in view is void, or its plan is withdrawn.
         self._folder = keys.encode_id(self.request.id)
-        self._marks = bust.marks(self.store, self._folder)
+        self._marks = bust.list_marks(self.store, self._folder)
 
     @property
     def stop_at(self) -> float:
@@ -432,10 +432,10 @@ class Invocation:
             return None
         if recorded is None:
             recorded = entry._replace(
-                computed_at=lookup.written_at(self.request, entry, self.store)
+                computed_at=history.written_at(self.store, self.request.id, entry)
             )
             told = {"repaired": True} | self._about(name)
-            publish.record(
+            publish.append_record(
                 self.request, self.store, recorded, told, inline_bytes=self.settings.inline_bytes
             )
         entry = recorded
@@ -454,7 +454,7 @@ class Invocation:
             and before.get("request_id") == self.request_id
         ):
             # This very call computed it before its process died and it was sent again: no turn is taken twice.
-            if not records.is_past(earlier.expires_at) and not self._marks.void(
+            if not records.is_past(earlier.expires_at) and not self._marks.first_invalidating(
                 self._folder, earlier
             ):
                 self._plan(name, earlier)
@@ -479,7 +479,7 @@ class Invocation:
             # Chosen once: every retry of this computation sees the same.
             arguments["previous"] = earlier.value if earlier is not None else None
         if print is not None and (before is None or before["fingerprint"] != print.digest):
-            publish.code(self.store, name, print)
+            publish.save_code(self.store, name, print)
         made: list[Entry] = []
         started = time.time()
         told = self._about(name) | {
@@ -518,9 +518,10 @@ class Invocation:
 
     def _before(self, name: str) -> tuple[str | None, dict | None, Entry | None]:
         """The newest record of the step that has its value still: its key, the record, the value."""
-        for key, body in records.newest(self.store, self.request.id, name, self.finding.warnings):
-            if (entry := recorded(body, self.store, self.finding.warnings)) is not None:
-                return key, body, entry
+        warn = self.finding.warnings.append
+        for record_name, body in history.list_computed(self.store, self._folder, name, warn):
+            if (entry := history.load_entry(self.store, body, warn)) is not None:
+                return record_name.path, body, entry
         return None, None, None
 
     def _note_failure(
@@ -572,9 +573,9 @@ class Invocation:
         ended, cache_for_s = time.time(), self.flow.steps[name].cache_for_s
         key = lookup.result_key(self.request, name, inputs)
         if name in self.request.bust:
-            own = bust.new_name(by_call=True)
-            bust.mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
-            publish.forget(self.request, self.store, name, self.request.plan_key(name))
+            own = bust.new_name(from_call=True)
+            bust.create_mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
+            publish.remove_plans(self.request, self.store, name, self.request.plan_key(name))
             seen = (*seen, own)
         expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
         entry = Entry(
@@ -592,7 +593,7 @@ class Invocation:
             self._saved[name] = None
         self.call.check(name)
         told = told | {"ms": (ended - started) * 1e3, **self._process()}
-        entry = publish.result(
+        entry = publish.save_result(
             self.request, self.store, entry, text, told, inline_bytes=self.settings.inline_bytes
         )
         self._plan(name, entry)
@@ -612,9 +613,14 @@ class Invocation:
         entries = [e for e in entries if e is not None] + [entry]
         plan_key, inline_bytes = self.request.plan_key(name), self.settings.inline_bytes
         write = partial(
-            publish.plan, self.request, self.store, plan_key, entries, inline_bytes=inline_bytes
+            publish.save_plan,
+            self.request,
+            self.store,
+            plan_key,
+            entries,
+            inline_bytes=inline_bytes,
         )
-        self._marks = bust.publish(self.store, self._folder, entries, write)
+        self._marks = bust.write_plan(self.store, self._folder, entries, write)
 
 
 def _input(entry: Entry) -> dict[str, object]:

@@ -202,7 +202,10 @@ def _saved(store: Store, body: dict) -> dict[str, dict]:
     """The task runs of a dead call whose results are saved: they are completed, though it may not have come to telling Prefect."""
     found = {}
     for step in store.folders(f"history/{keys.encode_id(body['id'])}") if "id" in body else ():
-        record = next((told for _, told in records.newest(store, body["id"], step, [])), {})
+        computed = history.list_computed(
+            store, keys.encode_id(body["id"]), step, lambda warning: None
+        )
+        record = next((told for _, told in computed), {})
         if record.get("task_run_id") and record.get("request_id") == body.get("request_id"):
             told = {
                 "flow_run_id": record["flow_run_id"],
@@ -233,8 +236,8 @@ def _remember(store: Store, claim: dict, cause: str, error: PflError) -> None:
     name = history.new_name(
         keys.encode_id(claim["id"]),
         claim["step"],
-        records.CRASHED,
-        time_ns=history.ns_of(since),
+        history.CRASHED,
+        time_ns=history.parse_time_ns(since),
         token=token,
     )
     history.append(store, name, body)

@@ -1,15 +1,16 @@
 """
-Edits that their author declared harmless: results of the old code stay valid for the new.
+Accepted edits: results of older code stay valid because the author declared the edit harmless.
 
-accepted/<step>/<new fingerprint>~<old>.json   who accepted what and when; names alone are listed, once, by what would be a miss
+accepted/<step>/<new fingerprint>~<old>.json    who accepted what and when; a miss lists the names
 
-What is computed from an accepted result is stored by its inputs, never by a plan: undoing the acceptance undoes it all.
+A result computed from an accepted result is found by its inputs, never by a plan: undoing the
+acceptance undoes it all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
 from pfl.handler.core.cache import lookup
 from pfl.handler.core.cache.entry import Entry, read_result
@@ -20,36 +21,65 @@ from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import Store
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # A hit of an accepted result needs no busts.
     from pfl.handler.core.cache.bust import Mark, Marks
 
 
+class Acceptance(TypedDict):
+    """
+    One accepted edit: results of the fingerprints in ``stands_for`` are valid for ``fingerprint``.
+    """
+
+    version: int
+    step: str
+    fingerprint: str
+    stands_for: list[str]
+    by: str
+    at: str
+    changes: list[str]
+
+
+class Stored(NamedTuple):
+    """
+    A result that was found by its inputs.
+
+    Attributes:
+        entry: The result, as its object holds it.
+        recorded: The same with when and by which run it was computed; None if it has no record of
+            history.
+        fingerprint: The code that computed it.
+        mark: The bust that made it invalid; None if it is valid.
+    """
+
+    entry: Entry
+    recorded: Entry | None
+    fingerprint: str
+    mark: Mark | None
+
+
 def find(request: Request, store: Store, warnings: list[str]) -> Finding:
-    """What is stored for *request*, or for older code that its code stands for; see :func:`pfl.handler.core.cache.lookup.find`."""
+    """What is stored for *request*, accepted results included."""
     return include_accepted(request, lookup.find(request, store, warnings), store)
 
 
 def include_accepted(request: Request, finding: Finding, store: Store) -> Finding:
-    """*finding*, with what is stored for the older code that the present code stands for."""
-    accepted = _accepted(store)
+    """*finding* with what is stored for the older code whose results are accepted."""
+    accepted = _list_accepted(store)
     older = {
-        s: _stands_for(accepted, e.fingerprint)
-        for s, e in request.flow.steps.items()
-        if e.fingerprint in accepted
+        name: tuple(_all_older(accepted, step.fingerprint))
+        for name, step in request.flow.steps.items()
+        if step.fingerprint in accepted
     }
-    for depth in range(max((len(each) for each in older.values()), default=0)):
-        as_before = {step: each[min(depth, len(each) - 1)] for step, each in older.items()}
+    longest = max((len(fingerprints) for fingerprints in older.values()), default=0)
+    for depth in range(longest):
+        as_before = {name: each[min(depth, len(each) - 1)] for name, each in older.items()}
         found = lookup.find(request.with_fingerprints(as_before), store, finding.warnings)
         if len(found.missing) < len(finding.missing):
-            finding = finding._replace(
-                found=found.found,
-                known=found.known,
-                missing=found.missing,
-                accepted=frozenset(
-                    step for step in found.found if request.flow.closure([step]) & older.keys()
-                ),
+            rest_on_older = (
+                name for name in found.found if request.flow.closure([name]) & older.keys()
             )
-    return finding._replace(older={step: tuple(each) for step, each in older.items()})
+            finding = found._replace(accepted=frozenset(rest_on_older))
+    return finding._replace(older=older)
 
 
 def find_by_inputs(
@@ -59,95 +89,122 @@ def find_by_inputs(
     found: Mapping[str, Entry],
     store: Store,
     marks: Marks,
-) -> tuple[Entry, Entry | None, str, Mark | None] | None:
-    """A step's result by what it was *found* to be given: as it is stored, as history tells it, by which code, and what made it void."""
-    for fingerprint in (request.flow.steps[name].fingerprint, *finding.older.get(name, ())):
+) -> Stored | None:
+    """The stored result of a step for the inputs in *found*, by current or accepted code."""
+    from pfl.handler.core.cache import history  # A hit does not need it.
+
+    warn = finding.warnings.append
+    current = request.flow.steps[name].fingerprint
+    for fingerprint in (current, *finding.older.get(name, ())):
         key = lookup.result_key(request, name, found, fingerprint)
-        if (entry := read_result(request, name, key, store, finding.warnings)) is not None:
-            told = lookup.with_history(request, entry, store, finding.warnings)
-            return entry, told, fingerprint, marks.void(encode_id(request.id), told or entry)
+        entry = read_result(request, name, key, store, warn)
+        if entry is not None:
+            recorded = history.add_run(store, request.id, entry, warn)
+            mark = marks.first_invalidating(encode_id(request.id), recorded or entry)
+            return Stored(entry, recorded, fingerprint, mark)
     return None
 
 
+def find_missing(
+    request: Request, finding: Finding, store: Store, marks: Marks
+) -> tuple[dict[str, Entry], dict[str, Mark]]:
+    """All results that a call would take, found by their inputs too, and the busts of others."""
+    found = dict(finding.found)
+    busted: dict[str, Mark] = {}
+    for name in finding.missing:
+        upstream = request.flow.steps[name].upstream
+        if name in request.bust or not found.keys() >= set(upstream):
+            continue
+        stored = find_by_inputs(request, name, finding, found, store, marks)
+        if stored is None:
+            continue
+        if stored.mark is None:
+            found[name] = stored.recorded or stored.entry
+        else:
+            busted[name] = stored.mark
+    return found, busted
+
+
 def known_codes(store: Store, step: str) -> list[str]:
-    """The fingerprints under which *step* was ever computed, the latest first."""
+    """The fingerprints under which *step* was ever computed, newest first."""
     listed = sorted(store.list(f"code/{step}"), key=lambda entry: entry.modified, reverse=True)
     return [entry.key.rsplit("/", 1)[1].removesuffix(".json") for entry in listed]
 
 
-def accept(store: Store, step: str, new: str, old: str, *, by: str, changes: list[str]) -> dict:
+def accept(
+    store: Store, step: str, new: str, old: str, *, by: str, changes: list[str]
+) -> Acceptance:
     """
-    Let the results of fingerprint *old* of *step* answer for *new*.
+    Accept the results of fingerprint *old* of *step* for fingerprint *new*.
 
     Args:
-        store: Where.
+        store: The store to write.
         step: The step's name.
-        new: The fingerprint of the present code.
-        old: That of the code whose results stay valid.
-        by: Who says so.
+        new: The fingerprint of the current code.
+        old: The fingerprint whose results stay valid.
+        by: Who accepts the edit.
         changes: What the edit was, in sentences.
 
     Returns:
         What was written.
     """
-    accepted = _accepted(store) | {new: [old]}
-    body = {
+    body: Acceptance = {
         "version": 1,
         "step": step,
         "fingerprint": new,
-        "stands_for": _stands_for(accepted, new),
+        "stands_for": _all_older(_list_accepted(store) | {new: [old]}, new),
         "by": by,
+        "at": records.now_iso(),
+        "changes": changes,
     }
-    body |= {"at": records.now_iso(), "changes": changes}
     store.put(f"accepted/{step}/{new}~{old}.json", records.seal(body))
-    _tell(store, step, body, f"stands for {old[:12]}: " + "; ".join(changes))
+    _record(store, body, f"stands for {old[:12]}: " + "; ".join(changes))
     return body
 
 
-def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> dict:
+def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Acceptance:
     """
-    Take an acceptance back; in a dry run, only say which.
+    Undo the acceptance for fingerprint *new* of a step; returns what was accepted.
 
     Raises:
-        NotFoundError: There is none for this code.
+        NotFoundError: Nothing is accepted for this code.
     """
-    made = sorted(
-        (e for e in store.list(f"accepted/{step}") if f"/{new}~" in e.key),
-        key=lambda entry: entry.modified,
-    )
-    if not made or (data := store.get(made[-1].key)) is None:
+    made = [entry for entry in store.list(f"accepted/{step}") if f"/{new}~" in entry.key]
+    newest = max(made, key=lambda entry: entry.modified, default=None)
+    data = None if newest is None else store.get(newest.key)
+    if newest is None or data is None:
         raise NotFoundError(
-            f"no edit of step {step} is accepted for its present code",
-            hint="pfl cache accept --step " + step,
+            f"step {step} has no accepted edit for its current code",
+            hint=f"pfl cache accept --step {step}",
         )
     if not dry_run:
         store.delete(entry.key for entry in made)
-    body = records.unseal(data, made[-1].key)
+    body = cast(Acceptance, records.unseal(data, newest.key))
     if not dry_run:
-        _tell(store, step, body, "taken back")
+        _record(store, body, "undone")
     return body
 
 
-def _tell(store: Store, step: str, body: dict, why: str) -> None:
-    from pfl.handler.core.cache import (
-        history,  # A hit that is told of an acceptance need not load it.
-    )
+def _record(store: Store, acceptance: Acceptance, why: str) -> None:
+    from pfl.handler.core.cache import history  # A hit does not need it.
 
-    said = {name: value for name, value in body.items() if name not in ("version", "step")}
-    history.note(store, history.ALL, step, history.ACCEPTED, {"id": None, **said, "why": why})
+    fields = {"id": None, **acceptance, "why": why}
+    del fields["version"], fields["step"]
+    history.note(store, history.ALL, acceptance["step"], history.ACCEPTED, fields)
 
 
-def _accepted(store: Store) -> dict[str, list[str]]:
+def _list_accepted(store: Store) -> dict[str, list[str]]:
     """The older fingerprints that were accepted for each newer one."""
     found: dict[str, list[str]] = {}
     for entry in store.list("accepted"):
-        new, _, old = entry.key.rpartition("/")[2].removesuffix(".json").partition("~")
+        name = entry.key.rpartition("/")[2].removesuffix(".json")
+        new, _, old = name.partition("~")
         found.setdefault(new, []).append(old)
     return found
 
 
-def _stands_for(accepted: dict[str, list[str]], new: str) -> list[str]:
-    """All that *new* stands for, through other acceptances too."""
+def _all_older(accepted: Mapping[str, list[str]], new: str) -> list[str]:
+    """All fingerprints accepted for *new*, through other acceptances too."""
     found = list(accepted.get(new, ()))
     for each in found:
         found += [old for old in accepted.get(each, ()) if old != new and old not in found]

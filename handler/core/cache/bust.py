@@ -1,22 +1,24 @@
 """
 Busts: what was computed before one is not served after it, and a bust can be undone.
 
-A bust is an object, a *mark*, created before anything is touched. Whatever a mark covers and had not seen it is void:
+A bust is an object, a *mark*, created before anything else is touched. It invalidates every result
+in its scope whose computation had not seen it:
 
-    busts/<id>/<step>/<name>~<before>~~<result key>.json    of one ID
-    busts/~/<step>/<name>~<before>~<prefix>~.json           of all IDs that begin so, by default all
+    busts/<id>/<step>/<name>~<before>~~<result key>.json    for one ID
+    busts/~/<step>/<name>~<before>~<prefix>~.json           for all IDs with a prefix
 
-A step ``~`` is all steps; *before*, in microseconds, spares what was computed later; a result key spares all but one result.
-Results name the marks that their computation had seen when it began (``after``). Nothing is deleted but plans, since a hit
-reads a plan and nothing else:
+The step ``~`` means all steps, an empty prefix all IDs. *before*, in microseconds, spares what was
+computed later; a result key limits the mark to one result. Results name the marks that existed when
+their computation began (``after``). Only plans are deleted, since a hit reads nothing else:
 
-    computation   look at marks ── compute ── result(after) ── announce ── look again ── plan, if none is void ── retract
-    bust          mark ── wait for who has announced a plan ── remove plans ── done
+    computation   list marks ─ compute ─ result(after) ─ announce ─ list again ─ plan ─ retract
+    bust          mark ─ wait for announced plans ─ remove plans ─ done
 
-However the two lie in time: announced before the bust looks, the plan is there before plans are removed, and goes with them;
-announced later, the second look comes after the mark, and there is no plan. A publisher that takes longer than a bust waits for
-it, because it was frozen or has died, looks once more behind its plan and takes it back. The result stays, void; so restoring is
-removing the mark.
+In any order of the two: a plan that was announced before the bust looks is written before plans are
+removed, and is removed with them. A plan that is announced later finds the mark when it lists
+again, and is not written. A publisher that takes longer than a bust waits, because it was frozen or
+has died, lists once more after its plan and takes it back. The result stays, invalid; so undoing a
+bust is removing its mark.
 """
 
 from __future__ import annotations
@@ -24,18 +26,33 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypedDict, cast
 
 from pfl.handler.core.cache import history
-from pfl.handler.core.cache.entry import UNREAD, Entry, entry_of, plan_of
+from pfl.handler.core.cache.entry import NOT_LOADED, Entry, ResultMetadata, ignore, read_plan
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, UnavailableError
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store.objects import ObjectInfo, Store
 from pfl.handler.core.store.values import encode
 
-ALL = "~"  # No ID's folder and no step is called so.
+ALL = history.ALL
 _DAY_S = 86_400
-_PATIENCE_S = 10.0  # Between announcing a plan and retracting lie three requests.
+# A plan is announced, written and retracted in three requests; a publisher that takes longer has
+# died.
+_PATIENCE_S = 10.0
+_ANNOUNCEMENT_LIFETIME_S = 60
+
+
+class MarkBody(TypedDict):
+    """A mark as its object and a person see it; ``id`` is the name of the ID's folder."""
+
+    bust: str
+    id: str | None
+    prefix: str | None
+    step: str | None
+    before: str | None
+    busted_at: str
 
 
 class Mark(NamedTuple):
@@ -44,12 +61,13 @@ class Mark(NamedTuple):
 
     Attributes:
         key: Its object.
-        name: What the bust is called: its time and some random digits; one that a call made for itself starts with ``x``.
+        name: The name of the bust: its time and random digits; ``x`` comes first if a call busted
+            its own result.
         folder: Folder name of an ID, or ``~``.
         step: A step, or ``~``.
         before: ISO 8601; only what was computed before. None: everything.
-        prefix: How the IDs begin, coded.
-        result: The one result it is about, or empty.
+        prefix: The encoded prefix of the IDs.
+        result: The key of the only result it invalidates, or empty.
     """
 
     key: str
@@ -60,27 +78,24 @@ class Mark(NamedTuple):
     prefix: str
     result: str
 
-    def covers(self, folder: str, step: str) -> bool:
-        """Whether results of *step* in an ID's folder are touched."""
-        return (
-            folder == self.folder if self.folder != ALL else begins(folder, self.prefix)
-        ) and self.step in (ALL, step)
+    def applies_to(self, folder: str, step: str) -> bool:
+        """Whether results of *step* in an ID's folder are in its scope."""
+        if self.step not in (ALL, step):
+            return False
+        return folder == self.folder if self.folder != ALL else has_prefix(folder, self.prefix)
 
-    def voids(self, folder: str, entry: Entry) -> bool:
+    def invalidates(self, folder: str, entry: Entry) -> bool:
         """Whether *entry* may not be served any more."""
-        return (
-            self.name not in entry.after
-            and self.covers(folder, entry.step)
-            and self.result in ("", entry.key)
-            # Nobody knows the age of a result whose writer died before telling.
-            and (
-                self.before is None or entry.computed_at is None or entry.computed_at < self.before
-            )
-        )
+        if self.name in entry.after or not self.applies_to(folder, entry.step):
+            return False
+        if self.result not in ("", entry.key):
+            return False
+        # The age of a result is unknown if its writer died before it wrote the record.
+        return self.before is None or entry.computed_at is None or entry.computed_at < self.before
 
     @property
-    def by_call(self) -> bool:
-        """Whether a call made it, for a result that it computed itself."""
+    def is_from_call(self) -> bool:
+        """Whether a call made it for a result that it computed itself."""
         return self.name.startswith("x")
 
     @property
@@ -89,12 +104,12 @@ class Mark(NamedTuple):
         return int(self.name.removeprefix("x")[:11], 16) / 1e3
 
     @property
-    def shown_id(self) -> str:
-        """The ID, as its folder is called; ``ab*`` for those that begin so."""
+    def id_pattern(self) -> str:
+        """The folder name of the ID; ``ab*`` for IDs with a prefix."""
         return self.folder if self.folder != ALL else f"{self.prefix}*"
 
-    def to_json(self) -> dict[str, object]:
-        """A mark as a person sees it; an ID as its folder is called."""
+    def to_json(self) -> MarkBody:
+        """The mark as a person sees it."""
         return {
             "bust": self.name,
             "id": None if self.folder == ALL else self.folder,
@@ -106,25 +121,35 @@ class Mark(NamedTuple):
 
 
 class Marks(tuple[Mark, ...]):
-    """The marks that were there at some moment."""
+    """The marks that existed at some moment."""
 
     def seen(self, folder: str, step: str, result: str) -> tuple[str, ...]:
-        """The names a result has to carry whose computation begins now; one that looks at age spares it anyway."""
-        return tuple(
-            sorted(
-                m.name
-                for m in self
-                if m.before is None and m.result in ("", result) and m.covers(folder, step)
-            )
-        )
+        """The marks that a result has to name if its computation begins now."""
+        names = [
+            mark.name
+            for mark in self
+            if mark.before is None and mark.result in ("", result) and mark.applies_to(folder, step)
+        ]
+        return tuple(sorted(names))
 
-    def void(self, folder: str, *entries: Entry) -> Mark | None:
-        """A mark that makes one of the entries void, if there is one."""
-        return next((m for m in self for entry in entries if m.voids(folder, entry)), None)
+    def first_invalidating(self, folder: str, *entries: Entry) -> Mark | None:
+        """A mark that invalidates one of the entries, if one does."""
+        for mark in self:
+            if any(mark.invalidates(folder, entry) for entry in entries):
+                return mark
+        return None
 
 
 class Scope(NamedTuple):
-    """What to bust: one ID's folder or all that begin so; some steps or all; whatever its age, or what is older than a moment."""
+    """
+    What to bust.
+
+    Attributes:
+        folder: Folder name of an ID, or ``~``.
+        prefix: With ``~``: the encoded prefix of the IDs.
+        steps: Steps, or ``~``.
+        before: Only what was computed before, in seconds since 1970. None: everything.
+    """
 
     folder: str = ALL
     prefix: str = ""
@@ -132,37 +157,61 @@ class Scope(NamedTuple):
     before: float | None = None
 
 
-def begins(folder: str, prefix: str) -> bool:
-    """Whether the ID of a folder begins so; of a very long one its first 40 characters decide."""
+class Restored(TypedDict):
+    """Results that are ``back``, those that ``replaced`` a newer value, and removed ``plans``."""
+
+    back: int
+    replaced: int
+    plans: int
+
+
+def has_prefix(folder: str, prefix: str) -> bool:
+    """Whether the ID of a folder has a prefix; of a very long ID, 40 characters are compared."""
     length = folder.find("~") if "~" in folder else len(prefix)
     return folder.startswith(prefix[:length])
 
 
-def marks(store: Store, folder: str | None = None) -> Marks:
-    """The marks about the ID of a folder, or all there are: two listings, one of them of that ID alone."""
-    places = (
-        ["busts"] if folder is None else list(dict.fromkeys((f"busts/{folder}", f"busts/{ALL}")))
-    )
-    return Marks(
-        mark for place in places for mark in parsed(entry.key for entry in store.list(place))
-    )
+def list_marks(store: Store, folder: str | None = None) -> Marks:
+    """All marks, or those that may apply to the ID of a folder; the latter are two listings."""
+    prefixes = ["busts"] if folder is None else [f"busts/{folder}", f"busts/{ALL}"]
+    listed = (entry.key for prefix in dict.fromkeys(prefixes) for entry in store.list(prefix))
+    return Marks(parse_marks(listed))
 
 
-def by_folder(there: Iterable[Mark]) -> Callable[[str], Marks]:
-    """Finds the marks about the ID of a folder among many, without a look at those of other IDs."""
-    places: dict[str, list[Mark]] = {}
-    for m in there:
-        places.setdefault(m.folder, []).append(m)
-    everywhere = places.pop(ALL, [])
-    return lambda folder: Marks((*places.get(folder, ()), *everywhere))
+def _marks_of(store: Store, scope: Scope) -> Callable[[str], Marks]:
+    """Finds the marks that may apply to the ID of a folder in *scope*."""
+    return by_folder(list_marks(store, None if scope.folder == ALL else scope.folder))
 
 
-def new_name(*, by_call: bool = False) -> str:
-    """A name for a bust: in order of time, never twice the same."""
-    return f"{'x' if by_call else ''}{int(time.time() * 1e3):011x}{secrets.token_hex(3)}"
+def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
+    """Finds the marks that may apply to the ID of a folder, ignoring those of other IDs."""
+    by_name: dict[str, list[Mark]] = {}
+    for mark in marks:
+        by_name.setdefault(mark.folder, []).append(mark)
+    common = by_name.pop(ALL, [])
+    return lambda folder: Marks((*by_name.get(folder, ()), *common))
 
 
-def mark(
+def parse_marks(paths: Iterable[str]) -> Iterator[Mark]:
+    """The marks with these keys; a key that is not that of a mark is left to verify."""
+    for path in paths:
+        try:
+            _, folder, step, rest = path.split("/")
+            name, before, prefix, result = rest.removesuffix(".json").split("~")
+            moment = records.now_iso(int(before) / 1e6) if before else None
+            mark = Mark(path, name, folder, step, moment, prefix, result)
+            mark.at  # noqa: B018 — it raises for a name without a time
+        except ValueError:
+            continue
+        yield mark
+
+
+def new_name(*, from_call: bool = False) -> str:
+    """A name for a bust: sorted by time, and unique."""
+    return f"{'x' if from_call else ''}{int(time.time() * 1e3):011x}{secrets.token_hex(3)}"
+
+
+def create_mark(
     store: Store,
     name: str,
     step: str,
@@ -173,113 +222,125 @@ def mark(
     seen: Collection[str] = (),
 ) -> Mark:
     """
-    Make a mark, and wait for plans that were about to be written; older marks go that are of no more use.
+    Create a mark, remove older ones that it makes obsolete, and wait for announced plans.
 
     Args:
-        store: Where.
-        name: The bust's; see :func:`new_name`.
-        step: Of this step; ``~``: of all.
-        scope: What else it is about; its steps are not looked at.
-        result: The key of the one result it is about; empty: all.
+        store: The store to write.
+        name: The name of the bust; see :func:`new_name`.
+        step: The step, or ``~``; the steps of *scope* are ignored.
+        scope: What else to bust.
+        result: The key of the only result to invalidate; empty: all.
         retention_s: How long a bust can be restored, in seconds.
-        seen: Marks that whoever calls had seen before it computed what it will write.
+        seen: Marks that the caller had seen before it computed what it is about to write.
     """
     if len(scope.prefix) > keys.LONGEST:
         raise InvalidRequestError(
             "the prefix is too long", why=f"{len(scope.prefix)} characters, {keys.LONGEST} at most"
         )
     before = "" if scope.before is None else str(int(scope.before * 1e6))
-    place = f"busts/{scope.folder}/{step}"
-    [made] = parsed([f"{place}/{name}~{before}~{scope.prefix}~{result}.json"])
+    folder = f"busts/{scope.folder}/{step}"
+    [made] = parse_marks([f"{folder}/{name}~{before}~{scope.prefix}~{result}.json"])
     store.put(made.key, records.seal({"version": 1, **made.to_json()}))
-    needless = []
-    for old in parsed(entry.key for entry in store.list(place)):
-        is_within = (old.prefix, old.result) == (made.prefix, result) and (
-            made.before is None or (old.before is not None and old.before <= made.before)
-        )
-        # Behind a mark that a call made for itself stands its own value: the mark only warns those who computed meanwhile.
-        is_done = old.name in seen if old.by_call else old.at + retention_s < made.at
-        if old.name != name and (
-            (is_within and is_done) or (old.by_call and old.at + _DAY_S < made.at)
-        ):
-            needless.append(old.key)
-    store.delete(needless)
-    _wait(store, scope)
+    older = parse_marks(entry.key for entry in store.list(folder))
+    store.delete(
+        [mark.key for mark in older if _is_obsolete(mark, made, retention_s=retention_s, seen=seen)]
+    )
+    _wait_for_publishers(store, scope)
     return made
 
 
-def publish(store: Store, folder: str, entries: Iterable[Entry], write: Callable[[], str]) -> Marks:
-    """
-    Write a plan, unless something in it is void; see the time line above.
-
-    Args:
-        store: Where.
-        folder: The ID's.
-        entries: What the plan rests on.
-        write: Writes it, and says where.
-
-    Returns:
-        The marks that are there.
-    """
-    started, key = time.monotonic(), f"publishing/{folder}~{new_name()}"
-    store.put(key, b"{}")
-    try:
-        there = marks(store, folder)
-        if not there.void(folder, *entries):
-            path = write()
-            if time.monotonic() - started >= _PATIENCE_S / 2:
-                there = marks(store, folder)
-                if there.void(folder, *entries):
-                    store.delete([path])
-    finally:
-        try:
-            store.delete([key])
-        except UnavailableError:
-            pass  # The plan is there or is not; what stays behind costs the next bust of this ID a wait.
-    return there
+def _is_obsolete(old: Mark, new: Mark, *, retention_s: float, seen: Collection[str]) -> bool:
+    if old.name == new.name:
+        return False
+    if old.is_from_call and old.at + _DAY_S < new.at:
+        return True
+    is_covered = new.before is None or (old.before is not None and old.before <= new.before)
+    if not is_covered or (old.prefix, old.result) != (new.prefix, new.result):
+        return False
+    # The mark of a call only warns those who computed the same result meanwhile.
+    return old.name in seen if old.is_from_call else old.at + retention_s < new.at
 
 
-def _wait(store: Store, scope: Scope) -> None:
+def _wait_for_publishers(store: Store, scope: Scope) -> None:
+    """Wait until the plans that are announced now have been written and retracted."""
     until = time.monotonic() + _PATIENCE_S
-    announced: set[str] | None = None
+    waiting_for: set[str] | None = None
     while True:
-        # Ages differ by what two clocks do; what is a minute old is of one that died.
-        young = (
-            entry.key for entry in store.list("publishing") if entry.modified + 60 > time.time()
-        )
-        there = {
-            key
-            for key in young
-            if scope.folder in (ALL, key.removeprefix("publishing/").rpartition("~")[0])
-        }
-        announced = there if announced is None else announced & there
-        if not announced or time.monotonic() >= until:
+        announced = set()
+        for entry in store.list("publishing"):
+            folder = entry.key.removeprefix("publishing/").rpartition("~")[0]
+            # Clocks differ by less than a minute, so the publisher of an older one has died.
+            is_young = entry.modified + _ANNOUNCEMENT_LIFETIME_S > time.time()
+            if is_young and scope.folder in (ALL, folder):
+                announced.add(entry.key)
+        waiting_for = announced if waiting_for is None else waiting_for & announced
+        if not waiting_for or time.monotonic() >= until:
             return
         time.sleep(0.02)
 
 
-def results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
-    """The stored results that a bust of *scope* makes void; only those of a single ID are read, of others age and place decide."""
-    about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
-    for listed in _listed(store, "results", scope):
+def write_plan(
+    store: Store, folder: str, entries: Collection[Entry], write: Callable[[], str]
+) -> Marks:
+    """
+    Write a plan unless one of its entries is invalid; see the timeline above.
+
+    Args:
+        store: The store to write.
+        folder: The folder of the ID.
+        entries: The entries of the plan.
+        write: Writes the plan, and returns its key.
+
+    Returns:
+        The marks that exist now.
+    """
+    started = time.monotonic()
+    announcement = f"publishing/{folder}~{new_name()}"
+    store.put(announcement, b"{}")
+    try:
+        marks = list_marks(store, folder)
+        if marks.first_invalidating(folder, *entries):
+            return marks
+        path = write()
+        if time.monotonic() - started >= _PATIENCE_S / 2:
+            marks = list_marks(store, folder)
+            if marks.first_invalidating(folder, *entries):
+                store.delete([path])
+    finally:
+        try:
+            store.delete([announcement])
+        except UnavailableError:
+            pass  # What stays behind costs the next bust of this ID a wait.
+    return marks
+
+
+def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
+    """
+    The stored results that a bust of *scope* would invalidate.
+
+    Results of one ID are read to find out; if *scope* has all IDs, their age and place decide.
+    """
+    marks_of = _marks_of(store, scope)
+    for listed in _list_objects(store, "results", scope):
         _, folder, step, _ = listed.key.split("/")
-        if (ALL not in scope.steps and step not in scope.steps) or (
-            scope.before is not None and listed.modified >= scope.before
-        ):
+        if ALL not in scope.steps and step not in scope.steps:
             continue
-        there = about(folder)
+        if scope.before is not None and listed.modified >= scope.before:
+            continue
+        marks = marks_of(folder)
         if scope.folder == ALL:
-            written_at = records.now_iso(listed.modified)
-            is_void = any(
-                m.covers(folder, step)
-                and not m.result
-                and written_at < (m.before or m.to_json()["busted_at"])
-                for m in there
-            )
+            is_invalid = any(_looks_invalidated(listed, mark, folder, step) for mark in marks)
         else:
-            is_void = there.void(folder, _stored(listed, _noted(store, listed.key))) is not None
-        if not is_void:
+            entry = _stored_entry(listed, _read_metadata(store, listed.key))
+            is_invalid = marks.first_invalidating(folder, entry) is not None
+        if not is_invalid:
             yield listed
+
+
+def _looks_invalidated(listed: ObjectInfo, mark: Mark, folder: str, step: str) -> bool:
+    until = mark.before or records.now_iso(mark.at)
+    is_older = records.now_iso(listed.modified) < until
+    return is_older and not mark.result and mark.applies_to(folder, step)
 
 
 def bust(
@@ -292,200 +353,193 @@ def bust(
     retention_s: float,
 ) -> int:
     """
-    Make what *scope* says void, and say how many plans that took away.
+    Invalidate what is in *scope*; returns the number of plans that were removed.
 
     Args:
-        store: Where.
-        scope: What.
-        name: What the bust is called.
+        store: The store to write.
+        scope: What to bust.
+        name: The name of the bust.
         dependents: The steps that need a busted one, those included.
-        known: All steps of today's flows; a plan of any other is not kept.
+        known: All steps of the current flows; plans of other steps are removed.
         retention_s: How long the bust can be restored, in seconds.
     """
-    made = [mark(store, name, step, scope, retention_s=retention_s) for step in scope.steps]
-    _tell(store, history.BUSTED, made)
-    return _forget(store, scope, made, dependents, known)
+    made = Marks(
+        create_mark(store, name, step, scope, retention_s=retention_s) for step in scope.steps
+    )
+    _record(store, history.BUSTED, made)
+    return _remove_plans(store, scope, made, dependents, known)
 
 
 def restore(
     store: Store, undone: Collection[Mark], *, dependents: Collection[str], known: Collection[str]
-) -> dict[str, int]:
+) -> Restored:
     """
-    Undo busts: what they made void is served again, also where it was computed again since.
+    Undo busts: what they invalidated is served again, even if it was computed again since.
 
-    A value stays that was computed since where the one before has expired, or another bust has made it void as well.
+    A newer value stays if the one before it has expired, or if another bust has invalidated that
+    too.
 
     Args:
-        store: Where.
-        undone: Their marks.
+        store: The store to write.
+        undone: The marks of the busts.
         dependents: The steps that need a step that was busted, those included.
-        known: All steps of today's flows.
-
-    Returns:
-        How many results are ``back``; of those ``replaced``, newer values that gave way; and ``plans`` removed.
+        known: All steps of the current flows.
     """
-    names, counts = {m.name for m in undone}, {"back": 0, "replaced": 0, "plans": 0}
-    over, since, undone_of = (
-        {m.key for m in undone},
-        min((m.at for m in undone), default=0.0),
-        by_folder(undone),
-    )
-    gone: set[str] = set()
-    places: dict[tuple[str, str], list[str]] = {}
-    for m in undone:
-        places.setdefault((m.folder, m.prefix), []).append(m.step)
-    scopes = [Scope(*place, tuple(steps)) for place, steps in places.items()]
+    counts: Restored = {"back": 0, "replaced": 0, "plans": 0}
+    obsolete = {mark.key for mark in undone}
+    steps: dict[tuple[str, str], list[str]] = {}
+    for mark in undone:
+        steps.setdefault((mark.folder, mark.prefix), []).append(mark.step)
+    scopes = [Scope(folder, prefix, tuple(each)) for (folder, prefix), each in steps.items()]
     for scope in scopes:
-        about = by_folder(marks(store, None if scope.folder == ALL else scope.folder))
-        for listed in _listed(store, "results", scope):
-            _, folder, step, key = listed.key.split("/")
-            near = undone_of(folder)
-            if not any(m.covers(folder, step) and m.result in ("", key) for m in near):
-                continue
-            # What calls busted since for themselves gave the value that gives way.
-            by_calls = {
-                m.key
-                for m in about(folder)
-                if m.by_call and m.at >= since and m.step == step and m.result == key
-            }
-            noted = _noted(store, listed.key)
-            if (
-                names & set(noted.get("after", ()))
-                or near.void(folder, _stored(listed, noted)) is None
-            ):
-                lasting = Marks(
-                    m for m in about(folder) if m.key not in over and m.key not in by_calls
-                )
-                if not noted or (older := _older(store, noted, listed.key, near, lasting)) is None:
-                    continue
-                store.put(listed.key, older)
+        for path, older, superseded in _list_restorable(store, scope, Marks(undone)):
+            if older is not None:
+                store.put(path, older)
                 counts["replaced"] += 1
-            gone |= by_calls
             counts["back"] += 1
-    # Plans go before, so that none is left of a newer value, and after, for those that were planned meanwhile.
-    for keys_to_go in ((), over | gone):
-        store.delete(keys_to_go)
-        counts["plans"] += sum(_forget(store, scope, (), dependents, known) for scope in scopes)
-    _tell(store, history.RESTORED, undone)
+            obsolete |= superseded
+    # Before the marks go, so that no plan of a newer value is left, and again for plans that were
+    # written meanwhile.
+    for mark_keys in ((), obsolete):
+        store.delete(mark_keys)
+        for scope in scopes:
+            counts["plans"] += _remove_plans(store, scope, Marks(), dependents, known)
+    _record(store, history.RESTORED, undone)
     return counts
 
 
-def _tell(store: Store, status: str, told: Iterable[Mark]) -> None:
-    for m in told:
-        about = m.to_json() | {
-            "id": None if m.folder == ALL else keys.decoded(m.folder),
-            "why": f"{status}: {m.name}",
-        }
-        history.note(
-            store,
-            m.folder,
-            m.step,
-            status,
-            {name: said for name, said in about.items() if name != "step"},
+def _list_restorable(
+    store: Store, scope: Scope, undone: Marks
+) -> Iterator[tuple[str, bytes | None, set[str]]]:
+    """
+    The results that come back when the busts in *undone* are undone.
+
+    Each has its path, the record that replaces it if it was computed again since, and the keys of
+    marks that calls have made since for their own, newer results.
+    """
+    names = {mark.name for mark in undone}
+    undone_keys = {mark.key for mark in undone}
+    since = min((mark.at for mark in undone), default=0.0)
+    undone_of = by_folder(undone)
+    marks_of = _marks_of(store, scope)
+    for listed in _list_objects(store, "results", scope):
+        _, folder, step, key = listed.key.split("/")
+        near = undone_of(folder)
+        if not any(mark.applies_to(folder, step) and mark.result in ("", key) for mark in near):
+            continue
+        superseded = set()
+        lasting = []
+        for mark in marks_of(folder):
+            if mark.is_from_call and mark.at >= since and (mark.step, mark.result) == (step, key):
+                superseded.add(mark.key)
+            elif mark.key not in undone_keys:
+                lasting.append(mark)
+        metadata = _read_metadata(store, listed.key)
+        was_computed_since = (
+            not names.isdisjoint(metadata.get("after", ()))
+            or near.first_invalidating(folder, _stored_entry(listed, metadata)) is None
         )
+        older = None
+        if was_computed_since:
+            older = _older_result(store, metadata, listed.key, near, Marks(lasting))
+            if older is None:
+                continue
+        yield listed.key, older, superseded
 
 
-def _forget(
+def _older_result(
+    store: Store, metadata: ResultMetadata, path: str, undone: Marks, lasting: Marks
+) -> bytes | None:
+    """The valid result record that *path* held before *undone*, made from history."""
+    if not metadata:
+        return None
+    _, folder, step, key = path.split("/")
+    names = {mark.name for mark in undone}
+    for name, record in history.list_computed(store, folder, step, ignore, containing=key[:16]):
+        entry = history.entry_of(record)
+        if entry.key != key or not names.isdisjoint(entry.after):
+            continue
+        if records.is_past(entry.expires_at) or not undone.first_invalidating(folder, entry):
+            continue
+        if lasting.first_invalidating(folder, entry):
+            continue
+        if entry.value is not NOT_LOADED:
+            text = encode(entry.value)
+        else:
+            data = store.get(records.value_path(metadata["id"], entry.sha256))
+            if data is None:
+                continue
+            text = data.decode()
+        older: ResultMetadata = {
+            "id": metadata["id"],
+            "step": metadata["step"],
+            "fingerprint": metadata["fingerprint"],
+            "record": name.file,
+        }
+        if entry.after:
+            older["after"] = list(entry.after)
+        return records.encode_result(path, text, older, entry.expires_at)
+    return None
+
+
+def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
+    for mark in marks:
+        fields: dict[str, object] = {**mark.to_json(), "why": f"{status}: {mark.name}"}
+        fields["id"] = None if mark.folder == ALL else keys.decoded(mark.folder)
+        del fields["step"]
+        history.note(store, mark.folder, mark.step, status, fields)
+
+
+def _remove_plans(
     store: Store,
     scope: Scope,
-    made: Collection[Mark],
+    marks: Marks,
     dependents: Collection[str],
     known: Collection[str],
 ) -> int:
-    """Remove the plans that rest on what the marks are about; their results stay, so that equal inputs still hit."""
-    count = 0
+    """Remove the plans that rest on what is in *scope*; returns how many."""
 
-    def doomed() -> Iterator[str]:
-        nonlocal count
-        for listed in _listed(store, "plans", scope):
+    def to_remove() -> Iterator[str]:
+        for listed in _list_objects(store, "plans", scope):
             _, folder, step, _ = listed.key.split("/")
             is_dependent = ALL in scope.steps or step in dependents or step not in known
-            is_doomed = is_dependent and (scope.before is None or listed.modified < scope.before)
-            if not is_doomed and (is_dependent or scope.folder != ALL):
-                # A young plan may rest on an old result, and one of an older version of the code on a busted step.
-                is_doomed = any(
-                    m.voids(folder, entry) for entry in _entries(store, listed.key) for m in made
-                )
-            if is_doomed:
-                count += 1
+            is_old = scope.before is None or listed.modified < scope.before
+            if is_dependent and is_old:
                 yield listed.key
+            elif is_dependent or scope.folder != ALL:
+                # A young plan may hold an old result; one of older code may need a busted step.
+                plan = read_plan(store, listed.key, ignore)
+                if plan is not None and marks.first_invalidating(folder, *plan[1].values()):
+                    yield listed.key
 
-    store.delete(doomed())
+    count = 0
+    plans = to_remove()
+    while batch := list(islice(plans, 1_000)):
+        store.delete(batch)
+        count += len(batch)
     return count
 
 
-def _listed(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:
+def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:
     for listed in store.list(kind if scope.folder == ALL else f"{kind}/{scope.folder}"):
-        if listed.key.count("/") == 3 and begins(listed.key.split("/")[1], scope.prefix):
+        if listed.key.count("/") == 3 and has_prefix(listed.key.split("/")[1], scope.prefix):
             yield listed
 
 
-def parsed(found: Iterable[str]) -> Iterator[Mark]:
-    for key in found:
-        try:
-            _, folder, step, rest = key.split("/")
-            name, before, prefix, result = rest.removesuffix(".json").split("~")
-            made = Mark(
-                key,
-                name,
-                folder,
-                step,
-                records.now_iso(int(before) / 1e6) if before else None,
-                prefix,
-                result,
-            )
-            made.at  # noqa: B018
-        except ValueError:
-            continue  # Not ours; verify tells of it.
-        yield made
-
-
-def _noted(store: Store, path: str) -> dict:
-    """What pfl noted beside a result; nothing where it is gone or damaged."""
+def _read_metadata(store: Store, path: str) -> ResultMetadata:
+    """What a result record says next to the value; empty if it is gone or damaged."""
     try:
-        return records.decode_result(store.get(path) or b"", path)[3]
+        return cast(ResultMetadata, records.decode_result(store.get(path) or b"", path)[3])
     except (CorruptRecordError, InvalidRequestError):
         return {}
 
 
-def _entries(store: Store, path: str) -> Collection[Entry]:
-    try:
-        return plan_of(store.get(path) or b"", path)[1].values()
-    except CorruptRecordError:
-        return ()
-
-
-def _stored(listed: ObjectInfo, noted: dict) -> Entry:
-    """A result as its place and what pfl noted beside it tell of it."""
+def _stored_entry(listed: ObjectInfo, metadata: ResultMetadata) -> Entry:
+    """A result, from where it is and what its record says next to the value."""
     _, folder, step, key = listed.key.split("/")
-    at = (
-        history.Name(folder, step, noted["record"]).written_at
-        if "record" in noted
-        else records.now_iso(listed.modified)
-    )
-    return Entry(step, key, "", listed.size_bytes, at, None, after=noted.get("after", ()))
-
-
-def _older(store: Store, noted: dict, path: str, undone: Marks, lasting: Marks) -> bytes | None:
-    """The record that the result at *path* had before it was busted by *undone*, made anew from history."""
-    _, folder, step, key = path.split("/")
-    names = {m.name for m in undone}
-    for record, body in records.newest(store, noted["id"], step, [], having=key[:16]):
-        entry = entry_of(body)
-        if entry.key != key or names & set(entry.after) or records.is_past(entry.expires_at):
-            continue
-        if undone.void(folder, entry) is None or lasting.void(folder, entry) is not None:
-            continue
-        if entry.value is not UNREAD:
-            text = encode(entry.value)
-        elif (data := store.get(records.value_path(noted["id"], entry.sha256))) is not None:
-            text = data.decode()
-        else:
-            continue
-        about = (
-            {name: noted[name] for name in ("id", "step", "fingerprint")}
-            | {"record": record.rpartition("/")[2]}
-            | ({"after": list(entry.after)} if entry.after else {})
-        )
-        return records.encode_result(path, text, about, entry.expires_at)
-    return None
+    if "record" in metadata:
+        at = history.Name(folder, step, metadata["record"]).written_at
+    else:
+        at = records.now_iso(listed.modified)
+    after = metadata.get("after", ())
+    return Entry(step, key, "", listed.size_bytes, at, None, after=after)

@@ -1,27 +1,33 @@
-"""One stored result: how plans, results and records of history hold it, and how it is read from them."""
+"""One stored result: how a result record and a plan hold it, and how it is read from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict, cast
 
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.event import Request
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store.objects import Store
 
-UNREAD = object()
-
-
-_ROW = 12  # Fields of an entry that stand in a plan, its value being the last.
+Warn = Callable[[str], None]  # Called with a warning about each object that cannot be read.
+NOT_LOADED = object()
+_PLAN_VERSION = 2
+# A row of a plan holds this many fields of an entry, the value being the last.
+_ROW_LENGTH = 12
 
 
 class Entry(NamedTuple):
     """
-    One stored result, as a reply shows it and as later steps take it; its value is UNREAD where nobody asked for it.
+    One stored result, as a reply shows it and as later steps take it.
 
-    ``after`` names the busts that its computation had seen when it began, ``record`` the file of its record of history. A row
-    of a plan is its fields from ``step`` to ``value`` in this order, the value left out where it is too large.
+    A row of a plan holds the fields from ``step`` to ``value`` in this order, without the value if
+    it is too large.
+
+    Attributes:
+        after: The names of the busts that existed when the computation began.
+        value: The value; NOT_LOADED if nobody has asked for it yet.
+        record: The file name of its record of history.
     """
 
     step: str
@@ -35,25 +41,57 @@ class Entry(NamedTuple):
     task_run_id: str | None = None
     url: str | None = None
     after: Sequence[str] = ()
-    value: object = UNREAD
+    value: object = NOT_LOADED
     record: str | None = None
 
 
-def read_result(
-    request: Request, step: str, key: str, store: Store, warnings: list[str]
-) -> Entry | None:
-    """The stored result under *key*; None if there is none, or a damaged (with a warning) or expired one."""
+class Plan(TypedDict):
+    """
+    The body of a plan: the result of its step, and those of all steps that it needs, a row each.
+    """
+
+    version: int
+    flow: str
+    id: str
+    step: str
+    plan_key: str
+    expires_at: str | None
+    entries: list[Sequence[Any]]
+
+
+class ResultMetadata(TypedDict, total=False):
+    """
+    What a result record of ours says next to the value; Prefect's own records have none of it.
+    """
+
+    id: str
+    step: str
+    fingerprint: str
+    after: list[str]
+    record: str
+
+
+def ignore(warning: str) -> None:
+    """For a reader whose warnings are reported elsewhere."""
+
+
+def damaged(key: str, why: str) -> CorruptRecordError:
+    """The error of an object that does not hold what it should."""
+    return CorruptRecordError(f"{key} is damaged", why=why)
+
+
+def read_result(request: Request, step: str, key: str, store: Store, warn: Warn) -> Entry | None:
+    """The stored result under *key*; None if it does not exist, has expired or is damaged."""
     path = records.result_path(request.id, step, key)
     if (data := store.get(path)) is None:
         return None
     try:
-        value, size_bytes, expires_at, about = records.decode_result(data, path)
+        value, size_bytes, expires_at, metadata = records.decode_result(data, path)
     except CorruptRecordError as exc:
-        warnings.append(str(exc))
+        warn(str(exc))
         return None
     if records.is_past(expires_at):
         return None
-    after = tuple(about.get("after", ()))
     return Entry(
         step,
         key,
@@ -61,45 +99,32 @@ def read_result(
         size_bytes,
         None,
         expires_at,
-        after=after,
+        after=tuple(metadata.get("after", ())),
         value=value,
-        record=about.get("record"),
+        record=metadata.get("record"),
     )
 
 
-def recorded(body: dict, store: Store, warnings: list[str]) -> Entry | None:
-    """The result that a record of history is about; None where its value is gone."""
-    entry, path = entry_of(body), records.value_path(body["id"], body["sha256"])
-    try:
-        if entry.value is UNREAD:
-            if (data := store.get(path)) is None:
-                return None
-            entry = entry._replace(value=records.loads(data, path))
-        if keys.value_digest(entry.value) == entry.sha256:
-            return entry
-        warnings.append(f"{path} is damaged: its digest is not its name")
-    except CorruptRecordError as exc:
-        warnings.append(str(exc))
-    return None
-
-
-def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> dict:
+def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> Plan:
     """
     The body of a plan.
 
     Args:
-        request: What was asked.
+        request: The request.
         plan_key: The plan's key.
         entries: The results of all steps that the plan's step needs, its own last.
-        inline_bytes: Values that together fit are kept inside, the step's own first.
+        inline_bytes: The plan holds values up to this total size, the step's own first.
     """
-    room, rows = inline_bytes, []
+    rows: list[Sequence[Any]] = []
+    remaining_bytes = inline_bytes
     for entry in reversed(entries):
-        inside = entry.value is not UNREAD and entry.size_bytes <= room
-        room -= entry.size_bytes if inside else 0
-        rows.append(entry[: _ROW if inside else _ROW - 1])
+        if entry.value is not NOT_LOADED and entry.size_bytes <= remaining_bytes:
+            remaining_bytes -= entry.size_bytes
+            rows.append(entry[:_ROW_LENGTH])
+        else:
+            rows.append(entry[: _ROW_LENGTH - 1])
     return {
-        "version": 2,
+        "version": _PLAN_VERSION,
         "flow": request.flow.name,
         "id": request.id,
         "step": entries[-1].step,
@@ -109,53 +134,56 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     }
 
 
-def plan_of(data: bytes, path: str) -> tuple[dict, dict[str, Entry]]:
+def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
     """
     The body of the plan at *path*, and its entries by step.
 
     Raises:
-        CorruptRecordError: The bytes are not what was written, or not there.
+        CorruptRecordError: The bytes are missing, or are not what was written.
     """
-    body = records.unseal(data, path)
-    if body.get("version") != 2:
+    plan = cast(Plan, records.unseal(data, path))
+    if plan.get("version") != _PLAN_VERSION:
         raise CorruptRecordError(
-            f"{path} is of another version", why=f"{body.get('version')!r}, where this one writes 2"
+            f"{path} has another version",
+            why=f"{plan.get('version')!r}, this pfl reads {_PLAN_VERSION}",
         )
     try:
-        place, rows = records.plan_path(body["id"], body["step"], body["plan_key"]), body["entries"]
-        entries = {row[0]: Entry(*row) for row in rows}
+        own_path = records.plan_path(plan["id"], plan["step"], plan["plan_key"])
+        entries = {row[0]: Entry(*row) for row in plan["entries"]}
+        expires_at = plan["expires_at"]
         is_whole = (
-            "flow" in body
-            and body["step"] in entries
-            and all([_ROW - 1 <= len(row) <= _ROW and type(row[3]) is int for row in rows])
-        )
-        is_whole = is_whole and (
-            body["expires_at"] is None or records.MOMENT.fullmatch(body["expires_at"])
+            "flow" in plan
+            and plan["step"] in entries
+            and (expires_at is None or records.MOMENT.fullmatch(expires_at) is not None)
+            and all(
+                _ROW_LENGTH - 1 <= len(row) <= _ROW_LENGTH and type(row[3]) is int
+                for row in plan["entries"]
+            )
         )
     except (LookupError, TypeError, AttributeError) as exc:
-        raise CorruptRecordError(f"{path} is damaged", why=f"it is no plan ({exc!r})") from exc
-    if place != path or not is_whole:
-        raise CorruptRecordError(
-            f"{path} is damaged",
-            why=f"it is the plan of {body['step']} for {body['id']!r}"
-            if is_whole
-            else "it is no plan",
-        )
-    return body, entries
+        raise damaged(path, f"it is not a plan ({exc!r})") from exc
+    if not is_whole:
+        raise damaged(path, "it is not a plan")
+    if own_path != path:
+        raise damaged(path, f"it is the plan of {plan['step']} for {plan['id']!r}")
+    return plan, entries
 
 
-def entry_json(entry: Entry, *, with_value: bool) -> dict:
-    """An entry as plans and history keep it."""
-    said = entry._asdict()
+def read_plan(store: Store, path: str, warn: Warn) -> tuple[Plan, dict[str, Entry]] | None:
+    """The plan at *path* and its entries by step; None if it does not exist or is damaged."""
+    data = store.get(path)
+    try:
+        return None if data is None else parse_plan(data, path)
+    except CorruptRecordError as exc:
+        warn(str(exc))
+        return None
+
+
+def entry_json(entry: Entry, *, with_value: bool) -> dict[str, object]:
+    """An entry as a record of history keeps it."""
+    fields = entry._asdict()
     if not with_value:
-        del said["value"]
+        del fields["value"]
     if not entry.after:
-        del said["after"]
-    return said
-
-
-def entry_of(body: Mapping) -> Entry:
-    """The entry in a record of history."""
-    return Entry(
-        **{name: body[name] for name in Entry._fields if name in body and name != "record"}
-    )
+        del fields["after"]
+    return fields

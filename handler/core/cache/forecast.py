@@ -1,17 +1,33 @@
-"""What an invocation would do, and why, without doing it."""
+"""What a call would do, and why, without doing it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
-from pfl.handler.core.cache import accept, bust
-from pfl.handler.core.cache import reasons as why
+from pfl.handler.core.cache import accept, bust, history, reasons
 from pfl.handler.core.cache.lookup import Finding
 from pfl.handler.core.event import Request
 from pfl.handler.core.fingerprint import Fingerprint
-from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import Store
+
+
+class ForecastRow(TypedDict):
+    """
+    What a call would do with one step.
+
+    The status is ``hit``, ``skip``, ``compute``, or ``depends``: code and parameters of the step
+    are as stored, and it computes only if the new value of an earlier step differs. ``why`` is the
+    reasons in one line. ``opaque`` is the code that its fingerprint cannot follow, if the caller
+    adds it.
+    """
+
+    step: str
+    status: str
+    why: str | None
+    reasons: list[str]
+    opaque: NotRequired[list[str]]
 
 
 def steps(
@@ -21,46 +37,37 @@ def steps(
     prints: Mapping[str, Fingerprint],
     *,
     diff: bool = False,
-) -> list[dict[str, object]]:
-    """
-    The steps that would be touched, in order, each with ``step``, ``status``, ``why`` and ``reasons``, a sentence each.
-
-    A status is ``hit``, ``skip``, ``compute``, or ``depends``: the step's own code and parameters are stored, and it is
-    computed only if an upstream step's new value differs.
-    """
-    rows, found, marks = [], dict(finding.found), bust.Marks()
-    if finding.missing:
-        marks = bust.marks(store, encode_id(request.id))
+) -> list[ForecastRow]:
+    """The steps that a call would touch, in the order of the flow."""
+    folder = encode_id(request.id)
+    marks = bust.list_marks(store, folder) if finding.missing else bust.Marks()
+    found, busted = accept.find_missing(request, finding, store, marks)
+    rows: list[ForecastRow] = []
     for name in request.flow.steps:
-        upstream = request.flow.steps[name].upstream
-        status, reasons = "hit", []
-        if name in request.skip and name in found:
-            status, reasons = "skip", ["its newest stored value is taken"]
-        elif name in finding.missing:
-            status, busted = "compute", None
-            before = next(
-                (body for _, body in records.newest(store, request.id, name, finding.warnings)),
-                None,
+        is_missing = name in finding.missing
+        why: list[str] = []
+        if is_missing and name not in found:
+            status = "compute"
+            upstream = request.flow.steps[name].upstream
+            inputs = {other: found[other] for other in upstream if other in found}
+            computed = history.list_computed(store, folder, name, finding.warnings.append)
+            before = next((record for _, record in computed), None)
+            print = prints.get(name)
+            why = reasons.explain(
+                request, name, inputs, before, store, print, busted=busted.get(name), diff=diff
             )
-            unsure = [other for other in upstream if other not in found]
-            if (
-                not unsure
-                and name not in request.bust
-                and (stored := accept.find_by_inputs(request, name, finding, found, store, marks))
-            ):
-                entry, told, _, busted = stored
-                if busted is None:
-                    status, found[name] = "hit", told or entry
-            if status == "compute":
-                inputs = {other: found[other] for other in upstream if other in found}
-                reasons = why.explain(
-                    request, name, inputs, before, store, prints.get(name), busted=busted, diff=diff
-                )
-                if unsure and reasons == [why.GONE]:
-                    status, reasons = "depends", [f"on the new value of {', '.join(unsure)}"]
-        elif name not in found or (request.step is not None and name != request.step):
+            unknown = [other for other in upstream if other not in found]
+            if unknown and why == [reasons.GONE]:
+                status = "depends"
+                why = [f"on the new value of {', '.join(unknown)}"]
+        elif name not in found:
             continue
-        rows.append(
-            {"step": name, "status": status, "why": "; ".join(reasons) or None, "reasons": reasons}
-        )
+        elif name in request.skip:
+            status = "skip"
+            why = ["its newest stored value is used"]
+        elif is_missing or request.step in (None, name):
+            status = "hit"
+        else:
+            continue
+        rows.append({"step": name, "status": status, "why": "; ".join(why) or None, "reasons": why})
     return rows

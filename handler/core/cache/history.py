@@ -1,12 +1,13 @@
 """
-History: what became of each step, an object each, created once and never rewritten.
+History: what happened to each step, one object per event, created once and never rewritten.
 
-history/<id>/<step>/<newest first>-<token>.json     a record, sealed: computed, failed, crashed, busted, restored, accepted
-recent/<4>/<3>/<12 digits>-<token>=<id>=<step>      where it is: an empty object, made just before it
+history/<id>/<step>/<newest first>-<token>.json    a record, sealed
+recent/<4>/<3>/<12 digits>-<token>=<id>=<step>     an empty object, created first, that points to it
 
-A name starts with 10^19 less a time in nanoseconds, so a listing starts with the newest, of a step as of the whole store, however
-much is there. A step is computed by one call at a time, and its record gets a name after that of the record before it, so
-their order is right also where a clock went backwards. The folder ``~`` holds what is about all IDs, the step ``~`` about all.
+A file name starts with 10^19 minus a time in nanoseconds, so each listing starts with the newest
+record, however many there are. One call at a time computes a step, and names its record after the
+previous one, so the order is right even if a clock went backwards. The folder ``~`` holds records
+about all IDs, the step ``~`` those about all steps.
 """
 
 from __future__ import annotations
@@ -17,35 +18,109 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import islice, takewhile
-from typing import NamedTuple
+from operator import attrgetter
+from typing import NamedTuple, TypedDict, cast
 
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError
+from pfl.handler.core.cache.entry import NOT_LOADED, Entry, Warn, damaged, ignore
+from pfl.handler.core.errors import (
+    CorruptRecordError,
+    ErrorBody,
+    InvalidRequestError,
+    NotFoundError,
+)
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store.objects import AlreadyExistsError, Store
 
-ALL = "~"  # No ID's folder and no step is called so.
-COMPUTED, FAILED, BUSTED, RESTORED, ACCEPTED = (
-    "computed",
-    "failed",
-    "busted",
-    "restored",
-    "accepted",
-)
+ALL = "~"  # No ID's folder and no step has this name.
+COMPUTED = "computed"
+FAILED = "failed"
+CRASHED = "crashed"
+BUSTED = "busted"
+RESTORED = "restored"
+ACCEPTED = "accepted"
 VERSION = 1
-NEAR = (
-    10_000  # Among so many of the newest records a short name is looked for where no ID is given.
-)
-_AHEAD, _MERGED = 16, 32  # Reads under way at once on S3; steps that are listed each for itself.
+# Without an ID, only this many of the newest records are searched.
+NEAR = 10_000
+# On S3: how many reads are under way at once.
+_READ_AHEAD = 16
+# An ID with more steps than this is one listing, not one for each step.
+_MAX_STREAMS = 32
+# File names are subtracted from this, so that the newest comes first; good until 2286.
+_NEWEST_FIRST = 10**19
+_by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
-Warn = Callable[[CorruptRecordError], None]
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
 
+class RecordedInput(TypedDict, total=False):
+    """An input of a computation; a large one without its value."""
+
+    key: str
+    sha256: str
+    value: object
+
+
+class Fields(TypedDict, total=False):
+    """What any record may hold."""
+
+    status: str
+    noted_at: str
+    url: str | None
+    after: list[str]
+    value: object
+    record: str | None
+    params: dict[str, object]
+    inputs: dict[str, RecordedInput]
+    plan_key: str
+    why: str
+    previous: str | None
+    request_id: str
+    called_at: str
+    started_at: str
+    ms: float
+    error: ErrorBody
+    cause: str
+    cold_start: bool
+    code: str
+    memory_peak_bytes: int | None
+    degraded: str
+    repaired: bool
+
+
+class Record(Fields, total=False):
+    """A record with any status; ``id`` and ``step`` are None in one about all of them."""
+
+    version: int
+    id: str | None
+    step: str | None
+    flow: str
+    fingerprint: str
+    prefix: str | None
+
+
+class ComputedRecord(Fields):
+    """The record of a computed result."""
+
+    version: int
+    id: str
+    step: str
+    flow: str
+    fingerprint: str
+    key: str
+    sha256: str
+    size_bytes: int
+    computed_at: str | None
+    expires_at: str | None
+    engine: str | None
+    flow_run_id: str | None
+    task_run_id: str | None
+
+
 class Name(NamedTuple):
-    """Where a record is: all that is known of it without reading it."""
+    """Where a record is: all that is known about it without reading it."""
 
     folder: str
     step: str
@@ -57,14 +132,9 @@ class Name(NamedTuple):
         return f"history/{self.folder}/{self.step}/{self.file}"
 
     @property
-    def order(self) -> str:
-        """Sorts the newest first."""
-        return self.file[:19]
-
-    @property
     def time_ns(self) -> int:
-        """When it was written, as far as clocks can be trusted, in nanoseconds since 1970."""
-        return records.NEWEST_FIRST - int(self.file[:19])
+        """When it was written, by the clock of its writer, in nanoseconds since 1970."""
+        return _NEWEST_FIRST - int(self.file[:19])
 
     @property
     def written_at(self) -> str:
@@ -73,18 +143,20 @@ class Name(NamedTuple):
 
     @property
     def status(self) -> str:
-        """What it tells of."""
+        """What happened to the step."""
         match = _NAME.fullmatch(self.file)
         return (match[3] or COMPUTED) if match else "?"
 
     @property
     def short(self) -> str:
-        """What a person calls it: 8 hex digits, as good as unique among the records that one looks at."""
+        """The hex digits that stand for the record on a terminal; 8, as good as unique."""
         return self.file.removesuffix(".json").rpartition("-")[2]
 
     @property
-    def _recent(self) -> str:
-        return f"recent/{self.file[:4]}/{self.file[4:7]}/{self.file[7:].removesuffix('.json')}={self.folder}={self.step}"
+    def pointer_path(self) -> str:
+        """The key of the object that points to it."""
+        digits = self.file.removesuffix(".json")
+        return f"recent/{digits[:4]}/{digits[4:7]}/{digits[7:]}={self.folder}={self.step}"
 
 
 def new_name(
@@ -100,196 +172,121 @@ def new_name(
     A name for a record.
 
     Args:
-        folder: The ID's.
+        folder: The folder of the ID.
         step: The step.
-        what: The start of a result's key, or a status.
-        after: The key of the record that this one comes after, whatever the clock says.
-        time_ns: When it happened; now.
-        token: What makes it the same name each time; random.
+        what: The first 16 digits of a result key, or a status.
+        after: The path of an earlier record, which this one follows whatever the clock says.
+        time_ns: When it happened; default: now.
+        token: Hex digits that make the name repeatable; default: random.
     """
-    time_ns = time.time_ns() if time_ns is None else time_ns
-    if after is not None and (before := parse(after)) is not None:
-        time_ns = max(time_ns, before.time_ns + 1)
-    return Name(
-        folder,
-        step,
-        f"{records.NEWEST_FIRST - time_ns:019d}-{what}-{token or secrets.token_hex(4)}.json",
-    )
+    if time_ns is None:
+        time_ns = time.time_ns()
+    earlier = None if after is None else parse_path(after)
+    if earlier is not None:
+        time_ns = max(time_ns, earlier.time_ns + 1)
+    token = token or secrets.token_hex(4)
+    return Name(folder, step, f"{_NEWEST_FIRST - time_ns:019d}-{what}-{token}.json")
 
 
-def append(store: Store, name: Name, body: dict) -> str:
-    """Write a record, unless one of this name is there already; its key."""
-    store.put(name._recent, b"")
+def parse_path(path: str) -> Name | None:
+    """The name of the record at *path*; None if that is not the path of a record."""
+    top, _, rest = path.partition("/")
+    parts = rest.split("/")
+    if top != "history" or len(parts) != 3 or not _NAME.fullmatch(parts[2]):
+        return None
+    return Name(*parts)
+
+
+# Writing.
+
+
+def append(store: Store, name: Name, fields: Mapping[str, object]) -> str:
+    """Write a record unless it exists; returns its path."""
+    store.put(name.pointer_path, b"")
     try:
-        store.put(name.path, records.seal({"version": VERSION, **body}), mode="create")
+        store.put(name.path, records.seal({"version": VERSION, **fields}), mode="create")
     except AlreadyExistsError:
-        pass  # The same one, told by somebody before us.
+        pass  # Another process has written the same record.
     return name.path
 
 
-def note(store: Store, folder: str, step: str, status: str, body: dict) -> str:
-    """Write a record of something that happened to a step without its being computed: *status* says what."""
-    at = {
+def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> str:
+    """Write a record of something other than a computation; returns its path."""
+    head = {
         "step": None if step == ALL else step,
         "status": status,
         "computed_at": None,
         "noted_at": records.now_iso(),
     }
-    return append(store, new_name(folder, step, status), {**at, **body})
+    return append(store, new_name(folder, step, status), {**head, **fields})
 
 
-def parse(path: str) -> Name | None:
-    """The name of a record's key; None where it is none."""
-    parts = path.split("/")
-    return (
-        Name(*parts[1:])
-        if len(parts) == 4 and parts[0] == "history" and _NAME.fullmatch(parts[3])
-        else None
-    )
+def delete(store: Store, names: Iterable[Name]) -> None:
+    """Delete records, and then what points to them."""
+    remaining = iter(names)
+    while batch := list(islice(remaining, 1_000)):
+        store.delete([name.path for name in batch])
+        store.delete([name.pointer_path for name in batch])
 
 
-def names(store: Store, *, folder: str | None = None, step: str | None = None) -> Iterator[Name]:
+# Listing.
+
+
+def list_names(
+    store: Store, *, folder: str | None = None, step: str | None = None
+) -> Iterator[Name]:
     """
-    The names of all records, newest first; nothing is read.
+    The names of all records, newest first; no record is read.
 
     Args:
-        store: Where.
-        folder: Only of the ID of this folder, with what is about all IDs.
-        step: Only of this step, with what is about all steps.
+        store: The store to list.
+        folder: Only records of the ID with this folder, and those about all IDs.
+        step: Only records of this step, and those about all steps.
     """
     if folder is None:
-        yield from (
-            name for name in _recent(store) if step in (None, name.step) or name.step == ALL
-        )
+        for name in _recent(store):
+            if step in (None, name.step) or name.step == ALL:
+                yield name
         return
-    places = (
-        [(folder, step)]
-        if step
-        else [(folder, each) for each in store.folders(f"history/{folder}")]
-    )
-    if len(places) > _MERGED:
-        found = (parse(entry.key) for entry in store.list(f"history/{folder}"))
-        streams = [iter(sorted((name for name in found if name), key=lambda name: name.order))]
+    steps = [step] if step else store.folders(f"history/{folder}")
+    common_steps = {ALL, *([step] if step else store.folders(f"history/{ALL}"))}
+    if len(steps) > _MAX_STREAMS:
+        parsed = (parse_path(entry.key) for entry in store.list(f"history/{folder}"))
+        streams = [iter(sorted(filter(None, parsed), key=_by_time))]
     else:
-        streams = [_of_step(store, *place) for place in places]
-    for each in {ALL, *([step] if step else store.folders(f"history/{ALL}"))}:
-        streams.append(_of_step(store, ALL, each))
+        streams = [_of_step(store, folder, each) for each in steps]
+    streams += [_of_step(store, ALL, each) for each in common_steps]
     if step:
         streams.append(_of_step(store, folder, ALL))
-    yield from heapq.merge(*streams, key=lambda name: name.order)
+    yield from heapq.merge(*streams, key=_by_time)
 
 
 def _of_step(store: Store, folder: str, step: str) -> Iterator[Name]:
-    found = (Name(folder, step, file) for file in store.names(f"history/{folder}/{step}"))
-    return (name for name in found if _NAME.fullmatch(name.file))
+    for file in store.names(f"history/{folder}/{step}"):
+        if _NAME.fullmatch(file):
+            yield Name(folder, step, file)
 
 
 def _recent(store: Store) -> Iterator[Name]:
-    def whole() -> Iterator[str]:
-        if store.is_ordered:
-            yield from (entry.key for entry in store.list("recent"))
-            return
-        for first in store.folders("recent"):
-            for second in store.folders(f"recent/{first}"):
-                yield from (
-                    f"recent/{first}/{second}/{name}"
-                    for name in store.names(f"recent/{first}/{second}")
-                )
-
-    for key in whole():
-        start, _, rest = key.removeprefix("recent/").partition("=")
+    for path in _pointers(store):
+        digits, _, rest = path.removeprefix("recent/").partition("=")
         folder, _, step = rest.partition("=")
-        name = Name(folder, step, f"{start.replace('/', '')}.json")
+        name = Name(folder, step, f"{digits.replace('/', '')}.json")
         if _NAME.fullmatch(name.file):
             yield name
 
 
-def read(store: Store, name: Name, warn: Warn) -> dict | None:
-    """A record; None where there is none, and where *warn* was told that it is damaged or of another version."""
-    return _checked(name, store.get(name.path), warn)
-
-
-def _checked(name: Name, data: bytes | None, warn: Warn) -> dict | None:
-    if data is None:
-        return None  # Pruned, or its writer died between the two writes.
-    try:
-        body = records.unseal(data, name.path)
-        if body.get("version") != VERSION:
-            raise CorruptRecordError(
-                f"{name.path} is of version {body.get('version')}",
-                why=f"this pfl reads version {VERSION}",
-                hint="use the pfl that wrote it",
-            )
-        if body["id"] is not None and keys.encode_id(body["id"]) != name.folder:
-            raise CorruptRecordError(f"{name.path} is damaged", why=f"it is about {body['id']!r}")
-        if not all(isinstance(body.get(field), dict | None) for field in ("inputs", "params")):
-            raise CorruptRecordError(
-                f"{name.path} is damaged", why="its inputs or parameters are no object"
-            )
-        return body
-    except CorruptRecordError as exc:
-        warn(exc)
-    except (KeyError, TypeError, AttributeError) as exc:
-        warn(CorruptRecordError(f"{name.path} is damaged", why=f"it is no record ({exc!r})"))
-    return None
-
-
-def bodies(store: Store, found: Iterable[Name], warn: Warn) -> Iterator[tuple[Name, dict]]:
-    """The records of these names, read as they are asked for; on S3 some ahead."""
-    for name, data in _fetched(store, found):
-        if (body := _checked(name, data, warn)) is not None:
-            yield name, body
-
-
-def _fetched(store: Store, found: Iterable[Name]) -> Iterator[tuple[Name, bytes | None]]:
-    if not store.is_ordered:
-        yield from ((name, store.get(name.path)) for name in found)
+def _pointers(store: Store) -> Iterator[str]:
+    if store.is_ordered:
+        yield from (entry.key for entry in store.list("recent"))
         return
-    from concurrent.futures import ThreadPoolExecutor
-
-    under_way: deque = deque()
-    ahead = 1  # Who wants the newest alone pays for it alone.
-    pool = ThreadPoolExecutor(_AHEAD)
-    try:
-        for name in found:
-            under_way.append((name, pool.submit(store.get, name.path)))
-            if len(under_way) == ahead:
-                name, future = under_way.popleft()
-                yield name, future.result()
-                ahead = min(ahead + 2, _AHEAD)
-        yield from ((name, future.result()) for name, future in under_way)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for first in store.folders("recent"):
+        for second in store.folders(f"recent/{first}"):
+            for name in store.names(f"recent/{first}/{second}"):
+                yield f"recent/{first}/{second}/{name}"
 
 
-def computed(
-    store: Store,
-    folder: str,
-    step: str,
-    warn: Warn = lambda exc: None,
-    *,
-    until_ns: float = math.inf,
-) -> Iterator[tuple[Name, dict]]:
-    """What a step of an ID had computed at a moment, newest first, as it is asked for."""
-    found = (
-        name
-        for name in _of_step(store, folder, step)
-        if name.status == COMPUTED and name.time_ns <= until_ns
-    )
-    return bodies(store, found, warn)
-
-
-def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
-    """The same with their values, but for those whose value is damaged or gone."""
-    for name, body in computed(store, folder, step):
-        try:
-            found = value(store, name, body)
-        except (NotFoundError, CorruptRecordError):
-            continue
-        yield name, found
-
-
-def ls(
+def list_records(
     store: Store,
     *,
     id: str | None = None,
@@ -298,196 +295,382 @@ def ls(
     since_ns: int | None = None,
     status: str | None = None,
     warn: Warn,
-) -> Iterator[tuple[Name, dict]]:
+) -> Iterator[tuple[Name, Record]]:
     """
-    Records, newest first, as they are found: the cost is that of what is looked at, not of what is stored.
+    Records, newest first, read as the caller asks for them.
 
     Args:
-        store: Where.
-        id: Only of this ID, with what is about all IDs.
-        flow: Only of this flow; each record is read for that.
-        step: Only of this step.
-        since_ns: Not older than this, in nanoseconds since 1970.
-        status: Only what has this status.
-        warn: Told of each damaged record.
+        store: The store to read.
+        id: Only records of this ID, and those about all IDs.
+        flow: Only records of this flow; each record is read to find out.
+        step: Only records of this step.
+        since_ns: Only records written at or after this time, in nanoseconds since 1970.
+        status: Only records with this status.
+        warn: Called with a warning about each damaged record.
     """
-    listed = names(store, folder=None if id is None else keys.encode_id(id), step=step)
-    found = takewhile(lambda name: since_ns is None or name.time_ns >= since_ns, listed)
-    for name, body in bodies(
-        store, (name for name in found if status in (None, name.status)), warn
-    ):
-        is_about = (
-            id is None
-            or body["id"] == id
-            or (body["id"] is None and keys.encode_id(id).startswith(body.get("prefix") or ""))
-        )
-        if is_about and flow in (None, body.get("flow")):
-            yield name, body
+    folder = None if id is None else keys.encode_id(id)
+    names: Iterator[Name] = list_names(store, folder=folder, step=step)
+    if since_ns is not None:
+        names = takewhile(lambda name: name.time_ns >= since_ns, names)
+    if status is not None:
+        names = (name for name in names if name.status == status)
+    for name, record in read_all(store, names, warn):
+        if flow not in (None, record.get("flow")):
+            continue
+        if folder is None or record["id"] == id:
+            yield name, record
+        elif record["id"] is None and folder.startswith(record.get("prefix") or ""):
+            yield name, record
+
+
+def list_computed(
+    store: Store,
+    folder: str,
+    step: str,
+    warn: Warn,
+    *,
+    until_ns: float = math.inf,
+    containing: str = "",
+) -> Iterator[tuple[Name, ComputedRecord]]:
+    """
+    The records of what a step computed for an ID, newest first, read as the caller asks for them.
+
+    Args:
+        store: The store to read.
+        folder: The folder of the ID.
+        step: The step.
+        warn: Called with a warning about each damaged record.
+        until_ns: Only records written until then, in nanoseconds since 1970.
+        containing: Only records whose file name contains this, such as the start of a result key.
+    """
+    names = _of_step(store, folder, step)
+    if containing and store.is_ordered:
+        names = islice(names, NEAR)  # Each thousand names are a request.
+    found = (
+        name
+        for name in names
+        if containing in name.file and name.status == COMPUTED and name.time_ns <= until_ns
+    )
+    for name, record in read_all(store, found, warn):
+        yield name, cast(ComputedRecord, record)
+
+
+def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
+    """Records older than *before_ns*, except the newest readable value of each step of each ID."""
+    newest: dict[tuple[str, str], str] = {}
+    for entry in store.list("history" if folder is None else f"history/{folder}"):
+        name = parse_path(entry.key)
+        if name is None or name.time_ns >= before_ns:
+            continue
+        place = (name.folder, name.step)
+        if place not in newest:
+            newest[place] = next((kept.file for kept, _ in _with_values(store, *place)), "")
+        if name.file != newest[place]:
+            yield name
+
+
+# Finding one.
 
 
 def find(store: Store, short: str, *, folder: str | None = None) -> Name:
     """
-    The name of a record that a person calls *short*: its key, or the first digits of its short name.
+    The name of the record with the path *short*, or with a short name that starts with it.
 
     Raises:
-        NotFoundError: There is none, among the newest ``NEAR`` of the store or all of the ID.
-        InvalidRequestError: There is more than one.
+        NotFoundError: No such record, among the newest ``NEAR`` records or all those of the ID.
+        InvalidRequestError: *short* is not a name, or fits several records.
     """
-    if (exact := parse(short)) is not None:
+    exact = parse_path(short)
+    if exact is not None:
         return exact
     if not re.fullmatch(r"[0-9a-f]{1,64}", short):
         raise InvalidRequestError(
-            f"{short!r} names no record",
+            f"{short!r} is not the name of a record",
             hint="the digits that pfl history ls shows, or a whole key: history/…",
         )
-    listed = names(store, folder=folder)
-    matching = [
-        name
-        for name in islice(listed, NEAR if folder is None else None)
-        if name.short.startswith(short)
-    ]
+    names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
+    matching = [name for name in names if name.short.startswith(short)]
     if not matching:
-        where = f"among the newest {NEAR} records" if folder is None else "of this ID"
+        where = f"among the newest {NEAR} records" if folder is None else "for this ID"
         raise NotFoundError(
-            f"there is no record {short} {where}",
-            hint="pfl history ls; --id looks through all records of an ID",
+            f"record {short} does not exist {where}",
+            hint="pfl history ls; --id searches all records of an ID",
         )
     if len(matching) > 1:
-        paths = ", ".join(name.path for name in matching[:5])
         raise InvalidRequestError(
-            f"{len(matching)} records begin with {short}",
-            why=paths,
+            f"{len(matching)} records start with {short}",
+            why=", ".join(name.path for name in matching[:5]),
             hint="give more digits, or the whole key",
         )
     return matching[0]
 
 
-def run(
-    store: Store, of: str, *, folder: str | None = None, warn: Warn
-) -> dict[str, tuple[Name, dict]]:
+def find_run(
+    store: Store, start: str, *, folder: str | None = None, warn: Warn
+) -> dict[str, tuple[Name, Record]]:
     """
     The records of one call, by step.
 
     Args:
-        store: Where.
-        of: Start of its request ID or of its flow run ID.
-        folder: The ID's; without it the call is looked for among the newest ``NEAR`` records.
-        warn: Told of each damaged record.
+        store: The store to read.
+        start: The start of its request ID or of its flow run ID.
+        folder: The folder of its ID; without it only the newest ``NEAR`` records are searched.
+        warn: Called with a warning about each damaged record.
 
     Raises:
-        NotFoundError: There is none.
+        NotFoundError: No such call.
     """
+    found: dict[str, tuple[Name, Record]] = {}
+    run_folder = folder
+    began_ns = 0
 
-    def is_of(body: dict) -> bool:
-        return any(
-            str(body.get(field) or "").startswith(of) for field in ("request_id", "flow_run_id")
-        )
+    def candidates() -> Iterator[Name]:
+        for number, name in enumerate(list_names(store, folder=folder)):
+            if not found and folder is None and number >= NEAR:
+                return
+            if not found or name.folder == run_folder:
+                yield name
 
-    found: dict[str, tuple[Name, dict]] = {}
-    home, began_ns = folder, 0
-    listed = names(store, folder=folder)
-    near = (
-        listed
-        if folder is not None
-        else (
-            name for _, name in takewhile(lambda each: found or each[0] < NEAR, enumerate(listed))
-        )
-    )
-    for name, body in bodies(
-        store, (name for name in near if not found or name.folder == home), warn
-    ):
+    for name, record in read_all(store, candidates(), warn):
         if name.time_ns < began_ns:
             break
-        if of and body.get("step") and is_of(body):
-            if not found:  # All that the call did lies between its start and this, its last record.
-                began = body.get("called_at") or body.get("started_at")
-                home, began_ns = name.folder, 0 if began is None else ns_of(began)
-            found.setdefault(body["step"], (name, body))
+        ids = (record.get("request_id"), record.get("flow_run_id"))
+        step = record.get("step")
+        if not start or not step or not any(str(each or "").startswith(start) for each in ids):
+            continue
+        if not found:
+            # This is the call's last record, so all others lie between its start and here.
+            run_folder = name.folder
+            began = record.get("called_at") or record.get("started_at")
+            began_ns = 0 if began is None else parse_time_ns(began)
+        found.setdefault(step, (name, record))
     if not found:
         raise NotFoundError(
-            f"there is no record of a run {of!r}",
-            hint="give the start of its request ID or flow run ID, and --id where it is old",
+            f"run {start!r} has no record",
+            hint="give the start of its request ID or flow run ID, and --id if it is old",
         )
     return found
 
 
-def ns_of(moment: str) -> int:
-    """A moment in ISO 8601, UTC if it does not say, in nanoseconds since 1970."""
+def parse_time_ns(moment: str) -> int:
+    """An ISO 8601 time, in UTC unless it says otherwise, as nanoseconds since 1970."""
     from datetime import UTC, datetime
 
     at = datetime.fromisoformat(moment)
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6) * 1_000
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return int(at.timestamp() * 1e6) * 1_000
 
 
-def value(store: Store, name: Name, body: dict) -> object:
+# Reading.
+
+
+def read(store: Store, name: Name) -> Record | None:
     """
-    The value that a record tells of, wherever it is.
+    The record; None if it does not exist.
 
     Raises:
-        NotFoundError: It tells of none, or the value is gone.
+        CorruptRecordError: It is damaged, or has another version.
+    """
+    data = store.get(name.path)
+    return None if data is None else _parse(name, data)
+
+
+def read_all(store: Store, names: Iterable[Name], warn: Warn) -> Iterator[tuple[Name, Record]]:
+    """The records of these names, read as the caller asks for them; on S3 some of them ahead."""
+    for name, data in _fetch(store, names):
+        try:
+            record = None if data is None else _parse(name, data)
+        except CorruptRecordError as exc:
+            warn(str(exc))
+            continue
+        if record is not None:
+            yield name, record
+
+
+def _parse(name: Name, data: bytes) -> Record | None:
+    record = cast(Record, records.unseal(data, name.path))
+    if record.get("version") != VERSION:
+        raise CorruptRecordError(
+            f"{name.path} has version {record.get('version')}",
+            why=f"this pfl reads version {VERSION}",
+            hint="use the pfl that wrote it",
+        )
+    return record if check(name, record) else None
+
+
+def check(name: Name, record: Record) -> bool:
+    """
+    Whether this is the record that *name* says, and not that of an ID that shares the folder.
+
+    Raises:
+        CorruptRecordError: It is not what was written there.
+    """
+    try:
+        id = record["id"]
+        folder = name.folder if id is None else keys.encode_id(id)
+        step = record["step"] or ALL
+        has_objects = all(
+            isinstance(record.get(field), dict | None) for field in ("inputs", "params")
+        )
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise damaged(name.path, f"it is not a record ({exc!r})") from exc
+    if folder.lower() != name.folder.lower() or step != name.step:
+        raise damaged(name.path, f"it is about {step} of {id!r}")
+    if not has_objects:
+        raise damaged(name.path, "its inputs or parameters are not an object")
+    if name.status == COMPUTED:
+        missing = ComputedRecord.__required_keys__ - record.keys()
+        if missing or record.get("status", COMPUTED) != COMPUTED:
+            raise damaged(name.path, "it is not about a result")
+    # A file system that ignores case keeps the IDs A and a in one folder.
+    return folder == name.folder
+
+
+def _fetch(store: Store, names: Iterable[Name]) -> Iterator[tuple[Name, bytes | None]]:
+    remaining = iter(names)
+    # On S3 only the newest is read by itself: whoever needs no more pays for no more.
+    for name in islice(remaining, 1 if store.is_ordered else None):
+        yield name, store.get(name.path)
+    if not store.is_ordered:
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    under_way: deque[tuple[Name, Future[bytes | None]]] = deque()
+    ahead = 3
+    pool = ThreadPoolExecutor(_READ_AHEAD)
+    try:
+        for name in remaining:
+            under_way.append((name, pool.submit(store.get, name.path)))
+            if len(under_way) == ahead:
+                first, future = under_way.popleft()
+                yield first, future.result()
+                ahead = min(ahead + 2, _READ_AHEAD)
+        for name, future in under_way:
+            yield name, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# Values.
+
+
+def entry_of(record: ComputedRecord) -> Entry:
+    """The result that a record is about."""
+    return Entry(
+        record["step"],
+        record["key"],
+        record["sha256"],
+        record["size_bytes"],
+        record["computed_at"],
+        record["expires_at"],
+        record["engine"],
+        record["flow_run_id"],
+        record["task_run_id"],
+        record.get("url"),
+        record.get("after", ()),
+        record.get("value", NOT_LOADED),
+    )
+
+
+def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None:
+    """The result that a record is about, with its value; None if that is gone or damaged."""
+    entry = entry_of(record)
+    path = records.value_path(record["id"], entry.sha256)
+    try:
+        if entry.value is NOT_LOADED:
+            data = store.get(path)
+            if data is None:
+                return None
+            entry = entry._replace(value=records.loads(data, path))
+        if keys.value_digest(entry.value) != entry.sha256:
+            raise damaged(path, "its digest is not its name")
+    except CorruptRecordError as exc:
+        warn(str(exc))
+        return None
+    return entry
+
+
+def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
+    """
+    The value that a record is about, wherever it is stored.
+
+    Raises:
+        NotFoundError: The record is not about a value, or the value is gone.
         CorruptRecordError: The value is damaged.
     """
-    from pfl.handler.core.cache.entry import recorded
-
     if name.status != COMPUTED:
         raise NotFoundError(
             f"record {name.short} has no value",
-            why=f"{body.get('step')} {body.get('status')}",
+            why=f"{record.get('step')} {record.get('status')}",
             hint="pfl history ls --status computed",
         )
+    computed = cast(ComputedRecord, record)
     warnings: list[str] = []
-    if (entry := recorded(body, store, warnings)) is not None:
+    entry = load_entry(store, computed, warnings.append)
+    if entry is not None:
         return entry.value
     if warnings:
         raise CorruptRecordError(f"the value of record {name.short} is damaged", why=warnings[0])
-    path = records.value_path(body["id"], body["sha256"])
-    raise NotFoundError(f"the value of record {name.short} is gone", why=f"{path} is not there")
+    path = records.value_path(computed["id"], computed["sha256"])
+    raise NotFoundError(f"the value of record {name.short} is gone", why=f"{path} does not exist")
+
+
+def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
+    """What a step computed for an ID, newest first, without values that are damaged or gone."""
+    for name, record in list_computed(store, folder, step, ignore):
+        entry = load_entry(store, record, ignore)
+        if entry is not None:
+            yield name, entry.value
+
+
+def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
+    """An entry found by its inputs, with its run and time; None if it has no record."""
+    containing = entry.record or entry.key[:16]
+    for _, record in list_computed(
+        store, keys.encode_id(id), entry.step, warn, containing=containing
+    ):
+        if record["key"] == entry.key and record["sha256"] == entry.sha256:
+            return entry._replace(
+                computed_at=record["computed_at"],
+                engine=record["engine"],
+                flow_run_id=record["flow_run_id"],
+                task_run_id=record["task_run_id"],
+                url=record.get("url"),
+            )
+    return None
+
+
+def written_at(store: Store, id: str, entry: Entry) -> str | None:
+    """When a result without a record was written, by its record's name or its object's age."""
+    if entry.record:
+        return Name("", "", entry.record).written_at
+    path = records.result_path(id, entry.step, entry.key)
+    for listed in store.list(path.rpartition("/")[0]):
+        if listed.key == path:
+            return records.now_iso(listed.modified)
+    return None
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
     """
-    What a step computed for an ID, the newest first; more than ``previous``, which is the first of it.
+    What a step computed for an ID, the newest first; ``previous`` is the first of it.
 
-    Inside a step this looks in the store of the call; elsewhere in the one that the environment names. It is no part of the
-    cache key.
+    Inside a step this reads the store of the call, elsewhere the one that the environment names. It
+    is not part of the cache key.
 
     Args:
         id: The ID.
         step: The step's name.
-        limit: At most so many.
+        limit: How many at most.
     """
     store = store_in_use.get()
     if store is None:
         import os
 
         from pfl.handler.core.settings import Settings
-        from pfl.handler.core.store import objects as stores
+        from pfl.handler.core.store import objects
 
-        store = stores.of(Settings.from_env(os.environ))
-    return [found for _, found in islice(_with_values(store, keys.encode_id(id), step), limit)]
-
-
-def prune(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
-    """The records that may go: those older than a moment, but for the newest value of each step of each ID that can be read."""
-    kept: dict[tuple[str, str], str] = {}
-    for name in filter(
-        None,
-        (
-            parse(entry.key)
-            for entry in store.list("history" if folder is None else f"history/{folder}")
-        ),
-    ):
-        if name.time_ns < before_ns:
-            place = (name.folder, name.step)
-            if place not in kept:
-                kept[place] = next((newest.file for newest, _ in _with_values(store, *place)), "")
-            if name.file != kept[place]:
-                yield name
-
-
-def delete(store: Store, doomed: Iterable[Name]) -> None:
-    """Remove records for good, and then what leads to them."""
-    rest = iter(doomed)
-    while some := list(islice(rest, 1_000)):
-        store.delete([name.path for name in some])
-        store.delete([name._recent for name in some])
+        store = objects.of(Settings.from_env(os.environ))
+    found = _with_values(store, keys.encode_id(id), step)
+    return [output for _, output in islice(found, limit)]

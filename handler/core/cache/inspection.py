@@ -1,116 +1,125 @@
-"""Looking at the store: what is there, and what one stored result rests on."""
+"""What the store holds, and what one stored result was computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal, NotRequired, TypedDict
 
 from pfl.handler.core import links
-from pfl.handler.core.cache import accept, bust
-from pfl.handler.core.cache.entry import entry_json, entry_of, plan_of, recorded
-from pfl.handler.core.errors import CorruptRecordError
+from pfl.handler.core.cache import accept, bust, history
+from pfl.handler.core.cache.entry import Entry, Warn, entry_json, read_plan
 from pfl.handler.core.event import Request
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import ObjectInfo, Store
 
-Warn = Callable[[CorruptRecordError], None]
+_RECORD_FIELDS = (
+    "size_bytes",
+    "sha256",
+    "computed_at",
+    "expires_at",
+    "ms",
+    "why",
+    "engine",
+    "flow_run_id",
+    "task_run_id",
+    "request_id",
+)
+
+
+class Totals(TypedDict):
+    """What is stored of a step; ``oldest`` and ``newest`` are when its results were written."""
+
+    step: str
+    results: int
+    bytes: int
+    oldest: str | None
+    newest: str | None
+    plans: NotRequired[int]
+    history: NotRequired[int]
 
 
 def entries(
     store: Store, *, id: str | None, flow: str | None, step: str | None, warn: Warn
-) -> Iterator[dict]:
+) -> Iterator[dict[str, object]]:
     """
-    What the plans of the store lead to, one by one.
+    The results that the plans of the store lead to, one by one.
 
     Args:
-        store: Where.
-        id: Only this ID; then only its folder is listed, and they come in order of step.
+        store: The store to read.
+        id: Only this ID; then only its folder is listed, and the results are in order of step.
         flow: Only this flow.
         step: Only this step.
-        warn: Told of each damaged plan, which is passed over.
+        warn: Called with a warning about each damaged plan, which is ignored.
     """
-    folder = (
-        "plans"
-        if id is None
-        else f"plans/{encode_id(id)}" + (f"/{step}" if step and step.isidentifier() else "")
-    )
-    # One ID's plans are few enough to be put in order.
+    folder = "plans" if id is None else f"plans/{encode_id(id)}"
+    if id is not None and step is not None and step.isidentifier():
+        folder += f"/{step}"
+    # The plans of one ID are few enough to sort.
     for listed in store.list(folder) if id is None else sorted(store.list(folder)):
         if step is not None and listed.key.split("/")[-2] != step:
             continue
-        if (data := store.get(listed.key)) is None:
-            continue  # Removed since it was listed.
-        try:
-            body, found = plan_of(data, listed.key)
-        except CorruptRecordError as exc:
-            warn(exc)
-            continue
-        if (id is not None and body["id"] != id) or (flow is not None and body["flow"] != flow):
-            continue
-        about = {
-            "id": body["id"],
-            "flow": body["flow"],
-            "step": body["step"],
-            "plan_key": body["plan_key"],
-        }
-        yield about | entry_json(found[body["step"]], with_value=False)
+        stored = read_plan(store, listed.key, warn)
+        if stored is None:
+            continue  # Damaged, or removed since it was listed.
+        plan, found = stored
+        if id in (None, plan["id"]) and flow in (None, plan["flow"]):
+            head = {name: plan[name] for name in ("id", "flow", "step", "plan_key")}
+            yield head | entry_json(found[plan["step"]], with_value=False)
 
 
-def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict]:
+def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str, object]]:
     """
-    What a call would be answered with for each asked step, else what was computed last: its place, inputs, value and run.
+    For each requested step, what a call would return, else what was computed last.
 
-    ``current`` says whether it is the former: of today's code, these parameters and its inputs.
+    ``current`` is true if a call would return it.
     """
     warnings: list[str] = []
-    marks = bust.marks(store, encode_id(request.id))
+    folder = encode_id(request.id)
+    marks = bust.list_marks(store, folder)
     finding = accept.find(request, store, warnings)
-    found = dict(finding.found)
-    for name in finding.missing:  # Each after those it needs.
-        if found.keys() >= set(request.flow.steps[name].upstream) and (
-            stored := accept.find_by_inputs(request, name, finding, found, store, marks)
-        ):
-            entry, _, _, busted = stored
-            found |= {} if busted else {name: entry}
+    found, _ = accept.find_missing(request, finding, store, marks)
     for step in request.flow.steps if request.step is None else [request.step]:
-        key = found[step].key if step in found else ""
-        told = (b for having in dict.fromkeys((key[:16], "")) for _, b in records.newest(store, request.id, step, warnings, having=having)
-                if not having or b["sha256"] == found[step].sha256)  # fmt: skip
-        if (body := next(told, None)) is None:
+        current = found.get(step)
+        record = _newest_record(store, folder, step, current, warnings.append)
+        if record is None:
             continue
-        entry = recorded(body, store, warnings)
-        mark = marks.void(encode_id(request.id), entry_of(body))
-        current = body["key"] == key
-        url, task_run_url, artifact_url = links.of_record(body)
+        entry = history.load_entry(store, record, warnings.append)
+        mark = marks.first_invalidating(folder, history.entry_of(record))
+        url, task_run_url, artifact_url = links.of_record(record)
         yield {
             "id": request.id,
-            "flow": body["flow"],
+            "flow": record["flow"],
             "step": step,
-            "current": current,
-            "value": entry.value if entry is not None else None,
-            "inputs": body.get("inputs", {}),
-            "params": body.get("params", {}),
-            "key": body["key"],
-            "plan_key": body.get("plan_key"),
-            "fingerprint": body["fingerprint"],
-            "path": records.result_path(request.id, step, body["key"]),
-            "size_bytes": body["size_bytes"],
-            "sha256": body["sha256"],
-            "computed_at": body["computed_at"],
-            "expires_at": body["expires_at"],
-            "busted_at": records.now_iso(mark.at) if mark else None,
-            "ms": body.get("ms"),
-            "why": body.get("why"),
-            "engine": body["engine"],
-            "flow_run_id": body["flow_run_id"],
-            "task_run_id": body["task_run_id"],
+            "current": current is not None and record["key"] == current.key,
+            "value": None if entry is None else entry.value,
+            "inputs": record.get("inputs", {}),
+            "params": record.get("params", {}),
+            "key": record["key"],
+            "plan_key": record.get("plan_key"),
+            "fingerprint": record["fingerprint"],
+            "path": records.result_path(request.id, step, record["key"]),
+            **{name: record.get(name) for name in _RECORD_FIELDS},
+            "busted_at": None if mark is None else records.now_iso(mark.at),
             "url": url,
             "task_run_url": task_run_url,
             "artifact_url": artifact_url,
-            "request_id": body.get("request_id"),
         }
-    for warning in warnings:
-        warn(CorruptRecordError(warning))
+    for warning in dict.fromkeys(warnings):
+        warn(warning)
+
+
+def _newest_record(
+    store: Store, folder: str, step: str, current: Entry | None, warn: Warn
+) -> history.ComputedRecord | None:
+    """The record of *current*, else the newest one of the step."""
+    if current is not None:
+        for _, record in history.list_computed(
+            store, folder, step, warn, containing=current.key[:16]
+        ):
+            if record["sha256"] == current.sha256:
+                return record
+    return next((record for _, record in history.list_computed(store, folder, step, warn)), None)
 
 
 def count(
@@ -120,45 +129,39 @@ def count(
     Count the objects of each step.
 
     Args:
-        store: Where.
-        flows: The flow of each step of today; others have none.
-        folder: Only the ID of this folder.
+        store: The store to list.
+        flows: The current flow of each step; other steps have none.
+        folder: Only the ID with this folder.
 
     Returns:
-        A row for each step: ``flow``, ``step``, the number of ``results``, ``plans`` and ``history`` records, ``bytes`` of all
-        these, and when the ``oldest`` and the ``newest`` result was written.
+        A row for each step: its ``flow``, and the fields of :class:`Totals`.
     """
-    rows: dict[str, dict] = {}
+    totals: dict[str, Totals] = {}
+    kind: Literal["results", "plans", "history"]
     for kind in ("results", "plans", "history"):
         for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
             if listed.key.count("/") == 3:
-                step = listed.key.split("/")[2]
-                row = rows.setdefault(
-                    step,
-                    {
-                        "results": 0,
-                        "plans": 0,
-                        "history": 0,
-                        "bytes": 0,
-                        "oldest": None,
-                        "newest": None,
-                    },
-                )
-                add(row, listed, kind)
-    order = list(flows)
-    named = sorted(
-        rows, key=lambda step: (order.index(step) if step in order else len(order), step)
-    )
-    return [{"flow": flows.get(step), "step": step, **rows[step]} for step in named]
+                add(totals, listed, kind)
+    known = [step for step in flows if step in totals]
+    others = sorted(totals.keys() - flows.keys())
+    nothing = {"plans": 0, "history": 0}
+    return [{"flow": flows.get(step), **nothing, **totals[step]} for step in known + others]
 
 
-def add(row: dict, listed: ObjectInfo, kind: str) -> None:
-    """Count an object of this kind in a row; the age is that of results."""
-    row[kind] += 1
+def no_totals(step: str) -> Totals:
+    """The totals of a step of which nothing is stored."""
+    return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
+
+
+def add(
+    totals: dict[str, Totals], listed: ObjectInfo, kind: Literal["results", "plans", "history"]
+) -> None:
+    """Add an object to the totals of its step; only results count for the age."""
+    step = listed.key.split("/")[2]
+    row = totals.setdefault(step, no_totals(step))
+    row[kind] = row.get(kind, 0) + 1
     row["bytes"] += listed.size_bytes
     if kind == "results":
-        moment = records.now_iso(listed.modified)
-        row["oldest"], row["newest"] = (
-            min(row["oldest"] or moment, moment),
-            max(row["newest"] or moment, moment),
-        )
+        written_at = records.now_iso(listed.modified)
+        row["oldest"] = min(row["oldest"] or written_at, written_at)
+        row["newest"] = max(row["newest"] or written_at, written_at)

@@ -1,24 +1,27 @@
 """
 One computation at a time: a call claims a step before it computes, and a call that died is noticed.
 
-    calls/<call>-<generation>.json          a call that computes, alive until its newest generation expires
-    leases/<id>/<step>/<generation>.json    the step is held by a call, or free again
+    calls/<call>-<generation>.json          a call, alive until its newest generation expires
+    leases/<id>/<step>/<generation>.json    a step, held by a call or free again
 
-Nothing here is ever overwritten. Whoever wants to change something creates the next number, which only one can do, so the
-number is also the fencing token:
+No object is ever overwritten. To change something, a call creates the next number, which only one
+can do, so the number is also the fencing token:
 
-    A   calls/A-1 ─ b/1 held by A ─ compute ─ is b/1 newest? ─ result, history, plan ─ b/2 free ─ calls/A-* deleted
-    B                 b/1 is A's, A lives: poll ............................... b/2 is free: look again, joined
-    A dies            calls/A-1 expires ─ b/2 held by B ─ B computes; A, if it wakes, finds b/2 and may not publish
+    A   calls/A-1 ─ b/1 held by A ─ compute ─ b/1 is newest: publish ─ b/2 free ─ delete calls/A-*
+    B                 b/1 is A's, A is alive: poll ................. b/2 is free: look again, joined
+    A dies            calls/A-1 expires ─ b/2 held by B: compute; A, if it wakes, may not publish
 
-A folder keeps its two newest numbers, so it stays small and never starts anew. Whoever was slow between list and create may
-get a number that was there before; then a newer one is there too, which it finds by the list after each claim:
+A folder keeps its two newest numbers, so it stays small and never starts over. A call that is slow
+between list and create may create a number that existed before; a newer one exists then, which the
+list after each claim finds:
 
-    C   list: nothing ............................................... create b/1: done ─ list: b/4 is newest, so wait for b/4
-    A                  b/1 held ─ b/2 free     B  b/3 held ─ b/4 free ─ b/1, b/2 deleted
+    C   list: nothing ................................. create b/1 ─ list: b/4 is newest, so retry
+    A                  b/1 held ─ b/2 free
+    B                                       b/3 held ─ b/4 free ─ b/1, b/2 deleted
 
-A call expires by the store's clock: *modified* of its newest generation against *modified* of an object written just now. So
-machines whose clocks differ agree. On one machine the process itself is looked at, and nobody waits for a dead one.
+A call expires by the store's clock: *modified* of its newest generation against *modified* of an
+object written just now, so machines whose clocks differ agree. On one machine pfl checks the
+process itself, and nobody waits for a dead one.
 """
 
 from __future__ import annotations
@@ -28,58 +31,133 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, TypeVar, Unpack, cast
 from weakref import WeakKeyDictionary
 
 from pfl.handler.core.errors import CorruptRecordError, LeaseLostError, PflError, UnavailableError
 from pfl.handler.core.store import records
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import AlreadyExistsError, ObjectInfo, Store
+from pfl.handler.core.store.values import JsonObject
 
-SANDBOX_NOTE = os.path.join(
-    os.environ.get("TMPDIR") or "/tmp", "pfl-call"
-)  # The call under way in a sandbox of Lambda, for its extension.
-COARSE_S = 2  # S3 tells when an object was written in whole seconds.
-_LOOK_S = 2.5  # How often a waiter asks whether the holder lives.
+# Names the call in progress in a sandbox of Lambda, for its extension.
+SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
+# S3 reports when an object was written in whole seconds.
+COARSE_S = 2
+# How often a waiter checks whether the holder is alive.
+_CHECK_INTERVAL_S = 2.5
+_REAPING_S = 60
+T = TypeVar("T")
+
+
+class Host(TypedDict):
+    """A process, so that another one on the same machine can see whether it is alive."""
+
+    name: str
+    boot: str
+    space: str
+    pid: int
+    started: str
+
+
+class Failure(TypedDict):
+    """Why a step failed, for those who wait for it."""
+
+    what: str
+    why: str
+    hint: str
+
+
+class ClaimNote(TypedDict, total=False):
+    """What a call adds to its claim on a step."""
+
+    flow_run_id: str | None
+    task_run_id: str | None
+    tags: list[str]
+    attempt: int
+    failure: Failure
+    failed_plan: str
+
+
+class EndNote(TypedDict, total=False):
+    """What a call that ends leaves to a reaper: its outcome, and its task runs that have ended."""
+
+    outcome: str
+    finished: Mapping[str, JsonObject]
+
+
+class CallFields(TypedDict, total=False):
+    """What both the object of a call and its claims hold."""
+
+    version: int
+    state: str
+    call: str
+    id: str
+    flow: str | None
+    request_id: str
+    engine: str
+    ttl_s: float
+    expires_at: str
+    host: Host | None
+
+
+class CallBody(CallFields, EndNote, total=False):
+    """A call: ``running``, ``ended`` or ``reaping``."""
+
+    step: str | None
+    flow_run_id: str | None
+    cause: str
+    why: str
+    was: CallBody
+    by: str
+
+
+class ClaimBody(CallFields, ClaimNote, total=False):
+    """A claim on a step: ``held`` or ``free``; its ``number`` is in the name of its object only."""
+
+    step: str
+    since: str
+    noted_at: str
+    number: int
 
 
 class HeldByOther(NamedTuple):
-    """A step that another call holds: what that call said, and when to ask again whether it lives."""
+    """A step that another call holds, and when to check again whether that call is alive."""
 
     number: int
-    body: dict
+    body: ClaimBody
     check_at: float
 
     @property
     def description(self) -> str:
-        """Who holds it until when."""
+        """Who holds it, until when."""
         until = self.body.get("expires_at")
         return f"held by {describe_holder(self.body)}" + (f" until {until[:19]}Z" if until else "")
 
 
 @dataclass
 class Claim:
-    """A step that this call holds, by its newest number."""
+    """A step that this call holds: the numbers of its newest and its oldest object."""
 
     step: str
     number: int
-    body: dict
+    body: ClaimBody
     first: int
 
 
 class CallState(NamedTuple):
-    """What is known of a call: whether it lives, its newest generation, and what stands there."""
+    """Whether a call is alive, the objects of its generations, and what the newest one holds."""
 
     is_alive: bool
     entries: tuple[ObjectInfo, ...]
-    body: dict
+    body: CallBody
 
     @property
     def number(self) -> int:
-        """The newest generation; 0 where there is none."""
+        """The newest generation; 0 if the call is not on record."""
         return _number(self.entries[-1].key) if self.entries else 0
 
 
@@ -88,11 +166,12 @@ class LeaseHolder:
     One call that computes, from its first claim to its end.
 
     Args:
-        store: Where.
-        id: What it computes for.
-        about: What others are told of it: ``request_id``, ``flow``, ``step``, ``engine``, ``flow_run_id``.
-        ttl_s: How long a generation of it lives, where it renews itself.
-        deadline: When it will be killed, as a ``time.monotonic()`` reading; then nothing is renewed.
+        store: The store that holds the leases.
+        id: The ID that it computes for.
+        info: What its object holds about it: ``request_id``, ``flow``, ``step``, ``engine``,
+            ``flow_run_id``.
+        ttl_s: How long one generation lives, if the call renews itself.
+        deadline: When it will be killed, as a ``time.monotonic()`` reading; then it renews nothing.
         clock: ``time.monotonic``.
     """
 
@@ -100,99 +179,104 @@ class LeaseHolder:
         self,
         store: Store,
         id: str,
-        about: dict[str, object],
+        info: CallBody,
         *,
         ttl_s: float,
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store, self.id, self.about, self.clock = store, id, about, clock
+        self.store = store
+        self.id = id
+        self.info = info
+        self.clock = clock
         self.token = secrets.token_hex(8)
-        self.dead: list[
-            str
-        ] = []  # Calls whose claims were taken over: somebody should tell Prefect.
-        self._ttl_s, self._deadline = ttl_s, deadline
-        self._number, self._valid_until, self._is_lost = 0, 0.0, False
+        # Calls whose claims were taken over; the caller has them reaped.
+        self.dead: list[str] = []
+        self._ttl_s = ttl_s
+        self._deadline = deadline
+        self._number = 0
+        self._valid_until = 0.0
+        self._is_lost = False
         self._claims: dict[str, Claim] = {}
-        self._trash: list[str] = []
-        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._to_delete: list[str] = []
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
 
     def try_claim(
-        self, step: str, held: HeldByOther | None, look: Callable[[dict], object]
-    ) -> Claim | HeldByOther | object:
+        self, step: str, held: HeldByOther | None, find: Callable[[ClaimBody], T | None]
+    ) -> Claim | HeldByOther | T:
         """
-        Take the lease of *step* if it is free, or if its holder died.
+        Claim *step* if it is free, or if its holder has died.
 
         Args:
             step: The step.
-            held: What the last try gave, so that a poll is one request.
-            look: Asked before a lease is taken that others held before, with what the one that was waited for gave back;
-                what it finds is given instead of the lease.
+            held: What the previous try returned, so that a poll is one request.
+            find: Called before a step is claimed that others have held, with the claim that the
+                holder this call waited for has released; its result is returned instead of a claim.
         """
-        folder = _folder(self.id, step)
         while True:
-            entries = sorted(self.store.list(folder), key=lambda entry: entry.key)
+            entries = sorted(self.store.list(_folder(self.id, step)))
             number = _number(entries[-1].key) if entries else 0
             if held is not None and held.number == number and self.clock() < held.check_at:
                 return held
             body = _read(self.store, entries[-1].key) if entries else {}
             if body is None:
-                continue  # It was deleted since it was listed, so there is a newer one.
+                continue  # It was deleted since it was listed, so a newer one exists.
             dead = None
             if body.get("state") == "held" and body["call"] != self.token:
-                life = call_state(self.store, body["call"], clock=self.clock)
-                if life.is_alive:
-                    return HeldByOther(
-                        number,
-                        body | {"expires_at": life.body["expires_at"]},
-                        self.clock() + _LOOK_S,
-                    )
-                if not life.entries and _newest(self.store, folder) != number:
-                    continue  # It ended, and gave the step back just before.
+                holder = call_state(self.store, body["call"], clock=self.clock)
+                if holder.is_alive:
+                    body["expires_at"] = holder.body["expires_at"]
+                    return HeldByOther(number, body, self.clock() + _CHECK_INTERVAL_S)
+                if not holder.entries and _newest(self.store, self.id, step) != number:
+                    continue  # It ended, and released the step just before.
                 dead = body["call"]
-            waited = body if held is not None and held.body["call"] == body.get("call") else {}
-            if number and (found := look(waited)) is not None:
+            has_waited = held is not None and held.body["call"] == body.get("call")
+            if number and (found := find(body if has_waited else {})) is not None:
                 return found
             self.begin()
-            said = {
-                "step": step,
-                "state": "held",
-                "attempt": 1,
-                "task_run_id": None,
-                "since": records.now_iso(),
-            }
-            claim = Claim(
-                step, number + 1, self._body() | said, _number(entries[0].key) if entries else 1
-            )
-            path = _path(folder, claim.number)
-            if not _create(self.store, path, claim.body):
-                continue  # Another was faster.
-            if _newest(self.store, folder) != claim.number:
-                self.store.delete([path])
-                continue
-            self._claims[step] = claim
-            if dead is not None:
-                self.dead.append(dead)
-            return claim
+            claim = self._create_claim(step, number + 1, _number(entries[0].key) if entries else 1)
+            if claim is not None:
+                if dead is not None:
+                    self.dead.append(dead)
+                return claim
 
-    def note(self, step: str, **more: object) -> dict:
+    def _create_claim(self, step: str, number: int, first: int) -> Claim | None:
+        """A claim on *step* with this number; None if another call was faster."""
+        fields = {
+            "step": step,
+            "state": "held",
+            "attempt": 1,
+            "task_run_id": None,
+            "since": records.now_iso(),
+        }
+        claim = Claim(step, number, cast(ClaimBody, {**self._body(), **fields}), first)
+        path = _path(self.id, step, number)
+        if not _create(self.store, path, claim.body):
+            return None
+        if _newest(self.store, self.id, step) != number:
+            self.store.delete([path])
+            return None
+        self._claims[step] = claim
+        return claim
+
+    def note(self, step: str, **fields: Unpack[ClaimNote]) -> ClaimBody:
         """
-        Say more about a claim, such as where it is being computed; all that is said of it.
+        Add to a claim, such as where the step is being computed; returns the whole claim.
 
         Raises:
-            LeaseLostError: The step was taken over.
+            LeaseLostError: Another call has taken over the step.
         """
         claim = self._claims[step]
-        claim.body |= more | {"noted_at": records.now_iso()}
-        self._next(claim)
+        self._create_next(claim, fields)
         return claim.body
 
     def check(self, step: str) -> None:
         """
-        Make sure that the claim still stands, before something is published under it.
+        Make sure that the claim is still valid, before something is published under it.
 
         Raises:
-            LeaseLostError: It does not.
+            LeaseLostError: It is not.
         """
         claim = self._claims.get(step)
         if claim is None or self._ended.is_set():
@@ -201,29 +285,30 @@ class LeaseHolder:
             raise _lost(
                 step, self.id, "the call was taken for dead: it had not renewed its lease in time"
             )
-        if _newest(self.store, _folder(self.id, step)) != claim.number:
-            raise _lost(step, self.id, "another call has taken it over")
+        if _newest(self.store, self.id, step) != claim.number:
+            raise _lost(step, self.id, _TAKEN_OVER)
 
-    def release(self, step: str, **more: object) -> None:
-        """Give a step back, if this call holds it still, with a word for those who wait for it."""
-        if (claim := self._claims.pop(step, None)) is None:
+    def release(self, step: str, **fields: Unpack[ClaimNote]) -> None:
+        """Release a step, if this call still holds it; those who wait for it see *fields*."""
+        claim = self._claims.pop(step, None)
+        if claim is None:
             return
-        claim.body |= {"state": "free", "noted_at": records.now_iso(), **more}
+        claim.body["state"] = "free"
         try:
-            self._next(claim)
+            self._create_next(claim, fields)
         except LeaseLostError:
             return
-        self._trash += [
-            _path(_folder(self.id, step), number) for number in range(claim.first, claim.number - 1)
+        self._to_delete += [
+            _path(self.id, step, number) for number in range(claim.first, claim.number - 1)
         ]
 
-    def end(self, why: str = "", **more: object) -> None:
+    def end(self, why: str = "", **fields: Unpack[EndNote]) -> None:
         """
-        Give everything back, and forget the call.
+        Release everything and take the call off the record.
 
         Args:
-            why: What is left to be done by whoever reaps: the call stays on record, as one that is dead.
-            more: What else is to be told then.
+            why: What a reaper still has to do; then the call stays on record, as a dead one.
+            fields: What else the reaper needs.
         """
         self._ended.set()
         for step in list(self._claims):
@@ -234,22 +319,18 @@ class LeaseHolder:
             with suppress(OSError):
                 os.unlink(SANDBOX_NOTE)
             if why:
-                _create(
-                    self.store,
-                    _call_path(self.token, self._number + 1),
-                    self._body() | _ended("left", why) | more,
-                )
+                body = {**self._body(), **_ended("left", why), **fields}
+                _create(self.store, _call_path(self.token, self._number + 1), body)
             else:
-                self._trash += [
-                    _call_path(self.token, number)
-                    for number in range(max(1, self._number - 1), self._number + 1)
-                ]
+                oldest = max(1, self._number - 1)
+                generations = range(oldest, self._number + 1)
+                self._to_delete += [_call_path(self.token, number) for number in generations]
             self._number = 0
-        if self._trash:
-            self.store.delete(self._trash)
+        if self._to_delete:
+            self.store.delete(self._to_delete)
 
     def begin(self) -> None:
-        """Put the call on record, if it is not: with its first claim at the latest."""
+        """Put the call on record, if it is not; the first claim does so, too."""
         with self._lock:
             if self._number or self._ended.is_set():
                 return
@@ -259,14 +340,17 @@ class LeaseHolder:
                 with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
                     file.write(self.token)
             if self._deadline is None:
-                threading.Thread(target=self._keep, name=f"lease {self.token}", daemon=True).start()
+                thread = threading.Thread(
+                    target=self._keep_renewing, name=f"lease {self.token}", daemon=True
+                )
+                thread.start()
 
-    def _keep(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._ended.wait(self._ttl_s / 3):
             try:
                 self._renew()
             except PflError:
-                continue  # The store does not answer now; two more tries fit before it expires.
+                continue  # The store does not answer; two more tries fit before the lease expires.
 
     def _renew(self) -> bool:
         with self._lock:
@@ -277,7 +361,7 @@ class LeaseHolder:
                 self._is_lost = True
                 return False
             self._number += 1
-            self._valid_until = before + self._body()["ttl_s"]
+            self._valid_until = before + self._remaining_s()
             if self._number > 2:
                 self.store.delete([_call_path(self.token, self._number - 2)])
             return True
@@ -285,138 +369,148 @@ class LeaseHolder:
     def _is_valid(self) -> bool:
         if self._is_lost:
             return False
-        # A suspended machine wakes late: if nobody took it for dead meanwhile, it goes on.
+        # A suspended machine wakes late: the call goes on, unless it was taken for dead meanwhile.
         return self.clock() < self._valid_until or (self._deadline is None and self._renew())
 
-    def _next(self, claim: Claim) -> None:
-        folder = _folder(self.id, claim.step)
-        if not _create(self.store, _path(folder, claim.number + 1), claim.body):
-            raise _lost(claim.step, self.id, "another call has taken it over")
+    def _create_next(self, claim: Claim, fields: ClaimNote) -> None:
+        changed = {**claim.body, **fields, "noted_at": records.now_iso()}
+        claim.body = cast(ClaimBody, changed)
+        if not _create(self.store, _path(self.id, claim.step, claim.number + 1), changed):
+            raise _lost(claim.step, self.id, _TAKEN_OVER)
         claim.number += 1
 
-    def _body(self) -> dict:
-        ttl_s = self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
-        body = {"version": 1, "state": "running", "call": self.token, "id": self.id, **self.about}
-        return body | {
+    def _remaining_s(self) -> float:
+        return self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
+
+    def _body(self) -> CallBody:
+        ttl_s = self._remaining_s()
+        body = {
+            "version": 1,
+            "state": "running",
+            "call": self.token,
+            "id": self.id,
+            **self.info,
             "ttl_s": ttl_s,
             "expires_at": records.now_iso(time.time() + ttl_s),
-            "host": _here(),
+            "host": _this_process(),
         }
+        return cast(CallBody, body)
 
 
-def describe_holder(body: dict) -> str:
-    """Who that is, in words."""
-    host = body.get("host") or {}
-    who = (
-        f"process {host['pid']} on {host['name']}"
-        if host
-        else f"request {body.get('request_id') or body.get('call')}"
-    )
-    return who + (f", flow run {body['flow_run_id']}" if body.get("flow_run_id") else "")
+def describe_holder(body: CallBody | ClaimBody) -> str:
+    """The process or request that made a call, and its flow run."""
+    host = body.get("host")
+    if host:
+        holder = f"process {host['pid']} on {host['name']}"
+    else:
+        holder = f"request {body.get('request_id') or body.get('call')}"
+    flow_run_id = body.get("flow_run_id")
+    return f"{holder}, flow run {flow_run_id}" if flow_run_id else holder
 
 
 def calls(store: Store) -> dict[str, tuple[ObjectInfo, ...]]:
     """The calls on record, each with its generations in order."""
-    found: dict[str, list[ObjectInfo]] = {}
-    for entry in sorted(store.list("calls"), key=lambda entry: entry.key):
-        token, _, number = entry.key.removeprefix("calls/").removesuffix(".json").partition("-")
+    found: dict[str, tuple[ObjectInfo, ...]] = {}
+    for entry in sorted(store.list("calls")):
+        call, _, number = entry.key.removeprefix("calls/").removesuffix(".json").partition("-")
         if entry.key.endswith(".json") and number.isdigit():
-            found.setdefault(token, []).append(entry)
-    return {token: tuple(entries) for token, entries in found.items()}
+            found[call] = (*found.get(call, ()), entry)
+    return found
 
 
 def call_state(
     store: Store, call: str, *, clock: Callable[[], float] = time.monotonic
 ) -> CallState:
-    """Whether a call lives. One that is not on record does not: it has ended, and given back what it held."""
+    """Whether a call is alive; one that is not on record has ended, and holds nothing."""
     now = store_now(store, clock=clock)
-    entries = calls(store).get(call, ())
-    if not entries:
-        return CallState(False, (), {})
-    body = _read(store, entries[-1].key)
-    if body is None:  # Renewed or ended meanwhile.
-        return call_state(store, call, clock=clock)
-    if not body or body["state"] == "ended" or is_gone(body.get("host")):
-        return CallState(False, entries, body)
-    return CallState(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
+    while entries := calls(store).get(call):
+        body = cast("CallBody | None", _read(store, entries[-1].key))
+        if body is None:
+            continue  # It was renewed, or has ended meanwhile.
+        if not body or body["state"] == "ended" or is_gone(body.get("host")):
+            return CallState(False, entries, body)
+        return CallState(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
+    return CallState(False, (), {})
 
 
 def report(store: Store, call: str, cause: str, why: str) -> bool:
-    """Put on record that a call died, and of what: nobody waits then until it expires. False if it is not on record, or dead."""
-    life = call_state(store, call)
-    if not life.is_alive:
+    """Record that a call died, so that nobody waits until it expires; False if it is not alive."""
+    state = call_state(store, call)
+    if not state.is_alive:
         return False
-    return _create(store, _call_path(call, life.number + 1), life.body | _ended(cause, why))
+    body = {**state.body, **_ended(cause, why)}
+    return _create(store, _call_path(call, state.number + 1), body)
 
 
 def _ended(cause: str, why: str) -> dict[str, str]:
     return {"state": "ended", "cause": cause, "why": why}
 
 
-def claim_dead_call(
-    store: Store, call: str, *, clock: Callable[[], float] = time.monotonic
-) -> CallState | None:
+def claim_dead_call(store: Store, call: str) -> CallState | None:
     """
-    Take it upon oneself to bury a call, for a minute; None if it lives, is not on record, or another was faster.
+    Claim a dead call for a minute, to clean up after it; None if that is not possible.
 
-    Of any number that try at once, one gets it; if that one dies too, another can have it after it.
+    Of any number that try at once, one gets it; if that one dies too, another can have it
+    afterwards.
     """
-    life = call_state(store, call, clock=clock)
-    if life.is_alive or not life.entries:
+    state = call_state(store, call)
+    if state.is_alive or not state.entries:
         return None
-    mine = life.body | {
+    was = state.body.get("was", state.body)
+    body = {
+        **state.body,
         "state": "reaping",
-        "ttl_s": 60,
-        "host": _here(),
+        "ttl_s": _REAPING_S,
+        "host": _this_process(),
         "by": secrets.token_hex(8),
+        "was": was,
+        "expires_at": records.now_iso(time.time() + _REAPING_S),
     }
-    mine |= {
-        "was": life.body.get("was", life.body),
-        "expires_at": records.now_iso(time.time() + 60),
-    }
-    path = _call_path(call, life.number + 1)
-    if not _create(store, path, mine):
+    path = _call_path(call, state.number + 1)
+    if not _create(store, path, body):
         return None
     keys = [entry.key for entry in calls(store).get(call, ())]
-    if (
-        life.entries[-1].key not in keys or keys[-1] != path
-    ):  # It was buried, or rose, between our look and our word.
+    # Between the look and the claim it may have been cleaned up, or renewed.
+    if state.entries[-1].key not in keys or keys[-1] != path:
         store.delete([path])
         return None
-    return CallState(False, life.entries, mine["was"])
+    return CallState(False, state.entries, was)
 
 
-def claims_of(store: Store, id: str, call: str) -> list[dict]:
-    """The claims of *call* on steps of *id* that it did not give back, each with its ``number``; some may be taken over by now."""
-    found: dict[str, dict] = {}
-    for key in sorted(entry.key for entry in store.list(f"leases/{encode_id(id)}")):
-        body = _read(store, key)
+def claims_of(store: Store, id: str, call: str) -> list[ClaimBody]:
+    """The claims of *call* on steps of *id* that it did not release, each with its ``number``."""
+    newest: dict[str, ClaimBody] = {}
+    for entry in sorted(store.list(f"leases/{encode_id(id)}")):
+        body = _read(store, entry.key)
         if body and body["call"] == call:
-            found[body["step"]] = body | {"number": _number(key)}
-    return [body for body in found.values() if body["state"] == "held"]
+            body["number"] = _number(entry.key)
+            newest[body["step"]] = body
+    return [body for body in newest.values() if body["state"] == "held"]
 
 
-def free(store: Store, claim: dict) -> None:
-    """Free a claim of a dead call; nothing happens where another has it already."""
-    body = {name: value for name, value in claim.items() if name != "number"} | {"state": "free"}
-    _create(store, _path(_folder(claim["id"], claim["step"]), claim["number"] + 1), body)
+def free(store: Store, claim: ClaimBody) -> None:
+    """Release a claim of a dead call, unless another call has taken over the step."""
+    body = {**claim, "state": "free"}
+    del body["number"]
+    _create(store, _path(claim["id"], claim["step"], claim["number"] + 1), body)
 
 
-def release_dead_call(store: Store, call: str, life: CallState) -> None:
-    """Leave a call that was taken by :func:`claim_dead_call` to the next who tries."""
-    store.delete([_call_path(call, life.number + 1)])
+def release_dead_call(store: Store, call: str, state: CallState) -> None:
+    """Leave a call that was claimed by :func:`claim_dead_call` to the next who tries."""
+    store.delete([_call_path(call, state.number + 1)])
 
 
 def forget_call(store: Store, call: str) -> None:
-    """Take a call off the record, once all that it left is in order."""
+    """Take a call off the record, once everything it left is cleaned up."""
     store.delete([entry.key for entry in calls(store).get(call, ())])
 
 
+# By store: how far its clock is ahead of ours, and when that was measured.
 _offsets: WeakKeyDictionary[Store, tuple[float, float]] = WeakKeyDictionary()
 
 
 def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> float:
-    """The store's own time, in seconds since 1970: never later than it is, and asked for once a minute."""
+    """The store's own time, in seconds since 1970, or a little earlier; measured once a minute."""
     measured = _offsets.get(store)
     if measured is None or not 0 <= clock() - measured[1] < 60:
         key = f"calls/clock-{secrets.token_hex(8)}"
@@ -429,21 +523,23 @@ def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> f
     return clock() + measured[0]
 
 
-def is_gone(host: dict | None) -> bool:
-    """Whether a process of this very machine is no more; of other machines nothing is known."""
-    here = _here() if host else None
-    if not here or (here["boot"], here["space"]) != (host["boot"], host["space"]):
+def is_gone(host: Host | None) -> bool:
+    """Whether a process of this machine has ended; of other machines nothing is known."""
+    here = _this_process() if host else None
+    if not here or not host or (here["boot"], here["space"]) != (host["boot"], host["space"]):
         return False
     return _started(host["pid"]) != host["started"]
 
 
-def _here() -> dict | None:
+def _this_process() -> Host | None:
     # Sandboxes of Lambda may be copies of one machine, with its boot ID and its process IDs.
-    if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or (started := _started(os.getpid())) is None:
+    started = _started(os.getpid())
+    if started is None or os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         return None
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            boot, space = file.read().strip(), os.readlink("/proc/self/ns/pid")
+            boot = file.read().strip()
+        space = os.readlink("/proc/self/ns/pid")
     except OSError:
         return None
     return {
@@ -456,7 +552,9 @@ def _here() -> dict | None:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, which tells it from a later one of its number; None if it is gone."""
+    """
+    When a process started, which tells it from a later one with its number; None if it has ended.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -465,26 +563,27 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
-def _create(store: Store, path: str, body: dict) -> bool:
+def _create(store: Store, path: str, body: Mapping[str, object]) -> bool:
     try:
         store.put(path, records.seal(body), mode="create")
-        return True
     except AlreadyExistsError:
         return False
+    return True
 
 
-def _read(store: Store, key: str) -> dict | None:
-    """The body; None where it is gone, and empty where it is damaged: then nobody holds it."""
-    if (data := store.get(key)) is None:
+def _read(store: Store, key: str) -> ClaimBody | None:
+    """The body; None if the object is gone, empty if it is damaged: then nobody holds it."""
+    data = store.get(key)
+    if data is None:
         return None
     try:
-        return records.unseal(data, key)
+        return cast(ClaimBody, records.unseal(data, key))
     except CorruptRecordError:
         return {}
 
 
-def _newest(store: Store, folder: str) -> int:
-    return max((_number(entry.key) for entry in store.list(folder)), default=0)
+def _newest(store: Store, id: str, step: str) -> int:
+    return max((_number(entry.key) for entry in store.list(_folder(id, step))), default=0)
 
 
 def _number(key: str) -> int:
@@ -495,17 +594,20 @@ def _folder(id: str, step: str) -> str:
     return f"leases/{encode_id(id)}/{step}"
 
 
-def _path(folder: str, number: int) -> str:
-    return f"{folder}/{number:012d}.json"
+def _path(id: str, step: str, number: int) -> str:
+    return f"{_folder(id, step)}/{number:012d}.json"
 
 
 def _call_path(call: str, number: int) -> str:
     return f"calls/{call}-{number:012d}.json"
 
 
+_TAKEN_OVER = "another call has taken it over"
+
+
 def _lost(step: str, id: str, why: str) -> LeaseLostError:
     return LeaseLostError(
         f"step {step} of {id!r} was not saved",
         why=why,
-        hint="call again: what the other one computed is taken",
+        hint="call again: pfl uses what the other call computed",
     )

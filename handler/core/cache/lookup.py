@@ -1,16 +1,17 @@
 """
 The hit path: what is stored for a request, found without a lock, Prefect or the user's code.
 
-A plan key follows from the manifest alone, and a plan holds the values of its step and of all the step needs, so a hit at any
-depth is one read.
+A plan key follows from the manifest alone, and a plan holds the values of its step and of all steps
+that it needs, so a hit at any depth is one read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from pfl.handler.core.cache.entry import UNREAD, Entry, plan_of, read_result, recorded
-from pfl.handler.core.errors import CorruptRecordError, NotFoundError
+from pfl.handler.core.cache.entry import NOT_LOADED, Entry, read_plan, read_result
+from pfl.handler.core.errors import NotFoundError
 from pfl.handler.core.event import Request
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store.objects import Store
@@ -18,15 +19,15 @@ from pfl.handler.core.store.objects import Store
 
 class Finding(NamedTuple):
     """
-    What is there for a request, and what is not.
+    What is stored for a request, and what is missing.
 
     Attributes:
         found: Stored results by step, with their values.
-        known: All that the plans told of, values read or not.
-        missing: Steps with no usable plan, each after those it needs.
-        warnings: Damaged objects that were passed over.
-        older: Fingerprints of older code that the present code of a step stands for, by step.
-        accepted: Steps whose value rests on older code for that reason.
+        known: All entries of the plans that were read, with or without their values.
+        missing: Steps without a usable plan, each after those it needs.
+        warnings: Damaged objects that were ignored.
+        older: By step, fingerprints of older code whose results are accepted for the current code.
+        accepted: Steps whose value comes from such older code.
     """
 
     found: dict[str, Entry]
@@ -39,22 +40,22 @@ class Finding(NamedTuple):
 
 def find(request: Request, store: Store, warnings: list[str]) -> Finding:
     """
-    Look up what *request* asks for: the plan of the asked step, and those of the steps before it only where that misses.
+    Look up the plan of the requested step, and those of the steps before it only where that misses.
 
     Args:
-        request: What is asked.
-        store: Where.
-        warnings: Told of damaged objects, also where this raises.
+        request: The request.
+        store: The store to read.
+        warnings: Receives a line about each damaged object, also if this raises.
 
     Raises:
-        NotFoundError: A step is to be skipped and has no stored value.
+        NotFoundError: A step to skip has no stored value.
         UnavailableError: The store did not answer.
     """
     flow = request.flow
     finding = Finding({}, {}, (), warnings)
     undecided: frozenset[str] = frozenset()
     if request.bust or request.skip:
-        # A busted step and all after it are decided by their inputs, which nobody knows yet; so are those after a skipped one.
+        # What follows a busted or a skipped step is decided by its inputs, which are not known yet.
         undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
     missing = []
@@ -62,10 +63,10 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         if name not in wanted:
             continue
         if name in request.skip:
-            finding.found[name] = newest(request, name, store, finding.warnings)
+            finding.found[name] = _last_value(request, name, store, warnings)
         elif name in undecided or not (
-            (finding.known and _is_known(request, name, store, finding))
-            or _read_plan(request, name, store, finding)
+            (finding.known and _take_known(request, name, store, finding))
+            or _take_plan(request, name, store, finding)
         ):
             missing.append(name)
             wanted.update(flow.steps[name].upstream)
@@ -73,92 +74,66 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
 
 
 def result_key(
-    request: Request, step: str, inputs: dict[str, Entry], fingerprint: str | None = None
+    request: Request, step: str, inputs: Mapping[str, Entry], fingerprint: str | None = None
 ) -> str:
-    """The key of the result that *step* has for these inputs, with its present code or that of *fingerprint*."""
-    digests = {name: inputs[name].sha256 for name in request.flow.steps[step].upstream}
-    fingerprint = fingerprint or request.flow.steps[step].fingerprint
-    return keys.result_key(step, fingerprint, request.id, request.step_params(step), digests)
-
-
-def with_history(request: Request, entry: Entry, store: Store, warnings: list[str]) -> Entry | None:
-    """A result that was found by its inputs, with what history knows of it; None where its writer died before telling."""
-    having = entry.record or entry.key[:16]
-    for _, body in records.newest(store, request.id, entry.step, warnings, having=having):
-        if body["key"] == entry.key and body["sha256"] == entry.sha256:
-            known = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
-            return entry._replace(**{field: body.get(field) for field in known})
-    return None
-
-
-def written_at(request: Request, entry: Entry, store: Store) -> str | None:
-    """When a result was written that history does not tell of (any more): the name of its record says it, else the age of its object."""
-    if entry.record:
-        return records.now_iso((records.NEWEST_FIRST - int(entry.record[:19])) / 1e9)
-    path = records.result_path(request.id, entry.step, entry.key)
-    return next(
-        (
-            records.now_iso(each.modified)
-            for each in store.list(path.rpartition("/")[0])
-            if each.key == path
-        ),
-        None,
+    """The key of the result of *step* for these inputs, by its current code or *fingerprint*."""
+    entry = request.flow.steps[step]
+    digests = {name: inputs[name].sha256 for name in entry.upstream}
+    return keys.result_key(
+        step, fingerprint or entry.fingerprint, request.id, request.step_params(step), digests
     )
 
 
-def newest(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
+def _last_value(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
     """
-    The value *step* computed last for this ID, however stale; a warning says so where it was busted.
+    The value that *step* computed last for this ID, however old; a warning if it is busted.
 
     Raises:
-        NotFoundError: There is none.
+        NotFoundError: History has no value.
     """
-    for _, body in records.newest(store, request.id, step, warnings):
-        if (entry := recorded(body, store, warnings)) is not None:
-            from pfl.handler.core.cache import bust  # It builds on this module.
+    from pfl.handler.core.cache import bust, history  # Few calls skip a step.
 
-            folder = keys.encode_id(request.id)
-            if (mark := bust.marks(store, folder).void(folder, entry)) is not None:
-                warnings.append(
-                    f"step {step} is skipped, and the value it has was busted at {records.now_iso(mark.at)[:19]}Z: without skip it computes anew"
-                )
-            return entry
+    folder = keys.encode_id(request.id)
+    for _, record in history.list_computed(store, folder, step, warnings.append):
+        entry = history.load_entry(store, record, warnings.append)
+        if entry is None:
+            continue
+        mark = bust.list_marks(store, folder).first_invalidating(folder, entry)
+        if mark is not None:
+            moment = records.now_iso(mark.at)[:19]
+            warnings.append(
+                f"step {step} is skipped, and its stored value was busted at {moment}Z:"
+                " without skip the step computes again"
+            )
+        return entry
     from shlex import quote
 
     raise NotFoundError(
-        f"there is no stored value of step {step} for {request.id!r}",
-        why="it is to be skipped, and history has no value of it",
+        f"step {step} has no stored value for {request.id!r}",
+        why="a skipped step takes its value from history, which has none",
         hint=f"pfl invoke --id {quote(request.id)} --step {step}",
     )
 
 
-def _is_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
-    """Whether a plan that was read already told of *step*; a value too large to travel in it is one more read."""
+def _take_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
+    """Take *step* from the plans that were read; a large value is one more read."""
     entry = finding.known.get(step)
-    if entry is not None and entry.value is UNREAD:
-        stored = read_result(request, step, entry.key, store, finding.warnings)
-        entry = (
-            None
-            if stored is None or stored.sha256 != entry.sha256
-            else entry._replace(value=stored.value)
-        )
     if entry is None:
         return False
+    if entry.value is NOT_LOADED:
+        stored = read_result(request, step, entry.key, store, finding.warnings.append)
+        if stored is None or stored.sha256 != entry.sha256:
+            return False
+        entry = entry._replace(value=stored.value)
     finding.found[step] = entry
     return True
 
 
-def _read_plan(request: Request, step: str, store: Store, finding: Finding) -> bool:
+def _take_plan(request: Request, step: str, store: Store, finding: Finding) -> bool:
     path = records.plan_path(request.id, step, request.plan_key(step))
-    if (data := store.get(path)) is None:
+    plan = read_plan(store, path, finding.warnings.append)
+    if plan is None or records.is_past(plan[0]["expires_at"]):
         return False
-    try:
-        body, entries = plan_of(data, path)
-    except CorruptRecordError as exc:
-        finding.warnings.append(str(exc))
-        return False
-    if body["expires_at"] is not None and records.is_past(body["expires_at"]):
-        return False
-    for name, entry in entries.items():
+    for name, entry in plan[1].items():
         finding.known.setdefault(name, entry)
-    return _is_known(request, step, store, finding)
+    return _take_known(request, step, store, finding)

@@ -1,26 +1,28 @@
-"""Why a step has to be computed: what differs between the request and the newest record of history."""
+"""Why a step has to compute: what differs between the request and the newest record of history."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from pfl.handler.core.cache.bust import Mark
 from pfl.handler.core.cache.entry import Entry
+from pfl.handler.core.cache.history import ComputedRecord
 from pfl.handler.core.errors import CorruptRecordError
 from pfl.handler.core.event import Request
-from pfl.handler.core.fingerprint import Fingerprint, Part
-from pfl.handler.core.fingerprint import changes as code
+from pfl.handler.core.fingerprint import Fingerprint, Part, changes
 from pfl.handler.core.store import records
 from pfl.handler.core.store.objects import Store
 
 GONE = "its stored result is gone or damaged"
+_SHOWN_CHARACTERS = 40
 
 
 def explain(
     request: Request,
     step: str,
-    inputs: dict[str, Entry],
-    before: dict | None,
+    inputs: Mapping[str, Entry],
+    before: ComputedRecord | None,
     store: Store,
     print: Fingerprint | None,
     *,
@@ -28,61 +30,60 @@ def explain(
     diff: bool = False,
 ) -> list[str]:
     """
-    The reasons, a sentence each: ``never computed``, ``RATE in flows/helpers.py:12: 3 → 4``, ``parameter `rate`: 2 → 3``.
+    The reasons, a phrase each, such as ``never computed`` or ``parameter `rate`: 2 → 3``.
 
     Args:
-        request: What was asked.
+        request: The request.
         step: The step.
         inputs: The results that it takes, as far as they are known.
-        before: The body of its newest record of history, if there is one.
-        store: Where the parts of older fingerprints are.
-        print: The present fingerprint of the step.
-        busted: The bust that made its stored result void, if one did.
-        diff: Follow a sentence about changed source with a unified diff.
+        before: Its newest record of history, if one exists.
+        store: The store that holds the parts of older fingerprints.
+        print: The current fingerprint of the step.
+        busted: The bust that made its stored result invalid, if one did.
+        diff: Add a unified diff to each phrase about changed source.
     """
     if step in request.bust:
         return ["busted by this call"]
-    if busted is not None:  # All else is as it was, whatever was computed last.
+    if busted is not None:
         return [f"busted at {records.now_iso(busted.at)[:19]}Z"]
     if before is None:
         return ["never computed"]
     reasons = []
     if before["fingerprint"] != request.flow.steps[step].fingerprint:
         old = parts(store, step, before["fingerprint"])
-        told = code.explain(old, print.parts, diff=diff) if old and print is not None else []
-        reasons += told or ["its code changed"]
+        known = changes.explain(old, print.parts, diff=diff) if old and print is not None else []
+        reasons += known or ["its code changed"]
     for name, value in request.step_params(step).items():
-        was = before.get("params", {}).get(name)
-        if json.dumps(was) != json.dumps(value):
-            reasons.append(f"parameter `{name}`: {_cut(was)} → {_cut(value)}")
+        old_value = before.get("params", {}).get(name)
+        if json.dumps(old_value) != json.dumps(value):
+            reasons.append(f"parameter `{name}`: {_cut(old_value)} → {_cut(value)}")
     for name in request.flow.steps[step].upstream:
-        was = before.get("inputs", {}).get(name, {})
-        if name in inputs and was.get("sha256") != inputs[name].sha256:
-            shown = (
-                f": {_cut(was['value'])} → {_cut(inputs[name].value)}"
-                if "value" in was
-                else " changed"
+        old_input = before.get("inputs", {}).get(name, {})
+        if name not in inputs or old_input.get("sha256") == inputs[name].sha256:
+            continue
+        if "value" in old_input:
+            reasons.append(
+                f"input `{name}`: {_cut(old_input['value'])} → {_cut(inputs[name].value)}"
             )
-            reasons.append(f"input `{name}`{shown}")
-    if not reasons and records.is_past(before.get("expires_at")):
+        else:
+            reasons.append(f"input `{name}` changed")
+    if not reasons and records.is_past(before["expires_at"]):
         reasons.append(f"expired at {before['expires_at']}")
     return reasons or [GONE]
 
 
 def parts(store: Store, step: str, fingerprint: str) -> list[Part]:
-    """What an older fingerprint was made of; empty where nobody kept it."""
+    """The parts of an older fingerprint; empty if the store does not have them."""
     path = records.code_path(step, fingerprint)
+    data = store.get(path)
+    if data is None:
+        return []
     try:
-        data = store.get(path)
-        return (
-            [Part.from_json(row) for row in records.unseal(data, path)["parts"]]
-            if data is not None
-            else []
-        )
+        return [Part.from_json(row) for row in records.unseal(data, path)["parts"]]
     except (CorruptRecordError, KeyError, TypeError):
         return []
 
 
 def _cut(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -22,41 +22,13 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
 from pfl.handler.core.store.keys import canonical, digest, encode_id
 
 _HEAD, _MIDDLE = b'{"sha256":"', b'","body":'
 _START = len(_HEAD) + 64 + len(_MIDDLE)  # Where the body of a sealed object begins.
-NEWEST_FIRST = (
-    10**19
-)  # Subtracted from, so that a listing in order of key starts with the newest; good until 2286.
-_READ_AT_MOST = 10_000  # Names of a history, where they come in order: what is not among the newest is not looked for.
-CRASHED = "crashed"
-WITHOUT_VALUE = (
-    CRASHED,
-    "failed",
-    "busted",
-    "restored",
-    "accepted",
-)  # In the names of records that are about no value.
-# What every record of a computed result tells.
-_TOLD = {
-    "id",
-    "flow",
-    "step",
-    "key",
-    "sha256",
-    "size_bytes",
-    "fingerprint",
-    "computed_at",
-    "expires_at",
-    "engine",
-    "flow_run_id",
-    "task_run_id",
-}
 MOMENT = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"
 )  # As now_iso() and Prefect write them.
@@ -233,51 +205,6 @@ def _decompressed(text: str, library: str) -> str:
         return lzma.decompress(b64decode(text)).decode()
     except lzma.LZMAError as exc:
         raise ValueError(str(exc)) from exc
-
-
-def newest(
-    store, id: str, step: str, warnings: list[str], *, having: str = "", crashed: bool = False
-) -> Iterator[tuple[str, dict]]:
-    """
-    What one step of one ID computed, newest first, each record with its key; damaged and foreign ones are passed over.
-
-    Args:
-        store: Where.
-        id: The ID.
-        step: The step's name.
-        warnings: Told of damaged ones.
-        having: Only those whose file name contains this.
-        crashed: Also those of computations that died; they have no value.
-    """
-    folder = f"history/{encode_id(id)}/{step}"
-    for name in islice(store.names(folder), _READ_AT_MOST if store.is_ordered else None):
-        key = f"{folder}/{name}"
-        kind = name[20:].partition("-")[0]
-        if having not in name or (kind in WITHOUT_VALUE and not (crashed and kind == CRASHED)):
-            continue
-        data = store.get(key)
-        if data is None:
-            continue
-        try:
-            body = unseal(data, key)
-            if kind not in WITHOUT_VALUE and not (
-                body.keys() >= _TOLD and isinstance(body.get("inputs", {}), dict)
-            ):
-                raise _damaged(key, "it does not tell what a record tells")
-        except CorruptRecordError as exc:
-            if str(exc) not in warnings:
-                warnings.append(str(exc))
-            continue
-        if body.get("version", 1) != 1:
-            warnings.append(f"{key} is of version {body['version']}: passed over")
-            continue
-        # Two IDs can share a folder where the file system does not tell A from a.
-        if (
-            body.get("id") == id
-            and body.get("step") == step
-            and (crashed or body.get("status", "computed") == "computed")
-        ):
-            yield key, body
 
 
 def now_iso(at: float | None = None) -> str:

@@ -191,20 +191,19 @@ def accept(
     changes = explain(parts(store, step, older[0]), now.parts)
     for change in changes:
         output.say(f"{step}: {change}")
-    if dry_run:
-        body = {
-            "step": step,
-            "fingerprint": now.digest,
-            "stands_for": older[:1],
-            "changes": changes,
-        }
-    else:
+    accepted: Mapping[str, Any] = {
+        "step": step,
+        "fingerprint": now.digest,
+        "stands_for": older[:1],
+        "changes": changes,
+    }
+    if not dry_run:
         output.confirm(f"Keep the results of {step} from before?", yes=yes)
         by = getpass.getuser()
-        body = acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
+        accepted = acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
         output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
     if json:
-        output.emit(stored.as_json(body))
+        output.emit(stored.as_json(accepted))
 
 
 @app.command("bust")
@@ -356,7 +355,7 @@ def restore(
                 for mark in undone
             ),
         )
-    counts = {"back": 0, "replaced": 0, "plans": 0}
+    counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
         layout.check(store)

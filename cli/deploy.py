@@ -79,7 +79,7 @@ def deploy(
 
 def _show_plan(service: Deployment, json: bool) -> None:
     resources = list(service.planned())
-    misses = list(service.changes())
+    misses: list[dict[str, Any]] = list(service.changes())
     if json:
         output.emit(
             {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from pfl.cli import output, settings
 from pfl.cli.options import Json
-from pfl.handler.core.errors import PflError, UnavailableError
+from pfl.handler.core.errors import NotFoundError, PflError, UnavailableError
 
 if TYPE_CHECKING:
     from pfl.handler.core.declare.project import Project
@@ -323,22 +323,22 @@ class Doctor:
         """Whether the bucket is private, encrypted, versioned, with a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
             raise _SkippedError("the store is not a bucket")
-        from botocore.exceptions import BotoCoreError, ClientError
         from pfl.serverless import aws
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
         with aws.told(f"bucket {name}"):
             client.head_bucket(Bucket=name)
-        absent = ("NoSuch", "ServerSideEncryptionConfigurationNotFound")
         for state, (method, field, fix) in _BUCKET.items():
             found = None
             try:
-                found = getattr(client, method)(Bucket=name).get(field)
-            except (ClientError, BotoCoreError) as exc:
-                if not (isinstance(exc, ClientError) and aws.code(exc).startswith(absent)):
-                    yield Finding("skip", f"{name}: cannot check if it is {state}: {exc}"[:200])
-                    continue
+                with aws.told(f"bucket {name}"):
+                    found = getattr(client, method)(Bucket=name).get(field)
+            except NotFoundError:
+                pass
+            except PflError as exc:
+                yield Finding("skip", f"cannot check if {name} is {state}: {exc}")
+                continue
             is_true = found and found != "Suspended"
             if state == "private":
                 is_true = found and all(found.values())

@@ -56,6 +56,7 @@ Key = Annotated[str, typer.Option("--key", help="Column that identifies the rows
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
+Fields = Mapping[str, Any]
 Pair = tuple[str, Found | None, Found | None]
 
 _COLUMNS = ("record", "time", "id", "step", "status", "took>", "value")
@@ -288,7 +289,8 @@ def tail(
             if json:
                 output.emit(row)
             else:
-                table.add([_cells(row)])
+                table.add(_cells(row))
+        table.flush()
         seen = near
         is_first = False
         if follow:
@@ -438,7 +440,8 @@ def _difference(
     if not (old and new):
         row["trouble"] = f"only the {'first' if old else 'second'} has a record"
         return row
-    before, after = old[1], new[1]
+    before: Fields = old[1]
+    after: Fields = new[1]
     statuses = {old[0].status, new[0].status}
     if statuses == {history.COMPUTED} and before["sha256"] == after["sha256"]:
         row["equal"] = True
@@ -459,7 +462,7 @@ def _difference(
     return row
 
 
-def _field_changes(before: Body, after: Body, field: str) -> list[str]:
+def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     """Sentences such as ```rate`: 2 → 3`` about inputs or parameters."""
     old, new = (_fields(body, field) for body in (before, after))
     changes = []
@@ -470,7 +473,7 @@ def _field_changes(before: Body, after: Body, field: str) -> list[str]:
     return changes
 
 
-def _fields(body: Body, field: str) -> dict[str, tuple[str, str]]:
+def _fields(body: Fields, field: str) -> dict[str, tuple[str, str]]:
     """What identifies each input or parameter, and its text."""
     fields = (body.get(field) or {}).items()
     if field == "params":
@@ -677,11 +680,12 @@ def sql(
         kinds = [str(column[1]) for column in found.description or ()]
         table = output.Table(names)
         while names and (batch := found.fetchmany(1_000)):
-            if json:
-                for row in batch:
+            for row in batch:
+                if json:
                     output.emit(dict(zip(names, map(_cell, row, kinds), strict=True)))
-            else:
-                table.add([_text(cell) for cell in row] for row in batch)
+                else:
+                    table.add(map(_text, row))
+            table.flush()
     reader.end()
 
 

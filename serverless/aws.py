@@ -114,7 +114,7 @@ def code(exc) -> str:
 def of(exc, asked: str) -> PflError:
     """Our error for a refusal of the service."""
     kind, why = code(exc), str(exc.response.get("Error", {}).get("Message", exc))
-    if "NotFound" in kind or kind in ("NoSuchBucket", "404"):
+    if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404":
         return NotFoundError(
             f"{asked} is not there",
             why=why,

@@ -431,7 +431,7 @@ def history_name(pfl) -> str:
 
 def test_times_are_local_with_their_offset_and_in_utc_if_asked(pfl, project):
     project.call()
-    for words in (["cache", "ls"], ["history", "ls"]):
+    for words in (["cache", "ls"], ["history", "tail"]):
         for option, offset in ((), "+05:30"), (["--utc"], "+00:00"):
             # Only a new process reads the zone.
             environ = {**os.environ, "TZ": "IST-05:30"}

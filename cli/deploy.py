@@ -56,7 +56,7 @@ def deploy(
     uri = service.find_image(build=True)
     service.deploy(uri)
     made = [
-        {"type": kind, "name": resource, "link": service.link(kind, resource)}
+        {"type": kind, "name": resource, "link": service.page(kind, resource)}
         for kind, resource in service.resources().values()
     ]
     if json:
@@ -79,7 +79,7 @@ def deploy(
 
 def _show_plan(service: Deployment, json: bool) -> None:
     resources = list(service.planned())
-    misses: list[dict[str, Any]] = list(service.changes())
+    misses = list(service.changes())
     if json:
         output.emit(
             {
@@ -109,7 +109,7 @@ def remove(
 ) -> None:
     """Remove the function and its resources; the bucket with cache and history stays."""
     service = _existing(name, stage)
-    if not service.stack_status() and not (purge and service._bucket_is_there()):
+    if not service.stack_status() and not (purge and service.bucket_exists()):
         raise NotFoundError(
             f"stack {service.function} does not exist in {service.region}",
             hint="--stage, --name, AWS_REGION",
@@ -117,7 +117,7 @@ def remove(
     bucket = f" and {service.store} with all history" if purge else ""
     output.confirm(f"Remove {service.function} in {service.region}{bucket}?", yes=yes)
     _offer_osls(service, False)
-    service._node()
+    service.check_node()
     service.remove(purge=purge)
     kept = "" if purge else f"; {service.store} stays, --purge removes it"
     output.say(f"{service.function} is removed{kept}")
@@ -129,7 +129,7 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
     from pfl.serverless import aws
 
     service = _existing(name, stage)
-    with aws.told(f"function {service.function}"):
+    with aws.converted_errors(f"function {service.function}"):
         found = service.client("lambda").get_function(FunctionName=service.function)
     function: dict[str, Any] = found["Configuration"]
     variables = function.get("Environment", {}).get("Variables", {})
@@ -199,9 +199,9 @@ def _call_text(call: dict[str, Any]) -> str:
 def _existing(name: str, stage: str) -> Deployment:
     from pfl.serverless.deploy import Deployment
 
-    service = Deployment(settings.load(), name, stage, tell=output.say)
-    service._region()
-    service._identity()
+    service = Deployment(settings.load(), name, stage, report=output.say)
+    service.find_region()
+    service.find_account()
     return service
 
 
@@ -211,7 +211,7 @@ def _offer_osls(service: Deployment, install: bool) -> None:
 
     from pfl.serverless import deploy as deployment
 
-    if deployment._OSLS.exists() or not shutil.which("npm"):
+    if deployment.OSLS.exists() or not shutil.which("npm"):
         return
     has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):

@@ -308,7 +308,7 @@ class Doctor:
                 what = f"{change.name} {states[change.action]}"
                 yield _ok(what) if change.action == "keep" else _warn(what, "pfl setup blocks")
                 for note in change.note.split("; "):
-                    if note.startswith("beside it") or "of the same place" in note:
+                    if "of another type" in note or "the same location" in note:
                         yield _warn(note, "keep the one that is used, and remove the other")
 
     def store(self) -> Iterator[Finding]:
@@ -327,12 +327,12 @@ class Doctor:
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
-        with aws.told(f"bucket {name}"):
+        with aws.converted_errors(f"bucket {name}"):
             client.head_bucket(Bucket=name)
         for state, (method, field, fix) in _BUCKET.items():
             found = None
             try:
-                with aws.told(f"bucket {name}"):
+                with aws.converted_errors(f"bucket {name}"):
                     found = getattr(client, method)(Bucket=name).get(field)
             except NotFoundError:
                 pass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pfl.handler.core.declare.project import Project
     from pfl.handler.core.event import Reply, Request
     from pfl.handler.core.settings import Settings
-    from pfl.serverless.remote import Target
+    from pfl.serverless.remote import FunctionCrashedError, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
@@ -117,9 +117,8 @@ def _run_here(chosen: Settings, raw: Event) -> Reply:
     import uuid
 
     from pfl.handler import entry
-    from pfl.handler.core.store import objects
 
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
     with output.stdout_kept_for_data():
         return entry.handle(
@@ -151,9 +150,9 @@ def _call(
     output.say(f"calling function {target.function}{region}")
     try:
         sent = remote.call(
-            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, tell=output.say
+            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
         )
-    except errors.UnavailableError as exc:
+    except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
     if sent.reply is None:
@@ -195,7 +194,7 @@ _CAUSES = {
 }
 
 
-def _mark_as_crashed(chosen: Settings, error: errors.UnavailableError) -> None:
+def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
     """
     Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
 
@@ -204,10 +203,9 @@ def _mark_as_crashed(chosen: Settings, error: errors.UnavailableError) -> None:
     cause = _CAUSES.get(type(error).__name__)
     if cause is None or not chosen.store:
         return  # Nothing is on record, or not in a store that can be read from here.
-    from pfl.handler.core.store import objects
     from pfl.handler.engine import reap
 
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     try:
         for row in reap.after_error(results, chosen, error.request_id, cause, error.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
@@ -261,10 +259,9 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     from pfl.handler.core.cache import accept
     from pfl.handler.core.cache import forecast as forecasts
     from pfl.handler.core.declare import catalog, project
-    from pfl.handler.core.store import objects
 
     request = events.parse(raw, catalog.load(chosen))
-    results = objects.of(chosen)
+    results = settings.open_store(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)

@@ -28,12 +28,11 @@ Tag = Annotated[str | None, typer.Option("--tag", help="Limit of this tag.")]
 @app.command("ls")
 def list_limits(utc: Utc = False, json: Json = False) -> None:
     """List limits, with the holders of their slots and leaked slots."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine.prefect import limits, runs
 
     chosen = settings.load()
-    results = objects.of(chosen)
-    api = runs.known(chosen)
+    results = settings.open_store(chosen)
+    api = runs.find_api(chosen)
     if api is None:
         output.say(
             "the embedded Prefect server is not running: these are the limits that pfl has set;"
@@ -173,13 +172,12 @@ def reset_limit(
 
 def _connect() -> tuple[Api, Store]:
     """Prefect, which is started if it has to be, and the store."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine.prefect import environment
 
     chosen = settings.load()
     api = environment.choose(chosen, lambda text: output.progress("", text))
     output.clear_progress()
-    return api, objects.of(chosen)
+    return api, settings.open_store(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:

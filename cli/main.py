@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -121,14 +122,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # The parent process has closed it.
             setattr(sys, name, open(os.devnull, "r+"))
-    output.set_json("--json" in arguments)
+    output.as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
+        output.write("", end="")
         if code == 130:  # Typer has turned Ctrl-C into an exit code.
             raise KeyboardInterrupt
     except (KeyboardInterrupt, Exception) as exc:
         code = _report(exc, arguments)
-    output.clear_progress()
+    # What cannot be written now would fail again when Python exits.
+    with suppress(SystemExit, UnavailableError):
+        output.write("", end="")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-_as_json = False
+as_json = False  # Set by --json: then errors are printed as JSON too.
 _in_utc = False
 _live: Live | None = None
-_live_lock = threading.Lock()
+_live_lock = threading.RLock()
 _last_progress = ""
 
 # Columns that are cut to fit a terminal. Any other is worse cut than on two lines.
@@ -38,12 +38,6 @@ _STATUS_COLOURS = {
 }
 
 
-def set_json(wanted: bool) -> None:
-    """Remember whether ``--json`` was given: then errors are printed as JSON too."""
-    global _as_json
-    _as_json = wanted
-
-
 def set_utc(wanted: bool) -> None:
     """Remember whether ``--utc`` was given."""
     global _in_utc
@@ -56,10 +50,10 @@ def emit(data: object) -> None:
         write(_clean(data))
     else:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(json.dumps(data, ensure_ascii=not is_unicode))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode)))
 
 
-def write(text: str) -> None:
+def write(text: str, end: str = "\n") -> None:
     """
     Print *text* on stdout as it is: colours stay, so stored text has to be cleaned before.
 
@@ -70,8 +64,7 @@ def write(text: str) -> None:
     clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
-        # The escape of a lone surrogate is valid JSON, too.
-        _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout)
+        _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout, end)
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -91,7 +84,7 @@ def say(text: str) -> None:
 
 def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
-    if _as_json:
+    if as_json:
         # The exit code is that of this error, whatever becomes of stdout.
         with suppress(SystemExit, UnavailableError):
             emit({"version": 1, "status": error.status, "error": error.to_json()})
@@ -111,8 +104,14 @@ def explain(error: ErrorBody) -> None:
 
 
 def printable(text: str) -> str:
-    """*text* with control characters and direction marks as escapes: it cannot steer a terminal."""
-    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+    """
+    *text* with control characters and direction marks as escapes: it cannot steer a terminal.
+
+    The escapes are those of JSON: JSON keeps its meaning.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class Table:
@@ -334,10 +333,11 @@ def progress(step: str, doing: str) -> None:
     with _live_lock:
         if text == _last_progress:
             return
-        _last_progress = text
         if not _is_terminal(sys.stderr):
-            _print_stderr(text)
+            say(text)
+            _last_progress = text
             return
+        _last_progress = text
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
@@ -410,10 +410,6 @@ def _clean(text: str) -> str:
 
 def _write_stderr(text: str) -> None:
     clear_progress()
-    _print_stderr(text)
-
-
-def _print_stderr(text: str) -> None:
     # A message that cannot be printed changes no exit code.
     with suppress(OSError):
         _print(text, sys.stderr)

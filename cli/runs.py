@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pfl.cli import output, settings
 from pfl.cli.options import DryRun, Json, OnlyId, Utc
-from pfl.handler.core.store.values import JsonObject
+
+if TYPE_CHECKING:
+    from pfl.handler.engine.prefect.runs import RunRow
 
 app = typer.Typer(help="List runs, and mark dead ones as crashed.", no_args_is_help=True)
 
@@ -30,29 +32,32 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine.prefect import runs
 
     chosen = settings.load()
-    api = runs.known(chosen)
+    api = runs.find_api(chosen)
     if api is None:
         output.say(
             "the embedded Prefect server is not running: these are the calls on record;"
             " pfl server start brings the rest"
         )
-    found = list(runs.ls(objects.of(chosen), api, id=id, status=status, stuck=stuck, limit=limit))
+    found = list(
+        runs.list_runs(
+            settings.open_store(chosen), api, id=id, status=status, stuck=stuck, limit=limit
+        )
+    )
     columns = ["id", "flow", "step", "status", "started", "run"]
     count = output.print_rows(found, columns, _cells, json=json)
     dead = sum(row["stuck"] for row in found)
     output.say(output.counted(count, "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
 
 
-def _cells(row: JsonObject) -> tuple[object, ...]:
+def _cells(row: RunRow) -> tuple[object, ...]:
     return (
         row["id"],
         row["flow"] or "",
         row["step"] or "all",
-        row["status"] + (" (stuck)" if row["stuck"] else ""),
+        f"{row['status']}{' (stuck)' if row['stuck'] else ''}",
         output.local_time(row["started_at"]),
         (row["flow_run_id"] or row["holder"], row["url"]),
     )
@@ -61,12 +66,13 @@ def _cells(row: JsonObject) -> tuple[object, ...]:
 @app.command("reap")
 def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from pfl.handler.core.store import objects
     from pfl.handler.engine import reap
 
     count = 0
     chosen = settings.load()
-    for row in reap.reap(objects.of(chosen), chosen, dry_run=dry_run, notify=output.progress):
+    for row in reap.reap(
+        settings.open_store(chosen), chosen, dry_run=dry_run, notify=output.progress
+    ):
         count += 1
         if json:
             output.emit({**row, "dry_run": dry_run})
@@ -84,7 +90,7 @@ def open_run(
     """Print the page of a run in Prefect's UI; on a terminal, open it."""
     from pfl.handler.engine.prefect import runs
 
-    url = runs.link(settings.load(), run, output.progress)
+    url = runs.run_url(settings.load(), run, output.progress)
     output.emit({"url": url} if json else url)
     if sys.stdout.isatty() and not json:
         import webbrowser

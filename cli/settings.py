@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pfl.cli import output
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.settings import Settings
+
+if TYPE_CHECKING:
+    from pfl.handler.core.store.objects import Store
 
 _from_dotenv: set[str] = set()
 
@@ -57,6 +61,13 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
     if function is not None:
         settings = settings._replace(function=function)
     return settings
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of a project."""
+    from pfl.handler.core.store import objects
+
+    return objects.of(settings)
 
 
 def source(env: str) -> str:

@@ -1,12 +1,25 @@
-"""boto3 clients, and what they raise in the words of pfl; the one place that knows botocore's exceptions."""
+"""boto3 clients, and the only place that knows botocore's exceptions."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from botocore.exceptions import ClientError
+
+_REJECTED = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "UnrecognizedClientException",
+)
 
 
 def client(
@@ -16,19 +29,20 @@ def client(
     region: str = "",
     read_timeout_s: int = 60,
     attempts: int = 3,
-):
+) -> BaseClient:
     """
-    A boto3 client; profile, credentials, region and endpoint come from where AWS's own tools take them.
+    Return a boto3 client; profile, credentials, region and endpoint come from where AWS's own tools
+    find them.
 
     Args:
-        service: Its name in boto3.
-        endpoint_url: Where it listens, if not where the environment says.
-        region: Used where the environment and the profile name none.
+        service: The service's name in boto3.
+        endpoint_url: The service's address, if not that of the environment.
+        region: The region, if neither the environment nor the profile names one.
         read_timeout_s: How long to wait for an answer.
-        attempts: How often botocore asks by itself.
+        attempts: How often botocore sends a request.
 
     Raises:
-        InvalidRequestError: There is no region, or the profile is unknown.
+        InvalidRequestError: No region is chosen, or the profile does not exist.
     """
     import boto3
     from botocore.config import Config
@@ -38,7 +52,7 @@ def client(
         connect_timeout=10,
         read_timeout=read_timeout_s,
     )
-    with told(f"AWS {service}"):
+    with converted_errors(f"AWS {service}"):
         region = chosen_region(region)
         try:
             return boto3.Session().client(
@@ -46,7 +60,7 @@ def client(
             )
         except ValueError as exc:
             raise InvalidRequestError(
-                "the endpoint or the region is not one",
+                "invalid AWS endpoint or region",
                 why=str(exc),
                 hint="AWS_ENDPOINT_URL, AWS_REGION",
             ) from exc
@@ -54,28 +68,28 @@ def client(
 
 def chosen_region(default: str = "") -> str:
     """
-    The region of the profile or the environment, else *default*.
+    Return the region of the profile or the environment, or else *default*.
 
     Raises:
-        InvalidRequestError: There is none.
+        InvalidRequestError: No region is chosen.
     """
     import boto3
 
     region = boto3.Session().region_name or os.environ.get("AWS_REGION") or default
     if not region:
         raise InvalidRequestError(
-            "no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile that names one"
+            "no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile with a region"
         )
     return region
 
 
 @contextmanager
-def told(asked: str) -> Iterator[None]:
+def converted_errors(resource: str) -> Iterator[None]:
     """
-    Let what botocore raises rise as one of our errors.
+    Convert what botocore raises into one of our errors.
 
     Args:
-        asked: What was asked, for messages: ``"function pfl-dev"``.
+        resource: What is requested, for messages: ``"function pfl-dev"``.
     """
     from botocore import exceptions as boto
 
@@ -83,7 +97,7 @@ def told(asked: str) -> Iterator[None]:
         yield
     except boto.ProfileNotFound as exc:
         raise InvalidRequestError(
-            "the AWS profile is not known", why=str(exc), hint="AWS_PROFILE, or aws configure"
+            "the AWS profile does not exist", why=str(exc), hint="AWS_PROFILE, or aws configure"
         ) from exc
     except (
         boto.NoCredentialsError,
@@ -91,51 +105,53 @@ def told(asked: str) -> Iterator[None]:
         boto.CredentialRetrievalError,
         boto.TokenRetrievalError,
     ) as exc:
-        hint = "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login"
-        raise InvalidRequestError("there are no AWS credentials", why=str(exc), hint=hint) from exc
-    except (boto.InvalidRegionError, boto.ParamValidationError) as exc:
         raise InvalidRequestError(
-            f"{asked}: the request is not one AWS knows", why=str(exc)
+            "no AWS credentials found",
+            why=str(exc),
+            hint="AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login",
         ) from exc
+    except (boto.InvalidRegionError, boto.ParamValidationError) as exc:
+        raise InvalidRequestError(f"{resource}: invalid request", why=str(exc)) from exc
     except (boto.EndpointConnectionError, boto.ConnectTimeoutError) as exc:
-        hint = "is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?"
-        raise UnavailableError(f"{asked} could not be reached", why=str(exc), hint=hint) from exc
+        raise UnavailableError(
+            f"{resource} cannot be reached",
+            why=str(exc),
+            hint="is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?",
+        ) from exc
     except boto.ClientError as exc:
-        raise of(exc, asked) from exc
+        raise _refusal(exc, resource) from exc
     except boto.BotoCoreError as exc:
-        raise UnavailableError(f"{asked} did not answer", why=str(exc)) from exc
+        raise UnavailableError(f"{resource} did not answer", why=str(exc)) from exc
 
 
-def code(exc) -> str:
-    """The service's name for what went wrong."""
+def code(exc: BaseException | None) -> str:
+    """Return AWS's name for what went wrong; empty if *exc* is not an answer of AWS."""
+    from botocore.exceptions import ClientError
+
+    if not isinstance(exc, ClientError):
+        return ""
     return str(exc.response.get("Error", {}).get("Code", ""))
 
 
-def of(exc, asked: str) -> PflError:
-    """Our error for a refusal of the service."""
-    kind, why = code(exc), str(exc.response.get("Error", {}).get("Message", exc))
+def _refusal(exc: ClientError, resource: str) -> PflError:
+    kind = code(exc)
+    why = str(exc.response.get("Error", {}).get("Message", exc))
     if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404":
         return NotFoundError(
-            f"{asked} is not there",
+            f"{resource} does not exist",
             why=why,
-            hint="pfl deploy makes it; is the region the right one?",
+            hint="pfl deploy creates it; is the region right?",
         )
     if "AccessDenied" in kind or kind in ("403", "UnauthorizedOperation"):
         return UnavailableError(
-            f"{asked}: access is denied",
+            f"{resource}: access is denied",
             why=why,
             hint="the credentials in use lack this permission",
         )
-    if kind in (
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "UnrecognizedClientException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-    ):
+    if kind in _REJECTED:
         return UnavailableError(
-            f"{asked}: the credentials were not accepted",
+            f"{resource}: the credentials were not accepted",
             why=why,
             hint="log in again, or check AWS_PROFILE",
         )
-    return UnavailableError(f"{asked} refused", why=f"{kind}: {why}")
+    return UnavailableError(f"{resource} refused", why=f"{kind}: {why}")

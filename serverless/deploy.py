@@ -1,8 +1,8 @@
 """
-What stands between the code here and a function in AWS: checked at once, built, pushed by digest, deployed with osls.
+Deployment of a function to AWS: checked at once, built, pushed by digest, deployed with osls.
 
-Each step looks first whether its work is done, so a deployment that was interrupted is repeated, and one without changes
-does nothing.
+Each step first checks whether its work is done, so an interrupted deployment can be repeated, and
+one without changes does nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import difflib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -20,38 +22,73 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 from pfl.handler.core import errors
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from pfl.handler.core.event import Reply
 from pfl.handler.core.settings import Settings
 from pfl.serverless import aws, image, remote
 
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from pfl.handler.engine.prefect.environment import Api
+
 HERE = Path(__file__).resolve().parent
-NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
-_OSLS = HERE / "node_modules" / ".bin" / "osls"
+OSLS = HERE / "node_modules" / ".bin" / "osls"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _NO_IMAGE = "sha256:" + "0" * 64
-# Nothing has been deployed in these; CloudFormation refuses to update them.
+# Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _ANSWER_S = 5
+# AWS's console, by type of resource.
+_PAGES = {
+    "AWS::CloudWatch::Alarm": "cloudwatch/home?region={region}#alarmsV2:alarm/{name}",
+    "AWS::Lambda::Function": "lambda/home?region={region}#/functions/{name}",
+    "AWS::Logs::LogGroup": "cloudwatch/home?region={region}#logsV2:log-groups/log-group/{name}",
+    "AWS::S3::Bucket": "s3/buckets/{name}",
+}
 
-Tell = Callable[[str], None]
+
+class ResourceRow(TypedDict):
+    """
+    A resource of the stack, and whether a deployment would ``create``, ``keep`` or ``remove`` it.
+    """
+
+    resource: str
+    type: str
+    would: str
+
+
+class StepChange(TypedDict):
+    """
+    A step that will miss after a deployment, why, and the steps that run again if its value
+    changes.
+    """
+
+    flow: str
+    step: str
+    why: str
+    then: list[str]
 
 
 @dataclasses.dataclass
 class Deployment:
     """
-    One stage of one name: the stack, the function, the bucket.
+    One stage of one service: the stack, the function, the bucket.
 
     Args:
-        settings: The settings of whoever deploys; Prefect's address and the engine go into the function.
-        name: Of the service; a letter, then letters, digits and dashes, 20 at most.
-        stage: Likewise.
+        settings: The settings; Prefect's address and the engine go into the function.
+        name: The service's name: a letter, then letters, digits and dashes, 20 at most.
+        stage: The stage's name, likewise.
         arch: ``x86_64`` or ``arm64``.
-        image_uri: An image that is in the registry already, as ``…@sha256:…``; built and pushed if empty.
-        plain_key: Put PREFECT_API_KEY into the function's variables, where whoever may see the function reads it.
-        tell: Told what is done.
+        image_uri: An image in the registry, as ``…@sha256:…``; one is built and pushed if this is
+            empty.
+        plain_key: Put PREFECT_API_KEY into the function's variables, which anybody who sees the
+            function can read.
+        report: Called with a line for each thing that is done.
     """
 
     settings: Settings
@@ -60,24 +97,25 @@ class Deployment:
     arch: str = "x86_64"
     image_uri: str = ""
     plain_key: bool = False
-    tell: Tell = print
+    report: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        for what, text in (("name", self.name), ("stage", self.stage)):
-            if not NAME.fullmatch(text):
-                why = f"{text!r} is not a lower-case letter followed by up to 19 letters, digits and dashes"
+        for option, text, example in (("name", self.name, "pfl"), ("stage", self.stage, "dev")):
+            if not _NAME.fullmatch(text):
                 raise InvalidRequestError(
-                    f"the {what} cannot be used",
-                    why=why,
-                    hint=f"--{what} {'pfl' if what == 'name' else 'dev'}",
+                    f"invalid --{option} {text!r}",
+                    why="it is not a lower-case letter and up to 19 letters, digits and dashes",
+                    hint=f"--{option} {example}",
                 )
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
             raise InvalidRequestError(
-                "the image is not named by digest",
-                why=self.image_uri,
+                f"invalid --image {self.image_uri!r}",
+                why="it has no digest",
                 hint="--image REPOSITORY@sha256:…",
             )
-        self.region = self.account = ""
+        self.region = ""
+        self.account = ""
+        self.api: Api | None = None
         self.warnings: list[str] = []
 
     @property
@@ -92,122 +130,83 @@ class Deployment:
     def store(self) -> str:
         return f"s3://{self.bucket}/pfl"
 
-    def client(self, service: str):
+    def client(self, service: str) -> BaseClient:
         return aws.client(service, region=self.region)
+
+    # What a deployment needs.
 
     def check(self, *, building: bool = True, dirty: bool = False) -> None:
         """
-        See whether all that is needed is here.
+        Check all that a deployment needs.
 
         Args:
             building: Whether an image will be built.
-            dirty: Whether flows may be deployed that git does not have.
+            dirty: Whether to deploy changes that are not committed.
 
         Raises:
-            InvalidRequestError: It is not; *why* names all that is missing, a line each.
+            InvalidRequestError: Something is missing; *why* has a line for each.
         """
-        missing = []
-        looks = [
-            self._node,
-            self._region,
-            self._identity,
-            self._stack,
-            self._prefect,
-            self._key,
+        checks: list[Callable[[], object]] = [
+            self.check_node,
+            self.find_region,
+            self.find_account,
+            self._check_stack,
+            self._check_prefect,
+            self._check_key,
             lambda: catalog.load(self.settings),
         ]
-        looks += [self._tool, self._registry] if building else []
-        looks += [] if dirty else [self._git]
-        for look in looks:
+        if building:
+            checks += [self._check_tool, self._check_registry]
+        if not dirty:
+            checks.append(self._check_git)
+        missing = []
+        for check in checks:
             try:
-                look()
+                check()
             except PflError as exc:
-                missing.append(f"{exc}" + (f" ({exc.hint})" if exc.hint else ""))
+                missing.append(f"{exc} ({exc.hint})" if exc.hint else str(exc))
         if missing:
-            many = f"{len(missing)} things are" if len(missing) > 1 else "one thing is"
-            raise InvalidRequestError(f"{many} missing for a deployment", why="\n".join(missing))
+            raise InvalidRequestError(
+                "something is missing for a deployment", why="\n".join(missing)
+            )
 
-    def _node(self) -> None:
+    def check_node(self) -> None:
         node = shutil.which("node")
-        version = (
-            subprocess.run(
-                [node, "--version"], capture_output=True, text=True, check=False
-            ).stdout.strip()
-            if node
-            else ""
-        )
         if not node or not shutil.which("npm"):
             raise InvalidRequestError(
-                "Node and npm are not here",
+                "Node and npm are not installed",
                 hint="Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
             )
+        version = _run(node, "--version").stdout.strip()
         if [int(part) for part in re.findall(r"\d+", version)[:2]] < [20, 19]:
             raise InvalidRequestError("Node is too old", why=f"{version}, 20.19 at least")
-        if not _OSLS.exists():
+        if not OSLS.exists():
             raise InvalidRequestError(
                 "osls is not installed",
                 hint=f"pfl deploy --install, or npm install --no-package-lock in {HERE}",
             )
 
-    def _tool(self) -> None:
-        if image.tool() is None:
-            raise InvalidRequestError(
-                "there is no container tool that works",
-                hint="docker with its engine running, podman or buildah; or --image",
-            )
-
-    def _registry(self) -> None:
-        if self.account and self.region:  # Else they are missing already, and told.
-            self._login()
-
-    def _login(self) -> tuple[str, str]:
-        with aws.told("the registry of images (ECR)"):
-            token = self.client("ecr").get_authorization_token()["authorizationData"][0][
-                "authorizationToken"
-            ]
-        user, _, password = base64.b64decode(token).decode().partition(":")
-        return user, password
-
-    def _repository(self) -> str:
-        """The repository of the images, without a tag; made where it is not there."""
-        ecr = self.client("ecr")
-        with aws.told("the registry of images (ECR)"):
-            try:
-                return ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0][
-                    "repositoryUri"
-                ]
-            except ecr.exceptions.RepositoryNotFoundException:
-                more = {"imageScanningConfiguration": {"scanOnPush": True}}
-                return ecr.create_repository(repositoryName=self.name, **more)["repository"][
-                    "repositoryUri"
-                ]
-
-    def _region(self) -> None:
+    def find_region(self) -> None:
         import boto3
 
-        with aws.told("AWS"):
-            self.region, known = (
-                aws.chosen_region(),
-                boto3.Session().get_available_regions("lambda"),
-            )
-        if self.region not in known:
-            wrong, self.region = self.region, ""
-            near = [each for each in known if each[:2] == wrong[:2]]
+        with aws.converted_errors("AWS"):
+            region = aws.chosen_region()
+            regions = boto3.Session().get_available_regions("lambda")
+        if region not in regions:
+            near = difflib.get_close_matches(region, regions) or regions[:4]
             raise InvalidRequestError(
-                f"AWS has no region {wrong!r}",
-                hint=f"for instance {', '.join((near or known)[:4])}",
+                f"AWS has no region {region!r}", hint=f"for instance {', '.join(near)}"
             )
+        self.region = region
 
-    def _identity(self) -> None:
+    def find_account(self) -> None:
         import boto3
 
-        with aws.told("AWS"):
-            # Where the region is wrong, the credentials can be seen all the same.
-            self.account = (
-                boto3.Session()
-                .client("sts", region_name=self.region or "us-east-1")
-                .get_caller_identity()["Account"]
-            )
+        # Credentials can be checked even if the region is wrong.
+        region = self.region or "us-east-1"
+        with aws.converted_errors("AWS"):
+            sts = boto3.Session().client("sts", region_name=region)
+            self.account = sts.get_caller_identity()["Account"]
         if len(self.bucket) > 63:
             raise InvalidRequestError(
                 "the bucket's name is too long",
@@ -215,267 +214,295 @@ class Deployment:
                 hint="--name",
             )
 
-    def _stack(self) -> None:
-        status = self.stack_status() if self.account and self.region else ""
+    def _check_stack(self) -> None:
+        if not (self.account and self.region):
+            return
+        status = self.stack_status()
+        what = f"the stack {self.function} is in {status}"
         if status in _STUCK:
             raise InvalidRequestError(
-                f"the stack {self.function} is in {status}",
-                hint=f"pfl remove --stage {self.stage}, then deploy again",
+                what, hint=f"pfl remove --stage {self.stage}, then deploy again"
             )
-        if (
-            status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS"
-        ):  # In that one nothing has begun.
+        # A review means that nothing has begun.
+        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
             raise UnavailableError(
-                f"the stack {self.function} is in {status}",
-                hint="another deployment is under way: wait until it is through",
+                what, hint="another deployment is in progress: wait until it is done"
             )
 
-    def stack_status(self) -> str:
-        """CloudFormation's word for the stack; empty where there is none."""
-        try:
-            with aws.told(f"stack {self.function}"):
-                return self.client("cloudformation").describe_stacks(StackName=self.function)[
-                    "Stacks"
-                ][0]["StackStatus"]
-        except UnavailableError as exc:
-            if "does not exist" in exc.why:
-                return ""
-            raise
-        except NotFoundError:
-            return ""
-
-    def _prefect(self) -> None:
+    def _check_prefect(self) -> None:
         if self.settings.engine != "prefect":
             return
         from pfl.handler.engine.prefect import environment
 
-        api = environment.configured(self.settings)
-        if api is None:
+        self.api = environment.configured(self.settings)
+        if self.api is None:
             raise InvalidRequestError(
-                "no Prefect API is named", hint="PREFECT_API_URL, or --engine direct"
+                "no Prefect API is configured", hint="PREFECT_API_URL, or --engine direct"
             )
-        self._api = api
-        self._reach(api.url)
+        self._check_reachable(self.api.url)
 
-    def _key(self) -> None:
-        if (api := getattr(self, "_api", None)) and api.key and not self.settings.prefect_secret:
-            if not self.plain_key:
-                hint = "put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key"
-                raise InvalidRequestError(
-                    "PREFECT_API_KEY would stand in the function's variables", hint=hint
-                )
-            self.warnings.append(
-                "PREFECT_API_KEY is a plain variable of the function: whoever may see the function can read it"
+    def _check_key(self) -> None:
+        if self.api is None or not self.api.key or self.settings.prefect_secret:
+            return
+        if not self.plain_key:
+            raise InvalidRequestError(
+                "PREFECT_API_KEY would be readable in the function's variables",
+                hint="put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
+                "or --plain-key",
             )
-
-    def _reach(self, url: str) -> None:
-        host, hint = (
-            urlsplit(url),
-            "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct",
+        self.warnings.append(
+            "PREFECT_API_KEY is a plain variable: anybody who sees the function can read it"
         )
+
+    def _check_reachable(self, url: str) -> None:
+        """Check Prefect's address as Lambda sees it."""
+        hint = "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct"
+        parts = urlsplit(url)
         try:
-            at = (host.hostname or "", host.port or (443 if host.scheme == "https" else 80))
-            addresses = [
-                ipaddress.ip_address(row[4][0])
-                for row in socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
-            ]
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            rows = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+            addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
-                raise InvalidRequestError(
-                    f"Lambda cannot reach {url}", why="that is this machine", hint=hint
-                )
+                raise ValueError("that is this machine")
             if any(each.is_private for each in addresses):
-                return self.warnings.append(
+                self.warnings.append(
                     f"{url} is a private address: the function has to be in its VPC"
                 )
-            socket.create_connection(at, timeout=_ANSWER_S).close()
+                return
+            socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
         except OSError as exc:
-            if host.scheme in urllib.request.getproxies():
-                return  # A proxy stands before this machine, and none before Lambda.
-            raise UnavailableError(
-                f"Prefect at {url} cannot be reached", why=str(exc), hint=hint
-            ) from exc
-        except ValueError as exc:  # Of the port, or of the name's letters.
+            # This machine may be behind a proxy, and Lambda is not.
+            if parts.scheme not in urllib.request.getproxies():
+                raise UnavailableError(
+                    f"Prefect at {url} cannot be reached", why=str(exc), hint=hint
+                ) from exc
+        except ValueError as exc:
+            # Also the error for an invalid port or name.
             raise InvalidRequestError(
                 f"Lambda cannot reach {url}", why=str(exc), hint=hint
             ) from exc
 
-    def _git(self) -> None:
+    def _check_tool(self) -> None:
+        if image.tool() is None:
+            raise InvalidRequestError(
+                "no container tool works here",
+                hint="docker with its engine running, podman or buildah; or --image",
+            )
+
+    def _check_registry(self) -> None:
+        # Without them, the region or the credentials are reported already.
+        if self.account and self.region:
+            self._login()
+
+    def _check_git(self) -> None:
         if not shutil.which("git"):
             return
-        done = subprocess.run(
-            ["git", "status", "--porcelain", "--", "flows", "handler"],
-            cwd=self.settings.root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        parts = ("flows", "handler")
+        done = _run("git", "status", "--porcelain", "--", *parts, cwd=self.settings.root)
         if done.returncode == 0 and done.stdout.strip():
-            changed = ", ".join(line[3:] for line in done.stdout.splitlines()[:5])
             raise InvalidRequestError(
-                "there are changes that git does not have",
-                why=changed,
+                "some changes are not committed to git",
+                why=", ".join(line[3:] for line in done.stdout.splitlines()[:5]),
                 hint="commit them, or --dirty",
             )
 
-    def install(self) -> None:
-        """Install osls, as package.json pins it."""
-        self.tell("installing osls")
-        done = subprocess.run(
-            ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"],
-            cwd=HERE,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise UnavailableError(
-                "npm could not install osls", why="\n".join(done.stderr.strip().splitlines()[-5:])
-            )
+    # The image.
 
     def find_image(self, *, build: bool) -> str:
-        """The image of this code, by digest; built and pushed where the registry has none and *build* says so."""
+        """
+        Return the image of this code, by digest; build and push it if *build* and the registry has
+        none.
+        """
         if self.image_uri:
             return self.image_uri
         tag = f"{image.digest(self.settings.root, self.arch)[:16]}-{self.arch}"
         if not build:
-            return f"{self.name}@{self._pushed(tag) or _NO_IMAGE}"
+            return f"{self.name}@{self._pushed_digest(tag) or _NO_IMAGE}"
         uri = self._repository()
-        if not (found := self._pushed(tag)):
+        digest = self._pushed_digest(tag)
+        if not digest:
             name = image.tool()
             assert name is not None
-            self.tell(f"building {uri}:{tag} with {name}")
-            image.build(name, self.settings.root, f"{uri}:{tag}", arch=self.arch, tell=self.tell)
+            tagged = f"{uri}:{tag}"
+            self.report(f"building {tagged} with {name}")
+            image.build(name, self.settings.root, tagged, arch=self.arch, report=self.report)
             user, password = self._login()
-            self.tell("pushing it")
-            image.push(name, f"{uri}:{tag}", user=user, password=password, tell=self.tell)
-            found = self._pushed(tag)
-        if not found:
-            raise UnavailableError(f"{uri}:{tag} is not in the registry after it was pushed")
-        return f"{uri}@{found}"
+            self.report("pushing it")
+            image.push(name, tagged, user=user, password=password, report=self.report)
+            digest = self._pushed_digest(tag)
+            if not digest:
+                raise UnavailableError(f"{tagged} is not in the registry after the push")
+        return f"{uri}@{digest}"
 
-    def _pushed(self, tag: str) -> str:
-        """The digest of the image with this tag; empty where there is none."""
+    def _login(self) -> tuple[str, str]:
+        """The user and the password of the registry."""
+        with aws.converted_errors("the image registry (ECR)"):
+            (row,) = self.client("ecr").get_authorization_token()["authorizationData"]
+        user, _, password = base64.b64decode(row["authorizationToken"]).decode().partition(":")
+        return user, password
+
+    def _repository(self) -> str:
+        """The address of the image repository, which is created if necessary."""
+        ecr = self.client("ecr")
+        with aws.converted_errors("the image registry (ECR)"):
+            try:
+                found = ecr.describe_repositories(repositoryNames=[self.name])
+                return str(found["repositories"][0]["repositoryUri"])
+            except ecr.exceptions.RepositoryNotFoundException:
+                created = ecr.create_repository(
+                    repositoryName=self.name, imageScanningConfiguration={"scanOnPush": True}
+                )
+                return str(created["repository"]["repositoryUri"])
+
+    def _pushed_digest(self, tag: str) -> str:
+        """The digest of the image with this tag; empty if it is not in the registry."""
         try:
-            with aws.told(f"ECR repository {self.name}"):
-                rows = self.client("ecr").describe_images(
+            with aws.converted_errors(f"ECR repository {self.name}"):
+                found = self.client("ecr").describe_images(
                     repositoryName=self.name, imageIds=[{"imageTag": tag}]
-                )["imageDetails"]
-                return rows[0]["imageDigest"]
+                )
+                return str(found["imageDetails"][0]["imageDigest"])
         except NotFoundError:
             return ""
 
-    def osls(self, command: str, uri: str = "") -> None:
-        """
-        Run osls for this stage.
+    # The stack.
 
-        Raises:
-            UnavailableError: It failed; its last words say why.
-        """
-        secret = self.settings.prefect_secret
-        service = secret.split(":")[2] if secret.count(":") >= 5 else "secretsmanager"
-        none = f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:none"
-        api = getattr(self, "_api", None)
-        environ = os.environ | {
-            "AWS_REGION": self.region, "SLS_TELEMETRY_DISABLED": "1", "NODE_NO_WARNINGS": "1",
-            "PFL_NAME": self.name, "PFL_ARCH": self.arch, "PFL_BUCKET": self.bucket, "PFL_BUCKET_IS": "kept" if self._outlived() else "made",
-            "PFL_IMAGE_URI": uri or f"none@{_NO_IMAGE}", "PFL_ENGINE": self.settings.engine, "PFL_PRELOAD": str(int(self.settings.preload)),
-            "PFL_CODE": catalog.load(self.settings).digest if command != "remove" else "", "PFL_PREFECT_SECRET": secret, "PREFECT_API_URL": api.url if api else "",
-            "PFL_PLAIN_KEY": api.key if api and self.plain_key and not secret else "",
-            "PFL_SECRET_ACTION": "ssm:GetParameter" if service == "ssm" else "secretsmanager:GetSecretValue", "PFL_SECRET_RESOURCE": secret or none,
-        }  # fmt: skip
-        lines = image.run(
-            [str(_OSLS), command, "--stage", self.stage],
-            lambda line: self.tell(f"  {line}") if line else None,
-            cwd=HERE,
-            env=environ,
-        )
-        if lines is not None:
-            said = [line for line in lines if line.strip()]
-            start = next((i for i, line in enumerate(said) if line.startswith("Error")), -5)
-            raise UnavailableError(
-                f"osls {command} failed",
-                why="\n".join(said[start:][:6]),
-                hint="what was there before stays; run it again",
-            )
-
-    def _outlived(self) -> bool:
-        """Whether the bucket is left from a stack that was removed."""
-        return "Store" not in self.resources() and self._bucket_is_there()
-
-    def _bucket_is_there(self) -> bool:
+    def stack_status(self) -> str:
+        """The state of the stack, as CloudFormation calls it; empty if it does not exist."""
         try:
-            with aws.told(f"bucket {self.bucket}"):
-                self.client("s3").head_bucket(Bucket=self.bucket)
-            return True
-        except NotFoundError:
-            return False
+            with aws.converted_errors(f"stack {self.function}"):
+                found = self.client("cloudformation").describe_stacks(StackName=self.function)
+                return str(found["Stacks"][0]["StackStatus"])
+        except UnavailableError as exc:
+            if "does not exist" not in exc.why:
+                raise
+            return ""
 
     def resources(self) -> dict[str, tuple[str, str]]:
-        """What the stack has made: type and physical name, by logical name."""
+        """The resources of the stack: type and physical name, by logical name."""
         if not self.stack_status():
             return {}
-        with aws.told(f"stack {self.function}"):
-            rows = self.client("cloudformation").describe_stack_resources(StackName=self.function)[
-                "StackResources"
-            ]
+        with aws.converted_errors(f"stack {self.function}"):
+            cloud = self.client("cloudformation")
+            rows = cloud.describe_stack_resources(StackName=self.function)["StackResources"]
         return {
             row["LogicalResourceId"]: (row["ResourceType"], row.get("PhysicalResourceId", ""))
             for row in rows
             if "LogicalResourceId" in row
         }
 
-    def planned(self) -> Iterator[dict[str, str]]:
-        """What a deployment would make, keep or remove, a row each."""
-        self.osls("package", self.find_image(build=False))
-        template = json.loads(
-            (HERE / ".serverless" / "cloudformation-template-update-stack.json").read_text(
-                encoding="utf-8"
-            )
-        )
-        there, wanted = self.resources(), template["Resources"]
-        for name in sorted(wanted.keys() | there.keys()):
-            would = "remove" if name not in wanted else "keep" if name in there else "create"
-            yield {
-                "resource": name,
-                "type": (wanted.get(name) or {}).get("Type") or there[name][0],
-                "would": would,
-            }
+    def bucket_exists(self) -> bool:
+        try:
+            with aws.converted_errors(f"bucket {self.bucket}"):
+                self.client("s3").head_bucket(Bucket=self.bucket)
+            return True
+        except NotFoundError:
+            return False
 
-    def changes(self) -> Iterator[dict[str, object]]:
-        """The steps whose code differs from the deployed one, and why: their next call is a miss."""
+    def install(self) -> None:
+        """Install osls, as package.json pins it."""
+        self.report("installing osls")
+        done = _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", cwd=HERE)
+        if done.returncode:
+            raise UnavailableError(
+                "npm could not install osls", why="\n".join(done.stderr.strip().splitlines()[-5:])
+            )
+
+    def osls(self, command: str, uri: str = "") -> None:
+        """
+        Run osls for this stage.
+
+        Raises:
+            UnavailableError: It failed; *why* is the end of its output.
+        """
+        settings = self.settings
+        secret = settings.prefect_secret
+        is_parameter = secret.startswith("arn:aws:ssm:")
+        # The policy has to name a secret, even if the function has none.
+        no_secret = f"arn:aws:secretsmanager:{self.region}:{self.account}:secret:none"
+        # A bucket may be left from a stack that was removed.
+        is_kept = "Store" not in self.resources() and self.bucket_exists()
+        variables = {
+            "AWS_REGION": self.region,
+            "SLS_TELEMETRY_DISABLED": "1",
+            "NODE_NO_WARNINGS": "1",
+            "PFL_NAME": self.name,
+            "PFL_ARCH": self.arch,
+            "PFL_BUCKET": self.bucket,
+            "PFL_BUCKET_IS": "kept" if is_kept else "made",
+            "PFL_IMAGE_URI": uri or f"none@{_NO_IMAGE}",
+            "PFL_ENGINE": settings.engine,
+            "PFL_PRELOAD": str(int(settings.preload)),
+            "PFL_CODE": "" if command == "remove" else catalog.load(settings).digest,
+            "PFL_PREFECT_SECRET": secret,
+            "PFL_PLAIN_KEY": "",
+            "PFL_SECRET_ACTION": (
+                "ssm:GetParameter" if is_parameter else "secretsmanager:GetSecretValue"
+            ),
+            "PFL_SECRET_RESOURCE": secret or no_secret,
+            "PREFECT_API_URL": "",
+        }
+        if self.api is not None:
+            variables["PREFECT_API_URL"] = self.api.url
+            if self.plain_key and not secret:
+                variables["PFL_PLAIN_KEY"] = self.api.key
+        lines = image.failed_lines(
+            [str(OSLS), command, "--stage", self.stage],
+            lambda line: self.report(f"  {line}") if line else None,
+            cwd=HERE,
+            env=os.environ | variables,
+        )
+        if lines is not None:
+            lines = [line for line in lines if line.strip()]
+            error = itertools.dropwhile(lambda line: not line.startswith("Error"), lines)
+            raise UnavailableError(
+                f"osls {command} failed",
+                why="\n".join(list(error)[:6] or lines[-5:]),
+                hint="what was deployed before stays; run it again",
+            )
+
+    def planned(self) -> Iterator[ResourceRow]:
+        """Yield what a deployment would create, keep or remove."""
+        self.osls("package", self.find_image(build=False))
+        path = HERE / ".serverless" / "cloudformation-template-update-stack.json"
+        wanted = json.loads(path.read_text(encoding="utf-8"))["Resources"]
+        existing = self.resources()
+        types = {name: type for name, (type, _) in existing.items()}
+        types |= {name: resource["Type"] for name, resource in wanted.items()}
+        for name, type in sorted(types.items()):
+            would = "create"
+            if name in existing:
+                would = "keep" if name in wanted else "remove"
+            yield {"resource": name, "type": type, "would": would}
+
+    def changes(self) -> Iterator[StepChange]:
+        """Yield the steps whose code differs from what is deployed: their next call is a miss."""
         from pfl.handler.core.cache import reasons as stored
         from pfl.handler.core.declare import project
         from pfl.handler.core.fingerprint import changes
         from pfl.handler.core.store import objects
 
-        there: dict = {}
+        deployed: dict[str, dict[str, str]] = {}
         unknown = "new"
         try:
-            reply = (
-                remote.call(remote.Target(self.function, self.region), {"action": "check"}).reply
-                or {}
-            )
-            there = reply["fingerprints"]
+            reply = self._check_function(remote.Target(self.function, self.region))
+            deployed = reply["fingerprints"]
         except NotFoundError:
             pass
         except (UnavailableError, KeyError) as exc:
-            unknown = "what is deployed does not say which code it is"
-            self.tell(f"warning: {unknown} ({exc})")
+            unknown = "the deployed function does not report its code"
+            self.report(f"warning: {unknown} ({exc})")
         loaded = project.load(self.settings)
-        kept = objects.open_store(self.store, environ=os.environ) if there else None
         for name, flow in loaded.manifest.flows.items():
             for step, entry in flow.steps.items():
-                old = there.get(name, {}).get(step)
-                if old == entry.fingerprint:
+                fingerprint = deployed.get(name, {}).get(step)
+                if fingerprint == entry.fingerprint:
                     continue
                 reasons = [unknown]
-                if old is not None and kept is not None:
-                    parts = stored.parts(kept, step, old)
-                    reasons = (
-                        changes.explain(parts, loaded.prints[step].parts)
-                        if parts
-                        else ["its code changed"]
-                    )
+                if fingerprint is not None:
+                    store = objects.open_store(self.store, environ=os.environ)
+                    parts = stored.parts(store, step, fingerprint)
+                    reasons = changes.explain(parts, loaded.prints[step].parts) if parts else []
                 yield {
                     "flow": name,
                     "step": step,
@@ -483,29 +510,18 @@ class Deployment:
                     "then": sorted(flow.dependents([step]) - {step}),
                 }
 
-    def deploy(self, uri: str) -> dict[str, object]:
-        """Deploy the image, keep the function's name for ``pfl invoke``, and ask the function whether it works."""
+    def deploy(self, uri: str) -> Reply:
+        """Deploy the image, record the function for ``pfl invoke``, and check that it works."""
         self.osls("deploy", uri)
-        made = remote.Target(
-            self.function, self.region, self.stage, catalog.load(self.settings).digest
-        )
+        code = catalog.load(self.settings).digest
+        target = remote.Target(self.function, self.region, self.stage, code)
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(made._asdict()), encoding="utf-8")
+        path.write_text(json.dumps(target._asdict()), encoding="utf-8")
         if self.settings.engine == "prefect":
-            from pfl.handler.engine.prefect import session
-            from pfl.serverless import prefect_setup
-
-            settings = self.settings._replace(store=self.store)
-            with session.session(
-                settings, lambda step, doing: None
-            ) as api:  # Its key may be known to the secret alone.
-                for change in prefect_setup.blocks(
-                    api, settings, name="cache", with_keys=False, dry_run=False
-                ):
-                    self.tell(f"{change.kind} {change.name}: {change.action}")
-        self.tell("asking the function whether it reaches its store and Prefect")
-        reply = remote.call(made, {"action": "check"}, tell=self.tell).reply or {}
+            self._save_block()
+        self.report("checking that the function reaches its store and Prefect")
+        reply = self._check_function(target)
         if "error" in reply:
             error = reply["error"]
             kind = UnavailableError if errors.exit_code(error["type"]) == 5 else PflError
@@ -516,28 +532,47 @@ class Deployment:
             )
         return reply
 
+    def _check_function(self, target: remote.Target) -> Reply:
+        reply = remote.call(target, {"action": "check"}, report=self.report).reply
+        assert reply is not None
+        return reply
+
+    def _save_block(self) -> None:
+        """Save the block of the store in Prefect."""
+        from pfl.handler.engine.prefect import session
+        from pfl.serverless import prefect_setup
+
+        settings = self.settings._replace(store=self.store)
+        # The session reads the API's key, which may be in the secret only.
+        with session.session(settings, lambda step, doing: None) as api:
+            for change in prefect_setup.blocks(
+                api, settings, name="cache", with_keys=False, dry_run=False
+            ):
+                self.report(f"{change.kind} {change.name}: {change.action}")
+
     def remove(self, *, purge: bool) -> None:
         """Remove the stack; the bucket with cache and history stays unless *purge*."""
         if self.stack_status():
             self.osls("remove")
-        if purge and self._bucket_is_there():
+        if purge and self.bucket_exists():
             import boto3
 
-            with aws.told(f"bucket {self.bucket}"):
+            with aws.converted_errors(f"bucket {self.bucket}"):
                 bucket = boto3.resource("s3", region_name=self.region).Bucket(self.bucket)
                 bucket.object_versions.delete()
                 bucket.delete()
-        path = remote.deployed_path(self.settings)
         with contextlib.suppress(PflError):
-            if (known := remote.target(self.settings)) and known.function == self.function:
-                path.unlink(missing_ok=True)
+            target = remote.target(self.settings)
+            if target is not None and target.function == self.function:
+                remote.deployed_path(self.settings).unlink(missing_ok=True)
 
-    def link(self, kind: str, name: str) -> str:
-        """The page of a resource in AWS's console; empty for one that has none of its own."""
-        at = f"https://{self.region}.console.aws.amazon.com"
-        return {
-            "AWS::Lambda::Function": f"{at}/lambda/home?region={self.region}#/functions/{name}",
-            "AWS::S3::Bucket": f"{at}/s3/buckets/{name}",
-            "AWS::Logs::LogGroup": f"{at}/cloudwatch/home?region={self.region}#logsV2:log-groups/log-group/{name.replace('/', '$252F')}",
-            "AWS::CloudWatch::Alarm": f"{at}/cloudwatch/home?region={self.region}#alarmsV2:alarm/{name}",
-        }.get(kind, "")
+    def page(self, kind: str, name: str) -> str:
+        """The page of a resource in AWS's console; empty if it has none of its own."""
+        if kind not in _PAGES:
+            return ""
+        path = _PAGES[kind].format(region=self.region, name=name.replace("/", "$252F"))
+        return f"https://{self.region}.console.aws.amazon.com/{path}"
+
+
+def _run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)

@@ -1,14 +1,15 @@
 """
-The small extension of Lambda that sees a sandbox die, and buries the call that died in it.
+The small extension of Lambda that sees a sandbox die, and ends the call that died in it.
 
-    register ─ next: INVOKE ─ next ............................... next: SHUTDOWN ─ mark_dead_call ─ end
-    runtime:     call on record, its name in /tmp ─ killed at its time limit, out of memory, or by itself
+    register ─ next: INVOKE ─ next ........................ next: SHUTDOWN ─ end_dead_call ─ end
+    runtime:    call on record, its token in /tmp ─ killed: time limit, out of memory, or exit
 
-It is started beside the runtime, has two seconds once the runtime is dead, and asks for nothing but the standard library until
-then. What it cannot do in time is left on record, with the cause: the next call for the ID, or the next reap, does it.
+It is started with the runtime, and has two seconds once the runtime is dead; until then it imports
+only the standard library. What it cannot do in time stays on record, with the cause: the next call
+for the ID does it, or the next reap.
 
-The file ``/opt/extensions/pfl`` of the image starts it with ``python -m pfl.serverless.extension`` from the task's folder; its name
-has to be the one that is registered.
+The file ``/opt/extensions/pfl`` of the image starts it with ``python -m pfl.serverless.extension``
+in the task's folder. The file's name has to be the registered name.
 
 Source: AWS Lambda Developer Guide, "Lambda Extensions API".
 """
@@ -20,52 +21,54 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 NAME = "pfl"
-_RESERVE_S = (
-    0.8  # Of the two seconds, for all but waiting for what the dead process had told Prefect.
-)
+_IDENTIFIER = "Lambda-Extension-Identifier"
+# Of the two seconds, for all but the wait for what the dead process sent to Prefect.
+_RESERVE_S = 0.8
 
 
 def main() -> None:
-    """Wait for the end of the sandbox, and say what it was."""
-    host = os.environ["AWS_LAMBDA_RUNTIME_API"]
-    body = json.dumps({"events": ["INVOKE", "SHUTDOWN"]})
-    connection = http.client.HTTPConnection(host)
-    connection.request(
-        "POST", "/2020-01-01/extension/register", body, {"Lambda-Extension-Name": NAME}
-    )
-    answer = connection.getresponse()
-    told, own_id = answer.read(), answer.getheader("Lambda-Extension-Identifier")
-    if own_id is None:
-        sys.exit(f"pfl: the extension was not registered: {told.decode(errors='replace')}")
-    kills = _kills()
+    """Wait for the end of the sandbox, and end the call that died in it."""
+    events = json.dumps({"events": ["INVOKE", "SHUTDOWN"]})
+    headers, answer = _request("POST", "register", {"Lambda-Extension-Name": NAME}, events)
+    if _IDENTIFIER not in headers:
+        sys.exit(f"pfl: the extension was not registered: {answer.decode(errors='replace')}")
+    identity = {_IDENTIFIER: headers[_IDENTIFIER]}
+    kills = _memory_kills()
     while True:
-        # A connection of its own each time: hours may lie between, and a freeze.
-        connection = http.client.HTTPConnection(host)
-        connection.request(
-            "GET",
-            "/2020-01-01/extension/event/next",
-            headers={"Lambda-Extension-Identifier": own_id},
-        )
-        event = json.loads(connection.getresponse().read())
-        connection.close()
+        _, answer = _request("GET", "event/next", identity)
+        event = json.loads(answer)
         if event.get("eventType") == "SHUTDOWN":
             until = event["deadlineMs"] / 1e3 if "deadlineMs" in event else time.time() + 2
-            mark_dead_call(
-                event.get("shutdownReason", ""), killed_for_memory=_kills() > kills, until=until
-            )
+            reason = event.get("shutdownReason", "")
+            end_dead_call(reason, killed_for_memory=_memory_kills() > kills, until=until)
             return
-        kills = _kills()
+        kills = _memory_kills()
 
 
-def mark_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None:
+def _request(
+    method: str, path: str, headers: Mapping[str, str], body: str | None = None
+) -> tuple[http.client.HTTPMessage, bytes]:
+    # A new connection each time: the sandbox may be frozen for hours between two requests.
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    connection.request(method, f"/2020-01-01/extension/{path}", body, headers)
+    response = connection.getresponse()
+    answer = response.read()
+    connection.close()
+    return response.headers, answer
+
+
+def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None:
     """
-    Put on record that the call under way died, of what, and do what a reaper does.
+    Record that the call in this sandbox died, and of what, and reap it.
 
     Args:
         reason: Why Lambda shuts the sandbox down.
-        killed_for_memory: Whether the kernel killed a process since the last invocation, for want of memory.
+        killed_for_memory: Whether the kernel ran out of memory and killed a process since the last
+            invocation.
         until: When this process will be killed, in seconds since 1970.
     """
     from pfl.handler.core.cache import lease
@@ -74,7 +77,8 @@ def mark_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> Non
         with open(lease.SANDBOX_NOTE) as file:
             call = file.read()
     except FileNotFoundError:
-        return  # No call was under way.
+        # No call was being computed.
+        return
     from pfl.handler.core.errors import PflError
     from pfl.handler.core.settings import Settings
     from pfl.handler.core.store import objects
@@ -85,37 +89,41 @@ def mark_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> Non
         results = objects.of(settings)
         lease.report(results, call, *reap.of_shutdown(reason, killed_for_memory=killed_for_memory))
         os.unlink(lease.SANDBOX_NOTE)
-        for row in reap.reap(
-            results, settings, only=[call], arrival_s=max(0.0, until - time.time() - _RESERVE_S)
-        ):
-            print(_log_line(row), file=sys.stderr, flush=True)
+        arrival_s = max(0.0, until - time.time() - _RESERVE_S)
+        for row in reap.reap(results, settings, only=[call], arrival_s=arrival_s):
+            sys.stderr.write(_log_line(row) + "\n")
     except PflError as exc:
-        print(f"pfl: {exc}; pfl runs reap does it", file=sys.stderr)
+        sys.stderr.write(f"pfl: {exc}; pfl runs reap will end the call\n")
 
 
-def _log_line(row: dict) -> str:
-    """The line of the log that the dead call could not write itself; see handler/entry.py."""
-    said = {name: row.get(name) for name in ("request_id", "id", "flow")} | {
+def _log_line(row: Mapping[str, Any]) -> str:
+    """The log line that the dead call could not write itself; see handler/entry.py."""
+    line = {
+        "pfl": 1,
+        "request_id": row["request_id"],
+        "id": row["id"],
+        "flow": row["flow"],
         "action": None,
         "status": "crashed",
-        "engine": row.get("engine"),
+        "engine": row["engine"],
         "ms": None,
+        "cold_start": None,
+        "steps": dict.fromkeys(row["steps"], "crashed"),
+        "error": {"type": row["cause"], "what": row["what"], "hint": row["hint"]},
     }
-    error = {"type": row["cause"], "what": row["what"], "hint": row["hint"]}
-    return json.dumps(
-        {"pfl": 1}
-        | said
-        | {"cold_start": None, "steps": dict.fromkeys(row["steps"], "crashed"), "error": error}
-    )
+    return json.dumps(line)
 
 
-def _kills() -> int:
-    """How many processes the kernel of this sandbox has killed for want of memory."""
+def _memory_kills() -> int:
+    """How many processes the kernel of this sandbox has killed because it ran out of memory."""
     try:
         with open("/proc/vmstat") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     except OSError:
-        return 0
+        pass
+    return 0
 
 
 if __name__ == "__main__":

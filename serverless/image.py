@@ -1,4 +1,7 @@
-"""Building the image and pushing it, with whichever of docker, podman and buildah works here."""
+"""
+The image: its digest, its build and its push, with whichever of docker, podman and buildah works
+here.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import hashlib
 import ipaddress
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pfl.handler.core.errors import InvalidRequestError, UnavailableError
 
-_TOOLS = {"docker": ["info"], "podman": ["info"], "buildah": ["info"]}
+# What the Dockerfile copies, and what it is built with.
 _PARTS = (
     "__init__.py",
     "flows",
@@ -19,35 +22,36 @@ _PARTS = (
     "pyproject.toml",
     "constraints.txt",
     "serverless/Dockerfile",
+    "serverless/__init__.py",
     "serverless/extension.py",
     ".dockerignore",
 )
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def tool() -> str | None:
-    """The first of docker, podman and buildah that is installed and answers; a docker without its engine does not."""
-    for name, ask in _TOOLS.items():
-        if (
-            shutil.which(name)
-            and subprocess.run([name, *ask], capture_output=True, check=False).returncode == 0
-        ):
-            return name
+    """
+    Return the first of docker, podman and buildah that works; docker does not without its engine.
+    """
+    for name in ("docker", "podman", "buildah"):
+        if shutil.which(name):
+            done = subprocess.run([name, "info"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return name
     return None
 
 
-def digest(root: Path, *also: str) -> str:
-    """64 hex digits for all that goes into an image: the same files give the same image's tag."""
-    hashed = hashlib.sha256("\0".join(also).encode())
+def digest(root: Path, arch: str) -> str:
+    """Return 64 hex digits for the content of an image: the same files have the same digest."""
+    hashed = hashlib.sha256(arch.encode())
     for part in _PARTS:
         top = root / part
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_file() and "__pycache__" not in path.parts:
-                hashed.update(
-                    f"\0{path.relative_to(root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}".encode()
-                )
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                hashed.update(f"\0{path.relative_to(root)}\0{content}".encode())
     return hashed.hexdigest()
 
 
@@ -57,69 +61,63 @@ def build(
     tag: str,
     *,
     arch: str = "x86_64",
-    base: str = "",
-    more: Sequence[str] = (),
-    tell: Tell,
+    options: Sequence[str] = (),
+    report: Report,
 ) -> None:
     """
     Build the image of the project at *root* as *tag*.
 
     Args:
-        name: What builds it, see :func:`tool`.
+        name: The container tool, see :func:`tool`.
         root: The project.
-        tag: What to call it.
+        tag: The image's name and tag.
         arch: ``x86_64`` or ``arm64``.
-        base: The image to build on, if not that of the Dockerfile.
-        more: More options of the tool.
-        tell: Told each line that the tool prints.
+        options: More options for the container tool.
+        report: Called with each line that the container tool prints.
 
     Raises:
-        InvalidRequestError: It cannot be built; the last words of the build say why.
+        InvalidRequestError: It cannot be built; the end of the tool's output is the reason.
     """
-    command = [
-        name,
-        *(["bud", "--layers", "--force-rm"] if name == "buildah" else ["build"]),
-        "--platform",
-        PLATFORMS[arch],
-        *more,
-        "-t",
-        tag,
-    ]
-    command += ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    lines = run([*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], tell)
+    command = [name, "bud", "--layers", "--force-rm"] if name == "buildah" else [name, "build"]
+    command += ["--platform", PLATFORMS[arch], *options, "-t", tag]
+    lines = failed_lines(
+        [*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], report
+    )
     if lines is not None:
-        said = next((line for line in lines if line.startswith("error:")), "\n".join(lines[-5:]))
+        errors = [line for line in lines if line.startswith("error:")]
         raise InvalidRequestError(
-            "the image cannot be built", why=said, hint="the lines above are the build's own"
+            "the image cannot be built",
+            why="\n".join(errors[:1] or lines[-5:]),
+            hint="see the output of the build above",
         )
 
 
-def push(
-    name: str, tag: str, *, user: str = "", password: str = "", more: Sequence[str] = (), tell: Tell
-) -> None:
+def push(name: str, tag: str, *, user: str, password: str, report: Report) -> None:
     """
-    Push *tag* to the registry that it names.
+    Push *tag* to its registry.
 
     Raises:
-        UnavailableError: The registry did not take it.
+        UnavailableError: The registry refused it.
     """
     host = tag.split("/")[0]
     plain = ["--tls-verify=false"] if _is_loopback(host) and name != "docker" else []
-    if password:
-        login = subprocess.run(
-            [name, "login", *plain, "--username", user, "--password-stdin", host],
-            input=password,
-            capture_output=True,
-            text=True,
-            check=False,
+    login = subprocess.run(
+        [name, "login", *plain, "--username", user, "--password-stdin", host],
+        input=password,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if login.returncode:
+        raise UnavailableError(f"the registry {host} refused the login", why=login.stderr.strip())
+    lines = failed_lines([name, "push", *plain, tag], report)
+    if lines is not None:
+        raise UnavailableError(
+            f"{tag} was not pushed",
+            why="\n".join(lines[-5:]),
+            hint="do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, "
+            "ecr:UploadLayerPart and ecr:CompleteLayerUpload?",
         )
-        if login.returncode:
-            raise UnavailableError(
-                f"the registry {host} refused the login", why=login.stderr.strip()
-            )
-    if (lines := run([name, "push", *plain, *more, tag], tell)) is not None:
-        hint = "do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, ecr:UploadLayerPart and ecr:CompleteLayerUpload?"
-        raise UnavailableError(f"{tag} was not pushed", why="\n".join(lines[-5:]), hint=hint)
 
 
 def _is_loopback(host: str) -> bool:
@@ -130,8 +128,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def run(command: Sequence[str], tell: Tell, **more: object) -> list[str] | None:
-    """Run a command, with *more* for :class:`subprocess.Popen`, and tell its lines; those, where it failed."""
+def failed_lines(
+    command: Sequence[str],
+    report: Report,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> list[str] | None:
+    """
+    Run a command and report each line that it prints; returns the lines if it failed, else None.
+    """
     lines = []
     with subprocess.Popen(
         command,
@@ -139,13 +145,15 @@ def run(command: Sequence[str], tell: Tell, **more: object) -> list[str] | None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        **more,
+        cwd=cwd,
+        env=env,
     ) as process:
         try:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
-                tell(lines[-1])
+                report(lines[-1])
         except BaseException:
-            process.terminate()  # Interrupted, it shall not go on alone.
+            # When we are interrupted, the command does not continue alone.
+            process.terminate()
             raise
     return lines if process.returncode else None

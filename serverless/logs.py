@@ -3,82 +3,97 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypedDict
 
+from pfl.handler.core.store.values import JsonObject
 from pfl.serverless import aws
 
-_OURS = '{"pfl": 1'
-_PLATFORM = ("START RequestId", "END RequestId", "INIT_START", "REPORT RequestId")
-_REQUEST = re.compile(r"^START RequestId: (\S+)")
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+_CALL = '{"pfl": 1'
+_START = "START RequestId"
+_PLATFORM = (_START, "END RequestId", "INIT_START", "REPORT RequestId")
 _PAUSE_S = 1.0
 _sleep = time.sleep
-_LATE_MS = (
-    30_000  # How much later than another an event may arrive, and is still seen by who follows.
-)
+# An event that arrives this much later than others is still shown while following.
+_LATE_MS = 30_000
 
 
-def read(client, group: str, *, id: str | None, since_s: float, follow: bool) -> Iterator[dict]:
+class Line(TypedDict):
     """
-    The lines, oldest first, as ``{"at", "stream", "text", "call"}``; *call* is what the line says of a call, or None.
+    A line of the log: when, from which sandbox, its text, and for the line of a call its fields.
+    """
+
+    at: str
+    stream: str
+    text: str
+    call: JsonObject | None
+
+
+def read(
+    client: BaseClient, group: str, *, id: str | None, since_s: float, follow: bool
+) -> Iterator[Line]:
+    """
+    Yield the lines, oldest first.
 
     Args:
         client: boto3's client of CloudWatch Logs.
         group: The log group.
         id: Only calls for this ID, with what was printed while they ran.
         since_s: How far back, in seconds.
-        follow: Go on as more arrives.
+        follow: Continue as more arrives.
 
     Raises:
-        NotFoundError: There is no such group.
+        NotFoundError: The log group does not exist.
     """
     start = int((time.time() - since_s) * 1e3)
     seen: dict[str, int] = {}
-    waiting: dict[
-        str, list[dict]
-    ] = {}  # By stream: what was printed in a call whose ID is not known yet.
+    # By stream: what was printed in a call whose ID is not known yet.
+    pending: dict[str, list[Line]] = {}
     while True:
         for event in _events(client, group, start):
             if event["eventId"] not in seen:
                 seen[event["eventId"]] = event["timestamp"]
-                yield from _chosen(event, id, waiting)
+                yield from _chosen(event, id, pending)
         if not follow:
             return
-        # Sandboxes send their logs by and by: the last seconds are asked for again, and known by their events' IDs.
+        # Sandboxes send their logs with a delay: the last seconds are read again, and events that
+        # were shown are known by their IDs.
         start = max([start, *(at - _LATE_MS for at in seen.values())])
-        seen = {event: at for event, at in seen.items() if at >= start}
+        seen = {event_id: at for event_id, at in seen.items() if at >= start}
         _sleep(_PAUSE_S)
 
 
-def _events(client, group: str, start: int) -> Iterator[dict]:
-    with aws.told(f"log group {group}"):
-        for page in client.get_paginator("filter_log_events").paginate(
-            logGroupName=group, startTime=start
-        ):
+def _events(client: BaseClient, group: str, start: int) -> Iterator[JsonObject]:
+    with aws.converted_errors(f"log group {group}"):
+        pages = client.get_paginator("filter_log_events")
+        for page in pages.paginate(logGroupName=group, startTime=start):
             yield from page["events"]
 
 
-def _chosen(event: dict, id: str | None, waiting: dict[str, list[dict]]) -> Iterator[dict]:
+def _chosen(event: JsonObject, id: str | None, pending: dict[str, list[Line]]) -> Iterator[Line]:
     text = event["message"].rstrip("\n")
-    at = (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(event["timestamp"] / 1e3))
-        + f".{event['timestamp'] % 1000:03d}Z"
-    )
-    line = {"at": at, "stream": event["logStreamName"], "text": text, "call": None}
-    if text.startswith(_OURS):
-        with suppress(ValueError):  # Cut by CloudWatch, which takes 256 KiB a line: shown as it is.
+    stream = event["logStreamName"]
+    at = datetime.fromtimestamp(event["timestamp"] / 1e3, UTC).isoformat(timespec="milliseconds")
+    line: Line = {"at": at.replace("+00:00", "Z"), "stream": stream, "text": text, "call": None}
+    if text.startswith(_CALL):
+        # CloudWatch cuts a line at 256 KiB; a line that was cut is shown as it is.
+        with suppress(ValueError):
             line["call"] = json.loads(text)
     if id is None:
         if not text.startswith(_PLATFORM):
             yield line
-        return
-    if _REQUEST.match(text):
-        waiting[line["stream"]] = []
+    elif text.startswith(_START):
+        pending[stream] = []
     elif line["call"] is not None:
-        printed = waiting.pop(line["stream"], [])
+        printed = pending.pop(stream, [])
         if line["call"]["id"] == id:
-            yield from [*printed, line]
+            yield from printed
+            yield line
     elif not text.startswith(_PLATFORM):
-        waiting.setdefault(line["stream"], []).append(line)
+        pending.setdefault(stream, []).append(line)

@@ -1,12 +1,14 @@
 """
-Calling the deployed function: checked before it is sent, tried again when it is throttled, and its deaths told apart.
+Calls to a deployed function: checked before they are sent, tried again when throttled, and with an
+error for each
+way in which the function can die.
 
-UnavailableError             exit 5
-├── FunctionTimedOutError    Lambda's time was up
-├── FunctionOutOfMemoryError Lambda's memory was used up, or something killed the process
-├── FunctionExitedError      the process ended by itself
-├── FunctionImportError      the image cannot be started
-└── FunctionCrashedError     anything else that Lambda calls a function error
+UnavailableError                 exit 5
+└── FunctionCrashedError         the function ended without a reply
+    ├── FunctionTimedOutError    it ran into its time limit
+    ├── FunctionOutOfMemoryError it ran out of memory, or something killed its process
+    ├── FunctionExitedError      its process ended by itself
+    └── FunctionImportError      its image cannot be started
 """
 
 from __future__ import annotations
@@ -15,55 +17,77 @@ import base64
 import json
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from pfl.handler.core import retry
 from pfl.handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
-    PflError,
+    NotFoundError,
     UnavailableError,
 )
+from pfl.handler.core.event import Reply
 from pfl.handler.core.settings import Settings
+from pfl.handler.core.store.values import JsonObject
 from pfl.serverless import aws
 
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
 # Source: AWS Lambda Developer Guide, "Lambda quotas", invocation payload.
-SYNC_BYTES, ASYNC_BYTES = 6 * 1024 * 1024, 1024 * 1024
+SYNC_BYTES = 6 * 1024 * 1024
+ASYNC_BYTES = 1024 * 1024
 _THROTTLED = (
-    "TooManyRequestsException",
     "EC2ThrottledException",
-    "ThrottlingException",
-    "Throttling",
     "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
 )
-_TRIES, _PAUSE_S, _LONGEST_S = 6, 0.2, 10.0
-_ANSWER_S = 920  # A function may take fifteen minutes.
-
-
-class FunctionTimedOutError(UnavailableError):
-    """Lambda's time was up."""
-
-
-class FunctionOutOfMemoryError(UnavailableError):
-    """Lambda's memory was used up, or something killed the process."""
-
-
-class FunctionExitedError(UnavailableError):
-    """The process ended by itself."""
-
-
-class FunctionImportError(UnavailableError):
-    """The image cannot be started."""
+_CANNOT_START = (
+    "Runtime.HandlerNotFound",
+    "Runtime.ImportModuleError",
+    "Runtime.InvalidEntrypoint",
+    "Runtime.MalformedHandlerName",
+    "Runtime.UserCodeSyntaxError",
+)
+_TRIES = 6
+_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+# A function may take fifteen minutes.
+_ANSWER_S = 920
+_LOG_LINES = 25
 
 
 class FunctionCrashedError(UnavailableError):
-    """Anything else that Lambda calls a function error."""
+    """The function ended without a reply."""
+
+    request_id = ""
+
+
+class FunctionTimedOutError(FunctionCrashedError):
+    """It ran into its time limit."""
+
+
+class FunctionOutOfMemoryError(FunctionCrashedError):
+    """It ran out of memory, or something killed its process."""
+
+
+class FunctionExitedError(FunctionCrashedError):
+    """Its process ended by itself."""
+
+
+class FunctionImportError(FunctionCrashedError):
+    """Its image cannot be started."""
 
 
 class Target(NamedTuple):
-    """A deployed function: its name, region and stage, and the digest of the code that was deployed from here."""
+    """
+    A deployed function: its name, region and stage, and the digest of the code that was deployed
+    from here.
+    """
 
     function: str
     region: str = ""
@@ -72,35 +96,37 @@ class Target(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What came of a call: the reply, None where nobody waits for it."""
+    """The result of a call: the reply, or None if nobody waits for it."""
 
-    reply: dict | None
+    reply: Reply | None
     request_id: str
 
 
 def target(settings: Settings) -> Target | None:
     """
-    The function to call: the one that is set, else the one that was deployed from here; None where there is neither.
+    Return the function to call: that of the settings, or else the one that was deployed from here;
+    None for neither.
 
     Raises:
         CorruptRecordError: ``.pfl/deployed.json`` cannot be read.
     """
     path = deployed_path(settings)
+    deployed = None
     try:
-        known = Target(**json.loads(path.read_text(encoding="utf-8")))
+        deployed = Target(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        known = None
+        pass
     except (OSError, ValueError, TypeError) as exc:
         raise CorruptRecordError(
-            f"{path} cannot be read", why=str(exc), hint="pfl deploy writes it anew"
+            f"{path} cannot be read", why=str(exc), hint="pfl deploy writes it again"
         ) from exc
-    if settings.function and (known is None or known.function != settings.function):
+    if settings.function and (deployed is None or deployed.function != settings.function):
         return Target(settings.function)
-    return known
+    return deployed
 
 
 def deployed_path(settings: Settings) -> Path:
-    """Where ``pfl deploy`` keeps the name of what it deployed."""
+    """The file in which ``pfl deploy`` keeps what it deployed."""
     return settings.home / "deployed.json"
 
 
@@ -110,176 +136,182 @@ def call(
     *,
     endpoint_url: str = "",
     asynchronous: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Sent:
     """
-    Call the function.
+    Call a function.
 
     Args:
-        at: Which.
+        at: The function.
         event: The event; text is sent as it is.
-        endpoint_url: Where Lambda listens, if not where the environment says.
+        endpoint_url: Lambda's address, if not that of the environment.
         asynchronous: Put the event into the function's queue, and do not wait.
-        tell: Told of each time that Lambda throttled the call, and the log of a call that died.
+        report: Called when Lambda throttles the call, and with the log of a call that died.
 
     Raises:
-        InvalidRequestError: The event is larger than Lambda takes.
-        NotFoundError: There is no such function.
-        UnavailableError: The function died (see the classes above), or Lambda did not take the call.
+        InvalidRequestError: The event is larger than Lambda accepts.
+        NotFoundError: The function does not exist.
+        FunctionCrashedError: The function died.
+        UnavailableError: Lambda did not take the call.
     """
-    from botocore.exceptions import ClientError
-
     data = (event if isinstance(event, str) else json.dumps(event)).encode()
-    most = ASYNC_BYTES if asynchronous else SYNC_BYTES
-    if len(data) > most:
+    limit = ASYNC_BYTES if asynchronous else SYNC_BYTES
+    if len(data) > limit:
+        mode = " with --async" if asynchronous else ""
         raise InvalidRequestError(
-            "the event is too large for Lambda", why=f"{len(data)} bytes, {most} at most{' with --async' if asynchronous else ''}",
+            "the event is too large for Lambda",
+            why=f"{len(data)} bytes, {limit} at most{mode}",
             hint="put large input into the store and send its key",
-        )  # fmt: skip
+        )
     client = aws.client(
         "lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1
     )
-    asking = {
+    request = {
         "FunctionName": at.function,
         "Payload": data,
         "InvocationType": "Event" if asynchronous else "RequestResponse",
     }
     if not asynchronous:
-        asking["LogType"] = "Tail"
-    for turn in range(1, _TRIES + 1):
-        try:
-            with aws.told(f"function {at.function}"):
-                answer = client.invoke(**asking)
-            break
-        except PflError as exc:
-            cause = exc.__cause__
-            kind = aws.code(cause) if isinstance(cause, ClientError) else ""
-            if kind in ("RequestTooLargeException", "413"):
-                raise InvalidRequestError(
-                    "Lambda did not take the event: it is too large", why=exc.why
-                ) from cause
-            if kind not in _THROTTLED:
-                raise
-            if turn == _TRIES:
-                hint = "raise its reserved concurrency in serverless.yml, or call less at once"
-                raise UnavailableError(
-                    f"function {at.function} is throttled",
-                    why=f"refused {turn} times: {exc.why}",
-                    hint=hint,
-                ) from cause
-            pause = min(_LONGEST_S, _PAUSE_S * 2 ** (turn - 1)) * (0.5 + random.random() / 2)
-            tell(f"throttled; trying again in {pause:.1f} s ({turn} of {_TRIES - 1})")
-            time.sleep(pause)
+        request["LogType"] = "Tail"
+    answer = _invoke(client, request, at.function, report)
     request_id = answer["ResponseMetadata"].get("RequestId", "")
     if asynchronous:
         return Sent(None, request_id)
     body = answer["Payload"].read()
     if "FunctionError" in answer:
         log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
-        if log.strip():
-            tell(
-                "the end of its log:\n"
-                + "\n".join(f"  {line}" for line in log.strip().splitlines()[-25:])
-            )
-        died = _death(at, body, log)
-        died.request_id = request_id
-        raise died
+        if lines := log.strip().splitlines():
+            report("\n  ".join(["the end of its log:", *lines[-_LOG_LINES:]]))
+        error = _death(f"function {at.function}", body, log)
+        error.request_id = request_id
+        raise error
     try:
         reply = json.loads(body)
         if not isinstance(reply, dict) or "status" not in reply:
-            raise ValueError("it is no reply")
+            raise ValueError("not a reply")
     except ValueError as exc:
-        hint = "is it a function of pfl? PFL_FUNCTION names the one to call"
         raise UnavailableError(
-            f"function {at.function} answered something else",
+            f"function {at.function} did not answer with a reply",
             why=body[:200].decode(errors="replace"),
-            hint=hint,
+            hint="is it a function of pfl? PFL_FUNCTION names the one to call",
         ) from exc
-    return Sent(reply, request_id)
+    return Sent(cast(Reply, reply), request_id)
 
 
-def fetch(reply: dict, settings: Settings) -> None:
+def _invoke(
+    client: BaseClient, request: JsonObject, function: str, report: Callable[[str], None]
+) -> JsonObject:
+    """Return Lambda's answer, after more tries if Lambda throttles the call."""
+
+    def invoke() -> JsonObject:
+        with aws.converted_errors(f"function {function}"):
+            return cast(JsonObject, client.invoke(**request))
+
+    pauses_s = [
+        min(_LONGEST_PAUSE_S, _PAUSE_S * 2**number) * random.uniform(0.5, 1)
+        for number in range(_TRIES - 1)
+    ]
+    try:
+        return retry.retry(
+            invoke,
+            pauses_s,
+            may_pass=_is_throttled,
+            on_retry=lambda number, pause_s: report(
+                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
+            ),
+        )
+    except UnavailableError as exc:
+        if not _is_throttled(exc):
+            raise
+        raise UnavailableError(
+            f"function {function} is throttled",
+            why=f"refused {_TRIES} times: {exc.why}",
+            hint="raise its reserved concurrency in serverless.yml, or call it less often",
+        ) from exc
+
+
+def _is_throttled(exc: Exception) -> bool:
+    return aws.code(exc.__cause__) in _THROTTLED
+
+
+def fetch(reply: Reply, settings: Settings) -> None:
     """
-    Put back into *reply* what was too large to be sent, read from the store.
+    Fill in the values of *reply* that were too large to send, from the store.
 
     Raises:
-        NotFoundError, UnavailableError: The store does not have it, or cannot be read from here.
+        NotFoundError, UnavailableError: The store does not have a value, or cannot be read from
+            here.
     """
-    from pfl.handler.core.errors import NotFoundError
     from pfl.handler.core.store import objects, records
 
-    opened = None
-    for row in reply.get("steps", ()):
+    for row in reply["steps"]:
         if not row.pop("value_bytes", None):
             continue
         if not settings.store:
             raise UnavailableError(
-                f"the value of {row['step']} is too large to be sent", why="it is in the function's store, which is not named here",
+                f"the value of {row['step']} is too large to be sent",
+                why="it is in the function's store, and no store is configured here",
                 hint="PFL_STORE=s3://bucket/prefix, as pfl deploy printed it",
-            )  # fmt: skip
-        opened = opened or objects.of(settings)
-        path = records.result_path(reply["id"], row["step"], row["key"])
-        if (data := opened.get(path)) is None:
+            )
+        path = records.result_path(str(reply["id"]), row["step"], str(row["key"]))
+        data = objects.shared(settings).get(path)
+        if data is None:
             raise NotFoundError(
-                f"{path} is not in {settings.store}", hint="is PFL_STORE the store of the function?"
+                f"{path} does not exist in {settings.store}",
+                hint="is PFL_STORE the store of the function?",
             )
         row["value"] = records.decode_result(data, path)[0]
 
 
-def _death(at: Target, body: bytes, log: str) -> UnavailableError:
+def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
+    """
+    Return the error for a function that died.
+
+    Args:
+        name: The function, for messages.
+        body: Lambda's own description.
+        log: The end of the function's log.
+    """
     try:
-        said = json.loads(body)
-        kind, why = str(said.get("errorType", "")), str(said.get("errorMessage", ""))
+        answer = json.loads(body)
+        kind = str(answer.get("errorType", ""))
+        why = str(answer.get("errorMessage", ""))
     except (ValueError, AttributeError):
-        kind, why = "", body[:500].decode(errors="replace")
+        kind = ""
+        why = body[:500].decode(errors="replace")
     why = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", why) or kind
-    again = "what was finished is saved: call again"
-    memory = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
-    name = f"function {at.function}"
+    saved = "what was finished is saved: call again, or"
     if kind == "Sandbox.Timedout" or "Task timed out" in why:
         return FunctionTimedOutError(
             f"{name} ran out of time",
             why=why,
-            hint=f"{again}, or give it more time (timeout in serverless.yml, 900 s at most)",
+            hint=f"{saved} give it more time (timeout in serverless.yml, 900 s at most)",
         )
     if kind == "Runtime.OutOfMemory" or "signal: killed" in why:
-        used = f"{memory[2]} of {memory[1]} MB used; " if memory else ""
-        sure = kind == "Runtime.OutOfMemory" or (
-            memory is not None and int(memory[2]) >= 0.95 * int(memory[1])
-        )
-        what = (
-            f"{name} ran out of memory"
-            if sure
-            else f"{name} was killed, most likely for want of memory"
+        memory = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
+        is_full = kind == "Runtime.OutOfMemory"
+        if memory is not None:
+            is_full = is_full or int(memory[2]) >= 0.95 * int(memory[1])
+            why = f"{memory[2]} of {memory[1]} MB used; {why}"
+        ending = (
+            "ran out of memory" if is_full else "was killed, probably because it ran out of memory"
         )
         return FunctionOutOfMemoryError(
-            what,
-            why=used + why,
-            hint=f"{again}, or give it more memory (memorySize in serverless.yml)",
+            f"{name} {ending}",
+            why=why,
+            hint=f"{saved} give it more memory (memorySize in serverless.yml)",
         )
     if kind == "Runtime.ExitError" or "exit status" in why:
         return FunctionExitedError(
             f"the process of {name} ended",
             why=why,
-            hint="a step called exit(), or a library brought it down; see pfl logs",
+            hint="a step called exit(), or a library ended the process; see pfl logs",
         )
-    if kind in (
-        "Runtime.ImportModuleError",
-        "Runtime.HandlerNotFound",
-        "Runtime.UserCodeSyntaxError",
-        "Runtime.MalformedHandlerName",
-        "Runtime.InvalidEntrypoint",
-    ):
+    if kind in _CANNOT_START:
         return FunctionImportError(
             f"{name} cannot be started",
             why=f"{kind}: {why}",
-            hint="pfl deploy builds the image anew, and checks that it starts",
-        )
-    if kind == "Function.ResponseSizeTooLarge":
-        return FunctionCrashedError(
-            f"the answer of {name} is too large for Lambda",
-            why=why,
-            hint="ask for one step with --step",
+            hint="pfl deploy builds the image again, and checks that it starts",
         )
     return FunctionCrashedError(
         f"{name} failed", why=f"{kind}: {why}" if kind else why, hint="see pfl logs"

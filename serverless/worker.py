@@ -1,8 +1,9 @@
 """
-The Prefect worker that runs flows in Lambda: it hands a scheduled run to the function, and the function does the rest.
+The Prefect worker for Lambda: it sends scheduled runs to the function, and the function does the
+rest.
 
-Registered as a collection, so that ``prefect worker start --type aws-lambda`` finds it. AWS's own settings apply: credentials,
-region and endpoint are those of the process, and nothing of them is stored in Prefect.
+It is registered as a collection, so ``prefect worker start --type aws-lambda`` finds it.
+Credentials, region and endpoint are those of this process, and none of them is stored in Prefect.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ from __future__ import annotations
 import functools
 import os
 import time
+from typing import Any
 
 import anyio
 import anyio.abc
 from pfl.handler.core.errors import PflError
+from pfl.handler.core.store.values import JsonObject
 from pfl.serverless import remote
 from prefect.client.schemas.objects import FlowRun
-from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
+from prefect.workers.base import (
+    BaseJobConfiguration,
+    BaseVariables,
+    BaseWorker,
+    BaseWorkerResult,
+)
 from pydantic import Field
 
-_FUNCTION = "Name or ARN of the function; a version or alias goes behind a colon."
-_LOOK_S = 60  # How often runs are looked for that were handed over, and never began.
+_FUNCTION = "Name or ARN of the function; a version or alias follows a colon."
+# Between two searches for runs that were sent to the function and never began.
+_LOST_CHECK_S = 60
 
 
-def template(function: str) -> dict:
-    """The base job template of a work pool, with its function."""
+def template(function: str) -> JsonObject:
+    """Return the base job template of a work pool for a function."""
     variables = {
         "function": {
             "title": "Function",
@@ -35,7 +44,7 @@ def template(function: str) -> dict:
         "region": {
             "title": "Region",
             "type": "string",
-            "description": "AWS region, where the worker's own settings name none.",
+            "description": "AWS region, if the worker's own settings name none.",
         },
     }
     return {
@@ -45,55 +54,58 @@ def template(function: str) -> dict:
 
 
 class LambdaJobConfiguration(BaseJobConfiguration):
-    """What the worker needs to know for a run."""
+    """What the worker needs to know about a run."""
 
     function: str = Field(description=_FUNCTION)
-    region: str | None = Field(default=None)
+    region: str | None = None
 
 
 class LambdaWorkerResult(BaseWorkerResult):
-    """That the function has taken the run; what becomes of it, it tells Prefect itself."""
+    """The function took the run, and reports its states to Prefect itself."""
 
 
-class LambdaWorker(BaseWorker):
-    """Hands scheduled runs to an AWS Lambda function."""
+class LambdaWorker(
+    BaseWorker[LambdaJobConfiguration, BaseVariables, LambdaWorkerResult],
+):
+    """Sends scheduled runs to an AWS Lambda function."""
 
     type = "aws-lambda"
     job_configuration = LambdaJobConfiguration
     _description = "Run flows in an AWS Lambda function that pfl has deployed."
     _display_name = "AWS Lambda"
-    _looked_at = 0.0
+    _checked_at = 0.0
 
     @classmethod
-    def get_default_base_job_template(cls) -> dict:
-        """What a pool is made with that has no template of its own."""
+    def get_default_base_job_template(cls) -> JsonObject:
+        """Return the template of a pool that is created without one."""
         return template("pfl")
 
     async def run(
         self,
         flow_run: FlowRun,
         configuration: LambdaJobConfiguration,
-        task_status: anyio.abc.TaskStatus | None = None,
+        task_status: anyio.abc.TaskStatus[Any] | None = None,
     ) -> LambdaWorkerResult:
         """
-        Call the function, and do not wait for it; where AWS does not take the call, the run becomes Crashed with the reason.
+        Call the function without waiting for it; if AWS refuses, the run becomes Crashed with the
+        reason.
         """
-        # AWS's own variable in Lambda, which boto3 does not look at.
-        at = remote.Target(
-            configuration.function, configuration.region or os.environ.get("AWS_REGION", "")
-        )
+        # boto3 does not read AWS_REGION, which Lambda sets.
+        region = configuration.region or os.environ.get("AWS_REGION", "")
+        target = remote.Target(configuration.function, region)
         call = functools.partial(
-            remote.call, at, {"flow_run_id": str(flow_run.id)}, asynchronous=True
+            remote.call, target, {"flow_run_id": str(flow_run.id)}, asynchronous=True
         )
+        identifier = target.function
         try:
-            started = identifier = (
-                f"{at.function}/{(await anyio.to_thread.run_sync(call)).request_id}"
-            )
+            sent = await anyio.to_thread.run_sync(call)
+            identifier = f"{target.function}/{sent.request_id}"
+            started: str | PflError = identifier
         except PflError as exc:
-            # Told here: the base class leaves out what to do, and logs where in our code it came from.
+            # The base class would leave out the hint, and log a traceback of our code.
             self.get_flow_run_logger(flow_run).error("%s", exc.lines)
             await self._propose_crashed_state(flow_run, exc.lines)
-            started, identifier = exc, at.function
+            started = exc
         if task_status is not None:
             task_status.started(started)
         return LambdaWorkerResult(status_code=0, identifier=identifier)
@@ -104,12 +116,16 @@ class LambdaWorker(BaseWorker):
         configuration: LambdaJobConfiguration,
         grace_seconds: int = 30,
     ) -> None:
-        """Nothing is to be stopped: a run that is cancelled before it began is not begun, and one that runs looks for itself."""
+        """
+        Do nothing: the function does not begin a run that was cancelled before.
+
+        A run that has begun notices by itself that it is cancelled.
+        """
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Prefect's round, and once a minute the end of those runs that never began."""
-        if time.monotonic() - self._looked_at > _LOOK_S:
-            self._looked_at = time.monotonic()
+        """Submit what is due; once a minute, also end runs that never began."""
+        if time.monotonic() - self._checked_at > _LOST_CHECK_S:
+            self._checked_at = time.monotonic()
             from pfl.handler.engine.prefect import builder, scheduled_runs
 
             for name in await anyio.to_thread.run_sync(

@@ -1,10 +1,11 @@
 """
-How long a cold start takes: run inside the image, by the Python that is there, on a store that a URL names.
+How long a cold start takes: run in the image, with its Python, on a store given by a URL.
 
-``python cold_start.py [rounds]`` prints one JSON object per measurement: the medians in milliseconds of ``rounds`` fresh
-processes, taking turns so that a busy machine is as slow to all of them. Each process is timed from its start to its reply:
-``ms`` by the clock, ``cpu_ms`` of the processor, which other work on the machine changes little. All of them import
-awslambdaric first, as Lambda does. Each process is told on stderr too, when it has ended. Then come sizes, in MB.
+``python cold_start.py [rounds]`` prints one JSON object per measurement: the medians in
+milliseconds of ``rounds`` new processes, which take turns, so that a busy machine slows all of
+them. Each process is timed from its start to its reply: ``ms`` by the clock, ``cpu_ms`` of the
+processor, which other work on the machine changes little. All of them import awslambdaric first, as
+Lambda does. Each process is also reported on stderr when it has ended. Sizes follow, in MB.
 
 What the image leaves out is measured where ``/bench/boto3`` is a folder with boto3.
 """
@@ -35,28 +36,33 @@ assert reply["status"] == sys.argv[2], reply
 print(json.dumps({"init": (ready - started) * 1e3, "call": (time.perf_counter() - ready) * 1e3}))
 """
 )
-# What a hit cannot do without: Python, Lambda's runtime client, and one object read.
+# The least for a hit: Python, Lambda's runtime client, and one object read.
 GET = (
     RIC
     + """
 import os, obstore
 from obstore.store import S3Store
-options = {"endpoint": os.environ["AWS_ENDPOINT_URL"], "region": "us-east-1", "client_options": {"allow_http": True}}
+options = {
+    "endpoint": os.environ["AWS_ENDPOINT_URL"],
+    "region": "us-east-1",
+    "client_options": {"allow_http": True},
+}
 bucket, _, prefix = os.environ["PFL_STORE"].removeprefix("s3://").partition("/")
 store = S3Store(bucket, prefix=prefix, **options)
 bytes(obstore.get(store, os.environ["ONE_PLAN"]).bytes())
 """
 )
-# What boto3 would cost, which is left out of the image.
+# What boto3 would cost; the image does not contain it.
 BOTO3 = (
     RIC
     + """
 import os, boto3
 bucket, _, prefix = os.environ["PFL_STORE"].removeprefix("s3://").partition("/")
-boto3.client("s3").get_object(Bucket=bucket, Key=f"{prefix}/{os.environ['ONE_PLAN']}")["Body"].read()
+key = f"{prefix}/{os.environ['ONE_PLAN']}"
+boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
 """
 )
-# A miss without one of the measures that only a miss knows.
+# A miss without one of the measures that are only for misses.
 BUSY_COLLECTOR = "import gc\ngc.disable = gc.freeze = lambda: None\n" + HANDLER
 FASTAPI = HANDLER.replace("ready =", "import fastapi.encoders\nready =")
 # A hit with all at the top of the module.
@@ -64,7 +70,7 @@ EAGER = HANDLER.replace(
     "ready =",
     "from pfl.handler.engine.prefect import environment, session\nenvironment.load()\nready =",
 )
-# What a miss cannot do without: Prefect, and the same steps as a plain flow of Prefect's.
+# The least for a miss: Prefect, and the same steps as a plain Prefect flow.
 PLAIN = (
     RIC
     + """
@@ -85,7 +91,7 @@ PREFECT = RIC + "from prefect import flow, task\n"
 
 
 def main(rounds: int) -> None:
-    """Measure, and print a line each."""
+    """Measure, and print a line for each measurement."""
     stdlib, ours, theirs = sysconfig.get_path("stdlib"), "/var/task", "/opt/python/site-packages"
     with tempfile.TemporaryDirectory() as folder:
         bare = {}
@@ -209,8 +215,16 @@ def main(rounds: int) -> None:
 
 def _plan(hit: str) -> str:
     """The key of the one object that this hit reads."""
-    code = "import json, sys\nfrom pfl.handler.core.store.objects import Store\nread = []\nget = Store.get\nStore.get = lambda self, key: read.append(key) or get(self, key)\n"
-    code += "from pfl.handler.entry import lambda_handler\nlambda_handler(json.loads(sys.argv[1]))\nprint(read[0])"
+    code = """
+import json, sys
+from pfl.handler.core.store.objects import Store
+read = []
+get = Store.get
+Store.get = lambda self, key: read.append(key) or get(self, key)
+from pfl.handler.entry import lambda_handler
+lambda_handler(json.loads(sys.argv[1]))
+print(read[0])
+"""
     return subprocess.run(
         [sys.executable, "-c", code, hit], check=True, capture_output=True, text=True
     ).stdout.splitlines()[-1]

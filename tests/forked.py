@@ -1,13 +1,15 @@
 """
-Processes without the seconds that importing Prefect takes: forked from one that has done it, and real in all else.
+Processes that start without importing Prefect, which takes seconds: they are forked from one that
+has done it.
 
-`Popen` and `run` are those of `subprocess`, for commands ``[sys.executable, "-c", code, …]``: a process of its own to be killed or
-interrupted, with its own pipes, directory, environment and exit code. Tests of what is imported, or of what Python reads from
-its environment when it starts, use `subprocess` itself.
+`Popen` and `run` work as in `subprocess`, for commands ``[sys.executable, "-c", code, …]``. Each
+process is real: it can be killed or interrupted, and has its own pipes, directory, environment and
+exit code. Tests of what is imported, or of what Python reads from its environment when it starts,
+use `subprocess` itself.
 
-    test ── code, directory, environment, descriptors ──► nursery ── fork ──► watcher ── fork ──► the process
-      ▲                                                                          │ waits for it
-      └──────────────────────── its pid, and then how it ended ──────────────────┘
+    test ─ code, directory, environment, streams ──► nursery ── fork ──► watcher ── fork ──► process
+      ▲                                                                     │ waits for it
+      └────────────────── its pid, and then its exit status ────────────────┘
 """
 
 from __future__ import annotations
@@ -29,42 +31,54 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Modules that are programs, or belong into processes of others.
+_PROGRAMS = ("__main__", "bake", "extension", "server_process", "worker")
 _one_at_a_time = threading.Lock()
 
 
 class Popen(subprocess.Popen):
-    """A forked process, with all that a `subprocess.Popen` can do; what is said of its start beyond the above is not heeded."""
+    """A `subprocess.Popen` whose process is forked; other options of its start are ignored."""
 
     def _execute_child(
-        self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
-        p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *more,
-    ) -> None:  # fmt: skip
-        python, flag, code, *words = args
-        assert (python, flag, shell, pass_fds, preexec_fn) == (
-            sys.executable,
-            "-c",
-            False,
-            (),
-            None,
-        )
+        self,
+        args,
+        executable,
+        preexec_fn,
+        close_fds,
+        pass_fds,
+        cwd,
+        env,
+        startupinfo,
+        creationflags,
+        shell,
+        p2cread,
+        p2cwrite,
+        c2pread,
+        c2pwrite,
+        errread,
+        errwrite,
+        *_,
+    ) -> None:
+        python, flag, code, *arguments = args
+        assert (python, flag) == (sys.executable, "-c")
+        assert not (shell or pass_fds or preexec_fn)
         environ = {**(os.environ if env is None else env)}
         differing = {
             name for name, _ in environ.items() ^ os.environ.items() if name.startswith("PYTHON")
         }
         assert differing <= {"PYTHONWARNINGS"}, "the nursery has read these when it started"
         self._status, status = os.pipe()
-        ends = [
-            number if end == -1 else end for number, end in enumerate((p2cread, c2pwrite, errwrite))
-        ]
+        ends = [p2cread, c2pwrite, errwrite]
+        streams = [number if end == -1 else end for number, end in enumerate(ends)]
         with _one_at_a_time:
-            request = json.dumps([code, words, os.fspath(cwd or os.getcwd()), environ])
-            socket.send_fds(_nursery(), [request.encode()], [*ends, status])
+            request = json.dumps([code, arguments, os.fspath(cwd or os.getcwd()), environ])
+            socket.send_fds(_nursery(), [request.encode()], [*streams, status])
         os.close(status)
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
-        self.pid = self._told()
+        self.pid = self._read_number()
         self._child_created = True
 
-    def _told(self) -> int:
+    def _read_number(self) -> int:
         number = os.read(self._status, 4)
         assert len(number) == 4, "the nursery is gone"
         return int.from_bytes(number, "big")
@@ -72,7 +86,7 @@ class Popen(subprocess.Popen):
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if wait_flags == os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
             return 0, 0
-        status = self._told()
+        status = self._read_number()
         os.close(self._status)
         return self.pid, status
 
@@ -87,19 +101,18 @@ class Popen(subprocess.Popen):
         return self.returncode
 
 
-def run(command: list[str], *, input: str | None = None, **more) -> subprocess.CompletedProcess:
+def run(command: list[str], *, input: str | None = None, **options) -> subprocess.CompletedProcess:
     """`subprocess.run` with both streams captured, as text."""
-    more.setdefault("stdin", subprocess.DEVNULL if input is None else subprocess.PIPE)
-    with Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-    ) as process:
+    options.setdefault("stdin", subprocess.DEVNULL if input is None else subprocess.PIPE)
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with Popen(command, **options) as process:
         out, err = process.communicate(input)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @cache
 def _nursery() -> socket.socket:
-    """The way to this process's nursery, which ends when nobody holds it any more."""
+    """A socket to the nursery of this process, which ends when the socket is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno())]
@@ -120,14 +133,7 @@ def _import_all() -> None:
 
     for package in (pfl.cli, pfl.handler, pfl.serverless):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # These are programs, or belong into processes of others.
-            if module.name.rpartition(".")[2] not in (
-                "__main__",
-                "bake",
-                "extension",
-                "server_process",
-                "worker",
-            ):
+            if module.name.rpartition(".")[2] not in _PROGRAMS:
                 importlib.import_module(module.name)
     for name in (
         "boto3",
@@ -160,18 +166,18 @@ def _serve(orders: socket.socket) -> str:
 
 
 def _watch(child: int, descriptors: list[int]) -> None:
-    *streams, told = descriptors
+    *streams, status = descriptors
     for each in streams:
         os.close(each)
-    os.write(told, child.to_bytes(4, "big"))
-    os.write(told, os.waitpid(child, 0)[1].to_bytes(4, "big"))
+    os.write(status, child.to_bytes(4, "big"))
+    os.write(status, os.waitpid(child, 0)[1].to_bytes(4, "big"))
     os._exit(0)
 
 
 def _become(order: list, descriptors: list[int]) -> str:
     from pfl.handler.core.settings import of_process
 
-    code, words, folder, environ = order
+    code, arguments, folder, environ = order
     for number, each in enumerate(descriptors):
         if number < 3:
             os.dup2(each, number)
@@ -185,14 +191,15 @@ def _become(order: list, descriptors: list[int]) -> str:
     os.environ.clear()
     os.environ.update(environ)
     of_process.cache_clear()
-    sys.argv, sys.path[0] = ["-c", *words], ""
+    sys.argv = ["-c", *arguments]
+    sys.path[0] = ""
     if kinds := environ.get("PYTHONWARNINGS"):
         warnings.simplefilter(kinds)
     return code
 
 
 def _end(code: str) -> None:
-    """Run *code*, and end as Python would, but for taking down all that was imported."""
+    """Run *code*, and end as Python would, but without unloading what was imported."""
     try:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
         status: object = 0

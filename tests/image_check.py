@@ -1,9 +1,12 @@
 """
-The image, for real: built without a Docker engine, pushed by digest, started read-only with a memory limit, and called.
+The real image: built without a Docker engine, pushed by digest, started read-only with a memory
+limit,
+and called.
 
-``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah podman skopeo runc mmdebstrap
-docker-registry``. AWS's base image is on no package registry: a Debian with Python takes its place, without the commands that
-Amazon Linux's smallest image has not. Exit 0: all held.
+``python tests/image_check.py [--cold ROUNDS]``, as root on Debian, with ``apt-get install buildah
+podman skopeo runc mmdebstrap docker-registry``. No package registry has AWS's base image, so a
+Debian with Python replaces it, without the commands that Amazon Linux's smallest image lacks. Exit
+0: all checks passed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ _BASE = """
 FROM scratch
 ADD base.tar /
 RUN ls -d /usr/share/python-wheels/pip-*.whl > /usr/lib/python3/dist-packages/pip.pth \\
- && rm /usr/bin/find /usr/bin/xargs /usr/bin/tar /usr/bin/gzip /usr/bin/which /usr/bin/apt-get /usr/sbin/useradd /usr/sbin/groupadd
+ && cd /usr/bin && rm find xargs tar gzip which apt-get ../sbin/useradd ../sbin/groupadd
 """
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -43,7 +46,7 @@ KEYS = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-PASSWORD = "123456789012-auth-token"  # That of moto's ECR.
+PASSWORD = "123456789012-auth-token"  # Of moto's ECR.
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=0, metavar="ROUNDS")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the images here, for the next time")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else nothing would be cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the clean-up runs.
     if missing := [name for name in PACKAGES.split() if not shutil.which(name)]:
         sys.exit(
             f"not here: {', '.join(missing)}: apt-get install --no-install-recommends {PACKAGES}"
@@ -71,7 +74,7 @@ def main() -> None:
 
 
 def check(folder: Path, cold: int) -> None:
-    """All of it; an assertion that does not hold says what."""
+    """Run all checks."""
     import servers
     from pfl.handler.engine.prefect import server
     from pfl.serverless import image
@@ -82,6 +85,8 @@ def check(folder: Path, cold: int) -> None:
     pip = folder / "pip.conf"
     pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
     more = [
+        "--build-arg",
+        f"BASE_IMAGE={BASE}",
         "--network",
         "host",
         "--pull-never",
@@ -92,7 +97,7 @@ def check(folder: Path, cold: int) -> None:
     ]
     _step(
         "the image",
-        lambda: image.build("buildah", ROOT, IMAGE, base=BASE, more=more, tell=lambda line: None),
+        lambda: image.build("buildah", ROOT, IMAGE, options=more, report=lambda line: None),
     )
     _step("a flow that raises fails the build, with file and line", lambda: _broken(folder, more))
     with servers.s3() as s3, _registry(folder) as registry:
@@ -103,15 +108,14 @@ def check(folder: Path, cold: int) -> None:
             environ = _environ(s3, f"{prefect.url}")
             _step("called in a read-only container", lambda: _called(environ))
             print(_inside(environ, "sh", "-c", "du -sm /opt/python /var/task; id"))
-            print(
-                f"the whole image: {int(_run('podman', 'image', 'inspect', '--format', '{{.Size}}', IMAGE)) // 1_000_000} MB"
-            )
+            size = int(_run("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE))
+            print(f"the whole image: {size // 1_000_000} MB")
             if cold:
                 mount = ["-v", f"{ROOT / 'tests' / 'cold_start.py'}:/bench/cold_start.py:ro"]
                 mount += [
                     "-v",
                     f"{sysconfig.get_path('purelib')}:/bench/boto3:ro",
-                ]  # What the image leaves out.
+                ]  # The image does not contain it.
                 print(_inside(environ, "python3", "/bench/cold_start.py", str(cold), options=mount))
         finally:
             server.stop(home)
@@ -127,28 +131,32 @@ def _configure(folder: Path) -> None:
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/store"\nrunroot = "{folder}/run"\n'
     )
-    # runc: crun knows no mixed cgroups. Limits: those of the host may not be raised in a sandbox.
+    # crun does not support mixed cgroups; a sandbox may not raise the host's limits.
     (folder / "containers.conf").write_text(
-        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=2048:2048"]\n[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
+        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=2048:2048"]\n'
+        '[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
     )
     os.environ |= {
-        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"), "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder / "tmp"), "REGISTRY_AUTH_FILE": str(folder / "auth.json"),
-    }  # fmt: skip
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "BUILDAH_ISOLATION": "chroot",
+        "TMPDIR": str(folder / "tmp"),
+        "REGISTRY_AUTH_FILE": str(folder / "auth.json"),
+    }
     (folder / "tmp").mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.startswith(("PFL_", "PREFECT_"))]:
         del os.environ[name]
 
 
 def _unmount(folder: Path) -> None:
-    """What buildah and podman have mounted below *folder*, which could not be removed else."""
+    """Unmount what buildah and podman have mounted in *folder*, so that it can be removed."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in sorted((path for path in mounted if path.startswith(f"{folder}/")), reverse=True):
         _run("umount", "--lazy", path)
 
 
 def _wheels(arch: str) -> None:
-    """Resolved as the Dockerfile does, for the Python of its base image: what is not a wheel would need a compiler."""
+    """Resolve the dependencies as the Dockerfile does: without a wheel, one needs a compiler."""
     version = re.search(
         r"^ARG BASE_IMAGE=\S+python:([\d.]+)$",
         (ROOT / "serverless" / "Dockerfile").read_text(),
@@ -219,12 +227,12 @@ def _broken(folder: Path, more: list[str]) -> None:
             project / name,
             ignore=shutil.ignore_patterns("__pycache__", "node_modules"),
         )
-    for name in ("pyproject.toml", "constraints.txt", ".dockerignore"):
+    for name in ("__init__.py", "pyproject.toml", "constraints.txt", ".dockerignore"):
         shutil.copy(ROOT / name, project / name)
     (project / "flows" / "b.py").write_text("from pfl import step\n1 / 0\n")
     try:
         image.build(
-            "buildah", project, "localhost/pfl:broken", base=BASE, more=more, tell=lambda line: None
+            "buildah", project, "localhost/pfl:broken", options=more, report=lambda line: None
         )
     except InvalidRequestError as exc:
         assert "ZeroDivisionError: division by zero at flows/b.py:2" in exc.why, exc.why
@@ -234,9 +242,9 @@ def _broken(folder: Path, more: list[str]) -> None:
 
 def _pushed(s3: str, registry: str) -> None:
     """
-    The image of this code goes into a repository that asks for the password, and is found there by its digest.
+    Push the image of this code to a repository with a password, and find it there by its digest.
 
-    The registry and moto's ECR stand for AWS's: what was pushed to the one is told to the other, and its address is that of the one.
+    A registry and moto's ECR replace AWS's: what is pushed to the registry is registered in moto.
     """
     import boto3
     from pfl.handler.core.errors import UnavailableError
@@ -244,9 +252,9 @@ def _pushed(s3: str, registry: str) -> None:
     from pfl.serverless import deploy, image
 
     os.environ |= KEYS | {"AWS_ENDPOINT_URL": s3}
-    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), tell=lambda line: None)
-    at._region()
-    at._identity()
+    at = deploy.Deployment(Settings(project=str(ROOT), engine="direct"), report=lambda line: None)
+    at.find_region()
+    at.find_account()
     ecr, name = boto3.client("ecr"), f"{registry}/pfl"
     assert at._repository().endswith(".amazonaws.com/pfl")
     at._repository = lambda: name
@@ -288,7 +296,7 @@ def _pushed(s3: str, registry: str) -> None:
             f"docker://{uri}",
         )
         assert at.find_image(build=True) == uri and len(told) == 1  # Nothing is pushed twice.
-        push("buildah", f"{name}:other", user="AWS", password="wrong", tell=lambda line: None)
+        push("buildah", f"{name}:other", user="AWS", password="wrong", report=lambda line: None)
     except UnavailableError as exc:
         assert "refused the login" in str(exc), exc
     else:
@@ -306,12 +314,13 @@ def _registry(folder: Path) -> Iterator[str]:
     secret = _run("perl", "-e", 'print crypt($ARGV[0], q($2b$05$) . "a" x 22)', PASSWORD)
     users.write_text(f"AWS:{secret}\n")
     config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
         f"auth: {{htpasswd: {{realm: pfl, path: {users}}}}}\n"
     )
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")
-    }  # It takes them for settings of its own.
+    }  # The registry reads them as its own settings.
     with subprocess.Popen(
         ["docker-registry", "serve", str(config)],
         env=environ,

@@ -1,11 +1,12 @@
 """
-A Lambda service on loopback: sandboxes are real (AWS's emulator and runtime client), everything else is a moto server's.
+A Lambda service on 127.0.0.1 with real sandboxes (AWS's emulator and runtime client), next to moto.
 
-client ── one endpoint ─┬─ /2015-03-31/functions/NAME/invocations ─ pool ─┬─ sandbox: emulator ─ runtime ─ our handler
-                        └─ anything else ─ moto                           └─ …
+client ─ endpoint ─┬─ /2015-03-31/functions/NAME/invocations ─┬─ sandbox: emulator ─ runtime
+                   └─ anything else ─ moto                     └─ …
 
-The functions are those that moto knows, with their variables, timeout, memory and reserved concurrency. The emulator answers
-only one call at a time and knows neither FunctionError nor log tails, queues, limits nor freezing: all that is made here.
+moto has the functions, with their variables, timeout, memory and reserved concurrency. The emulator
+answers one call at a time, and has no FunctionError, log tails, queues, limits or freezing: they
+are implemented here.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ THROTTLED = 429, "TooManyRequestsException", "Rate Exceeded."
 DENIED = (
     403,
     "AccessDeniedException",
-    "User is not authorized to perform: lambda:InvokeFunction because no identity-based policy allows it",
+    (
+        "User is not authorized to perform: lambda:InvokeFunction"
+        " because no identity-based policy allows it"
+    ),
 )
 HANDLER = "pfl.handler.entry.lambda_handler"  # Of an image, which names its own.
 _END = re.compile(
@@ -55,7 +59,7 @@ class Sandbox:
     One execution environment: an emulator and the runtime it starts.
 
     Args:
-        config: The function, as ``get_function_configuration`` tells it.
+        config: The function, as ``get_function_configuration`` returns it.
         environ: More variables of the runtime.
         task: The folder with the code, as ``/var/task``.
         extension: An executable for ``/opt/extensions``, if any.
@@ -82,7 +86,7 @@ class Sandbox:
             "AWS_LAMBDA_FUNCTION_NAME": config["FunctionName"],
             "AWS_LAMBDA_FUNCTION_TIMEOUT": str(config["Timeout"]),
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(config["MemorySize"]),
-            # Without it awslambdaric waits in C while idle, and no signal handler of Python's runs.
+            # Without it an idle awslambdaric waits in C, and Python's signal handlers do not run.
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.12",
         }
         command = [
@@ -99,8 +103,11 @@ class Sandbox:
             config.get("Handler") or HANDLER,
         ]
         if extension is not None:
-            # A view of the file system of its own, in which /opt holds the extension and nothing else.
-            script = 'mount -t tmpfs tmpfs /opt && mkdir /opt/extensions && cp "$0" /opt/extensions/ && exec "$@"'
+            # Its own view of the file system, in which /opt contains only the extension.
+            script = (
+                "mount -t tmpfs tmpfs /opt && mkdir /opt/extensions "
+                '&& cp "$0" /opt/extensions/ && exec "$@"'
+            )
             unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-m"]
             command = [
                 *unshare,
@@ -127,7 +134,7 @@ class Sandbox:
         _wait_for_port(self._port, self._process)
 
     def invoke(self, body: bytes) -> tuple[dict | None, bytes, list[str]]:
-        """The error that Lambda would tell, or None; the answer; and the lines of the log."""
+        """Return Lambda's error, or None; the answer; and the lines of the log."""
         start = len(self._lines)
         self._signal(signal.SIGCONT)
         over = threading.Event()
@@ -148,10 +155,10 @@ class Sandbox:
             )
         self._signal(signal.SIGSTOP)  # Lambda freezes what is idle.
         lines = self._as_lambda_logs(self._lines[start:])
-        return *_as_lambda_tells(status, data, lines), lines
+        return *_as_lambda_answers(status, data, lines), lines
 
     def _as_lambda_logs(self, lines: list[str]) -> list[str]:
-        """The lines without the emulator's own, and with a last one that tells the memory used, also after a death."""
+        """The lines without the emulator's own, and with Lambda's last line, also after a death."""
         lines = [
             line
             for line in lines
@@ -173,7 +180,7 @@ class Sandbox:
         return list(self._lines)
 
     def close(self) -> None:
-        """End the sandbox as Lambda does: extensions are told, and whatever stays is killed."""
+        """End the sandbox as Lambda does: notify extensions, and kill what is left."""
         self._signal(signal.SIGCONT)
         left = self.processes()
         self._process.terminate()
@@ -219,7 +226,7 @@ class Sandbox:
                 pass
 
     def processes(self) -> list[int]:
-        """The processes that the emulator has started, and theirs."""
+        """The processes that the emulator has started, and their children."""
         found, todo = [], [self._process.pid]
         while todo:
             try:
@@ -235,8 +242,8 @@ class Sandbox:
         return found
 
 
-def _as_lambda_tells(status: int, data: bytes, lines: list[str]) -> tuple[dict | None, bytes]:
-    """The emulator's answer in the words of the service: ``(error, body)``."""
+def _as_lambda_answers(status: int, data: bytes, lines: list[str]) -> tuple[dict | None, bytes]:
+    """The emulator's answer as Lambda would give it: ``(error, body)``."""
     request_id = _request_id(lines)
     try:
         body = json.loads(data)
@@ -251,7 +258,8 @@ def _as_lambda_tells(status: int, data: bytes, lines: list[str]) -> tuple[dict |
     if status == 413 or any("ResponseSizeTooLarge" in line for line in lines):
         body = {
             "errorType": "Function.ResponseSizeTooLarge",
-            "errorMessage": f"Response payload size exceeded maximum allowed payload size ({SYNC_BYTES} bytes).",
+            "errorMessage": "Response payload size exceeded maximum allowed payload size "
+            f"({SYNC_BYTES} bytes).",
         }
     elif status == 200 and not (
         isinstance(body, dict) and "errorMessage" in body and body.get("requestId") == request_id
@@ -283,7 +291,7 @@ class LambdaService:
         url: The one endpoint.
         dead: Asynchronous calls that failed each time: ``(function, payload, error)``.
         throttle: How many calls to refuse before the next is taken.
-        refusals: What calls of a function are refused with, queued ones too: :data:`THROTTLED` or :data:`DENIED`.
+        refusals: How calls of a function are refused, :data:`THROTTLED` or :data:`DENIED`.
         asked: Invocations that arrived, refused ones too, as ``(function, type)``.
     """
 
@@ -338,13 +346,13 @@ class LambdaService:
 
     @property
     def sandboxes(self) -> list[Sandbox]:
-        """Those that live."""
+        """The live sandboxes."""
         return list(self._all)
 
     def pass_on(
         self, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """What moto answers."""
+        """Return moto's answer."""
         connection = http.client.HTTPConnection(self._behind, timeout=60)
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -369,7 +377,10 @@ class LambdaService:
         config = json.loads(data)
         limit = ASYNC_BYTES if kind == "Event" else SYNC_BYTES
         if len(body) > limit:
-            why = f"{len(body)} byte payload is too large for the {kind} invocation type (limit {limit} bytes)"
+            why = (
+                f"{len(body)} byte payload is too large for the {kind} invocation type "
+                f"(limit {limit} bytes)"
+            )
             return _refusal(413, "RequestTooLargeException", why)
         if kind == "DryRun":
             return 204, {}, b""
@@ -461,7 +472,7 @@ def _handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = (
-            True  # With it each answer would wait for the client's acknowledgement: 40 ms.
+            True  # Else each answer would wait 40 ms for the client's acknowledgement.
         )
         wbufsize = -1
 
@@ -491,7 +502,7 @@ def _handler(service: LambdaService) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do  # noqa: N815 (the names that the base class looks up)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -1,4 +1,4 @@
-"""AWS's Runtime Interface Emulator: taken from the pinned wheel of aws-sam-cli, checked, and kept below ``.pfl``."""
+"""AWS's Runtime Interface Emulator, from the pinned wheel of aws-sam-cli, kept in ``.pfl``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHA256 = {
 
 
 def binary() -> Path:
-    """The emulator as an executable file; it is fetched once per checkout, and its digest is checked each time."""
+    """The emulator, downloaded once per checkout; its digest is checked each time."""
     if sys.platform != "linux":
         pytest.skip("AWS's Runtime Interface Emulator is a Linux program")
     machine = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -30,7 +30,7 @@ def binary() -> Path:
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"aws-lambda-rie-{machine}"
     with open(home / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Tests that run side by side fetch it once.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Parallel tests download it once.
         if not path.is_file() or _digest(path) != SHA256[machine]:
             _fetch(path, machine)
     return path

@@ -1,4 +1,4 @@
-"""Servers on loopback: an S3 (moto) in a process of its own, one that answers as told, and one that stands before another."""
+"""Servers on 127.0.0.1: an S3 (moto) in its own process, and one that answers or passes on."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ Answer = tuple[int, bytes] | str
 
 @contextmanager
 def s3(page_objects: int = 100) -> Iterator[str]:
-    """The URL of a running S3, whose listings come in pages of so many; it ends with its standard input, so also when this process is killed."""
+    """
+    The URL of a running S3; it ends with its standard input, so also when this process is killed.
+    """
     with rig.moto(page_objects) as url:
         yield url
 
 
 class Loopback:
     """
-    An HTTP server that answers each request by ``answer(method, path)``, and passes it on to *behind* where that says None.
+    An HTTP server that answers with ``answer(method, path)``, or passes on to *behind* if that is
+    None.
 
-    An answer can also be a fault: ``reset`` (the connection breaks), ``lost`` (it breaks after the server behind has done its
-    work), ``cut`` (half the body arrives) or ``slow`` (the answer comes late).
+    An answer can also be a fault: ``reset`` (the connection breaks), ``lost`` (it breaks after the
+    server behind has done its work), ``cut`` (half the body arrives) or ``slow`` (it comes late).
 
     Attributes:
-        url: Where it listens.
+        url: Its address.
         asked: Method and path of each request, in order.
         answer: May be replaced at any time.
         drops: Headers of requests that are not passed on, in lower case.
@@ -82,14 +85,14 @@ class Loopback:
 
             def _break(self) -> None:
                 self.close_connection = True
-                # Not a polite end: what lingers is dropped, and the other side sees a reset.
+                # Drop what is not sent, so that the client sees a reset.
                 self.connection.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
                 self.connection.close()
                 self.rfile, self.wfile = io.BytesIO(), io.BytesIO()
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = do  # noqa: N815 (the names that the base class looks up)
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -111,7 +114,7 @@ class Loopback:
 
 @contextmanager
 def function_url(call: Callable[[dict], object]) -> Iterator[str]:
-    """The address of a function URL, which hands each request over as Lambda does, in *call*, and lets nobody wait for the answer."""
+    """The address of a function URL, which answers at once and passes each request to *call*."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -133,7 +136,7 @@ def function_url(call: Callable[[dict], object]) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        listening.daemon_threads = False  # What was begun is ended before this is.
+        listening.daemon_threads = False  # Requests end before the server does.
         threading.Thread(
             target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()
@@ -153,8 +156,6 @@ _KEPT = {
 
 
 def s3_error(status: int, code: str) -> Answer:
-    """The answer that S3 gives where something is wrong."""
-    return (
-        status,
-        f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode(),
-    )
+    """An error as S3 answers it."""
+    error = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    return status, f'<?xml version="1.0"?>{error}'.encode()

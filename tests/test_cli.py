@@ -44,11 +44,10 @@ SLOW = """
 class Ran:
     """What a command left behind: exit code, stdout, stderr."""
 
-    def __init__(self, code: int, out: str, err: str) -> None:
-        assert "Traceback" not in err
-        self.code = code
-        self.out = out
-        self.err = err
+    def __init__(self, done: subprocess.CompletedProcess) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
 
     @property
     def data(self) -> dict:
@@ -65,14 +64,15 @@ PFL = [sys.executable, "-c", "from pfl.cli.main import main; main()"]
 
 
 def pfl(*arguments: str, stdin: str = "", is_new: bool = False, **environ: str) -> Ran:
-    """Run ``pfl`` in the project that the test is in; *is_new*: in a process that starts from nothing."""
+    """Run ``pfl`` in the project of the test; *is_new*: in a process that starts from nothing."""
     if is_new:
         done = subprocess.run(
             [*PFL, *arguments], input=stdin, capture_output=True, text=True, env=_environ(environ)
         )
     else:
         done = forked.run([*PFL, *arguments], input=stdin, env=_environ(environ))
-    return Ran(done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return Ran(done)
 
 
 def pfl_on(terminals: str, *arguments: str, stdin: str = "", **environ: str) -> Ran:
@@ -116,7 +116,8 @@ def pfl_on(terminals: str, *arguments: str, stdin: str = "", **environ: str) -> 
         os.close(end)
     code = process.wait(timeout=60)
     out, err = (shown[name].decode().replace("\r\n", "\n") for name in ("out", "err"))
-    return Ran(code, out, err)
+    assert "Traceback" not in err
+    return Ran(subprocess.CompletedProcess(arguments, code, out, err))
 
 
 def leaves(command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -637,8 +638,9 @@ CASES: dict[str, tuple[str, int, dict[str, str]]] = {
     "setup rm": ("", 2, WRONG),
     "worker start": ("--once", 2, WRONG),
 }
-# Nothing is listed here, so there is nothing on stdout.
-EMPTY = ("cache restore", "cache verify", "limits ls", "runs ls", "runs reap", "server stop")
+# Commands that have nothing to list there, and so print nothing on stdout.
+NO_ROWS = ("cache verify", "limits ls", "runs ls", "runs reap", "remove", "worker start")
+NO_TEXT = (*NO_ROWS, "cache accept", "cache restore", "server stop")
 
 
 @pytest.fixture(scope="module")
@@ -650,7 +652,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     environ = {"PFL_PROJECT": str(root), "HOME": str(root)}
     assert pfl("invoke", "--id", "abc", **environ).code == 0
     source = root / "flows" / "a.py"
-    source.write_text(source.read_text().replace("420", "421"))
+    source.write_text(source.read_text().replace("1234", "1235"))
     assert pfl("invoke", "--id", "abc", **environ).code == 0
     record = pfl("history", "ls", "--json", **environ).rows[0]["short"]
     yield {**environ, "record": record}
@@ -683,7 +685,7 @@ def test_on_a_pipe_stdout_is_the_data_while_stderr_is_a_terminal(name, filled):
     assert ran.code == code, ran.err
     if _takes_json(name):
         assert all(isinstance(row, dict) for row in ran.rows)
-    assert bool(ran.out) == (name not in ("remove", "worker start", *EMPTY[:5]))
+    assert bool(ran.out) == (name not in NO_ROWS)
     assert "\x1b" not in ran.out and '{"' not in ran.err
 
 
@@ -692,7 +694,7 @@ def test_on_a_terminal_stdout_is_the_data_while_stderr_is_a_pipe(name, filled):
     arguments, code, environ = _case(name, filled)
     ran = pfl_on("out", *arguments, **environ)
     assert ran.code == code, ran.err
-    assert bool(ran.out) == (code in (0, 1) and name not in EMPTY)
+    assert bool(ran.out) == (code in (0, 1) and name not in NO_TEXT)
     assert "\x1b" not in ran.err and bool(ran.err) >= (code not in (0, 1))
 
 
@@ -900,6 +902,10 @@ def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
     assert "\\u001b]0;title\\u0007" in captured.out and "one " in captured.err
     assert captured.err.count("\ntwo\n") == 1
+    value = {"value": f"{evil}\U000e0001\ud800"}
+    output.emit(value)
+    shown = capsys.readouterr().out
+    assert shown.removesuffix("\n").isprintable() and json.loads(shown) == value
 
 
 @pytest.fixture
@@ -927,7 +933,8 @@ def test_a_time_without_an_offset_is_local(berlin):
     at = options.moment_ns("2026-11-30T10:00", "--since")
     assert at == options.moment_ns("2026-11-30T09:00Z", "--since") == 1_796_029_200 * 10**9
     assert options.moment_ns("2026-11-30", "--since") == at - 10 * 3_600 * 10**9
-    assert 0 <= time.time_ns() - 7 * 86_400 * 10**9 - options.moment_ns("7d", "--since") < 10**9
+    week_ns = time.time_ns() - options.moment_ns("7d", "--since")
+    assert abs(week_ns - 7 * 86_400 * 10**9) < 10**9
     with pytest.raises(InvalidRequestError, match="invalid --since 'yesterday'"):
         options.moment_ns("yesterday", "--since")
     _, since = typing.get_args(options.Since)

@@ -1,4 +1,6 @@
-"""``pfl deploy``, ``status``, ``logs`` and ``remove``: osls against moto, and calls to real sandboxes, at one endpoint."""
+"""
+``pfl deploy``, ``status``, ``logs`` and ``remove``: osls against moto, calls to real sandboxes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from test_imports import loaded_after
 from test_lambda import run
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
-HAS_OSLS = deploy._OSLS.exists() and shutil.which("node")
+HAS_OSLS = deploy.OSLS.exists() and shutil.which("node")
 needs_osls = pytest.mark.skipif(
     not HAS_OSLS,
     reason="osls is not installed: npm install --no-package-lock in serverless/ (.ci/lambda does)",
@@ -71,7 +73,7 @@ def service(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 @pytest.fixture
 def here(service: LambdaService, project: Project, s3_env, monkeypatch) -> Project:
-    """A project that deploys to the service; the code of its image is a copy, made by :func:`bake`."""
+    """A project that deploys to the service; the code of its image is a copy."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
     monkeypatch.setenv("PFL_ENGINE", "direct")
     monkeypatch.delenv("PFL_PROJECT")
@@ -81,7 +83,7 @@ def here(service: LambdaService, project: Project, s3_env, monkeypatch) -> Proje
 
 
 def put_into_image(project: Project, service: LambdaService) -> None:
-    """What building an image does, as far as a sandbox sees it."""
+    """Do what a build does, for a sandbox: copy the flows."""
     shutil.rmtree(service.task / "flows", ignore_errors=True)
     shutil.copytree(
         project.root / "flows", service.task / "flows", ignore=shutil.ignore_patterns("__pycache__")
@@ -118,7 +120,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     targets = boto3.client("events").list_targets_by_rule(Rule="pfl-dev-reap")["Targets"]
     assert [json.loads(target["Input"]) for target in targets] == [{"action": "reap"}]
 
-    called = run("invoke", "--id", "abc", "--json")  # It finds the function by itself.
+    called = run("invoke", "--id", "abc", "--json")  # It finds the function itself.
     assert "calling function pfl-dev in us-east-1" in called.err
     assert [row["value"] for row in called.data["steps"]] == [3, 6]
     assert run("invoke", "--id", "abc").err.count("2 of 2 steps from the cache") == 1
@@ -146,7 +148,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
     would = {
         row["type"]: row["would"] for row in planned["resource_changes"]
-    }  # moto does not list all that it makes.
+    }  # moto does not list all that it creates.
     assert {
         would[f"AWS::{kind}"]
         for kind in (
@@ -173,13 +175,13 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     )
     assert [row["value"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == [4, 8]
 
-    assert run("remove").code == 2  # There is no terminal to ask at.
+    assert run("remove").code == 2  # It cannot ask without a terminal.
     gone = run("remove", "--yes")
     assert (gone.code, f"s3://{bucket}/pfl stays" in gone.err) == (0, True), gone.err
     assert s3.list_objects_v2(Bucket=bucket, Prefix="pfl/history/")["KeyCount"] > 0
     assert not (here.root / ".pfl" / "deployed.json").exists()
     assert run("status", "--json").code == 3
-    # The bucket that stayed is taken over by the next deployment.
+    # The next deployment uses the bucket that stayed.
     back = run("deploy", "--image", IMAGE, "--json")
     assert back.code == 0, back.err
     assert [row["status"] for row in run("invoke", "--id", "abc", "--json").data["steps"]] == [
@@ -192,12 +194,12 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 
 
 @needs_osls
-def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
+def test_the_stack_grants_no_more_than_the_function_uses(here):
     at = deploy.Deployment(
-        Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, tell=lambda text: None
+        Settings(project=str(here.root), engine="direct"), image_uri=IMAGE, report=lambda text: None
     )
-    at._region()
-    at._identity()
+    at.find_region()
+    at.find_account()
     list(at.planned())
     template = json.loads(
         (
@@ -213,9 +215,15 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
         for action in (row["Action"] if isinstance(row["Action"], list) else [row["Action"]])
     }
     assert granted == {
-        "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "logs:CreateLogStream", "logs:PutLogEvents",
-        "secretsmanager:GetSecretValue", "sqs:SendMessage",
-    }  # fmt: skip
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:DeleteObject",
+        "s3:ListBucket",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "secretsmanager:GetSecretValue",
+        "sqs:SendMessage",
+    }
     assert not any(row["Resource"] == "*" for row in policy)
     bucket = template["Resources"]["Store"]
     held = bucket["Properties"]
@@ -234,9 +242,9 @@ def test_what_osls_makes_of_it_grants_no_more_than_is_used(here):
     assert {"ErrorAlarm", "DeadLetterAlarm", "DeadLetters"} <= template["Resources"].keys()
 
 
-def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
+def test_all_that_is_missing_is_reported_at_once(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here.root))  # Neither Node nor a container tool.
-    monkeypatch.setattr(deploy, "_OSLS", here.root / "nowhere")
+    monkeypatch.setattr(deploy, "OSLS", here.root / "nowhere")
     ran = run(
         "deploy",
         "--json",
@@ -249,25 +257,25 @@ def test_all_that_is_missing_is_told_at_once(here, monkeypatch):
     assert ran.code == 2
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
-        "Node and npm are not here",
+        "Node and npm are not installed",
         "AWS has no region 'us-eats-1'",
         "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
-        "PREFECT_API_KEY would stand in the function's variables",
-        "there is no container tool that works",
+        "PREFECT_API_KEY would be readable in the function's variables",
+        "no container tool works here",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stage", "a/b"], "the stage cannot be used"),
-        (["--stage", "x" * 21], "the stage cannot be used"),
-        (["--name", "Über"], "the name cannot be used"),
+        (["--stage", "a/b"], "invalid --stage"),
+        (["--stage", "x" * 21], "invalid --stage"),
+        (["--name", "Über"], "invalid --name"),
         (["--arch", "sparc"], "'x86_64', 'arm64'"),
-        (["--image", "pfl:latest"], "the image is not named by digest"),
+        (["--image", "pfl:latest"], "invalid --image"),
     ],
 )
-def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
+def test_an_invalid_name_is_refused(here, arguments, words):
     ran = run("deploy", *arguments, "--json")
     assert (ran.code, ran.data["error"]["what"]) == (2, words) or words in ran.data["error"]["what"]
     assert ran.data["error"]["hint"]
@@ -276,7 +284,7 @@ def test_a_name_that_cannot_be_one_is_refused(here, arguments, words):
 def checked(root: Path, name: str = "pfl", stage: str = "dev", **more: object) -> list[str]:
     """What a check of this deployment finds missing."""
     at = deploy.Deployment(
-        Settings(project=str(root), **more), name, stage, image_uri=IMAGE, tell=lambda text: None
+        Settings(project=str(root), **more), name, stage, image_uri=IMAGE, report=lambda text: None
     )
     try:
         at.check(building=False)
@@ -322,7 +330,7 @@ def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monke
                 lambda: put("one", 0, "START RequestId: r", "printed", json.dumps(died)),
             ]
         )
-        # Between two looks more arrives; the third time someone presses Ctrl-C.
+        # More arrives between two reads; then somebody presses Ctrl-C.
         monkeypatch.setattr(
             logs,
             "_sleep",
@@ -333,18 +341,24 @@ def test_following_the_log_shows_what_arrives_late_and_nothing_twice(here, monke
     put("one", -1_000, "early")
     ran = follow()
     assert [line.split("  ", 1)[1] for line in ran.out.splitlines()] == [
-        "early", "late", "printed", "crashed   abc  b=crashed  r: request r ran out of memory",
-    ]  # fmt: skip
+        "early",
+        "late",
+        "printed",
+        "crashed   abc  b=crashed  r: request r ran out of memory",
+    ]
     assert ran.code == 130
     picked = run("logs", "--name", "follow", "--id", "abc", "--json").out.splitlines()
     assert [json.loads(line)["text"] for line in picked] == ["printed", json.dumps(died)]
 
 
-def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+def test_no_credentials_a_plain_key_and_a_private_address_are_reported(here, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     found = checked(here.root, prefect_api_url="http://10.0.0.1/api", prefect_api_key="pnu_1")
     assert found == [
-        "PREFECT_API_KEY would stand in the function's variables (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
+        (
+            "PREFECT_API_KEY would be readable in the function's variables"
+            " (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
+        )
     ]
     at = deploy.Deployment(
         Settings(
@@ -352,18 +366,18 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
         ),
         plain_key=True,
     )
-    at._prefect()
-    at._key()
+    at._check_prefect()
+    at._check_key()
     assert len(at.warnings) == 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert "there are no AWS credentials" in checked(here.root, engine="direct")[0]
+    assert "no AWS credentials found" in checked(here.root, engine="direct")[0]
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == [
         "no AWS region is chosen",
-        "there are no AWS credentials: Unable to locate credentials",
+        "no AWS credentials found: Unable to locate credentials",
     ]
 
 
@@ -377,8 +391,8 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_told(here, monkeyp
         "http://h:x/api",
     ],
 )
-def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatch, url):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+def test_an_address_of_prefect_that_lambda_cannot_reach_is_reported(here, monkeypatch, url):
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     (found,) = checked(here.root, prefect_api_url=url)
     assert url in found
     assert "reach" in found
@@ -386,7 +400,7 @@ def test_an_address_of_prefect_that_lambda_cannot_reach_is_told(here, monkeypatc
 
 
 def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monkeypatch):
-    """moto checks policies like AWS, once it is told to."""
+    """moto checks policies like AWS, once that is switched on."""
     import boto3
 
     def enforced(after: str) -> None:
@@ -406,7 +420,7 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     }
     iam.put_user_policy(UserName="half", PolicyName="half", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName="half")["AccessKey"]
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     monkeypatch.setattr(image, "tool", lambda: "docker")
     enforced("0")
     try:
@@ -419,12 +433,12 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     finally:
         enforced("inf")
     assert ran.code == 2
-    assert ran.data["error"]["why"].startswith("the registry of images (ECR): access is denied: ")
+    assert ran.data["error"]["why"].startswith("the image registry (ECR): access is denied: ")
     assert "ecr:GetAuthorizationToken" in ran.data["error"]["why"]
 
 
-def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+def test_flows_that_are_not_committed_are_not_deployed_by_accident(here, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.invalid"]
     for arguments in (["init", "-q"], ["add", "flows"], [*identity, "commit", "-qm", "x"]):
         subprocess.run(["git", *arguments], cwd=here.root, check=True)
@@ -433,24 +447,24 @@ def test_flows_that_git_does_not_have_are_not_deployed_by_accident(here, monkeyp
     assert "flows/pipeline.py" in checked(here.root, engine="direct")[0]
 
 
-def test_a_name_and_a_stage_that_are_too_long_together_are_told(here, monkeypatch):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+def test_a_name_and_a_stage_that_are_too_long_together_are_reported(here, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     (found,) = checked(here.root, name="n" * 20, stage="s" * 20, engine="direct")
     assert found.startswith("the bucket's name is too long: nnnn")
     assert found.endswith("characters, 63 at most (--name)")
 
 
-def test_a_stack_that_was_rolled_back_or_is_being_made_is_told_and_how_to_go_on(
-    here, service, monkeypatch
-):
-    monkeypatch.setattr(deploy.Deployment, "_node", lambda self: None)
+def test_a_stack_that_cannot_be_updated_is_reported_with_a_hint(here, service, monkeypatch):
+    monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "UPDATE_IN_PROGRESS")
     assert checked(here.root, engine="direct") == [
-        "the stack pfl-dev is in UPDATE_IN_PROGRESS (another deployment is under way: wait until it is through)"
+        (
+            "the stack pfl-dev is in UPDATE_IN_PROGRESS"
+            " (another deployment is in progress: wait until it is done)"
+        )
     ]
-    monkeypatch.setattr(
-        deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE"
-    )  # moto has no way into it.
+    # moto cannot get into this state.
+    monkeypatch.setattr(deploy.Deployment, "stack_status", lambda self: "ROLLBACK_COMPLETE")
     assert checked(here.root, engine="direct") == [
         "the stack pfl-dev is in ROLLBACK_COMPLETE (pfl remove --stage dev, then deploy again)"
     ]
@@ -472,7 +486,7 @@ def test_a_flow_that_cannot_be_imported_is_not_baked_and_names_its_line(here):
     )
 
 
-def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(here, monkeypatch):
+def test_an_image_has_the_parts_of_its_fingerprints_in_its_manifest(here, monkeypatch):
     settings = Settings(project=str(here.root))
     expected = projects.load(settings).prints
     bake.bake(settings, here.root / "m.json")
@@ -483,10 +497,13 @@ def test_an_image_knows_what_its_fingerprints_are_made_of_without_looking_again(
     }
 
 
-def test_prefect_is_imported_without_what_json_parameters_do_not_need(on_prefect):
-    """FastAPI's encoder and another reading of all settings would cost each cold start 200 ms."""
+def test_prefect_is_imported_without_fastapi(on_prefect):
+    """FastAPI's encoder would cost each cold start 200 ms."""
     (on_prefect.root / "store").mkdir()
-    program = "from pfl.handler.entry import lambda_handler; assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
+    program = (
+        "from pfl.handler.entry import lambda_handler; "
+        "assert lambda_handler({'id': 'cold'})['status'] == 'completed'"
+    )
     environ = {
         "PFL_PROJECT": str(on_prefect.root),
         "PFL_STORE": str(on_prefect.root / "store"),
@@ -512,9 +529,9 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
 
     told: list[str] = []
     settings = Settings(project=str(here.root), prefect_api_url=prefect_server.url)
-    at = deploy.Deployment(settings, "blocky", tell=told.append)
-    at._region()
-    at._identity()
+    at = deploy.Deployment(settings, "blocky", report=told.append)
+    at.find_region()
+    at.find_account()
     boto3.client("s3").create_bucket(Bucket=at.bucket)
     monkeypatch.setattr(at, "osls", lambda command, uri="": None)
     monkeypatch.setattr(
@@ -523,28 +540,24 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
     at.deploy(IMAGE)
     assert "block s3-bucket/cache: create" in told
     api = environment.Api(prefect_server.url, "", "")
-    data = prefect_api.ask(api, "/block_types/slug/s3-bucket/block_documents/name/cache")["data"]
-    assert data["bucket_name"] == at.bucket
+    block = prefect_api.ask(api, "/block_types/slug/s3-bucket/block_documents/name/cache")
+    assert block["data"]["bucket_name"] == at.bucket
     at.deploy(IMAGE)
     assert told[-2:] == [
         "block s3-bucket/cache: keep",
-        "asking the function whether it reaches its store and Prefect",
+        "checking that the function reaches its store and Prefect",
     ]
-    prefect_api.ask(
-        api,
-        f"/block_documents/{prefect_api.ask(api, '/block_types/slug/s3-bucket/block_documents/name/cache')['id']}",
-        method="DELETE",
-    )
+    prefect_api.ask(api, f"/block_documents/{block['id']}", method="DELETE")
 
 
 def test_an_image_that_is_pushed_already_is_found_by_the_digest_of_its_files(here):
     import boto3
 
     at = deploy.Deployment(
-        Settings(project=str(here.root), engine="direct"), tell=lambda text: None
+        Settings(project=str(here.root), engine="direct"), report=lambda text: None
     )
-    at._region()
-    at._identity()
+    at.find_region()
+    at.find_account()
     assert at.find_image(build=False).endswith("@sha256:" + "0" * 64)
     ecr = boto3.client("ecr")
     ecr.create_repository(repositoryName="pfl")
@@ -579,9 +592,7 @@ def test_prefects_key_is_read_from_secrets_manager_and_the_parameter_store(here,
         aws.with_secret(Settings(prefect_secret="prefect-key"))
 
 
-def test_whoever_deploys_with_a_profile_reads_prefects_key_with_it(
-    here, s3_env, monkeypatch, tmp_path
-):
+def test_prefects_key_is_read_with_the_aws_profile(here, s3_env, monkeypatch, tmp_path):
     import boto3
 
     arn = boto3.client("secretsmanager").create_secret(

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slot leaked")
     assert found["block"] == [("warn", "local-file-system/cache leads to another place")]
     assert again["block"][0] == ("warn", "local-file-system/cache does not exist")
-    assert again["block"][1][1].startswith("local-file-system/renamed is of the same place")
+    assert again["block"][1][1].startswith("local-file-system/renamed has the same location")
     assert all(row["fix"] for row in ran.rows if row["status"] in ("warn", "fail"))
     assert f"chmod 600 {here.root / '.env'}" in [row["fix"] for row in ran.rows]
     assert ran.code == 0
@@ -153,7 +153,7 @@ def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, mon
 
 FAILS = {  # Exit code, the check that fails, and its words.
     "away": (5, "prefect", "did not answer"), "denied": (5, "prefect", "HTTP 403"), "flows": (2, "flows", "pipeline.py"),
-    "pool": (2, "worker", "is of type process"), "function": (3, "function", "no-such-function is not there"),
+    "pool": (2, "worker", "is of type process"), "function": (3, "function", "no-such-function does not exist"),
     "role": (5, "function", "from inside: the store s3://shut/pfl did not write"), "create": (5, "store", "a create overwrites"),
     "version": (2, "versions", "wanted >=99"), "place": (5, "block", "the store "),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Lambda's extension sees its sandbox die, and buries the call that died in it: with AWS's own emulator and runtime client."""
+"""The Lambda extension ends the call that died in its sandbox: with AWS's own emulator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def b(id: str, a: int, how: str = "") -> int:
         while True:
             kept.append(bytearray(1 << 24))
     if how == "hang":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # It does not heed that its time is over.
+        # It ignores the signal that its time is over.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         threading.Event().wait()
     return a * 6
 FLOWS = [flow("dying", a, b)]
@@ -42,7 +43,7 @@ FLOWS = [flow("dying", a, b)]
 
 @pytest.fixture
 def sandboxed(project, tmp_path):
-    """Makes a sandbox with the extension, for an engine and a timeout in seconds."""
+    """A function that makes a sandbox with the extension."""
     if (
         sys.platform != "linux"
         or subprocess.run(["unshare", "-r", "-m", "true"], capture_output=True).returncode
@@ -73,10 +74,10 @@ def invoke(sandbox: Sandbox, **event) -> tuple[dict | None, dict]:
     return error, json.loads(body)
 
 
-def test_a_killed_runtime_is_buried_while_its_caller_still_waits(
+def test_the_call_of_a_killed_runtime_is_ended_while_its_caller_waits(
     sandboxed, project, prefect_server
 ):
-    """Nobody else reaps here: what is told was told by the extension."""
+    """Nobody else reaps here: the extension did it all."""
     project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
     sandbox, id = (
         sandboxed(
@@ -114,10 +115,8 @@ def test_a_killed_runtime_is_buried_while_its_caller_still_waits(
     assert (error, values(reply)) == (None, {"a": 7, "b": 42})
 
 
-def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(
-    sandboxed, project, tmp_path
-):
-    """Each death is told by the extension, and the next call of the same sandbox computes."""
+def test_the_call_of_a_runtime_that_ended_itself_is_ended(sandboxed, project, tmp_path):
+    """The next call of the same sandbox computes; a MemoryError is no death."""
     sandbox = sandboxed(120, PFL_ENGINE="direct")
     for how, said in (("segfault", "signal: segmentation fault"), ("exit", "exit status 3")):
         error, _ = invoke(sandbox, id=how, params={"how": how})
@@ -136,12 +135,13 @@ def test_a_runtime_that_died_by_itself_is_buried_and_one_short_of_memory_lives(
         assert values(invoke(sandbox, id=how)[1]) == {"a": 7, "b": 42}
 
 
-def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(
+def test_the_call_of_a_runtime_at_its_time_limit_is_ended_with_that_cause(
     sandboxed, project, tmp_path
 ):
     sandbox = sandboxed(5, PFL_ENGINE="direct", PFL_MARGIN_S="1")
     while invoke(sandbox, id="warm")[0] is not None:
-        pass  # The emulator counts a cold start, too; on a busy machine that alone can take so long.
+        # The emulator counts the cold start, which can take five seconds on a busy machine.
+        pass
     error, _ = invoke(sandbox, id="ext-2", params={"how": "hang"})
     assert error["errorType"] == "Sandbox.Timedout"
     assert [
@@ -153,23 +153,25 @@ def test_a_runtime_that_ran_into_its_time_limit_is_buried_with_that_cause(
     assert lease.calls(project.results) == {}
     assert not os.path.exists(tmp_path / "pfl-call")
     while "error" in (reply := invoke(sandbox, id="ext-2")[1]) or "steps" not in reply:
-        pass  # As above: a new process, and five seconds.
+        # As above.
+        pass
     assert values(reply) == {"a": 7, "b": 42}
     assert [row["status"] for row in reply["steps"]] == ["hit", "computed"]
     assert not os.path.exists(tmp_path / "pfl-call")
 
 
-def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next_reap(
-    project, tmp_path
-):
+def test_without_its_store_the_extension_leaves_the_call_to_the_next_reap(project, tmp_path):
     call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600
     )
     call.try_claim("b", None, lambda waited: None)
     (tmp_path / "pfl-call").write_text(call.token)
-    script = "import time; from pfl.serverless import extension; extension.mark_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
+    script = (
+        "import time; from pfl.serverless import extension; "
+        "extension.end_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
+    )
     for store, said in (
-        ("/nowhere", "pfl runs reap does it"),
+        ("/nowhere", "pfl runs reap will end the call"),
         ("", "ran into the function's time limit while it computed b"),
     ):
         environ = {**os.environ, "TMPDIR": str(tmp_path), "PFL_STORE": store}
@@ -189,12 +191,12 @@ def test_without_its_store_the_extension_says_so_and_leaves_the_call_to_the_next
         ("spindown", False, "gone"),
     ],
 )
-def test_the_reason_of_a_shutdown_gives_the_cause(reason, for_memory, cause):
+def test_the_reason_of_a_shutdown_determines_the_cause(reason, for_memory, cause):
     assert reap.of_shutdown(reason, killed_for_memory=for_memory)[0] == cause
     assert cause in reap.ADVICE
 
 
-def test_whoever_got_the_function_error_buries_the_call_with_its_cause(project):
+def test_the_receiver_of_a_function_error_ends_the_call_with_its_cause(project):
     call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600
     )

@@ -1,4 +1,4 @@
-"""``pfl invoke`` and boto3 on a deployed function: real sandboxes behind the service's own contract."""
+"""``pfl invoke`` and boto3 on a deployed function: real sandboxes behind Lambda's own contract."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Deployed:
 
     @property
     def plain(self) -> str:
-        """A function that many tests share, so that few pay for a cold start."""
+        """A function that many tests share, so that few have a cold start."""
         if not self.service.__dict__.get("plain"):
             self.service.plain = self.function()
         return self.service.plain
@@ -119,7 +119,7 @@ class Deployed:
         handler: str = "",
         **variables: str,
     ) -> str:
-        """A new function of this code; its name."""
+        """Create a function of this code, and return its name."""
         name = f"pfl-{uuid.uuid4().hex[:8]}"
         with io.BytesIO() as file:
             with zipfile.ZipFile(file, "w") as archive:
@@ -133,9 +133,15 @@ class Deployed:
             "MEET": str(self.meet),
         }
         self.client.create_function(
-            FunctionName=name, Runtime="python3.12", Role=self.role, Handler=handler or "pfl.handler.entry.lambda_handler",
-            Code={"ZipFile": code}, Timeout=timeout, MemorySize=memory, Environment={"Variables": environ | variables},
-        )  # fmt: skip
+            FunctionName=name,
+            Runtime="python3.12",
+            Role=self.role,
+            Handler=handler or "pfl.handler.entry.lambda_handler",
+            Code={"ZipFile": code},
+            Timeout=timeout,
+            MemorySize=memory,
+            Environment={"Variables": environ | variables},
+        )
         if concurrency is not None:
             self.client.put_function_concurrency(
                 FunctionName=name, ReservedConcurrentExecutions=concurrency
@@ -143,12 +149,12 @@ class Deployed:
         return name
 
     def raw(self, function: str, event: object) -> dict:
-        """The answer to *event* as it stands."""
+        """The answer to *event*, as it is."""
         answer = self.client.invoke(FunctionName=function, Payload=json.dumps(event).encode())
         return json.loads(answer["Payload"].read())
 
     def pfl(self, function: str, *arguments: str, **environ: str) -> Ran:
-        """``pfl invoke`` of it, in this process: boto3 takes its time to import."""
+        """``pfl invoke`` in this process, since importing boto3 takes long."""
         return run(
             "invoke",
             "--function",
@@ -256,7 +262,7 @@ def test_pfl_invoke_calls_the_function_and_prints_its_reply(deployed):
     assert values(process.data) == {"one": 1.0, "two": [1.0, 2]}
 
 
-def test_a_function_of_other_code_is_called_and_said_to_be_that(deployed, monkeypatch):
+def test_a_function_of_other_code_is_called_with_a_warning(deployed, monkeypatch):
     function = deployed.plain
     path = deployed.root / "flows" / "pipeline.py"
     before = path.read_text()
@@ -269,7 +275,7 @@ def test_a_function_of_other_code_is_called_and_said_to_be_that(deployed, monkey
     assert "the deployed code is not the code here" in ran.err
 
 
-def test_a_step_that_raises_is_a_reply_and_no_function_error(deployed):
+def test_a_step_that_raises_is_a_reply_and_not_a_function_error(deployed):
     ran = deployed.pfl(
         deployed.plain, "--id", "e1", "--flow", "deaths", "--param", "how=raise", "--json"
     )
@@ -279,7 +285,7 @@ def test_a_step_that_raises_is_a_reply_and_no_function_error(deployed):
 
 DEATHS = {
     "exit": ({}, "FunctionExitedError", "exit status 3"),
-    "kill": ({}, "FunctionOutOfMemoryError", "most likely for want of memory"),
+    "kill": ({}, "FunctionOutOfMemoryError", "probably because it ran out of memory"),
     "eat": ({"memory": 128}, "FunctionOutOfMemoryError", "ran out of memory"),
     "hang": (
         {"timeout": 3, "PFL_MARGIN_S": "1"},
@@ -290,7 +296,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("how", DEATHS)
-def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, how):
+def test_each_death_of_the_process_has_its_error_and_the_next_call_works(deployed, how):
     config, kind, words = DEATHS[how]
     function = deployed.function(**config)
     ran = deployed.pfl(
@@ -315,9 +321,9 @@ def test_deaths_of_the_process_are_told_apart_and_the_next_call_works(deployed, 
     assert statuses(after) == {"one": "hit"}  # What was finished before the death is saved.
 
 
-def test_a_module_that_cannot_be_imported_is_told_so(deployed):
+def test_a_module_that_cannot_be_imported_is_an_import_error(deployed):
     ran = deployed.pfl(deployed.function(handler="pfl.handler.nowhere.f"), "--id", "x", "--json")
-    assert "No module named" in ran.err  # The log's own words.
+    assert "No module named" in ran.err  # From the log.
     assert (ran.code, ran.data["error"]["type"]) == (5, "FunctionImportError")
     assert "No module named" in ran.data["error"]["why"]
 
@@ -349,14 +355,14 @@ def test_an_event_too_large_is_refused_before_it_is_sent(deployed):
         assert (ran.code, ran.data["error"]["what"]) == (2, "the event is too large for Lambda")
         assert f"{event.stat().st_size} bytes, {most} at most" in ran.data["error"]["why"]
     assert len(deployed.service.asked) == before
-    # What Lambda itself says to those who send it all the same.
+    # What Lambda itself answers.
     with pytest.raises(deployed.client.exceptions.RequestTooLargeException):
         deployed.client.invoke(
             FunctionName=function, Payload=event.read_bytes(), InvocationType="Event"
         )
 
 
-def test_a_throttled_call_is_tried_again_and_says_how_often(deployed):
+def test_a_throttled_call_is_tried_again_and_reports_each_try(deployed):
     function = deployed.plain
     deployed.service.throttle = 2
     ran = deployed.pfl(function, "--id", "t1", "--json")
@@ -367,15 +373,15 @@ def test_a_throttled_call_is_tried_again_and_says_how_often(deployed):
     ]
 
 
-def test_a_function_throttled_for_good_is_given_up(deployed, monkeypatch):
+def test_a_function_that_stays_throttled_is_an_error(deployed, monkeypatch):
     monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
     function, told = deployed.function(concurrency=0), []
     with pytest.raises(remote.UnavailableError, match="is throttled: refused 6 times"):
-        remote.call(remote.Target(function), {"id": "x"}, tell=told.append)
+        remote.call(remote.Target(function), {"id": "x"}, report=told.append)
     assert len(told) == 5
 
 
-def test_async_returns_at_once_and_the_value_is_there_later(deployed):
+def test_an_async_call_returns_at_once_and_computes_later(deployed):
     function = deployed.plain
     ran = deployed.pfl(function, "--id", "later", "--async", "--json")
     assert (ran.code, ran.data["status"]) == (0, "queued")
@@ -387,18 +393,19 @@ def test_async_returns_at_once_and_the_value_is_there_later(deployed):
     }
 
 
-def test_the_image_calls_its_own_function_without_boto3_which_it_has_not(deployed, monkeypatch):
+def test_the_image_calls_its_own_function_without_boto3(deployed, monkeypatch):
     from pfl.handler.engine.prefect import scheduled_runs
 
     monkeypatch.setitem(sys.modules, "boto3", None)
     function, run_id = deployed.plain, str(uuid.uuid4())
-    assert scheduled_runs._invoke(function, run_id) is None
+    scheduled_runs._invoke(function, run_id)
     assert deployed.service.asked[-1] == (function, "Event")
-    assert "Function not found" in scheduled_runs._invoke("nowhere", run_id)
+    with pytest.raises(remote.UnavailableError, match="Function not found"):
+        scheduled_runs._invoke("nowhere", run_id)
     deployed.service.drain()
 
 
-def test_an_async_call_that_dies_is_tried_twice_more_and_then_dead(deployed):
+def test_an_async_call_that_dies_is_tried_three_times(deployed):
     function, event = deployed.function(handler="pfl.handler.nowhere.f"), {"id": "dead"}
     deployed.client.invoke(
         FunctionName=function, Payload=json.dumps(event).encode(), InvocationType="Event"
@@ -423,12 +430,12 @@ def test_eight_calls_at_once_run_in_eight_sandboxes_and_a_ninth_is_refused(deplo
         )
     assert len({reply["steps"][0]["value"][0] for reply in replies}) == 8
     assert all(reply["cold_start"] for reply in replies)
-    # They met inside; now each answers from its sandbox again, thawed.
+    # They ran together; now each sandbox is thawed and answers again.
     assert statuses(deployed.raw(function, {"id": "c3", "flow": "meet"})) == {"where": "hit"}
 
 
-def test_a_sandbox_is_frozen_between_calls_and_goes_on_after(deployed, bucket, prefect_server):
-    """Connections to S3 and to Prefect are open when it is frozen; the next call goes on, and Prefect has each run."""
+def test_a_sandbox_that_was_frozen_between_calls_continues(deployed, bucket, prefect_server):
+    """Its connections to S3 and Prefect are open when it is frozen."""
     function = deployed.function(
         timeout=600,
         PFL_STORE=f"s3://{bucket}/pfl",
@@ -512,7 +519,7 @@ def test_a_schedule_reaps_or_sends_what_it_was_given(deployed):
         {"source": "aws.s3", "detail-type": "Object Created", "detail": {"id": "x"}},
     ],
 )
-def test_an_event_of_another_shape_is_told_so(deployed, event):
+def test_an_event_of_an_unknown_shape_is_an_error(deployed, event):
     reply = deployed.raw(deployed.plain, event)
     assert (reply["status"], reply["error"]["what"]) == (
         "invalid",
@@ -561,7 +568,7 @@ def test_with_preload_the_flows_are_imported_in_the_init_phase(deployed, preload
     )
 
 
-def test_with_preload_prefect_too_is_imported_before_the_first_call(deployed):
+def test_with_preload_prefect_is_imported_before_the_first_call(deployed):
     loaded = loaded_after(
         "import pfl.handler.entry",
         deployed.root,
@@ -572,7 +579,7 @@ def test_with_preload_prefect_too_is_imported_before_the_first_call(deployed):
     assert {"prefect.flow_engine", "pfl.handler.engine.prefect.session", "flows.pipeline"} <= loaded
 
 
-def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed):
+def test_errors_name_what_is_wrong_with_a_name_or_the_credentials(deployed):
     ran = deployed.pfl("nowhere", "--id", "x", "--json")
     assert (ran.code, ran.data["error"]["type"]) == (3, "NotFoundError")
     assert "pfl deploy" in ran.data["error"]["hint"]
@@ -582,12 +589,12 @@ def test_the_service_tells_what_is_wrong_with_a_name_or_the_credentials(deployed
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     ran = deployed.pfl("nowhere", "--id", "x", "--json", **none)
-    assert (ran.code, ran.data["error"]["what"]) == (2, "there are no AWS credentials")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS credentials found")
     ran = deployed.pfl(
         "nowhere", "--id", "x", "--json", AWS_REGION="", AWS_DEFAULT_REGION="", AWS_ENDPOINT_URL=""
     )
     assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is chosen"), ran.data
     ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_PROFILE="nobody")
-    assert (ran.code, ran.data["error"]["what"]) == (2, "the AWS profile is not known")
+    assert (ran.code, ran.data["error"]["what"]) == (2, "the AWS profile does not exist")
     ran = deployed.pfl("f", "--id", "x", "--endpoint-url", "http://127.0.0.1:9", "--json")
-    assert (ran.code, "could not be reached" in ran.data["error"]["what"]) == (5, True)
+    assert (ran.code, "cannot be reached" in ran.data["error"]["what"]) == (5, True)

@@ -1,4 +1,4 @@
-"""The embedded Prefect server, with real processes: started, shared, killed, replaced, stopped."""
+"""The embedded Prefect server with real processes: started, shared, killed, replaced, stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pfl.handler.core.errors import UnavailableError
 from pfl.handler.engine.prefect import server, server_process
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG_S = 120  # Only ever waited for when something is broken.
+LONG_S = 120  # Reached only if something is broken.
 
 CLIENT = """
 import sys
@@ -31,7 +31,9 @@ from pathlib import Path
 from pfl.handler.engine.prefect import server
 
 found = server.ensure(
-    Path(sys.argv[1]), idle_s=float(sys.argv[2]), progress=lambda line: print(line, file=sys.stderr, flush=True)
+    Path(sys.argv[1]),
+    idle_s=float(sys.argv[2]),
+    progress=lambda line: print(line, file=sys.stderr, flush=True),
 )
 print(found.pid)
 """
@@ -63,7 +65,8 @@ async def main():
 
 for path in sys.argv[1:]:
     if os.fork() == 0:  # Side by side, and imported once.
-        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: "sqlite+aiosqlite:///" + path}):
+        url = "sqlite+aiosqlite:///" + path
+        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: url}):
             asyncio.run(main())
         os._exit(0)
 sys.exit(any(os.wait()[1] for _ in sys.argv[1:]))
@@ -90,22 +93,22 @@ def call(url: str, body: Any = None) -> Any:
 
 
 def eventually(ask: Callable[[], Any], timeout_s: float = LONG_S) -> Any:
-    """The first true answer."""
+    """Wait for a true answer and return it."""
     deadline = time.monotonic() + timeout_s
     while not (answer := ask()):
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "timed out"
         threading.Event().wait(0.05)
     return answer
 
 
 def wait_for_end(home: Path, pid: int) -> None:
-    """The system frees a process's lock when the process has ended, and not before."""
+    """Wait until a process has ended: only then the system frees its lock."""
     eventually(lambda: server._holder(home) != pid)
 
 
 @pytest.fixture(scope="module")
 def user_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user whose own Prefect settings would break any server that heeded them."""
+    """A user whose own Prefect settings would break any server that read them."""
     folder = tmp_path_factory.mktemp("user")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("PREFECT", "XDG_"))]:
@@ -122,7 +125,7 @@ def user_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def pids(user_home: Path, project: Path) -> list[int]:
-    """What three clients that started at once say the server's pid is; the server stays for the other tests."""
+    """The server's pid as three simultaneous clients report it; other tests use the server too."""
     clients = [start_client(project) for _ in range(3)]
     answers = [client.communicate(timeout=LONG_S) for client in clients]
     assert [client.returncode for client in clients] == [0, 0, 0], answers
@@ -150,17 +153,17 @@ def new_home(user_home: Path, tmp_path: Path) -> Iterator[Path]:
     server.stop(home)
 
 
-# One server, and who finds it
+# One server, and its clients
 
 
 def test_clients_that_start_at_once_share_one_server(
     pids: list[int], running: server.Server
 ) -> None:
-    """They also end, with their pipes closed: the server keeps nothing of its client's open."""
+    """They also end, with their pipes closed: the server keeps no file of its client open."""
     assert set(pids) == {running.pid}
 
 
-def test_a_server_answers_where_it_says(running: server.Server, project: Path) -> None:
+def test_a_server_answers_at_its_url(running: server.Server, project: Path) -> None:
     assert call(f"{running.url}/health") is True
     assert running.url == f"http://127.0.0.1:{running.port}/api"
     assert running.log == project / "server.log"
@@ -186,7 +189,10 @@ def test_links_to_runs_are_served_and_foreign_pages_kept_out(running: server.Ser
 
 
 def test_the_client_side_imports_the_standard_library_only() -> None:
-    script = "import pfl.handler.engine.prefect.server, sys; print({'prefect', 'httpx', 'pydantic', 'asyncio'} & {*sys.modules})"
+    script = """
+import pfl.handler.engine.prefect.server, sys
+print({"prefect", "httpx", "pydantic", "asyncio"} & {*sys.modules})
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 
@@ -218,13 +224,13 @@ def test_a_server_killed_is_replaced_and_has_its_data_and_port(
     wait_for_end(project, running.pid)
     assert server.find(project) is None
 
-    said: list[str] = []
-    new = server.ensure(project, idle_s=600, progress=said.append)
+    lines: list[str] = []
+    new = server.ensure(project, idle_s=600, progress=lines.append)
     assert new.pid != running.pid
     assert new.url == running.url
     assert call(f"{new.url}/flow_runs/count", {}) == runs
-    assert said[0] == "starting an embedded Prefect server"
-    assert "(1 s)" in said[1]
+    assert lines[0] == "starting an embedded Prefect server"
+    assert "(1 s)" in lines[1]
 
 
 # The schema
@@ -232,8 +238,9 @@ def test_a_server_killed_is_replaced_and_has_its_data_and_port(
 
 def objects(path: Path) -> dict[tuple[str, str], list[str]]:
     """
-    Every table and index with the parts of its SQL, without what SQL ignores: space, the quotes of plain names,
-    and the order of a table's constraints, which no two runs of the migrations share.
+    Every table and index with the parts of its SQL, without what SQL ignores: space, the quotes of
+    plain names, and the order of a table's constraints, which differs in each run of the
+    migrations.
     """
     with closing(sqlite3.connect(path)) as db:
         found = db.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
@@ -241,7 +248,7 @@ def objects(path: Path) -> dict[tuple[str, str], list[str]]:
 
 
 def parts(sql: str) -> list[str]:
-    """What stands between the commas of the outermost brackets, sorted; what is around them comes along."""
+    """The parts between the commas of the outermost brackets, sorted, and what is around them."""
     depth, cut = 0, [""]
     for letter in sql:
         depth += {"(": 1, ")": -1}.get(letter, 0)
@@ -281,10 +288,12 @@ def test_a_new_database_is_what_the_migrations_would_have_made(
     user_home: Path, tmp_path: Path
 ) -> None:
     """
-    One database starts from schema.sql.gz, one from nothing; both then go through Prefect's own migrations.
+    One database starts from schema.sql.gz, one from nothing; both then go through Prefect's own
+    migrations.
 
-    To renew it, with the oldest Prefect that pfl works with: ``PREFECT_HOME=new prefect server database upgrade -y``, then
-    ``sqlite3 new/prefect.db .dump | gzip -9n > handler/engine/schema.sql.gz``.
+    To make the file again, with the oldest Prefect that pfl works with:
+    ``PREFECT_HOME=new prefect server database upgrade -y``, then
+    ``sqlite3 new/prefect.db .dump | gzip -9n > handler/engine/prefect/schema.sql.gz``.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     ours, migrated = tmp_path / "ours" / "prefect.db", tmp_path / "migrated" / "prefect.db"
@@ -299,13 +308,11 @@ def test_a_new_database_is_what_the_migrations_would_have_made(
     assert rows(ours) == rows(migrated)
 
 
-# What it leaves, now that much has happened
+# What it leaves behind, after the tests above
 
 
 def test_block_types_come_after_the_start(running: server.Server, project: Path) -> None:
-    eventually(
-        (project / "prefect" / "blocks").exists
-    )  # It took its time while the schemas were compared.
+    eventually((project / "prefect" / "blocks").exists)
     slugs = {block["slug"] for block in call(f"{running.url}/block_types/filter", {})}
     assert {"secret", "local-file-system", "s3-bucket"} <= slugs
 
@@ -325,7 +332,7 @@ def test_a_server_whose_client_was_killed_comes_up_and_ends_when_idle(new_home: 
     client = start_client(new_home, idle_s=3)
     with client:
         assert client.stderr is not None
-        eventually(lambda: "waiting" in client.stderr.readline())  # So it has started the server.
+        eventually(lambda: "waiting" in client.stderr.readline())  # It has started the server.
         client.kill()
     pid = eventually(lambda: server._holder(new_home))
     found = server.ensure(new_home)
@@ -335,12 +342,16 @@ def test_a_server_whose_client_was_killed_comes_up_and_ends_when_idle(new_home: 
     assert not (new_home / "server.json").exists()
 
 
-def test_a_client_killed_before_it_started_one_leaves_the_lock_free(new_home: Path) -> None:
+def test_a_client_killed_before_it_starts_a_server_leaves_the_lock_free(new_home: Path) -> None:
     script = CLIENT.replace("flush=True)", "flush=True) or sys.stdin.read()")
     with subprocess.Popen(
         [sys.executable, "-c", script, str(new_home), "1"],
-        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as client:  # fmt: skip
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as client:
         assert client.stderr is not None
         assert "starting" in client.stderr.readline()
         assert server._holder(new_home) == 0
@@ -348,7 +359,7 @@ def test_a_client_killed_before_it_started_one_leaves_the_lock_free(new_home: Pa
     assert server._holder(new_home) is None
 
 
-def test_stop_ends_a_server_that_is_starting_and_its_client_says_so(new_home: Path) -> None:
+def test_stop_ends_a_server_that_is_starting_and_its_client_reports_it(new_home: Path) -> None:
     with start_client(new_home) as client:
         assert client.stderr is not None
         eventually(lambda: "waiting" in client.stderr.readline())
@@ -393,7 +404,7 @@ def test_a_database_of_another_prefect_is_named(new_home: Path) -> None:
     assert "'f1'" in caught.value.why
 
 
-def test_a_server_that_cannot_import_says_why(
+def test_a_server_that_cannot_import_reports_the_reason(
     new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fastapi.py").write_text("raise TypeError('unexpected keyword argument min_items')")
@@ -405,7 +416,7 @@ def test_a_server_that_cannot_import_says_why(
     assert "--engine direct" in caught.value.hint
 
 
-def test_a_start_without_end_is_given_up_and_its_process_killed(
+def test_a_start_that_takes_too_long_is_abandoned_and_its_process_killed(
     new_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
@@ -417,7 +428,7 @@ def test_a_start_without_end_is_given_up_and_its_process_killed(
     eventually(lambda: server._holder(new_home) is None)
 
 
-def test_a_home_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert server.find(tmp_path / "file" / ".pfl") is None
     assert server.stop(tmp_path / "file" / ".pfl") is None
@@ -442,7 +453,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     idle: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        watched.seen -= 3600
+        watched.used_at -= 3600
         idle.append(watched.idle_s() >= 3600)
         await receive()
         idle.append(watched.idle_s() >= 3600)
@@ -461,7 +472,7 @@ def test_an_open_connection_is_use_unless_a_browser_tab_holds_it(
     assert watched.in_use == 0
 
 
-def test_an_interrupt_before_the_server_is_begun_leaves_nothing_to_stop(tmp_path):
+def test_an_interrupt_before_the_server_starts_leaves_nothing_to_stop(tmp_path):
     def interrupted(text: str) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What pfl puts into Prefect: made, compared, made again, removed, and refused with a hint."""
+"""What pfl creates in Prefect: created, compared, updated, removed, and refused with a hint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ FORM = """
     from typing import Literal
 
     @step
-    def first(id: str, rate: float = 2.5, mode: Literal["fast", "slow"] = "fast", names: list = []) -> float:
+    def first(
+        id: str, rate: float = 2.5, mode: Literal["fast", "slow"] = "fast", names: list = []
+    ) -> float:
         '''
         The first.
 
@@ -48,7 +50,7 @@ FORM = """
 
 @pytest.fixture
 def setting_up(on_prefect, prefect_server, monkeypatch):
-    """``setup(kind, …)`` in this process: the changes, by name."""
+    """``setup(kind, …)``, which saves objects and returns the changes by name."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
 
     def setup(kind: str, url: str = prefect_server.url, **options) -> dict:
@@ -74,7 +76,7 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
 
 
 def forget_blocks(url: str) -> None:
-    """The blocks that other tests made in the Prefect they share."""
+    """Delete the blocks that other tests saved in the Prefect they share."""
     chosen = {
         "block_types": {"slug": {"any_": ["s3-bucket", "local-file-system"]}},
         "block_documents": {"name": {"any_": ["cache"]}},
@@ -103,7 +105,7 @@ def inside(capfd):
     return run
 
 
-def test_all_is_made_once_shown_dry_first_and_removed(
+def test_setup_creates_everything_once_and_removes_it(
     on_prefect, prefect_server, inside, monkeypatch
 ):
     on_prefect.write(ORDINARY, "nightly")
@@ -138,7 +140,7 @@ def test_all_is_made_once_shown_dry_first_and_removed(
     assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [
         ("nightly/lambda", "remove")
     ]
-    assert inside("setup", "rm").code == 2  # There is no terminal to ask at.
+    assert inside("setup", "rm").code == 2  # It cannot ask without a terminal.
     removed = inside("setup", "rm", "--yes")
     assert (removed.code, "6 remove" in removed.err) == (0, True)
     assert inside("setup", "rm", "--dry-run", "--json").rows == before == []
@@ -209,7 +211,9 @@ def test_the_block_of_a_bucket_reads_what_pfl_stored_and_keeps_keys_out(
     )
 
 
-def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_env, prefect_server):
+def test_a_bucket_that_does_not_exist_leaves_no_block(
+    setting_up, on_prefect, s3_env, prefect_server
+):
     on_prefect.knobs["store"] = "s3://no-such-bucket/pfl"
     with pytest.raises(UnavailableError, match="the block does not work"):
         setting_up("blocks", name="broken")
@@ -236,7 +240,7 @@ def test_a_bucket_that_is_not_there_leaves_no_block(setting_up, on_prefect, s3_e
         ("automations", "/automations/", 404, "too old"),
     ],
 )
-def test_what_prefect_refuses_names_the_thing_and_the_way_out(
+def test_the_error_for_a_refusal_names_the_object_and_has_a_hint(
     setting_up, prefect_server, kind, path, status, hint
 ):
     def answer(method: str, asked: str):
@@ -253,13 +257,13 @@ def test_what_prefect_refuses_names_the_thing_and_the_way_out(
     assert hint in caught.value.hint
 
 
-def test_an_unreachable_prefect_is_told_with_what_to_look_at(setting_up):
+def test_the_error_for_an_unreachable_prefect_names_the_setting(setting_up):
     with pytest.raises(UnavailableError) as caught:
         setting_up("blocks", "http://127.0.0.1:9/api")
     assert ("refused" in caught.value.why, "PREFECT_API_URL" in caught.value.hint) == (True, True)
 
 
-def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(
+def test_what_somebody_changed_in_a_deployment_and_its_pool_survives_new_code(
     setting_up, on_prefect, prefect_server
 ):
     on_prefect.write(FORM)
@@ -301,12 +305,12 @@ def test_what_someone_gave_a_deployment_and_its_pool_survives_new_code(
     )
 
 
-def test_a_block_of_the_same_place_under_another_name_is_told(setting_up, on_prefect):
+def test_a_block_of_the_same_location_under_another_name_is_reported(setting_up, on_prefect):
     setting_up("blocks", name="renamed")
     change = setting_up("blocks", dry_run=True)["local-file-system/cache"]
     assert (change.action, change.note) == (
         "create",
-        "local-file-system/renamed is of the same place: --name renamed keeps that one alone",
+        "local-file-system/renamed has the same location: --name renamed keeps only that one",
     )
 
 
@@ -328,7 +332,7 @@ def test_a_work_pool_of_another_type_is_left_alone(setting_up, prefect_server):
         (["all", "--pool"], "--pool"),
     ],
 )
-def test_wrong_input_is_told(project, arguments, words):
+def test_invalid_input_is_an_error(project, arguments, words):
     ran = pfl("setup", *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err

@@ -1,4 +1,6 @@
-"""Runs that Prefect schedules: claimed once, run in this process, with the states that people expect; by a worker or a poll."""
+"""
+Runs that Prefect schedules: claimed once, and run by a worker or a poll, with the right states.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ ORDINARY = """
 
 
 class Pool:
-    """A work pool with the deployments of a project, and runs of them as the UI's button makes them."""
+    """A work pool with the deployments of a project, and runs as the UI's Run button makes them."""
 
     def __init__(self, project: Project, url: str, name: str) -> None:
         self.project, self.url, self.name = project, url, name
@@ -72,7 +74,7 @@ class Pool:
             )
 
     def run(self, flow: str, job_variables: dict | None = None, **parameters: object) -> str:
-        """Press *Run*; the flow run's ID."""
+        """Press *Run*, and return the flow run's ID."""
         deployment = ask(self.url, f"/deployments/name/{flow}/lambda")["id"]
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}} | (
             {"job_variables": job_variables} if job_variables else {}
@@ -86,8 +88,8 @@ class Pool:
         return [state["name"] for state in ask(self.url, f"/flow_run_states/?flow_run_id={id}")]
 
     def until(self, id: str, *types: str) -> dict:
-        """The run, once it has one of these states."""
-        for _ in range(3000):  # Only ever so many where something is broken.
+        """Wait until the run has one of these states, and return it."""
+        for _ in range(3000):  # Reached only if something is broken.
             if (run := self.seen(id))["state_type"] in types:
                 return run
             threading.Event().wait(0.1)
@@ -109,7 +111,7 @@ def pool(on_prefect: Project, prefect_server, request, monkeypatch) -> Pool:
     return Pool(on_prefect, prefect_server.url, name)
 
 
-def test_a_scheduled_run_is_run_here_once_and_named_and_tagged_like_any(pool):
+def test_a_scheduled_run_runs_here_once_with_the_usual_name_and_tags(pool):
     pool.set_up()
     id = pool.run("meaning", id="ui-1", step="b")
     reply = pool.project.handle({"flow_run_id": id})
@@ -152,7 +154,7 @@ def test_what_is_stored_is_shown_as_cached(pool):
     assert [task["state_name"] for task in task_runs(pool.project, whole, 1)] == ["Cached"]
 
 
-def test_of_many_who_claim_one_wins(pool):
+def test_one_of_many_claims_succeeds(pool):
     from pfl.handler.engine.prefect import scheduled_runs
 
     pool.set_up()
@@ -169,7 +171,7 @@ def test_of_many_who_claim_one_wins(pool):
         def race(id=id) -> None:
             meet.wait()
             won.append(
-                scheduled_runs._take(api, id, threading.current_thread().name)[0] is not None
+                scheduled_runs._claim(api, id, threading.current_thread().name)[0] is not None
             )
 
         racers = [threading.Thread(target=race) for _ in range(8)]
@@ -180,7 +182,7 @@ def test_of_many_who_claim_one_wins(pool):
     assert sorted(won) == [False] * 14 + [True] * 2
 
 
-def test_a_run_that_was_cancelled_before_it_began_is_not_begun(pool):
+def test_a_run_that_was_cancelled_before_it_began_does_not_begin(pool):
     pool.set_up()
     for type in ("CANCELLED", "CANCELLING"):
         id = pool.run("meaning", id="ui-4")
@@ -192,7 +194,7 @@ def test_a_run_that_was_cancelled_before_it_began_is_not_begun(pool):
 
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # Prefect leaves the sockets of an async flow to the collector.
+)  # Prefect leaves the sockets of an async flow to the garbage collector.
 def test_ordinary_flows_run_as_they_are(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
@@ -214,8 +216,8 @@ def test_ordinary_flows_run_as_they_are(pool):
     ]
     assert "n is below zero" in pool.seen(ids[2])["state"]["message"]
     assert len(task_runs(pool.project, ids[0], 1)) == 1
-    assert len(task_runs(pool.project, ids[3], 2)) == 2  # Those that stand for the flows within it.
-    gc.collect()  # Here, where the warning about it is expected.
+    assert len(task_runs(pool.project, ids[3], 2)) == 2  # For the flows within it.
+    gc.collect()  # Here, where its warning is expected.
 
 
 STOPPED = """
@@ -232,7 +234,7 @@ STOPPED = """
 """
 
 
-def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_prefect(pool):
+def test_an_ordinary_flow_that_dies_or_is_stopped_ends_in_prefect(pool):
     pool.project.write(STOPPED, "more")
     pool.set_up()
     dead, cancelled, late = pool.run("dies"), pool.run("hangs"), pool.run("hangs")
@@ -260,7 +262,7 @@ def test_an_ordinary_flow_that_dies_is_cancelled_or_runs_out_of_time_ends_in_pre
     assert lease.calls(pool.project.results) == {}
 
 
-def test_what_cannot_be_run_says_why_in_prefect(pool):
+def test_a_run_that_cannot_start_has_the_reason_in_prefect(pool):
     pool.project.write(ORDINARY, "more")
     pool.set_up()
     runs = [
@@ -288,7 +290,7 @@ def test_what_cannot_be_run_says_why_in_prefect(pool):
         assert words in state["message"]
 
 
-def test_a_run_whose_store_is_away_is_a_crash_with_the_reason(pool, s3_env, monkeypatch):
+def test_a_run_whose_store_refuses_is_a_crash_with_the_reason(pool, s3_env, monkeypatch):
     pool.set_up()
     id = pool.run("meaning", id="ui-6")
     with Loopback(lambda method, path: s3_error(403, "AccessDenied")) as s3:
@@ -306,7 +308,7 @@ def test_a_run_whose_store_is_away_is_a_crash_with_the_reason(pool, s3_env, monk
     ) == ("CRASHED", True)
 
 
-def test_a_run_for_later_is_left_until_then(pool):
+def test_a_run_for_later_is_not_claimed(pool):
     pool.set_up()
     deployment = ask(pool.url, "/deployments/name/meaning/lambda")["id"]
     state = {
@@ -330,12 +332,18 @@ def test_a_run_for_later_is_left_until_then(pool):
 @pytest.mark.parametrize(
     ("raw", "status"),
     [
-        ({"flow_run_id": "x"}, "invalid"), ({"flow_run_id": 3}, "invalid"), ({"flow_run_id": ""}, "invalid"), ({"flow_run_id": None}, "invalid"),
-        ({"flow_run_id": "00000000-0000-4000-8000-000000000000"}, "miss"), ({"flow_run_id": "x", "id": "abc"}, "invalid"),
-        ({"action": "poll", "pool": "no-such-pool"}, "miss"), ({"action": "poll", "pool": 3}, "invalid"), ({"action": "poll", "id": "abc"}, "invalid"),
+        ({"flow_run_id": "x"}, "invalid"),
+        ({"flow_run_id": 3}, "invalid"),
+        ({"flow_run_id": ""}, "invalid"),
+        ({"flow_run_id": None}, "invalid"),
+        ({"flow_run_id": "00000000-0000-4000-8000-000000000000"}, "miss"),
+        ({"flow_run_id": "x", "id": "abc"}, "invalid"),
+        ({"action": "poll", "pool": "no-such-pool"}, "miss"),
+        ({"action": "poll", "pool": 3}, "invalid"),
+        ({"action": "poll", "id": "abc"}, "invalid"),
     ],
-)  # fmt: skip
-def test_a_wrong_event_is_told(pool, raw, status):
+)
+def test_an_invalid_event_is_an_error(pool, raw, status):
     reply = pool.project.handle(raw)
     assert (reply["status"], bool(reply["error"]["hint"] or reply["error"]["why"])) == (
         status,
@@ -343,7 +351,7 @@ def test_a_wrong_event_is_told(pool, raw, status):
     )
 
 
-def test_a_poll_takes_what_is_due_and_ends_what_never_began(pool, monkeypatch):
+def test_a_poll_runs_what_is_due_and_ends_what_never_began(pool, monkeypatch):
     from pfl.handler.engine.prefect import scheduled_runs
 
     pool.set_up()
@@ -389,7 +397,8 @@ def test_the_automation_of_the_docs_calls_the_function_s_url(pool):
         automation = ask(pool.url, "/automations/", recipe)["id"]
         try:
             ids = []
-            # Prefect loads a new automation when it comes to it, and tells of a run whose saving fails, too.
+            # Prefect loads a new automation after a while, and also reports runs that it fails to
+            # save.
             while not (done := [answer for answer in called if answer["statusCode"] == 200]):
                 ids.append(pool.run("meaning", id=f"hook-{len(ids)}"))
                 before = len(called)
@@ -403,7 +412,7 @@ def test_the_automation_of_the_docs_calls_the_function_s_url(pool):
             prefect_api.ask(Api(pool.url, "", ""), f"/automations/{automation}", method="DELETE")
 
 
-# The worker, in its own process, and the function behind it, in AWS's emulator.
+# The worker in its own process, with a function in AWS's emulator.
 
 
 @pytest.fixture
@@ -428,7 +437,7 @@ def function(pool, s3_url, s3_env, monkeypatch, tmp_path):
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Path:
-    """What pyproject.toml registers, as an installation has it: also where pfl was installed before the worker was there."""
+    """An installation of what pyproject.toml registers now, in case pfl was installed earlier."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     info = tmp_path / "site" / "pfl_as_declared-0.dist-info"
     info.mkdir(parents=True)
@@ -441,14 +450,16 @@ def collection(tmp_path: Path) -> Path:
     return info.parent
 
 
-def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, function, collection):
+def test_both_workers_send_runs_and_what_aws_refuses_is_a_crash(pool, function, collection):
     pool.set_up(function)
     environ = {
         **os.environ,
         "PYTHONPATH": f"{collection}{os.pathsep}{ROOT}",
         "PREFECT_WORKER_QUERY_SECONDS": "0.5",
     }
-    environ["PREFECT_CLIENT_MAX_RETRIES"] = "20"  # The server of all tests is busy now and then.
+    environ["PREFECT_CLIENT_MAX_RETRIES"] = (
+        "20"  # The server that all tests share is busy now and then.
+    )
     commands = [
         ["-m", "prefect", "worker", "start", "--type", "aws-lambda", "--pool", pool.name],
         ["-m", "pfl.cli.main", "worker", "start", "--pool", pool.name, "--every", "0.5"],
@@ -468,7 +479,7 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
         ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
         refused = {
-            "no-such-function": ("no-such-function is not there", "pfl deploy makes it"),
+            "no-such-function": ("no-such-function does not exist", "pfl deploy creates it"),
             "busy": ("function busy is throttled", "raise its reserved concurrency"),
             "shut": (
                 "function shut: access is denied",
@@ -482,7 +493,7 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
         assert [run["state_type"] for run in runs] == ["COMPLETED"] * 2, [
             run["state"]["message"] for run in runs
         ]
-        # Two workers look, and one takes each.
+        # Of two workers, one takes each.
         states = [
             [name for name in pool.states(id) if name not in ("Late", "Submitting")] for id in ids
         ]
@@ -504,7 +515,7 @@ def test_both_workers_hand_runs_over_and_what_aws_refuses_is_a_crash(pool, funct
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--pool", "no-such-pool"], 3, "there is no work pool"),
+        (["--pool", "no-such-pool"], 3, "the work pool no-such-pool does not exist"),
         (["--pool", "typed"], 2, "is of type process"),
         (["--limit", "0"], 2, "--limit"),
     ],

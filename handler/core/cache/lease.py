@@ -50,6 +50,7 @@ COARSE_S = 2
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
 _REAPING_S = 60
+_TAKEN_OVER = "another call has taken it over"
 T = TypeVar("T")
 
 
@@ -600,9 +601,6 @@ def _path(id: str, step: str, number: int) -> str:
 
 def _call_path(call: str, number: int) -> str:
     return f"calls/{call}-{number:012d}.json"
-
-
-_TAKEN_OVER = "another call has taken it over"
 
 
 def _lost(step: str, id: str, why: str) -> LeaseLostError:

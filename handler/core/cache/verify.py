@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from pfl.handler.core.cache import bust, history
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, parse_plan
+from pfl.handler.core.cache.entry import NOT_LOADED, Entry, damaged, parse_plan
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store.objects import ObjectInfo, Store
@@ -79,12 +79,7 @@ def walk(
 
 
 class _UnusableError(Exception):
-    """What is wrong with an object that is whole."""
-
-    def __init__(self, problem: str, why: str) -> None:
-        super().__init__(why)
-        self.problem = problem
-        self.why = why
+    """What is wrong with an object that is whole: the problem, and why."""
 
 
 class _Check:
@@ -108,7 +103,7 @@ class _Check:
         try:
             getattr(self, f"_{kind}")(listed, data, *place)
         except _UnusableError as exc:
-            return Problem(listed.key, exc.problem, exc.why)
+            return Problem(listed.key, *exc.args)
         except CorruptRecordError as exc:
             return Problem(listed.key, "damaged", exc.why or str(exc))
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
@@ -119,18 +114,18 @@ class _Check:
         body = records.unseal(data, listed.key)
         own_name = f"{body['fingerprint']}~{body['stands_for'][0]}.json"
         if (body["step"], own_name) != (step, name):
-            raise _UnusableError("damaged", "it is about other code")
+            raise damaged(listed.key, "it is about other code")
 
     def _code(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
         if body["step"] != step or not body["parts"]:
-            raise _UnusableError("damaged", f"it is the code of {body['step']}")
+            raise damaged(listed.key, f"it is the code of {body['step']}")
 
     def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         records.unseal(data, listed.key)
         # A newer one may not have existed yet when the marks were listed.
         if listed.key not in self.mark_keys and not list(bust.parse_marks([listed.key])):
-            raise _UnusableError("damaged", "its name is not that of a bust")
+            raise damaged(listed.key, "its name is not that of a bust")
 
     def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         if listed.modified + _WRITING_S < time.time():
@@ -172,7 +167,7 @@ class _Check:
         except InvalidRequestError:  # It is pickled, and may not be opened to check it.
             expires_at, metadata = None, {}
         if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
-            raise _UnusableError("damaged", f"it is about {metadata['step']} of {metadata['id']!r}")
+            raise damaged(listed.key, f"it is about {metadata['step']} of {metadata['id']!r}")
         _check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
         # lost for good.
@@ -184,7 +179,7 @@ class _Check:
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
-            raise _UnusableError("damaged", "its digest is not its name")
+            raise damaged(listed.key, "its digest is not its name")
         if listed.modified + _WRITING_S > time.time():
             return
         for record in self.store.list(f"history/{folder}"):

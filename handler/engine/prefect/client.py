@@ -1,44 +1,67 @@
 """
-Prefect's REST API with the standard library alone: for whoever looks at runs and limits, or ends them, and need not load Prefect.
+Prefect's REST API with the standard library alone, for code that reads or ends runs without loading
+Prefect.
 
-An extension of Lambda has two seconds for that, and Prefect takes as long to import.
+An extension of Lambda has two seconds for that, and importing Prefect takes as long.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import random
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pfl.handler.core import retry
 from pfl.handler.core.errors import BusyError, UnavailableError
+from pfl.handler.core.store.values import JsonObject
 from pfl.handler.engine.prefect.environment import Api
 
 T = TypeVar("T")
 TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
+# How long a run waits for a Prefect that does not answer.
+AWAY_S = 30
 _PAGE = 200
-AWAY_S = 30  # How long a run puts up with a Prefect that does not answer.
-_TRIES, _PAUSE_S = (
-    5,
-    0.3,
-)  # A busy server gets them all in four seconds, one that is not there the first three.
+_PAUSE_S = 0.3
+# A server that does not answer is tried this often, one that is busy as often as the caller allows.
+_UNANSWERED_TRIES = 3
+_BUSY = (429, 502, 503, 504)
+
+# A task run that pfl recorded: its ``flow_run_id``, ``step``, ``id`` and ``tags``, and if it ended,
+# the ``type`` of its state.
+TaskInfo = Mapping[str, object]
 
 
 def ask(
-    api: Api, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)
-) -> object:
+    api: Api,
+    path: str,
+    body: object = None,
+    *,
+    method: str = "",
+    none: tuple[int, ...] = (404,),
+    tries: int = 5,
+) -> Any:
     """
-    What the API answers to a POST of *body*, or to a GET without one; None where its status is one of *none*: there is no such thing.
+    Return Prefect's answer, whose shape Prefect decides: to a POST of *body*, or to a GET without
+    one.
+
+    Args:
+        api: The API to call.
+        path: The path, with a slash in front.
+        body: What to send as JSON.
+        method: The HTTP method, if it is not the one above.
+        none: Statuses for which the answer is None: 404 means that the thing does not exist.
+        tries: How often to call a busy server. The pauses double: 5 tries take 4 s, 7 take 19 s.
 
     Raises:
-        UnavailableError: It did not answer, or refused.
+        UnavailableError: Prefect did not answer, or refused.
     """
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json", "user-agent": "pfl"}
@@ -47,34 +70,34 @@ def ask(
     elif api.auth:
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
     request = urllib.request.Request(api.url + path, data, headers, method=method or None)
-    for number in range(_TRIES):
+    context = _trusted() if api.url.startswith("https://") else None
+    # Not retry.retry: how often depends on the failure.
+    for number in count(1):
         try:
-            with urllib.request.urlopen(
-                request, timeout=TIMEOUT_S, context=_trusted(api.url)
-            ) as response:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
                 text = response.read()
-                return json.loads(text) if text else {}
+            return json.loads(text) if text else {}
         except urllib.error.HTTPError as exc:
-            why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
             if exc.code in none:
                 return None
-            # Whatever is said here may be said twice.
-            if number == _TRIES - 1 or exc.code not in (429, 502, 503, 504):
-                hint = "check PREFECT_API_KEY" if exc.code in (401, 403) else ""
+            # The server may have done its work: every request of pfl can be repeated.
+            if number >= tries or exc.code not in _BUSY:
+                why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
                 raise UnavailableError(
-                    f"Prefect at {api.url} refused {path}", why=" ".join(why.split()), hint=hint
+                    f"Prefect at {api.url} refused {path}",
+                    why=" ".join(why.split()),
+                    hint="check PREFECT_API_KEY" if exc.code in (401, 403) else "",
                 ) from exc
         except (OSError, ValueError) as exc:
-            if number >= 2:
+            if number >= _UNANSWERED_TRIES:
                 raise UnavailableError(
                     f"Prefect at {api.url} did not answer", why=" ".join(str(exc).split())[:500]
                 ) from exc
-        time.sleep(_PAUSE_S * 2**number)
-    raise AssertionError("unreachable")
+        time.sleep(_PAUSE_S * 2 ** (number - 1))
 
 
-def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[dict]:  # noqa: B006
-    """All that a filter finds, asked for page by page."""
+def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[JsonObject]:
+    """Yield all that the filter *chosen* finds, read page by page."""
     for offset in count(0, _PAGE):
         page = ask(api, path, {**chosen, "limit": _PAGE, "offset": offset}) or []
         yield from page
@@ -83,35 +106,43 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[di
 
 
 def patiently(call: Callable[[], T], *, longest_s: float = AWAY_S) -> T:
-    """What *call* gives, also where Prefect is away for a while, as when it is started anew; not where it refuses."""
-    until = time.monotonic() + longest_s
-    while True:
-        try:
-            return call()
-        except UnavailableError as exc:
-            is_refused = isinstance(exc, BusyError) or (
-                isinstance(exc.__cause__, urllib.error.HTTPError)
-                and exc.__cause__.code < 500
-                and exc.__cause__.code != 429
-            )
-            if is_refused or time.monotonic() > until:
-                raise
-        pause()
+    """
+    Return what *call* returns, and repeat it while Prefect is away, as during a restart.
+
+    Raises:
+        UnavailableError: Prefect refused, or was away for longer than *longest_s*.
+    """
+    return retry.retry(call, retry.pauses_for(longest_s), may_pass=_is_away)
+
+
+def _is_away(exc: Exception) -> bool:
+    if not isinstance(exc, UnavailableError) or isinstance(exc, BusyError):
+        return False
+    cause = exc.__cause__
+    return not isinstance(cause, urllib.error.HTTPError) or cause.code in (429, *range(500, 600))
 
 
 def pause() -> None:
-    """Wait before asking again; many that wait do not ask together."""
-    time.sleep(random.uniform(0.25, 0.45))
+    """Wait before the next try, for a random time, so that many waiters do not call at once."""
+    time.sleep(retry.jitter_s())
 
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
     """
-    Say that a run, of *kind* ``flow_runs`` or ``task_runs``, is in a terminal state; whether it became so.
+    Set a terminal state, and return whether the run took it.
 
-    Without *force* the server itself refuses to change a terminal state that came meanwhile.
+    Without *force*, the server itself refuses to replace a terminal state that was set meanwhile.
+
+    Args:
+        api: The API to call.
+        kind: ``flow_runs`` or ``task_runs``.
+        run_id: The run's ID.
+        type: The state's type, such as ``CRASHED``.
+        message: The state's message.
+        force: Whether to replace a terminal state.
     """
-    state = {"type": type, "name": type.capitalize(), "message": message}
-    answer = ask(api, f"/{kind}/{run_id}/set_state", {"state": state, "force": force})
+    body = {"state": _state(type, message), "force": force}
+    answer = ask(api, f"/{kind}/{run_id}/set_state", body)
     return answer is not None and answer["status"] == "ACCEPT"
 
 
@@ -122,117 +153,132 @@ def end(
     *,
     call: str = "",
     flow_runs: Iterable[str] = (),
-    tasks: Mapping[str, dict] = {},  # noqa: B006
-    finished: Mapping[str, dict] = {},  # noqa: B006
+    tasks: Mapping[str, TaskInfo] = {},
+    finished: Mapping[str, TaskInfo] = {},
     is_over: bool = True,
     force: bool = False,
     wait_s: float = 0,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """
-    Leave nothing open behind a run: task runs first, for that frees their slots.
+    End all that is open of some flow runs: task runs first, which frees their slots.
 
-    States of task runs are events, which may be on their way still when their process is dead. So a task run that looks open may
-    have ended, and one that holds a slot may be unknown.
+    States of task runs are events, which may still be on their way when their process is dead. So a
+    task run that looks open may have ended, and one that holds a slot may be unknown to Prefect.
 
     Args:
-        api: Prefect's.
-        type: Of the state: ``CRASHED``, ``CANCELLED``, or what the run came to, where Prefect did not hear of that.
-        message: Of the state: what happened, why, and what to do, a line each.
-        call: Flow runs with the tag of this call, too.
-        flow_runs: Their IDs, as far as known.
-        tasks: Task runs that surely did not end, each with ``flow_run_id``, ``step``, ``id`` and ``tags``.
-        finished: Task runs that surely ended, each with the same and its ``type`` of state.
-        is_over: Whether the process is gone, so that what Prefect has not heard of these it will not hear; else it is on its way.
-        force: Also where a terminal state came meanwhile, and where Prefect's own engine has called a crash what it was not.
-        wait_s: How long the events of others may take.
+        api: The API to call.
+        type: The type of the final state: ``CRASHED``, ``CANCELLED``, or how the run ended if
+            Prefect does not know.
+        message: The state's message: what happened, why, and what to do, a line each.
+        call: Token of a call; flow runs with its tag are ended too.
+        flow_runs: IDs of flow runs, if known.
+        tasks: Task runs that certainly did not end, by ID.
+        finished: Task runs that certainly ended, by ID.
+        is_over: Whether the process is gone, so that nothing of *finished* is still on its way to
+            Prefect.
+        force: Replace a terminal state, such as the crash that Prefect's own engine makes of an
+            interruption.
+        wait_s: How long to wait for events of other task runs.
 
     Returns:
-        The IDs of the runs that were not in a terminal state, and now are.
+        The IDs of the runs that were not in a terminal state, and are now.
     """
-    until, changed = time.monotonic() + wait_s, []
     ids = set(flow_runs)
     if call:
-        ids |= {
-            run["id"]
-            for run in pages(
-                api, "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"call={call}"]}}}
-            )
-        }
+        tagged = {"flow_runs": {"tags": {"all_": [f"call={call}"]}}}
+        ids |= {run["id"] for run in pages(api, "/flow_runs/filter", tagged)}
+    if not ids:
+        return []
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
-    runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)} if ids else {}
-    tasks = {task: about for task, about in tasks.items() if about["flow_run_id"] in runs}
-    told = tasks | (
-        {task: about for task, about in finished.items() if about["flow_run_id"] in runs}
-        if is_over
-        else {}
+    runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)}
+
+    def of_runs(infos: Mapping[str, TaskInfo]) -> dict[str, TaskInfo]:
+        return {id: info for id, info in infos.items() if info["flow_run_id"] in runs}
+
+    if not runs:
+        return []
+    changed = _end_task_runs(
+        api, type, message, chosen, of_runs(tasks), of_runs(finished), is_over, force, wait_s
     )
-    while runs:
-        is_late = time.monotonic() >= until
-        known = {task["id"]: task for task in pages(api, "/task_runs/filter", chosen)}
-        # What an interruption strikes between two states Prefect calls a crash; of our own tasks we know better.
-        ended = {task: FINAL - {"CRASHED"} if force and task in tasks else FINAL for task in known}
-        open_now = [
-            t
-            for t in known.values()
-            if t["state_type"] not in ended[t["id"]] and (is_over or t["id"] not in finished)
-        ]
-        for task in open_now:
-            if is_late and task["id"] in finished:
-                set_state(
-                    api,
-                    "task_runs",
-                    task["id"],
-                    finished[task["id"]]["type"],
-                    "Told by a reaper.",
-                    force=False,
-                )
-                continue
-            if (is_late or task["id"] in tasks) and set_state(
-                api, "task_runs", task["id"], type, message, force=force
-            ):
-                changed.append(task["id"])
-        if is_late or (
-            told.keys() <= known.keys() and all(task["id"] in tasks for task in open_now)
-        ):
-            break
-        sleep(0.25)
-    for task, about in told.items():
-        # It was killed before it said more than that it took a slot, which is freed by its end; or Prefect was away.
-        if task not in known:
-            body = {
-                "id": task,
-                "flow_run_id": about["flow_run_id"],
-                "task_key": about["step"],
-                "dynamic_key": task,
-            }
-            body |= {"name": f"{about['step']}[{about['id']}]", "tags": about.get("tags") or []}
-            state = about.get("type", type)
-            ask(
-                api,
-                "/task_runs/",
-                body | {"state": {"type": state, "name": state.capitalize(), "message": message}},
-            )
-            changed.append(task)
-    for run in runs.values():
-        is_told = (run["state"] or {}).get("message") == message
-        if run["state_type"] not in (
-            FINAL - {"CRASHED"} if force and not is_told else FINAL
-        ) and set_state(api, "flow_runs", run["id"], type, message, force=force):
-            changed.append(run["id"])
+    for id, run in runs.items():
+        is_ours = (run["state"] or {}).get("message") == message
+        final = FINAL - {"CRASHED"} if force and not is_ours else FINAL
+        if run["state_type"] not in final:
+            if set_state(api, "flow_runs", id, type, message, force=force):
+                changed.append(id)
     return changed
 
 
-_contexts: dict[str, ssl.SSLContext] = {}
+def _end_task_runs(
+    api: Api,
+    type: str,
+    message: str,
+    chosen: JsonObject,
+    tasks: Mapping[str, TaskInfo],
+    finished: Mapping[str, TaskInfo],
+    is_over: bool,
+    force: bool,
+    wait_s: float,
+) -> list[str]:
+    """End the task runs of the *chosen* flow runs; see :func:`end`."""
+    changed: list[str] = []
+    expected = {**tasks, **finished} if is_over else tasks
+    until = time.monotonic() + wait_s
+    while True:
+        is_late = time.monotonic() >= until
+        found = {task["id"]: task["state_type"] for task in pages(api, "/task_runs/filter", chosen)}
+        open_ids = []
+        for id, state_type in found.items():
+            # Prefect's engine calls it a crash when an interruption comes between two states; of
+            # the task runs in *tasks*, pfl knows better.
+            final = FINAL - {"CRASHED"} if force and id in tasks else FINAL
+            if state_type not in final and (is_over or id not in finished):
+                open_ids.append(id)
+        for id in open_ids:
+            if is_late and id in finished:
+                outcome = str(finished[id]["type"])
+                set_state(api, "task_runs", id, outcome, "Reported by a reaper.", force=False)
+            elif is_late or id in tasks:
+                if set_state(api, "task_runs", id, type, message, force=force):
+                    changed.append(id)
+        if is_late or (expected.keys() <= found.keys() and tasks.keys() >= set(open_ids)):
+            break
+        time.sleep(0.25)
+    for id, info in expected.items():
+        if id not in found:
+            _create_ended(api, id, info, str(info.get("type", type)), message)
+            changed.append(id)
+    return changed
 
 
-def _trusted(url: str) -> ssl.SSLContext | None:
-    if not url.startswith("https://"):
-        return None
-    if url not in _contexts:
-        _contexts[url] = ssl.create_default_context()
-        if not _contexts[url].get_ca_certs():
-            import certifi  # A Python that knows no authorities of its machine; Prefect brings these.
+def _create_ended(api: Api, id: str, info: TaskInfo, type: str, message: str) -> None:
+    """
+    Create a task run that has ended, which frees the slot that it took.
 
-            _contexts[url].load_verify_locations(certifi.where())
-    return _contexts[url]
+    Its process was killed before it reported more than that slot, or Prefect was away.
+    """
+    body = {
+        "id": id,
+        "flow_run_id": info["flow_run_id"],
+        "task_key": info["step"],
+        "dynamic_key": id,
+        "name": f"{info['step']}[{info['id']}]",
+        "tags": info.get("tags") or [],
+        "state": _state(type, message),
+    }
+    ask(api, "/task_runs/", body)
+
+
+def _state(type: str, message: str) -> dict[str, str]:
+    return {"type": type, "name": type.capitalize(), "message": message}
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not context.get_ca_certs():
+        # This Python does not find the machine's certificates; certifi comes with Prefect.
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context

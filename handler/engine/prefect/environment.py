@@ -1,11 +1,11 @@
-"""Which Prefect a computation reports to, and how Prefect is set up before it is first imported."""
+"""Which Prefect a computation reports to, and how Prefect is configured before its first import."""
 
 from __future__ import annotations
 
 import gc
 import importlib
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,15 @@ _NEEDED_BY_A_RUN = (
 
 
 class Api(NamedTuple):
-    """A Prefect API: its URL, its key ("" for none), where both came from, and ``user:password`` where it asks for that."""
+    """
+    A Prefect API.
+
+    Attributes:
+        url: Its URL, without a slash at the end.
+        key: The key; empty for none.
+        source: What named it, for people.
+        auth: ``user:password``, for a server that asks for it.
+    """
 
     url: str
     key: str
@@ -32,39 +40,40 @@ class Api(NamedTuple):
 
 def configured(settings: Settings) -> Api | None:
     """
-    The API that the user named: in the settings, else in the active Prefect profile; None where there is none.
+    Return the API that the user chose in the settings, or else in the active Prefect profile; None
+    if neither names one.
 
     Raises:
-        InvalidRequestError: The URL is no URL.
+        InvalidRequestError: PREFECT_API_URL is not a URL.
     """
     settings = aws.with_secret(settings)
-    if settings.prefect_api_url:
-        if not settings.prefect_api_url.startswith(("http://", "https://")):
-            raise InvalidRequestError(
-                f"PREFECT_API_URL is no URL: {settings.prefect_api_url!r}",
-                hint="PREFECT_API_URL=http://127.0.0.1:4200/api",
-            )
-        auth = os.environ.get("PREFECT_API_AUTH_STRING", "")
-        return Api(
-            settings.prefect_api_url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL", auth
+    url = settings.prefect_api_url
+    if not url:
+        return _profile()
+    if not url.startswith(("http://", "https://")):
+        raise InvalidRequestError(
+            f"PREFECT_API_URL is not a URL: {url!r}",
+            hint="PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
-    return _profile(os.environ)
+    auth = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    return Api(url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL", auth)
 
 
 def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
     """
-    The API to report to: the user's, else the project's embedded server, which is started when it does not run.
+    Return the API to report to: the user's, or else the project's embedded server, which is started
+    if necessary.
 
     Raises:
-        UnavailableError: None is named and none can be started.
+        UnavailableError: The user chose none, and the embedded server does not start.
     """
     if (api := configured(settings)) is not None:
         return api
     if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         raise UnavailableError(
-            "there is no Prefect to report to",
+            "no Prefect API is configured",
             why="PREFECT_API_URL is not set",
-            hint='set it, or send "engine": "direct"',
+            hint='set it, or send "engine": "direct" in the event',
         )
     from pfl.handler.engine.prefect import server
 
@@ -72,9 +81,9 @@ def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
     return Api(running.url, "", "embedded server")
 
 
-def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) -> None:
+def prepare(settings: Settings) -> None:
     """
-    Set Prefect's own variables, those that it reads once; what the user set stays.
+    Set the variables that Prefect reads once; what the user set stays.
 
     Call it before anything imports Prefect, the user's flows included.
     """
@@ -83,46 +92,48 @@ def prepare(settings: Settings, environ: MutableMapping[str, str] = os.environ) 
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "2",  # It counts for a server that is gone, too: with Prefect's own 5 that would take over two minutes to be told.
-        # A step's failure is told once, by us; Prefect keeps the whole traceback in the run's log.
+        # Retries also apply to a server that is gone: Prefect's own 5 would take over two minutes.
+        "PREFECT_CLIENT_MAX_RETRIES": "2",
+        # pfl reports a failed step, once; the whole traceback is in the run's log in Prefect.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     }
-    if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
-        defaults |= {"PREFECT_HOME": "/tmp/prefect"}
-    elif not settings.prefect_api_url and _profile(environ) is None:
+    if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        defaults["PREFECT_HOME"] = "/tmp/prefect"
+    elif not settings.prefect_api_url and _profile() is None:
         home = settings.home / "prefect"
-        defaults |= {
-            "PREFECT_HOME": str(home),
-            "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
-        }
+        defaults["PREFECT_HOME"] = str(home)
+        defaults["PREFECT_PROFILES_PATH"] = str(home / "profiles.toml")
     for name, value in defaults.items():
-        environ.setdefault(name, value)
+        os.environ.setdefault(name, value)
 
 
 def load() -> None:
     """
-    Import what a run needs of Prefect, with the garbage collector at rest.
+    Import what a run needs of Prefect, with the garbage collector switched off.
 
-    It would go through the objects of 1,300 modules again and again, and find that all are needed.
+    It would scan the objects of 1,300 modules again and again, and free none of them.
     """
-    was_on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         for name in _NEEDED_BY_A_RUN:
             importlib.import_module(name)
     finally:
-        gc.freeze()  # Nor shall later collections look at them.
-        if was_on:
+        # Later collections skip these objects too.
+        gc.freeze()
+        if was_enabled:
             gc.enable()
 
 
 def flow_run_url(api_url: str, flow_run_id: str) -> str:
-    """The page of a flow run, on Prefect Cloud or beside a server's API."""
+    """The page of a flow run, on Prefect Cloud or on the server of an API."""
     return links.flow_run(links.base_of(api_url, os.environ), flow_run_id)
 
 
-def _profile(environ) -> Api | None:
+def _profile() -> Api | None:
+    """The API of the active Prefect profile, read without importing Prefect."""
+    environ = os.environ
     try:
         home = Path(environ.get("PREFECT_HOME") or Path("~/.prefect").expanduser())
         path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
@@ -133,12 +144,8 @@ def _profile(environ) -> Api | None:
         profiles = tomllib.loads(path.read_text())
         name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
         profile = profiles.get("profiles", {}).get(name, {})
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-    ):  # RuntimeError: a user without a home.
+    except (OSError, ValueError, AttributeError, RuntimeError):
+        # RuntimeError: the user has no home directory.
         return None
     url = str(profile.get("PREFECT_API_URL", "")).rstrip("/")
     if not url:

@@ -1,10 +1,12 @@
-"""Runs as people look at them: those that Prefect knows, and those that only their calls on record tell of."""
+"""Lists of runs: those in Prefect, and those that are only on record as calls."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypedDict
+from uuid import UUID
 
 from pfl.handler.core import links
 from pfl.handler.core.cache import lease
@@ -12,122 +14,152 @@ from pfl.handler.core.errors import InvalidRequestError, NotFoundError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import Store
 from pfl.handler.engine.prefect import environment, server
-from pfl.handler.engine.prefect.client import Api, ask, pages
+from pfl.handler.engine.prefect.client import ask, pages
+from pfl.handler.engine.prefect.environment import Api
 
-STATES = (
-    "scheduled",
-    "pending",
-    "running",
-    "completed",
-    "failed",
-    "cancelled",
-    "crashed",
-    "paused",
-    "cancelling",
-)
-_OPEN = {"scheduled", "pending", "running", "paused", "cancelling"}
+_OPEN = ("cancelling", "paused", "pending", "running", "scheduled")
+STATES = (*_OPEN, "completed", "failed", "cancelled", "crashed")
 
 
-def known(settings: Settings) -> Api | None:
-    """The Prefect that the user named, else the project's embedded server, if it runs: to look at runs none is started."""
+class RunRow(TypedDict):
+    """
+    A run, as ``pfl runs ls`` prints it.
+
+    A stuck one looks open, but its process is dead; *holder* describes that process.
+    """
+
+    id: object
+    flow: str | None
+    step: str | None
+    status: str | None
+    name: str | None
+    call: str | None
+    started_at: str | None
+    flow_run_id: str | None
+    url: str | None
+    message: str | None
+    stuck: bool
+    holder: str | None
+
+
+def find_api(settings: Settings) -> Api | None:
+    """
+    The API that the user chose, or else the project's embedded server if it runs; it is not started
+    for this.
+    """
     if (api := environment.configured(settings)) is not None:
         return api
     running = server.find(settings.home)
-    return running and Api(running.url, "", "embedded server")
+    return None if running is None else Api(running.url, "", "embedded server")
 
 
-def ls(
+def list_runs(
     store: Store, api: Api | None, *, id: str | None, status: str | None, stuck: bool, limit: int
-) -> Iterator[dict]:
+) -> Iterator[RunRow]:
     """
-    Runs, newest first; a stuck one is open, and its process is dead. Without an *api*, those that their calls on record tell of.
+    Yield runs, newest first; without an *api*, only those on record as calls.
+
+    Args:
+        store: The store that holds the record of calls.
+        api: Prefect's API.
+        id: Only runs for this ID.
+        status: Only runs in this state; one of :data:`STATES`.
+        stuck: Only runs that look open, but whose process is dead.
+        limit: At most this many of Prefect's runs.
 
     Raises:
-        InvalidRequestError: There is no such status.
+        InvalidRequestError: The status does not exist.
         UnavailableError: Prefect or the store did not answer.
     """
     if status is not None and status not in STATES:
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
-    lives = {call: lease.call_state(store, call) for call in lease.calls(store)}
-    seen = set()
-    for row in _of_prefect(api, id, status, stuck, limit) if api is not None else ():
-        life = lives.get(row["call"])
-        seen.add(row["call"])
-        row["stuck"] = row["status"] in _OPEN and life is not None and not life.is_alive
-        row["holder"] = lease.describe_holder(life.body | {"flow_run_id": None}) if life else None
-        if row["stuck"] or not stuck:
-            yield row
-    for call, life in lives.items():
-        body = life.body
-        if (
-            call in seen
-            or (api is not None and body.get("engine") == "prefect")
-            or (id is not None and body.get("id") != id)
-        ):
-            continue  # A call of Prefect's that has no run yet is about to get one.
-        if (stuck and life.is_alive) or status not in (None, "running"):
+    calls = {call: lease.call_state(store, call) for call in lease.calls(store)}
+    in_prefect = set()
+    if api is not None:
+        for row in _runs_in_prefect(api, id, status, stuck, limit):
+            in_prefect.add(row["call"])
+            # A flow run within another has the tag of the same call.
+            if (call := calls.get(row["call"] or "")) is not None:
+                row["stuck"] = row["status"] in _OPEN and not call.is_alive
+                row["holder"] = lease.describe_holder(call.body | {"flow_run_id": None})
+            if row["stuck"] or not stuck:
+                yield row
+    if status not in (None, "running"):
+        return
+    for token, call in calls.items():
+        body = call.body
+        if token in in_prefect or (api is not None and body.get("engine") == "prefect"):
+            # A call of Prefect's without a flow run is about to get one.
             continue
-        about = {name: body.get(name) for name in ("id", "flow", "step")} | {
-            "status": "running",
-            "name": None,
-            "call": call,
-        }
-        about |= {
-            "started_at": None,
-            "flow_run_id": body.get("flow_run_id"),
-            "url": None,
-            "message": None,
-        }
-        yield about | {"stuck": not life.is_alive, "holder": lease.describe_holder(body)}
+        if (id is None or body.get("id") == id) and not (stuck and call.is_alive):
+            yield {
+                "id": body.get("id"),
+                "flow": body.get("flow"),
+                "step": body.get("step"),
+                "status": "running",
+                "name": None,
+                "call": token,
+                "started_at": None,
+                "flow_run_id": body.get("flow_run_id"),
+                "url": None,
+                "message": None,
+                "stuck": not call.is_alive,
+                "holder": lease.describe_holder(body),
+            }
 
 
-def link(settings: Settings, run: str, notify: Callable[[str, str], None]) -> str:
+def run_url(settings: Settings, run_id: str, notify: Callable[[str, str], None]) -> str:
     """
     The page of a flow run, or of a task run, open at its inputs.
 
     Raises:
-        InvalidRequestError: *run* is no run ID.
-        NotFoundError: Prefect knows no such run.
+        InvalidRequestError: *run_id* is not a run ID.
+        NotFoundError: The run does not exist.
     """
-    from uuid import UUID
-
     try:
-        UUID(run)
+        UUID(run_id)
     except ValueError as exc:
-        raise InvalidRequestError(f"{run!r} is no run ID", hint="pfl runs ls shows them") from exc
+        raise InvalidRequestError(
+            f"{run_id!r} is not a run ID", hint="pfl runs ls lists them"
+        ) from exc
     api = environment.choose(settings, lambda text: notify("", text))
-    if ask(api, f"/flow_runs/{run}") is not None:
-        return environment.flow_run_url(api.url, run)
-    if ask(api, f"/task_runs/{run}") is not None:
-        return links.task_run(links.base_of(api.url, os.environ), run)
+    if ask(api, f"/flow_runs/{run_id}") is not None:
+        return environment.flow_run_url(api.url, run_id)
+    if ask(api, f"/task_runs/{run_id}") is not None:
+        return links.task_run(links.base_of(api.url, os.environ), run_id)
     raise NotFoundError(
-        f"there is no flow run {run}",
-        why=f"Prefect at {api.url} knows none, and no task run",
+        f"run {run_id} does not exist",
+        why=f"Prefect at {api.url} has neither a flow run nor a task run of this ID",
         hint="pfl runs ls",
     )
 
 
-def _of_prefect(
+def _runs_in_prefect(
     api: Api, id: str | None, status: str | None, stuck: bool, limit: int
-) -> Iterator[dict]:
-    wanted = [status] if status else sorted(_OPEN) if stuck else list(STATES)
-    chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in wanted]}}}
+) -> Iterator[RunRow]:
+    statuses: Sequence[str] = STATES
+    if status is not None:
+        statuses = (status,)
+    elif stuck:
+        statuses = _OPEN
+    chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in statuses]}}}
     if id is not None:
         chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
-    for run in islice(
-        pages(api, "/flow_runs/filter", {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}),
-        limit,
-    ):
+    body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}
+    for run in islice(pages(api, "/flow_runs/filter", body), limit):
         tags = dict(tag.split("=", 1) for tag in run["tags"] if "=" in tag)
+        state_type = run["state_type"]
         yield {
             "id": run["parameters"].get("id", tags.get("id")),
             "flow": run["name"].split("/")[0] if "call" in tags else None,
             "step": run["parameters"].get("step"),
-            "status": run["state_type"] and run["state_type"].lower(),
+            "status": state_type.lower() if state_type else None,
             "name": run["name"],
             "call": tags.get("call"),
             "started_at": run["start_time"],
             "flow_run_id": run["id"],
             "url": environment.flow_run_url(api.url, run["id"]),
             "message": (run["state"] or {}).get("message"),
+            "stuck": False,
+            "holder": None,
         }

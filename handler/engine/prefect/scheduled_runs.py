@@ -1,9 +1,10 @@
 """
-A flow run that Prefect has scheduled, run in this process: claimed once, however often Lambda delivers its event.
+A flow run that Prefect has scheduled, run in this process: claimed once, however often Lambda
+delivers its event.
 
-    Scheduled ─ Pending (the worker) ─ Pending "Claimed" (here, refused to all but one) ─ Running ─ final
+    Scheduled ─ Pending (the worker) ─ Pending "Claimed" (by one process) ─ Running ─ final
 
-Once claimed, the run is on record as a call, so that a process that dies in it is found by ``pfl runs reap``.
+Once claimed, the run is on record as a call, so ``pfl runs reap`` finds it if its process dies.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import json
+import math
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
-from pfl.handler.core import event
+from pfl.handler.core import event, retry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.declare import project
 from pfl.handler.core.declare.flows import Flow
@@ -36,17 +39,26 @@ from pfl.handler.core.event import Notify, Reply
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.objects import Store
 from pfl.handler.core.store.values import JsonObject
+from pfl.handler.engine import aws
 from pfl.handler.engine.prefect import client, environment, session
 from pfl.handler.engine.prefect.environment import Api
 
-HEARTBEAT_S = 30  # Of ordinary flows; the least that Prefect allows.
+if TYPE_CHECKING:
+    from prefect import Flow as PrefectFlow
+    from prefect.client.schemas.objects import FlowRun
+
+# Between heartbeats of ordinary flows; the least that Prefect allows.
+HEARTBEAT_S = 30
 CLAIMED = "Claimed"
-_LOST_S = 900  # A run that was handed over and has not begun after so long, will not: no invocation lasts longer.
-_EARLY_S = (
-    60  # How long before its time a run is taken: a worker is ahead by some seconds, a clock too.
-)
+# No invocation lasts longer, so a run that was handed over this long ago will not begin.
+_LOST_S = 900
+# How early a run is claimed: a worker is some seconds ahead, and clocks differ.
+_EARLY_S = 60
+# How many runs one poll handles.
+_POLLED = 20
 _UNRECORDED_END = "it was claimed, and Prefect did not take its end"
-_POLLED = 20  # Runs that one poll takes care of.
+# The flow run, or None if it is not ours; its flow's name; why it is not ours.
+_Claim = tuple[JsonObject | None, str, str]
 
 
 class Caller(NamedTuple):
@@ -85,7 +97,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         UnavailableError: Prefect or the store did not answer.
     """
     try:
-        run_id = UUID(str(flow_run_id))
+        run_id = str(UUID(str(flow_run_id)))
     except ValueError as exc:
         raise InvalidRequestError(
             f"{flow_run_id!r} is not a flow run ID", hint='{"flow_run_id": "9e3cfa79-…"}'
@@ -94,18 +106,18 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
     with session.session(settings, caller.notify) as api:
         call = lease.LeaseHolder(
             caller.results,
-            str(run_id),
+            run_id,
             {
                 "flow": None,
                 "step": None,
                 "request_id": caller.request_id,
                 "engine": "prefect",
-                "flow_run_id": str(run_id),
+                "flow_run_id": run_id,
             },
             ttl_s=settings.lease_s,
             deadline=caller.deadline,
         )
-        flow_run, name, why = _take_patiently(api, run_id, call.token, caller)
+        flow_run, name, why = _claim_patiently(api, run_id, call.token, caller)
         if flow_run is None:
             reply = event.reply(id=None, flow=name, status="completed")
             reply["claimed"] = False
@@ -113,8 +125,8 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         else:
             reply = _run_claimed(api, flow_run, name, call, caller)
             reply["claimed"] = True
-        reply["flow_run_id"] = str(run_id)
-        reply["url"] = environment.flow_run_url(api.url, str(run_id))
+        reply["flow_run_id"] = run_id
+        reply["url"] = environment.flow_run_url(api.url, run_id)
         return reply
 
 
@@ -124,8 +136,8 @@ def _run_claimed(
     """Run what was claimed, and leave it in a final state in Prefect, or on record for a reaper."""
     reap_reason = _UNRECORDED_END
     try:
-        # After the claim: ending a second delivery as dead would end the run of the first. A process
-        # that dies between the two is found by end_lost.
+        # Not before the claim: a second delivery that is ended as dead would end the run of the
+        # first. A process that dies between the two is found by end_lost.
         call.begin()
         reply = _run(api, flow_run, name, caller)
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
@@ -138,76 +150,72 @@ def _run_claimed(
     return reply
 
 
-def _take_patiently(
-    api: Api, run_id: UUID, token: str, caller: Caller
-) -> tuple[JsonObject | None, str, str]:
-    """:func:`_take`, with time for Prefect to answer: once answered, the event is not delivered again."""
+def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Claim:
+    """
+    :func:`_claim`, and wait for a Prefect that is away: a delivered event does not come again.
+    """
     longest_s: float = client.AWAY_S
     if caller.deadline is not None:
         left_s = caller.deadline - caller.settings.margin_s - time.monotonic()
         longest_s = min(longest_s, left_s)
 
-    def take() -> tuple[JsonObject | None, str, str]:
-        return client.patiently(lambda: _take(api, run_id, token), longest_s=longest_s)
+    def claim() -> _Claim:
+        return client.patiently(lambda: _claim(api, run_id, token), longest_s=longest_s)
 
-    try:
-        return take()
-    except NotFoundError:
-        # The server sends a run to an automation before it saves the run.
-        time.sleep(1)
-        return take()
+    # The server sends a run to an automation before it saves the run.
+    return retry.retry(claim, [1], may_pass=lambda exc: isinstance(exc, NotFoundError))
 
 
-def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
-    """End a run that failed, in Prefect; returns what is left for a reaper, if Prefect does not answer."""
-    if (
-        error is None or error["type"] == "OutOfTimeError"
-    ):  # There is time left to reply, and whoever stopped the run told so.
-        return ""
-    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
-    text = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
-    try:
-        # By force, for a flow with retries would be scheduled again, and fail as before.
-        if (
-            (client.ask(api, f"/flow_runs/{run_id}") or {}).get("state_type") or "COMPLETED"
-        ) not in client.FINAL:
-            client.end(api, kind, text, flow_runs=[run_id], force=True, wait_s=1)
-    except PflError:
-        return _UNRECORDED_END
-    return ""
-
-
-def _take(api: Api, run_id: UUID, token: str) -> tuple[JsonObject | None, str, str]:
-    """The flow run, if it is ours now, its flow's name, and else why it is not."""
+def _claim(api: Api, run_id: str, token: str) -> _Claim:
+    """Claim a flow run, unless another process has it or it is not due."""
     path = f"/flow_runs/{run_id}"
-    run = client.ask(api, path)
+    run: JsonObject | None = client.ask(api, path)
     if run is None:
         raise NotFoundError(
-            f"there is no flow run {run_id}", why="it was deleted, or is of another Prefect"
+            f"flow run {run_id} does not exist", why="it was deleted, or belongs to another Prefect"
         )
-    name = (client.ask(api, f"/flows/{run['flow_id']}") or {}).get("name")
-    if run["state_type"] == "CANCELLING":
+    name = (client.ask(api, f"/flows/{run['flow_id']}") or {}).get("name", "")
+    state_type = run["state_type"]
+    if state_type == "CANCELLING":
         client.set_state(
-            api, "flow_runs", str(run_id), "CANCELLED", "cancelled before it began", force=True
+            api, "flow_runs", run_id, "CANCELLED", "cancelled before it began", force=True
         )
-    if run["state_type"] not in ("SCHEDULED", "PENDING"):
+    if state_type not in ("SCHEDULED", "PENDING"):
         return None, name, f"it is {run['state_name']} already"
-    starts = run["next_scheduled_start_time"] if run["state_type"] == "SCHEDULED" else None
-    if starts and datetime.fromisoformat(starts) > datetime.now(UTC) + timedelta(seconds=_EARLY_S):
-        return (
-            None,
-            name,
-            f"it is scheduled for {starts}",
-        )  # Prefect's engine would wait for that here, and be paid for it.
-    # The name is the same for all: Prefect refuses a second state of one name, and so all but one of those who claim.
+    starts_at = run["next_scheduled_start_time"]
+    latest = datetime.now(UTC) + timedelta(seconds=_EARLY_S)
+    if state_type == "SCHEDULED" and starts_at and datetime.fromisoformat(starts_at) > latest:
+        # Prefect's engine would wait for that time here, and Lambda bills the wait.
+        return None, name, f"it is scheduled for {starts_at}"
+    # All claimants use the same name: Prefect accepts only the first state of one name.
     state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
     answer = client.ask(api, f"{path}/set_state", {"state": state, "force": False}) or {}
     if answer.get("status") == "ACCEPT":
         return run, name, ""
-    now = (client.ask(api, path) or {}).get("state") or {}
-    if (now.get("name"), now.get("message")) == (CLAIMED, state["message"]):
-        return run, name, ""  # The answer to our claim was lost, and it was sent again.
-    return None, name, f"another has it: it is {now.get('name')}"
+    current = (client.ask(api, path) or {}).get("state") or {}
+    if current.get("name") == CLAIMED and current.get("message") == state["message"]:
+        # The answer to our claim was lost, and the claim was sent again.
+        return run, name, ""
+    return None, name, f"another process has claimed it: it is {current.get('name')}"
+
+
+def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
+    """
+    End a failed run in Prefect. Returns what is left for a reaper, if Prefect does not answer.
+    """
+    # A run that is stopped in time ends itself in Prefect.
+    if error is None or error["type"] == "OutOfTimeError":
+        return ""
+    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
+    message = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
+    try:
+        run = client.ask(api, f"/flow_runs/{run_id}")
+        if run is not None and run["state_type"] not in (None, *client.FINAL):
+            # By force: a flow with retries would be scheduled again, and fail as before.
+            client.end(api, kind, message, flow_runs=[run_id], force=True, wait_s=1)
+    except PflError:
+        return _UNRECORDED_END
+    return ""
 
 
 def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
@@ -228,75 +236,91 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
             notify=caller.notify,
             flow_run=flow_run,
         )
-    plain = ordinary(settings)
-    if name not in plain:
+    ordinary = ordinary_flows(settings)
+    if name not in ordinary:
         raise InvalidRequestError(
             f"the image has no flow {name!r}",
-            why=f"its flows are {', '.join([*flows, *plain])}",
+            why=f"its flows are {', '.join([*flows, *ordinary])}",
             hint="deploy the image again, or run pfl setup deployments",
         )
-    return _run_ordinary(api, plain[name][0], flow_run, settings, caller.deadline)
+    return _run_ordinary(api, ordinary[name][0], flow_run, settings, caller.deadline)
 
 
 def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
-    own = {name: value for name, value in parameters.items() if name in flow.params}
-    asked = {
-        name: value
-        for name, value in parameters.items()
-        if name not in own and value not in (None, [], "")
-    }
-    return {**asked, "flow": flow.name, "params": own, "engine": "prefect"}
+    """The event that a flow run's parameters stand for; an empty field of the form is left out."""
+    fields: dict[str, object] = {}
+    params: dict[str, object] = {}
+    for name, value in parameters.items():
+        if name in flow.params:
+            params[name] = value
+        elif value not in (None, [], ""):
+            fields[name] = value
+    return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
 
 
 # Ordinary Prefect flows.
 
 
-def ordinary(settings: Settings) -> dict[str, tuple[object, str]]:
+def ordinary_flows(settings: Settings) -> dict[str, tuple[PrefectFlow[..., Any], str]]:
     """
-    The ``@flow`` functions that stand in ``flows/``, by their Prefect name, each with its place as ``flows/report.py:nightly``.
+    The ``@flow`` functions in ``flows/``, by their Prefect name, each with its entrypoint:
+    ``flows/report.py:nightly``.
 
     Raises:
         InvalidRequestError: A module that uses Prefect cannot be imported.
     """
-    root, found = settings.root, {}
+    root = settings.root
+    found: dict[str, tuple[PrefectFlow[..., Any], str]] = {}
     for path in sorted((root / "flows").rglob("*.py")):
         if b"prefect" not in path.read_bytes():
             continue
         from prefect import Flow as PrefectFlow
 
-        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        file = path.relative_to(root)
+        module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
         try:
             names = vars(importlib.import_module(module))
         except Exception as exc:
             raise InvalidRequestError(
-                f"{path.relative_to(root)} cannot be imported", why=f"{type(exc).__name__}: {exc}"
+                f"{file} cannot be imported", why=f"{type(exc).__name__}: {exc}"
             ) from exc
         for attribute, value in names.items():
             if isinstance(value, PrefectFlow) and value.fn.__module__ == module:
-                found[value.name] = (value, f"{path.relative_to(root)}:{attribute}")
+                found[value.name] = (value, f"{file}:{attribute}")
     return found
 
 
+@dataclass
+class _OrdinaryRun:
+    """The part of an invocation that :mod:`pfl.handler.engine.deadline` watches."""
+
+    settings: Settings
+    deadline: float | None
+    flow_run_id: str | None
+    may_stop: bool = True
+    stop_is_due: bool = False
+
+    @property
+    def stop_at(self) -> float:
+        return math.inf if self.deadline is None else self.deadline - self.settings.margin_s
+
+
 def _run_ordinary(
-    api: Api, flow: object, flow_run: object, settings: Settings, deadline: float | None
+    api: Api,
+    flow: PrefectFlow[..., Any],
+    flow_run: FlowRun,
+    settings: Settings,
+    deadline: float | None,
 ) -> Reply:
     from pfl.handler.engine import deadline as deadlines
     from prefect import settings as knobs
+    from prefect.client.schemas.objects import State
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
 
-    started, stop_at = (
-        time.perf_counter(),
-        float("inf") if deadline is None else deadline - settings.margin_s,
-    )
-    # As much of an invocation as those need that watch one: for the deadline, and for a cancellation in Prefect.
-    watched = SimpleNamespace(
-        settings=settings,
-        deadline=deadline,
-        stop_at=stop_at,
-        may_stop=True,
-        flow_run_id=str(flow_run.id),
-    )
+    started = time.perf_counter()
+    run_id = str(flow_run.id)
+    watched = _OrdinaryRun(settings, deadline, run_id)
     reply = event.reply(id=None, flow=flow.name, status="completed")
     reply["engine"] = "prefect"
     error: PflError | None = None
@@ -304,36 +328,36 @@ def _run_ordinary(
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
             deadlines.watch(watched),
-            deadlines.watch_prefect(watched, api) as in_prefect,
+            deadlines.watch_prefect(watched, api) as cancellation,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
                 state = asyncio.run(state)
+        assert isinstance(state, State)
         if not state.is_completed():
-            error = StepFailedError(
-                f"flow {flow.name} ended as {state.name}", why=(state.message or "")[:500]
-            )
+            why = (state.message or "")[:500]
+            error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=why)
     except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
-        what, hint = (
+        error = InvalidRequestError(
             f"the parameters do not fit flow {flow.name}",
-            "pfl setup deployments makes the form anew",
+            why=str(exc),
+            hint="pfl setup deployments updates the form",
         )
-        error = InvalidRequestError(what, why=str(exc), hint=hint)
     except KeyboardInterrupt:
-        client.end(api, "CANCELLED", "interrupted", flow_runs=[str(flow_run.id)], force=True)
-        if not in_prefect.was_poked:
+        client.end(api, "CANCELLED", "interrupted", flow_runs=[run_id], force=True)
+        if not cancellation.was_poked:
             raise
         reply["status"] = "cancelled"
         return reply
     except Exception as exc:
         error = session.unavailable(api, exc)
     except (deadlines.Stopped, deadlines.GivenUp):
-        why, hint = (
-            f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)",
-            "give the function more time, or make the flow smaller",
+        error = OutOfTimeError(
+            f"flow {flow.name} was stopped",
+            why=f"the Lambda deadline was {settings.margin_s} s away (PFL_MARGIN_S)",
+            hint="give the function more time, or make the flow smaller",
         )
-        error = OutOfTimeError(f"flow {flow.name} was stopped", why=why, hint=hint)
-        client.end(api, "CRASHED", error.lines, flow_runs=[str(flow_run.id)], force=True)
+        client.end(api, "CRASHED", error.lines, flow_runs=[run_id], force=True)
     finally:
         session.flush(deadline)
     reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
@@ -347,9 +371,9 @@ def _run_ordinary(
 
 def poll(pool: str, caller: Caller) -> list[JsonObject]:
     """
-    Take care of the runs of a work pool that are due.
+    Run what is due in a work pool, and return a row for each run.
 
-    Inside Lambda each gets an invocation of its own; elsewhere they run here.
+    Inside Lambda each run is sent to an invocation of its own; elsewhere they run here.
 
     Raises:
         NotFoundError: The work pool does not exist.
@@ -368,21 +392,18 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
     function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
     for number, each in enumerate(due[:_POLLED]):
         run_id = each["flow_run"]["id"]
-        row: JsonObject = {
-            "flow_run_id": run_id,
-            "name": each["flow_run"]["name"],
-            "invoked": False,
-        }
+        row = {"flow_run_id": run_id, "name": each["flow_run"]["name"], "invoked": False}
         rows.append(row)
-        why_not = None
         if function:
-            why_not = _invoke(function, run_id)
-            if why_not is None:
+            try:
+                _invoke(function, run_id)
                 row["invoked"] = True
                 continue
-            if number:  # This invocation has time for one run.
-                row["why"] = f"left for the next poll: {why_not}"
-                continue
+            except PflError as exc:
+                # The function may not call itself. This invocation has time for one run.
+                if number:
+                    row["why"] = f"left for the next poll: {exc}"
+                    continue
         reply = run(run_id, caller)
         row["status"] = reply["status"]
         row["claimed"] = reply["claimed"]
@@ -391,40 +412,41 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
     return rows
 
 
-def _invoke(function: str, flow_run_id: str) -> str | None:
-    """Call this very function for a run, asynchronously; why not, where that is not allowed."""
-    import json
+def _invoke(function: str, flow_run_id: str) -> None:
+    """
+    Call this very function for a run, asynchronously.
 
-    from pfl.handler.engine import aws
-
-    try:
-        payload, path = (
-            json.dumps({"flow_run_id": flow_run_id}).encode(),
-            f"/2015-03-31/functions/{function}/invocations",
-        )
-        aws.post(
-            "lambda",
-            os.environ.get("AWS_REGION", ""),
-            payload,
-            {"x-amz-invocation-type": "Event"},
-            path=path,
-        )
-    except PflError as exc:
-        return str(exc)
-    return None
+    Raises:
+        UnavailableError: It may not call itself, or Lambda did not answer.
+    """
+    aws.post(
+        "lambda",
+        os.environ.get("AWS_REGION", ""),
+        json.dumps({"flow_run_id": flow_run_id}).encode(),
+        {"x-amz-invocation-type": "Event"},
+        path=f"/2015-03-31/functions/{function}/invocations",
+    )
 
 
 def end_lost(api: Api, pool: str) -> list[str]:
-    """End runs of a work pool that were handed over, or cancelled after that, and of which nothing was heard since; their names."""
-    before, names = datetime.now(UTC) - timedelta(seconds=_LOST_S), []
+    """
+    End runs of a work pool that were handed over, or cancelled after that, and never began; returns
+    their names.
+    """
+    oldest = datetime.now(UTC) - timedelta(seconds=_LOST_S)
+    message = (
+        f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\n"
+        "Look at the function's log: it is gone, throttled, or cannot be imported."
+    )
     chosen = {
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "CANCELLING"]}}},
         "work_pools": {"name": {"any_": [pool]}},
     }
+    names: list[str] = []
+    # All pages first: ending a run takes it out of the filter, and moves the next page.
     for run in list(client.pages(api, "/flow_runs/filter", chosen)):
-        if datetime.fromisoformat(run["state"]["timestamp"]) < before:
-            text = f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\nLook at the function's log: it is gone, throttled, or cannot be imported."
+        if datetime.fromisoformat(run["state"]["timestamp"]) < oldest:
             type = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
-            client.end(api, type, text, flow_runs=[run["id"]])
+            client.end(api, type, message, flow_runs=[run["id"]])
             names.append(run["name"])
     return names

@@ -234,19 +234,19 @@ def bust(
     """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
     from pfl.handler.core import event
 
-    # A script's variable that is not set.
+    if all(given is None for given in (id, step, older_than, prefix)):
+        raise InvalidRequestError(
+            "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
+        )
+    # A variable of a script that is not set.
     if prefix == "" or step == busts.ALL:
         raise InvalidRequestError(
             "--prefix is empty" if prefix == "" else "the step '~' does not exist",
             hint="--older-than 0s busts everything",
         )
-    if all(given is None for given in (id, step, older_than, prefix)):
-        raise InvalidRequestError(
-            "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
-        )
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
-    if (dependents or upstream) and step is None:
+    if step is None and (dependents or upstream):
         raise InvalidRequestError(
             f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b"
         )
@@ -311,36 +311,14 @@ def restore(
     json: Json = False,
 ) -> None:
     """Undo busts: old results are served again, instead of newer ones. --dry-run lists them."""
-    is_filtered = bool(names or id or step)
-    if not (is_filtered or dry_run):
+    if not (names or id or step or dry_run):
         raise InvalidRequestError(
             "nothing selects what to restore", hint="pfl cache restore --dry-run lists the busts"
         )
     chosen = settings.load()
     store = objects.of(chosen)
     flows = _flows(chosen)
-    folder = None if id is None else keys.encode_id(id)
-    marks = [
-        mark
-        for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
-        if not mark.is_from_call
-        and (not names or mark.name in names)
-        and folder in (None, mark.folder)
-        and step in (None, mark.step)
-    ]
-    oldest = time.time() - chosen.retention_days * 86_400
-    undone = [mark for mark in marks if mark.at > oldest]
-    missing = set(names or ()) - {mark.name for mark in undone}
-    if missing or (is_filtered and not undone):
-        raise NotFoundError(
-            f"bust {', '.join(sorted(missing))} cannot be restored"
-            if missing
-            else "no bust can be restored",
-            why=f"busts are kept for {chosen.retention_days} days"
-            if marks
-            else "it does not exist",
-            hint="pfl cache restore --dry-run lists the busts",
-        )
+    undone = _restorable(chosen, store, names or [], id, step)
     if not json:
         output.table(
             ("bust", "id", "step", "before", "busted"),
@@ -369,6 +347,37 @@ def restore(
     if json:
         restored = [mark.to_json() for mark in undone]
         output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
+
+
+def _restorable(
+    chosen: Settings, store: objects.Store, names: list[str], id: str | None, step: str | None
+) -> list[busts.Mark]:
+    """
+    The marks of the selected busts, all if none is selected.
+
+    Raises:
+        NotFoundError: A selected bust cannot be restored.
+    """
+    folder = None if id is None else keys.encode_id(id)
+    marks = [
+        mark
+        for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
+        if not mark.is_from_call
+        and (not names or mark.name in names)
+        and folder in (None, mark.folder)
+        and step in (None, mark.step)
+    ]
+    oldest = time.time() - chosen.retention_days * 86_400
+    kept = [mark for mark in marks if mark.at > oldest]
+    missing = ", ".join(sorted({*names} - {mark.name for mark in kept}))
+    if missing or ((id or step) and not kept):
+        why = f"busts are kept for {chosen.retention_days} days" if marks else "it does not exist"
+        raise NotFoundError(
+            f"bust {missing} cannot be restored" if missing else "no bust can be restored",
+            why=why,
+            hint="pfl cache restore --dry-run lists the busts",
+        )
+    return kept
 
 
 @app.command("verify")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from pfl.cli import output, settings
@@ -352,7 +352,7 @@ class Doctor:
         if target is None:
             raise _SkippedError("nothing is deployed from here: pfl invoke runs the handler itself")
         name = target.function
-        reply = remote.call(target, {"action": "check"}).reply or {}
+        reply: Mapping[str, Any] = remote.call(target, {"action": "check"}).reply or {}
         if error := reply.get("error"):
             what = f"{name}, from inside: {error['what']}: {error['why']}"
             yield Finding("fail", what, error["hint"] or "check its role and its variables", 5)

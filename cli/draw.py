@@ -81,12 +81,13 @@ def _draw_in_terminal(lines: Lines, path: str) -> None:
 def _draw_to_file(lines: Lines, path: str, file: str) -> None:
     output.optional("matplotlib", "plot").use("agg")
     from matplotlib import pyplot
-    from matplotlib.dates import date2num
+    from numpy import array
 
     figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
     for label, (times, numbers) in lines.items():
-        axes.plot(date2num(times), numbers, marker="o", label=label.replace("$", r"\$"))
-    axes.xaxis_date()
+        axes.plot(
+            array(times, "datetime64[us]"), numbers, marker="o", label=label.replace("$", r"\$")
+        )
     axes.set_ylabel(path.replace("$", r"\$"))
     axes.legend()
     figure.autofmt_xdate()

@@ -79,7 +79,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     ours = current.get()
     invocation = ours or _started_by_prefect(flow, bound.arguments)
     if (context := FlowRunContext.get()) and context.flow_run:
-        invocation.flow_run_id = invocation.call.about["flow_run_id"] = str(context.flow_run.id)
+        invocation.flow_run_id = invocation.call.info["flow_run_id"] = str(context.flow_run.id)
         invocation.url = environment.flow_run_url(api_around().url, invocation.flow_run_id)
         if ours is None:
             invocation.flow_run = context.flow_run

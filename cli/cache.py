@@ -1,56 +1,70 @@
-"""``pfl cache``: what is stored, for which IDs, and what it rests on."""
+"""``pfl cache``: what is stored, for which IDs, why it answers a call or not, and its removal."""
 
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pfl.cli import output, settings
+from pfl.cli import output, settings, stored
 from pfl.cli.invoke import FlowName, Param, Step, event_of, forecast
-from pfl.cli.options import DryRun, Json, OnlyId, OnlyStep, TheId, Yes, age_s, checked
+from pfl.cli.options import (
+    DryRun,
+    Json,
+    OnlyId,
+    OnlyStep,
+    TheId,
+    Utc,
+    Yes,
+    age_s,
+    checked,
+    refuse_together,
+)
+from pfl.handler.core.cache import bust as busts
+from pfl.handler.core.cache import inspection
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
-from pfl.handler.core.store import records
+from pfl.handler.core.store import keys, layout, objects, records
 
-app = typer.Typer(help="What is stored, for which IDs, and what it rests on.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from pfl.handler.core.declare.manifest import FlowEntry
+    from pfl.handler.core.settings import Settings
+
+app = typer.Typer(
+    help="What is stored, for which IDs, why it answers a call or not, and its removal.",
+    no_args_is_help=True,
+)
+_COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
+_PROBLEMS = ("damaged", "orphaned", "expired", "stale")
+
+
+def _warn(warning: str) -> None:
+    output.say(f"warning: {warning}")
 
 
 @app.command("ls")
-def ls(
+def list_entries(
     id: OnlyId = None,
     flow: FlowName = None,
     step: OnlyStep = None,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """List what a call can be answered from, one line per stored plan: of one ID in order of step, else as it is found."""
-    from pfl.handler.core.cache import inspection
-    from pfl.handler.core.store import objects
+    """List the results that calls are answered from; those of one ID in order of step."""
 
-    count = 0
-    for row in inspection.entries(
-        objects.of(settings.load()), id=id, flow=flow, step=step, warn=_warn
-    ):
-        if json:
-            output.emit(row)
-        else:
-            if not count:
-                output.emit(_LINE.format("ID", "FLOW", "STEP", "KEY", "BYTES", "COMPUTED"))
-            shown = output.printable(row["id"])
-            output.emit(
-                _LINE.format(
-                    shown,
-                    row["flow"],
-                    row["step"],
-                    row["key"][:12],
-                    row["size_bytes"],
-                    row["computed_at"][:19],
-                )
-            )
-        count += 1
+    def cells(row: Mapping[str, Any]) -> list[object]:
+        computed = output.local_time(row["computed_at"])
+        return [row["id"], row["flow"], row["step"], row["key"][:12], row["size_bytes"], computed]
+
+    store = objects.of(settings.load())
+    found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
+    columns = ("id", "flow", "step", "key", "bytes>", "computed")
+    count = output.print_rows(map(stored.as_json, found), columns, cells, json=json)
     output.say(f"{count} stored")
-
-
-_LINE = "{:<24} {:<12} {:<12} {:<12} {:>9}  {}"
+    if not count:
+        stored.note_elsewhere(store, id, flow, "pfl cache ls")
 
 
 @app.command("inspect")
@@ -59,22 +73,27 @@ def inspect(
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Show what is stored for an ID: key, fingerprint, real inputs, value, run, and whether it is current."""
+    """Show what is stored for an ID: key, fingerprint, inputs, value, run, and if it is current."""
     from pfl.handler.core import event
-    from pfl.handler.core.cache import inspection
     from pfl.handler.core.declare import catalog
-    from pfl.handler.core.store import objects
 
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
     request = event.parse(raw, catalog.load(chosen))
-    rows = list(inspection.inspect(request, objects.of(chosen), warn=_warn))
+    store = objects.of(chosen)
+    rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
     if not rows:
-        what = f"nothing is stored for {id!r}" + (f", step {step}" if step else "")
+        of_step = f", step {step}" if step else ""
+        why, options = stored.elsewhere(store, id, request.flow.name)
+        command = "pfl cache inspect" if options else "pfl invoke"
+        selected = f"--id {shlex.quote(id)}" + (f" --step {step}" if step else "")
         raise NotFoundError(
-            what, hint=f"pfl invoke --id {shlex.quote(id)}" + (f" --step {step}" if step else "")
+            f"nothing is stored for {id!r} under flow {request.flow.name}{of_step}",
+            why=why,
+            hint=f"{command} {options or selected}",
         )
     for number, row in enumerate(rows):
         if json:
@@ -82,10 +101,9 @@ def inspect(
             continue
         if number:
             output.emit("")
-        # As JSON: "1" is not 1; and what is long is cut, also a text.
-        output.pairs(
-            row if row["value"] is None else row | {"value": output.cut(row["value"], 200)}
-        )
+        # As JSON, in which "1" is not 1; and cut, a text too.
+        value = None if row["value"] is None else output.cut(row["value"], 200)
+        output.pairs(stored.for_people(row) | {"value": value})
 
 
 @app.command("why")
@@ -97,58 +115,56 @@ def why(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show changed source as a unified diff.")
     ] = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Say why a call would compute a step, naming each changed constant, function, input and parameter."""
+    """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
-    _, finding, rows, _ = forecast(
-        chosen, event_of(chosen, id=id, flow=flow, step=step, params=param), diff=diff
-    )
-    for row in rows:
-        found = finding.found.get(row["step"])
+    raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
+    found = forecast(chosen, raw, diff=diff)
+    for row in found.rows:
         if json:
             output.emit(row)
             continue
-        if row["status"] == "hit" and found is not None:
-            row["reasons"] = [
-                f"computed at {found.computed_at}" if found.computed_at else "found by its inputs"
-            ]
-        word = {"hit": "hit", "depends": "depends"}.get(row["status"], "miss, because")
-        if len(row["reasons"]) == 1 and "\n" not in row["reasons"][0]:
-            output.emit(
-                f"{row['step']}: {word} {row['reasons'][0]}"
-                if row["status"] != "hit"
-                else f"{row['step']}: hit, {row['reasons'][0]}"
-            )
+        status = row["status"]
+        reasons = row["reasons"]
+        entry = found.finding.found.get(row["step"])
+        if status == "hit" and entry is not None:
+            computed = entry.computed_at and f"computed at {output.local_time(entry.computed_at)}"
+            reasons = [computed or "found by its inputs"]
+        label = {"hit": "hit,", "depends": "depends"}.get(status, "miss, because")
+        if len(reasons) == 1 and "\n" not in reasons[0]:
+            output.emit(f"{row['step']}: {label} {reasons[0]}")
         else:
-            output.emit(f"{row['step']}: {word}")
-            for reason in row["reasons"]:
+            output.emit(f"{row['step']}: {label}")
+            for reason in reasons:
                 output.emit("  " + reason.replace("\n", "\n  "))
 
 
 @app.command("accept")
 def accept(
-    step: Annotated[str, typer.Option("--step", help="The step whose edit changes no result.")],
+    step: Annotated[str, typer.Option("--step", help="Step whose edit changes no result.")],
     since: Annotated[
         str | None,
         typer.Option("--from", help="Start of the older fingerprint; the latest if not given."),
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Take the acceptance of the present code back.")
+        bool, typer.Option("--undo", help="Undo the acceptance of the present code.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Declare the last edit of a step harmless: the results of its older code stay valid."""
+    """Declare the last edit of a step harmless: results of its older code stay valid."""
     import getpass
 
-    from pfl.handler.core.cache import accept as accepting
+    from pfl.handler.core.cache import accept as acceptance
     from pfl.handler.core.cache.reasons import parts
     from pfl.handler.core.declare import project
     from pfl.handler.core.fingerprint.changes import explain
-    from pfl.handler.core.store import objects
 
+    refuse_together({"--undo": undo, "--from": since})
     chosen = settings.load()
     with output.stdout_kept_for_data():
         prints = project.load(chosen).prints
@@ -156,126 +172,100 @@ def accept(
         raise InvalidRequestError(
             f"unknown step {step!r}", hint=f"the steps are {', '.join(prints)}"
         )
-    results, now = objects.of(chosen), prints[step]
+    store = objects.of(chosen)
+    now = prints[step]
     if undo:
-        told = accepting.undo(results, step, now.digest, dry_run=dry_run)
-        output.say(
-            f"the edit of {step} accepted by {told['by']} at {told['at']} {'would be' if dry_run else 'is'} an edit again"
-        )
+        body = acceptance.undo(store, step, now.digest, dry_run=dry_run)
+        when = output.local_time(body["at"])
+        verb = "would be" if dry_run else "is"
+        output.say(f"the edit of {step} that {body['by']} accepted at {when} {verb} an edit again")
         if json:
             output.emit({"step": step, "fingerprint": now.digest, "undone": not dry_run})
         return
-    older = [
-        each
-        for each in accepting.known_codes(results, step)
-        if each != now.digest and each.startswith(since or "")
-    ]
+    known = acceptance.known_codes(store, step)
+    older = [code for code in known if code != now.digest and code.startswith(since or "")]
     if not older:
         raise NotFoundError(
             f"no older code of step {step} has results here", hint=f"pfl cache ls --step {step}"
         )
-    changes = explain(parts(results, step, older[0]), now.parts)
+    changes = explain(parts(store, step, older[0]), now.parts)
     for change in changes:
         output.say(f"{step}: {change}")
+    accepted: Mapping[str, Any] = {
+        "step": step,
+        "fingerprint": now.digest,
+        "stands_for": older[:1],
+        "changes": changes,
+    }
     if not dry_run:
         output.confirm(f"Keep the results of {step} from before?", yes=yes)
-        told = accepting.accept(
-            results, step, now.digest, older[0], by=getpass.getuser(), changes=changes
-        )
-        output.say(f"accepted; pfl cache accept --step {step} --undo takes it back")
-    else:
-        told = {
-            "step": step,
-            "fingerprint": now.digest,
-            "stands_for": older[:1],
-            "changes": changes,
-        }
+        by = getpass.getuser()
+        accepted = acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
+        output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
     if json:
-        output.emit(told)
-
-
-def _warn(warning: str) -> None:
-    output.say(f"warning: {output.printable(warning)}")
+        output.emit(stored.as_json(accepted))
 
 
 @app.command("bust")
 def bust(
     id: Annotated[
-        str | None, typer.Option("--id", callback=checked, help="Of this ID; of all if not given.")
+        str | None, typer.Option("--id", callback=checked, help="Only this ID; all if not given.")
     ] = None,
-    step: Annotated[str | None, typer.Option("--step", help="This step; all if not given.")] = None,
+    step: Annotated[
+        str | None, typer.Option("--step", help="Only this step; all if not given.")
+    ] = None,
     dependents: Annotated[
-        bool, typer.Option("--dependents", help="And all steps that need it.")
+        bool, typer.Option("--dependents", help="Also all steps that need it.")
     ] = False,
     upstream: Annotated[
-        bool, typer.Option("--upstream", help="And all steps that it needs.")
+        bool, typer.Option("--upstream", help="Also all steps that it needs.")
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="What is older, such as 7d.")
+        str | None, typer.Option("--older-than", metavar="AGE", help="Only older results: 7d.")
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Of all IDs that begin so.")
+        str | None, typer.Option("--prefix", help="Only IDs that start with this.")
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Have steps computed again: what is stored of them is not served any more. pfl cache restore undoes it."""
-    import time
-
+    """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
     from pfl.handler.core import event
-    from pfl.handler.core.cache import bust, inspection
-    from pfl.handler.core.store import keys, layout, objects
 
-    if prefix == "" or step == "~":  # A variable that is not set, in a script that says --yes.
+    if all(given is None for given in (id, step, older_than, prefix)):
         raise InvalidRequestError(
-            "--prefix is empty" if prefix == "" else "there is no step '~'",
+            "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
+        )
+    # A variable of a script that is not set.
+    if prefix == "" or step == busts.ALL:
+        raise InvalidRequestError(
+            "--prefix is empty" if prefix == "" else "the step '~' does not exist",
             hint="--older-than 0s busts everything",
         )
-    if id is None and step is None and older_than is None and prefix is None:
-        raise InvalidRequestError(
-            "nothing says what to bust", hint="--id, --step, --older-than or --prefix"
-        )
-    if id is not None and prefix is not None:
-        raise InvalidRequestError(
-            "--id and --prefix do not go together", hint="leave one of the two out"
-        )
-    if dependents and upstream:
-        raise InvalidRequestError(
-            "--dependents and --upstream do not go together", hint="bust twice"
-        )
-    if (dependents or upstream) and step is None:
+    refuse_together({"--id": id, "--prefix": prefix})
+    refuse_together({"--dependents": dependents, "--upstream": upstream})
+    if step is None and (dependents or upstream):
         raise InvalidRequestError(
             f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b"
         )
     chosen = settings.load()
     flows = _flows(chosen, needed=step is not None)
-    steps, reach = _reach(flows, step, dependents, upstream)
-    folder = bust.ALL if id is None else keys.encode_id(id)
-    old_s = 0 if older_than is None else age_s(older_than, "--older-than")
-    # Of no age is everything, also what is being computed now and will be younger than this bust.
-    before = time.time() - old_s if old_s else None
-    scope = bust.Scope(
-        folder, keys.escape_id(event.check_id(prefix) if prefix else ""), steps, before
-    )
-    results = objects.of(chosen)
-    rows = {each: inspection.no_totals(each) for each in steps if each != bust.ALL}
-    for found in bust.list_results(results, scope):
+    steps, reached = _reach(flows, step, dependents, upstream)
+    age = 0 if older_than is None else age_s(older_than, "--older-than")
+    # Age 0 means everything: also what is being computed now, and is younger than this bust.
+    before = time.time() - age if age else None
+    folder = busts.ALL if id is None else keys.encode_id(id)
+    starts_with = keys.escape_id(event.check_id(prefix)) if prefix else ""
+    scope = busts.Scope(folder, starts_with, steps, before)
+    store = objects.of(chosen)
+    rows = {name: inspection.no_totals(name) for name in steps if name != busts.ALL}
+    for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
-    count = sum(row["results"] for row in rows.values())
     if not json:
-        cells = [
-            (
-                r["step"],
-                r["results"],
-                r["bytes"],
-                (r["oldest"] or "")[:19],
-                (r["newest"] or "")[:19],
-            )
-            for r in rows.values()
-        ]
-        output.table(["step", "results>", "bytes>", "oldest", "newest"], cells)
-    said = {
+        output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
+    reply: stored.Row = {
         "version": 1,
         "bust": None,
         "steps": list(rows.values()),
@@ -284,25 +274,32 @@ def bust(
         "dry_run": dry_run,
     }
     if not dry_run:
+        count = sum(row["results"] for row in rows.values())
         output.confirm(f"Bust {output.counted(count, 'result')}?", yes=yes)
-        layout.check(results)
+        layout.check(store)
         retention_s = chosen.retention_days * 86_400
-        name = bust.new_name()
-        plans = bust.bust(
-            results, scope, name, dependents=reach, known=_steps(flows), retention_s=retention_s
+        name = busts.new_name()
+        reply["plans"] = busts.bust(
+            store, scope, name, dependents=reached, known=_steps(flows), retention_s=retention_s
         )
-        until = records.now_iso(time.time() + retention_s)
-        said |= {"bust": name, "plans": plans, "restorable_until": until}
-        output.say(f"busted; until {until[:10]} this undoes it: pfl cache restore {name}")
+        reply["bust"] = name
+        reply["restorable_until"] = records.now_iso(time.time() + retention_s)
+        until = output.local_time(reply["restorable_until"])
+        output.say(f"busted; to undo it until {until[:10]}: pfl cache restore {name}")
     if json:
-        output.emit(said)
+        output.emit(reply)
+
+
+def _counts(row: Mapping[str, Any]) -> list[object]:
+    moments = [output.local_time(row["oldest"]), output.local_time(row["newest"])]
+    return [row["results"], row["bytes"], *moments]
 
 
 @app.command("restore")
 def restore(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust named them."),
+        typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust printed them."),
     ] = None,
     id: Annotated[
         str | None, typer.Option("--id", callback=checked, help="All busts of this ID.")
@@ -310,172 +307,162 @@ def restore(
     step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Undo busts: what was stored is served again, and replaces what was computed since. With --dry-run, list them."""
-    import time
-
-    from pfl.handler.core.cache import bust
-    from pfl.handler.core.store import keys, layout, objects
-
+    """Undo busts: old results are served again, instead of newer ones. --dry-run lists them."""
     if not (names or id or step or dry_run):
         raise InvalidRequestError(
-            "nothing says what to restore", hint="pfl cache restore --dry-run lists what can be"
+            "nothing selects what to restore", hint="pfl cache restore --dry-run lists the busts"
         )
     chosen = settings.load()
-    results, flows = objects.of(chosen), _flows(chosen)
-    folder = None if id is None else keys.encode_id(id)
-    asked = [
-        m
-        for m in sorted(bust.list_marks(results, folder), key=lambda m: (m.name, m.key))
-        if not m.is_from_call
-        and (not names or m.name in names)
-        and (folder is None or m.folder == folder)
-        and (step is None or m.step == step)
-    ]
-    undone = [m for m in asked if m.at + chosen.retention_days * 86_400 > time.time()]
-    if not undone and not (dry_run and not (names or id or step)):
-        why = f"they were kept for {chosen.retention_days} days" if asked else ""
-        raise NotFoundError(
-            "there is no such bust to restore",
-            why=why,
-            hint="pfl cache restore --dry-run lists them",
-        )
+    store = objects.of(chosen)
+    flows = _flows(chosen)
+    undone = _restorable(chosen, store, names or [], id, step)
     if not json:
-        rows = [
+        output.table(
+            ("bust", "id", "step", "before", "busted"),
             (
-                m.name,
-                m.id_pattern,
-                m.step.replace(bust.ALL, "all"),
-                m.before or "",
-                records.now_iso(m.at)[:19],
-            )
-            for m in undone
-        ]
-        output.table(["bust", "id", "step", "before", "busted at"], rows)
-    counts = {"back": 0, "replaced": 0, "plans": 0}
+                [
+                    mark.name,
+                    mark.id_pattern,
+                    "all" if mark.step == busts.ALL else mark.step,
+                    output.local_time(mark.before),
+                    output.local_time(records.now_iso(mark.at)),
+                ]
+                for mark in undone
+            ),
+        )
+    counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
-        layout.check(results)
-        reach = frozenset().union(
-            *(_reach(flows, m.step, True, False, strict=False)[1] for m in undone)
-        )
-        counts = bust.restore(results, undone, dependents=reach, known=_steps(flows))
+        layout.check(store)
+        reached: set[str] = set()
+        for mark in undone:
+            reached |= _reach(flows, mark.step, True, False, strict=False)[1]
+        counts = busts.restore(store, undone, dependents=reached, known=_steps(flows))
         are = "is" if counts["back"] == 1 else "are"
-        output.say(
-            f"{output.counted(counts['back'], 'result')} {are} back, {counts['replaced']} in place of what was computed since"
-        )
+        back = output.counted(counts["back"], "result")
+        output.say(f"{back} {are} back, {counts['replaced']} in place of newer ones")
     if json:
-        output.emit(
-            {"version": 1, "restored": [m.to_json() for m in undone], **counts, "dry_run": dry_run}
+        restored = [mark.to_json() for mark in undone]
+        output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
+
+
+def _restorable(
+    chosen: Settings, store: objects.Store, names: list[str], id: str | None, step: str | None
+) -> list[busts.Mark]:
+    """
+    The marks of the selected busts, all if none is selected.
+
+    Raises:
+        NotFoundError: A selected bust cannot be restored.
+    """
+    folder = None if id is None else keys.encode_id(id)
+    marks = [
+        mark
+        for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
+        if not mark.is_from_call
+        and (not names or mark.name in names)
+        and folder in (None, mark.folder)
+        and step in (None, mark.step)
+    ]
+    oldest = time.time() - chosen.retention_days * 86_400
+    kept = [mark for mark in marks if mark.at > oldest]
+    missing = ", ".join(sorted({*names} - {mark.name for mark in kept}))
+    if missing or ((id or step) and not kept):
+        why = f"busts are kept for {chosen.retention_days} days" if marks else "it does not exist"
+        raise NotFoundError(
+            f"bust {missing} cannot be restored" if missing else "no bust can be restored",
+            why=why,
+            hint="pfl cache restore --dry-run lists the busts",
         )
+    return kept
 
 
 @app.command("verify")
 def verify(
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Set aside what nobody can use, below aside/ in the store."),
+        typer.Option("--repair", help="Move unusable objects to aside/ in the store."),
     ] = False,
     after: Annotated[
-        str, typer.Option("--after", metavar="KEY", help="Go on behind this key.")
+        str, typer.Option("--after", metavar="KEY", help="Continue after this key.")
     ] = "",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Read and check every object of the store; exit 6 if some are damaged and were not set aside."""
+    """Read and check every object of the store; exit code 6 if damaged ones are left."""
     import signal
-    from collections import Counter
 
-    from pfl.handler.core.cache import verify as checks
-    from pfl.handler.core.store import layout, objects
+    from pfl.handler.core.cache import verify as verification
 
-    if after and after.split("/")[0] not in checks.KINDS:
+    if after and after.split("/")[0] not in verification.KINDS:
         raise InvalidRequestError(
-            f"--after {after!r} is no key of the store",
-            hint=f"it begins with {', '.join(checks.KINDS)}",
+            f"invalid --after {after!r}",
+            why=f"a key of the store starts with {', '.join(verification.KINDS)}",
+            hint="leave --after out",
         )
-    chosen, repair = settings.load(), repair and not dry_run
-    results = objects.of(chosen)
+    if dry_run and not repair:
+        raise InvalidRequestError("--dry-run has no effect without --repair", hint="--repair")
+    chosen = settings.load()
+    repair = repair and not dry_run
+    store = objects.of(chosen)
     if repair:
-        layout.check(results)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # Whoever ends us that way is told how to go on, too.
-    counts, last = Counter(), after
+        layout.check(store)
+    # SIGTERM too has to print how to continue.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    counts: Counter[str] = Counter()
+    last = after
+    retention_s = chosen.retention_days * 86_400
     try:
-        for checked in checks.walk(
-            results, repair=repair, retention_s=chosen.retention_days * 86_400, after=after
-        ):
-            last = checked.key
+        for found in verification.walk(store, repair=repair, retention_s=retention_s, after=after):
+            last = found.key
             counts["checked"] += 1
             if counts["checked"] % 1_000 == 0:
                 output.progress("", f"{counts['checked']} checked, at {last}")
-            if (problem := checked.problem) is None:
+            problem = found.problem
+            if problem is None:
                 continue
             counts[problem.problem] += 1
             counts["aside"] += problem.aside is not None
             counts["left"] += problem.problem == "damaged" and problem.aside is None
+            row = problem._asdict()
             if json:
-                output.emit(problem._asdict())
+                output.emit({"object": row.pop("key"), **row})
             else:
-                output.emit(
-                    f"{problem.problem:<9} {output.printable(problem.key)}: {output.printable(problem.why)}"
-                )
+                output.emit(f"{problem.problem:<9} {problem.key}: {problem.why}")
     except BaseException:
         if last:
-            output.say(
-                f"stopped; this goes on from here: pfl cache verify{' --repair' if repair else ''} --after '{last}'"
-            )
+            options = f"{' --repair' if repair else ''} --after '{last}'"
+            output.say(f"stopped; to continue: pfl cache verify{options}")
         raise
-    found = ", ".join(
-        f"{counts[name]} {name}" for name in ("damaged", "orphaned", "expired", "stale")
-    )
-    output.say(
-        f"{counts['checked']} checked: {found}"
-        + (f"; {counts['aside']} set aside" if repair else "")
-    )
+    summary = ", ".join(f"{counts[name]} {name}" for name in _PROBLEMS)
+    moved = f"; {counts['aside']} set aside" if repair else ""
+    output.say(f"{counts['checked']} checked: {summary}{moved}")
     if counts["left"]:
         raise typer.Exit(CorruptRecordError.exit_code)
 
 
 @app.command("stats")
-def stats(
-    id: OnlyId = None,
-    json: Json = False,
-) -> None:
-    """Count what is stored per flow and step: results, plans, history, bytes, and the age of the results."""
-    from pfl.handler.core.cache import inspection
-    from pfl.handler.core.store import keys, objects
+def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
+    """Count results, plans, history records and bytes, per flow and step."""
+
+    def cells(row: Mapping[str, Any]) -> list[object]:
+        counts = _counts(row)
+        head = [row["flow"] or "-", row["step"], counts[0], row["plans"], row["history"]]
+        return [*head, *counts[1:]]
 
     chosen = settings.load()
     folder = None if id is None else keys.encode_id(id)
-    of_step = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
-    rows = inspection.count(objects.of(chosen), of_step, folder=folder)
-    if json:
-        for row in rows:
-            output.emit(row)
-        return
-    cells = [
-        (
-            r["flow"] or "-",
-            r["step"],
-            r["results"],
-            r["plans"],
-            r["history"],
-            r["bytes"],
-            (r["oldest"] or "")[:19],
-            (r["newest"] or "")[:19],
-        )
-        for r in rows
-    ]
-    output.table(
-        ["flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest"], cells
-    )
+    flow_of = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
+    rows = inspection.count(objects.of(chosen), flow_of, folder=folder)
+    columns = ("flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest")
+    output.print_rows(rows, columns, cells, json=json)
 
 
-def _flows(chosen: settings.Settings, *, needed: bool = False) -> dict:
-    """The flows; where they cannot be imported and are not needed, none: what is stored is there all the same."""
+def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, FlowEntry]:
+    """The flows; none if they cannot be imported and are not *needed*: the store exists anyway."""
     from pfl.handler.core.declare import catalog
 
     try:
@@ -483,24 +470,25 @@ def _flows(chosen: settings.Settings, *, needed: bool = False) -> dict:
     except PflError as exc:
         if needed:
             raise
-        output.say(
-            f"warning: which step is of which flow is not known: {output.printable(str(exc))}"
-        )
+        output.say(f"warning: the flows are unknown: {exc}")
         return {}
 
 
-def _steps(flows: dict) -> frozenset[str]:
+def _steps(flows: Mapping[str, FlowEntry]) -> frozenset[str]:
     return frozenset(name for flow in flows.values() for name in flow.steps)
 
 
 def _reach(
-    flows: dict, step: str | None, dependents: bool, upstream: bool, *, strict: bool = True
-) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The steps to bust, and all those whose plans rest on one of them."""
-    from pfl.handler.core.cache.bust import ALL
-
-    if step is None or step == ALL:
-        return (ALL,), frozenset()
+    flows: Mapping[str, FlowEntry],
+    step: str | None,
+    dependents: bool,
+    upstream: bool,
+    *,
+    strict: bool = True,
+) -> tuple[tuple[str, ...], set[str]]:
+    """The steps to bust, and all steps whose plans depend on one of them."""
+    if step is None or step == busts.ALL:
+        return (busts.ALL,), set()
     within = [flow for flow in flows.values() if step in flow.steps]
     if not within and strict:
         raise InvalidRequestError(
@@ -508,9 +496,11 @@ def _reach(
         )
     busted = {step}
     for flow in within:
-        busted |= (
-            flow.dependents([step]) if dependents else flow.closure([step]) if upstream else set()
-        )
-    return tuple(sorted(busted)), frozenset().union(
-        {step}, *(flow.dependents(busted & set(flow.steps)) for flow in within)
-    )
+        if dependents:
+            busted |= flow.dependents([step])
+        elif upstream:
+            busted |= flow.closure([step])
+    reached = {step}
+    for flow in within:
+        reached |= flow.dependents(busted & set(flow.steps))
+    return tuple(sorted(busted)), reached

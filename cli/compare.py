@@ -1,128 +1,225 @@
-"""What differs between two stored values, and paths into them: ``$.rows[2].total``, ``$.rows[id=7].total``."""
+"""Differences between JSON values, and paths into one: ``$.rows[2].total``, ``$.rows[id=7]``."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict, TypeGuard
 
 from pfl.handler.core.errors import InvalidRequestError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
-_STEP = re.compile(rf"""\.({_NAME})|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[({_NAME})=([^\]]*)\]""")
+_SEGMENT = rf"""\.({_NAME})|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[({_NAME})=([^\]]*)\]"""
 _OPERATORS: dict[str, Callable[[Any, Any], object]] = {
-    "==": operator.eq, "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
     "contains": operator.contains,
-}  # fmt: skip
-_KINDS = {"add": "added", "remove": "removed", "change": "changed"}
+}
 ABSENT = object()
-EXACT: Mapping[str, float] = {}
+
+# The name of a member, an index, or the column and the value that identify a row.
+Segment = str | int | tuple[str, str]
 
 
-def tolerance(text: str | None) -> dict[str, float]:
-    """How far two numbers may lie apart and count as equal, as :func:`math.isclose` takes it: ``0.01`` is absolute, ``1%`` of the larger one."""
+class Tolerance(NamedTuple):
+    """How far two numbers may differ and still count as equal, as :func:`math.isclose` has it."""
+
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+EXACT = Tolerance()
+
+
+class Change(TypedDict):
+    """
+    One difference.
+
+    ``change`` is ``added``, ``removed`` or ``changed``. Numbers have ``delta`` and ``ratio`` if a
+    float can hold them; texts of several lines have ``diff``, the lines of a unified diff.
+    """
+
+    path: str
+    change: str
+    old: NotRequired[object]
+    new: NotRequired[object]
+    delta: NotRequired[float]
+    ratio: NotRequired[float]
+    diff: NotRequired[list[str]]
+
+
+def tolerance(text: str | None) -> Tolerance:
+    """
+    The tolerance that *text* states: ``0.01`` is absolute, ``1%`` a share of the larger number.
+
+    Raises:
+        InvalidRequestError: *text* is neither.
+    """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text or "0")
     if not match:
-        why = "it has to be a number, or one with %"
         raise InvalidRequestError(
-            f"--tolerance is {text!r}", why=why, hint="--tolerance 0.001 or --tolerance 1%"
+            f"invalid --tolerance {text!r}",
+            why="it must be a number, optionally with %",
+            hint="--tolerance 0.001 or --tolerance 1%",
         )
-    return (
-        {"rel_tol": float(match[1]) / 100}
-        if match[2]
-        else {"rel_tol": 0.0, "abs_tol": float(match[1])}
-    )
+    if match[2]:
+        return Tolerance(relative=float(match[1]) / 100)
+    return Tolerance(absolute=float(match[1]))
 
 
 def changes(
-    old: object, new: object, *, within: Mapping[str, float] = EXACT, key: str = "id"
-) -> list[dict[str, Any]]:
+    old: object, new: object, *, within: Tolerance = EXACT, key: str = "id"
+) -> list[Change]:
     """
-    Each difference, with ``path``, ``change`` (``added``, ``removed``, ``changed``), ``old`` and ``new``.
+    The differences between two values, in order of their paths.
 
-    Numbers have ``by`` and, where there is one, ``ratio``, if a float can hold them; texts of several lines have ``diff``, a unified diff. Lists of
-    objects that all have a column *key*, each another one, are compared row by row whatever their order.
+    Lists of objects in which the column *key* is unique are compared row by row, in any order.
     """
-    from dictdiffer import diff
-
-    found = []
-    for kind, steps, told in diff(*_trees(old, new, key), dot_notation=False, node=[]):
-        rows = (
-            [(steps, *told)]
-            if kind == "change"
-            else [([*steps, step], each, each) for step, each in told]
-        )
-        for path, left, right in rows:
-            a, b = left.value, right.value
-            change: dict[str, Any] = {"path": "".join(["$", *path]), "change": _KINDS[kind]}
-            change |= ({} if kind == "add" else {"old": a}) | (
-                {} if kind == "remove" else {"new": b}
-            )
-            if kind == "change" and is_number(a) and is_number(b):
-                if any(within.values()) and _is_close(a, b, **within):
-                    continue
-                with suppress(OverflowError):
-                    share = float(b - a) / (abs(a) or 1)
-                    change |= {"by": b - a} | ({"ratio": share} if a else {})
-            elif kind == "change" and isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
-                lines = difflib.unified_diff(
-                    a.splitlines(), b.splitlines(), "old", "new", lineterm="", n=2
-                )
-                change["diff"] = list(lines)
-            found.append(change)
+    found = [change for change in _changes(old, new, key, "$") if _exceeds(change, within)]
     return sorted(found, key=lambda change: _natural(change["path"]))
 
 
-def _is_close(a: float, b: float, *, rel_tol: float, abs_tol: float = 0.0) -> bool:
+def _changes(old: object, new: object, key: str, path: str) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        left, right = _members(old), _members(new)
+    elif isinstance(old, list) and isinstance(new, list):
+        is_table = _is_table(old, key) and _is_table(new, key)
+        left, right = (_items(side, key if is_table else None) for side in (old, new))
+    else:
+        # As JSON: 1, 1.0 and true are different values.
+        if json.dumps(old) != json.dumps(new):
+            yield _changed(old, new, path)
+        return
+    for segment in left | right:
+        place = path + segment
+        if segment not in right:
+            yield {"path": place, "change": "removed", "old": left[segment]}
+        elif segment not in left:
+            yield {"path": place, "change": "added", "new": right[segment]}
+        else:
+            yield from _changes(left[segment], right[segment], key, place)
+
+
+def _changed(old: object, new: object, path: str) -> Change:
+    change: Change = {"path": path, "change": "changed", "old": old, "new": new}
+    if is_number(old) and is_number(new):
+        with suppress(OverflowError):
+            ratio = float(new - old) / (abs(old) or 1)
+            change["delta"] = new - old
+            if old:
+                change["ratio"] = ratio
+    elif isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+        import difflib
+
+        lines = old.splitlines(), new.splitlines()
+        change["diff"] = list(difflib.unified_diff(*lines, "old", "new", lineterm="", n=2))
+    return change
+
+
+def _exceeds(change: Change, within: Tolerance) -> bool:
+    old, new = change.get("old"), change.get("new")
+    if not (any(within) and is_number(old) and is_number(new)):
+        return True
     try:
-        return math.isclose(a, b, rel_tol=rel_tol, abs_tol=abs_tol)
-    except (
-        OverflowError
-    ):  # Of two integers, one is more than a float holds; no float is near to such a one.
-        return (
-            isinstance(a, int)
-            and isinstance(b, int)
-            and abs(a - b) <= max(Fraction(rel_tol) * max(abs(a), abs(b)), abs_tol)
+        return not math.isclose(old, new, rel_tol=within.relative, abs_tol=within.absolute)
+    except OverflowError:
+        from fractions import Fraction
+
+        # One is an integer beyond what a float holds; no float is near such a number.
+        if isinstance(old, float) or isinstance(new, float):
+            return True
+        share = Fraction(within.relative) * max(abs(old), abs(new))
+        return abs(old - new) > max(share, Fraction(within.absolute))
+
+
+def _members(value: Mapping[str, object]) -> dict[str, object]:
+    return {_segment(name): each for name, each in value.items()}
+
+
+def _segment(name: str) -> str:
+    return f".{name}" if re.fullmatch(_NAME, name) else f"[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def _items(rows: list[Any], key: str | None) -> dict[str, object]:
+    if key is None:
+        return {f"[{number}]": row for number, row in enumerate(rows)}
+    return {f"[{key}={row[key]}]": row for row in rows}
+
+
+def _is_table(rows: list[Any], key: str) -> bool:
+    named = [row for row in rows if isinstance(row, dict) and isinstance(row.get(key), str | int)]
+    return len(named) == len(rows) == len({str(row[key]) for row in named})
+
+
+def _natural(path: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def parse_path(path: str) -> list[Segment]:
+    """
+    The segments of a path.
+
+    Raises:
+        InvalidRequestError: *path* is not a path.
+    """
+    if not re.fullmatch(rf"\$(?:{_SEGMENT})*", path):
+        raise InvalidRequestError(
+            f"invalid --path {path!r}",
+            why="a path starts with $ and continues with .name, [0], ['name'] or [id=7]",
+            hint="--path '$.rows[0].total'",
         )
+    segments: list[Segment] = []
+    for name, index, quoted, column, wanted in re.findall(_SEGMENT, path):
+        if column:
+            segments.append((column, wanted))
+        elif index:
+            segments.append(int(index))
+        else:
+            segments.append(name or quoted[1:-1])
+    return segments
 
 
 def at(value: object, path: str) -> object:
     """
-    What stands at *path* in a value; ``ABSENT`` where nothing does.
+    The part of *value* at *path*; ``ABSENT`` if it has none.
 
     Raises:
-        InvalidRequestError: *path* is none.
+        InvalidRequestError: *path* is not a path.
     """
-    for step in _steps(path):
-        if isinstance(step, tuple):
-            rows = (
-                row for row in (value if isinstance(value, list) else ()) if isinstance(row, dict)
-            )
-            value = next((row for row in rows if str(row.get(step[0])) == step[1]), ABSENT)
-        elif isinstance(step, int):
-            value = (
-                value[step]
-                if isinstance(value, list) and -len(value) <= step < len(value)
-                else ABSENT
-            )
-        else:
-            value = value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
-        if value is ABSENT:
-            return ABSENT
+    for segment in parse_path(path):
+        value = _part(value, segment)
     return value
+
+
+def _part(value: object, segment: Segment) -> object:
+    if isinstance(segment, str):
+        return value.get(segment, ABSENT) if isinstance(value, dict) else ABSENT
+    if not isinstance(value, list):
+        return ABSENT
+    if isinstance(segment, int):
+        return value[segment] if -len(value) <= segment < len(value) else ABSENT
+    column, wanted = segment
+    rows = (row for row in value if isinstance(row, dict) and str(row.get(column)) == wanted)
+    return next(rows, ABSENT)
 
 
 def condition(text: str) -> Callable[[object], bool]:
     """
-    A test such as ``value > 100``: value, one of ``== != < <= > >= contains``, and a JSON value. Nothing is evaluated.
+    A test such as ``value > 100``: ``value``, an operator and a JSON value; nothing is evaluated.
 
-    What cannot be compared does not pass.
+    A value that cannot be compared does not pass.
+
+    Raises:
+        InvalidRequestError: *text* is not a condition.
     """
     match = re.fullmatch(r"\s*value\s*(==|!=|<=|>=|<|>|contains\b)\s*(.+?)\s*", text, re.DOTALL)
     try:
@@ -130,102 +227,27 @@ def condition(text: str) -> Callable[[object], bool]:
     except ValueError:
         match = None
     if not match:
-        why, hint = (
-            "value, one of == != < <= > >= contains, and a JSON value",
-            "--when 'value > 100', --when 'value == \"ok\"'",
+        raise InvalidRequestError(
+            f"invalid --when {text!r}",
+            why="a condition is value, one of == != < <= > >= contains, and a JSON value",
+            hint="--when 'value > 100', --when 'value == \"ok\"'",
         )
-        raise InvalidRequestError(f"--when {text!r} is no condition", why=why, hint=hint)
+    name = match[1]
 
     def passes(value: object) -> bool:
         if value is ABSENT:
             return False
-        if isinstance(value, bool) is not isinstance(wanted, bool) and match[1] in ("==", "!="):
-            return match[1] == "!="  # In Python, True equals 1.
+        # In Python, True equals 1.
+        if isinstance(value, bool) is not isinstance(wanted, bool) and name in ("==", "!="):
+            return name == "!="
         try:
-            return bool(_OPERATORS[match[1]](value, wanted))
+            return bool(_OPERATORS[name](value, wanted))
         except TypeError:
             return False
 
     return passes
 
 
-class _Leaf:
-    """What is compared as a whole, by its JSON text: ``1``, ``1.0`` and ``true`` are not equal."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf) and json.dumps(self.value) == json.dumps(other.value)
-
-    def __deepcopy__(self, memo: dict) -> _Leaf:
-        return self  # dictdiffer copies what it tells of.
-
-
-def _trees(old: object, new: object, key: str) -> tuple[object, object]:
-    """Both sides as dicts from a step of a path to what stands there, as deep as both are alike in kind."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        sides = [{_step(name): each for name, each in side.items()} for side in (old, new)]
-    elif isinstance(old, list) and isinstance(new, list):
-        is_table = (old or new) and _is_table(old, key) and _is_table(new, key)
-        names = [
-            [f"{key}={row[key]}" for row in side] if is_table else range(len(side))
-            for side in (old, new)
-        ]
-        named = zip(names, (old, new), strict=True)
-        sides = [{f"[{name}]": each for name, each in zip(*pair, strict=True)} for pair in named]
-    else:
-        return _Leaf(old), _Leaf(new)
-    left, right = sides
-    pairs = {
-        step: _trees(left.get(step, ABSENT), right.get(step, ABSENT), key) for step in left | right
-    }
-    return {step: pairs[step][0] for step in left}, {step: pairs[step][1] for step in right}
-
-
-def _step(name: str) -> str:
-    return f".{name}" if re.fullmatch(_NAME, name) else f"[{json.dumps(name, ensure_ascii=False)}]"
-
-
-def _is_table(rows: list, key: str) -> bool:
-    found = [
-        str(row[key])
-        for row in rows
-        if isinstance(row, dict) and isinstance(row.get(key), str | int)
-    ]
-    return len(found) == len(rows) == len(set(found))
-
-
-def _steps(path: str) -> list[object]:
-    steps, place = [], 1
-    while path.startswith("$") and place < len(path):
-        if not (match := _STEP.match(path, place)):
-            break
-        name, index, quoted, column, wanted = match.groups()
-        steps.append(
-            (column, wanted)
-            if column
-            else int(index)
-            if index
-            else quoted[1:-1]
-            if quoted
-            else name
-        )
-        place = match.end()
-    if not path.startswith("$") or place < len(path):
-        why = "it starts with $, and goes on with .name, [0], ['name'] or [id=7]"
-        raise InvalidRequestError(
-            f"--path {path!r} is no path", why=why, hint="--path $.rows[0].total"
-        )
-    return steps
-
-
-def _natural(path: str) -> list[object]:
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path)
-    ]
-
-
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a JSON value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

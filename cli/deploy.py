@@ -3,93 +3,100 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Engine, Json, OnlyId, Yes, age_s
+from pfl.cli import output, settings, stored
+from pfl.cli.options import Engine, Json, OnlyId, Utc, Yes, age_s
 from pfl.handler.core.errors import NotFoundError, PflError
 
-Name = Annotated[str, typer.Option("--name", help="Of the service.")]
+if TYPE_CHECKING:
+    from pfl.serverless.deploy import Deployment
+
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Stage = Annotated[str, typer.Option("--stage", help="Which of its copies.")]
+Name = Annotated[str, typer.Option("--name", help="Service name.")]
+Stage = Annotated[str, typer.Option("--stage", help="Stage: a copy of the service.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[Arch, typer.Option("--arch", help="Of its processor.")] = Arch.x86_64,
+    arch: Annotated[Arch, typer.Option("--arch", help="Processor.")] = Arch.x86_64,
     image: Annotated[
-        str,
-        typer.Option("--image", help="An image that is pushed already, by digest; none is built."),
+        str, typer.Option("--image", help="Image in the registry, by digest; none is built.")
     ] = "",
     engine: Engine = None,
     plain_key: Annotated[
         bool, typer.Option("--plain-key", help="Put PREFECT_API_KEY into the function's variables.")
     ] = False,
     dirty: Annotated[
-        bool, typer.Option("--dirty", help="Deploy changes that git does not have.")
+        bool, typer.Option("--dirty", help="Deploy changes that are not committed in git.")
     ] = False,
     install: Annotated[
-        bool, typer.Option("--install", help="Install osls if it is not there.")
+        bool, typer.Option("--install", help="Install osls if it is missing.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would be made, and what would miss after it."),
+        typer.Option("--dry-run", help="Show what would be made, and which steps would miss."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Build the image, push it, deploy it, and ask the function whether it works."""
-    from pfl.serverless import deploy as deploying
+    """Build the image, push it, deploy it, and check that the function works."""
+    from pfl.serverless.deploy import Deployment
 
     chosen = settings.load(engine=engine)
-    at = deploying.Deployment(chosen, name, stage, arch, image, plain_key, output.say)
-    _offer_osls(at, install)
-    at.check(building=not image and not dry_run, dirty=dirty or dry_run)
-    for warning in at.warnings:
+    service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
+    _offer_osls(service, install)
+    service.check(building=not image and not dry_run, dirty=dirty or dry_run)
+    for warning in service.warnings:
         output.say(f"warning: {warning}")
     if dry_run:
-        rows, changes = list(at.planned()), list(at.changes())
-        if json:
-            return output.emit(
-                {
-                    "version": 1,
-                    "status": "planned",
-                    "function": at.function,
-                    "resources": rows,
-                    "changes": changes,
-                }
-            )
-        output.table(["resource", "type", "would"], [tuple(row.values()) for row in rows])
-        for row in changes:
-            then = f"; then {', '.join(row['then'])} where its value changes" if row["then"] else ""
-            output.emit(f"{row['flow']}.{row['step']} will miss: {row['why']}{then}")
-        return output.say(
-            f"{len(changes)} steps will miss"
-            if changes
-            else "no step's code changes: what hits now hits then"
-        )
-    uri = at.find_image(build=True)
-    at.deploy(uri)
+        _show_plan(service, json)
+        return
+    uri = service.find_image(build=True)
+    service.deploy(uri)
     made = [
-        {"type": kind, "name": name, "link": at.page(kind, name)}
-        for kind, name in at.resources().values()
+        {"type": kind, "name": resource, "link": service.page(kind, resource)}
+        for kind, resource in service.resources().values()
     ]
     if json:
-        return output.emit(
+        output.emit(
             {
                 "version": 1,
                 "status": "deployed",
-                "function": at.function,
+                "function": service.function,
                 "image": uri,
-                "store": at.store,
+                "store_url": service.store,
                 "resources": made,
             }
         )
-    output.table(["type", "name", "link"], [tuple(row.values()) for row in made])
-    output.say(
-        f"{at.function} works; store {at.store}\nto call it: pfl invoke --id abc; for values too large to be sent: PFL_STORE={at.store}"
-    )
+        return
+    output.table(("type", "name", "link"), (list(row.values()) for row in made))
+    output.say(f"{service.function} works; store {service.store}")
+    output.say("to call it: pfl invoke --id abc")
+    output.say(f"for values too large for a reply: PFL_STORE={service.store}")
+
+
+def _show_plan(service: Deployment, json: bool) -> None:
+    resources = list(service.planned())
+    misses = list(service.changes())
+    if json:
+        output.emit(
+            {
+                "version": 1,
+                "status": "planned",
+                "function": service.function,
+                "resource_changes": resources,
+                "misses": misses,
+            }
+        )
+        return
+    output.table(("resource", "type", "would"), (list(row.values()) for row in resources))
+    for miss in misses:
+        then = f"; then {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
+        output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
+    count = output.counted(len(misses), "step")
+    output.say(f"{count} will miss" if misses else "no step's code changes: hits stay hits")
 
 
 def remove(
@@ -100,51 +107,59 @@ def remove(
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove the function and all around it; the bucket with cache and history stays."""
-    at = _existing(name, stage)
-    status, left = at.stack_status(), at.store if purge and at.bucket_exists() else ""
-    if not status and not left:
+    """Remove the function and its resources; the bucket with cache and history stays."""
+    service = _existing(name, stage)
+    if not service.stack_status() and not (purge and service.bucket_exists()):
         raise NotFoundError(
-            f"there is no stack {at.function} in {at.region}", hint="--stage, --name, AWS_REGION"
+            f"stack {service.function} does not exist in {service.region}",
+            hint="--stage, --name, AWS_REGION",
         )
-    with_it = f" and {at.store} with all history" if purge else ""
-    output.confirm(f"Remove {at.function} in {at.region}{with_it}?", yes=yes)
-    _offer_osls(at, False)
-    at.check_node()
-    at.remove(purge=purge)
-    output.say(
-        f"{at.function} is removed" + ("" if purge else f"; {at.store} stays, --purge removes it")
-    )
+    bucket = f" and {service.store} with all history" if purge else ""
+    output.confirm(f"Remove {service.function} in {service.region}{bucket}?", yes=yes)
+    _offer_osls(service, False)
+    service.check_node()
+    service.remove(purge=purge)
+    kept = "" if purge else f"; {service.store} stays, --purge removes it"
+    output.say(f"{service.function} is removed{kept}")
 
 
-def status(stage: Stage = "dev", name: Name = "pfl", json: Json = False) -> None:
-    """Say what is deployed, and whether it is the code that is here."""
+def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Json = False) -> None:
+    """Show what is deployed, and whether it is the code here."""
     from pfl.handler.core.declare import catalog
     from pfl.serverless import aws
 
-    at = _existing(name, stage)
-    with aws.converted_errors(f"function {at.function}"):
-        config = at.client("lambda").get_function(FunctionName=at.function)
-    about, variables = (
-        config["Configuration"],
-        config["Configuration"].get("Environment", {}).get("Variables", {}),
-    )
+    service = _existing(name, stage)
+    with aws.converted_errors(f"function {service.function}"):
+        found = service.client("lambda").get_function(FunctionName=service.function)
+    function: dict[str, Any] = found["Configuration"]
+    variables = function.get("Environment", {}).get("Variables", {})
     try:
         with output.stdout_kept_for_data():
-            here = catalog.load(at.settings).digest
+            code = catalog.load(service.settings).digest
     except PflError as exc:
-        here = f"unknown: {exc}"
+        code = f"unknown: {exc}"
+    modified = function.get("LastModified")
     row = {
-        "function": at.function, "region": at.region, "stack": at.stack_status(), "state": about.get("State"), "image": config.get("Code", {}).get("ImageUri"),
-        "modified": about.get("LastModified"), "memory_mb": about.get("MemorySize"), "timeout_s": about.get("Timeout"),
-        "concurrency": config.get("Concurrency", {}).get("ReservedConcurrentExecutions"), "store": variables.get("PFL_STORE"),
-        "prefect": variables.get("PREFECT_API_URL") or None, "code": variables.get("PFL_CODE"), "is_current": variables.get("PFL_CODE") == here,
-    }  # fmt: skip
-    output.emit(row) if json else output.pairs(row)
+        "function": service.function,
+        "region": service.region,
+        "stack": service.stack_status(),
+        "state": function.get("State"),
+        "image": found.get("Code", {}).get("ImageUri"),
+        "modified_at": modified and stored.utc(modified),
+        "memory_mb": function.get("MemorySize"),
+        "timeout_s": function.get("Timeout"),
+        "concurrency": found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
+        "store_url": variables.get("PFL_STORE"),
+        "prefect_url": variables.get("PREFECT_API_URL") or None,
+        "code": variables.get("PFL_CODE"),
+        "is_current": variables.get("PFL_CODE") == code,
+    }
+    if json:
+        output.emit(row)
+    else:
+        output.pairs(stored.for_people(row))
     if not row["is_current"]:
-        output.say(
-            "warning: the deployed code is not the code here; pfl deploy --dry-run says what differs"
-        )
+        output.say("warning: the deployed code is not the code here; see pfl deploy --dry-run")
 
 
 def logs(
@@ -152,59 +167,52 @@ def logs(
     name: Name = "pfl",
     id: OnlyId = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as more arrives; Ctrl-C ends it.")
+        bool, typer.Option("--follow", "-f", help="Continue with new lines; Ctrl-C ends it.")
     ] = False,
     since: Annotated[str, typer.Option("--since", help="How far back: 10m, 2h, 7d.")] = "1h",
+    utc: Utc = False,
     json: Json = False,
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
-    from pfl.serverless import logs as reading
+    from pfl.serverless import logs as log
 
-    at = _existing(name, stage)
-    for line in reading.read(
-        at.client("logs"),
-        f"/aws/lambda/{at.function}",
-        id=id,
-        since_s=age_s(since, "--since"),
-        follow=follow,
-    ):
+    service = _existing(name, stage)
+    since_s = age_s(since, "--since")
+    group = f"/aws/lambda/{service.function}"
+    for line in log.read(service.client("logs"), group, id=id, since_s=since_s, follow=follow):
         if json:
-            output.emit(line)
-        elif line["call"] is None:
-            output.emit(f"{line['at']}  {output.printable(line['text'])}")
+            output.emit({**line, "at": stored.utc(line["at"])})
         else:
-            call = line["call"]
-            steps = " ".join(f"{step}={status}" for step, status in call["steps"].items())
-            took = ("" if call["ms"] is None else f"  {call['ms']} ms") + (
-                " cold" if call["cold_start"] else ""
-            )
-            said = f": {call['error']['what']}" if call.get("error") else ""
-            output.emit(
-                output.printable(
-                    f"{line['at']}  {call['status']:9} {call['id'] or call['action']}  {steps}{took}  {call['request_id']}{said}"
-                )
-            )
+            text = line["text"] if line["call"] is None else _call_text(line["call"])
+            output.emit(f"{output.local_time(line['at'])}  {text}")
 
 
-def _existing(name: str, stage: str):
-    from pfl.serverless import deploy as deploying
+def _call_text(call: dict[str, Any]) -> str:
+    steps = " ".join(f"{step}={status}" for step, status in call["steps"].items())
+    words = [f"{call['status']:9} {call['id'] or call['action']}", steps]
+    if call["ms"] is not None:
+        words.append(f"{call['ms']} ms" + (" cold" if call["cold_start"] else ""))
+    error = f": {call['error']['what']}" if call.get("error") else ""
+    return "  ".join([*words, f"{call['request_id']}{error}"])
 
-    at = deploying.Deployment(settings.load(), name, stage, report=output.say)
-    at.find_region()
-    at.find_account()
-    return at
+
+def _existing(name: str, stage: str) -> Deployment:
+    from pfl.serverless.deploy import Deployment
+
+    service = Deployment(settings.load(), name, stage, report=output.say)
+    service.find_region()
+    service.find_account()
+    return service
 
 
-def _offer_osls(at, install: bool) -> None:
+def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
 
-    from pfl.serverless import deploy as deploying
+    from pfl.serverless import deploy as deployment
 
-    if not deploying.OSLS.exists() and shutil.which("npm"):
-        if install or (
-            sys.stdin.isatty()
-            and sys.stderr.isatty()
-            and typer.confirm("osls is not installed. Install it with npm?", err=True)
-        ):
-            at.install()
+    if deployment.OSLS.exists() or not shutil.which("npm"):
+        return
+    has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):
+        service.install()

@@ -2,78 +2,92 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from pfl.cli import compare, output
 from pfl.handler.core.errors import InvalidRequestError
 
+Lines = dict[str, tuple[list[datetime], list[float]]]
 
-def draw(rows: Iterable[dict], path: str, file: str | None) -> None:
+
+def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None:
     """
-    A line for each ID and step.
+    Draw a line for each ID and step.
 
     Args:
         rows: Records with their values, newest first.
-        path: Where the number is in a value.
-        file: An ``.svg`` or ``.png``; None: the terminal.
+        path: The path to the number in a value.
+        file: An ``.svg`` or ``.png`` file; the terminal if None.
 
     Raises:
-        InvalidRequestError: There is no number, or no library to draw with.
+        InvalidRequestError: No value has a number there, or a library to draw with is missing.
     """
-    lines: dict[str, tuple[list[datetime], list[float]]] = {}
+    if file is not None and not file.endswith((".svg", ".png")):
+        raise InvalidRequestError(
+            f"invalid --plot-to {file!r}",
+            why="it is neither an .svg nor a .png file",
+            hint="--plot-to history.svg",
+        )
+    lines: Lines = {}
     others = 0
     for row in reversed(list(rows)):
         number = compare.at(row.get("value"), path)
         if compare.is_number(number):
             times, numbers = lines.setdefault(f"{row['id']} {row['step']}", ([], []))
-            times.append(datetime.fromisoformat(row["written_at"]).replace(tzinfo=None))
+            # As the clock shows it: neither library knows of offsets.
+            shown = datetime.fromisoformat(output.local_time(row["written_at"]))
+            times.append(shown.replace(tzinfo=None))
             numbers.append(number)
         else:
             others += "value" in row
     if not lines:
         raise InvalidRequestError(
-            f"there is no number at {path} to draw", hint="--id abc --step b --path $.total"
+            f"no number at {path} in any value", hint="--id abc --step b --path '$.total'"
         )
     if others:
-        output.say(f"{others} values have no number at {path}, and are left out")
+        output.say(f"{output.counted(others, 'value')} without a number at {path} left out")
     if file is None:
-        _terminal(lines, path)
-    elif file.endswith((".svg", ".png")):
-        _picture(lines, path, file)
+        _draw_in_terminal(lines, path)
     else:
-        raise InvalidRequestError(
-            f"--plot-to {file!r} is neither an .svg nor a .png file", hint="--plot-to history.svg"
-        )
+        _draw_to_file(lines, path, file)
 
 
-def _terminal(lines: dict, path: str) -> None:
+def _draw_in_terminal(lines: Lines, path: str) -> None:
     figure = output.optional("plotille", "plot").Figure()
-    figure.width, figure.height = 70, 16
-    # A colour says nothing that the legend does not, and pipes get none.
-    figure.with_colors = os.isatty(1) and not os.environ.get("NO_COLOR")
-    figure.x_label, figure.y_label = "time", path
-    moments = [at for times, _ in lines.values() for at in times]
+    figure.width = 70
+    figure.height = 16
+    figure.with_colors = output.has_colour(sys.stdout)
+    figure.x_label = "time"
+    figure.y_label = path
+    moments = [time for times, _ in lines.values() for time in times]
     form = "%H:%M:%S" if (max(moments) - min(moments)).days < 1 else "%y-%m-%d"
-    figure.register_label_formatter(
-        datetime, lambda at, chars, delta, left=False: f"{at:{form}}".ljust(chars)[:chars]
-    )
-    figure.register_label_formatter(
-        float, lambda number, chars, delta, left=False: f"{number:.6g}".rjust(chars)[:chars]
-    )
+
+    def time_label(time: datetime, chars: int, delta: object, left: bool = False) -> str:
+        return f"{time:{form}}".ljust(chars)[:chars]
+
+    def number_label(number: float, chars: int, delta: object, left: bool = False) -> str:
+        return f"{number:.6g}".rjust(chars)[:chars]
+
+    figure.register_label_formatter(datetime, time_label)
+    figure.register_label_formatter(float, number_label)
     for label, (times, numbers) in lines.items():
         figure.plot(times, numbers, label=output.printable(label))
-    output.emit(figure.show(legend=True))
+    output.write(figure.show(legend=True))
 
 
-def _picture(lines: dict, path: str, file: str) -> None:
+def _draw_to_file(lines: Lines, path: str, file: str) -> None:
     output.optional("matplotlib", "plot").use("agg")
     from matplotlib import pyplot
+    from numpy import array
 
     figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
     for label, (times, numbers) in lines.items():
-        axes.plot(times, numbers, marker="o", label=label.replace("$", r"\$"))
+        axes.plot(
+            array(times, "datetime64[us]"), numbers, marker="o", label=label.replace("$", r"\$")
+        )
     axes.set_ylabel(path.replace("$", r"\$"))
     axes.legend()
     figure.autofmt_xdate()

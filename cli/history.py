@@ -1,247 +1,315 @@
-"""``pfl history``: what became of each step, what differs between two runs, and since when."""
+"""``pfl history``: the records of each step, what differs between two, and since when."""
 
 from __future__ import annotations
 
 import json as js
+import math
+import os
+import shlex
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice, takewhile
-from typing import Annotated
+from typing import Annotated, Any, TypedDict
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, OnlyFlow, OnlyId, OnlyStep, TheId, Yes, age_s
+from pfl.cli import compare, draw, output, query, settings, stored
+from pfl.cli.options import (
+    DryRun,
+    Json,
+    OnlyFlow,
+    OnlyId,
+    OnlyStep,
+    Since,
+    TheId,
+    Utc,
+    Yes,
+    moment_ns,
+    refuse_together,
+)
+from pfl.cli.stored import Row
+from pfl.handler.core.cache import history
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from pfl.handler.core.store import keys, layout, objects
 
 app = typer.Typer(
-    help="What became of each step, what differs between two runs, and since when.",
+    help="The records of each step, what differs between two, and since when.",
     no_args_is_help=True,
 )
-_SINCE = "Not older than 7d, 12h, 30m, or a moment such as 2026-11-01."
-Since = Annotated[str | None, typer.Option("--since", metavar="WHEN", help=_SINCE)]
-_STATUSES = StrEnum("Status", ["computed", "failed", "crashed", "busted", "restored", "accepted"])
-Status = Annotated[_STATUSES | None, typer.Option("--status", help="Only these.")]
-_FORMATS = StrEnum("Format", ["jsonl", "csv", "parquet"])
-Path = Annotated[str, typer.Option("--path", help="Where in the value, such as $.rows[0].total.")]
+
+
+StatusName = StrEnum(
+    "StatusName", ["computed", "failed", "crashed", "busted", "restored", "accepted"]
+)
+Format = StrEnum("Format", ["jsonl", "csv", "parquet"])
+Status = Annotated[StatusName | None, typer.Option("--status", help="Only this status.")]
+Path = Annotated[
+    str | None,
+    typer.Option("--path", help="Path into the value, such as $.rows[0].total; the whole value."),
+]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[
     str | None, typer.Option("--plot-to", metavar="FILE", help="Draw it to an .svg or .png file.")
 ]
-Key = Annotated[str, typer.Option("--key", help="The column that names the rows of a table.")]
-_LINE = "{:<8}  {:<19}  {:<16}  {:<12}  {:<9}  {:>9}  {}"
+Key = Annotated[str, typer.Option("--key", help="Column that identifies the rows of a table.")]
+
+Body = history.Record | history.ComputedRecord
+Found = tuple[history.Name, Body]
+Fields = Mapping[str, Any]
+Pair = tuple[str, Found | None, Found | None]
+
+_COLUMNS = ("record", "time", "id", "step", "status", "took>", "value")
+_NEAR_NS = 300 * 10**9
 
 
-class _Log:
-    """Tells of damaged records as they are met, and how many there were."""
+class _Reader:
+    """Reads records; counts them, and warns about damaged ones."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.store = objects.of(settings.load())
+        self.found = 0
+        self.damaged = 0
 
-    def __call__(self, exc: PflError | str) -> None:
-        self.count += 1
-        output.say(f"warning: {output.printable(str(exc))}")
+    def warn(self, warning: str) -> None:
+        """Report a damaged record, which is skipped."""
+        self.damaged += 1
+        output.say(f"warning: {warning}")
 
-    def end(self, *told: str) -> None:
-        if self.count:
-            were = "was" if self.count == 1 else "were"
-            told += (
-                f"{output.counted(self.count, 'record')} {were} damaged or of another version, and passed over",
-            )
-        if told:
-            output.say("; ".join(told))
+    def records(
+        self,
+        id: str | None,
+        flow: str | None,
+        step: str | None,
+        since: str | None,
+        status: str | None,
+    ) -> Iterator[Found]:
+        """The records that the options select, newest first."""
+        since_ns = moment_ns(since, "--since") if since else None
+        selected = {"id": id, "flow": flow, "step": step, "status": status}
+        for found in history.list_records(
+            self.store, **selected, since_ns=since_ns, warn=self.warn
+        ):
+            self.found += 1
+            yield found
 
+    def record(self, short: str, id: str | None) -> Found:
+        """
+        The record of a short name or a key.
 
-def _store():
-    from pfl.handler.core.store import objects
+        Raises:
+            NotFoundError: It does not exist, or not for this ID.
+            CorruptRecordError: It is damaged.
+        """
+        folder = _folder(id)
+        name = history.find(self.store, short, folder=folder)
+        body = history.read(self.store, name) if folder in (None, name.folder) else None
+        if body is None:
+            of_id = "" if id is None else f" for {id!r}"
+            raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
+        return name, body
 
-    return objects.of(settings.load())
+    def computed(
+        self, folder: str, step: str, until_ns: float = math.inf
+    ) -> Iterator[tuple[history.Name, history.ComputedRecord]]:
+        """The results of a step of an ID, newest first."""
+        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
+
+    def row(self, name: history.Name, body: Body, *, with_value: bool = True) -> Row:
+        """A record as JSON; *with_value*: also if its value is stored apart from it."""
+        head = {
+            "record": name.path,
+            "short": name.short,
+            "written_at": name.written_at,
+            "status": name.status,
+        }
+        row = {**head, **body, **head}
+        if with_value and name.status == history.COMPUTED and "value" not in row:
+            try:
+                row["value"] = history.value(self.store, name, body)
+            except PflError as exc:
+                row["value_missing"] = str(exc)
+        return stored.as_json(row)
+
+    def end(self, summary: str = "") -> None:
+        """Print a summary, and how many records were skipped."""
+        if summary:
+            output.say(summary)
+        if self.damaged:
+            skipped = output.counted(self.damaged, "record")
+            output.say(f"skipped {skipped}, damaged or of another version")
 
 
 def _folder(id: str | None) -> str | None:
-    from pfl.handler.core.store import keys
-
     return None if id is None else keys.encode_id(id)
 
 
-def _found(store, log: _Log, id, flow, step, since, status) -> Iterator[tuple]:
-    from pfl.handler.core.cache import history
+def _cells(row: Row) -> list[str]:
+    took_ms, size_bytes = row.get("compute_ms"), row.get("size_bytes")
+    if "value" in row:
+        summary = output.cut(row["value"], 40)
+    elif size_bytes:
+        summary = f"{size_bytes} bytes"
+    else:
+        summary = (row.get("error") or {}).get("what") or row.get("why") or ""
+    return [
+        row["short"],
+        output.local_time(row["written_at"]),
+        row.get("id") or "*",
+        row.get("step") or "*",
+        row["status"],
+        "" if took_ms is None else f"{took_ms:.1f} ms",
+        summary,
+    ]
 
-    since_ns = None if since is None else _moment_ns(since, "--since")
-    return history.list_records(
-        store, id=id, flow=flow, step=step, since_ns=since_ns, status=status, warn=log
-    )
 
-
-def _moment_ns(text: str, flag: str) -> int:
-    from pfl.handler.core.cache import history
-
-    with suppress(InvalidRequestError):
-        return time.time_ns() - age_s(text, flag) * 10**9
-    try:
-        return history.parse_time_ns(text)
-    except (ValueError, OverflowError) as exc:
-        why = "it has to be a number with s, m, h, d or w, or a moment in ISO 8601"
+def _checked_path(path: str | None, plot: bool, plot_to: str | None, json: bool) -> str | None:
+    """The path to draw; None if nothing is to be drawn."""
+    compare.parse_path(path or "$")
+    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": json})
+    if plot or plot_to:
+        return path or "$"
+    if path:
         raise InvalidRequestError(
-            f"{flag} is {text!r}", why=why, hint=f"{flag} 7d or {flag} 2026-11-01"
-        ) from exc
-
-
-def _row(name, body: dict) -> dict:
-    head = {
-        "record": name.path,
-        "short": name.short,
-        "written_at": name.written_at,
-        "status": name.status,
-    }
-    return head | {field: said for field, said in body.items() if field not in head}
-
-
-def _whole(store, name, body: dict) -> dict:
-    """A row with its value, wherever that is."""
-    from pfl.handler.core.cache import history
-
-    row = _row(name, body)
-    if name.status == history.COMPUTED and "value" not in row:
-        try:
-            row["value"] = history.value(store, name, body)
-        except PflError as exc:
-            row["value_missing"] = str(exc)
-    return row
-
-
-def _emit(name, body: dict, json: bool) -> None:
-    if json:
-        return output.emit(_row(name, body))
-    told = (body.get("error") or {}).get("what") or body.get("why") or ""
-    if "value" in body or body.get("size_bytes"):
-        told = output.cut(body["value"], 40) if "value" in body else f"{body['size_bytes']} bytes"
-    took = f"{body['ms']:.1f} ms" if isinstance(body.get("ms"), int | float) else ""
-    cells = (
-        name.short,
-        name.written_at[:19],
-        body.get("id") or "*",
-        body.get("step") or "*",
-        name.status,
-        took,
-        told,
-    )
-    output.emit(output.printable(_LINE.format(*cells)))
-
-
-def _one_of(plot: bool, json: bool) -> None:
-    if plot and json:
-        raise InvalidRequestError("--plot and --json do not go together", hint="--plot-to FILE")
+            "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
+        )
+    return None
 
 
 @app.command("ls")
-def ls(
-    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
-    path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
-) -> None:  # fmt: skip
-    """List records, newest first, as they are found."""
-    _one_of(plot, json)
-    store, log, count, drawn = _store(), _Log(), 0, []
-    for name, body in islice(_found(store, log, id, flow, step, since, status), limit):
-        if plot or plot_to:
-            drawn.append(_whole(store, name, body))
-        else:
-            if not (count or json):
-                output.emit(_LINE.format("RECORD", "TIME", "ID", "STEP", "STATUS", "TOOK", "VALUE"))
-            _emit(name, body, json)
-        count += 1
-    if plot or plot_to:
-        from pfl.cli import draw
-
-        draw.draw(drawn, path, plot_to)
-    log.end(
-        output.counted(count, "record")
-        + (f", more with --limit {limit * 10}" if count == limit else "")
-    )
+def list_records(
+    id: OnlyId = None,
+    flow: OnlyFlow = None,
+    step: OnlyStep = None,
+    since: Since = None,
+    status: Status = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most records to list.")] = 20,
+    path: Path = None,
+    plot: Plot = False,
+    plot_to: PlotTo = None,
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    """List records, newest first."""
+    drawn = _checked_path(path, plot, plot_to, json)
+    reader = _Reader()
+    found = islice(reader.records(id, flow, step, since, status), limit)
+    rows = (reader.row(*each, with_value=drawn is not None) for each in found)
+    if drawn:
+        draw.draw(rows, drawn, plot_to)
+    else:
+        output.print_rows(rows, _COLUMNS, _cells, json=json)
+    more = f", more with --limit {limit * 10}" if reader.found == limit else ""
+    reader.end(output.counted(reader.found, "record") + more)
+    if not reader.found:
+        stored.note_elsewhere(reader.store, id, flow, "pfl history ls")
 
 
 @app.command("show")
 def show(
-    record: Annotated[str, typer.Argument(metavar="RECORD", help="Its first digits, or its whole key.")],
-    id: OnlyId = None, path: Path = "$", plot: Plot = False, plot_to: PlotTo = None, json: Json = False,
-) -> None:  # fmt: skip
-    """Show one record whole: value, inputs, key, fingerprint and its parts, run, timings, and the record before it."""
-    from pfl.handler.core.cache import history, reasons
+    record: Annotated[
+        str, typer.Argument(metavar="RECORD", help="The start of its short name, or its key.")
+    ],
+    id: OnlyId = None,
+    path: Path = None,
+    plot: Plot = False,
+    plot_to: PlotTo = None,
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
+    from pfl.handler.core.cache import reasons
 
-    _one_of(plot, json)
-    store, log = _store(), _Log()
-    name, body = _record(store, record, id)
-    if plot or plot_to:
-        from pfl.cli import draw
-
-        earlier = history.list_computed(store, name.folder, name.step, log, until_ns=name.time_ns)
-        return draw.draw([_whole(store, *each) for each in islice(earlier, 1_000)], path, plot_to)
-    row = _whole(store, name, body)
+    drawn = _checked_path(path, plot, plot_to, json)
+    reader = _Reader()
+    name, body = reader.record(record, id)
+    if drawn:
+        earlier = islice(reader.computed(name.folder, name.step, name.time_ns), 1_000)
+        draw.draw((reader.row(*each) for each in earlier), drawn, plot_to)
+        return
+    row = reader.row(name, body)
     if body.get("fingerprint"):
-        row["parts"] = [
-            part.to_json() for part in reasons.parts(store, name.step, body["fingerprint"]) or ()
-        ]
+        parts = reasons.parts(reader.store, name.step, body["fingerprint"])
+        row["parts"] = [part.to_json() for part in parts]
     if json:
-        return output.emit(row)
-    output.pairs(row | {"parts": ", ".join(part["name"] for part in row.get("parts", ())) or None})
-
-
-def _record(store, short: str, id: str | None) -> tuple:
-    """The record that a person calls *short*; damaged, it is an error here."""
-    from pfl.handler.core.cache import history
-
-    name = history.find(store, short, folder=_folder(id))
-    if (body := history.read(store, name)) is None:
-        raise NotFoundError(f"record {name.path} does not exist", hint="pfl history ls")
-    return name, body
+        output.emit(row)
+        return
+    names = ", ".join(part["name"] for part in row.get("parts", ()))
+    output.pairs(stored.for_people(row) | {"parts": names or None})
 
 
 @app.command("tail")
 def tail(
-    id: OnlyId = None, step: OnlyStep = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the newest.")] = 10,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
+    id: OnlyId = None,
+    step: OnlyStep = None,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="Number of records to start with.")
+    ] = 10,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Continue with new records.")
+    ] = False,
+    utc: Utc = False,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Show the newest records, the newest last; with -f, each as it is written."""
-    from pfl.handler.core.cache import history
-
-    store, log, folder, near_ns = _store(), _Log(), _folder(id), 300 * 10**9
-    seen: dict[str, int] = {}
+    reader = _Reader()
+    table = output.Table(_COLUMNS)
+    seen: set[str] = set()
+    newest_ns = 0
     is_first = True
-    while True:
-        # Clocks differ by less than this, so what is older than the newest by more is not new.
-        fresh, horizon_ns = [], max(seen.values(), default=time.time_ns()) - near_ns
-        for number, name in enumerate(history.list_names(store, folder=folder, step=step)):
-            if name.time_ns < horizon_ns and not (is_first and number < lines):
-                break
-            if name.path not in seen and (not is_first or number < lines):
+    while is_first or follow:
+        near = set()
+        fresh = []
+        for number, name in enumerate(
+            history.list_names(reader.store, folder=_folder(id), step=step)
+        ):
+            newest_ns = max(newest_ns, name.time_ns)
+            # Clocks differ by less than this: what is older than the newest by more is not new.
+            is_near = name.time_ns >= newest_ns - _NEAR_NS
+            if number < lines if is_first else is_near and name.path not in seen:
                 fresh.append(name)
-            elif is_first:
-                seen[name.path] = name.time_ns
+            elif is_near:
+                near.add(name.path)
+            else:
+                break
         for name in reversed(fresh):
             try:
-                body = history.read(store, name)
+                body = history.read(reader.store, name)
             except CorruptRecordError as exc:
-                log(exc)
+                reader.warn(str(exc))
+                near.add(name.path)
+                continue
+            if body is None:
+                # What points to it exists, and the record itself not yet.
+                continue
+            near.add(name.path)
+            if id is not None and body["id"] not in (id, None):
+                continue
+            row = reader.row(name, body, with_value=False)
+            if json:
+                output.emit(row)
             else:
-                if body is None:
-                    continue  # What points to it exists, and it itself does not yet.
-                if id is None or body["id"] in (id, None):
-                    _emit(name, body, json)
-            seen[name.path] = name.time_ns
-        if not follow:
-            return log.end()
-        horizon_ns = max(seen.values(), default=0) - 2 * near_ns
-        seen, is_first = {path: at for path, at in seen.items() if at >= horizon_ns}, False
-        time.sleep(1)
+                table.add(_cells(row))
+        table.flush()
+        seen = near
+        is_first = False
+        if follow:
+            time.sleep(1)
+    reader.end()
 
 
-_TWO = "The last two of this ID; given twice, one ID against another."
-_RUN = "A run, by the start of its request or flow run ID; give two."
-_APART = "How far numbers may differ: 0.01, or 1% of the larger."
+class Difference(TypedDict):
+    """How two records of a step differ."""
+
+    step: str
+    old_record: str | None
+    new_record: str | None
+    equal: bool
+    value_changes: list[compare.Change]
+    code_changes: list[str]
+    input_changes: list[str]
+    param_changes: list[str]
+    trouble: str | None
 
 
 @app.command("diff")
@@ -249,237 +317,275 @@ def diff(
     records: Annotated[
         list[str] | None, typer.Argument(metavar="[RECORD RECORD]", help="Two records.")
     ] = None,
-    id: Annotated[list[str] | None, typer.Option("--id", help=_TWO)] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help=_RUN)] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="The last two of this ID; given twice, one ID and another."),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Start of a request ID or flow run ID; give two."),
+    ] = None,
     step: OnlyStep = None,
-    within: Annotated[str | None, typer.Option("--tolerance", help=_APART)] = None,
+    within: Annotated[
+        str | None,
+        typer.Option("--tolerance", help="Allowed difference of numbers: 0.01, or 1%."),
+    ] = None,
     key: Key = "id",
     json: Json = False,
 ) -> None:
-    """Show what differs between two records, two runs or two IDs, and why. Exit code 0: nothing; 1: something."""
-    from pfl.cli import compare
-
-    store, log, allowed, rows = _store(), _Log(), compare.tolerance(within), []
-    for name, old, new in _pairs(store, log, records or [], id or [], run or [], step):
-        rows.append({"step": name, **_difference(store, old, new, allowed, key)})
-        if not (json or rows[-1]["equal"]):
-            _emit_difference(rows[-1])
+    """Show what differs between two records, runs or IDs, and why; exit code 1 if they differ."""
+    reader = _Reader()
+    allowed = compare.tolerance(within)
+    rows = []
+    for pair in _pairs(reader, records or [], id or [], run or [], step):
+        row = _difference(reader, *pair, allowed, key)
+        rows.append(row)
+        if not (json or row["equal"]):
+            _emit_difference(row)
     is_equal = all(row["equal"] for row in rows)
     if json:
         output.emit({"version": 1, "equal": is_equal, "steps": rows})
-    log.end(
-        f"{output.counted(len(rows), 'step')} compared, {'no difference' if is_equal else 'different'}"
-    )
+    result = "no difference" if is_equal else "different"
+    reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
         raise typer.Exit(1)
 
 
 def _pairs(
-    store, log: _Log, records: list[str], ids: list[str], runs: list[str], step: str | None
-) -> Iterator[tuple]:
-    """What to compare: step, old and new record; None where there is none."""
+    reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
+) -> Iterable[Pair]:
+    """What to compare, a pair for each step."""
     from pfl.handler.core import event
-    from pfl.handler.core.cache import history
-    from pfl.handler.core.store import keys
 
-    folders = [keys.encode_id(event.check_id(each)) for each in ids]
+    folders = [keys.encode_id(event.check_id(id)) for id in ids]
     if len(records) == 2 and not runs and len(ids) < 2:
-        old, new = (_record(store, each, ids[0] if ids else None) for each in records)
-        yield new[1].get("step"), old, new
-    elif len(runs) == 2 and not records and len(ids) < 2:
-        sides = [
-            history.find_run(store, each, folder=folders[0] if folders else None, warn=log)
-            for each in runs
-        ]
-        for name in sorted({**sides[0], **sides[1]}) if step is None else [step]:
-            # A step that a run did not compute had the value that stood there then.
-            yield name, *(side.get(name) or _standing(store, side, name, log) for side in sides)
-    elif ids and len(ids) <= 2 and not records and not runs:
-        names = (
-            {name for folder in folders for name in store.folders(f"history/{folder}")}
-            if step is None
-            else {step}
-        )
-        is_none = True
-        for name in sorted(names - {history.ALL}):
-            found = [history.list_computed(store, folder, name, log) for folder in folders]
-            # Of one ID the newest comes first, and then the one before it.
-            new, old = next(found[-1], None), next(found[0], None)
-            if old or (new and len(ids) == 2):
-                is_none = False
-                yield name, old, new
-        if is_none:
-            why = f"of {' and '.join(ids)}" + (f", step {step}" if step else "")
-            raise NotFoundError(
-                "there are no two records to compare", why=why, hint=f"pfl history ls --id {ids[0]}"
+        if step is not None:
+            raise InvalidRequestError(
+                "--step has no effect with two records", hint="leave --step out"
             )
-    else:
-        why = "it takes two records, one or two --id, or two --run"
-        raise InvalidRequestError(
-            "nothing says what to compare", why=why, hint="pfl history diff --id abc"
+        old, new = (reader.record(each, ids[0] if ids else None) for each in records)
+        return [(new[0].step, old, new)]
+    if len(runs) == 2 and not records and len(ids) < 2:
+        return _pairs_of_runs(reader, runs, folders[0] if folders else None, step)
+    if 1 <= len(ids) <= 2 and not records and not runs:
+        pairs = list(_pairs_of_ids(reader, folders, step))
+        if pairs:
+            return pairs
+        raise NotFoundError(
+            "nothing to compare",
+            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])[0]}",
+            hint=f"pfl history ls --id {ids[0]}",
         )
+    raise InvalidRequestError(
+        "nothing to compare",
+        why="the command takes two records, one or two --id, or two --run",
+        hint="pfl history diff --id abc",
+    )
 
 
-def _standing(store, side: dict, step: str, log: _Log) -> tuple | None:
-    from pfl.handler.core.cache import history
+def _pairs_of_runs(
+    reader: _Reader, runs: list[str], folder: str | None, step: str | None
+) -> Iterator[Pair]:
+    old, new = (
+        history.find_run(reader.store, run, folder=folder, warn=reader.warn) for run in runs
+    )
 
-    last = min((name for name, _ in side.values()), key=lambda name: name.file)
-    return next(history.list_computed(store, last.folder, step, log, until_ns=last.time_ns), None)
+    def record(side: Mapping[str, Found], name: str) -> Found | None:
+        if name in side:
+            return side[name]
+        # A step that the run did not compute had the value that was stored then.
+        last = min((each for each, _ in side.values()), key=lambda each: each.file)
+        return next(reader.computed(last.folder, name, last.time_ns), None)
+
+    for name in sorted({**old, **new}) if step is None else [step]:
+        yield name, record(old, name), record(new, name)
 
 
-def _difference(store, old, new, allowed, key: str) -> dict:
+def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
+    names = {step} if step else set()
+    for folder in folders if step is None else ():
+        names |= set(reader.store.folders(f"history/{folder}"))
+    for name in sorted(names - {history.ALL}):
+        found = [reader.computed(folder, name) for folder in folders]
+        # For a single ID both are one iterator: its newest record, and the one before.
+        new = next(found[-1], None)
+        old = next(found[0], None)
+        if old or (new and len(folders) == 2):
+            yield name, old, new
+
+
+def _difference(
+    reader: _Reader,
+    step: str,
+    old: Found | None,
+    new: Found | None,
+    allowed: compare.Tolerance,
+    key: str,
+) -> Difference:
     """How two records differ: in value, code, inputs and parameters."""
-    from pfl.cli import compare
-    from pfl.handler.core.cache import history, reasons
-    from pfl.handler.core.fingerprint import changes as sentences
+    from pfl.handler.core.cache import reasons
+    from pfl.handler.core.fingerprint import changes as code
 
-    row = {
-        "old": old and old[0].path,
-        "new": new and new[0].path,
+    row: Difference = {
+        "step": step,
+        "old_record": old[0].path if old else None,
+        "new_record": new[0].path if new else None,
         "equal": False,
-        "changes": [],
-        "code": [],
+        "value_changes": [],
+        "code_changes": [],
+        "input_changes": [],
+        "param_changes": [],
+        "trouble": None,
     }
-    row |= {"inputs": [], "params": [], "trouble": None}
     if not (old and new):
-        return row | {"trouble": f"only the {'first' if old else 'second'} has it"}
-    (a_name, a), (b_name, b) = old, new
-    if a_name.status == b_name.status == history.COMPUTED and a["sha256"] == b["sha256"]:
+        row["trouble"] = f"only the {'first' if old else 'second'} has a record"
+        return row
+    before: Fields = old[1]
+    after: Fields = new[1]
+    statuses = {old[0].status, new[0].status}
+    if statuses == {history.COMPUTED} and before["sha256"] == after["sha256"]:
         row["equal"] = True
     else:
         try:
-            values = (history.value(store, *each) for each in (old, new))
-            row["changes"] = compare.changes(*values, within=allowed, key=key)
-            row["equal"] = not row["changes"]
+            values = [history.value(reader.store, *each) for each in (old, new)]
+            row["value_changes"] = compare.changes(*values, within=allowed, key=key)
+            row["equal"] = not row["value_changes"]
         except (NotFoundError, CorruptRecordError) as exc:
-            row["trouble"] = f"it cannot be compared: {exc}"
-    if a.get("fingerprint") != b.get("fingerprint"):
-        parts = [
-            reasons.parts(store, each.get("step"), each.get("fingerprint") or "-")
-            for each in (a, b)
-        ]
-        row["code"] = (sentences.explain(*parts) if all(parts) else []) or ["its code changed"]
-    for field in ("inputs", "params"):
-        left, right = (
-            {name: _told(field, said) for name, said in (side.get(field) or {}).items()}
-            for side in (a, b)
-        )
-        for name in sorted(left | right):
-            (one, before), (other, after) = (
-                side.get(name, ("null", "null")) for side in (left, right)
-            )
-            if one != other:
-                row[field].append(f"`{name}`: {before} → {after}")
+            row["trouble"] = f"the values cannot be compared: {exc}"
+    fingerprints = [side.get("fingerprint") for side in (before, after)]
+    if fingerprints[0] != fingerprints[1]:
+        parts = [reasons.parts(reader.store, step, each or "-") for each in fingerprints]
+        explained = code.explain(*parts) if all(parts) else []
+        row["code_changes"] = explained or ["its code changed"]
+    row["input_changes"] = _field_changes(before, after, "inputs")
+    row["param_changes"] = _field_changes(before, after, "params")
     return row
 
 
-def _told(field: str, said) -> tuple[str, str]:
-    """What an input or a parameter is known by, and its text; a large input is in its record by its digest alone."""
+def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
+    """Sentences such as ```rate`: 2 → 3`` about inputs or parameters."""
+    old, new = (_fields(body, field) for body in (before, after))
+    changes = []
+    for name in sorted({**old, **new}):
+        left, right = (side.get(name, ("null", "null")) for side in (old, new))
+        if left[0] != right[0]:
+            changes.append(f"`{name}`: {left[1]} → {right[1]}")
+    return changes
+
+
+def _fields(body: Fields, field: str) -> dict[str, tuple[str, str]]:
+    """What identifies each input or parameter, and its text."""
+    fields = (body.get(field) or {}).items()
     if field == "params":
-        return js.dumps(said), output.cut(said)
-    return said["sha256"], output.cut(said.get("value", f"sha256 {said['sha256'][:12]}"))
+        return {name: (js.dumps(value), output.cut(value)) for name, value in fields}
+    return {
+        name: (given["sha256"], output.cut(stored.input_value(given))) for name, given in fields
+    }
 
 
-def _emit_difference(row: dict) -> None:
-    short = [
-        (row[side] or "").removesuffix(".json").rpartition("-")[2] or "none"
-        for side in ("old", "new")
-    ]
-    lines = [f"{row['step']}  {short[0]} → {short[1]}"]
-    for change in row["changes"]:
-        said = " → ".join(output.cut(change[side]) for side in ("old", "new") if side in change)
-        if "by" in change:
-            said += (
-                f"  ({change['by']:+g}"
-                + (f", {change['ratio']:+.2%}" if "ratio" in change else "")
-                + ")"
-            )
-        elif "diff" in change:
-            said = ""
-        word = "" if change["change"] == "changed" else change["change"]
-        lines.append(" ".join(filter(None, (f"  {change['path']}:", word, said))))
-        lines += ["    " + line for line in change.get("diff", ())]
-    lines += [f"  {row['trouble']}"] if row["trouble"] else []
-    lines += [
-        f"  {what.removesuffix('s')}: {line}"
-        for what in ("code", "inputs", "params")
-        for line in row[what]
-    ]
-    for line in lines:
-        output.emit(output.printable(line))
+def _emit_difference(row: Difference) -> None:
+    old, new = (_short(path) for path in (row["old_record"], row["new_record"]))
+    output.emit(f"{row['step']}  {old} → {new}")
+    for change in row["value_changes"]:
+        output.emit(_change_text(change))
+        for line in change.get("diff", ()):
+            output.emit(f"    {line}")
+    if row["trouble"]:
+        output.emit(f"  {row['trouble']}")
+    for label, sentences in (
+        ("code", row["code_changes"]),
+        ("input", row["input_changes"]),
+        ("param", row["param_changes"]),
+    ):
+        for sentence in sentences:
+            output.emit(f"  {label}: {sentence}")
+
+
+def _short(path: str | None) -> str:
+    name = history.parse_path(path or "")
+    return name.short if name else "none"
+
+
+def _change_text(change: compare.Change) -> str:
+    words = [f"  {change['path']}:"]
+    if change["change"] != "changed":
+        words.append(change["change"])
+    if "delta" in change:
+        ratio = f", {change['ratio']:+.2%}" if "ratio" in change else ""
+        amount = f"  ({change['delta']:+g}{ratio})"
+    else:
+        amount = ""
+    if "diff" not in change:
+        values = [output.cut(change[side]) for side in ("old", "new") if side in change]
+        words.append(" → ".join(values) + amount)
+    return " ".join(words)
 
 
 @app.command("bisect")
 def bisect(
     id: TheId,
-    step: Annotated[str, typer.Option("--step", help="The step.")],
-    path: Path = "$",
-    when: Annotated[str | None, typer.Option("--when", help="Where this became true, such as 'value > 100'.")] = None,
-    since: Since = None, key: Key = "id", json: Json = False,
-) -> None:  # fmt: skip
-    """Find the first record where a value changed, or where a condition became true, and what else changed with it."""
-    from pfl.cli import compare
-    from pfl.handler.core.cache import history
-
-    passes, store, log = compare.condition(when) if when else None, _store(), _Log()
-    compare.at(None, path)
-    since_ns = 0 if since is None else _moment_ns(since, "--since")
-    listed = takewhile(
-        lambda name: name.time_ns >= since_ns,
-        history.list_names(store, folder=_folder(id), step=step),
-    )
-    names = [name for name in listed if name.status == history.COMPUTED]
-    # All are read from the oldest on: a value may change and change back, and halving would step over that.
-    before, count, there = None, 0, 0
-    for name, body in history.read_all(store, reversed(names), log):
+    step: Annotated[str, typer.Option("--step", help="Step name.")],
+    path: Path = None,
+    when: Annotated[
+        str | None,
+        typer.Option("--when", help="Condition that became true, such as 'value > 100'."),
+    ] = None,
+    since: Since = None,
+    key: Key = "id",
+    utc: Utc = False,
+    json: Json = False,
+) -> None:
+    """Find the first record where a value changed, or a condition became true, and why."""
+    path = path or "$"
+    compare.parse_path(path)
+    passes = compare.condition(when) if when else None
+    reader = _Reader()
+    since_ns = moment_ns(since, "--since") if since else 0
+    listed = history.list_names(reader.store, folder=_folder(id), step=step)
+    recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
+    names = [name for name in recent if name.status == history.COMPUTED]
+    before: tuple[Found, object] | None = None
+    count = 0
+    has_path = False
+    # From the oldest on: a value may change and change back, and halving would miss that.
+    for found in history.read_all(reader.store, reversed(names), reader.warn):
         try:
-            found = compare.at(history.value(store, name, body), path)
+            value = compare.at(history.value(reader.store, *found), path)
         except (NotFoundError, CorruptRecordError) as exc:
-            log(exc)
+            reader.warn(str(exc))
             continue
-        count, there = count + 1, there + (found is not compare.ABSENT)
-        if before is not None and (
-            passes(found) and not passes(before[1]) if passes else _differ(before[1], found)
-        ):
-            row = {"step": step, **_difference(store, before[0], (name, body), compare.EXACT, key)}
-            old, new = (None if each is compare.ABSENT else each for each in (before[1], found))
-            if json:
-                output.emit(
-                    {
-                        "version": 1,
-                        "id": id,
-                        "path": path,
-                        "records": count,
-                        "from": old,
-                        "to": new,
-                        **row,
-                    }
-                )
-            else:
-                output.emit(
-                    f"{name.short}  {name.written_at[:19]}  {path}: {output.cut(old)} → {output.cut(new)}"
-                )
-                _emit_difference(row)
-            return log.end(f"{count} of {len(names)} records read")
-        before = ((name, body), found)
-    log.end()
-    where = f"{output.counted(len(names), 'record')} of step {step} of {id!r}"
-    if not there:
-        what = (
-            f"{path} is in none of {where}"
-            if names
-            else f"there are no records of step {step} of {id!r}"
-        )
-        raise NotFoundError(what, hint=f"pfl history ls --id {id} --step {step}")
-    raise NotFoundError(
-        f"{path} never changed" if not when else f"{when!r} never became true", why=f"in {where}"
-    )
+        count += 1
+        has_path = has_path or value is not compare.ABSENT
+        if before is not None and _turns(before[1], value, passes):
+            break
+        before = found, value
+    else:
+        reader.end()
+        why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
+        if count == 0:
+            what = f"step {step} of {id!r} has no records with a value"
+            why = stored.elsewhere(reader.store, id)[0]
+        elif not has_path:
+            what = f"{path} does not exist"
+        else:
+            what = f"{when!r} never became true" if when else f"{path} never changed"
+        raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
+    row = _difference(reader, step, before[0], found, compare.EXACT, key)
+    old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
+    if json:
+        head = {"version": 1, "id": id, "path": path, "records": count}
+        output.emit({**head, "from": old, "to": new, **row})
+    else:
+        moment = output.local_time(found[0].written_at)
+        change = f"{output.cut(old)} → {output.cut(new)}"
+        output.emit(f"{found[0].short}  {moment}  {path}: {change}")
+        _emit_difference(row)
+    reader.end(f"{count} of {len(names)} records read")
 
 
-def _differ(old: object, new: object) -> bool:
-    from pfl.cli import compare
-    from pfl.handler.core.store import keys
-
+def _turns(old: object, new: object, passes: Callable[[object], bool] | None) -> bool:
+    if passes is not None:
+        return passes(new) and not passes(old)
     if old is compare.ABSENT or new is compare.ABSENT:
         return old is not new
     return keys.canonical(old) != keys.canonical(new)
@@ -487,126 +593,142 @@ def _differ(old: object, new: object) -> bool:
 
 @app.command("export")
 def export(
-    format: Annotated[_FORMATS, typer.Option("--format", help="What kind of file.")] = _FORMATS.jsonl,
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where to; stdout if not given.")] = None,
-    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
-) -> None:  # fmt: skip
-    """Write all records, or those chosen, to a file, as they are read."""
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (').",
+        ),
+    ] = Format.jsonl,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="File to write; stdout.")
+    ] = None,
+    id: OnlyId = None,
+    flow: OnlyFlow = None,
+    step: OnlyStep = None,
+    since: Since = None,
+    status: Status = None,
+) -> None:
+    """Write all records, or those selected, to a file."""
     import csv
-    import shlex
     import sys
     from contextlib import nullcontext
-    from pathlib import Path as FilePath
 
-    from pfl.cli import query
-
-    if format == "parquet" and out is None:
-        raise InvalidRequestError("parquet cannot go to stdout", hint="--out history.parquet")
-    if out is not None and not (folder := FilePath(out).parent).is_dir():
+    is_parquet = format == Format.parquet
+    if is_parquet and out is None:
+        raise InvalidRequestError(
+            "parquet cannot be written to stdout", hint="--out history.parquet"
+        )
+    try:
+        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout)
+    except OSError as exc:
+        is_missing = isinstance(exc, FileNotFoundError)
+        folder = shlex.quote(os.path.dirname(out or ""))
         raise InvalidRequestError(
             f"{out} cannot be written",
-            why=f"No such file or directory: {folder}",
-            hint=f"mkdir -p {shlex.quote(str(folder))}",
-        )
-    store, log, count = _store(), _Log(), 0
-    rows = (_whole(store, *each) for each in _found(store, log, id, flow, step, since, status))
-    if format == "parquet":
-        with query.table(rows) as database:
-            path = out.replace("'", "''")
-            count = database.execute(f"copy history to '{path}' (format parquet)").fetchone()[0]
-        return log.end(output.counted(count, "record"))
-    try:
-        opened = (
-            nullcontext(sys.stdout) if out is None else open(out, "w", encoding="utf-8", newline="")
-        )
-    except OSError as exc:
-        raise InvalidRequestError(
-            f"{out} cannot be written", why=exc.strerror or str(exc), hint=f"--out history.{format}"
+            why=exc.strerror or str(exc),
+            hint=f"mkdir -p {folder}" if is_missing else f"--out history.{format}",
         ) from exc
+    reader = _Reader()
+    rows = (reader.row(*found) for found in reader.records(id, flow, step, since, status))
     with opened as file:
-        table = csv.writer(file)
-        if format == "csv":
+        if is_parquet:
+            with query.table(rows) as database:
+                database.execute("copy history to ? (format parquet)", [out])
+        elif format == Format.jsonl:
+            file.writelines(js.dumps(row) + "\n" for row in rows)
+        else:
+            table = csv.writer(file)
             table.writerow(query.COLUMNS)
-        for row in rows:
-            count += 1
-            if format == "jsonl":
-                file.write(js.dumps(row) + "\n")
-                continue
-            table.writerow(_csv_cell(row.get(column), column) for column in query.COLUMNS)
-    log.end(output.counted(count, "record"))
+            for row in rows:
+                table.writerow(_csv_cell(row.get(column), column) for column in query.COLUMNS)
+    reader.end(output.counted(reader.found, "record"))
 
 
 def _csv_cell(cell: object, column: str) -> str | None:
-    return cell if cell is None or (isinstance(cell, str) and column != "value") else js.dumps(cell)
+    if cell is None:
+        return None
+    if column == "value" or not isinstance(cell, str):
+        return js.dumps(cell)
+    # A spreadsheet runs such text as a formula.
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 @app.command("sql")
 def sql(
-    select: Annotated[str, typer.Argument(metavar="QUERY", help="SQL over the table history.")],
-    id: OnlyId = None, flow: OnlyFlow = None, step: OnlyStep = None, since: Since = None, status: Status = None,
+    select: Annotated[
+        str, typer.Argument(metavar="QUERY", help="SQL over the table history; times are UTC.")
+    ],
+    id: OnlyId = None,
+    flow: OnlyFlow = None,
+    step: OnlyStep = None,
+    since: Since = None,
+    status: Status = None,
     json: Json = False,
-) -> None:  # fmt: skip
-    """Ask with SQL: a row for each record in the table history. Needs DuckDB: pip install 'prefect-lambda[query]'."""
-    from pfl.cli import query
-
+) -> None:
+    """Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'."""
     if not select.strip():
         raise InvalidRequestError(
             "the query is empty",
             hint="pfl history sql 'select status, count(*) from history group by 1'",
         )
-    store, log = _store(), _Log()
-    rows = (_whole(store, *each) for each in _found(store, log, id, flow, step, since, status))
+    reader = _Reader()
+    rows = (reader.row(*found) for found in reader.records(id, flow, step, since, status))
     with query.table(rows) as database:
         found = database.execute(select)
-        kinds = {column[0]: str(column[1]) for column in found.description or ()}
-        while json and (some := found.fetchmany(1_000)):
-            for row in some:
-                output.emit(
-                    {
-                        name: _cell(cell, kind)
-                        for (name, kind), cell in zip(kinds.items(), row, strict=True)
-                    }
-                )
-        if kinds and not json:
-            output.table(
-                list(kinds),
-                [["" if cell is None else cell for cell in row] for row in found.fetchall()],
-            )
-    log.end()
+        names = [column[0] for column in found.description or ()]
+        kinds = [str(column[1]) for column in found.description or ()]
+        table = output.Table(names)
+        while names and (batch := found.fetchmany(1_000)):
+            for row in batch:
+                if json:
+                    output.emit(dict(zip(names, map(_cell, row, kinds), strict=True)))
+                else:
+                    table.add(map(_text, row))
+            table.flush()
+    reader.end()
 
 
-def _cell(cell: object, kind: str) -> object:
+def _cell(cell: Any, kind: str) -> object:
+    """A cell of DuckDB's as JSON."""
     if kind == "JSON" and cell is not None:
         return js.loads(cell)
-    return cell if isinstance(cell, int | float | bool | str | list | dict | None) else str(cell)
+    plain = cell is None or isinstance(cell, int | float | str | list | dict)
+    return cell if plain else _text(cell)
 
 
-_OLD = "What is older, such as 90d, or than a moment."
+def _text(cell: object) -> str:
+    if isinstance(cell, datetime):
+        return stored.utc(str(cell))
+    return "" if cell is None else str(cell)
 
 
 @app.command("prune")
 def prune(
-    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help=_OLD)],
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Age of records, such as 90d, or a moment."
+        ),
+    ],
     id: OnlyId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete old records for good; the newest value of each step of each ID stays. Nothing else ever deletes one."""
-    from pfl.handler.core.cache import history
-    from pfl.handler.core.store import layout
-
-    store, before_ns, folder = _store(), _moment_ns(older_than, "--older-than"), _folder(id)
-    count = sum(1 for _ in history.list_prunable(store, before_ns, folder=folder))
-    records = output.counted(count, "record")
-    output.say(
-        f"{records} {'is' if count == 1 else 'are'} older than {older_than} and not the newest value of a step"
-    )
+    """Delete old records for good; the newest value of each step of each ID stays."""
+    reader = _Reader()
+    before_ns = moment_ns(older_than, "--older-than")
+    folder = _folder(id)
+    count = sum(1 for _ in history.list_prunable(reader.store, before_ns, folder=folder))
+    counted = output.counted(count, "record")
+    are = "is" if count == 1 else "are"
+    output.say(f"{counted} {are} older than {older_than} and not the newest value of a step")
     if count and not dry_run:
-        output.confirm(f"Delete {records} for good?", yes=yes)
-        layout.check(store)
-        history.delete(store, history.list_prunable(store, before_ns, folder=folder))
+        output.confirm(f"Delete {counted} for good?", yes=yes)
+        layout.check(reader.store)
+        history.delete(reader.store, history.list_prunable(reader.store, before_ns, folder=folder))
         output.say(
-            "deleted; pfl cache verify --repair sets large values aside that no record leads to any more"
+            "deleted; pfl cache verify --repair sets aside large values that no record refers to"
         )
     output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else f"{count}")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
-from pfl.cli import output, settings
+from pfl.cli import output, settings, stored
 from pfl.cli.options import Engine, Json
 from pfl.handler.core import errors
 from pfl.handler.core.errors import InvalidRequestError
@@ -271,6 +271,7 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
             " every pfl command imports the flows again"
         )
     rows = forecasts.steps(request, finding, results, loaded.prints, diff=diff)
+    stored.explain_misses(results, request, rows)
     for row in rows:
         row["opaque"] = [
             f"{part.name} at {part.file or '?'}:{part.line}: {part.text}"

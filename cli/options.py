@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -93,3 +94,15 @@ def moment_ns(text: str, flag: str) -> int:
 def _age_s(text: str) -> int | None:
     seconds = durations.parse_s(text)
     return None if seconds is None else min(seconds, int(time.time()))
+def refuse_together(options: Mapping[str, object]) -> None:
+    """
+    Check that at most one of the options was given.
+
+    Raises:
+        InvalidRequestError: Two of them were.
+    """
+    given = [name for name, value in options.items() if value]
+    if len(given) > 1:
+        raise InvalidRequestError(
+            f"{given[0]} and {given[1]} do not go together", hint=f"leave {given[1]} out"
+        )

@@ -1,50 +1,65 @@
-"""History as a table of DuckDB, for SQL and for Parquet."""
+"""History as a DuckDB table, for SQL and Parquet."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pfl.cli import output
 from pfl.handler.core.errors import InvalidRequestError
 
-COLUMNS = {
-    "record": "VARCHAR", "written_at": "TIMESTAMP", "status": "VARCHAR", "flow": "VARCHAR", "id": "VARCHAR", "step": "VARCHAR",
-    "value": "JSON", "params": "JSON", "inputs": "JSON", "key": "VARCHAR", "fingerprint": "VARCHAR", "sha256": "VARCHAR",
-    "size_bytes": "BIGINT", "computed_at": "TIMESTAMP", "expires_at": "TIMESTAMP", "started_at": "TIMESTAMP", "ms": "DOUBLE",
-    "why": "VARCHAR", "engine": "VARCHAR", "flow_run_id": "VARCHAR", "task_run_id": "VARCHAR", "url": "VARCHAR",
-    "request_id": "VARCHAR", "cold_start": "BOOLEAN", "memory_peak_bytes": "BIGINT", "code": "VARCHAR", "previous": "VARCHAR",
+_NAMES = """
+record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
+computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
+cold_start memory_peak_bytes code previous error
+"""
+COLUMNS = dict.fromkeys(_NAMES.split(), "VARCHAR") | {
+    "written_at": "TIMESTAMP",
+    "value": "JSON",
+    "params": "JSON",
+    "inputs": "JSON",
+    "size_bytes": "BIGINT",
+    "computed_at": "TIMESTAMP",
+    "expires_at": "TIMESTAMP",
+    "started_at": "TIMESTAMP",
+    "compute_ms": "DOUBLE",
+    "cold_start": "BOOLEAN",
+    "memory_peak_bytes": "BIGINT",
     "error": "JSON",
-}  # fmt: skip
+}
 
 
 @contextmanager
-def table(rows: Iterable[dict]) -> Iterator:
+def table(rows: Iterable[Mapping[str, object]]) -> Iterator[Any]:
     """
-    A connection to DuckDB that has the view ``history``, a row for each record; they pass through a temporary file.
+    A DuckDB connection whose view ``history`` has a row for each record.
 
     Raises:
-        InvalidRequestError: DuckDB is not installed, or refused what it was asked.
+        InvalidRequestError: DuckDB is not installed, or refuses the query.
     """
     duckdb = output.optional("duckdb", "query")
     columns = ", ".join(f"{name}: '{kind}'" for name, kind in COLUMNS.items())
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         for row in rows:
             text = json.dumps({name: row.get(name) for name in COLUMNS}, ensure_ascii=False)
-            # JSON may hold half a character, which UTF-8 and so DuckDB cannot.
+            # JSON may have half a surrogate pair, which DuckDB refuses: it has no UTF-8.
             file.write(text.encode("utf-8", "replace").decode() + "\n")
         file.flush()
         path = file.name.replace("'", "''")
-        options = f"format = 'newline_delimited', maximum_object_size = 1073741824, columns = {{{columns}}}"
+        options = "format = 'newline_delimited', maximum_object_size = 1073741824"
         try:
             with duckdb.connect() as database:
                 database.execute(
-                    f"create view history as select * from read_json('{path}', {options})"
+                    "create view history as select * from"
+                    f" read_json('{path}', {options}, columns = {{{columns}}})"
                 )
                 yield database
         except duckdb.Error as exc:
             raise InvalidRequestError(
-                "DuckDB refused it", why=str(exc).strip(), hint="pfl history sql 'describe history'"
+                "DuckDB refused the query",
+                why=str(exc).strip(),
+                hint="pfl history sql 'describe history'",
             ) from exc

@@ -1,21 +1,28 @@
-"""``pfl setup``: what pfl needs in Prefect, made again as often as you like, and removed."""
+"""``pfl setup``: what pfl needs in Prefect, made or updated, and removed."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pfl.cli import output, settings
 from pfl.cli.options import DryRun, Json, Pool, Yes
 from pfl.handler.core.errors import InvalidRequestError
 
+if TYPE_CHECKING:
+    from pfl.handler.core.settings import Settings
+    from pfl.handler.engine.prefect.environment import Api
+    from pfl.serverless.prefect_setup import Change
+
 app = typer.Typer(
     help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
 )
-Name = Annotated[str, typer.Option("--name", help="The name of the block.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the block; cache if not given.")]
 Keys = Annotated[
     bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
 ]
@@ -23,73 +30,82 @@ Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def blocks(
-    name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
+def make_blocks(
+    name: Name = None, with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Make the storage block that results go to, and prove that it works."""
-    _make(("blocks",), name=name, with_keys=with_keys, dry_run=dry_run, json=json)
+    """Make the storage block of the results, and prove that it works."""
+    _make([Kind.blocks], name, with_keys, None, dry_run, json)
 
 
 @app.command("deployments")
-def deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
-    """Make the work pool and a deployment per flow, so that Run in Prefect's UI calls the function."""
-    _make(("deployments",), pool=pool, dry_run=dry_run, json=json)
+def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Make the work pool and a deployment per flow: Run in Prefect's UI calls the function."""
+    _make([Kind.deployments], None, False, pool, dry_run, json)
 
 
 @app.command("automations")
-def automations(dry_run: DryRun = False, json: Json = False) -> None:
-    """Have Prefect mark runs Crashed whose heartbeats stop: a second line of defence."""
-    _make(("automations",), dry_run=dry_run, json=json)
+def make_automations(dry_run: DryRun = False, json: Json = False) -> None:
+    """Let Prefect mark runs without heartbeats as crashed: a second line of defence."""
+    _make([Kind.automations], None, False, None, dry_run, json)
 
 
 @app.command("all")
-def all_of_it(
-    name: Name = "cache",
+def make_all(
+    name: Name = None,
     with_keys: Keys = False,
     pool: Pool = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make all of it."""
-    _make(tuple(Kind), name=name, with_keys=with_keys, pool=pool, dry_run=dry_run, json=json)
+    """Make all of them."""
+    _make(list(Kind), name, with_keys, pool, dry_run, json)
 
 
 @app.command("rm")
-def rm(
-    what: Annotated[
+def remove(
+    kinds: Annotated[
         list[Kind] | None,
         typer.Argument(
-            metavar="[KIND]...", help="Of blocks, deployments, automations; all if not given."
+            metavar="[KIND]...", help="blocks, deployments, automations; all if not given."
         ),
     ] = None,
-    name: Name = "cache",
+    name: Name = None,
     pool: Pool = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Remove it again; results and runs stay."""
+    """Remove what pfl made; results and runs stay."""
+    chosen_kinds = set(kinds or Kind)
+    for option, kind, value in (("name", Kind.blocks, name), ("pool", Kind.deployments, pool)):
+        if value and kind not in chosen_kinds:
+            raise InvalidRequestError(
+                f"--{option} has no effect without {kind}", hint=f"pfl setup rm {kind}"
+            )
     chosen = settings.load()
     with connected(chosen) as api:
         from pfl.serverless import prefect_setup
 
         found = prefect_setup.removals(
-            api, chosen, set(what or Kind), name=name, pool=pool or chosen.work_pool
+            api,
+            chosen,
+            {*map(str, chosen_kinds)},
+            name=name or "cache",
+            pool=pool or chosen.work_pool,
         )
-        todo = [] if dry_run else [(change, path) for change, path in found if path]
-        if todo:
-            output.confirm(
-                f"Remove {', '.join(f'{change.kind} {change.name}' for change, _ in todo)}?",
-                yes=yes,
-            )
-        for change, path in todo:
-            prefect_setup.delete(api, change, path)
+        if not dry_run:
+            removable = [(change, path) for change, path in found if path]
+            names = ", ".join(f"{change.kind} {change.name}" for change, _ in removable)
+            if names:
+                output.confirm(f"Remove {names}?", yes=yes)
+            for change, path in removable:
+                prefect_setup.delete(api, change, path)
     _show([change for change, _ in found], dry_run, json)
 
 
 @contextmanager
-def connected(chosen) -> Iterator:
-    """Prefect's API, set up in this process; while the embedded server starts, that is told."""
+def connected(chosen: Settings) -> Iterator[Api]:
+    """Prefect's API, set up in this process; the start of an embedded server is reported."""
     from pfl.handler.engine.prefect import session
 
     with session.session(chosen, output.progress) as api:
@@ -98,71 +114,71 @@ def connected(chosen) -> Iterator:
 
 
 def _make(
-    kinds: tuple[str, ...],
-    *,
-    name: str = "cache",
-    with_keys: bool = False,
-    pool: str | None = None,
+    kinds: list[Kind],
+    name: str | None,
+    with_keys: bool,
+    pool: str | None,
     dry_run: bool,
     json: bool,
 ) -> None:
-    import re
-
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+    block = name or "cache"
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", block):
         raise InvalidRequestError(
-            f"a block cannot be named {name!r}",
+            f"a block cannot be named {block!r}",
             why="Prefect allows lowercase letters, digits and dashes",
             hint="--name cache",
         )
     chosen = settings.load()
+    if with_keys and not chosen.store.startswith("s3://"):
+        raise InvalidRequestError(
+            "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
+        )
     with connected(chosen) as api, output.stdout_kept_for_data():
         from pfl.serverless import prefect_setup, remote
 
-        def deployments() -> Iterable:
+        made: list[Change] = []
+        if Kind.blocks in kinds:
+            made += prefect_setup.blocks(
+                api, chosen, name=block, with_keys=with_keys, dry_run=dry_run
+            )
+        if Kind.deployments in kinds:
             target = remote.target(chosen)
-            return prefect_setup.deployments(
+            made += prefect_setup.deployments(
                 api,
                 chosen,
                 pool=pool or chosen.work_pool,
                 function=target.function if target else "pfl",
                 dry_run=dry_run,
             )
-
-        makers = {
-            "blocks": lambda: prefect_setup.blocks(
-                api, chosen, name=name, with_keys=with_keys, dry_run=dry_run
-            ),
-            "deployments": deployments,
-            "automations": lambda: prefect_setup.automations(api, dry_run=dry_run),
-        }
-        made = [change for kind in kinds for change in makers[kind]()]
+        if Kind.automations in kinds:
+            made += prefect_setup.automations(api, dry_run=dry_run)
     _show(made, dry_run, json)
 
 
-def _show(changes: Iterable, dry_run: bool, json: bool) -> None:
-    rows, counts = [], {}
+def _show(changes: Iterable[Change], dry_run: bool, json: bool) -> None:
+    rows: list[tuple[str, ...]] = []
+    counts: Counter[str] = Counter()
     for change in changes:
-        counts[change.action] = counts.get(change.action, 0) + 1
+        counts[change.action] += 1
         if json:
             fields = {
-                field: {"before": before, "after": after}
-                for field, (before, after) in change.fields.items()
+                field: {"old": old, "new": new} for field, (old, new) in change.fields.items()
             }
-            output.emit(change._asdict() | {"fields": fields, "dry_run": dry_run})
+            output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
             continue
         rows.append((change.kind, change.name, change.action, "", "", ""))
-        rows += [
-            ("", "", "", field, _cell(before), _cell(after))
-            for field, (before, after) in change.fields.items()
-        ]
+        for field, (old, new) in change.fields.items():
+            rows.append(("", "", "", field, _cell(old), _cell(new)))
         if change.note:
             output.say(f"{change.kind} {change.name}: {change.note}")
     if rows:
-        output.table(["kind", "name", "action", "field", "before", "value"], rows)
-    said = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
-    output.say(said + (" (not done: --dry-run)" if dry_run else ""))
+        output.table(("kind", "name", "action", "field", "before", "value"), rows)
+    summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
+    output.say(summary + (" (not done: --dry-run)" if dry_run else ""))
 
 
 def _cell(value: object) -> str:
-    text = "-" if value is None else str(value).splitlines()[0] if value else ""
+    if value is None:
+        return "-"
+    text = str(value).partition("\n")[0]
     return text if len(text) <= 72 else text[:71] + "…"

@@ -136,7 +136,7 @@ def code(exc: BaseException | None) -> str:
 def _refusal(exc: ClientError, resource: str) -> PflError:
     kind = code(exc)
     why = str(exc.response.get("Error", {}).get("Message", exc))
-    if "NotFound" in kind or kind in ("NoSuchBucket", "404"):
+    if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404":
         return NotFoundError(
             f"{resource} does not exist",
             why=why,

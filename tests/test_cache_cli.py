@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 
@@ -103,7 +105,7 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["bust", "--yes"], 2, "nothing says what to bust"),
+        (["bust", "--yes"], 2, "nothing selects what to bust"),
         (["bust", "--step", "nope", "--yes"], 2, "unknown step"),
         (["bust", "--id", "a", "--prefix", "b", "--yes"], 2, "do not go together"),
         (["bust", "--step", "b", "--dependents", "--upstream"], 2, "do not go together"),
@@ -111,11 +113,11 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
         (["bust", "--older-than", "7 days", "--yes"], 2, "invalid --older-than '7 days'"),
         (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
         (["bust", "--prefix", "\udcff", "--yes"], 2, "not valid Unicode"),
-        (["restore", "--yes"], 2, "nothing says what to restore"),
-        (["restore", "nope", "--yes"], 3, "no such bust"),
-        (["restore", "--id", "abc", "--yes"], 3, "no such bust"),
+        (["restore", "--yes"], 2, "nothing selects what to restore"),
+        (["restore", "nope", "--yes"], 3, "bust nope cannot be restored"),
+        (["restore", "--id", "abc", "--yes"], 3, "no bust can be restored"),
         (["ls", "--id", "abc", "--step", "../x"], 0, "0 stored"),
-        (["verify", "--after", "nowhere/x"], 2, "is no key of the store"),
+        (["verify", "--after", "nowhere/x"], 2, "invalid --after"),
         (["verify", "--bogus"], 2, "No such option"),
     ],
 )
@@ -153,7 +155,12 @@ def test_verify_exits_6_for_damage_and_0_once_it_is_set_aside(pfl, project):
     [path] = [entry.key for entry in project.results.list("results/abc/b")]
     project.results.put(path, b"x")
     code, out, err = pfl("cache", "verify", "--json")
-    assert (code, json.loads(out)["key"], json.loads(out)["problem"], json.loads(out)["aside"]) == (
+    assert (
+        code,
+        json.loads(out)["object"],
+        json.loads(out)["problem"],
+        json.loads(out)["aside"],
+    ) == (
         6,
         path,
         "damaged",
@@ -181,7 +188,7 @@ def test_verify_says_how_to_go_on_when_it_is_told_to_end(pfl, project):
         walking.terminate()
         _, err = walking.communicate()
     assert walking.returncode == 130
-    assert "this goes on from here: pfl cache verify --after 'plans/abc/b/0" in err
+    assert "to continue: pfl cache verify --after 'plans/abc/b/0" in err
 
 
 def test_stats_counts_each_step_of_each_flow(pfl, project):
@@ -271,3 +278,162 @@ def test_a_store_that_is_not_there_is_said_by_every_command(pfl, s3_env, url, co
     ):
         done = pfl(*words, PFL_STORE=url)
         assert (done[0], told in done[2]) == (code, True), (words, done)
+
+
+SECOND = """
+from pfl import step
+
+
+@step
+def other(id: str, good: bool = False) -> int:
+    if not good:
+        raise ValueError("no good")
+    return 1
+
+
+"""
+
+
+@pytest.fixture
+def two_flows(pfl, project):
+    """The flow chain, which has results, and the flow second, which fails."""
+    file = project.root / "flows" / "pipeline.py"
+    source = file.read_text().replace("FLOWS = [", "FLOWS = [flow('second', other), ")
+    file.write_text(source.replace("FLOWS", f"{SECOND}FLOWS", 1))
+    assert pfl("invoke", "--id", "a b", "--flow", "chain")[0] == 0
+    return pfl
+
+
+@pytest.mark.parametrize("command", ["inspect", "why"])
+def test_an_id_of_another_flow_is_answered_with_that_flow_and_the_command(two_flows, command):
+    code, out, err = two_flows("cache", command, "--id", "a b", "--flow", "second")
+    assert code == (3 if command == "inspect" else 0)
+    assert "computed for 'a b': a, b, c of flow chain" in err
+    pasted = shlex.split(re.search(r"pfl (cache \w+ --id .*)", err)[1])
+    code, out, err = two_flows(*pasted, "--json")
+    assert (code, [json.loads(line)["step"] for line in out.splitlines()]) == (0, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache", "ls", "--id", "a b", "--flow", "second"],
+        ["cache", "ls", "--id", "a b", "--step", "other"],
+        ["history", "ls", "--id", "a b", "--flow", "second"],
+        ["history", "ls", "--id", "a b", "--step", "other"],
+        ["history", "diff", "--id", "a b", "--step", "other"],
+        ["history", "bisect", "--id", "a b", "--step", "other"],
+    ],
+)
+def test_a_search_that_finds_nothing_reports_what_the_id_has(two_flows, words):
+    assert "computed for 'a b': a, b, c of flow chain" in two_flows(*words)[2]
+    words[words.index("a b")] = "unknown"
+    assert "nothing was computed for 'unknown'" in two_flows(*words)[2]
+
+
+def test_a_step_that_failed_is_explained_by_when_and_with_what(two_flows):
+    assert two_flows("invoke", "--id", "abc", "--flow", "second")[0] == 4
+    code, out, _ = two_flows("cache", "why", "--id", "abc", "--flow", "second")
+    assert code == 0
+    assert re.fullmatch(
+        r"other: miss, because never completed: failed at \S+Z with ValueError: no good\n", out
+    )
+    assert "failed at" in two_flows("plan", "--id", "abc", "--flow", "second")[1]
+    good = ["--id", "abc", "--flow", "second", "--param", "good=true"]
+    assert two_flows("invoke", *good)[0] == 0
+    assert two_flows("cache", "why", *good)[1].startswith("other: hit, computed at ")
+    # A result that is newer than the failure is what the call is compared with.
+    changed = two_flows("cache", "why", "--id", "abc", "--flow", "second")[1]
+    assert changed == "other: miss, because parameter `good`: true → false\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache", "accept", "--step", "a", "--undo", "--from", "ab"],
+        ["cache", "verify", "--dry-run"],
+        ["cache", "restore", "no-such-bust", "--id", "abc"],
+        ["setup", "rm", "automations", "--name", "other"],
+        ["setup", "rm", "blocks", "--pool", "other"],
+        ["setup", "blocks", "--with-keys"],
+    ],
+)
+def test_an_option_without_effect_is_refused(pfl, project, words):
+    project.call()
+    code, out, err = pfl(*words)
+    assert (code, out) == (3 if "restore" in words else 2, ""), err
+
+
+def test_one_name_that_is_not_a_bust_restores_none(pfl, project):
+    project.call()
+    name = json.loads(pfl("cache", "bust", "--id", "abc", "--yes", "--json")[1])["bust"]
+    code, _, err = pfl("cache", "restore", name, "mistyped", "--yes")
+    assert (code, "bust mistyped cannot be restored" in err) == (3, True)
+    assert project.call(cached_only=True)["status"] == "miss"
+
+
+def shapes(data: object, found: dict[str, set[str]]) -> None:
+    """Collect the JSON types of each field, and check each moment."""
+    if isinstance(data, list):
+        for each in data:
+            shapes(each, found)
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            kind = {int: "number", float: "number"}.get(type(value), type(value).__name__)
+            if name not in VALUES and value is not None:
+                found.setdefault(name, set()).add(kind)
+                shapes(value, found)
+            if name.endswith("_at") and value is not None:
+                assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", value), name
+
+
+# A user's values have any shape; inputs and params have a user's names.
+VALUES = {"value", "old", "new", "from", "to", "inputs", "params", "fields"}
+
+
+def test_a_field_has_one_shape_in_the_json_of_every_command(pfl, project):
+    """The reply, whose fields are stable, is among them."""
+    project.call()
+    change(project, 2)
+    project.call(bust="all", params={"rate": 3})
+    found: dict[str, set[str]] = {}
+    inputs = []
+    for words in (
+        ["invoke", "--id", "abc"],
+        ["plan", "--id", "abc"],
+        ["cache", "ls"],
+        ["cache", "inspect", "--id", "abc"],
+        ["cache", "why", "--id", "new"],
+        ["cache", "stats"],
+        ["cache", "bust", "--id", "abc", "--yes"],
+        ["cache", "restore", "--id", "abc", "--yes"],
+        ["cache", "verify"],
+        ["history", "ls"],
+        ["history", "show", history_name(pfl)],
+        ["history", "tail"],
+        ["history", "diff", "--id", "abc"],
+        ["history", "bisect", "--id", "abc", "--step", "b"],
+        ["history", "prune", "--older-than", "7d"],
+        ["doctor", "--fast"],
+    ):
+        code, out, err = pfl(*words, "--json")
+        assert code in (0, 1), err
+        for line in out.splitlines():
+            shapes(json.loads(line), found)
+            inputs += json.loads(line).get("inputs", {}).values()
+    assert {name: kinds for name, kinds in found.items() if len(kinds) > 1} == {}
+    assert inputs and all(given.keys() == {"key", "sha256", "value"} for given in inputs)
+
+
+def history_name(pfl) -> str:
+    return json.loads(pfl("history", "ls", "--step", "b", "--limit", "1", "--json")[1])["record"]
+
+
+def test_times_are_local_with_their_offset_and_in_utc_if_asked(pfl, project):
+    project.call()
+    for words in (["cache", "ls"], ["history", "tail"]):
+        for option, offset in ((), "+05:30"), (["--utc"], "+00:00"):
+            # Only a new process reads the zone.
+            environ = {**os.environ, "TZ": "IST-05:30"}
+            done = subprocess.run([*RUN, *words, *option], capture_output=True, env=environ)
+            assert offset in done.stdout.decode(), done

@@ -364,13 +364,14 @@ def test_inspect_shows_the_real_inputs_and_whether_they_are_current(here):
     assert pfl("cache", "inspect", "--id", "abc").code == 3
     pfl("invoke", "--id", "abc")
     row = pfl("cache", "inspect", "--id", "abc", "--step", "b", "--json").data
-    assert (row["inputs"], row["value"], row["current"], row["engine"]) == (
+    inputs = {name: given["value"] for name, given in row["inputs"].items()}
+    assert (inputs, row["value"], row["current"], row["engine"]) == (
         {"a": 1234},
         411.3333333333333,
         True,
         "direct",
     )
-    assert (here.root / ".pfl" / "store" / row["path"]).is_file()
+    assert (here.root / ".pfl" / "store" / row["object"]).is_file()
     (here.root / "flows" / "b.py").write_text(
         (here.root / "flows" / "b.py").read_text().replace("a / 3", "a / 4")
     )

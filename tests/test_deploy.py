@@ -98,8 +98,8 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     put_into_image(here, service)
     bucket = "pfl-dev-123456789012-us-east-1"
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
-    assert {row["would"] for row in planned["resources"]} == {"create"}
-    assert [(row["step"], row["why"]) for row in planned["changes"]] == [
+    assert {row["would"] for row in planned["resource_changes"]} == {"create"}
+    assert [(row["step"], row["why"]) for row in planned["misses"]] == [
         ("one", "new"),
         ("two", "new"),
     ]
@@ -147,7 +147,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
     assert "the deployed code is not the code here" in run("invoke", "--id", "abc", "--json").err
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
     would = {
-        row["type"]: row["would"] for row in planned["resources"]
+        row["type"]: row["would"] for row in planned["resource_changes"]
     }  # moto does not list all that it creates.
     assert {
         would[f"AWS::{kind}"]
@@ -159,7 +159,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
             "Logs::LogGroup",
         )
     } == {"keep"}
-    (change,) = planned["changes"]
+    (change,) = planned["misses"]
     assert (change["step"], change["then"]) == ("one", ["two"])
     assert change["why"].startswith("`RATE` in flows/pipeline.py")
     assert change["why"].endswith("3 → 4")

@@ -56,7 +56,7 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
     }
     assert [what for rows in found.values() for status, what in rows if status == "fail"] == []
     assert found["block"] == [("ok", "local-file-system/cache works")]
-    assert found["worker"] == [("warn", "0 workers of doctor are alive")]
+    assert found["worker"] == [("warn", "0 workers of doctor alive")]
     assert "8 steps have the same fingerprint" in found["unstable"][0][1]
 
 
@@ -109,9 +109,9 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
         again = rows(inside("doctor", "--fast", "--json"))
     client.ask(api, "/concurrency_limits/tag/doctored", method="DELETE")
     found = rows(ran)
-    assert ("warn", "no setting is called PFL_STOER") in found["dotenv"]
+    assert ("warn", "unknown setting PFL_STOER") in found["dotenv"]
     assert ("warn", ".env has mode 644, others can read it") in found["dotenv"]
-    assert found["stuck"] == [("warn", "1 calls died and are not buried")]
+    assert found["stuck"] == [("warn", "1 call died and must be cleaned up")]
     assert found["unstable"][0][0] == "warn" and "NOW" in found["unstable"][0][1]
     assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [
         ("ok", f"{proxy.url}/api answers (PREFECT_API_URL)"),
@@ -119,12 +119,12 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     ]
     assert found["prefect"][2][0] == "warn" and "clocks differ" in found["prefect"][2][1]
     assert found["worker"] == [
-        ("warn", "the work pool doctor is paused"),
-        ("warn", "0 workers of doctor are alive"),
+        ("warn", "work pool doctor is paused"),
+        ("warn", "0 workers of doctor alive"),
     ]
-    assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slots leaked")
-    assert found["block"] == [("warn", "local-file-system/cache is of another place")]
-    assert again["block"][0] == ("warn", "local-file-system/cache is not there")
+    assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slot leaked")
+    assert found["block"] == [("warn", "local-file-system/cache leads to another place")]
+    assert again["block"][0] == ("warn", "local-file-system/cache does not exist")
     assert again["block"][1][1].startswith("local-file-system/renamed has the same location")
     assert all(row["fix"] for row in ran.rows if row["status"] in ("warn", "fail"))
     assert f"chmod 600 {here.root / '.env'}" in [row["fix"] for row in ran.rows]

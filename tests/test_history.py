@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -269,7 +270,7 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     )  # Its index entry stays: a writer that died between the two.
     code, out, err = pfl("history", "ls", "--json")
     assert (code, [json.loads(line)["value"] for line in out.splitlines()]) == (0, [3])
-    assert "version 2" in err and "2 records were damaged or of another version" in err
+    assert "version 2" in err and "skipped 2 records, damaged or of another version" in err
     assert pfl("history", "show", names[1].short)[0] == 6
     assert pfl("history", "show", names[0].short)[0] == 3
     assert pfl("history", "export")[1].count("\n") == 1
@@ -317,24 +318,31 @@ def test_tail_goes_on_with_what_comes(counting):
     [
         (["show", "zz"], 2, "is not the name of a record"),
         (["show", "123456"], 3, "record 123456 does not exist"),
-        (["ls", "--since", "soon"], 2, "--since is 'soon'"),
+        (["ls", "--since", "soon"], 2, "invalid --since 'soon'"),
         (["ls", "--status", "good"], 2, "'good' is not one of 'computed'"),
         (["ls", "--plot"], 2, "no number"),
-        (["diff"], 2, "nothing says what to compare"),
-        (["diff", "--id", "none"], 3, "no two records"),
+        (["diff"], 2, "nothing to compare"),
+        (["diff", "--id", "none"], 3, "no step has two records"),
         (["diff", "--run", "x", "--run", "y"], 3, "run 'x' has no record"),
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
-        (["bisect", "--id", "abc", "--step", "b"], 3, "no records"),
-        (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "is no path"),
+        (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
+        (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
         (
             ["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"],
             2,
-            "is no condition",
+            "invalid --when",
         ),
         (["export", "--format", "xml"], 2, "'xml' is not one of 'jsonl'"),
         (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
         (["export", "--format", "parquet"], 2, "--out"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
+        (["ls", "--path", "$.a"], 2, "--path has no effect"),
+        (["show", "123456", "--path", "$.a"], 2, "--path has no effect"),
+        (["ls", "--plot", "--path", "a.b"], 2, "invalid --path 'a.b'"),
+        (["ls", "--plot", "--plot-to", "x.svg"], 2, "--plot and --plot-to"),
+        (["ls", "--plot-to", "x.svg", "--json"], 2, "--plot-to and --json"),
+        (["ls", "--plot-to", "x.gif"], 2, "invalid --plot-to"),
+        (["diff", "1", "2", "--step", "b"], 2, "--step has no effect"),
     ],
 )
 def test_bad_input_is_told_with_its_exit_code(counting, words, code, said):
@@ -378,7 +386,7 @@ def test_a_diff_tells_paths_numbers_texts_and_rows():
         "change": "changed",
         "old": 4,
         "new": 5,
-        "by": 1,
+        "delta": 1,
         "ratio": 0.25,
     }
     assert found.pop("$.t")["diff"] == [
@@ -389,7 +397,7 @@ def test_a_diff_tells_paths_numbers_texts_and_rows():
         "-two",
         "+2",
     ]
-    assert found.pop("$.rows[id=2].v")["by"] == 0.5
+    assert found.pop("$.rows[id=2].v")["delta"] == 0.5
     assert found.pop("$.rows[id=3]") == {
         "path": "$.rows[id=3]",
         "change": "added",
@@ -417,7 +425,7 @@ def test_a_diff_tells_paths_numbers_texts_and_rows():
         (1.5, huge, "99%", 1),
     ):
         assert len(found := compare.changes([a], [b], within=compare.tolerance(allowed))) == count
-        assert not any({"by", "ratio"} & each.keys() for each in found if abs(b - int(a)) > 9)
+        assert not any({"delta", "ratio"} & each.keys() for each in found if abs(b - int(a)) > 9)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +480,12 @@ def test_two_runs_are_compared_step_by_step_a_hit_with_what_stood_there(counting
     second = counting.call()["request_id"]
     code, out, err = pfl("history", "diff", "--run", first, "--run", second, "--json")
     turn, twice = json.loads(out)["steps"]
-    assert (code, turn["equal"], turn["old"] == turn["new"], twice["changes"][0]["new"]) == (
+    assert (
+        code,
+        turn["equal"],
+        turn["old_record"] == turn["new_record"],
+        twice["value_changes"][0]["new"],
+    ) == (
         1,
         True,
         True,
@@ -522,7 +535,12 @@ def test_bisect_finds_the_first_change_and_what_changed_with_it(counting):
         "history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total", "--json"
     )
     said = json.loads(out)
-    assert (code, said["from"], said["to"], said["params"]) == (0, 1, 5, ["`rate`: 0 → 1"]), err
+    assert (code, said["from"], said["to"], said["param_changes"]) == (
+        0,
+        1,
+        5,
+        ["`rate`: 0 → 1"],
+    ), err
     said = json.loads(
         pfl(
             "history",
@@ -593,6 +611,34 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
         [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}],
     )
     assert "DuckDB refused" in pfl("history", "sql", "selec")[2]
+
+
+def test_a_record_of_another_id_is_not_shown(counting):
+    name = put(counting.results, 1, 1)
+    code, _, err = pfl("history", "show", name.path, "--id", "other")
+    assert (code, f"record {name.path} does not exist for 'other'" in err) == (3, True)
+    assert pfl("history", "show", name.path, "--id", "abc")[0] == 0
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_spreadsheet_runs_no_text_of_an_exported_table(counting, start):
+    put(counting.results, 1, f"{start}1", id="=cmd", why=f"{start}HYPERLINK(1)")
+    put(counting.results, 2, -5, id="=cmd")
+    rows = list(csv.DictReader(io.StringIO(pfl("history", "export", "--format", "csv")[1])))
+    assert rows[1]["why"] == f"'{start}HYPERLINK(1)"
+    assert [row["value"] for row in rows] == ["-5", json.dumps(f"{start}1")]
+
+
+def test_moments_in_the_rows_of_sql_look_like_those_of_the_other_commands(counting):
+    pytest.importorskip("duckdb")
+    put(counting.results, 1, 1, expires_at="2030-01-01T00:00:00+00:00")
+    wanted = "2030-01-01T00:00:00.000000Z"
+    query = "select written_at, expires_at from history"
+    [row] = [json.loads(line) for line in pfl("history", "sql", query, "--json")[1].splitlines()]
+    [listed] = rows()
+    assert row == {"written_at": listed["written_at"], "expires_at": wanted}
+    assert listed["expires_at"] == wanted
+    assert wanted in pfl("history", "sql", query)[1]
 
 
 def test_an_extra_that_is_not_there_says_how_to_get_it(counting, monkeypatch):

@@ -132,7 +132,7 @@ def test_setup_creates_everything_once_and_removes_it(
         "keep"
     }  # Other tests may have made deployments of these names for their pools.
     assert runs[0].rows[0]["fields"] == {
-        "basepath": {"before": None, "after": str(on_prefect.root / ".pfl" / "store")}
+        "basepath": {"old": None, "new": str(on_prefect.root / ".pfl" / "store")}
     }
     assert "written, read and deleted through the block and the store" in runs[1].rows[0]["note"]
     (on_prefect.root / "flows" / "nightly.py").unlink()

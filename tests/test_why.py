@@ -137,7 +137,9 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
 
     told = pfl("cache", "accept", "--step", "b", "--yes", "--json").data
     assert (
-        told["by"] and told["at"] and told["changes"] == ["`clean()` in flows/helpers.py:6 changed"]
+        told["by"]
+        and told["at"]
+        and told["code_changes"] == ["`clean()` in flows/helpers.py:6 changed"]
     )
     reply = edited.call()
     assert statuses(reply) == {"a": "hit", "b": "hit", "c": "hit"} and values(reply) == before

@@ -93,10 +93,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
             "step": step,
             "current": current is not None and record["key"] == current.key,
             "value": None if entry is None else entry.value,
-            "inputs": {
-                name: each.get("value", f"sha256 {each['sha256']}")
-                for name, each in record.get("inputs", {}).items()
-            },
+            "inputs": record.get("inputs", {}),
             "params": record.get("params", {}),
             "key": record["key"],
             "plan_key": record.get("plan_key"),

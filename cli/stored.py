@@ -1,0 +1,115 @@
+"""Rows about what is stored: one shape and one date format in JSON, and where an ID has results."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from pfl.cli import output
+from pfl.handler.core.cache import history
+from pfl.handler.core.cache.entry import ignore
+from pfl.handler.core.cache.forecast import ForecastRow
+from pfl.handler.core.event import Request
+from pfl.handler.core.store import keys
+from pfl.handler.core.store.objects import Store
+
+Row = dict[str, Any]
+
+# Fields of what is stored whose names mean something else in a reply or a difference.
+_RENAMED = {"ms": "compute_ms", "path": "object", "changes": "code_changes"}
+
+
+def as_json(row: Mapping[str, Any]) -> Row:
+    """A row about a stored object as ``--json`` prints it."""
+    return _with_moments({_RENAMED.get(name, name): value for name, value in row.items()}, utc)
+
+
+def for_people(row: Mapping[str, Any]) -> Row:
+    """The same row as people read it: local times, and the values of the inputs alone."""
+    shown = _with_moments(row, output.local_time)
+    if shown.get("inputs"):
+        shown["inputs"] = {name: input_value(each) for name, each in shown["inputs"].items()}
+    return shown
+
+
+def input_value(given: Mapping[str, Any]) -> object:
+    """The value of an input; its digest if it was too large for the record."""
+    return given.get("value", f"sha256 {given['sha256'][:12]}")
+
+
+def _with_moments(row: Mapping[str, Any], shown: Callable[[str], str]) -> Row:
+    return {
+        name: shown(value) if name.endswith("_at") and value else value
+        for name, value in row.items()
+    }
+
+
+def utc(moment: str) -> str:
+    """A moment in the one format of JSON; without an offset it is in UTC already."""
+    at = datetime.fromisoformat(moment)
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def elsewhere(store: Store, id: str, flow: str | None = None) -> tuple[str, str]:
+    """
+    Where an ID has results.
+
+    Args:
+        store: The store to read.
+        id: The ID.
+        flow: The flow that was searched.
+
+    Returns:
+        A sentence, and the options that select another flow; empty if there is no other.
+    """
+    folder = keys.encode_id(id)
+    steps: dict[str, list[str]] = {}
+    for step in store.folders(f"history/{folder}"):
+        for _, body in islice(history.list_computed(store, folder, step, ignore), 1):
+            steps.setdefault(body["flow"], []).append(step)
+    if not steps:
+        return f"nothing was computed for {id!r}", ""
+    found = "; ".join(f"{', '.join(names)} of flow {name}" for name, names in steps.items())
+    others = [name for name in steps if name != flow]
+    options = f"--id {shlex.quote(id)} --flow {shlex.quote(others[0])}" if others else ""
+    return f"computed for {id!r}: {found}", options
+
+
+def note_elsewhere(store: Store, id: str | None, flow: str | None, command: str) -> None:
+    """Print where an ID has results, for a command that found none."""
+    if id is not None:
+        found, options = elsewhere(store, id, flow)
+        output.say(found + (f"; try {command} {options}" if options else ""))
+
+
+def explain_misses(store: Store, request: Request, rows: Iterable[ForecastRow]) -> None:
+    """Add to the reasons of a forecast when a step failed; print if another flow has results."""
+    is_new = True
+    for row in rows:
+        never_computed = row["reasons"] == ["never computed"]
+        failure = last_failure(store, request.id, row["step"]) if row["status"] == "compute" else ""
+        if failure and never_computed:
+            row["reasons"] = [f"never completed: {failure}"]
+        elif failure:
+            row["reasons"] = [*row["reasons"], failure]
+        row["why"] = "; ".join(row["reasons"]) or None
+        is_new = is_new and never_computed and not failure
+    if is_new and elsewhere(store, request.id, request.flow.name)[1]:
+        note_elsewhere(store, request.id, request.flow.name, "pfl cache why")
+
+
+def last_failure(store: Store, id: str, step: str) -> str:
+    """When and with what a step failed or crashed; empty if it did not, or has a newer result."""
+    for name in history.list_names(store, folder=keys.encode_id(id), step=step):
+        if name.status == history.COMPUTED:
+            break
+        if name.status in (history.FAILED, history.CRASHED):
+            record = next((each for _, each in history.read_all(store, [name], ignore)), None)
+            error = record.get("error") if record else None
+            cause = f" with {error['type']}: {error['what']}" if error else ""
+            return f"{name.status} at {name.written_at}{cause}"
+    return ""

@@ -6,14 +6,15 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Engine, Json, checked
-from pfl.handler.core import errors
-from pfl.handler.core.errors import UnavailableError
+
+from ..handler.core import errors
+from ..handler.core.errors import UnavailableError
+from . import output, settings
+from .options import Engine, Json, checked
 
 if TYPE_CHECKING:
-    from pfl.handler.core.event import Reply
-    from pfl.handler.core.settings import Settings
+    from ..handler.core.event import Reply
+    from ..handler.core.settings import Settings
 
 _CALL = """
 import json, sys
@@ -42,35 +43,34 @@ def bench(
     chosen = settings.load(engine=engine or "direct")
     event = {"id": id, "flow": flow} if flow else {"id": id}
     rows: list[dict[str, object]] = []
-    with output.Progress() as progress:
-        for process, call in (("warm", _call_here), ("cold", _call_in_new_process)):
-            times_ms: dict[str, list[float]] = {"miss": [], "hit": []}
-            last: dict[str, Reply] = {}
-            for number in range(rounds):
-                progress("", f"{process}, round {number + 1} of {rounds}")
-                with TemporaryDirectory(prefix="pfl-bench-") as store:
-                    for case, times in times_ms.items():
-                        started = time.perf_counter()
-                        last[case] = call(event, chosen._replace(store=store))
-                        times.append((time.perf_counter() - started) * 1e3)
-                        if "error" in last[case]:
-                            _fail(last[case], json)
-            miss_ms = median(times_ms["miss"])
-            for case, reply in last.items():
-                ms = median(times_ms[case])
-                statuses = [row["status"] for row in reply["steps"]]
-                rows.append(
-                    {
-                        "process": process,
-                        "call": case,
-                        "computed": statuses.count("computed"),
-                        "hits": statuses.count("hit"),
-                        "store_requests": sum(reply["store"].values()),
-                        "median_ms": round(ms, 3),
-                        "saved_ms": round(miss_ms - ms, 3),
-                        "ratio": round(ms / miss_ms, 4),
-                    }
-                )
+    for process, call in (("warm", _call_here), ("cold", _call_in_new_process)):
+        times_ms: dict[str, list[float]] = {"miss": [], "hit": []}
+        last: dict[str, Reply] = {}
+        for number in range(rounds):
+            output.progress("", f"{process}, round {number + 1} of {rounds}")
+            with TemporaryDirectory(prefix="pfl-bench-") as store:
+                for case, times in times_ms.items():
+                    started = time.perf_counter()
+                    last[case] = call(event, chosen._replace(store=store))
+                    times.append((time.perf_counter() - started) * 1e3)
+                    if "error" in last[case]:
+                        _fail(last[case], json)
+        miss_ms = median(times_ms["miss"])
+        for case, reply in last.items():
+            ms = median(times_ms[case])
+            statuses = [row["status"] for row in reply["steps"]]
+            rows.append(
+                {
+                    "process": process,
+                    "call": case,
+                    "computed": statuses.count("computed"),
+                    "hits": statuses.count("hit"),
+                    "store_requests": sum(reply["store"].values()),
+                    "median_ms": round(ms, 3),
+                    "saved_ms": round(miss_ms - ms, 3),
+                    "ratio": round(ms / miss_ms, 4),
+                }
+            )
     if json:
         head = {"version": 1, "id": id, "flow": reply["flow"], "engine": chosen.engine}
         output.emit({**head, "rounds": rounds, "calls": rows})
@@ -81,8 +81,8 @@ def bench(
 
 
 def _call_here(event: dict[str, str], chosen: Settings) -> Reply:
-    from pfl.handler import entry
-    from pfl.handler.core.store import objects
+    from ..handler import entry
+    from ..handler.core.store import objects
 
     with output.stdout_kept_for_data():
         return entry.handle(event, chosen, results=objects.of(chosen))

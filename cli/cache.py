@@ -9,9 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pfl.cli import output, settings, stored
-from pfl.cli.invoke import FlowName, Param, Step, event_of, forecast
-from pfl.cli.options import (
+
+from ..handler.core.cache import bust as busts
+from ..handler.core.cache import inspection
+from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from ..handler.core.store import keys, layout, objects, records
+from . import output, settings, stored
+from .invoke import FlowName, Param, Step, event_of, forecast
+from .options import (
     DryRun,
     Json,
     OnlyId,
@@ -23,14 +28,10 @@ from pfl.cli.options import (
     checked,
     refuse_together,
 )
-from pfl.handler.core.cache import bust as busts
-from pfl.handler.core.cache import inspection
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
-from pfl.handler.core.store import keys, layout, objects, records
 
 if TYPE_CHECKING:
-    from pfl.handler.core.declare.manifest import FlowEntry
-    from pfl.handler.core.settings import Settings
+    from ..handler.core.declare.manifest import FlowEntry
+    from ..handler.core.settings import Settings
 
 app = typer.Typer(
     help="What is stored, for which IDs, why it answers a call or not, and its removal.",
@@ -77,8 +78,8 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what is stored for an ID: key, fingerprint, inputs, value, run, and if it is current."""
-    from pfl.handler.core import event
-    from pfl.handler.core.declare import catalog
+    from ..handler.core import event
+    from ..handler.core.declare import catalog
 
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
@@ -159,10 +160,10 @@ def accept(
     """Declare the last edit of a step harmless: results of its older code stay valid."""
     import getpass
 
-    from pfl.handler.core.cache import accept as acceptance
-    from pfl.handler.core.cache.reasons import parts
-    from pfl.handler.core.declare import project
-    from pfl.handler.core.fingerprint.changes import explain
+    from ..handler.core.cache import accept as acceptance
+    from ..handler.core.cache.reasons import parts
+    from ..handler.core.declare import project
+    from ..handler.core.fingerprint.changes import explain
 
     refuse_together({"--undo": undo, "--from": since})
     chosen = settings.load()
@@ -232,7 +233,7 @@ def bust(
     json: Json = False,
 ) -> None:
     """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
-    from pfl.handler.core import event
+    from ..handler.core import event
 
     if all(given is None for given in (id, step, older_than, prefix)):
         raise InvalidRequestError(
@@ -395,7 +396,7 @@ def verify(
     """Read and check every object of the store; exit code 6 if damaged ones are left."""
     import signal
 
-    from pfl.handler.core.cache import verify as verification
+    from ..handler.core.cache import verify as verification
 
     if after and after.split("/")[0] not in verification.KINDS:
         raise InvalidRequestError(
@@ -463,7 +464,7 @@ def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
 
 def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, FlowEntry]:
     """The flows; none if they cannot be imported and are not *needed*: the store exists anyway."""
-    from pfl.handler.core.declare import catalog
+    from ..handler.core.declare import catalog
 
     try:
         return catalog.load(chosen).flows

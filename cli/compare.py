@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, NotRequired, TypedDict, TypeGuard
 
-from pfl.handler.core.errors import InvalidRequestError
+from ..handler.core.errors import InvalidRequestError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _SEGMENT = rf"""\.({_NAME})|\[(-?\d+)\]|\[('[^']*'|"[^"]*")\]|\[({_NAME})=([^\]]*)\]"""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Json
-from pfl.handler.core.settings import SETTINGS
+
+from ..handler.core.settings import SETTINGS
+from . import output, settings
+from .options import Json
 
 app = typer.Typer(help="The current settings.", no_args_is_help=True)
 
@@ -15,7 +16,7 @@ app = typer.Typer(help="The current settings.", no_args_is_help=True)
 @app.command("show")
 def show(json: Json = False) -> None:
     """Show each setting, its value and its source; secrets are masked."""
-    from pfl.handler.engine.prefect import environment
+    from ..handler.engine.prefect import environment
 
     chosen = settings.load()
     values = {**chosen._asdict(), "project": str(chosen.root)}
@@ -33,7 +34,9 @@ def show(json: Json = False) -> None:
         if isinstance(value, str):
             value = _mask(value) if setting.secret else re.sub(r"(?<=://)[^/@]+@", "…@", value)
         source = sources[name]
-        rows.append({"name": setting.env, "value": value, "source": source, "meaning": setting.meaning})
+        rows.append(
+            {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
+        )
     columns = ["setting", "value", "from"]
     output.print_rows(
         rows, columns, lambda row: (row["name"], row["value"], row["source"]), json=json

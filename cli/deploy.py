@@ -6,12 +6,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pfl.cli import output, settings, stored
-from pfl.cli.options import Engine, Json, OnlyId, Utc, Yes, age_s
-from pfl.handler.core.errors import NotFoundError, PflError
+
+from ..handler.core.errors import NotFoundError, PflError
+from . import output, settings, stored
+from .options import Engine, Json, OnlyId, Utc, Yes, age_s
 
 if TYPE_CHECKING:
-    from pfl.serverless.deploy import Deployment
+    from ..serverless.deploy import Deployment
 
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
 Name = Annotated[str, typer.Option("--name", help="Service name.")]
@@ -42,7 +43,7 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""
-    from pfl.serverless.deploy import Deployment
+    from ..serverless.deploy import Deployment
 
     chosen = settings.load(engine=engine)
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
@@ -125,8 +126,8 @@ def remove(
 
 def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Json = False) -> None:
     """Show what is deployed, and whether it is the code here."""
-    from pfl.handler.core.declare import catalog
-    from pfl.serverless import aws
+    from ..handler.core.declare import catalog
+    from ..serverless import aws
 
     service = _existing(name, stage)
     with aws.converted_errors(f"function {service.function}"):
@@ -174,7 +175,7 @@ def logs(
     json: Json = False,
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
-    from pfl.serverless import logs as log
+    from ..serverless import logs as log
 
     service = _existing(name, stage)
     since_s = age_s(since, "--since")
@@ -197,7 +198,7 @@ def _call_text(call: dict[str, Any]) -> str:
 
 
 def _existing(name: str, stage: str) -> Deployment:
-    from pfl.serverless.deploy import Deployment
+    from ..serverless.deploy import Deployment
 
     service = Deployment(settings.load(), name, stage, report=output.say)
     service.find_region()
@@ -209,7 +210,7 @@ def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
 
-    from pfl.serverless import deploy as deployment
+    from ..serverless import deploy as deployment
 
     if deployment.OSLS.exists() or not shutil.which("npm"):
         return

@@ -9,15 +9,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Json
-from pfl.handler.core.errors import NotFoundError, PflError, UnavailableError
+
+from ..handler.core.errors import NotFoundError, PflError, UnavailableError
+from . import output, settings
+from .options import Json
 
 if TYPE_CHECKING:
-    from pfl.handler.core.declare.project import Project
-    from pfl.handler.core.settings import Settings
-    from pfl.handler.core.store.objects import Store
-    from pfl.handler.engine.prefect.environment import Api
+    from ..handler.core.declare.project import Project
+    from ..handler.core.settings import Settings
+    from ..handler.core.store.objects import Store
+    from ..handler.engine.prefect.environment import Api
 
 # AWS refuses signatures that are 15 minutes off, and leases go by the store's own clock.
 _SKEW_S = 30
@@ -128,7 +129,7 @@ class Doctor:
 
     def load(self) -> None:
         """Import the flows, once and in this thread: several checks need them."""
-        from pfl.handler.core.declare import project
+        from ..handler.core.declare import project
 
         try:
             self.loaded = project.load(self.chosen)
@@ -154,14 +155,14 @@ class Doctor:
     @cached_property
     def results(self) -> Store:
         """The store."""
-        from pfl.handler.core.store import objects
+        from ..handler.core.store import objects
 
         return objects.of(self.chosen)
 
     @cached_property
     def api(self) -> Api:
         """Prefect's API: the configured one, or the embedded server if it runs."""
-        from pfl.handler.engine.prefect import environment, server
+        from ..handler.engine.prefect import environment, server
 
         configured = environment.configured(self.chosen)
         if configured is not None:
@@ -198,7 +199,8 @@ class Doctor:
         if not path.is_file():
             raise _SkippedError(".env does not exist: settings come from the environment")
         from dotenv import dotenv_values
-        from pfl.handler.core.settings import SETTINGS
+
+        from ..handler.core.settings import SETTINGS
 
         known = {setting.env for setting in SETTINGS.values()}
         names = [name for name in dotenv_values(path) if name.startswith("PFL_")]
@@ -229,7 +231,7 @@ class Doctor:
         import tempfile
         from pathlib import Path
 
-        from pfl.handler.core.store import records
+        from ..handler.core.store import records
 
         if self.loaded is None:
             return
@@ -266,7 +268,8 @@ class Doctor:
         from importlib.metadata import version
 
         from packaging.version import Version
-        from pfl.handler.engine.prefect import client
+
+        from ..handler.engine.prefect import client
 
         # Needs the key, if the server wants one.
         client.ask(self.api, "/flows/filter", {"limit": 1})
@@ -287,8 +290,8 @@ class Doctor:
 
     def block(self) -> Iterator[Finding]:
         """Whether the storage block exists, leads to this store, and works."""
-        from pfl.handler.engine.prefect import session
-        from pfl.serverless import prefect_setup
+        from ..handler.engine.prefect import session
+        from ..serverless import prefect_setup
 
         states = {
             "keep": "exists" if self.fast else "works",
@@ -313,7 +316,7 @@ class Doctor:
 
     def store(self) -> Iterator[Finding]:
         """Whether the store can be written, read, listed and deleted from; and its clock."""
-        from pfl.handler.engine import check
+        from ..handler.engine import check
 
         ahead_s = check.try_out(self.results)
         yield _ok(f"{self.results.url} is written, read, and created once only")
@@ -323,7 +326,7 @@ class Doctor:
         """Whether the bucket is private, encrypted, versioned, with a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
             raise _SkippedError("the store is not a bucket")
-        from pfl.serverless import aws
+        from ..serverless import aws
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
@@ -346,7 +349,7 @@ class Doctor:
 
     def function(self) -> Iterator[Finding]:
         """Whether the function exists, has this code, and reaches the store and Prefect."""
-        from pfl.serverless import remote
+        from ..serverless import remote
 
         target = remote.target(self.chosen)
         if target is None:
@@ -363,7 +366,7 @@ class Doctor:
 
     def worker(self) -> Iterator[Finding]:
         """Whether the work pool exists and has a worker."""
-        from pfl.serverless import prefect_setup
+        from ..serverless import prefect_setup
 
         pool = self.chosen.work_pool
         found = prefect_setup.work_pool(self.api, pool)
@@ -380,7 +383,7 @@ class Doctor:
 
     def slots(self) -> Iterator[Finding]:
         """Slots of limits whose holders are dead."""
-        from pfl.handler.engine.prefect import limits
+        from ..handler.engine.prefect import limits
 
         rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
@@ -389,7 +392,7 @@ class Doctor:
 
     def stuck(self) -> Iterator[Finding]:
         """Calls that look alive, and whose process is dead."""
-        from pfl.handler.core.cache import lease
+        from ..handler.core.cache import lease
 
         states = [lease.call_state(self.results, call) for call in lease.calls(self.results)]
         dead = [state for state in states if state.entries and not state.is_alive]

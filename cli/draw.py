@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pfl.cli import compare, output
-from pfl.handler.core.errors import InvalidRequestError
+from ..handler.core.errors import InvalidRequestError
+from . import compare, output
 
 Lines = dict[str, tuple[list[datetime], list[float]]]
 

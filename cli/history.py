@@ -14,8 +14,12 @@ from itertools import islice, takewhile
 from typing import Annotated, Any, TypedDict
 
 import typer
-from pfl.cli import compare, draw, output, query, settings, stored
-from pfl.cli.options import (
+
+from ..handler.core.cache import history
+from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from ..handler.core.store import keys, layout, objects
+from . import compare, draw, output, query, settings, stored
+from .options import (
     DryRun,
     Json,
     OnlyFlow,
@@ -28,10 +32,7 @@ from pfl.cli.options import (
     moment_ns,
     refuse_together,
 )
-from pfl.cli.stored import Row
-from pfl.handler.core.cache import history
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
-from pfl.handler.core.store import keys, layout, objects
+from .stored import Row
 
 app = typer.Typer(
     help="The records of each step, what differs between two, and since when.",
@@ -218,7 +219,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
-    from pfl.handler.core.cache import reasons
+    from ..handler.core.cache import reasons
 
     drawn = _checked_path(path, plot, plot_to, json)
     reader = _Reader()
@@ -355,7 +356,7 @@ def _pairs(
     reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
 ) -> Iterable[Pair]:
     """What to compare, a pair for each step."""
-    from pfl.handler.core import event
+    from ..handler.core import event
 
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
     if len(records) == 2 and not runs and len(ids) < 2:
@@ -423,8 +424,8 @@ def _difference(
     key: str,
 ) -> Difference:
     """How two records differ: in value, code, inputs and parameters."""
-    from pfl.handler.core.cache import reasons
-    from pfl.handler.core.fingerprint import changes as code
+    from ..handler.core.cache import reasons
+    from ..handler.core.fingerprint import changes as code
 
     row: Difference = {
         "step": step,

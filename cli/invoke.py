@@ -6,18 +6,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
-from pfl.cli import output, settings, stored
-from pfl.cli.options import Engine, Json
-from pfl.handler.core import errors
-from pfl.handler.core.errors import InvalidRequestError
+
+from ..handler.core import errors
+from ..handler.core.errors import InvalidRequestError
+from . import output, settings, stored
+from .options import Engine, Json
 
 if TYPE_CHECKING:
-    from pfl.handler.core.cache.forecast import ForecastRow
-    from pfl.handler.core.cache.lookup import Finding
-    from pfl.handler.core.declare.project import Project
-    from pfl.handler.core.event import Reply, Request
-    from pfl.handler.core.settings import Settings
-    from pfl.serverless.remote import FunctionCrashedError, Target
+    from ..handler.core.cache.forecast import ForecastRow
+    from ..handler.core.cache.lookup import Finding
+    from ..handler.core.declare.project import Project
+    from ..handler.core.event import Reply, Request
+    from ..handler.core.settings import Settings
+    from ..serverless.remote import FunctionCrashedError, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
@@ -116,7 +117,7 @@ def invoke(
 def _run_here(chosen: Settings, raw: Event) -> Reply:
     import uuid
 
-    from pfl.handler import entry
+    from ..handler import entry
 
     results = settings.open_store(chosen)
     output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
@@ -130,7 +131,7 @@ def _target(chosen: Settings) -> Target | None:
     """The deployed function, if there is one; otherwise nothing of AWS is imported."""
     if not chosen.function and not (chosen.home / "deployed.json").exists():
         return None
-    from pfl.serverless import remote
+    from ..serverless import remote
 
     return remote.target(chosen)
 
@@ -144,7 +145,7 @@ def _call(
     json: bool,
 ) -> Reply | None:
     """The reply of the deployed function; None if the call is queued, which is printed here."""
-    from pfl.serverless import remote
+    from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
     output.say(f"calling function {target.function}{region}")
@@ -173,7 +174,7 @@ def _call(
 
 def _compare_code(chosen: Settings, reply: Reply) -> None:
     """Warn if the deployed code differs from the code here."""
-    from pfl.handler.core.declare import catalog
+    from ..handler.core.declare import catalog
 
     try:
         with output.stdout_kept_for_data():
@@ -203,7 +204,7 @@ def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
     cause = _CAUSES.get(type(error).__name__)
     if cause is None or not chosen.store:
         return  # Nothing is on record, or not in a store that can be read from here.
-    from pfl.handler.engine import reap
+    from ..handler.engine import reap
 
     results = settings.open_store(chosen)
     try:
@@ -255,10 +256,10 @@ class Forecast(NamedTuple):
 
 def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    from pfl.handler.core import event as events
-    from pfl.handler.core.cache import accept
-    from pfl.handler.core.cache import forecast as forecasts
-    from pfl.handler.core.declare import catalog, project
+    from ..handler.core import event as events
+    from ..handler.core.cache import accept
+    from ..handler.core.cache import forecast as forecasts
+    from ..handler.core.declare import catalog, project
 
     request = events.parse(raw, catalog.load(chosen))
     results = settings.open_store(chosen)
@@ -284,7 +285,7 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
 
 def _warn_of_unstable(found: Forecast) -> None:
     """Warn of values that differ from process to process, so that a step never hits."""
-    from pfl.handler.core import fingerprint
+    from ..handler.core import fingerprint
 
     steps = found.project.flows[found.request.flow.name].steps
     for row in found.rows:
@@ -344,7 +345,7 @@ def _read(event: str) -> str:
 
 
 def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, object]:
-    from pfl.handler.core.declare import catalog
+    from ..handler.core.declare import catalog
 
     flows = catalog.load(chosen)
     entry = flows.flows.get(flow or flows.default)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, Utc, Yes, age_s, checked
-from pfl.handler.core.errors import InvalidRequestError
+
+from ..handler.core.errors import InvalidRequestError
+from . import output, settings
+from .options import DryRun, Json, Utc, Yes, age_s, checked
 
 if TYPE_CHECKING:
-    from pfl.handler.core.store.objects import Store
-    from pfl.handler.core.store.values import JsonObject
-    from pfl.handler.engine.prefect.environment import Api
+    from ..handler.core.store.objects import Store
+    from ..handler.core.store.values import JsonObject
+    from ..handler.engine.prefect.environment import Api
 
 app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
 Id = Annotated[
@@ -28,7 +29,7 @@ Tag = Annotated[str | None, typer.Option("--tag", help="Limit of this tag.")]
 @app.command("ls")
 def list_limits(utc: Utc = False, json: Json = False) -> None:
     """List limits, with the holders of their slots and leaked slots."""
-    from pfl.handler.engine.prefect import limits, runs
+    from ..handler.engine.prefect import limits, runs
 
     chosen = settings.load()
     results = settings.open_store(chosen)
@@ -51,7 +52,7 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
     )
 
 
-def _cells(rows: Iterable[JsonObject]) -> Iterator[tuple[object, ...]]:
+def _cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
     """A line for each limit, and below it one for each holder of a slot."""
     for row in rows:
         notes = [f"{row['leaked']} leaked"] if row["leaked"] else []
@@ -66,7 +67,7 @@ def _cells(rows: Iterable[JsonObject]) -> Iterator[tuple[object, ...]]:
 
 def _recorded(results: Store) -> Iterator[JsonObject]:
     """The limits that the store knows of; without a server, nothing holds their slots."""
-    from pfl.handler.core.store import records
+    from ..handler.core.store import records
 
     for entry in results.list("limits"):
         data = results.get(entry.key)
@@ -97,7 +98,7 @@ def set_limit(
     json: Json = False,
 ) -> None:
     """Set a limit; running computations go on."""
-    from pfl.handler.engine.prefect import limits
+    from ..handler.engine.prefect import limits
 
     name = _tag(id, step, tag)
     if not dry_run:
@@ -119,7 +120,7 @@ def remove_limits(
     json: Json = False,
 ) -> None:
     """Remove a limit, or the idle limits of single IDs."""
-    from pfl.handler.engine.prefect import limits
+    from ..handler.engine.prefect import limits
 
     if idle is not None:
         if id or step or tag:
@@ -152,7 +153,7 @@ def reset_limit(
     id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
 ) -> None:
     """Free and list the slots of a limit whose holders are dead; others keep their slots."""
-    from pfl.handler.engine.prefect import limits
+    from ..handler.engine.prefect import limits
 
     name = _tag(id, step, tag)
     api, results = _connect()
@@ -172,7 +173,7 @@ def reset_limit(
 
 def _connect() -> tuple[Api, Store]:
     """Prefect, which is started if it has to be, and the store."""
-    from pfl.handler.engine.prefect import environment
+    from ..handler.engine.prefect import environment
 
     chosen = settings.load()
     api = environment.choose(chosen, lambda text: output.progress("", text))
@@ -181,9 +182,9 @@ def _connect() -> tuple[Api, Store]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from pfl.handler.core.declare import catalog
-    from pfl.handler.core.tags import limit_tag
-    from pfl.handler.engine.prefect import limits
+    from ..handler.core.declare import catalog
+    from ..handler.core.tags import limit_tag
+    from ..handler.engine.prefect import limits
 
     if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
         raise InvalidRequestError(

@@ -9,7 +9,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pfl.cli import (
+from typer.core import TyperCommand, TyperOption
+
+from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from . import (
     bench,
     cache,
     config,
@@ -24,8 +27,6 @@ from pfl.cli import (
     setup,
     worker,
 )
-from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
-from typer.core import TyperCommand, TyperOption
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -93,7 +94,7 @@ _prepare(app)
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        from pfl import __version__
+        from .. import __version__
 
         output.emit(f"pfl {__version__}")
         raise typer.Exit

@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from pfl.cli import output
-from pfl.handler.core import durations
-from pfl.handler.core.errors import InvalidRequestError
+
+from ..handler.core import durations
+from ..handler.core.errors import InvalidRequestError
+from . import output
 
 EngineName = StrEnum("EngineName", ["prefect", "direct"])
 
@@ -38,7 +39,7 @@ Pool = Annotated[str | None, typer.Option("--pool", help="Work pool; PFL_WORK_PO
 
 def checked(id: str | None) -> str | None:
     """*id*, if it is a valid ID."""
-    from pfl.handler.core import event
+    from ..handler.core import event
 
     return id if id is None else event.check_id(id)
 
@@ -94,6 +95,8 @@ def moment_ns(text: str, flag: str) -> int:
 def _age_s(text: str) -> int | None:
     seconds = durations.parse_s(text)
     return None if seconds is None else min(seconds, int(time.time()))
+
+
 def refuse_together(options: Mapping[str, object]) -> None:
     """
     Check that at most one of the options was given.

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from pfl.handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
+from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pfl.cli import output
-from pfl.handler.core.errors import InvalidRequestError
+from ..handler.core.errors import InvalidRequestError
+from . import output
 
 _NAMES = """
 record written_at status flow id step value params inputs key fingerprint sha256 size_bytes

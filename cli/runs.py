@@ -6,11 +6,12 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, OnlyId, Utc
+
+from . import output, settings
+from .options import DryRun, Json, OnlyId, Utc
 
 if TYPE_CHECKING:
-    from pfl.handler.engine.prefect.runs import RunRow
+    from ..handler.engine.prefect.runs import RunRow
 
 app = typer.Typer(help="List runs, and mark dead ones as crashed.", no_args_is_help=True)
 
@@ -32,7 +33,7 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from pfl.handler.engine.prefect import runs
+    from ..handler.engine.prefect import runs
 
     chosen = settings.load()
     api = runs.find_api(chosen)
@@ -66,7 +67,7 @@ def _cells(row: RunRow) -> tuple[object, ...]:
 @app.command("reap")
 def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from pfl.handler.engine import reap
+    from ..handler.engine import reap
 
     count = 0
     chosen = settings.load()
@@ -88,7 +89,7 @@ def open_run(
     run: Annotated[str, typer.Argument(help="ID of a flow run or task run.")], json: Json = False
 ) -> None:
     """Print the page of a run in Prefect's UI; on a terminal, open it."""
-    from pfl.handler.engine.prefect import runs
+    from ..handler.engine.prefect import runs
 
     url = runs.run_url(settings.load(), run, output.progress)
     output.emit({"url": url} if json else url)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Json, Utc
-from pfl.handler.core.errors import NotFoundError
+
+from ..handler.core.errors import NotFoundError
+from . import output, settings
+from .options import Json, Utc
 
 if TYPE_CHECKING:
-    from pfl.handler.engine.prefect.server import Server
+    from ..handler.engine.prefect.server import Server
 
 app = typer.Typer(help="The embedded Prefect server of this project.", no_args_is_help=True)
 
@@ -18,7 +19,7 @@ app = typer.Typer(help="The embedded Prefect server of this project.", no_args_i
 @app.command("start")
 def start(utc: Utc = False, json: Json = False) -> None:
     """Start the server, or find the running one; the first start creates its database."""
-    from pfl.handler.engine.prefect import server
+    from ..handler.engine.prefect import server
 
     chosen = settings.load()
     running = server.ensure(
@@ -32,7 +33,7 @@ def start(utc: Utc = False, json: Json = False) -> None:
 @app.command("status")
 def status(utc: Utc = False, json: Json = False) -> None:
     """Show the running server; exit 3 if there is none."""
-    from pfl.handler.engine.prefect import server
+    from ..handler.engine.prefect import server
 
     running = server.find(settings.load().home)
     if running is None:
@@ -43,7 +44,7 @@ def status(utc: Utc = False, json: Json = False) -> None:
 @app.command("stop")
 def stop(json: Json = False) -> None:
     """Stop the server; its database stays."""
-    from pfl.handler.engine.prefect import server
+    from ..handler.engine.prefect import server
 
     stopped = server.stop(settings.load().home)
     if stopped is None:

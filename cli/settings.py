@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pfl.cli import output
-from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.settings import Settings
+from ..handler.core.errors import InvalidRequestError
+from ..handler.core.settings import Settings
+from . import output
 
 if TYPE_CHECKING:
-    from pfl.handler.core.store.objects import Store
+    from ..handler.core.store.objects import Store
 
 _from_dotenv: set[str] = set()
 
@@ -52,7 +52,7 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
                 os.environ[name] = value
                 _from_dotenv.add(name)
     settings = Settings.from_env(os.environ)
-    from pfl.handler.engine.prefect import environment
+    from ..handler.engine.prefect import environment
 
     # Before the user's flows are imported, which may import Prefect.
     environment.prepare(settings)
@@ -65,7 +65,7 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
 
 def open_store(settings: Settings) -> Store:
     """The store of a project."""
-    from pfl.handler.core.store import objects
+    from ..handler.core.store import objects
 
     return objects.of(settings)
 

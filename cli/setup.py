@@ -10,14 +10,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import DryRun, Json, Pool, Yes
-from pfl.handler.core.errors import InvalidRequestError
+
+from ..handler.core.errors import InvalidRequestError
+from . import output, settings
+from .options import DryRun, Json, Pool, Yes
 
 if TYPE_CHECKING:
-    from pfl.handler.core.settings import Settings
-    from pfl.handler.engine.prefect.environment import Api
-    from pfl.serverless.prefect_setup import Change
+    from ..handler.core.settings import Settings
+    from ..handler.engine.prefect.environment import Api
+    from ..serverless.prefect_setup import Change
 
 app = typer.Typer(
     help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
@@ -84,7 +85,7 @@ def remove(
             )
     chosen = settings.load()
     with connected(chosen) as api:
-        from pfl.serverless import prefect_setup
+        from ..serverless import prefect_setup
 
         found = prefect_setup.removals(
             api,
@@ -106,7 +107,7 @@ def remove(
 @contextmanager
 def connected(chosen: Settings) -> Iterator[Api]:
     """Prefect's API, set up in this process; the start of an embedded server is reported."""
-    from pfl.handler.engine.prefect import session
+    from ..handler.engine.prefect import session
 
     with session.session(chosen, output.progress) as api:
         output.clear_progress()
@@ -134,7 +135,7 @@ def _make(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
     with connected(chosen) as api, output.stdout_kept_for_data():
-        from pfl.serverless import prefect_setup, remote
+        from ..serverless import prefect_setup, remote
 
         made: list[Change] = []
         if Kind.blocks in kinds:

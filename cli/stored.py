@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from pfl.cli import output
-from pfl.handler.core.cache import history
-from pfl.handler.core.cache.entry import ignore
-from pfl.handler.core.cache.forecast import ForecastRow
-from pfl.handler.core.event import Request
-from pfl.handler.core.store import keys
-from pfl.handler.core.store.objects import Store
+from ..handler.core.cache import history
+from ..handler.core.cache.entry import ignore
+from ..handler.core.cache.forecast import ForecastRow
+from ..handler.core.event import Request
+from ..handler.core.store import keys
+from ..handler.core.store.objects import Store
+from . import output
 
 Row = dict[str, Any]
 

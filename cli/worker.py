@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from pfl.cli import output, settings
-from pfl.cli.options import Pool
-from pfl.cli.setup import connected
-from pfl.handler.core.errors import NotFoundError
+
+from ..handler.core.errors import NotFoundError
+from . import output, settings
+from .options import Pool
+from .setup import connected
 
 app = typer.Typer(help="Have the function run what Prefect has scheduled.", no_args_is_help=True)
 
@@ -36,9 +37,10 @@ def start(
     with connected(chosen) as api:
         import asyncio
 
-        from pfl.serverless import prefect_setup
-        from pfl.serverless.worker import LambdaWorker
         from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+
+        from ..serverless import prefect_setup
+        from ..serverless.worker import LambdaWorker
 
         if prefect_setup.work_pool(api, pool) is None:
             raise NotFoundError(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+
 from pfl.cli.main import app
 
 PAGE = Path(__file__).with_name("commands.md")

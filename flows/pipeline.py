@@ -1,7 +1,5 @@
 """The flows of the image; the first one is the default."""
 
-from pfl import flow
-
 from flows.a import a
 from flows.audit.collect import collect
 from flows.audit.measure import measure
@@ -9,6 +7,7 @@ from flows.audit.report import report
 from flows.b import b
 from flows.c import c
 from flows.chat import answer, chat
+from pfl import flow
 
 meaning = flow("meaning", a, b, c, description="A number for the ID, in three steps.")
 audit = flow(

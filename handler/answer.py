@@ -11,19 +11,20 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pfl.handler.core import event
-from pfl.handler.core.cache import lookup
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.declare import catalog
-from pfl.handler.core.errors import NotFoundError, PflError
-from pfl.handler.core.event import Notify, Reply, Request, StepRow
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects
-from pfl.handler.core.store.objects import Store
+from .core import event
+from .core.cache import lookup
+from .core.cache.entry import Entry
+from .core.declare import catalog
+from .core.errors import NotFoundError, PflError
+from .core.event import Notify, Reply, Request, StepRow
+from .core.settings import Settings
+from .core.store import objects
+from .core.store.objects import Store
 
 if TYPE_CHECKING:
-    from pfl.handler.engine.work import Outcome
     from prefect.client.schemas.objects import FlowRun
+
+    from .engine.work import Outcome
 
 
 def answer(
@@ -93,7 +94,7 @@ def _fill(
     """Look up the results, have the missing ones computed, and add a row for each step."""
     finding = lookup.find(request, results, warnings)
     if finding.missing:
-        from pfl.handler.core.cache import accept
+        from .core.cache import accept
 
         finding = accept.include_accepted(request, finding, results)
     if not finding.missing and flow_run is None:
@@ -101,7 +102,7 @@ def _fill(
         reply["url"] = None
         return
 
-    from pfl.handler.engine import compute  # This imports Prefect, and nothing before it does.
+    from .engine import compute  # This imports Prefect, and nothing before it does.
 
     invocation = compute.missing(
         request,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pfl.handler.core.declare import flow as declared
-from pfl.handler.core.declare.location import location
-from pfl.handler.core.declare.step import AnyStep
+from .core.declare import flow as declared
+from .core.declare.location import location
+from .core.declare.step import AnyStep
 
 if TYPE_CHECKING:
     import prefect
@@ -18,7 +18,7 @@ class Flow(declared.Flow):
 
     def to_prefect(self) -> prefect.Flow[..., Any]:
         """The ordinary Prefect flow: its tasks are the steps, its parameters those of an event."""
-        from pfl.handler.engine.prefect.builder import build
+        from .engine.prefect.builder import build
 
         return build(self)
 

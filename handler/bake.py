@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from pfl.handler.core.declare import project
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import records
+from .core.declare import project
+from .core.errors import PflError
+from .core.settings import Settings
+from .core.store import records
 
 
 def bake(settings: Settings, path: Path) -> None:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from pfl.handler import answer
-from pfl.handler.core import envelope, event
-from pfl.handler.core.declare import catalog
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.event import Event, Notify, Reply
-from pfl.handler.core.settings import Settings, of_process
-from pfl.handler.core.store import objects
-from pfl.handler.core.store.objects import Store
+from . import answer
+from .core import envelope, event
+from .core.declare import catalog
+from .core.errors import PflError
+from .core.event import Event, Notify, Reply
+from .core.settings import Settings, of_process
+from .core.store import objects
+from .core.store.objects import Store
 
 _is_cold = True
 # A reply never contains itself, and checking that takes time.
@@ -126,7 +126,7 @@ def _act(
     """Carry out an action; *reply* receives each result at once, so that no error loses it."""
     action = event.check_action(fields)
     if action == "check":
-        from pfl.handler.engine import check
+        from .engine import check
 
         flows = catalog.load(settings)
         reply["code"] = flows.digest
@@ -135,13 +135,13 @@ def _act(
     if action == "check":
         check.reach(settings, results)
     elif action == "reap":
-        from pfl.handler.engine import reap
+        from .engine import reap
 
         reaped = reply["reaped"] = []
         for row in reap.reap(results, settings, dry_run=bool(fields.get("dry_run", False))):
             reaped.append(row)
     else:
-        from pfl.handler.engine.prefect import scheduled_runs
+        from .engine.prefect import scheduled_runs
 
         caller = scheduled_runs.Caller(settings, results, reply["request_id"], deadline, notify)
         if action == "run":
@@ -183,13 +183,13 @@ def _preload() -> None:
     try:
         settings = of_process()
         if settings.preload:
-            from pfl.handler.core.declare import project
-            from pfl.handler.engine import compute as compute
-            from pfl.handler.engine.prefect import environment
+            from .core.declare import project
+            from .engine import compute as compute
+            from .engine.prefect import environment
 
             environment.prepare(settings)
             if settings.engine == "prefect":
-                from pfl.handler.engine.prefect import session as session
+                from .engine.prefect import session as session
 
                 environment.load()
             project.load(settings)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

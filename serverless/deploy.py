@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
-from pfl.handler.core import errors
-from pfl.handler.core.declare import catalog
-from pfl.handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
-from pfl.handler.core.event import Reply
-from pfl.handler.core.settings import Settings
-from pfl.serverless import aws, image, remote
+from ..handler.core import errors
+from ..handler.core.declare import catalog
+from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from ..handler.core.event import Reply
+from ..handler.core.settings import Settings
+from . import aws, image, remote
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
-    from pfl.handler.engine.prefect.environment import Api
+
+    from ..handler.engine.prefect.environment import Api
 
 HERE = Path(__file__).resolve().parent
 OSLS = HERE / "node_modules" / ".bin" / "osls"
@@ -232,7 +233,7 @@ class Deployment:
     def _check_prefect(self) -> None:
         if self.settings.engine != "prefect":
             return
-        from pfl.handler.engine.prefect import environment
+        from ..handler.engine.prefect import environment
 
         self.api = environment.configured(self.settings)
         if self.api is None:
@@ -477,10 +478,10 @@ class Deployment:
 
     def changes(self) -> Iterator[StepChange]:
         """Yield the steps whose code differs from what is deployed: their next call is a miss."""
-        from pfl.handler.core.cache import reasons as stored
-        from pfl.handler.core.declare import project
-        from pfl.handler.core.fingerprint import changes
-        from pfl.handler.core.store import objects
+        from ..handler.core.cache import reasons as stored
+        from ..handler.core.declare import project
+        from ..handler.core.fingerprint import changes
+        from ..handler.core.store import objects
 
         deployed: dict[str, dict[str, str]] = {}
         unknown = "new"
@@ -539,8 +540,8 @@ class Deployment:
 
     def _save_block(self) -> None:
         """Save the block of the store in Prefect."""
-        from pfl.handler.engine.prefect import session
-        from pfl.serverless import prefect_setup
+        from ..handler.engine.prefect import session
+        from . import prefect_setup
 
         settings = self.settings._replace(store=self.store)
         # The session reads the API's key, which may be in the secret only.

@@ -71,7 +71,7 @@ def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None
             invocation.
         until: When this process will be killed, in seconds since 1970.
     """
-    from pfl.handler.core.cache import lease
+    from ..handler.core.cache import lease
 
     try:
         with open(lease.SANDBOX_NOTE) as file:
@@ -79,15 +79,17 @@ def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None
     except FileNotFoundError:
         # No call was being computed.
         return
-    from pfl.handler.core.errors import PflError
-    from pfl.handler.core.settings import Settings
-    from pfl.handler.core.store import objects
-    from pfl.handler.engine import causes, reap
+    from ..handler.core.errors import PflError
+    from ..handler.core.settings import Settings
+    from ..handler.core.store import objects
+    from ..handler.engine import causes, reap
 
     try:
         settings = Settings.from_env(os.environ)
         results = objects.of(settings)
-        lease.report(results, call, *causes.from_shutdown(reason, killed_for_memory=killed_for_memory))
+        lease.report(
+            results, call, *causes.from_shutdown(reason, killed_for_memory=killed_for_memory)
+        )
         os.unlink(lease.SANDBOX_NOTE)
         arrival_s = max(0.0, until - time.time() - _RESERVE_S)
         for row in reap.reap(results, settings, only=[call], arrival_s=arrival_s):

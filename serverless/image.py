@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pfl.handler.core.errors import InvalidRequestError, UnavailableError
+from ..handler.core.errors import InvalidRequestError, UnavailableError
 
 # What the Dockerfile copies, and what it is built with.
 _PARTS = (

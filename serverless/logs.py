@@ -9,8 +9,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypedDict
 
-from pfl.handler.core.store.values import JsonObject
-from pfl.serverless import aws
+from ..handler.core.store.values import JsonObject
+from . import aws
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

@@ -15,13 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from pfl.handler.core.declare import project
-from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.engine.prefect import client, scheduled_runs
-from pfl.handler.engine.prefect.environment import Api
+from ..handler.core.declare import project
+from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from ..handler.core.settings import Settings
+from ..handler.core.store import objects
+from ..handler.core.store.values import JsonObject
+from ..handler.engine.prefect import client, scheduled_runs
+from ..handler.engine.prefect.environment import Api
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -303,7 +303,7 @@ def deployments(
     Save a work pool of type ``aws-lambda``, and a deployment for each flow of the image, ordinary
     Prefect flows included.
     """
-    from pfl.handler.engine.prefect import builder
+    from ..handler.engine.prefect import builder
 
     loaded = project.load(settings)
     yield _save_pool(api, pool, function, dry_run)
@@ -326,7 +326,7 @@ def deployments(
 
 
 def _save_pool(api: Api, pool: str, function: str, dry_run: bool) -> Change:
-    from pfl.serverless.worker import LambdaWorker, template
+    from .worker import LambdaWorker, template
 
     found = work_pool(api, pool)
     if found is None:

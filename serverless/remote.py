@@ -21,17 +21,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from pfl.handler.core import retry
-from pfl.handler.core.errors import (
+from ..handler.core import retry
+from ..handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
 )
-from pfl.handler.core.event import Reply
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.values import JsonObject
-from pfl.serverless import aws
+from ..handler.core.event import Reply
+from ..handler.core.settings import Settings
+from ..handler.core.store.values import JsonObject
+from . import aws
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -242,7 +242,7 @@ def fetch(reply: Reply, settings: Settings) -> None:
         NotFoundError, UnavailableError: The store does not have a value, or cannot be read from
             here.
     """
-    from pfl.handler.core.store import objects, records
+    from ..handler.core.store import objects, records
 
     for row in reply["steps"]:
         if not row.pop("value_bytes", None):

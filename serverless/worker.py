@@ -15,9 +15,6 @@ from typing import Any
 
 import anyio
 import anyio.abc
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.store.values import JsonObject
-from pfl.serverless import remote
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -26,6 +23,10 @@ from prefect.workers.base import (
     BaseWorkerResult,
 )
 from pydantic import Field
+
+from ..handler.core.errors import PflError
+from ..handler.core.store.values import JsonObject
+from . import remote
 
 _FUNCTION = "Name or ARN of the function; a version or alias follows a colon."
 # Between two searches for runs that were sent to the function and never began.
@@ -126,7 +127,7 @@ class LambdaWorker(
         """Submit what is due; once a minute, also end runs that never began."""
         if time.monotonic() - self._checked_at > _LOST_CHECK_S:
             self._checked_at = time.monotonic()
-            from pfl.handler.engine.prefect import builder, scheduled_runs
+            from ..handler.engine.prefect import builder, scheduled_runs
 
             for name in await anyio.to_thread.run_sync(
                 scheduled_runs.end_lost, builder.current_api(), self._work_pool_name

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import obstore  # noqa: E402
 import servers  # noqa: E402
+
 from pfl.handler import entry  # noqa: E402
 from pfl.handler.core import event
 from pfl.handler.core.cache import bust, inspection

@@ -24,10 +24,11 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import servers
 from conftest import ROOT, Project
 from lambda_service import LambdaService
-from pfl.handler.core.settings import Settings
-from pfl.handler.engine.prefect import environment, server, session
 from test_engine import ask
 from test_lambda import Deployed, _role
+
+from pfl.handler.core.settings import Settings
+from pfl.handler.engine.prefect import environment, server, session
 
 EVERY_S = "2"
 STAMP = """
@@ -103,6 +104,7 @@ def main(runs: int, parts: set[str]) -> None:
         with servers.s3() as s3_url, LambdaService(s3_url, root) as service:
             os.environ["AWS_ENDPOINT_URL"] = service.url
             import boto3
+
             from pfl.serverless import prefect_setup
 
             deployed = Deployed(

@@ -15,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import servers
+
 from pfl.handler import entry
 from pfl.handler.core.settings import Settings, of_process
 from pfl.handler.core.store import objects as stores

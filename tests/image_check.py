@@ -76,6 +76,7 @@ def main() -> None:
 def check(folder: Path, cold: int) -> None:
     """Run all checks."""
     import servers
+
     from pfl.handler.engine.prefect import server
     from pfl.serverless import image
 
@@ -247,6 +248,7 @@ def _pushed(s3: str, registry: str) -> None:
     A registry and moto's ECR replace AWS's: what is pushed to the registry is registered in moto.
     """
     import boto3
+
     from pfl.handler.core.errors import UnavailableError
     from pfl.handler.core.settings import Settings
     from pfl.serverless import deploy, image

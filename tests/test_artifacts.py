@@ -8,8 +8,9 @@ import pytest
 from conftest import statuses
 from hypothesis import given
 from hypothesis import strategies as st
-from pfl.handler.engine.prefect import artifacts
 from test_engine import ask, flow_runs, task_runs
+
+from pfl.handler.engine.prefect import artifacts
 
 SHOWN = """
     @step

@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.values import encode
-from pfl.handler.entry import handle
 
 from flows.audit.collect import NotInstalledError, collect
 from flows.audit.measure import ChangedError, count, measure
 from flows.audit.report import report
+from pfl.handler.core.settings import Settings
+from pfl.handler.core.store.values import encode
+from pfl.handler.entry import handle
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = """

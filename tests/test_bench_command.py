@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from pfl.cli import main as command
 
 

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 from conftest import statuses, values
+
 from pfl.handler.core.cache import bust, history
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError

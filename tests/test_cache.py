@@ -15,6 +15,7 @@ import pytest
 from conftest import statuses, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from pfl.handler import bake
 from pfl.handler.core.cache import inspection, verify
 from pfl.handler.core.store import keys, records

@@ -11,14 +11,15 @@ import sys
 import forked
 import pytest
 from faults import suite
+from test_lease import GATED, until
+from test_limits import client_of, limit
+from test_reap import states
+
 from pfl.handler.core.cache import lease
 from pfl.handler.core.store import records
 from pfl.handler.engine.causes import TERMINATED
 from pfl.handler.engine.prefect import client as prefect_api
 from pfl.handler.engine.prefect import environment, limits
-from test_lease import GATED, until
-from test_limits import client_of, limit
-from test_reap import states
 
 CHILD = """
 import json, os, sys

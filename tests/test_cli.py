@@ -21,6 +21,7 @@ import pytest
 import servers
 import typer
 from conftest import ROOT, Project
+
 from pfl.cli import options, output
 from pfl.cli.main import app
 from pfl.handler.core.errors import InvalidRequestError

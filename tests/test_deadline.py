@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+
 from pfl.handler import entry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import exit_code

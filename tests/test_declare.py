@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import pytest
+
 from pfl import Flow, flow, step
 from pfl.handler.core.declare.params import Param
 from pfl.handler.core.declare.step import Step

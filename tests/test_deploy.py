@@ -18,6 +18,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Project
 from lambda_service import LambdaService
+from test_cli import Ran
+from test_imports import loaded_after
+from test_lambda import run
+
 from pfl.handler import bake
 from pfl.handler.core.declare import project as projects
 from pfl.handler.core.errors import InvalidRequestError
@@ -26,9 +30,6 @@ from pfl.handler.engine import aws
 from pfl.handler.engine.prefect import client as prefect_api
 from pfl.handler.engine.prefect import environment
 from pfl.serverless import deploy, image, logs, remote
-from test_cli import Ran
-from test_imports import loaded_after
-from test_lambda import run
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pfl@sha256:" + "a" * 64
 HAS_OSLS = deploy.OSLS.exists() and shutil.which("node")

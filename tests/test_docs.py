@@ -14,6 +14,7 @@ import reference
 import tutorial
 import typer
 from conftest import ROOT, values
+
 from pfl.cli.main import app
 from pfl.handler.core.settings import SETTINGS
 from pfl.handler.core.store.objects import Store

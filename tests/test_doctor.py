@@ -9,14 +9,15 @@ from importlib import metadata
 import boto3
 import pytest
 import servers
-from pfl.handler.core.cache import history
-from pfl.handler.core.store import records
-from pfl.handler.engine.prefect import client, session
-from pfl.handler.engine.prefect.environment import Api
 from servers import s3_error
 from test_engine import ask
 from test_setup import forget_blocks, inside  # noqa: F401
 from test_worker import Pool
+
+from pfl.handler.core.cache import history
+from pfl.handler.core.store import records
+from pfl.handler.engine.prefect import client, session
+from pfl.handler.engine.prefect.environment import Api
 
 
 def rows(ran) -> dict[str, list[tuple[str, str]]]:

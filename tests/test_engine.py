@@ -18,6 +18,7 @@ import forked
 import pytest
 import servers
 from conftest import Project, statuses, values
+
 from pfl.handler.core.declare import project as projects
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store import objects as stores
@@ -733,8 +734,9 @@ def test_without_prefect_a_hit_still_works_and_a_miss_says_what_to_do(broken_api
 def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(
     on_prefect, prefect_server, monkeypatch
 ):
-    from pfl.handler.engine.prefect import session
     from prefect import settings as knobs
+
+    from pfl.handler.engine.prefect import session
 
     monkeypatch.setattr(session, "FLUSH_S", 0.1)  # No events come through the proxy.
     made, api = iter([503, 503, 503]), prefect_server.url.removesuffix("/api")

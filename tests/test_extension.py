@@ -10,9 +10,10 @@ import sys
 import pytest
 from conftest import ROOT, values
 from lambda_service import Sandbox
+from test_reap import crashed, states
+
 from pfl.handler.core.cache import history, lease
 from pfl.handler.engine import causes, reap
-from test_reap import crashed, states
 
 FLOWS = """
 import ctypes, os, resource, signal, threading

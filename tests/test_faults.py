@@ -10,8 +10,9 @@ import sys
 import pytest
 import servers
 from conftest import values
-from pfl.handler.core.store import objects as stores
 from test_bust import OUTSIDE, change
+
+from pfl.handler.core.store import objects as stores
 
 ERROR, SLOW_DOWN = servers.s3_error(500, "InternalError"), servers.s3_error(503, "SlowDown")
 ONCE = {

@@ -12,12 +12,13 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from conftest import statuses, values
+from test_bust import OUTSIDE, change
+
 from pfl.cli import compare
 from pfl.cli import main as cli
 from pfl.handler.core.cache import bust, history
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.store import keys, records
-from test_bust import OUTSIDE, change
 
 COUNT = """
 import pfl

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 from faults import suite
+
 from pfl.handler import entry
 from pfl.handler.core.cache import history
 from pfl.handler.core.store import objects as stores

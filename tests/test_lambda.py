@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 from conftest import Project, statuses, values
 from lambda_service import ASYNC_BYTES, SYNC_BYTES, LambdaService
+from test_cli import Ran, pfl
+from test_imports import loaded_after
+
 from pfl.handler.core.cache import lease
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects as stores
 from pfl.serverless import remote
-from test_cli import Ran, pfl
-from test_imports import loaded_after
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="AWS's emulator and runtime client are Linux programs"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import forked
 import pytest
+
 from pfl.handler import entry
 from pfl.handler.core.cache import lease
 from pfl.handler.core.cache.lease import Claim, HeldByOther, LeaseHolder

@@ -12,10 +12,11 @@ import uuid
 
 import httpx
 import pytest
-from pfl.handler.core.cache import lease
-from pfl.handler.engine.prefect import environment, limits
 from test_lease import GATED, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
+
+from pfl.handler.core.cache import lease
+from pfl.handler.engine.prefect import environment, limits
 
 
 @pytest.fixture

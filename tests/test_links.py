@@ -8,11 +8,12 @@ import subprocess
 from uuid import UUID
 
 import pytest
+from test_cli import pfl
+from test_engine import task_runs
+
 from pfl.handler.core import links
 from pfl.handler.core.settings import Settings
 from pfl.handler.engine.prefect.environment import configured
-from test_cli import pfl
-from test_engine import task_runs
 
 CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
 

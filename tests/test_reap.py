@@ -13,8 +13,9 @@ import sys
 
 import forked
 import pytest
-from pfl.handler.core.cache import history, lease
 from test_lease import GATED, later, open_gate, reply_of, start, until
+
+from pfl.handler.core.cache import history, lease
 
 CLI = "from pfl.cli.main import main; main()"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pfl.handler.core.errors import UnavailableError
 from pfl.handler.engine.prefect import server, server_process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from pfl.cli import settings as cli_settings
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.settings import SETTINGS, Settings

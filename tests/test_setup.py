@@ -6,11 +6,12 @@ import subprocess
 
 import pytest
 import servers
+from test_cli import Ran, pfl
+from test_engine import ask
+
 from pfl.handler.core.errors import InvalidRequestError, UnavailableError
 from pfl.handler.engine.prefect import client, session
 from pfl.handler.engine.prefect.environment import Api
-from test_cli import Ran, pfl
-from test_engine import ask
 
 ORDINARY = """
     from prefect import flow

@@ -14,6 +14,7 @@ import pytest
 import servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from pfl.handler.core.errors import InvalidRequestError, UnavailableError
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store.keys import encode_id

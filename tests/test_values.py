@@ -10,9 +10,10 @@ import sys
 
 import pytest
 from hypothesis import given
+from test_keys import json_values
+
 from pfl.handler.core.errors import StepFailedError
 from pfl.handler.core.store.values import UnstorableValueError, encode, round_trip
-from test_keys import json_values
 
 
 @given(json_values)

@@ -8,10 +8,11 @@ import uuid
 
 import pytest
 from conftest import values
+from test_bust import DAY_S, OUTSIDE, busted, change
+
 from pfl.handler.core.cache import accept, bust, inspection, verify
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store import objects as stores
-from test_bust import DAY_S, OUTSIDE, busted, change
 
 
 @pytest.fixture(params=["memory", "local", "s3"])

@@ -20,14 +20,15 @@ import forked
 import pytest
 from conftest import ROOT, Project
 from lambda_service import DENIED, THROTTLED, LambdaService
+from servers import Loopback, function_url, s3_error
+from test_engine import ask, task_runs
+from test_lambda import Deployed, _role
+
 from pfl.handler import entry
 from pfl.handler.core.cache import lease
 from pfl.handler.engine.prefect import client as prefect_api
 from pfl.handler.engine.prefect import session
 from pfl.handler.engine.prefect.environment import Api
-from servers import Loopback, function_url, s3_error
-from test_engine import ask, task_runs
-from test_lambda import Deployed, _role
 
 ORDINARY = """
     import asyncio

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypedDict
 
-from pfl import step
-
 from flows.audit.collect import Collected, digest, distribution, files
+from pfl import step
 
 LONGEST = 100  # Functions that are kept by name; a report shows some of them.
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
-from pfl import step
-
 from flows.audit.collect import Collected
 from flows.audit.measure import LONGEST, Measured
+from pfl import step
 
 # The version of Report: a previous report of another version is ignored.
 _LAYOUT = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from pfl.handler.core.errors import InvalidRequestError, exit_code
-from pfl.handler.core.event import Reply, StepRow
+from .errors import InvalidRequestError, exit_code
+from .event import Reply, StepRow
 
 # The limit of a whole response. Source: AWS Lambda Developer Guide, "Lambda quotas".
 RESPONSE_BYTES = 6 * 1024 * 1024

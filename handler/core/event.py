@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
-from pfl.handler.core.declare.manifest import FlowEntry, Manifest
-from pfl.handler.core.errors import ErrorBody, InvalidRequestError, PflError
-from pfl.handler.core.store.keys import plan_key
+from .declare.manifest import FlowEntry, Manifest
+from .errors import ErrorBody, InvalidRequestError, PflError
+from .store.keys import plan_key
 
 ID_BYTES = 512
 _ACTIONS: dict[str, dict[str, type]] = {

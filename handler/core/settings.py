@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pfl.handler.core.errors import InvalidRequestError
+from .errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
-from pfl.handler.core.errors import InvalidRequestError, UnavailableError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.values import JsonObject
+from ..core.errors import InvalidRequestError, UnavailableError
+from ..core.settings import Settings
+from ..core.store.values import JsonObject
 
 
 def post(
@@ -60,7 +60,7 @@ def _credentials() -> Mapping[str, str]:
     """Credentials by variable name: of the environment, as in Lambda, or of a profile or role."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return os.environ
-    from pfl.handler.core.store import objects
+    from ..core.store import objects
 
     found = objects.find_credentials()()
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pfl.handler.core.errors import OutOfTimeError, PflError
+from ..core.errors import OutOfTimeError, PflError
 
 _MORE_TIME = (
     "call again: what was finished is saved; if it happens again, give the function more time"

@@ -6,10 +6,10 @@ import secrets
 import time
 from contextlib import suppress
 
-from pfl.handler.core.errors import PflError, UnavailableError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.objects import AlreadyExistsError, Store
-from pfl.handler.engine.prefect import client, environment
+from ..core.errors import PflError, UnavailableError
+from ..core.settings import Settings
+from ..core.store.objects import AlreadyExistsError, Store
+from .prefect import client, environment
 
 
 def reach(settings: Settings, store: Store) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pfl.handler.core.cache import accept
-from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.declare import project
-from pfl.handler.core.declare.manifest import FlowEntry, StepEntry
-from pfl.handler.core.errors import UnavailableError
-from pfl.handler.core.event import Notify, Request
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.objects import Store
-from pfl.handler.engine import causes, deadline, direct
-from pfl.handler.engine.invocation import Invocation
-from pfl.handler.engine.prefect import environment
+from ..core.cache import accept
+from ..core.cache.lookup import Finding
+from ..core.declare import project
+from ..core.declare.manifest import FlowEntry, StepEntry
+from ..core.errors import UnavailableError
+from ..core.event import Notify, Request
+from ..core.settings import Settings
+from ..core.store.objects import Store
+from . import causes, deadline, direct
+from .invocation import Invocation
+from .prefect import environment
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -99,7 +99,7 @@ def _compute(invocation: Invocation) -> None:
 
 
 def _compute_in_prefect(invocation: Invocation) -> None:
-    from pfl.handler.engine.prefect import session
+    from .prefect import session
 
     try:
         session.compute(invocation)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
-from pfl.handler.engine.interrupt import Interruptible
+from .interrupt import Interruptible
 
 
 class Stopped(BaseException):

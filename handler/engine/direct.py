@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import repeat
 
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.retry import retry
-from pfl.handler.engine import reap
-from pfl.handler.engine.invocation import Invocation
-from pfl.handler.engine.steps import call_step
-from pfl.handler.engine.work import Run, Work
+from ..core.errors import PflError
+from ..core.retry import retry
+from . import reap
+from .invocation import Invocation
+from .steps import call_step
+from .work import Run, Work
 
 
 def compute(invocation: Invocation) -> None:

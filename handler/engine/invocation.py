@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from pfl.handler.core.cache import accept, bust, history, lease, lookup, publish, reasons
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.cache.history import ComputedRecord, Fields, RecordedInput
-from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.errors import BusyError, PflError, StepFailedError
-from pfl.handler.core.event import Notify, Request, notify_nobody
-from pfl.handler.core.fingerprint import Fingerprint
-from pfl.handler.core.retry import jitter_s
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import keys, layout, records
-from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import JsonObject, round_trip
-from pfl.handler.engine.causes import END_NOT_RECORDED, TERMINATED, out_of_time
-from pfl.handler.engine.deadline import Abandoned, Stopped, Terminated
-from pfl.handler.engine.interrupt import raise_in_thread
-from pfl.handler.engine.steps import as_error
-from pfl.handler.engine.work import Compute, Outcome, Run, Work
+from ..core.cache import accept, bust, history, lease, lookup, publish, reasons
+from ..core.cache.entry import Entry
+from ..core.cache.history import ComputedRecord, Fields, RecordedInput
+from ..core.cache.lookup import Finding
+from ..core.declare.flow import Flow
+from ..core.errors import BusyError, PflError, StepFailedError
+from ..core.event import Notify, Request, notify_nobody
+from ..core.fingerprint import Fingerprint
+from ..core.retry import jitter_s
+from ..core.settings import Settings
+from ..core.store import keys, layout, records
+from ..core.store.objects import Store
+from ..core.store.values import JsonObject, round_trip
+from .causes import END_NOT_RECORDED, TERMINATED, out_of_time
+from .deadline import Abandoned, Stopped, Terminated
+from .interrupt import raise_in_thread
+from .steps import as_error
+from .work import Compute, Outcome, Run, Work
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

@@ -11,21 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypedDict
 
-from pfl.handler.core.cache import history, lease
-from pfl.handler.core.cache.entry import ignore
-from pfl.handler.core.cache.lease import CallBody, ClaimBody
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.event import Notify, notify_nobody
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import keys, layout, records
-from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.engine.causes import CAUSES
-from pfl.handler.engine.prefect import client, environment
+from ..core.cache import history, lease
+from ..core.cache.entry import ignore
+from ..core.cache.lease import CallBody, ClaimBody
+from ..core.errors import PflError
+from ..core.event import Notify, notify_nobody
+from ..core.settings import Settings
+from ..core.store import keys, layout, records
+from ..core.store.objects import Store
+from ..core.store.values import JsonObject
+from .causes import CAUSES
+from .prefect import client, environment
 
 if TYPE_CHECKING:
     # Not at run time: the extension of a dying sandbox has two seconds, imports included.
-    from pfl.handler.engine.invocation import Invocation
+    from .invocation import Invocation
 
 # The longest time in which an event of Prefect's becomes a task run, in seconds.
 _ARRIVAL_S = 3

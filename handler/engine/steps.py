@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from typing import cast
 
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.declare.location import location
-from pfl.handler.core.declare.step import AnyStep
-from pfl.handler.core.errors import PflError, StepFailedError
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.engine.interrupt import Interruptible
+from ..core.declare.flow import Flow
+from ..core.declare.location import location
+from ..core.declare.step import AnyStep
+from ..core.errors import PflError, StepFailedError
+from ..core.fingerprint import ownership
+from .interrupt import Interruptible
 
 
 class _TimeUp(BaseException):

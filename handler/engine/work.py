@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.cache.history import ComputedRecord
+from ..core.cache.entry import Entry
+from ..core.cache.history import ComputedRecord
 
 
 @dataclass

@@ -22,6 +22,9 @@ sys.path[:] = [place for place in sys.path if place != _HERE]
 sys.path.insert(0, str(Path(_HERE).parent))
 
 import typer  # noqa: E402
+
+from benchmarks import concurrency, report, scale, steps  # noqa: E402
+from benchmarks.rig import ENGINES, Rig, has_moto  # noqa: E402
 from pfl.cli import main as command  # noqa: E402
 from pfl.cli import output  # noqa: E402
 from pfl.cli.options import Json  # noqa: E402
@@ -30,9 +33,6 @@ from pfl.handler.core.errors import (  # noqa: E402
     NotFoundError,
     UnavailableError,
 )
-
-from benchmarks import concurrency, report, scale, steps  # noqa: E402
-from benchmarks.rig import ENGINES, Rig, has_moto  # noqa: E402
 
 SECTIONS = ("steps", "concurrency", "scale")
 Section = StrEnum("Section", SECTIONS)

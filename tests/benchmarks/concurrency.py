@@ -9,9 +9,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-from pfl.handler.core.errors import UnavailableError
-
 from benchmarks.rig import ENGINES, Rig
+from pfl.handler.core.errors import UnavailableError
 
 PATIENCE_S = 120
 FLOW = "held"

@@ -20,14 +20,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import servers
+
+from benchmarks import workloads
+from benchmarks.relay import Relay
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import UnavailableError
 from pfl.handler.core.store import objects
 from pfl.handler.engine.prefect import client, server
 from pfl.handler.engine.prefect.environment import Api
-
-from benchmarks import workloads
-from benchmarks.relay import Relay
 
 PATIENCE_S = 300
 ENGINES = ("functions", "pfl-direct", "pfl-prefect", "prefect")

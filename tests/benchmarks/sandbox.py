@@ -219,7 +219,9 @@ def operate() -> None:
             list(inspection.entries(opened, id=id, flow=None, step=None, warn=print))
         ),
         "history ls": lambda: len(list(islice(history.list_records(opened, warn=print), 20))),
-        "history ls --id": lambda: len(list(islice(history.list_records(opened, id=id, warn=print), 20))),
+        "history ls --id": lambda: len(
+            list(islice(history.list_records(opened, id=id, warn=print), 20))
+        ),
         "runs reap": lambda: len(list(reap.reap(opened, settings))),
     }
     times: dict[str, list] = {name: [] for name in works}

@@ -16,13 +16,12 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.rig import Rig
 from pfl.handler.core import event
 from pfl.handler.core.cache import history
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import keys, records
-
-from benchmarks.rig import Rig
 
 FLOW, STEP, TEMPLATE = "chain-1", "s1_0", "template"
 SIZES = (10, 10_000, 1_000_000)

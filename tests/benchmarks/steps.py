@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from pfl.handler.core.errors import UnavailableError
-
 from benchmarks import workloads
 from benchmarks.rig import ENGINES, Rig
 from benchmarks.workloads import Workload
+from pfl.handler.core.errors import UnavailableError
 
 CASES = {
     "miss": "miss",

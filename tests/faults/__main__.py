@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import servers  # noqa: E402
+
 from pfl.handler.core.settings import Settings  # noqa: E402
 from pfl.handler.engine.prefect import environment, server  # noqa: E402
 

@@ -45,8 +45,9 @@ def invocation(order: dict) -> dict:
     around(objects.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
         import prefect.task_engine
-        from pfl.handler.engine.prefect import limits
         from prefect.client.orchestration import SyncPrefectClient
+
+        from pfl.handler.engine.prefect import limits
 
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
@@ -70,8 +71,9 @@ def main() -> None:
         from pfl.handler.engine.prefect import environment
 
         environment.prepare(Settings.from_env(os.environ))
-        from pfl.handler.engine.prefect import builder, session  # noqa: F401
         from prefect import flow_engine  # noqa: F401
+
+        from pfl.handler.engine.prefect import builder, session  # noqa: F401
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the children.
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(sys.argv[1])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from pfl.handler import entry
 
 from faults import suite
+from pfl.handler import entry
 
 
 @pytest.mark.parametrize("place", ["directory", "s3"])

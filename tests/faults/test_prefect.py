@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import statuses, values
-from pfl.handler.core.cache import lease
 from test_engine import task_runs
 
 from faults import gate, suite
+from pfl.handler.core.cache import lease
 
 FLOW = """
 from pathlib import Path

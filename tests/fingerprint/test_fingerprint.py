@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from corpus import REPOSITORY, Fresh
+
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import Part, find, fingerprint, record_reads, unstable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from corpus import copy_all, load_cases, run_all
+
 from pfl.handler.core.fingerprint import Part
 from pfl.handler.core.fingerprint.changes import explain
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
-from pfl.handler.core.cache import lookup
-from pfl.handler.core.cache.entry import Entry, read_result
-from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.errors import NotFoundError
-from pfl.handler.core.event import Request
-from pfl.handler.core.store import records
-from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import Store
+from ..errors import NotFoundError
+from ..event import Request
+from ..store import records
+from ..store.keys import encode_id
+from ..store.objects import Store
+from . import lookup
+from .entry import Entry, read_result
+from .lookup import Finding
 
 if TYPE_CHECKING:  # A hit of an accepted result needs no busts.
-    from pfl.handler.core.cache.bust import Mark, Marks
+    from .bust import Mark, Marks
 
 
 class Acceptance(TypedDict):
@@ -91,7 +91,7 @@ def find_by_inputs(
     marks: Marks,
 ) -> Stored | None:
     """The stored result of a step for the inputs in *found*, by current or accepted code."""
-    from pfl.handler.core.cache import history  # A hit does not need it.
+    from . import history  # A hit does not need it.
 
     warn = finding.warnings.append
     current = request.flow.steps[name].fingerprint
@@ -186,7 +186,7 @@ def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Accepta
 
 
 def _record(store: Store, acceptance: Acceptance, why: str) -> None:
-    from pfl.handler.core.cache import history  # A hit does not need it.
+    from . import history  # A hit does not need it.
 
     fields = {"id": None, **acceptance, "why": why}
     del fields["version"], fields["step"]

@@ -29,12 +29,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypedDict
 
-from pfl.handler.core.cache import history
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, ResultMetadata, ignore, read_plan
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError, UnavailableError
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import ObjectInfo, Store
-from pfl.handler.core.store.values import encode
+from ..errors import CorruptRecordError, InvalidRequestError, UnavailableError
+from ..store import keys, records
+from ..store.objects import ObjectInfo, Store
+from ..store.values import encode
+from . import history
+from .entry import NOT_LOADED, Entry, ResultMetadata, ignore, read_plan
 
 ALL = history.ALL
 _DAY_S = 86_400

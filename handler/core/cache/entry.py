@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
-from pfl.handler.core.errors import CorruptRecordError
-from pfl.handler.core.event import Request
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import Store
+from ..errors import CorruptRecordError
+from ..event import Request
+from ..store import keys, records
+from ..store.objects import Store
 
 Warn = Callable[[str], None]  # Called with a warning about each object that cannot be read.
 NOT_LOADED = object()

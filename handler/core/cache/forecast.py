@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
-from pfl.handler.core.cache import accept, bust, history, reasons
-from pfl.handler.core.cache.lookup import Finding
-from pfl.handler.core.event import Request
-from pfl.handler.core.fingerprint import Fingerprint
-from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import Store
+from ..event import Request
+from ..fingerprint import Fingerprint
+from ..store.keys import encode_id
+from ..store.objects import Store
+from . import accept, bust, history, reasons
+from .lookup import Finding
 
 
 class ForecastRow(TypedDict):

@@ -24,15 +24,15 @@ from itertools import islice, takewhile
 from operator import attrgetter
 from typing import NamedTuple, TypedDict, cast
 
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, Warn, damaged, ignore
-from pfl.handler.core.errors import (
+from ..errors import (
     CorruptRecordError,
     ErrorBody,
     InvalidRequestError,
     NotFoundError,
 )
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import AlreadyExistsError, Store
+from ..store import keys, records
+from ..store.objects import AlreadyExistsError, Store
+from .entry import NOT_LOADED, Entry, Warn, damaged, ignore
 
 ALL = "~"  # No ID's folder and no step has this name.
 COMPUTED = "computed"
@@ -668,8 +668,8 @@ def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
     if store is None:
         import os
 
-        from pfl.handler.core.settings import Settings
-        from pfl.handler.core.store import objects
+        from ..settings import Settings
+        from ..store import objects
 
         store = objects.of(Settings.from_env(os.environ))
     found = _with_values(store, keys.encode_id(id), step)

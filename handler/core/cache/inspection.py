@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, NotRequired, TypedDict
 
-from pfl.handler.core import links
-from pfl.handler.core.cache import accept, bust, history
-from pfl.handler.core.cache.entry import Entry, Warn, entry_json, read_plan
-from pfl.handler.core.event import Request
-from pfl.handler.core.store import records
-from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import ObjectInfo, Store
+from .. import links
+from ..event import Request
+from ..store import records
+from ..store.keys import encode_id
+from ..store.objects import ObjectInfo, Store
+from . import accept, bust, history
+from .entry import Entry, Warn, entry_json, read_plan
 
 _RECORD_FIELDS = (
     "size_bytes",

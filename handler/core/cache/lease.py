@@ -37,10 +37,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, TypeVar, Unpack, cast
 from weakref import WeakKeyDictionary
 
-from pfl.handler.core.errors import CorruptRecordError, LeaseLostError, PflError, UnavailableError
-from pfl.handler.core.store import records
-from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import AlreadyExistsError, ObjectInfo, Store
+from ..errors import CorruptRecordError, LeaseLostError, PflError, UnavailableError
+from ..store import records
+from ..store.keys import encode_id
+from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 
 # Names the call in progress in a sandbox of Lambda, for its extension.
 SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, read_plan, read_result
-from pfl.handler.core.errors import NotFoundError
-from pfl.handler.core.event import Request
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import Store
+from ..errors import NotFoundError
+from ..event import Request
+from ..store import keys, records
+from ..store.objects import Store
+from .entry import NOT_LOADED, Entry, read_plan, read_result
 
 
 class Finding(NamedTuple):
@@ -91,7 +91,7 @@ def _last_value(request: Request, step: str, store: Store, warnings: list[str]) 
     Raises:
         NotFoundError: History has no value.
     """
-    from pfl.handler.core.cache import bust, history  # Few calls skip a step.
+    from . import bust, history  # Few calls skip a step.
 
     folder = keys.encode_id(request.id)
     for _, record in history.list_computed(store, folder, step, warnings.append):

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import sys
 
-from pfl.handler.core.cache import history
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, ResultMetadata, entry_json, plan_body
-from pfl.handler.core.event import Request
-from pfl.handler.core.fingerprint import Fingerprint
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import Store
+from ..event import Request
+from ..fingerprint import Fingerprint
+from ..store import keys, records
+from ..store.objects import Store
+from . import history
+from .entry import NOT_LOADED, Entry, ResultMetadata, entry_json, plan_body
 
 
 def save_result(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from pfl.handler.core.cache.bust import Mark
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.cache.history import ComputedRecord
-from pfl.handler.core.errors import CorruptRecordError
-from pfl.handler.core.event import Request
-from pfl.handler.core.fingerprint import Fingerprint, Part, changes
-from pfl.handler.core.store import records
-from pfl.handler.core.store.objects import Store
+from ..errors import CorruptRecordError
+from ..event import Request
+from ..fingerprint import Fingerprint, Part, changes
+from ..store import records
+from ..store.objects import Store
+from .bust import Mark
+from .entry import Entry
+from .history import ComputedRecord
 
 GONE = "its stored result is gone or damaged"
 _SHOWN_CHARACTERS = 40

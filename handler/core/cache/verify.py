@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple, cast
 
-from pfl.handler.core.cache import bust, history
-from pfl.handler.core.cache.entry import NOT_LOADED, Entry, damaged, parse_plan
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
-from pfl.handler.core.store import keys, records
-from pfl.handler.core.store.objects import ObjectInfo, Store
+from ..errors import CorruptRecordError, InvalidRequestError
+from ..store import keys, records
+from ..store.objects import ObjectInfo, Store
+from . import bust, history
+from .entry import NOT_LOADED, Entry, damaged, parse_plan
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 # The writer of a younger object may still be at work.

@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 
-from pfl.handler.core.declare.params import KIND_OF
+from .params import KIND_OF
 
 # The kinds and the choices of a parameter; see pfl.handler.core.declare.params.Param.
 Accepted = tuple[tuple[str, ...], tuple[object, ...]]

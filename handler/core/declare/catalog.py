@@ -5,21 +5,21 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from pfl.handler.core.declare.manifest import (
+from ..errors import CorruptRecordError
+from ..settings import Settings
+from ..store.records import unseal
+from .manifest import (
     VERSION,
     Manifest,
     ManifestBody,
     from_body,
     read_baked,
 )
-from pfl.handler.core.errors import CorruptRecordError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.records import unseal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pfl.handler.core.declare.sources import Sources
+    from .sources import Sources
 
 
 class _Remembered(NamedTuple):
@@ -45,7 +45,7 @@ def load(settings: Settings) -> Manifest:
         return baked(settings.manifest)
     manifest = _recall(settings.root)
     if manifest is None:
-        from pfl.handler.core.declare import project  # Imports the user's code.
+        from . import project  # Imports the user's code.
 
         manifest = project.load(settings).manifest
     return manifest
@@ -53,7 +53,7 @@ def load(settings: Settings) -> Manifest:
 
 def _recall(root: Path) -> Manifest | None:
     """The manifest in ``.pfl``; None if it has another version, is damaged, or is out of date."""
-    from pfl.handler.core.declare import sources  # An image needs none.
+    from . import sources  # An image needs none.
 
     path = root / ".pfl" / "manifest.json"
     try:

@@ -6,9 +6,9 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 
-from pfl.handler.core.declare.params import Param
-from pfl.handler.core.declare.step import EVENT_FIELDS, INPUTS, AnyStep, Step
-from pfl.handler.core.errors import DeclarationError
+from ..errors import DeclarationError
+from .params import Param
+from .step import EVENT_FIELDS, INPUTS, AnyStep, Step
 
 
 class Flow:

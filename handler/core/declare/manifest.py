@@ -12,15 +12,15 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from pfl.handler.core.declare.params import Param
-from pfl.handler.core.errors import CorruptRecordError
-from pfl.handler.core.store.keys import plan_base
-from pfl.handler.core.store.records import seal, unseal
+from ..errors import CorruptRecordError
+from ..store.keys import plan_base
+from ..store.records import seal, unseal
+from .params import Param
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pfl.handler.core.declare.sources import Sources
+    from .sources import Sources
 
 VERSION = 2
 

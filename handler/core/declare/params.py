@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from pfl.handler.core.errors import InvalidRequestError, PflError
-from pfl.handler.core.store.values import round_trip
+from ..errors import InvalidRequestError, PflError
+from ..store.values import round_trip
 
 KIND_OF: dict[object, str] = {
     bool: "bool",

@@ -13,15 +13,15 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pfl.handler.core import fingerprint
-from pfl.handler.core.declare import manifest, sources
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.declare.step import AnyStep
-from pfl.handler.core.errors import DeclarationError, InvalidRequestError, PflError
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.keys import canonical, digest
-from pfl.handler.core.store.records import unseal
+from .. import fingerprint
+from ..errors import DeclarationError, InvalidRequestError, PflError
+from ..fingerprint import ownership
+from ..settings import Settings
+from ..store.keys import canonical, digest
+from ..store.records import unseal
+from . import manifest, sources
+from .flow import Flow
+from .step import AnyStep
 
 if TYPE_CHECKING:
     from _typeshed.importlib import PathEntryFinderProtocol

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from pfl.handler.core.store.keys import digest
+from ..store.keys import digest
 
 
 class Sources(TypedDict):

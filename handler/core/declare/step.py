@@ -19,12 +19,12 @@ from typing import (
     overload,
 )
 
-from pfl.handler.core import durations
-from pfl.handler.core.declare.annotations import accepted
-from pfl.handler.core.declare.location import location
-from pfl.handler.core.declare.params import Param
-from pfl.handler.core.errors import DeclarationError, PflError
-from pfl.handler.core.store.values import round_trip
+from .. import durations
+from ..errors import DeclarationError, PflError
+from ..store.values import round_trip
+from .annotations import accepted
+from .location import location
+from .params import Param
 
 # Parameters with a meaning of their own, and fields of an event that are no parameters.
 INPUTS = ("id", "previous")

@@ -7,9 +7,9 @@ It changes when what the function computes can change. Print it with
 
 from __future__ import annotations
 
-from pfl.handler.core.fingerprint.crawl import fingerprint
-from pfl.handler.core.fingerprint.import_recorder import Reads, record_reads
-from pfl.handler.core.fingerprint.model import Fingerprint, Part
-from pfl.handler.core.fingerprint.target import find, unstable
+from .crawl import fingerprint
+from .import_recorder import Reads, record_reads
+from .model import Fingerprint, Part
+from .target import find, unstable
 
 __all__ = ["Fingerprint", "Part", "Reads", "find", "fingerprint", "record_reads", "unstable"]

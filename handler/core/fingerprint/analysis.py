@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pfl.handler.core.fingerprint.canonical import canonical, unquoted
-from pfl.handler.core.fingerprint.model import tagged
-from pfl.handler.core.fingerprint.source import (
+from .canonical import canonical, unquoted
+from .model import tagged
+from .source import (
     Definition,
     Read,
     Source,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from pfl.handler.core.fingerprint.source import Definition, Function, is_type_checking
+from .source import Definition, Function, is_type_checking
 
 _EMPTY: tuple[object, ...] = (None, "", [])
 

@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pfl.handler.core.fingerprint.model import Part
+from .model import Part
 
 _SHOWN = 60
 _VALUES = ("constant", "default", "closure")

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.canonical import unquoted
-from pfl.handler.core.fingerprint.collector import Collector, Location, first_seen, is_instance
-from pfl.handler.core.fingerprint.resolver import Resolver
-from pfl.handler.core.fingerprint.source import Bindings, Source, lines_of
+from . import ownership
+from .canonical import unquoted
+from .collector import Collector, Location, first_seen, is_instance
+from .resolver import Resolver
+from .source import Bindings, Source, lines_of
 
 # Members that Python, enum, typing and pydantic add.
 _NOISE = re.compile(

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.analysis import OWN_MODULE, Unit, aliases_in, analyse
-from pfl.handler.core.fingerprint.model import Part, tagged
-from pfl.handler.core.fingerprint.rendering import render
-from pfl.handler.core.fingerprint.source import Globals, Read, Source, load, root_name
-from pfl.handler.core.fingerprint.values import MISSING, Encoded, Encoder, Folder, Package
+from . import ownership
+from .analysis import OWN_MODULE, Unit, aliases_in, analyse
+from .model import Part, tagged
+from .rendering import render
+from .source import Globals, Read, Source, load, root_name
+from .values import MISSING, Encoded, Encoder, Folder, Package
 
 CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
 _WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")

@@ -14,10 +14,10 @@ import sys
 from types import FunctionType, ModuleType
 from typing import Any
 
-from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import ownership, visitors
-from pfl.handler.core.fingerprint.classes import visit_class
-from pfl.handler.core.fingerprint.collector import (
+from ..errors import InvalidRequestError
+from . import ownership, visitors
+from .classes import visit_class
+from .collector import (
     Collector,
     Location,
     SideEffects,
@@ -25,12 +25,12 @@ from pfl.handler.core.fingerprint.collector import (
     is_step,
     unwrap,
 )
-from pfl.handler.core.fingerprint.model import Fingerprint, digest_of
-from pfl.handler.core.fingerprint.rendering import render
-from pfl.handler.core.fingerprint.resolver import origin_of
-from pfl.handler.core.fingerprint.side_effects import visit_side_effects
-from pfl.handler.core.fingerprint.source import load
-from pfl.handler.core.fingerprint.values import Folder, Package
+from .model import Fingerprint, digest_of
+from .rendering import render
+from .resolver import origin_of
+from .side_effects import visit_side_effects
+from .source import load
+from .values import Folder, Package
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000

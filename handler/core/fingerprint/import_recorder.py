@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pfl.handler.core.fingerprint import ownership
+from . import ownership
 
 _active: list[Reads] = []
 _is_hooked = False

@@ -8,7 +8,7 @@ import re
 import types
 from typing import Any
 
-from pfl.handler.core.fingerprint.values import state_of
+from .values import state_of
 
 _LENGTH = 400
 _ITEMS = 40

@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.analysis import CHOSEN, OWN_MODULE, Unit
-from pfl.handler.core.fingerprint.collector import (
+from . import ownership
+from .analysis import CHOSEN, OWN_MODULE, Unit
+from .collector import (
     Collector,
     Location,
     Value,
     first_seen,
     is_instance,
 )
-from pfl.handler.core.fingerprint.source import Globals, Read, Source, absolute, module_read
-from pfl.handler.core.fingerprint.values import MISSING, Package
+from .source import Globals, Read, Source, absolute, module_read
+from .values import MISSING, Package
 
 _DEPENDS_ON_VERSION = re.compile(
     r"(?:sys\.(?:version_info|version|hexversion)|platform\.python_version"

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.collector import (
+from . import ownership
+from .collector import (
     CODE,
     Collector,
     Location,
@@ -23,8 +23,8 @@ from pfl.handler.core.fingerprint.collector import (
     is_instance,
     module_name_of,
 )
-from pfl.handler.core.fingerprint.resolver import statements
-from pfl.handler.core.fingerprint.source import (
+from .resolver import statements
+from .source import (
     Bindings,
     Definition,
     Globals,
@@ -35,7 +35,7 @@ from pfl.handler.core.fingerprint.source import (
     imported,
     root_name,
 )
-from pfl.handler.core.fingerprint.values import HIDDEN_STATE, MISSING
+from .values import HIDDEN_STATE, MISSING
 
 # Modules, and attributes of modules, whose state does not decide what a program computes.
 _SILENT = re.compile(

@@ -10,10 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.collector import unwrap
-from pfl.handler.core.fingerprint.model import Part
+from ..errors import InvalidRequestError
+from . import ownership
+from .collector import unwrap
+from .model import Part
 
 if TYPE_CHECKING:
     import subprocess

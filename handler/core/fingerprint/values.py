@@ -25,8 +25,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.model import tagged
+from . import ownership
+from .model import tagged
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
 MAX_VALUES = 50_000

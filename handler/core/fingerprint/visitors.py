@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from pfl.handler.core.errors import InvalidRequestError
-from pfl.handler.core.fingerprint import ownership
-from pfl.handler.core.fingerprint.collector import Collector, Location, Value, first_seen, unwrap
-from pfl.handler.core.fingerprint.resolver import Resolver, statements
-from pfl.handler.core.fingerprint.values import Folder, Package, closure_of, without_copied
+from ..errors import InvalidRequestError
+from . import ownership
+from .collector import Collector, Location, Value, first_seen, unwrap
+from .resolver import Resolver, statements
+from .values import Folder, Package, closure_of, without_copied
 
 
 def visit_function(collector: Collector, label: str, function: FunctionType) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
-from pfl.handler.core.store.objects import AlreadyExistsError, Store
+from ..errors import CorruptRecordError, InvalidRequestError
+from .objects import AlreadyExistsError, Store
 
 VERSION = 1
 KEY = "format.json"

@@ -16,8 +16,8 @@ from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
-from pfl.handler.core.errors import InvalidRequestError, PflError, UnavailableError
-from pfl.handler.core.settings import Settings
+from ..errors import InvalidRequestError, PflError, UnavailableError
+from ..settings import Settings
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider

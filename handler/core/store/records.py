@@ -25,9 +25,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
-from pfl.handler.core.store.keys import canonical, digest, encode_id
-from pfl.handler.core.store.values import JsonObject
+from ..errors import CorruptRecordError, InvalidRequestError
+from .keys import canonical, digest, encode_id
+from .values import JsonObject
 
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","body":'

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from pfl.handler.core.errors import UnstorableValueError
+from ..errors import UnstorableValueError
 
 JsonObject = dict[str, Any]  # A JSON object whose shape somebody else decides.
 

@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pfl.handler.core import links
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.errors import PflError
-from pfl.handler.core.event import Request
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.engine.prefect import client
-from pfl.handler.engine.prefect.environment import Api
-from pfl.handler.engine.work import Work
+from ...core import links
+from ...core.cache.entry import Entry
+from ...core.errors import PflError
+from ...core.event import Request
+from ...core.store.values import JsonObject
+from ..work import Work
+from . import client
+from .environment import Api
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun

@@ -22,22 +22,6 @@ from uuid import UUID, uuid4
 
 import prefect
 import prefect.task_engine
-from pfl.handler.core import event, links
-from pfl.handler.core.cache import accept
-from pfl.handler.core.cache.entry import Entry
-from pfl.handler.core.declare import manifest, project
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.declare.params import KIND_OF, Param
-from pfl.handler.core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects, records
-from pfl.handler.engine import reap
-from pfl.handler.engine.causes import TERMINATED, out_of_time
-from pfl.handler.engine.deadline import Stopped, Terminated, raise_on_sigterm
-from pfl.handler.engine.invocation import Invocation
-from pfl.handler.engine.prefect import artifacts, client, environment, limits
-from pfl.handler.engine.steps import call_step, timed_out
-from pfl.handler.engine.work import Run, Work
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # Not in its __all__.
@@ -45,6 +29,23 @@ from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Crashed
 from prefect.task_engine import run_task
+
+from ...core import event, links
+from ...core.cache import accept
+from ...core.cache.entry import Entry
+from ...core.declare import manifest, project
+from ...core.declare.flow import Flow
+from ...core.declare.params import KIND_OF, Param
+from ...core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
+from ...core.settings import Settings
+from ...core.store import objects, records
+from .. import reap
+from ..causes import TERMINATED, out_of_time
+from ..deadline import Stopped, Terminated, raise_on_sigterm
+from ..invocation import Invocation
+from ..steps import call_step, timed_out
+from ..work import Run, Work
+from . import artifacts, client, environment, limits
 
 # Set while pfl runs a flow of its own; a run that Prefect started has none, and makes one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)

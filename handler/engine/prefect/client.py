@@ -18,11 +18,11 @@ from functools import cache
 from itertools import count
 from typing import Any, TypeVar
 
-from pfl.handler.core import retry
-from pfl.handler.core.errors import BusyError, UnavailableError
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.core.tags import call_tag
-from pfl.handler.engine.prefect.environment import Api
+from ...core import retry
+from ...core.errors import BusyError, UnavailableError
+from ...core.store.values import JsonObject
+from ...core.tags import call_tag
+from .environment import Api
 
 T = TypeVar("T")
 TIMEOUT_S = 20

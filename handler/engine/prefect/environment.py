@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pfl.handler.core import links
-from pfl.handler.core.errors import InvalidRequestError, UnavailableError
-from pfl.handler.core.settings import Settings
-from pfl.handler.engine import aws
+from ...core import links
+from ...core.errors import InvalidRequestError, UnavailableError
+from ...core.settings import Settings
+from .. import aws
 
 _NEEDED_BY_A_RUN = (
     "pfl.handler.engine.prefect.builder",
@@ -75,7 +75,7 @@ def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
             why="PREFECT_API_URL is not set",
             hint='set it, or send "engine": "direct" in the event',
         )
-    from pfl.handler.engine.prefect import server
+    from . import server
 
     running = server.ensure(settings.home, idle_s=settings.server_idle_s, progress=progress)
     return Api(running.url, "", "embedded server")

@@ -18,27 +18,28 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
-from pfl.handler.core.cache import lease
-from pfl.handler.core.declare.step import AnyStep
-from pfl.handler.core.errors import (
+from ...core.cache import lease
+from ...core.declare.step import AnyStep
+from ...core.errors import (
     BusyError,
     InvalidRequestError,
     NotFoundError,
     PflError,
     UnavailableError,
 )
-from pfl.handler.core.store import records
-from pfl.handler.core.store.keys import encode_id
-from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.core.tags import limit_tag
-from pfl.handler.engine.prefect import environment
-from pfl.handler.engine.prefect.client import FINAL, ask, pages, patiently, pause, set_state
-from pfl.handler.engine.prefect.environment import Api
+from ...core.store import records
+from ...core.store.keys import encode_id
+from ...core.store.objects import Store
+from ...core.store.values import JsonObject
+from ...core.tags import limit_tag
+from . import environment
+from .client import FINAL, ask, pages, patiently, pause, set_state
+from .environment import Api
 
 if TYPE_CHECKING:
-    from pfl.handler.engine.invocation import Invocation
     from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+
+    from ..invocation import Invocation
 
 # Prefect lends slots for no shorter time.
 _SLOT_S = 60

@@ -8,14 +8,14 @@ from itertools import islice
 from typing import TypedDict
 from uuid import UUID
 
-from pfl.handler.core import links
-from pfl.handler.core.cache import lease
-from pfl.handler.core.errors import InvalidRequestError, NotFoundError
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.objects import Store
-from pfl.handler.engine.prefect import environment, server
-from pfl.handler.engine.prefect.client import ask, pages
-from pfl.handler.engine.prefect.environment import Api
+from ...core import links
+from ...core.cache import lease
+from ...core.errors import InvalidRequestError, NotFoundError
+from ...core.settings import Settings
+from ...core.store.objects import Store
+from . import environment, server
+from .client import ask, pages
+from .environment import Api
 
 _OPEN = ("cancelling", "paused", "pending", "running", "scheduled")
 STATES = (*_OPEN, "completed", "failed", "cancelled", "crashed")

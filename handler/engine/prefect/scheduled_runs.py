@@ -21,24 +21,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
-from pfl.handler.core import event, retry
-from pfl.handler.core.cache import lease
-from pfl.handler.core.declare import project
-from pfl.handler.core.declare.flow import Flow
-from pfl.handler.core.errors import (
+from ...core import event, retry
+from ...core.cache import lease
+from ...core.declare import project
+from ...core.declare.flow import Flow
+from ...core.errors import (
     ErrorBody,
     InvalidRequestError,
     NotFoundError,
     PflError,
     StepFailedError,
 )
-from pfl.handler.core.event import Notify, Reply
-from pfl.handler.core.settings import Settings
-from pfl.handler.core.store.objects import Store
-from pfl.handler.core.store.values import JsonObject
-from pfl.handler.engine import aws
-from pfl.handler.engine.prefect import client, environment, session
-from pfl.handler.engine.prefect.environment import Api
+from ...core.event import Notify, Reply
+from ...core.settings import Settings
+from ...core.store.objects import Store
+from ...core.store.values import JsonObject
+from .. import aws
+from . import client, environment, session
+from .environment import Api
 
 if TYPE_CHECKING:
     from prefect import Flow as PrefectFlow
@@ -222,7 +222,7 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
     settings = caller.settings
     flows = project.load(settings).flows
     if name in flows:
-        from pfl.handler import answer
+        from ... import answer
 
         return answer.answer(
             _event(flows[name], flow_run.parameters),
@@ -294,12 +294,13 @@ def _run_ordinary(
     settings: Settings,
     deadline: float | None,
 ) -> Reply:
-    from pfl.handler.engine import causes
-    from pfl.handler.engine import deadline as deadlines
     from prefect import settings as knobs
     from prefect.client.schemas.objects import State
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
+
+    from .. import causes
+    from .. import deadline as deadlines
 
     started = time.perf_counter()
     run_id = str(flow_run.id)

@@ -37,7 +37,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfl.handler.core.errors import UnavailableError
+from ...core.errors import UnavailableError
 
 START_TIMEOUT_S = 180
 STOP_GRACE_S = 10

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pfl.handler.engine.prefect.server import FAILED, Server
+from .server import FAILED, Server
 
 if TYPE_CHECKING:
     import uvicorn

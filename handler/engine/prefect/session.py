@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
-from pfl.handler.core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
-from pfl.handler.core.event import Notify
-from pfl.handler.core.settings import Settings
-from pfl.handler.engine.causes import END_NOT_RECORDED, TERMINATED
-from pfl.handler.engine.deadline import Terminated
-from pfl.handler.engine.interrupt import Interruptible
-from pfl.handler.engine.invocation import Invocation
-from pfl.handler.engine.prefect import client, environment
-from pfl.handler.engine.work import Outcome
+from ...core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
+from ...core.event import Notify
+from ...core.settings import Settings
+from ..causes import END_NOT_RECORDED, TERMINATED
+from ..deadline import Terminated
+from ..interrupt import Interruptible
+from ..invocation import Invocation
+from ..work import Outcome
+from . import client, environment
 
 if TYPE_CHECKING:
     from prefect import State
@@ -42,8 +42,9 @@ def compute(invocation: Invocation) -> None:
     """
     with session(invocation.settings, invocation.notify) as api:
         import prefect
-        from pfl.handler.engine.prefect import builder
         from prefect.exceptions import TerminationSignal
+
+        from . import builder
 
         request = invocation.request
         token = builder.current.set(invocation)
@@ -94,9 +95,10 @@ def compute(invocation: Invocation) -> None:
 def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
     """Run the flow: as the run that Prefect started, or as a new one."""
     import prefect
-    from pfl.handler.engine.prefect import builder
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.flow_engine import run_flow
+
+    from . import builder
 
     flow = builder.build(invocation.flow)
     # The parameters came as JSON; Prefect would import FastAPI to convert them.

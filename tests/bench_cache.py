@@ -1,7 +1,10 @@
 """
-What a hit costs, against the least that could answer it: ``python tests/bench_cache.py [--objects 1000000]`` prints a table.
+Prints what a hit costs next to the least that could answer it.
 
-Each row compares two things in one run on one machine, taking turns, by their medians. Nothing here is collected by pytest.
+    python tests/bench_cache.py [--objects 1000000]
+
+Each row compares two things in one run on one machine, taking turns, by their medians. pytest
+collects nothing here.
 """
 
 from __future__ import annotations
@@ -24,20 +27,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import obstore  # noqa: E402
-import servers  # noqa: E402
+import obstore
+import servers
 
-from pfl.handler import entry  # noqa: E402
+from pfl.handler import entry
 from pfl.handler.core import event
 from pfl.handler.core.cache import bust, inspection
 from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.declare import catalog
-from pfl.handler.core.settings import Settings, of_process  # noqa: E402
-from pfl.handler.core.store import objects, records  # noqa: E402
-from pfl.handler.core.store.keys import value_digest  # noqa: E402
+from pfl.handler.core.settings import Settings, of_process
+from pfl.handler.core.store import objects, records
+from pfl.handler.core.store.keys import value_digest
 
-_GET = "import obstore; from obstore.store import LocalStore; obstore.get(LocalStore({place!r}), {key!r}).bytes()"
-_HIT = "from pfl.handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); assert r['store'] == {'get': 1}, r"
+_GET = (
+    "import obstore; from obstore.store import LocalStore; "
+    "obstore.get(LocalStore({place!r}), {key!r}).bytes()"
+)
+_HIT = (
+    "from pfl.handler.entry import lambda_handler; r = lambda_handler({'id': 'abc'}); "
+    "assert r['store'] == {'get': 1}, r"
+)
 _CLI = "from pfl.cli.main import main; main(['invoke', '--id', 'abc', '--json'])"
 _PREFECT = """
 from prefect import flow, task
@@ -88,7 +97,7 @@ def process(*words: str, environ: dict[str, str]) -> Callable[[], object]:
 
 
 class Context:
-    """What Lambda hands the handler beside the event; with it, each call leaves its line in the log."""
+    """Lambda's context object; with it, each call writes its line to the log."""
 
     aws_request_id = "8f4c2f6e-7a0f-4d8e-9a57-0f4f7f0b6b1d"
 
@@ -103,7 +112,7 @@ def plan_paths(settings: Settings, ids: list[str]) -> list[str]:
 
 
 def warm(name: str, settings: Settings, backend: object, ids: list[str], rounds: int) -> None:
-    """A warm three-step hit, as Lambda asks for it and of another ID each time, against one GET of the same bytes."""
+    """A warm hit of three steps, of another ID each time, next to one GET of the same bytes."""
     os.environ |= {
         "PFL_STORE": settings.store,
         "PFL_MANIFEST": settings.manifest,
@@ -149,7 +158,7 @@ def cold(place: Path, settings: Settings, environ: dict[str, str], rounds: int) 
         rounds, process("-c", _CLI, environ=environ), process("-c", "import typer", environ=environ)
     )
     row("`pfl invoke`, a hit", cli, "`python -c 'import typer'`", typer, "≤ 3")
-    with servers_prefect(place) as api:
+    with PrefectServers(place) as api:
         script = place / "plain.py"
         script.write_text(_PREFECT)
         plain = environ | {
@@ -163,7 +172,7 @@ def cold(place: Path, settings: Settings, environ: dict[str, str], rounds: int) 
     row("cold hit", hit, "the same hit through plain Prefect", prefect, "≤ 1/15")
 
 
-class servers_prefect:
+class PrefectServers:
     def __init__(self, place: Path) -> None:
         self.home = place / "server"
 
@@ -180,7 +189,7 @@ class servers_prefect:
 
 def fill(opened: objects.Store, numbers: range, directory: str, *, whole: int = 2_000) -> None:
     """
-    Small results and plans, fifty to an ID; written straight into a directory, which is what the store would do.
+    Write small results and plans, fifty for each ID, straight into a directory.
 
     Behind the first *whole*, the objects are copies: nobody reads them.
     """
@@ -214,7 +223,7 @@ def fill(opened: objects.Store, numbers: range, directory: str, *, whole: int = 
 
 
 def scale(name: str, opened: objects.Store, counts: tuple[int, int], directory: str = "") -> None:
-    """Listing and busting one ID, in a small store and in a large one; and what a walk of all needs of memory."""
+    """Listing and busting one ID in a small and a large store, and the memory that a walk needs."""
     found = []
     for count in counts:
         fill(opened, range(count), directory)
@@ -250,7 +259,8 @@ def scale(name: str, opened: objects.Store, counts: tuple[int, int], directory: 
         row(f"{what}, {large}", found[1][column], small, found[0][column], "1")
     for column, what in enumerate(("requests of a list of one ID", "requests of its bust"), 2):
         print(
-            f"| {what}, {large} | {found[1][column]:g} | {small} | {found[0][column]:g} | {found[1][column] / found[0][column]:.2g} × | 1 |",
+            f"| {what}, {large} | {found[1][column]:g} | {small} | {found[0][column]:g} "
+            f"| {found[1][column] / found[0][column]:.2g} × | 1 |",
             flush=True,
         )
 
@@ -286,7 +296,8 @@ def memory(place: Path, counts: tuple[int, int], environ: dict[str, str]) -> Non
             found.append(peak_mib(environ | {"PFL_STORE": str(place / str(count))}, "cache", verb))
     for verb, (small, large) in peaks.items():
         print(
-            f"| memory of `pfl cache {verb}`, directory, {counts[1]:,} objects | {large:.0f} MiB | {counts[0]:,} objects | {small:.0f} MiB | {large / small:.2g} × | 1 |",
+            f"| memory of `pfl cache {verb}`, directory, {counts[1]:,} objects | {large:.0f} MiB "
+            f"| {counts[0]:,} objects | {small:.0f} MiB | {large / small:.2g} × | 1 |",
             flush=True,
         )
 
@@ -313,7 +324,8 @@ def main() -> None:
             project=str(place), manifest=baked, engine="direct", store=str(place / "store")
         )
         print(
-            "| | median | against | median | ratio | target |\n| --- | ---: | --- | ---: | ---: | ---: |"
+            "| | median | against | median | ratio | target |\n"
+            "| --- | ---: | --- | ---: | ---: | ---: |"
         )
         ids = ["abc", *(f"customer-{number:04}" for number in range(1, 1_000))]
         warm("directory", settings, obstore.store.LocalStore(place / "store"), ids, 3_000)

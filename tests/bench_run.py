@@ -1,8 +1,11 @@
 """
-How long it takes from pressing *Run* in Prefect's UI to the first line of user code: ``python tests/bench_run.py [RUNS [PART]...]``.
+Prints how long it takes from *Run* in Prefect's UI to the first line of user code.
 
-Prefect's process worker, ours before a warm and a cold sandbox (AWS's emulator), one poll, and an automation that calls the
-function's URL; all against one real server on loopback, both workers looking for runs every two seconds.
+    python tests/bench_run.py [RUNS [PART]...]
+
+It measures Prefect's process worker, ours before a warm and a cold sandbox (AWS's emulator), one
+poll, and an automation that calls the function's URL; all with one real server on loopback. Both
+workers look for runs every two seconds.
 """
 
 from __future__ import annotations
@@ -79,7 +82,8 @@ def worker(*command: str):
 
 def row(name: str, seconds: list[float]) -> None:
     print(
-        f"{name:<44} median {statistics.median(seconds):6.2f} s   least {min(seconds):6.2f} s   n={len(seconds)}",
+        f"{name:<44} median {statistics.median(seconds):6.2f} s   least {min(seconds):6.2f} s   "
+        f"n={len(seconds)}",
         flush=True,
     )
 

@@ -1,8 +1,8 @@
 """
 Prints how dense the code of pfl is: ``python tests/density.py [CHECKOUT] [--json]``.
 
-Tokens are counted without comments and docstrings, since a count of lines rewards density. A code line
-is one that is neither blank nor a comment nor part of a docstring.
+Tokens are counted without comments and docstrings, since a count of lines rewards density. A code
+line is one that is neither blank nor a comment nor part of a docstring.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Busts: what was computed before one is not served after it, whatever the order of their reads and writes; and back again."""
+"""Busts: what was computed before one is not served after it, in any order of requests."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_bust_by_age_takes_a_young_plan_that_rests_on_an_old_result(outside):
 
 
 def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
-    """c once took b; today it does not. Whoever goes back to the old code must not meet the old value."""
+    """c once took b and does not now. A return to the old code must not find the old value."""
     outside.call()
     outside.write(
         OUTSIDE.replace("def c(b: int, rate: int = 10)", "def c(rate: int = 10)").replace(
@@ -362,7 +362,8 @@ class Interrupted(stores.Store):
     """
     A store that lets others act just before its operations: ``acts[n]`` before the n-th.
 
-    A bust neither reads nor writes what is apart from it, so of several such operations in a row only the first counts.
+    A bust neither reads nor writes what is unrelated, so of several such operations in a row only
+    the first counts.
     """
 
     APART = ("leases/", "calls/", "code/", "accepted/", layout.KEY)
@@ -428,7 +429,7 @@ def race(project, url: str, acts: dict, **event) -> int:
 
 @pytest.mark.parametrize("stored", ["nothing", "all", "an older plan", "another rate"])
 def test_a_bust_at_any_moment_of_a_call_wins(outside, monkeypatch, stored):
-    """The mark falls before operation n of the call, the removal of plans before operation m: every pair of them."""
+    """The mark comes before operation n of the call, the removal of plans before m: all pairs."""
     monkeypatch.setattr(
         bust, "_PATIENCE_S", 0
     )  # In one thread, nobody goes on while another waits.
@@ -491,7 +492,7 @@ def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outsid
 
 
 def test_a_bust_waits_for_a_plan_that_is_being_written(outside):
-    """Else a call between the bust's end and the plan's withdrawal would be answered with the old value."""
+    """Otherwise a call between the end of the bust and the removal would receive the old value."""
     writing, go_on = threading.Event(), threading.Event()
     done: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The cache: what one read answers, what is computed again and why, and that damage is never taken for a value."""
+"""The cache: what one read answers, what is computed again and why; damage is never a value."""
 
 from __future__ import annotations
 
@@ -136,8 +136,12 @@ def test_a_very_large_value_is_read_only_where_it_is_asked_for_and_is_in_memory_
     project,
 ):
     """10 MB here; 200 MB take as many reads, and twenty times the time and memory."""
-    code = "import json, resource, sys; from pfl.handler.entry import lambda_handler; r = lambda_handler(json.loads(sys.argv[1])); "
-    code += "print(json.dumps([r['store'], len(str(r['steps'][0]['value'])), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
+    code = (
+        "import json, resource, sys; from pfl.handler.entry import lambda_handler; "
+        "r = lambda_handler(json.loads(sys.argv[1])); size = len(str(r['steps'][0]['value'])); "
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "print(json.dumps([r['store'], size, peak]))"
+    )
 
     def peak(**event) -> list:
         run = [sys.executable, "-c", code, json.dumps({"id": "abc", **event})]
@@ -189,8 +193,8 @@ def test_a_parameter_that_is_spelled_out_as_its_default_is_a_hit(chain):
 
 
 def test_a_parameter_counts_only_for_the_steps_that_take_it(project):
-    project.write(CHAIN.replace("def a(id: str, rate: int = 2)", "def a(id: str)").replace("* rate", "* 2").replace(
-        "def c(b: int)", "def c(b: int, rate: int = 2)"))  # fmt: skip
+    code = CHAIN.replace("def a(id: str, rate: int = 2)", "def a(id: str)").replace("* rate", "* 2")
+    project.write(code.replace("def c(b: int)", "def c(b: int, rate: int = 2)"))
     project.call()
     reply = project.call(params={"rate": 3})
     assert statuses(reply) == of(HIT, HIT, NEW)
@@ -258,7 +262,10 @@ def test_one_and_one_point_zero_from_a_step_are_two_inputs(chain):
 
 def fresh(project, raw: dict) -> dict:
     """The reply of a new process."""
-    code = "import json, sys; from pfl.handler.entry import lambda_handler; print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))"
+    code = (
+        "import json, sys; from pfl.handler.entry import lambda_handler; "
+        "print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))"
+    )
     environ = os.environ | {"PFL_ENGINE": "direct"}
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(raw)],
@@ -281,7 +288,7 @@ def test_an_edit_is_noticed_by_a_new_process(chain):
 
 
 def test_an_edit_of_the_same_length_in_the_same_second_is_noticed(chain):
-    """Python takes bytecode for current by the second and the size of its source; a value computed by it would stay wrong."""
+    """Python trusts bytecode by second and size of its source; its value would stay wrong."""
     for number in range(1, 8):
         path = chain.write(CHAIN.replace("a + 1", f"a + {number}"))
         os.utime(path, (1_700_000_000, 1_700_000_000 + number / 100))
@@ -834,7 +841,7 @@ def kept(tmp_path_factory) -> dict[str, bytes]:
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_flipped_bit_and_no_cut_ever_changes_a_value(kept, data):
-    """Whatever one object of the store has become, and whether plans are there or not, the reply is right."""
+    """The reply is right with any object of the store damaged, with plans and without."""
     from conftest import Project
 
     project = Project(Path(kept["root"].decode()))
@@ -922,7 +929,7 @@ FLOWS = [flow("late", late), flow("listed", listed), flow("clock", clock)]
 
 
 def test_what_a_late_import_read_and_what_was_listed_counts_and_a_clock_is_no_edit(project):
-    """Each call is a new process: it trusts the manifest until something that the flows rest on has changed."""
+    """Each call is a new process: it trusts the manifest until something that it covers changes."""
     data = project.root / "flows" / "data"
     data.mkdir(exist_ok=True)
     (data / "one.txt").write_text("one")
@@ -951,7 +958,9 @@ ASKS = """
 import os, subprocess
 from pfl import flow, step
 HERE = os.path.dirname(__file__)
-SAID = subprocess.check_output(["cat", f"{HERE}/said.txt"], text=True) if "PFL_ASK" in os.environ else ""
+SAID = ""
+if "PFL_ASK" in os.environ:
+    SAID = subprocess.check_output(["cat", f"{HERE}/said.txt"], text=True)
 FLAG = os.path.exists(f"{HERE}/flag")
 FOLDER = os.path.basename(os.getcwd())
 @step

@@ -48,7 +48,8 @@ def test_a_bust_of_every_age_wins_over_what_is_being_computed(pfl, project):
     busting = [*RUN, "cache", "bust", "--older-than", "0s", "--yes"]
     project.write(
         "import subprocess\nfrom pfl import flow, step\n\n\n@step\ndef a(id: str) -> int:\n"
-        f"    subprocess.run({busting!r}, check=True)\n    return 1\n\n\nFLOWS = [flow('racing', a)]\n"
+        f"    subprocess.run({busting!r}, check=True)\n    return 1\n\n\n"
+        "FLOWS = [flow('racing', a)]\n"
     )
     assert pfl("invoke", "--id", "abc")[0] == 0
     assert pfl("invoke", "--id", "abc", "--cached-only")[0] == 3
@@ -223,9 +224,12 @@ def test_stats_bust_and_restore_work_also_where_the_flows_cannot_be_imported(pfl
 def test_inspect_cuts_a_long_text_and_tells_a_text_from_a_number(pfl, project):
     file = project.root / "flows" / "pipeline.py"
     source = file.read_text()
-    file.write_text(source.replace("FLOWS = [", "FLOWS = [flow('texts', digits, long), ", 1).replace(
-        "FLOWS", "from pfl import step\n\n\n@step\ndef digits(id: str) -> str:\n    return '12'\n\n\n"
-        "@step\ndef long(id: str) -> str:\n    return 'x' * 100_000\n\n\nFLOWS", 1))  # fmt: skip
+    steps = (
+        "from pfl import step\n\n\n@step\ndef digits(id: str) -> str:\n    return '12'\n\n\n"
+        "@step\ndef long(id: str) -> str:\n    return 'x' * 100_000\n\n\n"
+    )
+    listed = source.replace("FLOWS = [", "FLOWS = [flow('texts', digits, long), ", 1)
+    file.write_text(listed.replace("FLOWS", f"{steps}FLOWS", 1))
     assert pfl("invoke", "--id", "abc", "--flow", "texts")[0] == 0
     out = pfl("cache", "inspect", "--id", "abc", "--flow", "texts")[1]
     assert '"12"' in out

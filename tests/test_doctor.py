@@ -153,17 +153,27 @@ def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, mon
 
 
 FAILS = {  # Exit code, the check that fails, and its words.
-    "away": (5, "prefect", "did not answer"), "denied": (5, "prefect", "HTTP 403"), "flows": (2, "flows", "pipeline.py"),
-    "pool": (2, "worker", "is of type process"), "function": (3, "function", "no-such-function does not exist"),
-    "role": (5, "function", "from inside: the store s3://shut/pfl did not write"), "create": (5, "store", "a create overwrites"),
-    "version": (2, "versions", "wanted >=99"), "place": (5, "block", "the store "),
-}  # fmt: skip
+    "away": (5, "prefect", "did not answer"),
+    "denied": (5, "prefect", "HTTP 403"),
+    "flows": (2, "flows", "pipeline.py"),
+    "pool": (2, "worker", "is of type process"),
+    "function": (3, "function", "no-such-function does not exist"),
+    "role": (5, "function", "from inside: the store s3://shut/pfl did not write"),
+    "create": (5, "store", "a create overwrites"),
+    "version": (2, "versions", "wanted >=99"),
+    "place": (5, "block", "the store "),
+}
 
 
 @pytest.mark.parametrize("change", FAILS)
 def test_what_fails_gives_its_exit_code_and_stops_no_other_check(
-    here, inside, monkeypatch, change, s3_env, prefect_server
-):  # noqa: F811
+    here,
+    inside,  # noqa: F811
+    monkeypatch,
+    change,
+    s3_env,
+    prefect_server,
+):
     code, check, words = FAILS[change]
     forget_blocks(prefect_server.url)
     told = {

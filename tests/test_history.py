@@ -1,4 +1,4 @@
-"""History: a record of each thing that happened, in order, found at the same cost however many there are; diff, bisect, export."""
+"""History: a record of each event, in order, found at constant cost; diff, bisect, export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 
 import pytest
 from conftest import statuses, values
@@ -27,7 +28,8 @@ import pfl
 def turn(id: str, previous, by: int = 1):
     if by == 0:
         raise ValueError("no turn")
-    return {"total": (previous or {"total": 0})["total"] + by, "seen": [each["total"] for each in pfl.history(id, "turn", limit=2)]}
+    seen = [each["total"] for each in pfl.history(id, "turn", limit=2)]
+    return {"total": (previous or {"total": 0})["total"] + by, "seen": seen}
 
 @step
 def twice(turn) -> int:
@@ -164,9 +166,8 @@ def test_a_busted_call_that_is_sent_again_takes_no_second_turn(counting):
 def test_a_clock_that_went_backwards_does_not_change_the_order(counting, monkeypatch):
     counting.call()
     for hour in range(1, 4):
-        monkeypatch.setattr(
-            history.time, "time_ns", lambda then=time.time_ns() - hour * 3600 * 10**9: then
-        )
+        earlier = time.time_ns() - hour * 3600 * 10**9
+        monkeypatch.setattr(history.time, "time_ns", partial(int, earlier))
         assert values(counting.call(bust="all"))["turn"]["total"] == hour + 1
     assert [row["value"]["total"] for row in rows("--step", "turn")] == [4, 3, 2, 1]
 

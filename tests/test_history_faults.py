@@ -1,4 +1,4 @@
-"""Nothing that was replied is missing from history and nothing is there twice: under 32 writers, and ``kill -9`` at each write."""
+"""History has each reply once: under 32 writers, and with ``kill -9`` at each write."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def work(writer):
         event = {"id": id, "bust": "all"} if (writer + number) % busting == 0 else {"id": id}
         reply = entry.handle(event, settings, request_id=f"{writer}-{number}", results=opened)
         step = reply["steps"][0] if reply["steps"] else {"status": None, "value": None}
-        os.write(1, (json.dumps([id, reply["status"], step["status"], step["value"]]) + "\\n").encode())
+        line = json.dumps([id, reply["status"], step["status"], step["value"]]) + "\\n"
+        os.write(1, line.encode())
 
 
 children = []
@@ -97,7 +98,7 @@ def test_thirty_two_writers_leave_each_turn_once_and_in_order(project, request, 
     store = stores.open_store(knobs["store"], environ=environ)
     for id in IDS:
         found = [body["value"] for body in values_of(store, id)]
-        # Each turn has the turn before it within: none is missing, none is there twice, none overtook another.
+        # Each turn holds the one before: none is missing, doubled, or out of order.
         assert found == [list(range(length)) for length in range(1, len(found) + 1)]
         computed = Counter(
             len(value) for each, _, status, value in replies if each == id and status == "computed"
@@ -108,7 +109,7 @@ def test_thirty_two_writers_leave_each_turn_once_and_in_order(project, request, 
 
 
 def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing(tmp_path):
-    """The next call after a death sees the same previous value, and leaves one record for each turn."""
+    """The next call after a death has the same previous value, and each turn one record."""
     root = tmp_path / "project"
     settings = suite.project(root)
     (root / "flows" / "pipeline.py").write_text("from pfl import flow, step\n" + TURNS)

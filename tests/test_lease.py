@@ -1,4 +1,4 @@
-"""One computation at a time, and a dead call is noticed: over every store, and between real processes."""
+"""One computation at a time, and a dead call is noticed: every store, and real processes."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_a_call_that_lost_its_lease_saves_nothing_and_says_so(project):
 
 
 def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(project):
-    """Each call may hold one step and wait for the other; neither holds what it does not compute."""
+    """Each call may hold one step and wait for the other's; neither holds more than it computes."""
     project.write(
         """
         @step
@@ -376,7 +376,7 @@ def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(p
 
 
 def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monkeypatch):
-    """Counted in requests per second that it meant to sleep, its looks at whether the holder lives included."""
+    """Counted in requests per second of intended sleep, checks of the holder included."""
     from pfl.handler.engine import invocation
 
     gated.write(GATED.replace('open("gate").read()', "pass"))

@@ -28,7 +28,7 @@ def c(b: int) -> int:
 
 FLOWS = [flow("chain", a, b, c)]
 """
-# What b rests on only grows; so whoever calls after a bust ended must get at least what stood there when it began.
+# The input of b only grows, so a call after a bust must receive at least the value from its start.
 _WORK = """
 import fcntl, json, random, sys, time
 from pfl.handler import entry
@@ -36,7 +36,8 @@ from pfl.handler.core.cache import bust, verify
 from pfl.handler.core.store import objects as store
 from pfl.handler.core.settings import Settings
 
-settings, seed, rounds, ids = Settings(**json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+settings = Settings(**json.loads(sys.argv[1]))
+seed, rounds, ids = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 opened, chance = store.of(settings), random.Random(seed)
 sys.stdin.readline()
 
@@ -52,7 +53,8 @@ def grow(id):
 
 
 for _ in range(rounds):
-    id, act = chance.choice(ids), chance.choice(["call", "call", "call", "step", "bust", "bust by call", "verify"])
+    id = chance.choice(ids)
+    act = chance.choice(["call", "call", "call", "step", "bust", "bust by call", "verify"])
     row = {"id": id, "act": act, "began": time.monotonic()}
     if act == "verify":
         walked = verify.walk(opened, repair=True, retention_s=3600)
@@ -60,11 +62,15 @@ for _ in range(rounds):
     elif act == "bust":
         row["least"] = grow(id)
         steps = {"b", "c"}
-        bust.bust(opened, bust.Scope(id, "", ("b",)), bust.new_name(), dependents=steps, known={"a", *steps}, retention_s=3600)
+        scope, known = bust.Scope(id, "", ("b",)), {"a", *steps}
+        name = bust.new_name()
+        bust.bust(opened, scope, name, dependents=steps, known=known, retention_s=3600)
     else:
-        event = {"id": id, **({"step": "b"} if act == "step" else {"bust": ["b"]} if act == "bust by call" else {})}
+        more = {"step": {"step": "b"}, "bust by call": {"bust": ["b"]}}.get(act, {})
+        event = {"id": id, **more}
         reply = entry.handle(event, settings, results=opened)
-        row |= {"status": reply["status"], "error": reply.get("error"), "warnings": reply.get("warnings")}
+        row["status"] = reply["status"]
+        row |= {name: reply.get(name) for name in ("error", "warnings")}
         row["values"] = {each["step"]: each["value"] for each in reply["steps"]}
     print(json.dumps(row | {"ended": time.monotonic()}), flush=True)
 """
@@ -87,10 +93,15 @@ def test_no_reply_of_many_processes_is_older_than_a_bust_that_ended_before_it(
     workers = [
         forked.Popen(
             [sys.executable, "-c", _WORK, json.dumps(knobs), str(seed), str(rounds), *IDS],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, cwd=project.root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ,
+            cwd=project.root,
         )
         for seed in range(PROCESSES)
-    ]  # fmt: skip
+    ]
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()

@@ -1,4 +1,4 @@
-"""Walking the store: everything that nobody can use is told of, and set aside on request; what is sound stays where it is."""
+"""Walking the store: what is unusable is reported, and set aside on request; the rest stays."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_pickled_result_is_not_opened(one):
 
 
 class Alive:
-    """Counts things that live, now and at most; no other thread can disturb it, as it would a measurement of memory."""
+    """Counts live objects, now and at most, undisturbed by other threads."""
 
     now = most = 0
 
@@ -249,7 +249,7 @@ class Alive:
                 self.most = max(self.most, self.now)
                 return super().__new__(cls, value)
 
-            def __del__(mine):
+            def __del__(watched):  # noqa: N805 (self is the counter)
                 self.now -= 1
 
         return Watched

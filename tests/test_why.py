@@ -1,4 +1,4 @@
-"""Why a step computes again, from what is stored alone; and edits that their author declares harmless."""
+"""Why a step computes again, from what is stored; and edits that are declared harmless."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
     )
     reply = edited.call()
     assert statuses(reply) == {"a": "hit", "b": "hit", "c": "hit"} and values(reply) == before
-    # The plan of the new code is not there; then one listing tells of the acceptance, and the old plan answers.
+    # The new code has no plan; one listing finds the acceptance, and the old plan answers.
     single = edited.call(step="b")
     assert (statuses(single), single["store"]) == ({"b": "hit"}, {"get": 3, "list": 1})
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .handler.core.cache.history import outputs as history
     from .handler.core.declare.step import step
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Flow", "flow", "history", "step"]
 
 

@@ -270,7 +270,7 @@ def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):
     [
         ("s4://bucket", 2, "PFL_STORE is not a store"),
         ("s3:/bucket", 2, "PFL_STORE is not a store"),
-        ("/nowhere/at/all", 5, "is not there"),
+        ("/nowhere/at/all", 5, "does not exist"),
         ("s3://no-such-bucket-here/pfl", 5, "create the bucket"),
     ],
 )

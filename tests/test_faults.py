@@ -198,7 +198,7 @@ import pfl.handler.engine.compute
 
 
 def restore(opened, id):
-    undone = [m for m in bust.marks(opened, id) if not m.by_call]
+    undone = [m for m in bust.list_marks(opened, id) if not m.is_from_call]
     bust.restore(opened, undone, dependents={"b", "c"}, known={"a", "b", "c"})
 
 

@@ -21,7 +21,7 @@ PAGE = HERE / "tutorial.md"
 _BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", flags=re.S | re.M)
 _VARIES = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+", "UUID"),
-    (r"\d{4}-\d\d-\d\d(T[\d:.]+Z?)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d(T[\d:.]+(Z|[+-]\d\d:\d\d)?)?", "TIME"),
     (r"(?<![\d.])[0-9a-f]{8,64}(?![\d.])", "HEX"),
     (r"(?<= )(\d+(\.\d+)? m?s|-)(?= |$|,)", "TOOK"),
     (r"^(compute_ms +)\S+$", r"\1TOOK"),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ..handler.core.errors import NotFoundError, PflError, UnavailableError
-from . import output, settings
+from ..handler.core.errors import NotFoundError, PflError
+from . import invoke, output, settings
 from .options import Json
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def _warn(what: str, fix: str) -> Finding:
     return Finding("warn", what, fix)
 
 
+def _warn_unless(is_good: object, what: str, fix: str) -> Finding:
+    return _ok(what) if is_good else _warn(what, fix)
+
+
 class _SkippedError(Exception):
     """A check has nothing to do; the message says why."""
 
@@ -96,26 +100,26 @@ def doctor(
 
     doc = Doctor(settings.load(), fast)
     names = [name for name in _CHECKS if not (fast and name == "unstable")]
-    rows: list[tuple[str, Finding]] = []
+    others = [name for name in names if name != "flows"]
     with output.stdout_kept_for_data():
-        doc.load()
-        with ThreadPoolExecutor(len(names)) as pool:
-            for name, findings in zip(names, pool.map(doc.run, names), strict=True):
-                rows += [(name, found) for found in findings]
-    if json:
-        for name, found in rows:
-            output.emit({"check": name, **found._asdict()})
-    else:
-        cells = [(name, found.status, found.what) for name, found in rows]
-        output.table(("check", "status", "found"), cells)
-        for fix in dict.fromkeys(f"{name}: {found.fix}" for name, found in rows if found.fix):
+        # First and in this thread: it imports the flows, and other checks need them.
+        found = {"flows": doc.run("flows")}
+        with ThreadPoolExecutor(len(others)) as pool:
+            found |= zip(others, pool.map(doc.run, others), strict=True)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        rows += [{"check": name, **finding._asdict()} for finding in found[name]]
+    columns = ("check", "status", "what")
+    output.print_rows(rows, ("check", "status", "found"), itemgetter(*columns), json=json)
+    if not json:
+        for fix in dict.fromkeys(f"{row['check']}: {row['fix']}" for row in rows if row["fix"]):
             output.say(fix)
-    failed = [found for _, found in rows if found.status == "fail"]
-    warned = sum(found.status == "warn" for _, found in rows)
+    failed = [row for row in rows if row["status"] == "fail"]
+    warned = sum(row["status"] == "warn" for row in rows)
     warnings = output.counted(warned, "warning")
     output.say(f"{output.counted(len(rows), 'check')}, {len(failed)} failed, {warnings}")
     if failed:
-        raise typer.Exit(failed[0].exit_code)
+        raise typer.Exit(failed[0]["exit_code"])
 
 
 class Doctor:
@@ -125,16 +129,6 @@ class Doctor:
         self.chosen = chosen
         self.fast = fast
         self.loaded: Project | None = None
-        self.load_error: PflError | None = None
-
-    def load(self) -> None:
-        """Import the flows, once and in this thread: several checks need them."""
-        from ..handler.core.declare import project
-
-        try:
-            self.loaded = project.load(self.chosen)
-        except PflError as exc:
-            self.load_error = exc
 
     def run(self, name: str) -> list[Finding]:
         """The findings of a check; an exception is one of them, and ends no other check."""
@@ -155,22 +149,17 @@ class Doctor:
     @cached_property
     def results(self) -> Store:
         """The store."""
-        from ..handler.core.store import objects
-
-        return objects.of(self.chosen)
+        return settings.open_store(self.chosen)
 
     @cached_property
     def api(self) -> Api:
         """Prefect's API: the configured one, or the embedded server if it runs."""
-        from ..handler.engine.prefect import environment, server
+        from ..handler.engine.prefect import runs
 
-        configured = environment.configured(self.chosen)
-        if configured is not None:
-            return configured
-        running = server.find(self.chosen.home)
-        if running is None:
+        api = runs.find_api(self.chosen)
+        if api is None:
             raise _SkippedError("not configured: the embedded server starts when it is needed")
-        return environment.Api(running.url, "", "embedded server")
+        return api
 
     def versions(self) -> Iterator[Finding]:
         """Whether the installed packages are supported ones."""
@@ -179,19 +168,14 @@ class Doctor:
 
         from packaging.requirements import Requirement
 
-        wrong = []
-        for line in requires("prefect-lambda") or ():
-            wanted = Requirement(line)
-            if wanted.marker is not None:
-                continue
-            found = version(wanted.name)
-            if not wanted.specifier.contains(found, prereleases=True):
-                wrong.append(f"{wanted.name} is {found}, wanted {wanted.specifier}")
-        if wrong:
-            yield Finding("fail", "; ".join(wrong), "pip install -c constraints.txt -e .")
-        else:
-            packages = f"Prefect {version('prefect')}, obstore {version('obstore')}"
-            yield _ok(f"Python {platform.python_version()}, {packages}")
+        for wanted in map(Requirement, requires("prefect-lambda") or ()):
+            if wanted.marker is None:
+                found = version(wanted.name)
+                if not wanted.specifier.contains(found, prereleases=True):
+                    what = f"{wanted.name} is {found}, wanted {wanted.specifier}"
+                    yield Finding("fail", what, "pip install -c constraints.txt -e .")
+        packages = f"Prefect {version('prefect')}, obstore {version('obstore')}"
+        yield _ok(f"Python {platform.python_version()}, {packages}")
 
     def dotenv(self) -> Iterator[Finding]:
         """The names in ``.env``, and who can read it."""
@@ -215,8 +199,9 @@ class Doctor:
 
     def flows(self) -> Iterator[Finding]:
         """Whether the flows can be imported, and everything they use is known."""
-        if self.loaded is None:
-            raise self.load_error or AssertionError("load() comes first")
+        from ..handler.core.declare import project
+
+        self.loaded = project.load(self.chosen)
         for name, known in self.loaded.prints.items():
             places = sorted({f"{part.file}:{part.line}" for part in known.opaque})
             if places:
@@ -226,40 +211,15 @@ class Doctor:
 
     def unstable(self) -> Iterator[Finding]:
         """Values that differ from process to process, so that a step never hits."""
-        import subprocess
-        import sys
-        import tempfile
-        from pathlib import Path
-
-        from ..handler.core.store import records
-
         if self.loaded is None:
             return
-        environ = {**os.environ, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(self.chosen.root)}
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "manifest")
-            command = [sys.executable, "-m", "pfl.handler.bake", str(file)]
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UnavailableError(
-                    "the flows cannot be imported in a fresh process",
-                    why=done.stderr.strip()[-300:],
-                    hint="pfl plan shows the error",
-                )
-            parts = Path(f"{file}.parts")
-            fresh = records.unseal(parts.read_bytes(), parts.name)
-        unstable = []
-        for name, known in self.loaded.prints.items():
-            digests = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
-            changed = [part for part in known.parts if digests.get(part.name) != part.digest]
-            # A function only differs because of a value that it reads; its source cannot.
-            values = [part for part in changed if part.kind not in ("function", "class")]
-            for part in values or changed:
+        unstable = invoke.find_unstable(self.loaded, self.chosen)
+        for name, parts in unstable.items():
+            for part in parts:
                 what = f"{name} never hits: {part.name} at {part.file}:{part.line} differs"
-                unstable.append(_warn(what, "compute the value inside the step"))
-        yield from unstable or [
-            _ok(f"{len(fresh)} steps have the same fingerprint in each process")
-        ]
+                yield _warn(what, "compute the value inside the step")
+        if not any(unstable.values()):
+            yield _ok(f"{len(unstable)} steps have the same fingerprint in each process")
 
     def prefect(self) -> Iterator[Finding]:
         """Whether Prefect answers, accepts the key, has a version that fits; and its clock."""
@@ -278,12 +238,9 @@ class Doctor:
         ours = version("prefect")
         # Prefect Cloud has no version.
         if isinstance(theirs, str):
-            versions = f"server {theirs}, client {ours}"
-            if Version(theirs).release[:2] >= Version(ours).release[:2]:
-                yield _ok(versions)
-            else:
-                fix = "upgrade the server, or install its version here"
-                yield _warn(f"{versions}: the server is older", fix)
+            is_new = Version(theirs).release[:2] >= Version(ours).release[:2]
+            what = f"server {theirs}, client {ours}"
+            yield _warn_unless(is_new, what, "upgrade the server, or install its version")
         with urllib.request.urlopen(f"{self.api.url}/health", timeout=10) as answer:
             there = parsedate_to_datetime(answer.headers["date"]).timestamp()
         yield _clock(there - time.time())
@@ -301,15 +258,10 @@ class Doctor:
         api = self.api
         with session.session(self.chosen, lambda step, doing: None):
             for change in prefect_setup.blocks(
-                api,
-                self.chosen,
-                name="cache",
-                with_keys=False,
-                dry_run=True,
-                prove=not self.fast,
+                api, self.chosen, name="cache", with_keys=False, dry_run=True, prove=not self.fast
             ):
                 what = f"{change.name} {states[change.action]}"
-                yield _ok(what) if change.action == "keep" else _warn(what, "pfl setup blocks")
+                yield _warn_unless(change.action == "keep", what, "pfl setup blocks")
                 for note in change.note.split("; "):
                     if "of another type" in note or "the same location" in note:
                         yield _warn(note, "keep the one that is used, and remove the other")
@@ -333,12 +285,11 @@ class Doctor:
         with aws.converted_errors(f"bucket {name}"):
             client.head_bucket(Bucket=name)
         for state, (method, field, fix) in _BUCKET.items():
-            found = None
             try:
                 with aws.converted_errors(f"bucket {name}"):
                     found = getattr(client, method)(Bucket=name).get(field)
             except NotFoundError:
-                pass
+                found = None
             except PflError as exc:
                 yield Finding("skip", f"cannot check if {name} is {state}: {exc}")
                 continue
@@ -379,7 +330,7 @@ class Doctor:
         alive = prefect_setup.workers(self.api, pool)
         what = f"{output.counted(len(alive), 'worker')} of {pool} alive"
         fix = 'pfl worker start, or the event {"action": "poll"} on a schedule'
-        yield _ok(what) if alive else _warn(what, fix)
+        yield _warn_unless(alive, what, fix)
 
     def slots(self) -> Iterator[Finding]:
         """Slots of limits whose holders are dead."""
@@ -388,7 +339,7 @@ class Doctor:
         rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
         what = f"{output.counted(leaked, 'slot')} leaked, of {output.counted(len(rows), 'limit')}"
-        yield _warn(what, "pfl limits ls, pfl limits reset") if leaked else _ok(what)
+        yield _warn_unless(not leaked, what, "pfl limits ls, pfl limits reset")
 
     def stuck(self) -> Iterator[Finding]:
         """Calls that look alive, and whose process is dead."""
@@ -396,12 +347,11 @@ class Doctor:
 
         states = [lease.call_state(self.results, call) for call in lease.calls(self.results)]
         dead = [state for state in states if state.entries and not state.is_alive]
-        what = f"{output.counted(len(dead), 'call')} died and must be cleaned up"
-        yield _warn(what, "pfl runs reap") if dead else _ok("no call died unnoticed")
+        what = f"{output.counted(len(dead), 'call')} died without being cleaned up"
+        yield _warn_unless(not dead, what, "pfl runs reap")
 
 
 def _clock(ahead_s: float) -> Finding:
     what = f"clocks differ by {abs(ahead_s):.0f} s"
-    if abs(ahead_s) <= _SKEW_S:
-        return _ok(what)
-    return _warn(what, "set this machine's clock: timedatectl set-ntp true")
+    fix = "set this machine's clock: timedatectl set-ntp true"
+    return _warn_unless(abs(ahead_s) <= _SKEW_S, what, fix)

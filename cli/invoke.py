@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from ..handler.core import errors
-from ..handler.core.errors import InvalidRequestError
+from ..handler.core.errors import InvalidRequestError, UnavailableError
 from . import output, settings, stored
-from .options import Engine, Json
+from .options import Engine, Json, refuse_together
 
 if TYPE_CHECKING:
     from ..handler.core.cache.forecast import ForecastRow
     from ..handler.core.cache.lookup import Finding
     from ..handler.core.declare.project import Project
     from ..handler.core.event import Reply, Request
+    from ..handler.core.fingerprint import Part
     from ..handler.core.settings import Settings
-    from ..serverless.remote import FunctionCrashedError, Target
+    from ..serverless.remote import FunctionCrashedError, Sent, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
@@ -76,10 +78,7 @@ def invoke(
 ) -> None:
     """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
-    if local and function:
-        raise InvalidRequestError(
-            "--local and --function do not go together", hint="leave one of the two out"
-        )
+    refuse_together({"--local": local, "--function": function})
     target = None if local else _target(chosen)
     if asynchronous and target is None:
         raise InvalidRequestError(
@@ -87,26 +86,33 @@ def invoke(
             why="--local runs here" if local else "no function is deployed from here",
             hint="leave --async out",
         )
-    raw = event_of(
+    fields = event_of(
         chosen,
-        event,
         id=id,
         flow=flow,
         step=step,
         bust=bust,
         skip=skip,
-        params=param,
+        param=param,
         cached_only=cached_only,
     )
+    raw: Event = fields
+    if event is not None:
+        if fields:
+            raise InvalidRequestError(
+                f"--event and {', '.join(fields)} do not go together", hint="put all into the event"
+            )
+        raw = _read(event)
+    elif engine is not None:
+        fields["engine"] = engine
     if target is None:
         reply = _run_here(chosen, raw)
     else:
-        if isinstance(raw, dict) and engine is not None:
-            raw["engine"] = engine
-        sent = _call(chosen, target, raw, endpoint_url, asynchronous, json)
-        if sent is None:
+        sent = _call(chosen, target, raw, endpoint_url, asynchronous)
+        if sent.reply is None:
+            _show_queued(fields.get("id"), target, sent, json)
             return
-        reply = sent
+        reply = sent.reply
     # If the reader of stdout is gone, the call has still failed or not.
     with suppress(SystemExit):
         _show(reply, json)
@@ -137,14 +143,8 @@ def _target(chosen: Settings) -> Target | None:
 
 
 def _call(
-    chosen: Settings,
-    target: Target,
-    raw: Event,
-    endpoint_url: str,
-    asynchronous: bool,
-    json: bool,
-) -> Reply | None:
-    """The reply of the deployed function; None if the call is queued, which is printed here."""
+    chosen: Settings, target: Target, raw: Event, endpoint_url: str, asynchronous: bool
+) -> Sent:
     from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
@@ -156,20 +156,21 @@ def _call(
     except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
-    if sent.reply is None:
-        id = raw.get("id") if isinstance(raw, dict) else None
-        if json:
-            row = {"id": id, "function": target.function, "request_id": sent.request_id}
-            output.emit({"version": 1, "status": "queued", **row})
-        only = f" --id {id}" if id else ""
-        output.say(
-            f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
-            " or invoke again with --cached-only"
-        )
-        return None
-    remote.fetch(sent.reply, chosen)
-    _compare_code(chosen, sent.reply)
-    return sent.reply
+    if sent.reply is not None:
+        remote.fetch(sent.reply, chosen)
+        _compare_code(chosen, sent.reply)
+    return sent
+
+
+def _show_queued(id: object, target: Target, sent: Sent, json: bool) -> None:
+    if json:
+        row = {"id": id, "function": target.function, "request_id": sent.request_id}
+        output.emit({"version": 1, "status": "queued", **row})
+    only = f" --id {id}" if id else ""
+    output.say(
+        f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
+        " or invoke again with --cached-only"
+    )
 
 
 def _compare_code(chosen: Settings, reply: Reply) -> None:
@@ -225,7 +226,7 @@ def plan(
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
+    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
     found = forecast(chosen, raw)
     for warning in found.finding.warnings:
         output.say(f"warning: {warning}")
@@ -236,8 +237,9 @@ def plan(
     else:
         rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
         output.table(["step", "would", "why"], rows)
-    _warn_of_unstable(found)
     statuses = [row["status"] for row in found.rows]
+    if "compute" in statuses:
+        _warn_of_unstable(found, chosen)
     depends = statuses.count("depends")
     output.say(
         f"{statuses.count('compute')} of {len(statuses)} steps would be computed"
@@ -283,49 +285,72 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     return Forecast(request, finding, rows, loaded)
 
 
-def _warn_of_unstable(found: Forecast) -> None:
-    """Warn of values that differ from process to process, so that a step never hits."""
-    from ..handler.core import fingerprint
-
-    steps = found.project.flows[found.request.flow.name].steps
+def _warn_of_unstable(found: Forecast, chosen: Settings) -> None:
+    try:
+        unstable = find_unstable(found.project, chosen)
+    except UnavailableError as exc:
+        output.say(f"warning: pfl cannot check if steps are the same in each process: {exc}")
+        return
     for row in found.rows:
-        if row["status"] != "compute":
-            continue
-        step = row["step"]
-        try:
-            parts = fingerprint.unstable(steps[step].function)
-        except InvalidRequestError as exc:
-            output.say(f"warning: pfl cannot check if {step} is the same in each process: {exc}")
-            continue
-        for part in parts:
-            where = f"`{part.name}` at {part.file or '?'}:{part.line}"
-            output.say(f"warning: {step} never hits: {where} differs in each process")
+        if row["status"] == "compute":
+            for part in unstable[row["step"]]:
+                where = f"`{part.name}` at {part.file or '?'}:{part.line}"
+                output.say(f"warning: {row['step']} never hits: {where} differs in each process")
+
+
+def find_unstable(project: Project, chosen: Settings) -> dict[str, list[Part]]:
+    """
+    Values that differ from process to process, so that a step never hits, by step.
+
+    Raises:
+        UnavailableError: The flows cannot be imported in a fresh process.
+    """
+    import os
+    import subprocess
+    import sys
+    from tempfile import TemporaryDirectory
+
+    from ..handler.core.store import records
+
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "pfl.handler.bake", f"{folder}/manifest"],
+            env={**os.environ, "PYTHONHASHSEED": "1", "PFL_PROJECT": str(chosen.root)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise UnavailableError(
+                "the flows cannot be imported in a fresh process",
+                why=done.stderr.strip()[-300:],
+                hint="pfl plan shows the error",
+            )
+        fresh = records.unseal(Path(folder, "manifest.parts").read_bytes(), "manifest.parts")
+    unstable = {}
+    for name, print in project.prints.items():
+        digests = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
+        changed = [part for part in print.parts if digests.get(part.name) != part.digest]
+        # A function only differs because of a value that it reads; its source cannot.
+        values = [part for part in changed if part.kind not in ("function", "class")]
+        unstable[name] = values or changed
+    return unstable
 
 
 def event_of(
     chosen: Settings,
-    event: str | None = None,
     *,
-    flow: str | None = None,
     bust: list[str] | None = None,
-    params: list[str] | None = None,
+    param: list[str] | None = None,
+    flow: str | None = None,
     **options: object,
-) -> Event:
-    """The event that the given options describe, or *event* as it is, which goes with no option."""
-    fields: dict[str, object] = {**options, "flow": flow, "bust": bust, "params": params}
-    fields = {name: value for name, value in fields.items() if value not in (None, [], False)}
-    if event is not None:
-        if fields:
-            name = next(iter(fields)).replace("_", "-")
-            raise InvalidRequestError(
-                f"--event and --{name} do not go together", hint="put it into the event"
-            )
-        return _read(event)
+) -> dict[str, object]:
+    """The event that the given options describe."""
+    fields: dict[str, object] = {**options, "flow": flow, "bust": bust}
     if bust in (["this"], ["all"]):
         fields["bust"] = bust[0]
-    if params:
-        fields["params"] = _params(chosen, flow, params)
-    return fields
+    if param:
+        fields["params"] = _params(chosen, flow, param)
+    return {name: value for name, value in fields.items() if value not in (None, [], False)}
 
 
 def _read(event: str) -> str:
@@ -334,14 +359,11 @@ def _read(event: str) -> str:
     try:
         if event == "-":
             return sys.stdin.read()
-        if event.startswith("@"):
-            with open(event[1:], encoding="utf-8") as file:
-                return file.read()
+        return Path(event[1:]).read_text("utf-8") if event.startswith("@") else event
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidRequestError(
             f"the event {event} cannot be read", why=str(exc), hint="--event @FILE"
         ) from exc
-    return event
 
 
 def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, object]:

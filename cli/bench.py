@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..handler.core import errors
 from ..handler.core.errors import UnavailableError
 from . import output, settings
+from .invoke import show_reply
 from .options import Engine, Json, checked
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def bench(
                     last[case] = call(event, chosen._replace(store=store))
                     times.append((time.perf_counter() - started) * 1e3)
                     if "error" in last[case]:
-                        _fail(last[case], json)
+                        show_reply(last[case], json)
         miss_ms = median(times_ms["miss"])
         for case, reply in last.items():
             ms = median(times_ms[case])
@@ -108,11 +108,3 @@ def _call_in_new_process(event: dict[str, str], chosen: Settings) -> Reply:
         raise UnavailableError("a call in a new process failed", why=f"exit code {done.returncode}")
     reply: Reply = json.loads(done.stdout.splitlines()[-1])
     return reply
-
-
-def _fail(reply: Reply, json: bool) -> None:
-    """End with the error of a call, as ``pfl invoke`` does."""
-    if json:
-        output.emit(reply)
-    output.explain(reply["error"])
-    raise typer.Exit(errors.exit_code(reply["error"]["type"]))

@@ -1,8 +1,7 @@
 """``pfl config``: the current settings, and where each comes from."""
 
-from __future__ import annotations
-
 import re
+from operator import itemgetter
 
 import typer
 
@@ -33,17 +32,18 @@ def show(json: Json = False) -> None:
         value = values[name]
         if isinstance(value, str):
             value = _mask(value) if setting.secret else re.sub(r"(?<=://)[^/@]+@", "…@", value)
-        source = sources[name]
         rows.append(
-            {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
+            {
+                "name": setting.env,
+                "value": value,
+                "source": sources[name],
+                "meaning": setting.meaning,
+            }
         )
-    columns = ["setting", "value", "from"]
-    output.print_rows(
-        rows, columns, lambda row: (row["name"], row["value"], row["source"]), json=json
-    )
+    cells = itemgetter("name", "value", "source")
+    output.print_rows(rows, ("setting", "value", "from"), cells, json=json)
 
 
 def _mask(secret: str) -> str:
-    if len(secret) > 12:
-        return f"{secret[:4]}…"
-    return "…" if secret else ""
+    start = secret[:4] if len(secret) > 12 else ""
+    return secret and f"{start}…"

@@ -113,11 +113,7 @@ def invoke(
             _show_queued(fields.get("id"), target, sent, json)
             return
         reply = sent.reply
-    # If the reader of stdout is gone, the call has still failed or not.
-    with suppress(SystemExit):
-        _show(reply, json)
-    if "error" in reply:
-        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
+    show_reply(reply, json)
 
 
 def _run_here(chosen: Settings, raw: Event) -> Reply:
@@ -382,6 +378,20 @@ def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, o
         # The check of the event reports an unknown flow or parameter.
         values[name] = known[name].parse(name, value) if name in known else value
     return values
+
+
+def show_reply(reply: Reply, json: bool) -> None:
+    """
+    Print a reply.
+
+    Raises:
+        Exit: The reply is an error.
+    """
+    # If the reader of stdout is gone, the call has still failed or not.
+    with suppress(SystemExit):
+        _show(reply, json)
+    if "error" in reply:
+        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
 
 
 def _show(reply: Reply, json: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ..handler.core.errors import InvalidRequestError
 from . import output, settings
-from .options import DryRun, Json, Utc, Yes, age_s, checked
+from .options import DryRun, Json, Utc, Yes, age_s, checked, refuse_together
 
 if TYPE_CHECKING:
     from ..handler.core.store.objects import Store
@@ -71,19 +71,19 @@ def _recorded(results: Store) -> Iterator[JsonObject]:
 
     for entry in results.list("limits"):
         data = results.get(entry.key)
-        if data is None:
-            continue  # It has just been removed.
-        body = records.unseal(data, entry.key)
-        yield {
-            "tag": body["tag"],
-            "limit": body["limit"],
-            "taken": 0,
-            "limit_id": None,
-            "updated_at": None,
-            "set_by_pfl": True,
-            "holders": [],
-            "leaked": 0,
-        }
+        # Otherwise it has just been removed.
+        if data is not None:
+            body = records.unseal(data, entry.key)
+            yield {
+                "tag": body["tag"],
+                "limit": body["limit"],
+                "taken": 0,
+                "limit_id": None,
+                "updated_at": None,
+                "set_by_pfl": True,
+                "holders": [],
+                "leaked": 0,
+            }
 
 
 @app.command("set")
@@ -123,10 +123,7 @@ def remove_limits(
     from ..handler.engine.prefect import limits
 
     if idle is not None:
-        if id or step or tag:
-            raise InvalidRequestError(
-                "--idle cannot be combined with another selection", hint="leave one of them out"
-            )
+        refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
         idle_s = age_s(idle, "--idle")
         api, results = _connect()
         names = limits.idle_tags(api, results, idle_s)
@@ -136,10 +133,9 @@ def remove_limits(
         names = [limits.get_limit(api, results, name)["tag"]]
         waiting = limits.count_waiting(api, name)
         if waiting:
-            runs = f"{output.counted(waiting, 'task run')} {'waits' if waiting == 1 else 'wait'}"
-            output.confirm(
-                f"{runs} for {name}, and would all run at once. Remove it?", yes=yes or dry_run
-            )
+            runs = output.counted(waiting, "waiting task run")
+            question = f"{runs} would run at once. Remove the limit on {name}?"
+            output.confirm(question, yes=yes or dry_run)
     for name in names:
         if not dry_run:
             limits.remove_limit(api, results, name)
@@ -158,9 +154,9 @@ def reset_limit(
     name = _tag(id, step, tag)
     api, results = _connect()
     row = limits.get_limit(api, results, name)
+    leaked = row["leaked"]
     freed = [] if dry_run else limits.reset(api, row)
     taken = limits.get_limit(api, results, name)["taken"]
-    leaked = row["leaked"]
     if json:
         counts = {"leaked": leaked, "freed": freed, "taken": taken}
         output.emit({"tag": name, **counts, "dry_run": dry_run})

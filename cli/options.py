@@ -1,7 +1,5 @@
 """Options that several commands have, and how their values are read."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from enum import StrEnum

@@ -42,15 +42,14 @@ def list_runs(
             "the embedded Prefect server is not running: these are the calls on record;"
             " pfl server start brings the rest"
         )
-    found = list(
-        runs.list_runs(
-            settings.open_store(chosen), api, id=id, status=status, stuck=stuck, limit=limit
-        )
-    )
+    results = settings.open_store(chosen)
+    found = list(runs.list_runs(results, api, id=id, status=status, stuck=stuck, limit=limit))
     columns = ["id", "flow", "step", "status", "started", "run"]
-    count = output.print_rows(found, columns, _cells, json=json)
+    output.print_rows(found, columns, _cells, json=json)
     dead = sum(row["stuck"] for row in found)
-    output.say(output.counted(count, "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
+    output.say(
+        output.counted(len(found), "run") + (f", {dead} stuck: pfl runs reap" if dead else "")
+    )
 
 
 def _cells(row: RunRow) -> tuple[object, ...]:
@@ -71,9 +70,8 @@ def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
 
     count = 0
     chosen = settings.load()
-    for row in reap.reap(
-        settings.open_store(chosen), chosen, dry_run=dry_run, notify=output.progress
-    ):
+    results = settings.open_store(chosen)
+    for row in reap.reap(results, chosen, dry_run=dry_run, notify=output.progress):
         count += 1
         if json:
             output.emit({**row, "dry_run": dry_run})

@@ -20,25 +20,18 @@ def show(json: Json = False) -> None:
     chosen = settings.load()
     values = {**chosen._asdict(), "project": str(chosen.root)}
     values["store"] = chosen.store or str(chosen.home / "store")
-    sources = {name: settings.source(setting.env) for name, setting in SETTINGS.items()}
     api = environment.configured(chosen)
-    if api is not None:
-        for name, value in (("prefect_api_url", api.url), ("prefect_api_key", api.key)):
-            if sources[name] == "default":
-                values[name] = value
-                sources[name] = api.source
     rows = []
     for name, setting in SETTINGS.items():
         value = values[name]
+        source = settings.source(setting.env)
+        if name in ("prefect_api_url", "prefect_api_key") and api and source == "default":
+            value = api.url if name == "prefect_api_url" else api.key
+            source = api.source
         if isinstance(value, str):
             value = _mask(value) if setting.secret else re.sub(r"(?<=://)[^/@]+@", "…@", value)
         rows.append(
-            {
-                "name": setting.env,
-                "value": value,
-                "source": sources[name],
-                "meaning": setting.meaning,
-            }
+            {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
         )
     cells = itemgetter("name", "value", "source")
     output.print_rows(rows, ("setting", "value", "from"), cells, json=json)

@@ -1,14 +1,13 @@
 """The ``pfl`` command: its groups, and the one place where an exception becomes an exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from typer._click import Context
 from typer.core import TyperCommand, TyperOption
 
 from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
@@ -27,9 +26,6 @@ from . import (
     setup,
     worker,
 )
-
-if TYPE_CHECKING:
-    from typer._click import Context
 
 app = typer.Typer(
     name="pfl",

@@ -1,21 +1,27 @@
 """``pfl bench``: what the cache saves on a flow of this project."""
 
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING, Annotated
+import time
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import typer
 
-from ..handler.core import errors
-from ..handler.core.errors import UnavailableError
+from ..handler.core.event import Reply
+from ..handler.core.settings import Settings
 from . import output, settings
+from .invoke import Event, call_here, run_python, show_reply
 from .options import Engine, Json, checked
 
-if TYPE_CHECKING:
-    from ..handler.core.event import Reply
-    from ..handler.core.settings import Settings
-
+_COLUMNS = (
+    "process",
+    "call",
+    "computed>",
+    "hits>",
+    "store requests>",
+    "median, ms>",
+    "saved, ms>",
+    "ratio>",
+)
 _CALL = """
 import json, sys
 from pfl.handler.entry import lambda_handler
@@ -26,24 +32,22 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 def bench(
     flow: Annotated[
         str | None,
-        typer.Option("--flow", help="Flow name; the first of flows/pipeline.py if not given."),
+        typer.Option(help="Flow name; the first of flows/pipeline.py if not given."),
     ] = None,
-    id: Annotated[str, typer.Option("--id", callback=checked, help="ID to compute.")] = "bench",
+    id: Annotated[str, typer.Option(callback=checked, help="ID to compute.")] = "bench",
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, max=1_000, help="Number of misses and of hits.")
+        int, typer.Option(min=1, max=1_000, help="Number of misses and of hits.")
     ] = 3,
     engine: Engine = None,
     json: Json = False,
 ) -> None:
     """Run a flow as misses and as hits in a temporary store, and report what a hit saves."""
-    import time
     from statistics import median
-    from tempfile import TemporaryDirectory
 
     chosen = settings.load(engine=engine or "direct")
-    event = {"id": id, "flow": flow} if flow else {"id": id}
+    event: Event = {"id": id, "flow": flow}
     rows: list[dict[str, object]] = []
-    for process, call in (("warm", _call_here), ("cold", _call_in_new_process)):
+    for process, call in (("warm", call_here), ("cold", _call_in_new_process)):
         times_ms: dict[str, list[float]] = {"miss": [], "hit": []}
         last: dict[str, Reply] = {}
         for number in range(rounds):
@@ -54,7 +58,7 @@ def bench(
                     last[case] = call(event, chosen._replace(store=store))
                     times.append((time.perf_counter() - started) * 1e3)
                     if "error" in last[case]:
-                        _fail(last[case], json)
+                        show_reply(last[case], json)
         miss_ms = median(times_ms["miss"])
         for case, reply in last.items():
             ms = median(times_ms[case])
@@ -72,47 +76,25 @@ def bench(
                 }
             )
     if json:
-        head = {"version": 1, "id": id, "flow": reply["flow"], "engine": chosen.engine}
-        output.emit({**head, "rounds": rounds, "calls": rows})
+        output.emit(
+            {
+                "version": 1,
+                "id": id,
+                "flow": reply["flow"],
+                "engine": chosen.engine,
+                "rounds": rounds,
+                "calls": rows,
+            }
+        )
     else:
-        columns = ["process", "call", "computed>", "hits>", "store requests>"]
-        columns += ["median, ms>", "saved, ms>", "ratio>"]
-        output.table(columns, [list(row.values()) for row in rows])
+        output.table(_COLUMNS, [row.values() for row in rows])
 
 
-def _call_here(event: dict[str, str], chosen: Settings) -> Reply:
-    from ..handler import entry
-    from ..handler.core.store import objects
-
-    with output.stdout_kept_for_data():
-        return entry.handle(event, chosen, results=objects.of(chosen))
-
-
-def _call_in_new_process(event: dict[str, str], chosen: Settings) -> Reply:
+def _call_in_new_process(event: Event, chosen: Settings) -> Reply:
     import json
-    import os
-    import subprocess
 
-    done = subprocess.run(
-        [sys.executable, "-c", _CALL, json.dumps(event)],
-        env={
-            **os.environ,
-            "PFL_PROJECT": str(chosen.root),
-            "PFL_ENGINE": chosen.engine,
-            "PFL_STORE": chosen.store,
-        },
-        stdout=subprocess.PIPE,
-        text=True,
+    printed = run_python(
+        chosen, "-c", _CALL, json.dumps(event), PFL_ENGINE=chosen.engine, PFL_STORE=chosen.store
     )
-    if done.returncode:
-        raise UnavailableError("a call in a new process failed", why=f"exit code {done.returncode}")
-    reply: Reply = json.loads(done.stdout.splitlines()[-1])
+    reply: Reply = json.loads(printed.splitlines()[-1])
     return reply
-
-
-def _fail(reply: Reply, json: bool) -> None:
-    """End with the error of a call, as ``pfl invoke`` does."""
-    if json:
-        output.emit(reply)
-    output.explain(reply["error"])
-    raise typer.Exit(errors.exit_code(reply["error"]["type"]))

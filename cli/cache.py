@@ -82,7 +82,7 @@ def inspect(
     from ..handler.core.declare import catalog
 
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
+    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     request = event.parse(raw, catalog.load(chosen))
     store = objects.of(chosen)
     rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
@@ -121,7 +121,7 @@ def why(
 ) -> None:
     """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, params=param)
+    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     found = forecast(chosen, raw, diff=diff)
     for row in found.rows:
         if json:

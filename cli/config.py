@@ -1,8 +1,7 @@
 """``pfl config``: the current settings, and where each comes from."""
 
-from __future__ import annotations
-
 import re
+from operator import itemgetter
 
 import typer
 
@@ -21,29 +20,23 @@ def show(json: Json = False) -> None:
     chosen = settings.load()
     values = {**chosen._asdict(), "project": str(chosen.root)}
     values["store"] = chosen.store or str(chosen.home / "store")
-    sources = {name: settings.source(setting.env) for name, setting in SETTINGS.items()}
     api = environment.configured(chosen)
-    if api is not None:
-        for name, value in (("prefect_api_url", api.url), ("prefect_api_key", api.key)):
-            if sources[name] == "default":
-                values[name] = value
-                sources[name] = api.source
     rows = []
     for name, setting in SETTINGS.items():
         value = values[name]
+        source = settings.source(setting.env)
+        if name in ("prefect_api_url", "prefect_api_key") and api and source == "default":
+            value = api.url if name == "prefect_api_url" else api.key
+            source = api.source
         if isinstance(value, str):
             value = _mask(value) if setting.secret else re.sub(r"(?<=://)[^/@]+@", "…@", value)
-        source = sources[name]
         rows.append(
             {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
         )
-    columns = ["setting", "value", "from"]
-    output.print_rows(
-        rows, columns, lambda row: (row["name"], row["value"], row["source"]), json=json
-    )
+    cells = itemgetter("name", "value", "source")
+    output.print_rows(rows, ("setting", "value", "from"), cells, json=json)
 
 
 def _mask(secret: str) -> str:
-    if len(secret) > 12:
-        return f"{secret[:4]}…"
-    return "…" if secret else ""
+    start = secret[:4] if len(secret) > 12 else ""
+    return secret and f"{start}…"

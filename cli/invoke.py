@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from uuid import uuid4
 
 import typer
 
-from ..handler.core import errors
-from ..handler.core.errors import InvalidRequestError
+from ..handler.core import errors, event
+from ..handler.core.cache import accept
+from ..handler.core.cache import forecast as forecasts
+from ..handler.core.cache.lookup import Finding
+from ..handler.core.declare import catalog
+from ..handler.core.errors import InvalidRequestError, UnavailableError
+from ..handler.core.event import Reply, Request
+from ..handler.core.fingerprint import Part
+from ..handler.core.settings import Settings
+from ..handler.core.store import objects, records
 from . import output, settings, stored
-from .options import Engine, Json
+from .options import Engine, Json, refuse_together
 
 if TYPE_CHECKING:
-    from ..handler.core.cache.forecast import ForecastRow
-    from ..handler.core.cache.lookup import Finding
     from ..handler.core.declare.project import Project
-    from ..handler.core.event import Reply, Request
-    from ..handler.core.settings import Settings
-    from ..serverless.remote import FunctionCrashedError, Target
+    from ..serverless.remote import FunctionCrashedError, Sent, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
 
-Id = Annotated[str | None, typer.Option("--id", help="ID to compute results for.")]
+Id = Annotated[str | None, typer.Option(help="ID to compute results for.")]
 FlowName = Annotated[
     str | None,
-    typer.Option("--flow", help="Flow; the first of flows/pipeline.py if not given."),
+    typer.Option(help="Flow; the first of flows/pipeline.py if not given."),
 ]
 Step = Annotated[
     str | None,
-    typer.Option("--step", help="Step, with the steps it needs; all steps if not given."),
+    typer.Option(help="Step, with the steps it needs; all steps if not given."),
 ]
 Bust = Annotated[
     list[str] | None,
-    typer.Option("--bust", help="Compute again: this, all, or a step; repeatable."),
+    typer.Option(help="Compute again: this, all, or a step; repeatable."),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option("--skip", help="Use the newest stored value of this step; repeatable."),
+    typer.Option(help="Use the newest stored value of this step; repeatable."),
 ]
 Param = Annotated[
     list[str] | None,
-    typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
+    typer.Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
 ]
 
 
@@ -57,7 +67,7 @@ def invoke(
         bool, typer.Option("--cached-only", help="Never compute; exit 3 on a miss.")
     ] = False,
     engine: Engine = None,
-    event: Annotated[
+    event_text: Annotated[
         str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
     ] = None,
     asynchronous: Annotated[
@@ -66,65 +76,57 @@ def invoke(
     local: Annotated[
         bool, typer.Option("--local", help="Run here, even if a function is deployed.")
     ] = False,
-    function: Annotated[
-        str | None, typer.Option("--function", help="Lambda function to call.")
-    ] = None,
-    endpoint_url: Annotated[
-        str, typer.Option("--endpoint-url", help="Endpoint URL of Lambda.")
-    ] = "",
+    function: Annotated[str | None, typer.Option(help="Lambda function to call.")] = None,
+    endpoint_url: Annotated[str, typer.Option(help="Endpoint URL of Lambda.")] = "",
     json: Json = False,
 ) -> None:
     """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
-    if local and function:
-        raise InvalidRequestError(
-            "--local and --function do not go together", hint="leave one of the two out"
-        )
+    refuse_together({"--local": local, "--function": function})
     target = None if local else _target(chosen)
     if asynchronous and target is None:
         raise InvalidRequestError(
             "--async needs a deployed function",
-            why="--local runs here" if local else "no function is deployed from here",
+            why="no function is deployed from here, or --local was given",
             hint="leave --async out",
         )
-    raw = event_of(
+    fields = event_of(
         chosen,
-        event,
         id=id,
         flow=flow,
         step=step,
         bust=bust,
         skip=skip,
-        params=param,
+        param=param,
         cached_only=cached_only,
     )
+    raw: Event = fields
+    if event_text is not None:
+        if fields:
+            raise InvalidRequestError(
+                f"--event and {', '.join(fields)} do not go together", hint="put all into the event"
+            )
+        raw = _read(event_text)
+    elif engine is not None:
+        fields["engine"] = engine
     if target is None:
-        reply = _run_here(chosen, raw)
+        output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
+        reply = call_here(raw, chosen, request_id=str(uuid4()), notify=output.progress)
     else:
-        if isinstance(raw, dict) and engine is not None:
-            raw["engine"] = engine
-        sent = _call(chosen, target, raw, endpoint_url, asynchronous, json)
-        if sent is None:
+        sent = _call(chosen, target, raw, endpoint_url, asynchronous)
+        if sent.reply is None:
+            _show_queued(fields.get("id"), target, sent, json)
             return
-        reply = sent
-    # If the reader of stdout is gone, the call has still failed or not.
-    with suppress(SystemExit):
-        _show(reply, json)
-    if "error" in reply:
-        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
+        reply = sent.reply
+    show_reply(reply, json)
 
 
-def _run_here(chosen: Settings, raw: Event) -> Reply:
-    import uuid
-
+def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
+    """The reply of the handler, run in this process; *options* are those of ``entry.handle``."""
     from ..handler import entry
 
-    results = settings.open_store(chosen)
-    output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
     with output.stdout_kept_for_data():
-        return entry.handle(
-            raw, chosen, request_id=str(uuid.uuid4()), results=results, notify=output.progress
-        )
+        return entry.handle(raw, chosen, results=objects.of(chosen), **options)
 
 
 def _target(chosen: Settings) -> Target | None:
@@ -137,14 +139,8 @@ def _target(chosen: Settings) -> Target | None:
 
 
 def _call(
-    chosen: Settings,
-    target: Target,
-    raw: Event,
-    endpoint_url: str,
-    asynchronous: bool,
-    json: bool,
-) -> Reply | None:
-    """The reply of the deployed function; None if the call is queued, which is printed here."""
+    chosen: Settings, target: Target, raw: Event, endpoint_url: str, asynchronous: bool
+) -> Sent:
     from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
@@ -156,26 +152,32 @@ def _call(
     except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
-    if sent.reply is None:
-        id = raw.get("id") if isinstance(raw, dict) else None
-        if json:
-            row = {"id": id, "function": target.function, "request_id": sent.request_id}
-            output.emit({"version": 1, "status": "queued", **row})
-        only = f" --id {id}" if id else ""
-        output.say(
-            f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
-            " or invoke again with --cached-only"
+    if sent.reply is not None:
+        remote.fetch(sent.reply, chosen)
+        _compare_code(chosen, sent.reply)
+    return sent
+
+
+def _show_queued(id: object, target: Target, sent: Sent, json: bool) -> None:
+    if json:
+        output.emit(
+            {
+                "version": 1,
+                "status": "queued",
+                "id": id,
+                "function": target.function,
+                "request_id": sent.request_id,
+            }
         )
-        return None
-    remote.fetch(sent.reply, chosen)
-    _compare_code(chosen, sent.reply)
-    return sent.reply
+    only = f" --id {id}" if id else ""
+    output.say(
+        f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
+        " or invoke again with --cached-only"
+    )
 
 
 def _compare_code(chosen: Settings, reply: Reply) -> None:
     """Warn if the deployed code differs from the code here."""
-    from ..handler.core.declare import catalog
-
     try:
         with output.stdout_kept_for_data():
             code = catalog.load(chosen).digest
@@ -206,7 +208,7 @@ def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
         return  # Nothing is on record, or not in a store that can be read from here.
     from ..handler.engine import reap
 
-    results = settings.open_store(chosen)
+    results = objects.of(chosen)
     try:
         for row in reap.reap_failed_request(results, chosen, error.request_id, cause, error.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
@@ -225,24 +227,23 @@ def plan(
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, params=param)
+    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
     found = forecast(chosen, raw)
     for warning in found.finding.warnings:
         output.say(f"warning: {warning}")
     if json:
         request = found.request
-        reply = {"version": 1, "id": request.id, "flow": request.flow.name, "steps": found.rows}
-        output.emit(reply)
+        head = {"version": 1, "id": request.id, "flow": request.flow.name}
+        output.emit({**head, "steps": found.rows})
     else:
         rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
         output.table(["step", "would", "why"], rows)
-    _warn_of_unstable(found)
     statuses = [row["status"] for row in found.rows]
+    if "compute" in statuses:
+        _warn_of_unstable(found, chosen)
     depends = statuses.count("depends")
-    output.say(
-        f"{statuses.count('compute')} of {len(statuses)} steps would be computed"
-        + (f", {depends} more may be" if depends else "")
-    )
+    note = f", {depends} more may be" if depends else ""
+    output.say(f"{statuses.count('compute')} of {len(statuses)} steps would be computed{note}")
 
 
 class Forecast(NamedTuple):
@@ -250,19 +251,16 @@ class Forecast(NamedTuple):
 
     request: Request
     finding: Finding
-    rows: list[ForecastRow]
+    rows: list[forecasts.ForecastRow]
     project: Project
 
 
 def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    from ..handler.core import event as events
-    from ..handler.core.cache import accept
-    from ..handler.core.cache import forecast as forecasts
-    from ..handler.core.declare import catalog, project
+    from ..handler.core.declare import project
 
-    request = events.parse(raw, catalog.load(chosen))
-    results = settings.open_store(chosen)
+    request = event.parse(raw, catalog.load(chosen))
+    results = objects.of(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)
@@ -283,83 +281,117 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     return Forecast(request, finding, rows, loaded)
 
 
-def _warn_of_unstable(found: Forecast) -> None:
-    """Warn of values that differ from process to process, so that a step never hits."""
-    from ..handler.core import fingerprint
-
-    steps = found.project.flows[found.request.flow.name].steps
+def _warn_of_unstable(found: Forecast, chosen: Settings) -> None:
+    try:
+        unstable = find_unstable(found.project, chosen)
+    except UnavailableError as exc:
+        output.say(f"warning: pfl cannot check if steps are the same in each process: {exc}")
+        return
     for row in found.rows:
-        if row["status"] != "compute":
-            continue
-        step = row["step"]
-        try:
-            parts = fingerprint.unstable(steps[step].function)
-        except InvalidRequestError as exc:
-            output.say(f"warning: pfl cannot check if {step} is the same in each process: {exc}")
-            continue
-        for part in parts:
-            where = f"`{part.name}` at {part.file or '?'}:{part.line}"
-            output.say(f"warning: {step} never hits: {where} differs in each process")
+        if row["status"] == "compute":
+            for part in unstable[row["step"]]:
+                where = f"`{part.name}` at {part.file or '?'}:{part.line}"
+                output.say(f"warning: {row['step']} never hits: {where} differs in each process")
+
+
+def find_unstable(project: Project, chosen: Settings) -> dict[str, list[Part]]:
+    """
+    Values that differ from process to process, so that a step never hits, by step.
+
+    Raises:
+        UnavailableError: The flows cannot be imported in a fresh process.
+    """
+    with TemporaryDirectory() as folder:
+        run_python(chosen, "-m", "pfl.handler.bake", f"{folder}/manifest", PYTHONHASHSEED="1")
+        fresh = records.unseal(Path(folder, "manifest.parts").read_bytes(), "manifest.parts")
+    unstable = {}
+    for name, print in project.prints.items():
+        digests = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
+        changed = [part for part in print.parts if digests.get(part.name) != part.digest]
+        # A function only differs because of a value that it reads; its source cannot.
+        values = [part for part in changed if part.kind not in ("function", "class")]
+        unstable[name] = values or changed
+    return unstable
+
+
+def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:
+    """
+    The output of a fresh Python process.
+
+    Raises:
+        UnavailableError: It failed.
+    """
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PFL_PROJECT": str(chosen.root), **environ},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UnavailableError(
+            "a fresh Python process failed",
+            why=done.stderr.strip()[-300:] or f"exit code {done.returncode}",
+            hint="pfl plan shows errors of the flows",
+        )
+    return done.stdout
 
 
 def event_of(
     chosen: Settings,
-    event: str | None = None,
     *,
-    flow: str | None = None,
     bust: list[str] | None = None,
-    params: list[str] | None = None,
+    param: list[str] | None = None,
+    flow: str | None = None,
     **options: object,
-) -> Event:
-    """The event that the given options describe, or *event* as it is, which goes with no option."""
-    fields: dict[str, object] = {**options, "flow": flow, "bust": bust, "params": params}
-    fields = {name: value for name, value in fields.items() if value not in (None, [], False)}
-    if event is not None:
-        if fields:
-            name = next(iter(fields)).replace("_", "-")
-            raise InvalidRequestError(
-                f"--event and --{name} do not go together", hint="put it into the event"
-            )
-        return _read(event)
+) -> dict[str, object]:
+    """The event that the given options describe."""
+    fields: dict[str, object] = {**options, "flow": flow, "bust": bust}
     if bust in (["this"], ["all"]):
         fields["bust"] = bust[0]
-    if params:
-        fields["params"] = _params(chosen, flow, params)
-    return fields
+    if param:
+        fields["params"] = _params(chosen, flow, param)
+    return {name: value for name, value in fields.items() if value not in (None, [], False)}
 
 
-def _read(event: str) -> str:
-    import sys
-
+def _read(event_text: str) -> str:
     try:
-        if event == "-":
+        if event_text == "-":
             return sys.stdin.read()
-        if event.startswith("@"):
-            with open(event[1:], encoding="utf-8") as file:
-                return file.read()
+        return Path(event_text[1:]).read_text("utf-8") if event_text.startswith("@") else event_text
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidRequestError(
-            f"the event {event} cannot be read", why=str(exc), hint="--event @FILE"
+            f"the event {event_text} cannot be read", why=str(exc), hint="--event @FILE"
         ) from exc
-    return event
 
 
 def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, object]:
-    from ..handler.core.declare import catalog
-
     flows = catalog.load(chosen)
     entry = flows.flows.get(flow or flows.default)
     known = entry.params if entry else {}
     values: dict[str, object] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        if not name or "=" not in text:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
             raise InvalidRequestError(f"--param {text!r} has no value", hint="--param rate=2")
         if name in values:
             raise InvalidRequestError(f"--param {name} is given twice", hint="give it once")
         # The check of the event reports an unknown flow or parameter.
         values[name] = known[name].parse(name, value) if name in known else value
     return values
+
+
+def show_reply(reply: Reply, json: bool) -> None:
+    """
+    Print a reply.
+
+    Raises:
+        Exit: The reply is an error.
+    """
+    # If the reader of stdout is gone, the call has still failed or not.
+    with suppress(SystemExit):
+        _show(reply, json)
+    if "error" in reply:
+        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
 
 
 def _show(reply: Reply, json: bool) -> None:
@@ -379,8 +411,8 @@ def _show(reply: Reply, json: bool) -> None:
         output.explain(reply["error"])
     elif not json:
         hits = sum(row["status"] == "hit" for row in steps)
-        took = _duration(reply["ms"])
-        output.say(f"{hits} of {len(steps)} steps from the cache, {took} in all")
+        time = _duration(reply["ms"])
+        output.say(f"{hits} of {len(steps)} steps from the cache, {time} in all")
     if reply.get("url"):
         output.say(f"flow run {reply['url']}")
 

@@ -1,29 +1,23 @@
 """``pfl limits``: how many computations of a step may run at once, as limits on tags in Prefect."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from ..handler.core.declare import catalog
 from ..handler.core.errors import InvalidRequestError
+from ..handler.core.store import objects, records
+from ..handler.core.store.values import JsonObject
+from ..handler.core.tags import limit_tag
+from ..handler.engine.prefect import environment
 from . import output, settings
-from .options import DryRun, Json, Utc, Yes, age_s, checked
-
-if TYPE_CHECKING:
-    from ..handler.core.store.objects import Store
-    from ..handler.core.store.values import JsonObject
-    from ..handler.engine.prefect.environment import Api
+from .options import DryRun, Json, Utc, Yes, age_s, checked, refuse_together
 
 app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
-Id = Annotated[
-    str | None, typer.Option("--id", callback=checked, help="Limit of this ID; needs --step.")
-]
-Step = Annotated[
-    str | None, typer.Option("--step", help="Limit of this step; across all IDs without --id.")
-]
-Tag = Annotated[str | None, typer.Option("--tag", help="Limit of this tag.")]
+Id = Annotated[str | None, typer.Option(callback=checked, help="Limit of this ID; needs --step.")]
+Step = Annotated[str | None, typer.Option(help="Limit of this step; across all IDs without --id.")]
+Tag = Annotated[str | None, typer.Option(help="Limit of this tag.")]
 
 
 @app.command("ls")
@@ -32,7 +26,7 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
     from ..handler.engine.prefect import limits, runs
 
     chosen = settings.load()
-    results = settings.open_store(chosen)
+    results = objects.of(chosen)
     api = runs.find_api(chosen)
     if api is None:
         output.say(
@@ -46,10 +40,8 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
     else:
         output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
     leaked = sum(row["leaked"] for row in rows)
-    output.say(
-        output.counted(len(rows), "limit")
-        + (f", {leaked} slots leaked: pfl limits reset" if leaked else "")
-    )
+    note = f", {leaked} slots leaked: pfl limits reset" if leaked else ""
+    output.say(f"{output.counted(len(rows), 'limit')}{note}")
 
 
 def _cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
@@ -65,25 +57,23 @@ def _cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
             yield "", "", name, output.local_time(holder["since"]), note
 
 
-def _recorded(results: Store) -> Iterator[JsonObject]:
+def _recorded(results: objects.Store) -> Iterator[JsonObject]:
     """The limits that the store knows of; without a server, nothing holds their slots."""
-    from ..handler.core.store import records
-
     for entry in results.list("limits"):
         data = results.get(entry.key)
-        if data is None:
-            continue  # It has just been removed.
-        body = records.unseal(data, entry.key)
-        yield {
-            "tag": body["tag"],
-            "limit": body["limit"],
-            "taken": 0,
-            "limit_id": None,
-            "updated_at": None,
-            "set_by_pfl": True,
-            "holders": [],
-            "leaked": 0,
-        }
+        # Otherwise it has just been removed.
+        if data is not None:
+            body = records.unseal(data, entry.key)
+            yield {
+                "tag": body["tag"],
+                "limit": body["limit"],
+                "taken": 0,
+                "limit_id": None,
+                "updated_at": None,
+                "set_by_pfl": True,
+                "holders": [],
+                "leaked": 0,
+            }
 
 
 @app.command("set")
@@ -113,7 +103,7 @@ def remove_limits(
     tag: Tag = None,
     idle: Annotated[
         str | None,
-        typer.Option("--idle", metavar="AGE", help="Limits of single IDs unused for, say, 7d."),
+        typer.Option(metavar="AGE", help="Limits of single IDs unused for, say, 7d."),
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -123,10 +113,7 @@ def remove_limits(
     from ..handler.engine.prefect import limits
 
     if idle is not None:
-        if id or step or tag:
-            raise InvalidRequestError(
-                "--idle cannot be combined with another selection", hint="leave one of them out"
-            )
+        refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
         idle_s = age_s(idle, "--idle")
         api, results = _connect()
         names = limits.idle_tags(api, results, idle_s)
@@ -136,10 +123,9 @@ def remove_limits(
         names = [limits.get_limit(api, results, name)["tag"]]
         waiting = limits.count_waiting(api, name)
         if waiting:
-            runs = f"{output.counted(waiting, 'task run')} {'waits' if waiting == 1 else 'wait'}"
-            output.confirm(
-                f"{runs} for {name}, and would all run at once. Remove it?", yes=yes or dry_run
-            )
+            runs = output.counted(waiting, "waiting task run")
+            question = f"{runs} would run at once. Remove the limit on {name}?"
+            output.confirm(question, yes=yes or dry_run)
     for name in names:
         if not dry_run:
             limits.remove_limit(api, results, name)
@@ -160,39 +146,41 @@ def reset_limit(
     row = limits.get_limit(api, results, name)
     freed = [] if dry_run else limits.reset(api, row)
     taken = limits.get_limit(api, results, name)["taken"]
-    leaked = row["leaked"]
     if json:
-        counts = {"leaked": leaked, "freed": freed, "taken": taken}
-        output.emit({"tag": name, **counts, "dry_run": dry_run})
+        output.emit(
+            {
+                "tag": name,
+                "leaked": row["leaked"],
+                "freed": freed,
+                "taken": taken,
+                "dry_run": dry_run,
+            }
+        )
     else:
         for line in freed:
             output.emit(f"freed: {line}")
-    done = f"{leaked} would be freed" if dry_run else f"{len(freed)} freed"
+    done = f"{row['leaked']} would be freed" if dry_run else f"{len(freed)} freed"
     output.say(f"{name}: {done}, {taken} of {row['limit']} taken")
 
 
-def _connect() -> tuple[Api, Store]:
+def _connect() -> tuple[environment.Api, objects.Store]:
     """Prefect, which is started if it has to be, and the store."""
-    from ..handler.engine.prefect import environment
-
     chosen = settings.load()
     api = environment.choose(chosen, lambda text: output.progress("", text))
     output.clear_progress()
-    return api, settings.open_store(chosen)
+    return api, objects.of(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from ..handler.core.declare import catalog
-    from ..handler.core.tags import limit_tag
     from ..handler.engine.prefect import limits
 
-    if (tag is None) == (step is None) or (id is not None and step is None) or tag == "":
+    if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(
             "no limit is selected",
             why="--tag, --step, or --id with --step selects one",
             hint="--id abc --step b",
         )
-    if tag is not None:
+    if tag:
         return limits.check_tag(tag)
     steps = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
     if step not in steps:

@@ -1,14 +1,13 @@
 """The ``pfl`` command: its groups, and the one place where an exception becomes an exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from typer._click import Context
 from typer.core import TyperCommand, TyperOption
 
 from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
@@ -28,9 +27,6 @@ from . import (
     worker,
 )
 
-if TYPE_CHECKING:
-    from typer._click import Context
-
 app = typer.Typer(
     name="pfl",
     help="Run Prefect flows in AWS Lambda, and answer most calls from a cache.",
@@ -40,22 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("invoke")(invoke.invoke)
-app.command("plan")(invoke.plan)
-app.command("deploy")(deploy.deploy)
-app.command("remove")(deploy.remove)
-app.command("status")(deploy.status)
-app.command("logs")(deploy.logs)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
-app.add_typer(cache.app, name="cache")
-app.add_typer(config.app, name="config")
-app.add_typer(history.app, name="history")
-app.add_typer(limits.app, name="limits")
-app.add_typer(runs.app, name="runs")
-app.add_typer(server.app, name="server")
-app.add_typer(setup.app, name="setup")
-app.add_typer(worker.app, name="worker")
 
 
 class Interrupted(PflError):  # noqa: N818  Its name is the type that --json reports.
@@ -76,20 +56,28 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _prepare(group: typer.Typer) -> None:
-    """Have the commands of a group checked as above, and listed with a whole first sentence."""
-    for command in group.registered_commands:
-        command.cls = _Command
-        # Typer cuts the help in a list to one line, but a short help it wraps.
-        sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
-        command.short_help = f"{sentence.rstrip('.')}."
-    for each in group.registered_groups:
-        if each.typer_instance is not None:
-            each.short_help = each.typer_instance.info.help
-            _prepare(each.typer_instance)
-
-
-_prepare(app)
+for function in (
+    invoke.invoke,
+    invoke.plan,
+    deploy.deploy,
+    deploy.remove,
+    deploy.status,
+    deploy.logs,
+    bench.bench,
+    doctor.doctor,
+):
+    app.command()(function)
+commands = app.registered_commands.copy()
+for module in (cache, config, history, limits, runs, server, setup, worker):
+    group = module.app
+    # The name of a group is that of its module.
+    app.add_typer(group, name=module.__name__.rpartition(".")[2], short_help=group.info.help)
+    commands += group.registered_commands
+for command in commands:
+    command.cls = _Command
+    # Typer cuts the help in a list to one line, but a short help it wraps.
+    sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
+    command.short_help = f"{sentence.rstrip('.')}."
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -125,7 +113,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             setattr(sys, name, open(os.devnull, "r+"))
     output.as_json = "--json" in arguments
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="pfl", standalone_mode=False)
+        code = app(arguments, prog_name="pfl", standalone_mode=False)
         output.write("", end="")
         if code == 130:  # Typer has turned Ctrl-C into an exit code.
             raise KeyboardInterrupt

@@ -1,19 +1,15 @@
 """Options that several commands have, and how their values are read."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 import typer
 
-from ..handler.core import durations
+from ..handler.core import durations, event
 from ..handler.core.errors import InvalidRequestError
 from . import output
-
-EngineName = StrEnum("EngineName", ["prefect", "direct"])
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")]
@@ -27,28 +23,27 @@ Utc = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        "--since",
         metavar="WHEN",
         help="Only what is newer: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
         "which is local if it has no offset.",
     ),
 ]
-Engine = Annotated[EngineName | None, typer.Option("--engine", help="Engine that computes a miss.")]
-Pool = Annotated[str | None, typer.Option("--pool", help="Work pool; PFL_WORK_POOL if not given.")]
+Engine = Annotated[
+    Literal["prefect", "direct"] | None, typer.Option(help="Engine that computes a miss.")
+]
+Pool = Annotated[str | None, typer.Option(help="Work pool; PFL_WORK_POOL if not given.")]
 
 
 def checked(id: str | None) -> str | None:
     """*id*, if it is a valid ID."""
-    from ..handler.core import event
-
     return id if id is None else event.check_id(id)
 
 
 # What to show.
-TheId = Annotated[str, typer.Option("--id", callback=checked, help="The ID.")]
-OnlyId = Annotated[str | None, typer.Option("--id", callback=checked, help="Only this ID.")]
-OnlyFlow = Annotated[str | None, typer.Option("--flow", help="Only this flow.")]
-OnlyStep = Annotated[str | None, typer.Option("--step", help="Only this step.")]
+TheId = Annotated[str, typer.Option(callback=checked, help="The ID.")]
+OnlyId = Annotated[str | None, typer.Option(callback=checked, help="Only this ID.")]
+OnlyFlow = Annotated[str | None, typer.Option(help="Only this flow.")]
+OnlyStep = Annotated[str | None, typer.Option(help="Only this step.")]
 
 
 def age_s(text: str, flag: str) -> int:
@@ -77,8 +72,6 @@ def moment_ns(text: str, flag: str) -> int:
     Raises:
         InvalidRequestError: *text*, the value of *flag*, is neither.
     """
-    from datetime import datetime
-
     seconds = _age_s(text)
     if seconds is not None:
         return time.time_ns() - seconds * 10**9

@@ -125,20 +125,19 @@ class Table:
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self.count = 0
-        self._is_right = [column.endswith(">") for column in columns]
+        self._columns = columns
         self._names = [column.rstrip(">") for column in columns]
-        self._widths = [len(name) for name in self._names]
+        self._widths = list(map(len, self._names))
         self._pending: list[list[tuple[str, str]]] = []
+        self._is_empty = True
 
     def add(self, cells: Iterable[object]) -> None:
         """Add a row; a cell that is a pair is a text and its link."""
         from rich.cells import cell_len
 
         row = [_text_and_link(cell) for cell in cells]
-        self._widths = [
-            max(width, cell_len(text)) for width, (text, _) in zip(self._widths, row, strict=True)
-        ]
+        widths = [cell_len(text) for text, _ in row]
+        self._widths = list(map(max, self._widths, widths))
         self._pending.append(row)
         if len(self._pending) == _BATCH_ROWS:
             self.flush()
@@ -147,16 +146,16 @@ class Table:
         """Print the rows that were added."""
         widths = self._fit()
         for row in self._pending:
-            if not widths:
-                if self.count:
-                    write("")
-                pairs({name: text for name, (text, _) in zip(self._names, row, strict=True)})
-            else:
-                if not self.count:
+            if widths:
+                if self._is_empty:
                     names = self._format([(name, "") for name in self._names], widths)
                     write(_paint(names, "1", sys.stdout))
                 write(self._format(row, widths))
-            self.count += 1
+            else:
+                if not self._is_empty:
+                    write("")
+                pairs({name: text for name, (text, _) in zip(self._names, row, strict=True)})
+            self._is_empty = False
         self._pending = []
 
     def _fit(self) -> list[int]:
@@ -166,40 +165,39 @@ class Table:
         widths = self._widths.copy()
         if not sys.stdout.isatty():
             return widths
-        cut = [x for x, name in enumerate(self._names) if name in _CUT_COLUMNS]
-        if len(widths) - 1 not in cut:  # It may go on in the next line.
+        if self._names[-1] not in _CUT_COLUMNS:  # It may go on in the next line.
             widths[-1] = len(self._names[-1])
-        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-        while excess > 0:
-            x = max(cut, key=widths.__getitem__, default=0)
-            if x not in cut or widths[x] <= len(self._names[x]):
+        free = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        while sum(widths) > free:
+            cut = [
+                x
+                for x, name in enumerate(self._names)
+                if name in _CUT_COLUMNS and widths[x] > len(name)
+            ]
+            if not cut:
                 return []
-            widths[x] -= 1
-            excess -= 1
+            widths[max(cut, key=widths.__getitem__)] -= 1
         return widths
 
     def _format(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
         from rich.cells import cell_len, set_cell_size
 
         parts = []
-        for x, (text, link) in enumerate(row):
+        for (text, link), width, column in zip(row, widths, self._columns, strict=True):
             shown = text
-            if cell_len(text) > widths[x] and self._names[x] in _CUT_COLUMNS:
-                shown = set_cell_size(text, widths[x] - 1) + "…"
-            padding = " " * (widths[x] - cell_len(shown))
+            if cell_len(text) > width and column in _CUT_COLUMNS:
+                shown = set_cell_size(text, width - 1) + "…"
+            padding = " " * (width - cell_len(shown))
             shown = _paint(shown, _STATUS_COLOURS.get(text, ""), sys.stdout)
             if link and _is_terminal(sys.stdout):
                 shown = f"\x1b]8;;{link}\x1b\\{shown}\x1b]8;;\x1b\\"
-            parts.append(padding + shown if self._is_right[x] else shown + padding)
+            parts.append(padding + shown if column.endswith(">") else shown + padding)
         return "  ".join(parts).rstrip()
 
 
 def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table on stdout; see :class:`Table`."""
-    shown = Table(columns)
-    for row in rows:
-        shown.add(row)
-    shown.flush()
+    print_rows(rows, columns, lambda row: row, json=False)
 
 
 def print_rows(
@@ -231,16 +229,6 @@ def print_rows(
             shown.add(cells(row))
     shown.flush()
     return count
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; a column whose heading ends in ``>`` is aligned to the right."""
-    rules = ["--:" if column.endswith(">") else "---" for column in columns]
-    lines = []
-    for row in ([column.rstrip(">") for column in columns], rules, *rows):
-        cells = [str(cell).replace("|", "\\|") for cell in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def pairs(row: Mapping[str, object]) -> None:
@@ -333,24 +321,22 @@ def progress(step: str, doing: str) -> None:
     with _live_lock:
         if text == _last_progress:
             return
-        if not _is_terminal(sys.stderr):
-            say(text)
-            _last_progress = text
-            return
-        _last_progress = text
-        from rich.console import Console
-        from rich.live import Live
-        from rich.spinner import Spinner
-        from rich.text import Text
+        if _is_terminal(sys.stderr):
+            from rich.console import Console
+            from rich.live import Live
+            from rich.spinner import Spinner
+            from rich.text import Text
 
-        line = Spinner("dots", Text(text))
-        if _live is None:
-            # What steps print goes above the line. Data must not: it would end up on stderr.
-            is_kept_aside = sys.stdout is sys.stderr
-            console = Console(stderr=True)
-            _live = Live(line, console=console, transient=True, redirect_stdout=is_kept_aside)
-            _live.start()
-        _live.update(line)
+            if _live is None:
+                # What steps print goes above the line. Data must not: it would end up on stderr.
+                is_kept_aside = sys.stdout is sys.stderr
+                console = Console(stderr=True)
+                _live = Live(console=console, transient=True, redirect_stdout=is_kept_aside)
+                _live.start()
+            _live.update(Spinner("dots", Text(text)))
+        else:
+            say(text)
+        _last_progress = text
 
 
 def clear_progress() -> None:

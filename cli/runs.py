@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..handler.core.store import objects
 from . import output, settings
 from .options import DryRun, Json, OnlyId, Utc
 
@@ -21,14 +22,12 @@ def list_runs(
     id: OnlyId = None,
     status: Annotated[
         str | None,
-        typer.Option(
-            "--status", help="Only runs of this status: running, crashed, completed, failed, …"
-        ),
+        typer.Option(help="Only runs of this status: running, crashed, completed, failed, …"),
     ] = None,
     stuck: Annotated[
         bool, typer.Option("--stuck", help="Only runs that look alive but whose process is dead.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Largest number of runs.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 50,
     utc: Utc = False,
     json: Json = False,
 ) -> None:
@@ -42,15 +41,13 @@ def list_runs(
             "the embedded Prefect server is not running: these are the calls on record;"
             " pfl server start brings the rest"
         )
-    found = list(
-        runs.list_runs(
-            settings.open_store(chosen), api, id=id, status=status, stuck=stuck, limit=limit
-        )
-    )
+    results = objects.of(chosen)
+    found = list(runs.list_runs(results, api, id=id, status=status, stuck=stuck, limit=limit))
     columns = ["id", "flow", "step", "status", "started", "run"]
-    count = output.print_rows(found, columns, _cells, json=json)
+    output.print_rows(found, columns, _cells, json=json)
     dead = sum(row["stuck"] for row in found)
-    output.say(output.counted(count, "run") + (f", {dead} stuck: pfl runs reap" if dead else ""))
+    note = f", {dead} stuck: pfl runs reap" if dead else ""
+    output.say(f"{output.counted(len(found), 'run')}{note}")
 
 
 def _cells(row: RunRow) -> tuple[object, ...]:
@@ -71,9 +68,8 @@ def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
 
     count = 0
     chosen = settings.load()
-    for row in reap.reap(
-        settings.open_store(chosen), chosen, dry_run=dry_run, notify=output.progress
-    ):
+    results = objects.of(chosen)
+    for row in reap.reap(results, chosen, dry_run=dry_run, notify=output.progress):
         count += 1
         if json:
             output.emit({**row, "dry_run": dry_run})

@@ -1,17 +1,11 @@
 """The settings of a command: flags beat the environment, then come ``.env`` and the defaults."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..handler.core.errors import InvalidRequestError
 from ..handler.core.settings import Settings
 from . import output
-
-if TYPE_CHECKING:
-    from ..handler.core.store.objects import Store
 
 _from_dotenv: set[str] = set()
 
@@ -61,13 +55,6 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
     if function is not None:
         settings = settings._replace(function=function)
     return settings
-
-
-def open_store(settings: Settings) -> Store:
-    """The store of a project."""
-    from ..handler.core.store import objects
-
-    return objects.of(settings)
 
 
 def source(env: str) -> str:

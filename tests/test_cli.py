@@ -872,14 +872,12 @@ def test_a_table_that_a_narrow_terminal_cannot_hold_becomes_lines(monkeypatch, c
     assert len(lines) == 2 * 6 + 1
 
 
-def test_a_table_grows_with_its_rows_and_markdown_keeps_its_cells(capsys):
+def test_a_table_grows_with_its_rows(capsys):
     table = output.Table(["name", "size>"])
     for row in [("a", 1), ("longer", 1000)]:
         table.add(row)
         table.flush()
     assert capsys.readouterr().out == "name  size\na        1\nlonger  1000\n"
-    table = output.markdown(["name", "size>"], [("a|b", 1)])
-    assert table == "| name | size |\n| --- | --: |\n| a\\|b | 1 |"
 
 
 def test_rows_come_before_the_last_one_is_known(capsys):

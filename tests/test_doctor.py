@@ -112,7 +112,7 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     found = rows(ran)
     assert ("warn", "unknown setting PFL_STOER") in found["dotenv"]
     assert ("warn", ".env has mode 644, others can read it") in found["dotenv"]
-    assert found["stuck"] == [("warn", "1 call died and must be cleaned up")]
+    assert found["stuck"] == [("warn", "1 call died without being cleaned up")]
     assert found["unstable"][0][0] == "warn" and "NOW" in found["unstable"][0][1]
     assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [
         ("ok", f"{proxy.url}/api answers (PREFECT_API_URL)"),

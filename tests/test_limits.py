@@ -103,7 +103,11 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (["set", "--step", "b", "x"], 2, "x"),
         (["rm", "--tag", "never-set"], 3, "the tag never-set has no limit"),
         (["rm", "--idle", "soon"], 2, "invalid --idle 'soon'"),
-        (["rm", "--idle", "7d", "--tag", "x"], 2, "--idle cannot be combined"),
+        (
+            ["rm", "--idle", "7d", "--tag", "x"],
+            2,
+            "--idle and --id, --step or --tag do not go together",
+        ),
         (["reset", "--tag", "never-set"], 3, "the tag never-set has no limit"),
     ],
 )
@@ -262,7 +266,7 @@ def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):
         client.create_task_run(waits, run.id, "0", state=Pending())
     refused = pfl(on_server, "limits", "rm", "--tag", tag)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "1 task run waits for" in refused.stderr
+    assert "1 waiting task run" in refused.stderr
     assert "--yes" in refused.stderr
     assert limit(on_server, tag) is not None
     assert pfl(on_server, "limits", "rm", "--tag", tag, "--yes").returncode == 0

@@ -54,14 +54,21 @@ def list_entries(
 ) -> None:
     """List the results that calls are answered from; those of one ID in order of step."""
 
-    def cells(row: Mapping[str, Any]) -> list[object]:
-        computed = output.local_time(row["computed_at"])
-        return [row["id"], row["flow"], row["step"], row["key"][:12], row["size_bytes"], computed]
-
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
-    columns = ("id", "flow", "step", "key", "bytes>", "computed")
-    count = output.print_rows(map(stored.as_json, found), columns, cells, json=json)
+    count = output.print_rows(
+        map(stored.as_json, found),
+        ("id", "flow", "step", "key", "bytes>", "computed"),
+        lambda row: [
+            row["id"],
+            row["flow"],
+            row["step"],
+            row["key"][:12],
+            row["size_bytes"],
+            output.local_time(row["computed_at"]),
+        ],
+        json=json,
+    )
     output.say(f"{count} stored")
     if not count:
         stored.note_elsewhere(store, id, flow, "pfl cache ls")
@@ -229,7 +236,7 @@ def bust(
             f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b"
         )
     chosen = settings.load()
-    flows = _flows(chosen, needed=step is not None)
+    flows = _flows(chosen)
     known = _flow_names(flows)
     busted = {step or busts.ALL}
     if step is not None and step not in known:
@@ -411,10 +418,8 @@ def verify(
             counts["aside"] += problem.aside is not None
             counts["left"] += problem.problem == "damaged" and problem.aside is None
             row = problem._asdict()
-            if json:
-                output.emit({"object": row.pop("key"), **row})
-            else:
-                output.emit(f"{problem.problem:<9} {problem.key}: {problem.why}")
+            line = f"{problem.problem:<9} {problem.key}: {problem.why}"
+            output.emit({"object": row.pop("key"), **row} if json else line)
     except BaseException:
         if last:
             options = f"{' --repair' if repair else ''} --after '{last}'"
@@ -431,27 +436,30 @@ def verify(
 def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
 
-    def cells(row: Mapping[str, Any]) -> list[object]:
-        counts = _counts(row)
-        head = [row["flow"] or "-", row["step"], counts[0], row["plans"], row["history"]]
-        return [*head, *counts[1:]]
-
     chosen = settings.load()
     flow_names = _flow_names(_flows(chosen))
     rows = inspection.count(objects.of(chosen), flow_names, folder=stored.folder_of(id))
-    columns = ("flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest")
-    output.print_rows(rows, columns, cells, json=json)
+    output.print_rows(
+        rows,
+        ("flow", "step", "plans>", "history>", *_COUNT_COLUMNS),
+        lambda row: [
+            row["flow"] or "-",
+            row["step"],
+            row["plans"],
+            row["history"],
+            *_counts(row),
+        ],
+        json=json,
+    )
 
 
-def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, FlowEntry]:
-    """The flows; none if they cannot be imported and are not *needed*: the store exists anyway."""
+def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
+    """The flows; none if they cannot be imported: the store exists anyway."""
     from ..handler.core.declare import catalog
 
     try:
         return catalog.load(chosen).flows
     except PflError as exc:
-        if needed:
-            raise
         output.say(f"warning: the flows are unknown: {exc}")
         return {}
 

@@ -6,7 +6,7 @@ import json as js
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice, takewhile
@@ -427,23 +427,12 @@ def _difference(
 
 def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     """Sentences such as ```rate`: 2 → 3`` about inputs or parameters."""
-    old, new = (_fields(body, field) for body in (before, after))
-    changes = []
-    for name in sorted({**old, **new}):
-        left, right = (side.get(name, ("null", "null")) for side in (old, new))
-        if left[0] != right[0]:
-            changes.append(f"`{name}`: {left[1]} → {right[1]}")
-    return changes
-
-
-def _fields(body: Fields, field: str) -> dict[str, tuple[str, str]]:
-    """What identifies each input or parameter, and its text."""
-    fields = (body.get(field) or {}).items()
-    if field == "params":
-        return {name: (js.dumps(value), output.cut(value)) for name, value in fields}
-    return {
-        name: (given["sha256"], output.cut(stored.input_value(given))) for name, given in fields
-    }
+    old, new = (stored.for_people(body).get(field) or {} for body in (before, after))
+    return [
+        f"`{name}`: {output.cut(old.get(name))} → {output.cut(new.get(name))}"
+        for name in sorted({**old, **new})
+        if keys.canonical(old.get(name)) != keys.canonical(new.get(name))
+    ]
 
 
 def _emit_difference(row: Mapping[str, Any]) -> None:
@@ -492,7 +481,7 @@ def bisect(
 ) -> None:
     """Find the first record where a value changed, or a condition became true, and why."""
     compare.parse_path(path)
-    passes = compare.condition(when) if when else None
+    state = compare.condition(when) if when else _state
     reader = _Reader()
     since_ns = moment_ns(since, "--since") if since else 0
     listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
@@ -508,7 +497,8 @@ def bisect(
             reader.warn(str(exc))
             continue
         count += 1
-        if before is not None and _turns(before[1], value, passes):
+        # A condition that became false is no turn; a state without one is never False.
+        if before is not None and state(value) not in (state(before[1]), False):
             break
         before = found, value
     else:
@@ -535,12 +525,8 @@ def bisect(
     reader.end(f"{count} of {len(names)} records read")
 
 
-def _turns(old: object, new: object, passes: Callable[[object], bool] | None) -> bool:
-    if passes is not None:
-        return passes(new) and not passes(old)
-    if old is compare.ABSENT or new is compare.ABSENT:
-        return old is not new
-    return keys.canonical(old) != keys.canonical(new)
+def _state(value: object) -> str | None:
+    return None if value is compare.ABSENT else keys.canonical(value)
 
 
 @app.command()
@@ -631,20 +617,19 @@ def sql(
         table = output.Table([name for name, *_ in columns])
         for cells in iter(found.fetchone, None) if columns else ():
             if json:
-                output.emit(_as_json(columns, cells))
+                output.emit(_json_line(columns, cells))
             else:
                 table.add(map(_text, cells))
         table.flush()
     reader.end()
 
 
-def _as_json(columns: Iterable[tuple[Any, ...]], cells: Iterable[Any]) -> Any:
-    """A row of DuckDB's as JSON."""
+def _json_line(columns: Iterable[tuple[Any, ...]], cells: Iterable[Any]) -> str:
     row = {
-        name: js.loads(cell) if str(kind) == "JSON" and cell is not None else cell
+        name: js.loads(cell) if kind == "JSON" and cell else cell
         for (name, kind, *_), cell in zip(columns, cells, strict=True)
     }
-    return js.loads(js.dumps(row, default=_text))
+    return js.dumps(row, default=_text)
 
 
 def _text(cell: object) -> str:

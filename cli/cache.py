@@ -70,8 +70,8 @@ def list_entries(
         json=json,
     )
     output.say(f"{count} stored")
-    if not count:
-        stored.note_elsewhere(store, id, flow, "pfl cache ls")
+    if id and not count:
+        output.say(stored.elsewhere(store, id, flow, "pfl cache ls"))
 
 
 @app.command()
@@ -93,13 +93,12 @@ def inspect(
     store = objects.of(chosen)
     rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
     if not rows:
-        of_step = f", step {step}" if step else ""
-        why, others = stored.elsewhere(store, id, request.flow.name)
-        hint = f"pfl invoke --id {shlex.quote(id)}" + (f" --step {step}" if step else "")
+        only = f" --step {step}" if step else ""
+        name = request.flow.name
         raise NotFoundError(
-            f"nothing is stored for {id!r} under flow {request.flow.name}{of_step}",
-            why=why,
-            hint=f"pfl cache inspect {others}" if others else hint,
+            f"nothing is stored for --id {id!r} --flow {name}{only}",
+            why=stored.elsewhere(store, id, name, "pfl cache inspect"),
+            hint=f"pfl invoke --id {shlex.quote(id)}{only}",
         )
     for number, row in enumerate(rows):
         if json:
@@ -273,13 +272,13 @@ def bust(
         retention_s = chosen.retention_days * 86_400
         name = busts.new_name()
         reached = _dependents(flows, busted)
-        reply["plans"] = busts.bust(
+        plans = busts.bust(
             store, scope, name, dependents=reached, known=known, retention_s=retention_s
         )
-        reply["bust"] = name
-        reply["restorable_until"] = records.now_iso(time.time() + retention_s)
-        until = output.local_time(reply["restorable_until"])
-        output.say(f"busted; to undo it until {until[:10]}: pfl cache restore {name}")
+        until = records.now_iso(time.time() + retention_s)
+        reply |= {"bust": name, "plans": plans, "restorable_until": until}
+        day = output.local_time(until)[:10]
+        output.say(f"busted; to undo it until {day}: pfl cache restore {name}")
     if json:
         output.emit(reply)
 

@@ -8,9 +8,8 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
 from itertools import islice, takewhile
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import typer
 
@@ -39,10 +38,8 @@ app = typer.Typer(
 )
 
 
-StatusName = StrEnum(
-    "StatusName", ["computed", "failed", "crashed", "busted", "restored", "accepted"]
-)
-Format = StrEnum("Format", ["jsonl", "csv", "parquet"])
+StatusName = Literal["computed", "failed", "crashed", "busted", "restored", "accepted"]
+Format = Literal["jsonl", "csv", "parquet"]
 Status = Annotated[StatusName | None, typer.Option(help="Only this status.")]
 Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
@@ -182,8 +179,8 @@ def list_records(
         output.print_rows(rows, _COLUMNS, _cells, json=json)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
-    if not reader.found:
-        stored.note_elsewhere(reader.store, id, flow, "pfl history ls")
+    if id and not reader.found:
+        output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
 @app.command()
@@ -335,7 +332,7 @@ def _pairs(
                 return pairs
             raise NotFoundError(
                 "nothing to compare",
-                why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])[0]}",
+                why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
                 hint=f"pfl history ls --id {ids[0]}",
             )
     raise InvalidRequestError(
@@ -415,9 +412,9 @@ def _difference(
             row["equal"] = not row["value_changes"]
         except (NotFoundError, CorruptRecordError) as exc:
             row["trouble"] = f"the values cannot be compared: {exc}"
-    fingerprints = [side.get("fingerprint") for side in (before, after)]
-    if fingerprints[0] != fingerprints[1]:
-        parts = [reasons.parts(reader.store, step, each or "-") for each in fingerprints]
+    fingerprints = [side.get("fingerprint") or "-" for side in (before, after)]
+    if len(set(fingerprints)) > 1:
+        parts = [reasons.parts(reader.store, step, each) for each in fingerprints]
         explained = code.explain(*parts) if all(parts) else []
         row["code_changes"] = explained or ["its code changed"]
     row["input_changes"] = _field_changes(before, after, "inputs")
@@ -504,13 +501,12 @@ def bisect(
     else:
         reader.end()
         why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
+        what = f"{when!r} never became true" if when else f"{path} never changed"
         if before is None:
             what = f"step {step} of {id!r} has no records with a value"
-            why = stored.elsewhere(reader.store, id)[0]
+            why = stored.elsewhere(reader.store, id)
         elif before[1] is compare.ABSENT:
             what = f"{path} does not exist in the newest record"
-        else:
-            what = f"{when!r} never became true" if when else f"{path} never changed"
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, key)
     old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
@@ -519,8 +515,8 @@ def bisect(
         output.emit({**head, "from": old, "to": new, **row})
     else:
         moment = output.local_time(found[0].written_at)
-        change = f"{output.cut(old)} → {output.cut(new)}"
-        output.emit(f"{found[0].short}  {moment}  {path}: {change}")
+        change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+        output.emit(f"{found[0].short}  {moment}  {change}")
         _emit_difference(row)
     reader.end(f"{count} of {len(names)} records read")
 
@@ -536,7 +532,7 @@ def export(
         typer.Option(
             help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (')."
         ),
-    ] = Format.jsonl,
+    ] = "jsonl",
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="File to write; stdout if not given.")
     ] = None,
@@ -551,7 +547,7 @@ def export(
     import sys
     from contextlib import nullcontext
 
-    is_parquet = format == Format.parquet
+    is_parquet = format == "parquet"
     if is_parquet and out is None:
         raise InvalidRequestError(
             "parquet cannot be written to stdout", hint="--out history.parquet"
@@ -572,7 +568,7 @@ def export(
         if is_parquet:
             with query.table(rows) as database:
                 database.execute("copy history to ? (format parquet)", [out])
-        elif format == Format.jsonl:
+        elif format == "jsonl":
             file.writelines(js.dumps(row) + "\n" for row in rows)
         else:
             table = csv.writer(file)

@@ -59,36 +59,34 @@ def utc(moment: str) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def elsewhere(store: Store, id: str, flow: str | None = None) -> tuple[str, str]:
+def elsewhere(store: Store, id: str, flow: str | None = None, command: str = "") -> str:
     """
-    Where an ID has results.
+    A sentence about where an ID has results.
 
     Args:
         store: The store to read.
         id: The ID.
         flow: The flow that was searched.
-
-    Returns:
-        A sentence, and the options that select another flow; empty if there is no other.
+        command: The command to try with another flow.
     """
+    flows = _steps_by_flow(store, id)
+    if not flows:
+        return f"nothing was computed for {id!r}"
+    found = "; ".join(f"{', '.join(steps)} of flow {name}" for name, steps in flows.items())
+    others = [name for name in flows if name != flow]
+    hint = ""
+    if command and others:
+        hint = f"; try {command} --id {shlex.quote(id)} --flow {shlex.quote(others[0])}"
+    return f"computed for {id!r}: {found}{hint}"
+
+
+def _steps_by_flow(store: Store, id: str) -> dict[str, list[str]]:
     folder = keys.encode_id(id)
-    steps: dict[str, list[str]] = {}
+    flows: dict[str, list[str]] = {}
     for step in store.folders(f"history/{folder}"):
         for _, body in islice(history.list_computed(store, folder, step, ignore), 1):
-            steps.setdefault(body["flow"], []).append(step)
-    if not steps:
-        return f"nothing was computed for {id!r}", ""
-    found = "; ".join(f"{', '.join(names)} of flow {name}" for name, names in steps.items())
-    others = [name for name in steps if name != flow]
-    options = f"--id {shlex.quote(id)} --flow {shlex.quote(others[0])}" if others else ""
-    return f"computed for {id!r}: {found}", options
-
-
-def note_elsewhere(store: Store, id: str | None, flow: str | None, command: str) -> None:
-    """Print where an ID has results, for a command that found none."""
-    if id is not None:
-        found, options = elsewhere(store, id, flow)
-        output.say(found + (f"; try {command} {options}" if options else ""))
+            flows.setdefault(body["flow"], []).append(step)
+    return flows
 
 
 def explain_misses(store: Store, request: Request, rows: list[ForecastRow]) -> None:
@@ -101,10 +99,8 @@ def explain_misses(store: Store, request: Request, rows: list[ForecastRow]) -> N
         elif failure:
             row["reasons"].append(failure)
         row["why"] = "; ".join(row["reasons"]) or None
-    if all(row["reasons"] == unknown for row in rows):
-        found, options = elsewhere(store, request.id, request.flow.name)
-        if options:
-            output.say(f"{found}; try pfl cache why {options}")
+    if all(row["reasons"] == unknown for row in rows) and _steps_by_flow(store, request.id):
+        output.say(elsewhere(store, request.id, request.flow.name, "pfl cache why"))
 
 
 def last_failure(store: Store, id: str, step: str) -> str:

@@ -25,6 +25,7 @@ from .options import (
     Utc,
     Yes,
     age_s,
+    checked,
     refuse_together,
 )
 
@@ -132,10 +133,10 @@ def why(
             output.emit(row)
             continue
         reasons = row["reasons"]
-        entry = found.finding.found.get(row["step"])
-        if row["status"] == "hit" and entry is not None:
-            computed = entry.computed_at and f"computed at {output.local_time(entry.computed_at)}"
-            reasons = [computed or "found by its inputs"]
+        if row["status"] == "hit":
+            entry = found.finding.found.get(row["step"])
+            at = entry.computed_at if entry else None
+            reasons = [f"computed at {output.local_time(at)}" if at else "found by its inputs"]
         label = {"hit": "hit,", "depends": "depends"}.get(row["status"], "miss, because")
         lines = "\n".join(reasons).split("\n")
         separator = " " if len(lines) == 1 else "\n  "
@@ -213,21 +214,19 @@ def bust(
     older_than: Annotated[
         str | None, typer.Option(metavar="AGE", help="Only older results: 7d.")
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="Only IDs that start with this.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(callback=checked, help="Only IDs that start with this.")
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     utc: Utc = False,
     json: Json = False,
 ) -> None:
     """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
-    from ..handler.core import event
-
     if {id, step, older_than, prefix} == {None}:
         raise InvalidRequestError(
             "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
         )
-    if prefix == "":  # A variable of a script that is not set.
-        raise InvalidRequestError("--prefix is empty", hint="--older-than 0s busts everything")
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
     if step is None and (dependents or upstream):
@@ -248,7 +247,7 @@ def bust(
     age = 0 if older_than is None else age_s(older_than, "--older-than")
     # Age 0 means everything: also what is being computed now, and is younger than this bust.
     before = time.time() - age if age else None
-    starts_with = keys.escape_id(event.check_id(prefix)) if prefix else ""
+    starts_with = keys.escape_id(prefix) if prefix else ""
     folder = stored.folder_of(id) or busts.ALL
     scope = busts.Scope(folder, starts_with, tuple(sorted(busted)), before)
     store = objects.of(chosen)

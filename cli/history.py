@@ -38,9 +38,10 @@ app = typer.Typer(
 )
 
 
-StatusName = Literal["computed", "failed", "crashed", "busted", "restored", "accepted"]
-Format = Literal["jsonl", "csv", "parquet"]
-Status = Annotated[StatusName | None, typer.Option(help="Only this status.")]
+Status = Annotated[
+    Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
+    typer.Option(help="Only this status."),
+]
 Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[
@@ -68,8 +69,8 @@ class _Reader:
     def warn(self, warning: str) -> None:
         """Report a damaged record, once; it is skipped."""
         if warning not in self.warnings:
-            self.warnings.add(warning)
             output.say(f"warning: {warning}")
+        self.warnings.add(warning)
 
     def rows(
         self, since: str | None, *, with_values: bool = True, **selected: str | None
@@ -124,11 +125,11 @@ class _Reader:
 
 
 def _cells(row: Row) -> list[str]:
-    took_ms, size_bytes = row.get("compute_ms"), row.get("size_bytes")
+    took_ms = row.get("compute_ms")
     if "value" in row:
         summary = output.cut(row["value"], 40)
-    elif size_bytes:
-        summary = f"{size_bytes} bytes"
+    elif row.get("size_bytes"):
+        summary = f"{row['size_bytes']} bytes"
     else:
         summary = (row.get("error") or {}).get("what") or row.get("why") or ""
     return [
@@ -437,8 +438,6 @@ def _emit_difference(row: Mapping[str, Any]) -> None:
     output.emit(f"{row['step']}  {old} → {new}")
     for change in row["value_changes"]:
         output.emit(_change_text(change))
-        for line in change.get("diff", ()):
-            output.emit(f"    {line}")
     if row["trouble"]:
         output.emit(f"  {row['trouble']}")
     for label in ("code", "input", "param"):
@@ -460,7 +459,7 @@ def _change_text(change: compare.Change) -> str:
     if "delta" in change:
         ratio = f", {change['ratio']:+.2%}" if "ratio" in change else ""
         text += f"  ({change['delta']:+g}{ratio})"
-    return text
+    return "\n    ".join([text, *change.get("diff", ())])
 
 
 @app.command()
@@ -528,7 +527,7 @@ def _state(value: object) -> str | None:
 @app.command()
 def export(
     format: Annotated[
-        Format,
+        Literal["jsonl", "csv", "parquet"],
         typer.Option(
             help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (')."
         ),
@@ -547,25 +546,23 @@ def export(
     import sys
     from contextlib import nullcontext
 
-    is_parquet = format == "parquet"
-    if is_parquet and out is None:
+    if format == "parquet" and out is None:
         raise InvalidRequestError(
             "parquet cannot be written to stdout", hint="--out history.parquet"
         )
     try:
         opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout)
     except OSError as exc:
-        is_missing = isinstance(exc, FileNotFoundError)
-        folder = shlex.quote(os.path.dirname(out or ""))
+        folder = shlex.quote(os.path.dirname(out or "") or ".")
         raise InvalidRequestError(
             f"{out} cannot be written",
-            why=exc.strerror or str(exc),
-            hint=f"mkdir -p {folder}" if is_missing else f"--out history.{format}",
+            why=str(exc),
+            hint=f"mkdir -p {folder}, or write to another folder",
         ) from exc
     reader = _Reader()
     rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
     with opened as file:
-        if is_parquet:
+        if format == "parquet":
             with query.table(rows) as database:
                 database.execute("copy history to ? (format parquet)", [out])
         elif format == "jsonl":

@@ -374,9 +374,7 @@ def verify(
         bool,
         typer.Option("--repair", help="Move unusable objects to aside/ in the store."),
     ] = False,
-    after: Annotated[
-        str, typer.Option("--after", metavar="KEY", help="Continue after this key.")
-    ] = "",
+    after: Annotated[str, typer.Option(metavar="KEY", help="Continue after this key.")] = "",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:

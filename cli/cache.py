@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,20 +55,27 @@ def list_entries(
 ) -> None:
     """List the results that calls are answered from; those of one ID in order of step."""
 
-    def cells(row: Mapping[str, Any]) -> list[object]:
-        computed = output.local_time(row["computed_at"])
-        return [row["id"], row["flow"], row["step"], row["key"][:12], row["size_bytes"], computed]
-
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
-    columns = ("id", "flow", "step", "key", "bytes>", "computed")
-    count = output.print_rows(map(stored.as_json, found), columns, cells, json=json)
+    count = output.print_rows(
+        map(stored.as_json, found),
+        ("id", "flow", "step", "key", "bytes>", "computed"),
+        lambda row: [
+            row["id"],
+            row["flow"],
+            row["step"],
+            row["key"][:12],
+            row["size_bytes"],
+            output.local_time(row["computed_at"]),
+        ],
+        json=json,
+    )
     output.say(f"{count} stored")
-    if not count:
-        stored.note_elsewhere(store, id, flow, "pfl cache ls")
+    if id and not count:
+        output.say(stored.elsewhere(store, id, flow, "pfl cache ls"))
 
 
-@app.command("inspect")
+@app.command()
 def inspect(
     id: TheId,
     flow: FlowName = None,
@@ -87,14 +94,12 @@ def inspect(
     store = objects.of(chosen)
     rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
     if not rows:
-        of_step = f", step {step}" if step else ""
-        why, options = stored.elsewhere(store, id, request.flow.name)
-        command = "pfl cache inspect" if options else "pfl invoke"
-        selected = f"--id {shlex.quote(id)}" + (f" --step {step}" if step else "")
+        only = f" --step {step}" if step else ""
+        name = request.flow.name
         raise NotFoundError(
-            f"nothing is stored for {id!r} under flow {request.flow.name}{of_step}",
-            why=why,
-            hint=f"{command} {options or selected}",
+            f"nothing is stored for --id {id!r} --flow {name}{only}",
+            why=stored.elsewhere(store, id, name, "pfl cache inspect"),
+            hint=f"pfl invoke --id {shlex.quote(id)}{only}",
         )
     for number, row in enumerate(rows):
         if json:
@@ -107,7 +112,7 @@ def inspect(
         output.pairs(stored.for_people(row) | {"value": value})
 
 
-@app.command("why")
+@app.command()
 def why(
     id: TheId,
     flow: FlowName = None,
@@ -127,24 +132,20 @@ def why(
         if json:
             output.emit(row)
             continue
-        status = row["status"]
         reasons = row["reasons"]
-        entry = found.finding.found.get(row["step"])
-        if status == "hit" and entry is not None:
-            computed = entry.computed_at and f"computed at {output.local_time(entry.computed_at)}"
-            reasons = [computed or "found by its inputs"]
-        label = {"hit": "hit,", "depends": "depends"}.get(status, "miss, because")
-        if len(reasons) == 1 and "\n" not in reasons[0]:
-            output.emit(f"{row['step']}: {label} {reasons[0]}")
-        else:
-            output.emit(f"{row['step']}: {label}")
-            for reason in reasons:
-                output.emit("  " + reason.replace("\n", "\n  "))
+        if row["status"] == "hit":
+            entry = found.finding.found.get(row["step"])
+            at = entry.computed_at if entry else None
+            reasons = [f"computed at {output.local_time(at)}" if at else "found by its inputs"]
+        label = {"hit": "hit,", "depends": "depends"}.get(row["status"], "miss, because")
+        lines = "\n".join(reasons).split("\n")
+        separator = " " if len(lines) == 1 else "\n  "
+        output.emit(separator.join([f"{row['step']}: {label}", *lines]))
 
 
-@app.command("accept")
+@app.command()
 def accept(
-    step: Annotated[str, typer.Option("--step", help="Step whose edit changes no result.")],
+    step: Annotated[str, typer.Option(help="Step whose edit changes no result.")],
     since: Annotated[
         str | None,
         typer.Option("--from", help="Start of the older fingerprint; the latest if not given."),
@@ -170,51 +171,40 @@ def accept(
     with output.stdout_kept_for_data():
         prints = project.load(chosen).prints
     if step not in prints:
-        raise InvalidRequestError(
-            f"unknown step {step!r}", hint=f"the steps are {', '.join(prints)}"
-        )
+        raise _unknown_step(step, prints)
     store = objects.of(chosen)
     now = prints[step]
+    reply: stored.Row = {"step": step, "fingerprint": now.digest}
     if undo:
         body = acceptance.undo(store, step, now.digest, dry_run=dry_run)
         when = output.local_time(body["at"])
         verb = "would be" if dry_run else "is"
         output.say(f"the edit of {step} that {body['by']} accepted at {when} {verb} an edit again")
-        if json:
-            output.emit({"step": step, "fingerprint": now.digest, "undone": not dry_run})
-        return
-    known = acceptance.known_codes(store, step)
-    older = [code for code in known if code != now.digest and code.startswith(since or "")]
-    if not older:
-        raise NotFoundError(
-            f"no older code of step {step} has results here", hint=f"pfl cache ls --step {step}"
-        )
-    changes = explain(parts(store, step, older[0]), now.parts)
-    for change in changes:
-        output.say(f"{step}: {change}")
-    accepted: Mapping[str, Any] = {
-        "step": step,
-        "fingerprint": now.digest,
-        "stands_for": older[:1],
-        "changes": changes,
-    }
-    if not dry_run:
-        output.confirm(f"Keep the results of {step} from before?", yes=yes)
-        by = getpass.getuser()
-        accepted = acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
-        output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
+        reply["undone"] = not dry_run
+    else:
+        known = acceptance.known_codes(store, step)
+        older = [code for code in known if code != now.digest and code.startswith(since or "")]
+        if not older:
+            raise NotFoundError(
+                f"no older code of step {step} has results here", hint=f"pfl cache ls --step {step}"
+            )
+        changes = explain(parts(store, step, older[0]), now.parts)
+        for change in changes:
+            output.say(f"{step}: {change}")
+        reply |= {"stands_for": older[:1], "changes": changes}
+        if not dry_run:
+            output.confirm(f"Keep the results of {step} from before?", yes=yes)
+            by = getpass.getuser()
+            reply |= acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
+            output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
     if json:
-        output.emit(stored.as_json(accepted))
+        output.emit(stored.as_json(reply))
 
 
-@app.command("bust")
+@app.command()
 def bust(
-    id: Annotated[
-        str | None, typer.Option("--id", callback=checked, help="Only this ID; all if not given.")
-    ] = None,
-    step: Annotated[
-        str | None, typer.Option("--step", help="Only this step; all if not given.")
-    ] = None,
+    id: OnlyId = None,
+    step: OnlyStep = None,
     dependents: Annotated[
         bool, typer.Option("--dependents", help="Also all steps that need it.")
     ] = False,
@@ -222,10 +212,10 @@ def bust(
         bool, typer.Option("--upstream", help="Also all steps that it needs.")
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="Only older results: 7d.")
+        str | None, typer.Option(metavar="AGE", help="Only older results: 7d.")
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Only IDs that start with this.")
+        str | None, typer.Option(callback=checked, help="Only IDs that start with this.")
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -233,17 +223,9 @@ def bust(
     json: Json = False,
 ) -> None:
     """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
-    from ..handler.core import event
-
-    if all(given is None for given in (id, step, older_than, prefix)):
+    if {id, step, older_than, prefix} == {None}:
         raise InvalidRequestError(
             "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
-        )
-    # A variable of a script that is not set.
-    if prefix == "" or step == busts.ALL:
-        raise InvalidRequestError(
-            "--prefix is empty" if prefix == "" else "the step '~' does not exist",
-            hint="--older-than 0s busts everything",
         )
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
@@ -252,16 +234,24 @@ def bust(
             f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b"
         )
     chosen = settings.load()
-    flows = _flows(chosen, needed=step is not None)
-    steps, reached = _reach(flows, step, dependents, upstream)
+    flows = _flows(chosen)
+    known = _flow_names(flows)
+    busted = {step or busts.ALL}
+    if step is not None and step not in known:
+        raise _unknown_step(step, known)
+    if dependents:
+        busted = _dependents(flows, busted)
+    elif upstream:
+        needed = (flow.closure(busted & flow.steps.keys()) for flow in flows.values())
+        busted = busted.union(*needed)
     age = 0 if older_than is None else age_s(older_than, "--older-than")
     # Age 0 means everything: also what is being computed now, and is younger than this bust.
     before = time.time() - age if age else None
-    folder = busts.ALL if id is None else keys.encode_id(id)
-    starts_with = keys.escape_id(event.check_id(prefix)) if prefix else ""
-    scope = busts.Scope(folder, starts_with, steps, before)
+    starts_with = keys.escape_id(prefix) if prefix else ""
+    folder = stored.folder_of(id) or busts.ALL
+    scope = busts.Scope(folder, starts_with, tuple(sorted(busted)), before)
     store = objects.of(chosen)
-    rows = {name: inspection.no_totals(name) for name in steps if name != busts.ALL}
+    rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
     if not json:
@@ -280,13 +270,14 @@ def bust(
         layout.check(store)
         retention_s = chosen.retention_days * 86_400
         name = busts.new_name()
-        reply["plans"] = busts.bust(
-            store, scope, name, dependents=reached, known=_steps(flows), retention_s=retention_s
+        reached = _dependents(flows, busted)
+        plans = busts.bust(
+            store, scope, name, dependents=reached, known=known, retention_s=retention_s
         )
-        reply["bust"] = name
-        reply["restorable_until"] = records.now_iso(time.time() + retention_s)
-        until = output.local_time(reply["restorable_until"])
-        output.say(f"busted; to undo it until {until[:10]}: pfl cache restore {name}")
+        until = records.now_iso(time.time() + retention_s)
+        reply |= {"bust": name, "plans": plans, "restorable_until": until}
+        day = output.local_time(until)[:10]
+        output.say(f"busted; to undo it until {day}: pfl cache restore {name}")
     if json:
         output.emit(reply)
 
@@ -296,16 +287,14 @@ def _counts(row: Mapping[str, Any]) -> list[object]:
     return [row["results"], row["bytes"], *moments]
 
 
-@app.command("restore")
+@app.command()
 def restore(
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust printed them."),
     ] = None,
-    id: Annotated[
-        str | None, typer.Option("--id", callback=checked, help="All busts of this ID.")
-    ] = None,
-    step: Annotated[str | None, typer.Option("--step", help="All busts of this step.")] = None,
+    id: OnlyId = None,
+    step: OnlyStep = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     utc: Utc = False,
@@ -320,6 +309,7 @@ def restore(
     store = objects.of(chosen)
     flows = _flows(chosen)
     undone = _restorable(chosen, store, names or [], id, step)
+    restored = [mark.to_json() for mark in undone]
     if not json:
         output.table(
             ("bust", "id", "step", "before", "busted"),
@@ -327,26 +317,23 @@ def restore(
                 [
                     mark.name,
                     mark.id_pattern,
-                    "all" if mark.step == busts.ALL else mark.step,
-                    output.local_time(mark.before),
-                    output.local_time(records.now_iso(mark.at)),
+                    row["step"] or "all",
+                    output.local_time(row["before"]),
+                    output.local_time(row["busted_at"]),
                 ]
-                for mark in undone
+                for mark, row in zip(undone, restored, strict=True)
             ),
         )
     counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
         layout.check(store)
-        reached: set[str] = set()
-        for mark in undone:
-            reached |= _reach(flows, mark.step, True, False, strict=False)[1]
-        counts = busts.restore(store, undone, dependents=reached, known=_steps(flows))
-        are = "is" if counts["back"] == 1 else "are"
+        reached = _dependents(flows, {mark.step for mark in undone})
+        known = _flow_names(flows)
+        counts = busts.restore(store, undone, dependents=reached, known=known)
         back = output.counted(counts["back"], "result")
-        output.say(f"{back} {are} back, {counts['replaced']} in place of newer ones")
+        output.say(f"{back} restored, {counts['replaced']} in place of newer ones")
     if json:
-        restored = [mark.to_json() for mark in undone]
         output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
 
 
@@ -359,7 +346,7 @@ def _restorable(
     Raises:
         NotFoundError: A selected bust cannot be restored.
     """
-    folder = None if id is None else keys.encode_id(id)
+    folder = stored.folder_of(id)
     marks = [
         mark
         for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
@@ -381,15 +368,13 @@ def _restorable(
     return kept
 
 
-@app.command("verify")
+@app.command()
 def verify(
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Move unusable objects to aside/ in the store."),
     ] = False,
-    after: Annotated[
-        str, typer.Option("--after", metavar="KEY", help="Continue after this key.")
-    ] = "",
+    after: Annotated[str, typer.Option(metavar="KEY", help="Continue after this key.")] = "",
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -429,10 +414,8 @@ def verify(
             counts["aside"] += problem.aside is not None
             counts["left"] += problem.problem == "damaged" and problem.aside is None
             row = problem._asdict()
-            if json:
-                output.emit({"object": row.pop("key"), **row})
-            else:
-                output.emit(f"{problem.problem:<9} {problem.key}: {problem.why}")
+            line = f"{problem.problem:<9} {problem.key}: {problem.why}"
+            output.emit({"object": row.pop("key"), **row} if json else line)
     except BaseException:
         if last:
             options = f"{' --repair' if repair else ''} --after '{last}'"
@@ -445,63 +428,49 @@ def verify(
         raise typer.Exit(CorruptRecordError.exit_code)
 
 
-@app.command("stats")
+@app.command()
 def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
 
-    def cells(row: Mapping[str, Any]) -> list[object]:
-        counts = _counts(row)
-        head = [row["flow"] or "-", row["step"], counts[0], row["plans"], row["history"]]
-        return [*head, *counts[1:]]
-
     chosen = settings.load()
-    folder = None if id is None else keys.encode_id(id)
-    flow_of = {name: flow.name for flow in _flows(chosen).values() for name in flow.steps}
-    rows = inspection.count(objects.of(chosen), flow_of, folder=folder)
-    columns = ("flow", "step", "results>", "plans>", "history>", "bytes>", "oldest", "newest")
-    output.print_rows(rows, columns, cells, json=json)
+    flow_names = _flow_names(_flows(chosen))
+    rows = inspection.count(objects.of(chosen), flow_names, folder=stored.folder_of(id))
+    output.print_rows(
+        rows,
+        ("flow", "step", "plans>", "history>", *_COUNT_COLUMNS),
+        lambda row: [
+            row["flow"] or "-",
+            row["step"],
+            row["plans"],
+            row["history"],
+            *_counts(row),
+        ],
+        json=json,
+    )
 
 
-def _flows(chosen: Settings, *, needed: bool = False) -> Mapping[str, FlowEntry]:
-    """The flows; none if they cannot be imported and are not *needed*: the store exists anyway."""
+def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
+    """The flows; none if they cannot be imported: the store exists anyway."""
     from ..handler.core.declare import catalog
 
     try:
         return catalog.load(chosen).flows
     except PflError as exc:
-        if needed:
-            raise
         output.say(f"warning: the flows are unknown: {exc}")
         return {}
 
 
-def _steps(flows: Mapping[str, FlowEntry]) -> frozenset[str]:
-    return frozenset(name for flow in flows.values() for name in flow.steps)
+def _flow_names(flows: Mapping[str, FlowEntry]) -> dict[str, str]:
+    """The name of the flow of each step."""
+    return {name: flow.name for flow in flows.values() for name in flow.steps}
 
 
-def _reach(
-    flows: Mapping[str, FlowEntry],
-    step: str | None,
-    dependents: bool,
-    upstream: bool,
-    *,
-    strict: bool = True,
-) -> tuple[tuple[str, ...], set[str]]:
-    """The steps to bust, and all steps whose plans depend on one of them."""
-    if step is None or step == busts.ALL:
-        return (busts.ALL,), set()
-    within = [flow for flow in flows.values() if step in flow.steps]
-    if not within and strict:
-        raise InvalidRequestError(
-            f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(_steps(flows)))}"
-        )
-    busted = {step}
-    for flow in within:
-        if dependents:
-            busted |= flow.dependents([step])
-        elif upstream:
-            busted |= flow.closure([step])
-    reached = {step}
-    for flow in within:
-        reached |= flow.dependents(busted & set(flow.steps))
-    return tuple(sorted(busted)), reached
+def _dependents(flows: Mapping[str, FlowEntry], steps: set[str]) -> set[str]:
+    """These steps, and all steps of any flow that need one of them."""
+    return steps.union(*(flow.dependents(steps) for flow in flows.values()))
+
+
+def _unknown_step(step: str, known: Iterable[str]) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"
+    )

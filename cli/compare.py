@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, NotRequired, TypedDict, TypeGuard
+from typing import Any, NotRequired, TypedDict, TypeGuard
 
 from ..handler.core.errors import InvalidRequestError
 
@@ -27,16 +26,8 @@ ABSENT = object()
 
 # The name of a member, an index, or the column and the value that identify a row.
 Segment = str | int | tuple[str, str]
-
-
-class Tolerance(NamedTuple):
-    """How far two numbers may differ and still count as equal, as :func:`math.isclose` has it."""
-
-    relative: float = 0.0
-    absolute: float = 0.0
-
-
-EXACT = Tolerance()
+# Whether two numbers count as equal.
+Closeness = Callable[[float, float], bool]
 
 
 class Change(TypedDict):
@@ -56,63 +47,73 @@ class Change(TypedDict):
     diff: NotRequired[list[str]]
 
 
-def tolerance(text: str | None) -> Tolerance:
+def tolerance(text: str) -> Closeness:
     """
-    The tolerance that *text* states: ``0.01`` is absolute, ``1%`` a share of the larger number.
+    Whether two numbers count as equal: ``0.01`` is absolute, ``1%`` a share of the larger one.
 
     Raises:
         InvalidRequestError: *text* is neither.
     """
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text or "0")
+    from fractions import Fraction
+
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)(%?)", text)
     if not match:
         raise InvalidRequestError(
             f"invalid --tolerance {text!r}",
             why="it must be a number, optionally with %",
             hint="--tolerance 0.001 or --tolerance 1%",
         )
-    if match[2]:
-        return Tolerance(relative=float(match[1]) / 100)
-    return Tolerance(absolute=float(match[1]))
+    allowed = Fraction(match[1])
+
+    def are_close(old: float, new: float) -> bool:
+        # As people write them: in binary, 0.4 - 0.3 is more than 0.1. An integer may be larger
+        # than any float.
+        left, right = Fraction(str(old)), Fraction(str(new))
+        unit = max(abs(left), abs(right)) / 100 if match[2] else 1
+        return abs(left - right) <= allowed * unit
+
+    return are_close
 
 
 def changes(
-    old: object, new: object, *, within: Tolerance = EXACT, key: str = "id"
+    old: object,
+    new: object,
+    *,
+    within: Closeness | None = None,
+    key: str = "id",
+    path: str = "$",
 ) -> list[Change]:
     """
-    The differences between two values, in order of their paths.
+    The differences between two values, in the order of their parts.
 
     Lists of objects in which the column *key* is unique are compared row by row, in any order.
     """
-    found = [change for change in _changes(old, new, key, "$") if _exceeds(change, within)]
-    return sorted(found, key=lambda change: _natural(change["path"]))
-
-
-def _changes(old: object, new: object, key: str, path: str) -> Iterator[Change]:
     if isinstance(old, dict) and isinstance(new, dict):
         left, right = _members(old), _members(new)
     elif isinstance(old, list) and isinstance(new, list):
-        is_table = _is_table(old, key) and _is_table(new, key)
-        left, right = (_items(side, key if is_table else None) for side in (old, new))
+        left, right = _items([old, new], key)
+    elif within is not None and is_number(old) and is_number(new) and within(old, new):
+        return []
     else:
         # As JSON: 1, 1.0 and true are different values.
-        if json.dumps(old) != json.dumps(new):
-            yield _changed(old, new, path)
-        return
+        return [] if json.dumps(old) == json.dumps(new) else [_changed(old, new, path)]
+    found: list[Change] = []
     for segment in left | right:
-        place = path + segment
+        inner = path + segment
         if segment not in right:
-            yield {"path": place, "change": "removed", "old": left[segment]}
+            found.append({"path": inner, "change": "removed", "old": left[segment]})
         elif segment not in left:
-            yield {"path": place, "change": "added", "new": right[segment]}
+            found.append({"path": inner, "change": "added", "new": right[segment]})
         else:
-            yield from _changes(left[segment], right[segment], key, place)
+            found += changes(left[segment], right[segment], within=within, key=key, path=inner)
+    return found
 
 
 def _changed(old: object, new: object, path: str) -> Change:
     change: Change = {"path": path, "change": "changed", "old": old, "new": new}
     if is_number(old) and is_number(new):
         with suppress(OverflowError):
-            ratio = float(new - old) / (abs(old) or 1)
+            ratio = float(new - old) / abs(old or 1)
             change["delta"] = new - old
             if old:
                 change["ratio"] = ratio
@@ -124,22 +125,6 @@ def _changed(old: object, new: object, path: str) -> Change:
     return change
 
 
-def _exceeds(change: Change, within: Tolerance) -> bool:
-    old, new = change.get("old"), change.get("new")
-    if not (any(within) and is_number(old) and is_number(new)):
-        return True
-    try:
-        return not math.isclose(old, new, rel_tol=within.relative, abs_tol=within.absolute)
-    except OverflowError:
-        from fractions import Fraction
-
-        # One is an integer beyond what a float holds; no float is near such a number.
-        if isinstance(old, float) or isinstance(new, float):
-            return True
-        share = Fraction(within.relative) * max(abs(old), abs(new))
-        return abs(old - new) > max(share, Fraction(within.absolute))
-
-
 def _members(value: Mapping[str, object]) -> dict[str, object]:
     return {_segment(name): each for name, each in value.items()}
 
@@ -148,20 +133,13 @@ def _segment(name: str) -> str:
     return f".{name}" if re.fullmatch(_NAME, name) else f"[{json.dumps(name, ensure_ascii=False)}]"
 
 
-def _items(rows: list[Any], key: str | None) -> dict[str, object]:
-    if key is None:
-        return {f"[{number}]": row for number, row in enumerate(rows)}
-    return {f"[{key}={row[key]}]": row for row in rows}
-
-
-def _is_table(rows: list[Any], key: str) -> bool:
-    named = [row for row in rows if isinstance(row, dict) and isinstance(row.get(key), str | int)]
-    return len(named) == len(rows) == len({str(row[key]) for row in named})
-
-
-def _natural(path: str) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+def _items(lists: list[list[Any]], key: str) -> list[dict[str, object]]:
+    """The rows of tables by their value of *key*, or the items of lists by their index."""
+    with suppress(LookupError, TypeError):
+        tables = [{f"[{key}={row[key]}]": row for row in rows} for rows in lists]
+        if list(map(len, tables)) == list(map(len, lists)):
+            return tables
+    return [{f"[{number}]": row for number, row in enumerate(rows)} for rows in lists]
 
 
 def parse_path(path: str) -> list[Segment]:
@@ -188,7 +166,7 @@ def parse_path(path: str) -> list[Segment]:
     return segments
 
 
-def at(value: object, path: str) -> object:
+def at(value: Any, path: str) -> object:
     """
     The part of *value* at *path*; ``ABSENT`` if it has none.
 
@@ -196,20 +174,18 @@ def at(value: object, path: str) -> object:
         InvalidRequestError: *path* is not a path.
     """
     for segment in parse_path(path):
-        value = _part(value, segment)
+        try:
+            if isinstance(segment, tuple):
+                column, wanted = segment
+                rows = (row for row in value if isinstance(row, dict))
+                value = next(row for row in rows if str(row.get(column)) == wanted)
+            elif isinstance(value, str):
+                return ABSENT
+            else:
+                value = value[segment]
+        except (LookupError, TypeError, StopIteration):
+            return ABSENT
     return value
-
-
-def _part(value: object, segment: Segment) -> object:
-    if isinstance(segment, str):
-        return value.get(segment, ABSENT) if isinstance(value, dict) else ABSENT
-    if not isinstance(value, list):
-        return ABSENT
-    if isinstance(segment, int):
-        return value[segment] if -len(value) <= segment < len(value) else ABSENT
-    column, wanted = segment
-    rows = (row for row in value if isinstance(row, dict) and str(row.get(column)) == wanted)
-    return next(rows, ABSENT)
 
 
 def condition(text: str) -> Callable[[object], bool]:
@@ -221,27 +197,26 @@ def condition(text: str) -> Callable[[object], bool]:
     Raises:
         InvalidRequestError: *text* is not a condition.
     """
-    match = re.fullmatch(r"\s*value\s*(==|!=|<=|>=|<|>|contains\b)\s*(.+?)\s*", text, re.DOTALL)
+    pattern = r"^\s*value\s*(==|!=|<=|>=|<|>|contains\b)\s*(.+)$"
     try:
-        wanted = json.loads(match[2]) if match else None
-    except ValueError:
-        match = None
-    if not match:
+        [(name, literal)] = re.findall(pattern, text, re.DOTALL)
+        compares = _OPERATORS[name]
+        wanted = json.loads(literal)
+    except ValueError as exc:
         raise InvalidRequestError(
             f"invalid --when {text!r}",
             why="a condition is value, one of == != < <= > >= contains, and a JSON value",
             hint="--when 'value > 100', --when 'value == \"ok\"'",
-        )
-    name = match[1]
+        ) from exc
 
     def passes(value: object) -> bool:
         if value is ABSENT:
             return False
         # In Python, True equals 1.
         if isinstance(value, bool) is not isinstance(wanted, bool) and name in ("==", "!="):
-            return name == "!="
+            return compares is operator.ne
         try:
-            return bool(_OPERATORS[name](value, wanted))
+            return bool(compares(value, wanted))
         except TypeError:
             return False
 
@@ -250,4 +225,4 @@ def condition(text: str) -> Callable[[object], bool]:
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a JSON value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float)

@@ -10,7 +10,8 @@ from typing import Any
 from ..handler.core.errors import InvalidRequestError
 from . import compare, output
 
-Lines = dict[str, tuple[list[datetime], list[float]]]
+# Times and numbers of each line; no library has a type for such times.
+Lines = dict[str, tuple[list[Any], list[float]]]
 
 
 def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None:
@@ -35,14 +36,14 @@ def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None
     others = 0
     for row in reversed(list(rows)):
         number = compare.at(row.get("value"), path)
-        if compare.is_number(number):
-            times, numbers = lines.setdefault(f"{row['id']} {row['step']}", ([], []))
-            # As the clock shows it: neither library knows of offsets.
-            shown = datetime.fromisoformat(output.local_time(row["written_at"]))
-            times.append(shown.replace(tzinfo=None))
-            numbers.append(number)
-        else:
+        if not compare.is_number(number):
             others += "value" in row
+            continue
+        times, numbers = lines.setdefault(f"{row['id']} {row['step']}", ([], []))
+        # As the clock shows it: neither library knows of offsets.
+        shown = datetime.fromisoformat(output.local_time(row["written_at"]))
+        times.append(shown.replace(tzinfo=None))
+        numbers.append(number)
     if not lines:
         raise InvalidRequestError(
             f"no number at {path} in any value", hint="--id abc --step b --path '$.total'"
@@ -62,17 +63,6 @@ def _draw_in_terminal(lines: Lines, path: str) -> None:
     figure.with_colors = output.has_colour(sys.stdout)
     figure.x_label = "time"
     figure.y_label = path
-    moments = [time for times, _ in lines.values() for time in times]
-    form = "%H:%M:%S" if (max(moments) - min(moments)).days < 1 else "%y-%m-%d"
-
-    def time_label(time: datetime, chars: int, delta: object, left: bool = False) -> str:
-        return f"{time:{form}}".ljust(chars)[:chars]
-
-    def number_label(number: float, chars: int, delta: object, left: bool = False) -> str:
-        return f"{number:.6g}".rjust(chars)[:chars]
-
-    figure.register_label_formatter(datetime, time_label)
-    figure.register_label_formatter(float, number_label)
     for label, (times, numbers) in lines.items():
         figure.plot(times, numbers, label=output.printable(label))
     output.write(figure.show(legend=True))
@@ -81,13 +71,10 @@ def _draw_in_terminal(lines: Lines, path: str) -> None:
 def _draw_to_file(lines: Lines, path: str, file: str) -> None:
     output.optional("matplotlib", "plot").use("agg")
     from matplotlib import pyplot
-    from numpy import array
 
     figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
     for label, (times, numbers) in lines.items():
-        axes.plot(
-            array(times, "datetime64[us]"), numbers, marker="o", label=label.replace("$", r"\$")
-        )
+        axes.plot(times, numbers, marker="o", label=label.replace("$", r"\$"))
     axes.set_ylabel(path.replace("$", r"\$"))
     axes.legend()
     figure.autofmt_xdate()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json as js
-import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
 from itertools import islice, takewhile
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import typer
 
@@ -40,20 +38,16 @@ app = typer.Typer(
 )
 
 
-StatusName = StrEnum(
-    "StatusName", ["computed", "failed", "crashed", "busted", "restored", "accepted"]
-)
-Format = StrEnum("Format", ["jsonl", "csv", "parquet"])
-Status = Annotated[StatusName | None, typer.Option("--status", help="Only this status.")]
-Path = Annotated[
-    str | None,
-    typer.Option("--path", help="Path into the value, such as $.rows[0].total; the whole value."),
+Status = Annotated[
+    Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
+    typer.Option(help="Only this status."),
 ]
+Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[
-    str | None, typer.Option("--plot-to", metavar="FILE", help="Draw it to an .svg or .png file.")
+    str | None, typer.Option(metavar="FILE", help="Draw it to an .svg or .png file.")
 ]
-Key = Annotated[str, typer.Option("--key", help="Column that identifies the rows of a table.")]
+Key = Annotated[str, typer.Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
@@ -70,31 +64,26 @@ class _Reader:
     def __init__(self) -> None:
         self.store = objects.of(settings.load())
         self.found = 0
-        self.damaged = 0
+        self.warnings: set[str] = set()
 
     def warn(self, warning: str) -> None:
-        """Report a damaged record, which is skipped."""
-        self.damaged += 1
-        output.say(f"warning: {warning}")
+        """Report a damaged record, once; it is skipped."""
+        if warning not in self.warnings:
+            output.say(f"warning: {warning}")
+        self.warnings.add(warning)
 
-    def records(
-        self,
-        id: str | None,
-        flow: str | None,
-        step: str | None,
-        since: str | None,
-        status: str | None,
-    ) -> Iterator[Found]:
-        """The records that the options select, newest first."""
+    def rows(
+        self, since: str | None, *, with_values: bool = True, **selected: str | None
+    ) -> Iterator[Row]:
+        """The records that the options select, as JSON, newest first."""
         since_ns = moment_ns(since, "--since") if since else None
-        selected = {"id": id, "flow": flow, "step": step, "status": status}
         for found in history.list_records(
             self.store, **selected, since_ns=since_ns, warn=self.warn
         ):
             self.found += 1
-            yield found
+            yield self.row(*found, with_value=with_values)
 
-    def record(self, short: str, id: str | None) -> Found:
+    def record(self, short: str, id: str | None = None) -> Found:
         """
         The record of a short name or a key.
 
@@ -102,19 +91,13 @@ class _Reader:
             NotFoundError: It does not exist, or not for this ID.
             CorruptRecordError: It is damaged.
         """
-        folder = _folder(id)
+        folder = stored.folder_of(id)
         name = history.find(self.store, short, folder=folder)
         body = history.read(self.store, name) if folder in (None, name.folder) else None
         if body is None:
             of_id = "" if id is None else f" for {id!r}"
             raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
         return name, body
-
-    def computed(
-        self, folder: str, step: str, until_ns: float = math.inf
-    ) -> Iterator[tuple[history.Name, history.ComputedRecord]]:
-        """The results of a step of an ID, newest first."""
-        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
 
     def row(self, name: history.Name, body: Body, *, with_value: bool = True) -> Row:
         """A record as JSON; *with_value*: also if its value is stored apart from it."""
@@ -136,21 +119,17 @@ class _Reader:
         """Print a summary, and how many records were skipped."""
         if summary:
             output.say(summary)
-        if self.damaged:
-            skipped = output.counted(self.damaged, "record")
+        if self.warnings:
+            skipped = output.counted(len(self.warnings), "record")
             output.say(f"skipped {skipped}, damaged or of another version")
 
 
-def _folder(id: str | None) -> str | None:
-    return None if id is None else keys.encode_id(id)
-
-
 def _cells(row: Row) -> list[str]:
-    took_ms, size_bytes = row.get("compute_ms"), row.get("size_bytes")
+    took_ms = row.get("compute_ms")
     if "value" in row:
         summary = output.cut(row["value"], 40)
-    elif size_bytes:
-        summary = f"{size_bytes} bytes"
+    elif row.get("size_bytes"):
+        summary = f"{row['size_bytes']} bytes"
     else:
         summary = (row.get("error") or {}).get("what") or row.get("why") or ""
     return [
@@ -164,17 +143,16 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _checked_path(path: str | None, plot: bool, plot_to: str | None, json: bool) -> str | None:
-    """The path to draw; None if nothing is to be drawn."""
-    compare.parse_path(path or "$")
+def _check_plot(path: str, plot: bool, plot_to: str | None, json: bool) -> bool:
+    """Whether a picture is wanted; checks the options for one."""
+    compare.parse_path(path)
     refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": json})
-    if plot or plot_to:
-        return path or "$"
-    if path:
+    is_wanted = plot or plot_to is not None
+    if path != "$" and not is_wanted:
         raise InvalidRequestError(
             "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
         )
-    return None
+    return is_wanted
 
 
 @app.command("ls")
@@ -184,35 +162,33 @@ def list_records(
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Most records to list.")] = 20,
-    path: Path = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most records to list.")] = 20,
+    path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
     utc: Utc = False,
     json: Json = False,
 ) -> None:
     """List records, newest first."""
-    drawn = _checked_path(path, plot, plot_to, json)
+    is_drawn = _check_plot(path, plot, plot_to, json)
     reader = _Reader()
-    found = islice(reader.records(id, flow, step, since, status), limit)
-    rows = (reader.row(*each, with_value=drawn is not None) for each in found)
-    if drawn:
-        draw.draw(rows, drawn, plot_to)
+    found = reader.rows(since, with_values=is_drawn, id=id, flow=flow, step=step, status=status)
+    rows = islice(found, limit)
+    if is_drawn:
+        draw.draw(rows, path, plot_to)
     else:
         output.print_rows(rows, _COLUMNS, _cells, json=json)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
-    if not reader.found:
-        stored.note_elsewhere(reader.store, id, flow, "pfl history ls")
+    if id and not reader.found:
+        output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
-@app.command("show")
+@app.command()
 def show(
-    record: Annotated[
-        str, typer.Argument(metavar="RECORD", help="The start of its short name, or its key.")
-    ],
+    record: Annotated[str, typer.Argument(help="The start of its short name, or its key.")],
     id: OnlyId = None,
-    path: Path = None,
+    path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
     utc: Utc = False,
@@ -221,25 +197,26 @@ def show(
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
     from ..handler.core.cache import reasons
 
-    drawn = _checked_path(path, plot, plot_to, json)
+    is_drawn = _check_plot(path, plot, plot_to, json)
     reader = _Reader()
     name, body = reader.record(record, id)
-    if drawn:
-        earlier = islice(reader.computed(name.folder, name.step, name.time_ns), 1_000)
-        draw.draw((reader.row(*each) for each in earlier), drawn, plot_to)
+    if is_drawn:
+        earlier = history.list_computed(
+            reader.store, name.folder, name.step, reader.warn, until_ns=name.time_ns
+        )
+        draw.draw((reader.row(*each) for each in islice(earlier, 1_000)), path, plot_to)
         return
     row = reader.row(name, body)
-    if body.get("fingerprint"):
-        parts = reasons.parts(reader.store, name.step, body["fingerprint"])
-        row["parts"] = [part.to_json() for part in parts]
+    parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
+    row["parts"] = [part.to_json() for part in parts]
     if json:
         output.emit(row)
-        return
-    names = ", ".join(part["name"] for part in row.get("parts", ()))
-    output.pairs(stored.for_people(row) | {"parts": names or None})
+    else:
+        names = ", ".join(part.name for part in parts)
+        output.pairs(stored.for_people(row) | {"parts": names or None})
 
 
-@app.command("tail")
+@app.command()
 def tail(
     id: OnlyId = None,
     step: OnlyStep = None,
@@ -255,44 +232,30 @@ def tail(
     """Show the newest records, the newest last; with -f, each as it is written."""
     reader = _Reader()
     table = output.Table(_COLUMNS)
-    seen: set[str] = set()
+    seen: set[history.Name] = set()
     newest_ns = 0
     is_first = True
     while is_first or follow:
-        near = set()
-        fresh = []
-        for number, name in enumerate(
-            history.list_names(reader.store, folder=_folder(id), step=step)
-        ):
+        near: list[history.Name] = []
+        for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
             newest_ns = max(newest_ns, name.time_ns)
             # Clocks differ by less than this: what is older than the newest by more is not new.
             is_near = name.time_ns >= newest_ns - _NEAR_NS
-            if number < lines if is_first else is_near and name.path not in seen:
-                fresh.append(name)
-            elif is_near:
-                near.add(name.path)
-            else:
+            if not is_near and not (is_first and len(near) < lines):
                 break
-        for name in reversed(fresh):
-            try:
-                body = history.read(reader.store, name)
-            except CorruptRecordError as exc:
-                reader.warn(str(exc))
-                near.add(name.path)
-                continue
-            if body is None:
-                # What points to it exists, and the record itself not yet.
-                continue
-            near.add(name.path)
-            if id is not None and body["id"] not in (id, None):
-                continue
+            near.append(name)
+        fresh = near[:lines] if is_first else [name for name in near if name not in seen]
+        missing = set(fresh)
+        for name, body in history.read_all(reader.store, reversed(fresh), reader.warn):
+            missing.remove(name)
             row = reader.row(name, body, with_value=False)
             if json:
                 output.emit(row)
             else:
                 table.add(_cells(row))
         table.flush()
-        seen = near
+        # What points to a record exists before it: a record that is missing is read again.
+        seen = set(near) - missing
         is_first = False
         if follow:
             time.sleep(1)
@@ -313,33 +276,31 @@ class Difference(TypedDict):
     trouble: str | None
 
 
-@app.command("diff")
+@app.command()
 def diff(
     records: Annotated[
         list[str] | None, typer.Argument(metavar="[RECORD RECORD]", help="Two records.")
     ] = None,
     id: Annotated[
         list[str] | None,
-        typer.Option("--id", help="The last two of this ID; given twice, one ID and another."),
+        typer.Option(help="The last two of this ID; given twice, one ID and another."),
     ] = None,
     run: Annotated[
-        list[str] | None,
-        typer.Option("--run", help="Start of a request ID or flow run ID; give two."),
+        list[str] | None, typer.Option(help="Start of a request ID or flow run ID; give two.")
     ] = None,
     step: OnlyStep = None,
-    within: Annotated[
-        str | None,
-        typer.Option("--tolerance", help="Allowed difference of numbers: 0.01, or 1%."),
+    tolerance: Annotated[
+        str | None, typer.Option(help="Allowed difference of numbers: 0.01, or 1%.")
     ] = None,
     key: Key = "id",
     json: Json = False,
 ) -> None:
     """Show what differs between two records, runs or IDs, and why; exit code 1 if they differ."""
     reader = _Reader()
-    allowed = compare.tolerance(within)
+    within = compare.tolerance(tolerance) if tolerance else None
     rows = []
     for pair in _pairs(reader, records or [], id or [], run or [], step):
-        row = _difference(reader, *pair, allowed, key)
+        row = _difference(reader, *pair, key, within)
         rows.append(row)
         if not (json or row["equal"]):
             _emit_difference(row)
@@ -359,24 +320,22 @@ def _pairs(
     from ..handler.core import event
 
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
-    if len(records) == 2 and not runs and len(ids) < 2:
-        if step is not None:
-            raise InvalidRequestError(
-                "--step has no effect with two records", hint="leave --step out"
+    match len(records), len(runs), len(ids):
+        case 2, 0, 0 | 1:
+            refuse_together({"two records": records, "--step": step})
+            old, new = (reader.record(each, *ids) for each in records)
+            return [(new[0].step, old, new)]
+        case 0, 2, 0 | 1:
+            return _pairs_of_runs(reader, runs, step, *folders)
+        case 0, 0, 1 | 2:
+            pairs = list(_pairs_of_ids(reader, folders, step))
+            if pairs:
+                return pairs
+            raise NotFoundError(
+                "nothing to compare",
+                why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
+                hint=f"pfl history ls --id {ids[0]}",
             )
-        old, new = (reader.record(each, ids[0] if ids else None) for each in records)
-        return [(new[0].step, old, new)]
-    if len(runs) == 2 and not records and len(ids) < 2:
-        return _pairs_of_runs(reader, runs, folders[0] if folders else None, step)
-    if 1 <= len(ids) <= 2 and not records and not runs:
-        pairs = list(_pairs_of_ids(reader, folders, step))
-        if pairs:
-            return pairs
-        raise NotFoundError(
-            "nothing to compare",
-            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])[0]}",
-            hint=f"pfl history ls --id {ids[0]}",
-        )
     raise InvalidRequestError(
         "nothing to compare",
         why="the command takes two records, one or two --id, or two --run",
@@ -385,7 +344,7 @@ def _pairs(
 
 
 def _pairs_of_runs(
-    reader: _Reader, runs: list[str], folder: str | None, step: str | None
+    reader: _Reader, runs: list[str], step: str | None, folder: str | None = None
 ) -> Iterator[Pair]:
     old, new = (
         history.find_run(reader.store, run, folder=folder, warn=reader.warn) for run in runs
@@ -395,19 +354,20 @@ def _pairs_of_runs(
         if name in side:
             return side[name]
         # A step that the run did not compute had the value that was stored then.
-        last = min((each for each, _ in side.values()), key=lambda each: each.file)
-        return next(reader.computed(last.folder, name, last.time_ns), None)
+        last, _ = min(side.values(), key=lambda found: found[0].file)
+        earlier = history.list_computed(
+            reader.store, last.folder, name, reader.warn, until_ns=last.time_ns
+        )
+        return next(earlier, None)
 
-    for name in sorted({**old, **new}) if step is None else [step]:
+    for name in [step] if step else sorted({**old, **new}):
         yield name, record(old, name), record(new, name)
 
 
 def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
-    names = {step} if step else set()
-    for folder in folders if step is None else ():
-        names |= set(reader.store.folders(f"history/{folder}"))
-    for name in sorted(names - {history.ALL}):
-        found = [reader.computed(folder, name) for folder in folders]
+    listed = (reader.store.folders(f"history/{folder}") for folder in folders)
+    for name in [step] if step else sorted(set().union(*listed) - {history.ALL}):
+        found = [history.list_computed(reader.store, each, name, reader.warn) for each in folders]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
         old = next(found[0], None)
@@ -420,8 +380,8 @@ def _difference(
     step: str,
     old: Found | None,
     new: Found | None,
-    allowed: compare.Tolerance,
     key: str,
+    within: compare.Closeness | None = None,
 ) -> Difference:
     """How two records differ: in value, code, inputs and parameters."""
     from ..handler.core.cache import reasons
@@ -449,13 +409,13 @@ def _difference(
     else:
         try:
             values = [history.value(reader.store, *each) for each in (old, new)]
-            row["value_changes"] = compare.changes(*values, within=allowed, key=key)
+            row["value_changes"] = compare.changes(*values, within=within, key=key)
             row["equal"] = not row["value_changes"]
         except (NotFoundError, CorruptRecordError) as exc:
             row["trouble"] = f"the values cannot be compared: {exc}"
-    fingerprints = [side.get("fingerprint") for side in (before, after)]
-    if fingerprints[0] != fingerprints[1]:
-        parts = [reasons.parts(reader.store, step, each or "-") for each in fingerprints]
+    fingerprints = [side.get("fingerprint") or "-" for side in (before, after)]
+    if len(set(fingerprints)) > 1:
+        parts = [reasons.parts(reader.store, step, each) for each in fingerprints]
         explained = code.explain(*parts) if all(parts) else []
         row["code_changes"] = explained or ["its code changed"]
     row["input_changes"] = _field_changes(before, after, "inputs")
@@ -465,40 +425,23 @@ def _difference(
 
 def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     """Sentences such as ```rate`: 2 → 3`` about inputs or parameters."""
-    old, new = (_fields(body, field) for body in (before, after))
-    changes = []
-    for name in sorted({**old, **new}):
-        left, right = (side.get(name, ("null", "null")) for side in (old, new))
-        if left[0] != right[0]:
-            changes.append(f"`{name}`: {left[1]} → {right[1]}")
-    return changes
+    old, new = (stored.for_people(body).get(field) or {} for body in (before, after))
+    return [
+        f"`{name}`: {output.cut(old.get(name))} → {output.cut(new.get(name))}"
+        for name in sorted({**old, **new})
+        if keys.canonical(old.get(name)) != keys.canonical(new.get(name))
+    ]
 
 
-def _fields(body: Fields, field: str) -> dict[str, tuple[str, str]]:
-    """What identifies each input or parameter, and its text."""
-    fields = (body.get(field) or {}).items()
-    if field == "params":
-        return {name: (js.dumps(value), output.cut(value)) for name, value in fields}
-    return {
-        name: (given["sha256"], output.cut(stored.input_value(given))) for name, given in fields
-    }
-
-
-def _emit_difference(row: Difference) -> None:
-    old, new = (_short(path) for path in (row["old_record"], row["new_record"]))
+def _emit_difference(row: Mapping[str, Any]) -> None:
+    old, new = (_short(row[side]) for side in ("old_record", "new_record"))
     output.emit(f"{row['step']}  {old} → {new}")
     for change in row["value_changes"]:
         output.emit(_change_text(change))
-        for line in change.get("diff", ()):
-            output.emit(f"    {line}")
     if row["trouble"]:
         output.emit(f"  {row['trouble']}")
-    for label, sentences in (
-        ("code", row["code_changes"]),
-        ("input", row["input_changes"]),
-        ("param", row["param_changes"]),
-    ):
-        for sentence in sentences:
+    for label in ("code", "input", "param"):
+        for sentence in row[f"{label}_changes"]:
             output.emit(f"  {label}: {sentence}")
 
 
@@ -508,28 +451,24 @@ def _short(path: str | None) -> str:
 
 
 def _change_text(change: compare.Change) -> str:
-    words = [f"  {change['path']}:"]
+    text = f"  {change['path']}:"
     if change["change"] != "changed":
-        words.append(change["change"])
+        text += f" {change['change']}"
+    if "diff" not in change:
+        text += " " + " → ".join(output.cut(change[x]) for x in ("old", "new") if x in change)
     if "delta" in change:
         ratio = f", {change['ratio']:+.2%}" if "ratio" in change else ""
-        amount = f"  ({change['delta']:+g}{ratio})"
-    else:
-        amount = ""
-    if "diff" not in change:
-        values = [output.cut(change[side]) for side in ("old", "new") if side in change]
-        words.append(" → ".join(values) + amount)
-    return " ".join(words)
+        text += f"  ({change['delta']:+g}{ratio})"
+    return "\n    ".join([text, *change.get("diff", ())])
 
 
-@app.command("bisect")
+@app.command()
 def bisect(
     id: TheId,
-    step: Annotated[str, typer.Option("--step", help="Step name.")],
-    path: Path = None,
+    step: Annotated[str, typer.Option(help="Step name.")],
+    path: Path = "$",
     when: Annotated[
-        str | None,
-        typer.Option("--when", help="Condition that became true, such as 'value > 100'."),
+        str | None, typer.Option(help="Condition that became true, such as 'value > 100'.")
     ] = None,
     since: Since = None,
     key: Key = "id",
@@ -537,17 +476,15 @@ def bisect(
     json: Json = False,
 ) -> None:
     """Find the first record where a value changed, or a condition became true, and why."""
-    path = path or "$"
     compare.parse_path(path)
-    passes = compare.condition(when) if when else None
+    state = compare.condition(when) if when else _state
     reader = _Reader()
     since_ns = moment_ns(since, "--since") if since else 0
-    listed = history.list_names(reader.store, folder=_folder(id), step=step)
+    listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
     recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
     names = [name for name in recent if name.status == history.COMPUTED]
     before: tuple[Found, object] | None = None
     count = 0
-    has_path = False
     # From the oldest on: a value may change and change back, and halving would miss that.
     for found in history.read_all(reader.store, reversed(names), reader.warn):
         try:
@@ -556,53 +493,47 @@ def bisect(
             reader.warn(str(exc))
             continue
         count += 1
-        has_path = has_path or value is not compare.ABSENT
-        if before is not None and _turns(before[1], value, passes):
+        # A condition that became false is no turn; a state without one is never False.
+        if before is not None and state(value) not in (state(before[1]), False):
             break
         before = found, value
     else:
         reader.end()
         why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
-        if count == 0:
+        what = f"{when!r} never became true" if when else f"{path} never changed"
+        if before is None:
             what = f"step {step} of {id!r} has no records with a value"
-            why = stored.elsewhere(reader.store, id)[0]
-        elif not has_path:
-            what = f"{path} does not exist"
-        else:
-            what = f"{when!r} never became true" if when else f"{path} never changed"
+            why = stored.elsewhere(reader.store, id)
+        elif before[1] is compare.ABSENT:
+            what = f"{path} does not exist in the newest record"
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
-    row = _difference(reader, step, before[0], found, compare.EXACT, key)
+    row = _difference(reader, step, before[0], found, key)
     old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
     if json:
         head = {"version": 1, "id": id, "path": path, "records": count}
         output.emit({**head, "from": old, "to": new, **row})
     else:
         moment = output.local_time(found[0].written_at)
-        change = f"{output.cut(old)} → {output.cut(new)}"
-        output.emit(f"{found[0].short}  {moment}  {path}: {change}")
+        change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+        output.emit(f"{found[0].short}  {moment}  {change}")
         _emit_difference(row)
     reader.end(f"{count} of {len(names)} records read")
 
 
-def _turns(old: object, new: object, passes: Callable[[object], bool] | None) -> bool:
-    if passes is not None:
-        return passes(new) and not passes(old)
-    if old is compare.ABSENT or new is compare.ABSENT:
-        return old is not new
-    return keys.canonical(old) != keys.canonical(new)
+def _state(value: object) -> str | None:
+    return None if value is compare.ABSENT else keys.canonical(value)
 
 
-@app.command("export")
+@app.command()
 def export(
     format: Annotated[
-        Format,
+        Literal["jsonl", "csv", "parquet"],
         typer.Option(
-            "--format",
-            help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (').",
+            help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (')."
         ),
-    ] = Format.jsonl,
+    ] = "jsonl",
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="File to write; stdout.")
+        str | None, typer.Option(metavar="FILE", help="File to write; stdout if not given.")
     ] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -615,28 +546,26 @@ def export(
     import sys
     from contextlib import nullcontext
 
-    is_parquet = format == Format.parquet
-    if is_parquet and out is None:
+    if format == "parquet" and out is None:
         raise InvalidRequestError(
             "parquet cannot be written to stdout", hint="--out history.parquet"
         )
     try:
         opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout)
     except OSError as exc:
-        is_missing = isinstance(exc, FileNotFoundError)
-        folder = shlex.quote(os.path.dirname(out or ""))
+        folder = shlex.quote(os.path.dirname(out or "") or ".")
         raise InvalidRequestError(
             f"{out} cannot be written",
-            why=exc.strerror or str(exc),
-            hint=f"mkdir -p {folder}" if is_missing else f"--out history.{format}",
+            why=str(exc),
+            hint=f"mkdir -p {folder}, or write to another folder",
         ) from exc
     reader = _Reader()
-    rows = (reader.row(*found) for found in reader.records(id, flow, step, since, status))
+    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
     with opened as file:
-        if is_parquet:
+        if format == "parquet":
             with query.table(rows) as database:
                 database.execute("copy history to ? (format parquet)", [out])
-        elif format == Format.jsonl:
+        elif format == "jsonl":
             file.writelines(js.dumps(row) + "\n" for row in rows)
         else:
             table = csv.writer(file)
@@ -655,7 +584,7 @@ def _csv_cell(cell: object, column: str) -> str | None:
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-@app.command("sql")
+@app.command()
 def sql(
     select: Annotated[
         str, typer.Argument(metavar="QUERY", help="SQL over the table history; times are UTC.")
@@ -674,28 +603,26 @@ def sql(
             hint="pfl history sql 'select status, count(*) from history group by 1'",
         )
     reader = _Reader()
-    rows = (reader.row(*found) for found in reader.records(id, flow, step, since, status))
+    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
     with query.table(rows) as database:
         found = database.execute(select)
-        names = [column[0] for column in found.description or ()]
-        kinds = [str(column[1]) for column in found.description or ()]
-        table = output.Table(names)
-        while names and (batch := found.fetchmany(1_000)):
-            for row in batch:
-                if json:
-                    output.emit(dict(zip(names, map(_cell, row, kinds), strict=True)))
-                else:
-                    table.add(map(_text, row))
-            table.flush()
+        columns = found.description or ()
+        table = output.Table([name for name, *_ in columns])
+        for cells in iter(found.fetchone, None) if columns else ():
+            if json:
+                output.emit(_json_line(columns, cells))
+            else:
+                table.add(map(_text, cells))
+        table.flush()
     reader.end()
 
 
-def _cell(cell: Any, kind: str) -> object:
-    """A cell of DuckDB's as JSON."""
-    if kind == "JSON" and cell is not None:
-        return js.loads(cell)
-    plain = cell is None or isinstance(cell, int | float | str | list | dict)
-    return cell if plain else _text(cell)
+def _json_line(columns: Iterable[tuple[Any, ...]], cells: Iterable[Any]) -> str:
+    row = {
+        name: js.loads(cell) if kind == "JSON" and cell else cell
+        for (name, kind, *_), cell in zip(columns, cells, strict=True)
+    }
+    return js.dumps(row, default=_text)
 
 
 def _text(cell: object) -> str:
@@ -704,13 +631,10 @@ def _text(cell: object) -> str:
     return "" if cell is None else str(cell)
 
 
-@app.command("prune")
+@app.command()
 def prune(
     older_than: Annotated[
-        str,
-        typer.Option(
-            "--older-than", metavar="AGE", help="Age of records, such as 90d, or a moment."
-        ),
+        str, typer.Option(metavar="AGE", help="Age of records, such as 90d, or a moment.")
     ],
     id: OnlyId = None,
     dry_run: DryRun = False,
@@ -720,16 +644,15 @@ def prune(
     """Delete old records for good; the newest value of each step of each ID stays."""
     reader = _Reader()
     before_ns = moment_ns(older_than, "--older-than")
-    folder = _folder(id)
-    count = sum(1 for _ in history.list_prunable(reader.store, before_ns, folder=folder))
+    names = list(history.list_prunable(reader.store, before_ns, folder=stored.folder_of(id)))
+    count = len(names)
     counted = output.counted(count, "record")
-    are = "is" if count == 1 else "are"
-    output.say(f"{counted} {are} older than {older_than} and not the newest value of a step")
-    if count and not dry_run:
+    output.say(f"{counted} older than {older_than} and not the newest value of a step")
+    if names and not dry_run:
         output.confirm(f"Delete {counted} for good?", yes=yes)
         layout.check(reader.store)
-        history.delete(reader.store, history.list_prunable(reader.store, before_ns, folder=folder))
+        history.delete(reader.store, names)
         output.say(
             "deleted; pfl cache verify --repair sets aside large values that no record refers to"
         )
-    output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else f"{count}")
+    output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else str(count))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -20,6 +20,11 @@ Row = dict[str, Any]
 
 # Fields of what is stored whose names mean something else in a reply or a difference.
 _RENAMED = {"ms": "compute_ms", "path": "object", "changes": "code_changes"}
+
+
+def folder_of(id: str | None) -> str | None:
+    """The folder of an ID; None for all of them."""
+    return None if id is None else keys.encode_id(id)
 
 
 def as_json(row: Mapping[str, Any]) -> Row:
@@ -54,62 +59,57 @@ def utc(moment: str) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def elsewhere(store: Store, id: str, flow: str | None = None) -> tuple[str, str]:
+def elsewhere(store: Store, id: str, flow: str | None = None, command: str = "") -> str:
     """
-    Where an ID has results.
+    A sentence about where an ID has results.
 
     Args:
         store: The store to read.
         id: The ID.
         flow: The flow that was searched.
-
-    Returns:
-        A sentence, and the options that select another flow; empty if there is no other.
+        command: The command to try with another flow.
     """
+    flows = _steps_by_flow(store, id)
+    if not flows:
+        return f"nothing was computed for {id!r}"
+    found = "; ".join(f"{', '.join(steps)} of flow {name}" for name, steps in flows.items())
+    others = [name for name in flows if name != flow]
+    hint = ""
+    if command and others:
+        hint = f"; try {command} --id {shlex.quote(id)} --flow {shlex.quote(others[0])}"
+    return f"computed for {id!r}: {found}{hint}"
+
+
+def _steps_by_flow(store: Store, id: str) -> dict[str, list[str]]:
     folder = keys.encode_id(id)
-    steps: dict[str, list[str]] = {}
+    flows: dict[str, list[str]] = {}
     for step in store.folders(f"history/{folder}"):
         for _, body in islice(history.list_computed(store, folder, step, ignore), 1):
-            steps.setdefault(body["flow"], []).append(step)
-    if not steps:
-        return f"nothing was computed for {id!r}", ""
-    found = "; ".join(f"{', '.join(names)} of flow {name}" for name, names in steps.items())
-    others = [name for name in steps if name != flow]
-    options = f"--id {shlex.quote(id)} --flow {shlex.quote(others[0])}" if others else ""
-    return f"computed for {id!r}: {found}", options
+            flows.setdefault(body["flow"], []).append(step)
+    return flows
 
 
-def note_elsewhere(store: Store, id: str | None, flow: str | None, command: str) -> None:
-    """Print where an ID has results, for a command that found none."""
-    if id is not None:
-        found, options = elsewhere(store, id, flow)
-        output.say(found + (f"; try {command} {options}" if options else ""))
-
-
-def explain_misses(store: Store, request: Request, rows: Iterable[ForecastRow]) -> None:
+def explain_misses(store: Store, request: Request, rows: list[ForecastRow]) -> None:
     """Add to the reasons of a forecast when a step failed; print if another flow has results."""
-    is_new = True
+    unknown = ["never computed"]
     for row in rows:
-        never_computed = row["reasons"] == ["never computed"]
         failure = last_failure(store, request.id, row["step"]) if row["status"] == "compute" else ""
-        if failure and never_computed:
+        if failure and row["reasons"] == unknown:
             row["reasons"] = [f"never completed: {failure}"]
         elif failure:
-            row["reasons"] = [*row["reasons"], failure]
+            row["reasons"].append(failure)
         row["why"] = "; ".join(row["reasons"]) or None
-        is_new = is_new and never_computed and not failure
-    if is_new and elsewhere(store, request.id, request.flow.name)[1]:
-        note_elsewhere(store, request.id, request.flow.name, "pfl cache why")
+    if all(row["reasons"] == unknown for row in rows) and _steps_by_flow(store, request.id):
+        output.say(elsewhere(store, request.id, request.flow.name, "pfl cache why"))
 
 
 def last_failure(store: Store, id: str, step: str) -> str:
     """When and with what a step failed or crashed; empty if it did not, or has a newer result."""
-    for name in history.list_names(store, folder=keys.encode_id(id), step=step):
+    for name, record in history.list_records(store, id=id, step=step, warn=ignore):
         if name.status == history.COMPUTED:
             break
         if name.status in (history.FAILED, history.CRASHED):
-            record = next((each for _, each in history.read_all(store, [name], ignore)), None)
-            error = record.get("error") if record else None
+            error = record.get("error")
             cause = f" with {error['type']}: {error['what']}" if error else ""
             return f"{name.status} at {name.written_at}{cause}"
     return ""

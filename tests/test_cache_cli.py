@@ -40,7 +40,7 @@ def test_a_bust_shows_what_goes_asks_nothing_when_told_yes_and_names_its_restore
     name = err.rstrip().rsplit(" ", 1)[1]
     assert project.call(cached_only=True)["status"] == "miss"
     code, out, err = pfl("cache", "restore", name, "--yes")
-    assert (code, "1 result is back, 0 in place of" in err) == (0, True)
+    assert (code, "1 result restored, 0 in place of" in err) == (0, True)
     assert project.call(cached_only=True)["status"] == "completed"
 
 

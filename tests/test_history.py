@@ -344,7 +344,7 @@ def test_tail_goes_on_with_what_comes(counting):
         (["ls", "--plot", "--plot-to", "x.svg"], 2, "--plot and --plot-to"),
         (["ls", "--plot-to", "x.svg", "--json"], 2, "--plot-to and --json"),
         (["ls", "--plot-to", "x.gif"], 2, "invalid --plot-to"),
-        (["diff", "1", "2", "--step", "b"], 2, "--step has no effect"),
+        (["diff", "1", "2", "--step", "b"], 2, "two records and --step do not go together"),
     ],
 )
 def test_bad_input_is_told_with_its_exit_code(counting, words, code, said):

@@ -298,16 +298,12 @@ class Doctor:
             "create": "does not exist",
             "update": "leads to another place",
         }
-        api = self.api
         with session.session(self.chosen, lambda step, doing: None):
-            for change in prefect_setup.blocks(
-                api,
-                self.chosen,
-                name="cache",
-                with_keys=False,
-                dry_run=True,
-                prove=not self.fast,
+            for change, prove in prefect_setup.blocks(
+                self.api, self.chosen, name="cache", with_keys=False
             ):
+                if change.action == "keep" and not self.fast:
+                    prove()
                 what = f"{change.name} {states[change.action]}"
                 yield _ok(what) if change.action == "keep" else _warn(what, "pfl setup blocks")
                 for note in change.note.split("; "):

@@ -546,9 +546,8 @@ class Deployment:
         settings = self.settings._replace(store=self.store)
         # The session reads the API's key, which may be in the secret only.
         with session.session(settings, lambda step, doing: None) as api:
-            for change in prefect_setup.blocks(
-                api, settings, name="cache", with_keys=False, dry_run=False
-            ):
+            for change, make in prefect_setup.blocks(api, settings, name="cache", with_keys=False):
+                make()
                 self.report(f"{change.kind} {change.name}: {change.action}")
 
     def remove(self, *, purge: bool) -> None:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ..serverless.deploy import Deployment
 
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Name = Annotated[str, typer.Option("--name", help="Service name.")]
-Stage = Annotated[str, typer.Option("--stage", help="Stage: a copy of the service.")]
+Name = Annotated[str, typer.Option(help="Service name.")]
+Stage = Annotated[str, typer.Option(help="Stage: a copy of the service.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[Arch, typer.Option("--arch", help="Processor.")] = Arch.x86_64,
+    arch: Annotated[Arch, typer.Option(help="Processor.")] = Arch.x86_64,
     image: Annotated[
-        str, typer.Option("--image", help="Image in the registry, by digest; none is built.")
+        str, typer.Option(help="Image in the registry, by digest; none is built.")
     ] = "",
     engine: Engine = None,
     plain_key: Annotated[
@@ -72,7 +72,7 @@ def deploy(
             }
         )
         return
-    output.table(("type", "name", "link"), (list(row.values()) for row in made))
+    output.table(("type", "name", "link"), (row.values() for row in made))
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"for values too large for a reply: PFL_STORE={service.store}")
@@ -92,7 +92,7 @@ def _show_plan(service: Deployment, json: bool) -> None:
             }
         )
         return
-    output.table(("resource", "type", "would"), (list(row.values()) for row in resources))
+    output.table(("resource", "type", "would"), (row.values() for row in resources))
     for miss in misses:
         then = f"; then {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
         output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
@@ -170,7 +170,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Continue with new lines; Ctrl-C ends it.")
     ] = False,
-    since: Annotated[str, typer.Option("--since", help="How far back: 10m, 2h, 7d.")] = "1h",
+    since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
     utc: Utc = False,
     json: Json = False,
 ) -> None:

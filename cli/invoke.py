@@ -150,26 +150,26 @@ def _call(
     region = f" in {target.region}" if target.region else ""
     output.say(f"calling function {target.function}{region}")
     try:
-        sent = remote.call(
+        reply = remote.call(
             target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
         )
     except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
-    if sent.reply is None:
+    if asynchronous:
         id = raw.get("id") if isinstance(raw, dict) else None
         if json:
-            row = {"id": id, "function": target.function, "request_id": sent.request_id}
+            row = {"id": id, "function": target.function, "request_id": reply["request_id"]}
             output.emit({"version": 1, "status": "queued", **row})
         only = f" --id {id}" if id else ""
         output.say(
-            f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
+            f"queued as {reply['request_id']}; to follow it: pfl logs -f{only},"
             " or invoke again with --cached-only"
         )
         return None
-    remote.fetch(sent.reply, chosen)
-    _compare_code(chosen, sent.reply)
-    return sent.reply
+    remote.fetch(reply, chosen)
+    _compare_code(chosen, reply)
+    return reply
 
 
 def _compare_code(chosen: Settings, reply: Reply) -> None:

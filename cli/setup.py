@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
 )
-Name = Annotated[str, typer.Option("--name", help="Name of the block.")]
+Name = Annotated[str, typer.Option(help="Name of the block.")]
 Keys = Annotated[
     bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
 ]
@@ -90,16 +90,12 @@ def remove(
     with connected(chosen) as api:
         from ..serverless import prefect_setup
 
-        planned = list(
-            prefect_setup.removals(
-                api, chosen, chosen_kinds, name=name, pool=pool or chosen.work_pool
-            )
-        )
+        pool = pool or chosen.work_pool
+        planned = list(prefect_setup.removals(api, chosen, chosen_kinds, name=name, pool=pool))
         names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
-        _carry_out(planned, dry_run)
-    _show(planned, dry_run, json)
+        _carry_out(planned, dry_run, json)
 
 
 @contextmanager
@@ -131,7 +127,7 @@ def _make(
         raise InvalidRequestError(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
-    with connected(chosen) as api, output.stdout_kept_for_data():
+    with connected(chosen) as api:
         from ..serverless import prefect_setup, remote
 
         planned: list[Planned] = []
@@ -139,25 +135,20 @@ def _make(
             planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
         if Kind.deployments in kinds:
             target = remote.target(chosen)
-            planned += prefect_setup.deployments(
-                api,
-                chosen,
-                pool=pool or chosen.work_pool,
-                function=target.function if target else "pfl",
-            )
+            function = target.function if target else "pfl"
+            pool = pool or chosen.work_pool
+            with output.stdout_kept_for_data():
+                planned += prefect_setup.deployments(api, chosen, pool=pool, function=function)
         if Kind.automations in kinds:
             planned += prefect_setup.automations(api)
-        _carry_out(planned, dry_run)
-    _show(planned, dry_run, json)
+        _carry_out(planned, dry_run, json)
 
 
-def _carry_out(planned: list[Planned], dry_run: bool) -> None:
+def _carry_out(planned: list[Planned], dry_run: bool, json: bool) -> None:
+    """Make the changes, unless *dry_run*, and print them."""
     if not dry_run:
         for _, make in planned:
             make()
-
-
-def _show(planned: list[Planned], dry_run: bool, json: bool) -> None:
     rows: list[tuple[str, ...]] = []
     for change, _ in planned:
         if json:

@@ -17,13 +17,11 @@ app = typer.Typer(help="Have the function run what Prefect has scheduled.", no_a
 @app.command("start")
 def start(
     pool: Pool = None,
-    name: Annotated[str | None, typer.Option("--name", help="Worker name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Worker name.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Largest number of runs at once.")
+        int | None, typer.Option(min=1, help="Largest number of runs at once.")
     ] = None,
-    every: Annotated[
-        float, typer.Option("--every", min=0.1, help="Seconds between two looks for runs.")
-    ] = 2,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for runs.")] = 2,
     once: Annotated[bool, typer.Option("--once", help="Hand over what is due, and exit.")] = False,
 ) -> None:
     """Look for scheduled runs and have the function run them, until the worker is stopped."""

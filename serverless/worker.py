@@ -100,7 +100,7 @@ class LambdaWorker(
         identifier = target.function
         try:
             sent = await anyio.to_thread.run_sync(call)
-            identifier = f"{target.function}/{sent.request_id}"
+            identifier = f"{target.function}/{sent['request_id']}"
             started: str | PflError = identifier
         except PflError as exc:
             # The base class would leave out the hint, and log a traceback of our code.

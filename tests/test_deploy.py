@@ -535,9 +535,7 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
     at.find_account()
     boto3.client("s3").create_bucket(Bucket=at.bucket)
     monkeypatch.setattr(at, "osls", lambda command, uri="": None)
-    monkeypatch.setattr(
-        remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, "")
-    )
+    monkeypatch.setattr(remote, "call", lambda *args, **more: {"status": "completed"})
     at.deploy(IMAGE)
     assert "block s3-bucket/cache: create" in told
     api = environment.Api(prefect_server.url, "", "")

@@ -49,8 +49,6 @@ def deploy(
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
     _offer_osls(service, install)
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
-    for warning in service.warnings:
-        output.say(f"warning: {warning}")
     if dry_run:
         _show_plan(service, json)
         return
@@ -139,16 +137,15 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
             code = catalog.load(service.settings).digest
     except PflError as exc:
         code = f"unknown: {exc}"
-    modified = function.get("LastModified")
     row = {
         "function": service.function,
         "region": service.region,
         "stack": service.stack_status(),
-        "state": function.get("State"),
+        "state": function["State"],
         "image": found.get("Code", {}).get("ImageUri"),
-        "modified_at": modified and stored.utc(modified),
-        "memory_mb": function.get("MemorySize"),
-        "timeout_s": function.get("Timeout"),
+        "modified_at": stored.utc(function["LastModified"]),
+        "memory_mb": function["MemorySize"],
+        "timeout_s": function["Timeout"],
         "concurrency": found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
         "store_url": variables.get("PFL_STORE"),
         "prefect_url": variables.get("PREFECT_API_URL") or None,
@@ -210,9 +207,9 @@ def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
 
-    from ..serverless import deploy as deployment
+    from ..serverless.deploy import OSLS
 
-    if deployment.OSLS.exists() or not shutil.which("npm"):
+    if OSLS.exists() or not shutil.which("npm"):
         return
     has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):

@@ -117,7 +117,6 @@ class Deployment:
         self.region = ""
         self.account = ""
         self.api = Api("", "", "")
-        self.warnings: list[str] = []
 
     @property
     def function(self) -> str:
@@ -193,7 +192,7 @@ class Deployment:
                 hint="Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
             )
         version = _run(node, "--version").stdout.strip()
-        if [int(part) for part in re.findall(r"\d+", version)[:2]] < [20, 19]:
+        if list(map(int, re.findall(r"\d+", version))) < [20, 19]:
             raise InvalidRequestError("Node is too old", why=f"{version}, 20.19 at least")
         if not OSLS.exists():
             raise InvalidRequestError(
@@ -262,8 +261,8 @@ class Deployment:
                 hint="put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
                 "or --plain-key",
             )
-        self.warnings.append(
-            "PREFECT_API_KEY is a plain variable: anybody who sees the function can read it"
+        self.report(
+            "warning: PREFECT_API_KEY is a plain variable: who sees the function can read it"
         )
 
     def _check_reachable(self, url: str) -> None:
@@ -276,8 +275,8 @@ class Deployment:
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise ValueError("that is this machine")
             if any(each.is_private for each in addresses):
-                self.warnings.append(
-                    f"{url} is a private address: the function has to be in its VPC"
+                self.report(
+                    f"warning: {url} is a private address: the function has to be in its VPC"
                 )
             else:
                 socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
@@ -296,7 +295,7 @@ class Deployment:
             return
         root = self.settings.root
         done = _run("git", "status", "--porcelain", "--", "flows", "handler", cwd=root)
-        if done.returncode == 0 and done.stdout.strip():
+        if done.stdout:
             raise InvalidRequestError(
                 "some changes are not committed to git",
                 why=", ".join(line[3:] for line in done.stdout.splitlines()[:5]),
@@ -313,10 +312,10 @@ class Deployment:
         if self.image_uri:
             return self.image_uri
         tag = f"{image.digest(self.settings.root, self.arch)[:16]}-{self.arch}"
-        if not build:
-            return f"{self.name}@{self._pushed_digest(tag) or _NO_IMAGE}"
-        uri = self._repository()
         digest = self._pushed_digest(tag)
+        if not build:
+            return f"{self.name}@{digest or _NO_IMAGE}"
+        uri = self._repository()
         if not digest:
             name = image.tool()
             tagged = f"{uri}:{tag}"

@@ -219,13 +219,12 @@ def _block(
             )
         for field in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
             credentials[field] = environ.get(field.upper())
-    return S3Bucket.model_validate(
-        {
-            "bucket_name": bucket,
-            "bucket_folder": folder.strip("/"),
-            "credentials": credentials,
-        }
-    )
+    fields = {
+        "bucket_name": bucket,
+        "bucket_folder": folder.strip("/"),
+        "credentials": credentials,
+    }
+    return S3Bucket.model_validate(fields)
 
 
 def _prove(block: S3Bucket | LocalFileSystem, results: objects.Store) -> None:
@@ -306,20 +305,19 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> It
 
 
 def _plan_pool(api: Api, pool: str, function: str) -> Planned:
-    from .worker import LambdaWorker, template
+    from .worker import template
 
     found = work_pool(api, pool)
     job = template(function) if found is None else found["base_job_template"]
     variable = job.get("variables", {}).get("properties", {}).get("function", {})
-    after = {"type": LambdaWorker.type, "function": function}
-    before = None if found is None else {**after, "function": variable.get("default")}
+    before = None if found is None else {"function": variable.get("default")}
     # Other changes that somebody made to the template stay.
     variable["default"] = function
     if variable.keys() == {"default"}:
         job = template(function)
     wanted = {
         "name": pool,
-        "type": LambdaWorker.type,
+        "type": "aws-lambda",
         "description": "Runs flows in AWS Lambda.",
         "base_job_template": job,
     }
@@ -327,7 +325,7 @@ def _plan_pool(api: Api, pool: str, function: str) -> Planned:
         "work pool",
         pool,
         before,
-        after,
+        {"function": function},
         create=partial(_write, api, "/work_pools/", wanted),
         update=partial(_write, api, _pool_path(pool), {"base_job_template": job}, method="PATCH"),
     )

@@ -17,11 +17,11 @@ import base64
 import json
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..handler.core import retry
 from ..handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
@@ -32,6 +32,9 @@ from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
 from ..handler.core.store.values import JsonObject
 from . import aws
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 # Source: AWS Lambda Developer Guide, "Lambda quotas", invocation payload.
 SYNC_BYTES = 6 * 1024 * 1024
@@ -51,8 +54,8 @@ _CANNOT_START = (
     "Runtime.UserCodeSyntaxError",
 )
 _TRIES = 6
-_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+# Doubled before each try.
+_PAUSE_S = 0.1
 # A function may take fifteen minutes.
 _ANSWER_S = 920
 _LOG_LINES = 25
@@ -147,23 +150,18 @@ def call(
     data = (event if isinstance(event, str) else json.dumps(event)).encode()
     limit = ASYNC_BYTES if asynchronous else SYNC_BYTES
     if len(data) > limit:
-        mode = " with --async" if asynchronous else ""
         raise InvalidRequestError(
             "the event is too large for Lambda",
-            why=f"{len(data)} bytes, {limit} at most{mode}",
+            why=f"{len(data)} bytes, {limit} at most",
             hint="put large input into the store and send its key",
         )
     client = aws.client(
         "lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1
     )
     name = f"function {at.function}"
-    kind = {"InvocationType": "Event"} if asynchronous else {"LogType": "Tail"}
-
-    def invoke() -> JsonObject:
-        with aws.converted_errors(name):
-            return cast(JsonObject, client.invoke(FunctionName=at.function, Payload=data, **kind))
-
-    answer = _retry_throttled(invoke, name, report)
+    request = {"FunctionName": at.function, "Payload": data}
+    request |= {"InvocationType": "Event"} if asynchronous else {"LogType": "Tail"}
+    answer = _invoke(client, request, name, report)
     request_id = answer["ResponseMetadata"].get("RequestId", "")
     if asynchronous:
         return cast(Reply, {"status": "queued", "request_id": request_id})
@@ -188,35 +186,28 @@ def call(
     return cast(Reply, reply)
 
 
-def _retry_throttled(
-    invoke: Callable[[], JsonObject], name: str, report: Callable[[str], None]
+def _invoke(
+    client: BaseClient, request: JsonObject, name: str, report: Callable[[str], None]
 ) -> JsonObject:
     """Return Lambda's answer, after more tries if Lambda throttles the call."""
-    pauses_s = [
-        min(_LONGEST_PAUSE_S, _PAUSE_S * 2**number) * random.uniform(0.5, 1)
-        for number in range(_TRIES - 1)
-    ]
-    try:
-        return retry.retry(
-            invoke,
-            pauses_s,
-            may_pass=_is_throttled,
-            on_retry=lambda number, pause_s: report(
-                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
-            ),
-        )
-    except UnavailableError as exc:
-        if not _is_throttled(exc):
-            raise
-        raise UnavailableError(
-            f"{name} is throttled",
-            why=f"refused {_TRIES} times: {exc.why}",
-            hint="raise its reserved concurrency in serverless.yml, or call it less often",
-        ) from exc
-
-
-def _is_throttled(exc: Exception) -> bool:
-    return aws.code(exc.__cause__) in _THROTTLED
+    number = 1
+    while True:
+        try:
+            with aws.converted_errors(name):
+                return cast(JsonObject, client.invoke(**request))
+        except UnavailableError as exc:
+            if aws.code(exc.__cause__) not in _THROTTLED:
+                raise
+            if number == _TRIES:
+                raise UnavailableError(
+                    f"{name} is throttled",
+                    why=f"refused {_TRIES} times: {exc.why}",
+                    hint="raise its reserved concurrency in serverless.yml, or call it less often",
+                ) from exc
+        pause_s = _PAUSE_S * 2**number * random.uniform(0.5, 1)
+        report(f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})")
+        time.sleep(pause_s)
+        number += 1
 
 
 def fetch(reply: Reply, settings: Settings) -> None:

@@ -361,15 +361,17 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_reported(here, mon
             " (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
         )
     ]
+    told: list[str] = []
     at = deploy.Deployment(
         Settings(
             project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"
         ),
         plain_key=True,
+        report=told.append,
     )
     at._check_prefect()
     at._check_key()
-    assert len(at.warnings) == 2
+    assert [line.split(": ")[0] for line in told] == ["warning"] * 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

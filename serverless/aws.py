@@ -141,7 +141,7 @@ def code(exc: BaseException | None) -> str:
 
 def _refusal(exc: ClientError, resource: str) -> PflError:
     kind = code(exc)
-    why = str(exc.response.get("Error", {}).get("Message", exc))
+    why = str(exc.response["Error"]["Message"])
     # CloudFormation has no name of its own for a stack that does not exist.
     is_no_stack = kind == "ValidationError" and "does not exist" in why
     if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404" or is_no_stack:

@@ -488,7 +488,17 @@ class Deployment:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(target._asdict()))
         if self.settings.engine == "prefect":
-            self._save_block()
+            from ..handler.engine.prefect import session
+            from . import prefect_setup
+
+            settings = self.settings._replace(store=self.store)
+            # The session reads the API's key, which may be in the secret only.
+            with session.session(settings, lambda step, doing: None) as api:
+                for change, make in prefect_setup.blocks(
+                    api, settings, name="cache", with_keys=False
+                ):
+                    make()
+                    self.report(f"{change.kind} {change.name}: {change.action}")
         self.report("checking that the function reaches its store and Prefect")
         error = remote.call(target, _CHECK, report=self.report).get("error")
         if error is not None:
@@ -498,18 +508,6 @@ class Deployment:
                 why=error["why"],
                 hint=error["hint"],
             )
-
-    def _save_block(self) -> None:
-        """Save the block of the store in Prefect."""
-        from ..handler.engine.prefect import session
-        from . import prefect_setup
-
-        settings = self.settings._replace(store=self.store)
-        # The session reads the API's key, which may be in the secret only.
-        with session.session(settings, lambda step, doing: None) as api:
-            for change, make in prefect_setup.blocks(api, settings, name="cache", with_keys=False):
-                make()
-                self.report(f"{change.kind} {change.name}: {change.action}")
 
     def remove(self, *, purge: bool) -> None:
         """Remove the stack; the bucket with cache and history stays unless *purge*."""
@@ -536,4 +534,4 @@ class Deployment:
 
 
 def _run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)

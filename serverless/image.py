@@ -40,8 +40,8 @@ def tool() -> str:
     """
     for name in ("docker", "podman", "buildah"):
         if shutil.which(name):
-            done = subprocess.run([name, "info"], capture_output=True, check=False)
-            if done.returncode == 0:
+            done = subprocess.run([name, "info"], capture_output=True)
+            if not done.returncode:
                 return name
     raise InvalidRequestError(
         "no container tool works here",
@@ -110,7 +110,6 @@ def push(name: str, tag: str, *, user: str, password: str, report: Report) -> No
         input=password,
         capture_output=True,
         text=True,
-        check=False,
     )
     if login.returncode:
         raise UnavailableError(f"the registry {host} refused the login", why=login.stderr.strip())

@@ -32,16 +32,6 @@ TAG = "pfl"
 DEPLOYMENT = "lambda"
 AUTOMATION = "pfl: crash flow runs whose heartbeats stop"
 _SILENCE_S = 3 * scheduled_runs.HEARTBEAT_S
-_OLD = "Prefect's server is too old for this: pfl doctor compares the versions"
-# By HTTP status; None if Prefect did not answer.
-_HINTS = {
-    None: "is the server up, and PREFECT_API_URL right? see pfl doctor",
-    401: "check PREFECT_API_KEY",
-    403: "the key of PREFECT_API_KEY may not do this: ask for a role that can",
-    404: _OLD,
-    405: _OLD,
-    422: _OLD,
-}
 
 
 class Change(NamedTuple):
@@ -88,18 +78,8 @@ def _removal(api: Api, kind: str, name: str, path: str) -> Planned:
     return Change(kind, name, "remove"), partial(_ask, api, path, method="DELETE")
 
 
-def _ask(
-    api: Api, path: str, body: object = None, *, method: str = "", none: tuple[int, ...] = (404,)
-) -> Any:
-    """:func:`client.ask`, with a hint for the person who sets up Prefect."""
-    try:
-        # The SQLite of a server is locked now and then, for longer than other callers wait.
-        return client.ask(api, path, body, method=method, none=none, tries=7)
-    except UnavailableError as exc:
-        exc.hint = _HINTS.get(getattr(exc.__cause__, "code", None), "pfl doctor")
-        raise
-
-
+# The SQLite of a server is locked now and then, for longer than other callers wait.
+_ask = partial(client.ask, tries=7)
 # A server that does not know the path is too old.
 _write = partial(_ask, none=())
 

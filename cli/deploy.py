@@ -9,7 +9,7 @@ import typer
 
 from ..handler.core.errors import NotFoundError, PflError
 from . import output, settings, stored
-from .options import Engine, Json, OnlyId, Utc, Yes, age_s
+from .options import DryRun, Engine, Json, OnlyId, Utc, Yes, age_s
 
 if TYPE_CHECKING:
     from ..serverless.deploy import Deployment
@@ -36,10 +36,7 @@ def deploy(
     install: Annotated[
         bool, typer.Option("--install", help="Install osls if it is missing.")
     ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show what would be made, and which steps would miss."),
-    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""

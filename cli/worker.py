@@ -30,12 +30,11 @@ def start(
     chosen = settings.load()
     pool = pool or chosen.work_pool
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    os.environ["PREFECT_WORKER_QUERY_SECONDS"] = str(every)
     # Without retries, a run crashes whose server is busy while it is handed over.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")
     with connected(chosen) as api:
         import asyncio
-
-        from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
         from ..serverless import prefect_setup
         from ..serverless.worker import LambdaWorker
@@ -53,5 +52,4 @@ def start(
         worker = LambdaWorker(
             work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False
         )
-        with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
-            asyncio.run(worker.start(run_once=once))
+        asyncio.run(worker.start(run_once=once))

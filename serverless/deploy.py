@@ -21,14 +21,13 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
 
 from ..handler.core import errors
 from ..handler.core.declare import catalog
 from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
 from ..handler.core.settings import Settings
-from ..handler.core.store.values import JsonObject
 from ..handler.engine.prefect import environment
 from ..handler.engine.prefect.environment import Api
 from . import aws, image, remote
@@ -43,6 +42,7 @@ _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _ANSWER_S = 5
+_REGISTRY = "the image registry (ECR)"
 _CHECK = {"action": "check"}
 # AWS's console, by type of resource.
 _PAGES = {
@@ -101,12 +101,12 @@ class Deployment:
     report: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        for option, text, example in (("name", self.name, "pfl"), ("stage", self.stage, "dev")):
+        for option, text in (("name", self.name), ("stage", self.stage)):
             if not _NAME.fullmatch(text):
                 raise InvalidRequestError(
                     f"invalid --{option} {text!r}",
                     why="it is not a lower-case letter and up to 19 letters, digits and dashes",
-                    hint=f"--{option} {example}",
+                    hint=f"--{option} my-{option}",
                 )
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
             raise InvalidRequestError(
@@ -133,12 +133,11 @@ class Deployment:
     def client(self, service: str) -> BaseClient:
         return aws.client(service, region=self.region)
 
-    def _ask(self, what: str, service: str, method: str, **request: object) -> JsonObject | None:
+    def _ask(self, what: str, service: str, method: str, **request: object) -> Any:
         """What AWS answers about a resource; None if it does not exist."""
         try:
             with aws.converted_errors(what):
-                answer: JsonObject = getattr(self.client(service), method)(**request)
-                return answer
+                return getattr(self.client(service), method)(**request)
         except NotFoundError:
             return None
 
@@ -230,16 +229,14 @@ class Deployment:
 
     def _check_stack(self) -> None:
         status = self.stack_status()
-        what = f"the stack {self.function} is in {status}"
+        hint = ""
         if status in _STUCK:
-            raise InvalidRequestError(
-                what, hint=f"pfl remove --stage {self.stage}, then deploy again"
-            )
+            hint = f"pfl remove --stage {self.stage}, then deploy again"
         # A review means that nothing has begun.
-        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
-            raise UnavailableError(
-                what, hint="another deployment is in progress: wait until it is done"
-            )
+        elif status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+            hint = "another deployment is in progress: wait until it is done"
+        if hint:
+            raise InvalidRequestError(f"the stack {self.function} is in {status}", hint=hint)
 
     def _check_prefect(self) -> None:
         if self.settings.engine != "prefect":
@@ -261,16 +258,14 @@ class Deployment:
                 hint="put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
                 "or --plain-key",
             )
-        self.report(
-            "warning: PREFECT_API_KEY is a plain variable: who sees the function can read it"
-        )
+        self.report("warning: everybody who can see the function can read PREFECT_API_KEY")
 
     def _check_reachable(self, url: str) -> None:
         """Check Prefect's address as Lambda sees it."""
         parts = urlsplit(url)
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            rows = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+            rows = socket.getaddrinfo(parts.hostname, port)
             addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise ValueError("that is this machine")
@@ -329,21 +324,23 @@ class Deployment:
 
     def _login(self) -> tuple[str, str]:
         """The user and the password of the registry."""
-        with aws.converted_errors("the image registry (ECR)"):
-            (row,) = self.client("ecr").get_authorization_token()["authorizationData"]
+        (row,) = self._ask(_REGISTRY, "ecr", "get_authorization_token")["authorizationData"]
         user, _, password = base64.b64decode(row["authorizationToken"]).decode().partition(":")
         return user, password
 
     def _repository(self) -> str:
         """The address of the image repository, which is created if necessary."""
-        what = "the image registry (ECR)"
-        found = self._ask(what, "ecr", "describe_repositories", repositoryNames=[self.name])
+        found = self._ask(_REGISTRY, "ecr", "describe_repositories", repositoryNames=[self.name])
         if found is not None:
             return str(found["repositories"][0]["repositoryUri"])
-        with aws.converted_errors(what):
-            created = self.client("ecr").create_repository(
-                repositoryName=self.name, imageScanningConfiguration={"scanOnPush": True}
-            )
+        scanning = {"scanOnPush": True}
+        created = self._ask(
+            _REGISTRY,
+            "ecr",
+            "create_repository",
+            repositoryName=self.name,
+            imageScanningConfiguration=scanning,
+        )
         return str(created["repository"]["repositoryUri"])
 
     def _pushed_digest(self, tag: str) -> str:
@@ -359,7 +356,7 @@ class Deployment:
 
     # The stack.
 
-    def _ask_stack(self, method: str) -> JsonObject | None:
+    def _ask_stack(self, method: str) -> Any:
         what = f"stack {self.function}"
         return self._ask(what, "cloudformation", method, StackName=self.function)
 

@@ -109,12 +109,14 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
     after = _fields(block.model_dump())
     change, _ = _planned("block", f"{slug}/{name}", before, after)
     notes = ["an object is written, read and deleted through the block and the store"]
+    # Blocks of one location may differ in these.
+    ignored = {"region": None, "keys": None}
     for (kind, other), fields in existing.items():
         if other == name and kind != slug:
             notes.append(
                 f"{kind}/{name}, of another type, exists too: tasks that name it use other results"
             )
-        elif data is None and kind == slug and _location(_fields(fields)) == _location(after):
+        elif data is None and kind == slug and _fields(fields) | ignored == after | ignored:
             notes.append(
                 f"{kind}/{other} has the same location: --name {other} keeps only that one"
             )
@@ -149,10 +151,6 @@ def _blocks(api: Api) -> dict[tuple[str, str], JsonObject]:
         (each["block_type"]["slug"], each["name"]): {**each["data"], "document": each["id"]}
         for each in found
     }
-
-
-def _location(fields: Mapping[str, object]) -> list[object]:
-    return [fields.get(name) for name in ("basepath", "bucket", "folder", "endpoint")]
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, object]:

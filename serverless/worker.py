@@ -59,13 +59,7 @@ class LambdaJobConfiguration(BaseJobConfiguration):
     region: str | None = None
 
 
-class LambdaWorkerResult(BaseWorkerResult):
-    """The function took the run, and reports its states to Prefect itself."""
-
-
-class LambdaWorker(
-    BaseWorker[LambdaJobConfiguration, BaseVariables, LambdaWorkerResult],
-):
+class LambdaWorker(BaseWorker[LambdaJobConfiguration, BaseVariables, BaseWorkerResult]):
     """Sends scheduled runs to an AWS Lambda function."""
 
     type = "aws-lambda"
@@ -84,7 +78,7 @@ class LambdaWorker(
         flow_run: FlowRun,
         configuration: LambdaJobConfiguration,
         task_status: anyio.abc.TaskStatus[Any] | None = None,
-    ) -> LambdaWorkerResult:
+    ) -> BaseWorkerResult:
         """
         Call the function without waiting for it; if AWS refuses, the run becomes Crashed with the
         reason.
@@ -105,7 +99,7 @@ class LambdaWorker(
             started = exc
         if task_status is not None:
             task_status.started(started)
-        return LambdaWorkerResult(status_code=0, identifier=function)
+        return BaseWorkerResult(status_code=0, identifier=function)
 
     async def kill_infrastructure(
         self,

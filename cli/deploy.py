@@ -9,22 +9,22 @@ import typer
 
 from ..handler.core.errors import NotFoundError, PflError
 from . import output, settings, stored
-from .options import Engine, Json, OnlyId, Utc, Yes, age_s
+from .options import DryRun, Engine, Json, OnlyId, Utc, Yes, age_s
 
 if TYPE_CHECKING:
     from ..serverless.deploy import Deployment
 
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Name = Annotated[str, typer.Option("--name", help="Service name.")]
-Stage = Annotated[str, typer.Option("--stage", help="Stage: a copy of the service.")]
+Name = Annotated[str, typer.Option(help="Service name.")]
+Stage = Annotated[str, typer.Option(help="Stage: a copy of the service.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[Arch, typer.Option("--arch", help="Processor.")] = Arch.x86_64,
+    arch: Annotated[Arch, typer.Option(help="Processor.")] = Arch.x86_64,
     image: Annotated[
-        str, typer.Option("--image", help="Image in the registry, by digest; none is built.")
+        str, typer.Option(help="Image in the registry, by digest; none is built.")
     ] = "",
     engine: Engine = None,
     plain_key: Annotated[
@@ -36,10 +36,7 @@ def deploy(
     install: Annotated[
         bool, typer.Option("--install", help="Install osls if it is missing.")
     ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show what would be made, and which steps would miss."),
-    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""
@@ -49,8 +46,6 @@ def deploy(
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
     _offer_osls(service, install)
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
-    for warning in service.warnings:
-        output.say(f"warning: {warning}")
     if dry_run:
         _show_plan(service, json)
         return
@@ -72,7 +67,7 @@ def deploy(
             }
         )
         return
-    output.table(("type", "name", "link"), (list(row.values()) for row in made))
+    output.table(("type", "name", "link"), (row.values() for row in made))
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"for values too large for a reply: PFL_STORE={service.store}")
@@ -92,7 +87,7 @@ def _show_plan(service: Deployment, json: bool) -> None:
             }
         )
         return
-    output.table(("resource", "type", "would"), (list(row.values()) for row in resources))
+    output.table(("resource", "type", "would"), (row.values() for row in resources))
     for miss in misses:
         then = f"; then {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
         output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
@@ -139,16 +134,15 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
             code = catalog.load(service.settings).digest
     except PflError as exc:
         code = f"unknown: {exc}"
-    modified = function.get("LastModified")
     row = {
         "function": service.function,
         "region": service.region,
         "stack": service.stack_status(),
-        "state": function.get("State"),
+        "state": function["State"],
         "image": found.get("Code", {}).get("ImageUri"),
-        "modified_at": modified and stored.utc(modified),
-        "memory_mb": function.get("MemorySize"),
-        "timeout_s": function.get("Timeout"),
+        "modified_at": stored.utc(function["LastModified"]),
+        "memory_mb": function["MemorySize"],
+        "timeout_s": function["Timeout"],
         "concurrency": found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
         "store_url": variables.get("PFL_STORE"),
         "prefect_url": variables.get("PREFECT_API_URL") or None,
@@ -170,7 +164,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Continue with new lines; Ctrl-C ends it.")
     ] = False,
-    since: Annotated[str, typer.Option("--since", help="How far back: 10m, 2h, 7d.")] = "1h",
+    since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
     utc: Utc = False,
     json: Json = False,
 ) -> None:
@@ -210,9 +204,9 @@ def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
 
-    from ..serverless import deploy as deployment
+    from ..serverless.deploy import OSLS
 
-    if deployment.OSLS.exists() or not shutil.which("npm"):
+    if OSLS.exists() or not shutil.which("npm"):
         return
     has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):

@@ -240,11 +240,12 @@ class Doctor:
             "create": "does not exist",
             "update": "leads to another place",
         }
-        api = self.api
         with session.session(self.chosen, lambda step, doing: None):
-            for change in prefect_setup.blocks(
-                api, self.chosen, name="cache", with_keys=False, dry_run=True, prove=not self.fast
+            for change, prove in prefect_setup.blocks(
+                self.api, self.chosen, name="cache", with_keys=False
             ):
+                if change.action == "keep" and not self.fast:
+                    prove()
                 what = f"{change.name} {states[change.action]}"
                 yield _found(what, "" if change.action == "keep" else "pfl setup blocks")
                 for note in change.note.split("; "):
@@ -291,10 +292,8 @@ class Doctor:
         if target is None:
             raise _SkippedError("nothing is deployed from here: pfl invoke runs the handler itself")
         name = target.function
-        reply = remote.call(target, {"action": "check"}).reply
-        assert reply is not None  # As for each call that is not asynchronous.
-        if "error" in reply:
-            error = reply["error"]
+        reply: Mapping[str, Any] = remote.call(target, {"action": "check"})
+        if error := reply.get("error"):
             what = f"{name}, from inside: {error['what']}: {error['why']}"
             yield Finding("fail", what, error["hint"] or "check its role and its variables", 5)
         elif self.loaded is None or reply.get("code") == self.loaded.manifest.digest:

@@ -28,7 +28,7 @@ from .options import Engine, Json, refuse_together
 
 if TYPE_CHECKING:
     from ..handler.core.declare.project import Project
-    from ..serverless.remote import FunctionCrashedError, Sent, Target
+    from ..serverless.remote import FunctionCrashedError, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
@@ -113,11 +113,10 @@ def invoke(
         output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
         reply = call_here(raw, chosen, request_id=str(uuid4()), notify=output.progress)
     else:
-        sent = _call(chosen, target, raw, endpoint_url, asynchronous)
-        if sent.reply is None:
-            _show_queued(fields.get("id"), target, sent, json)
+        reply = _call(chosen, target, raw, endpoint_url, asynchronous)
+        if asynchronous:
+            _show_queued(fields.get("id"), target, reply["request_id"], json)
             return
-        reply = sent.reply
     show_reply(reply, json)
 
 
@@ -140,38 +139,31 @@ def _target(chosen: Settings) -> Target | None:
 
 def _call(
     chosen: Settings, target: Target, raw: Event, endpoint_url: str, asynchronous: bool
-) -> Sent:
+) -> Reply:
     from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
     output.say(f"calling function {target.function}{region}")
     try:
-        sent = remote.call(
+        reply = remote.call(
             target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
         )
     except remote.FunctionCrashedError as exc:
         _mark_as_crashed(chosen, exc)
         raise
-    if sent.reply is not None:
-        remote.fetch(sent.reply, chosen)
-        _compare_code(chosen, sent.reply)
-    return sent
+    if not asynchronous:
+        remote.fetch(reply, chosen)
+        _compare_code(chosen, reply)
+    return reply
 
 
-def _show_queued(id: object, target: Target, sent: Sent, json: bool) -> None:
+def _show_queued(id: object, target: Target, request_id: str, json: bool) -> None:
     if json:
-        output.emit(
-            {
-                "version": 1,
-                "status": "queued",
-                "id": id,
-                "function": target.function,
-                "request_id": sent.request_id,
-            }
-        )
+        row = {"id": id, "function": target.function, "request_id": request_id}
+        output.emit({"version": 1, "status": "queued", **row})
     only = f" --id {id}" if id else ""
     output.say(
-        f"queued as {sent.request_id}; to follow it: pfl logs -f{only},"
+        f"queued as {request_id}; to follow it: pfl logs -f{only},"
         " or invoke again with --cached-only"
     )
 

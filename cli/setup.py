@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +18,12 @@ from .options import DryRun, Json, Pool, Yes
 if TYPE_CHECKING:
     from ..handler.core.settings import Settings
     from ..handler.engine.prefect.environment import Api
-    from ..serverless.prefect_setup import Change
+    from ..serverless.prefect_setup import Planned
 
 app = typer.Typer(
     help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
 )
-Name = Annotated[str | None, typer.Option("--name", help="Name of the block; cache if not given.")]
+Name = Annotated[str, typer.Option(help="Name of the block.")]
 Keys = Annotated[
     bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
 ]
@@ -32,34 +32,34 @@ Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 @app.command("blocks")
 def make_blocks(
-    name: Name = None, with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
+    name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
 ) -> None:
     """Make the storage block of the results, and prove that it works."""
-    _make([Kind.blocks], name, with_keys, None, dry_run, json)
+    _make([Kind.blocks], dry_run, json, name, with_keys)
 
 
 @app.command("deployments")
 def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Make the work pool and a deployment per flow: Run in Prefect's UI calls the function."""
-    _make([Kind.deployments], None, False, pool, dry_run, json)
+    _make([Kind.deployments], dry_run, json, pool=pool)
 
 
 @app.command("automations")
 def make_automations(dry_run: DryRun = False, json: Json = False) -> None:
     """Let Prefect mark runs without heartbeats as crashed: a second line of defence."""
-    _make([Kind.automations], None, False, None, dry_run, json)
+    _make([Kind.automations], dry_run, json)
 
 
 @app.command("all")
 def make_all(
-    name: Name = None,
+    name: Name = "cache",
     with_keys: Keys = False,
     pool: Pool = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Make all of them."""
-    _make(list(Kind), name, with_keys, pool, dry_run, json)
+    _make(list(Kind), dry_run, json, name, with_keys, pool)
 
 
 @app.command("rm")
@@ -70,7 +70,7 @@ def remove(
             metavar="[KIND]...", help="blocks, deployments, automations; all if not given."
         ),
     ] = None,
-    name: Name = None,
+    name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -78,7 +78,10 @@ def remove(
 ) -> None:
     """Remove what pfl made; results and runs stay."""
     chosen_kinds = set(kinds or Kind)
-    for option, kind, value in (("name", Kind.blocks, name), ("pool", Kind.deployments, pool)):
+    for option, kind, value in (
+        ("name", Kind.blocks, name != "cache"),
+        ("pool", Kind.deployments, pool),
+    ):
         if value and kind not in chosen_kinds:
             raise InvalidRequestError(
                 f"--{option} has no effect without {kind}", hint=f"pfl setup rm {kind}"
@@ -87,21 +90,12 @@ def remove(
     with connected(chosen) as api:
         from ..serverless import prefect_setup
 
-        found = prefect_setup.removals(
-            api,
-            chosen,
-            {*map(str, chosen_kinds)},
-            name=name or "cache",
-            pool=pool or chosen.work_pool,
-        )
-        if not dry_run:
-            removable = [(change, path) for change, path in found if path]
-            names = ", ".join(f"{change.kind} {change.name}" for change, _ in removable)
-            if names:
-                output.confirm(f"Remove {names}?", yes=yes)
-            for change, path in removable:
-                prefect_setup.delete(api, change, path)
-    _show([change for change, _ in found], dry_run, json)
+        pool = pool or chosen.work_pool
+        planned = list(prefect_setup.removals(api, chosen, chosen_kinds, name=name, pool=pool))
+        names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
+        if names and not dry_run:
+            output.confirm(f"Remove {', '.join(names)}?", yes=yes)
+        _carry_out(planned, dry_run, json)
 
 
 @contextmanager
@@ -116,16 +110,15 @@ def connected(chosen: Settings) -> Iterator[Api]:
 
 def _make(
     kinds: list[Kind],
-    name: str | None,
-    with_keys: bool,
-    pool: str | None,
     dry_run: bool,
     json: bool,
+    name: str = "cache",
+    with_keys: bool = False,
+    pool: str | None = None,
 ) -> None:
-    block = name or "cache"
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", block):
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise InvalidRequestError(
-            f"a block cannot be named {block!r}",
+            f"a block cannot be named {name!r}",
             why="Prefect allows lowercase letters, digits and dashes",
             hint="--name cache",
         )
@@ -134,33 +127,30 @@ def _make(
         raise InvalidRequestError(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
-    with connected(chosen) as api, output.stdout_kept_for_data():
+    with connected(chosen) as api:
         from ..serverless import prefect_setup, remote
 
-        made: list[Change] = []
+        planned: list[Planned] = []
         if Kind.blocks in kinds:
-            made += prefect_setup.blocks(
-                api, chosen, name=block, with_keys=with_keys, dry_run=dry_run
-            )
+            planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
         if Kind.deployments in kinds:
             target = remote.target(chosen)
-            made += prefect_setup.deployments(
-                api,
-                chosen,
-                pool=pool or chosen.work_pool,
-                function=target.function if target else "pfl",
-                dry_run=dry_run,
-            )
+            function = target.function if target else "pfl"
+            pool = pool or chosen.work_pool
+            with output.stdout_kept_for_data():
+                planned += prefect_setup.deployments(api, chosen, pool=pool, function=function)
         if Kind.automations in kinds:
-            made += prefect_setup.automations(api, dry_run=dry_run)
-    _show(made, dry_run, json)
+            planned += prefect_setup.automations(api)
+        _carry_out(planned, dry_run, json)
 
 
-def _show(changes: Iterable[Change], dry_run: bool, json: bool) -> None:
+def _carry_out(planned: list[Planned], dry_run: bool, json: bool) -> None:
+    """Make the changes, unless *dry_run*, and print them."""
+    if not dry_run:
+        for _, make in planned:
+            make()
     rows: list[tuple[str, ...]] = []
-    counts: Counter[str] = Counter()
-    for change in changes:
-        counts[change.action] += 1
+    for change, _ in planned:
         if json:
             fields = {
                 field: {"old": old, "new": new} for field, (old, new) in change.fields.items()
@@ -174,6 +164,7 @@ def _show(changes: Iterable[Change], dry_run: bool, json: bool) -> None:
             output.say(f"{change.kind} {change.name}: {change.note}")
     if rows:
         output.table(("kind", "name", "action", "field", "before", "value"), rows)
+    counts = Counter(change.action for change, _ in planned)
     summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
     output.say(summary + (" (not done: --dry-run)" if dry_run else ""))
 

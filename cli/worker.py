@@ -17,13 +17,11 @@ app = typer.Typer(help="Have the function run what Prefect has scheduled.", no_a
 @app.command("start")
 def start(
     pool: Pool = None,
-    name: Annotated[str | None, typer.Option("--name", help="Worker name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Worker name.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Largest number of runs at once.")
+        int | None, typer.Option(min=1, help="Largest number of runs at once.")
     ] = None,
-    every: Annotated[
-        float, typer.Option("--every", min=0.1, help="Seconds between two looks for runs.")
-    ] = 2,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for runs.")] = 2,
     once: Annotated[bool, typer.Option("--once", help="Hand over what is due, and exit.")] = False,
 ) -> None:
     """Look for scheduled runs and have the function run them, until the worker is stopped."""
@@ -32,12 +30,11 @@ def start(
     chosen = settings.load()
     pool = pool or chosen.work_pool
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    os.environ["PREFECT_WORKER_QUERY_SECONDS"] = str(every)
     # Without retries, a run crashes whose server is busy while it is handed over.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")
     with connected(chosen) as api:
         import asyncio
-
-        from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
         from ..serverless import prefect_setup
         from ..serverless.worker import LambdaWorker
@@ -55,5 +52,4 @@ def start(
         worker = LambdaWorker(
             work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False
         )
-        with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: every}):
-            asyncio.run(worker.start(run_once=once))
+        asyncio.run(worker.start(run_once=once))

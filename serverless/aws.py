@@ -54,16 +54,9 @@ def client(
     )
     with converted_errors(f"AWS {service}"):
         region = chosen_region(region)
-        try:
-            return boto3.Session().client(
-                service, endpoint_url=endpoint_url or None, region_name=region, config=config
-            )
-        except ValueError as exc:
-            raise InvalidRequestError(
-                "invalid AWS endpoint or region",
-                why=str(exc),
-                hint="AWS_ENDPOINT_URL, AWS_REGION",
-            ) from exc
+        return boto3.Session().client(
+            service, endpoint_url=endpoint_url or None, region_name=region, config=config
+        )
 
 
 def chosen_region(default: str = "") -> str:
@@ -93,35 +86,48 @@ def converted_errors(resource: str) -> Iterator[None]:
     """
     from botocore import exceptions as boto
 
-    try:
-        yield
-    except boto.ProfileNotFound as exc:
-        raise InvalidRequestError(
-            "the AWS profile does not exist", why=str(exc), hint="AWS_PROFILE, or aws configure"
-        ) from exc
-    except (
+    no_credentials = (
         boto.NoCredentialsError,
         boto.PartialCredentialsError,
         boto.CredentialRetrievalError,
         boto.TokenRetrievalError,
-    ) as exc:
-        raise InvalidRequestError(
+    )
+    conversions = (
+        (
+            boto.ProfileNotFound,
+            InvalidRequestError,
+            "the AWS profile does not exist",
+            "AWS_PROFILE, or aws configure",
+        ),
+        (
+            no_credentials,
+            InvalidRequestError,
             "no AWS credentials found",
-            why=str(exc),
-            hint="AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login",
-        ) from exc
-    except (boto.InvalidRegionError, boto.ParamValidationError) as exc:
-        raise InvalidRequestError(f"{resource}: invalid request", why=str(exc)) from exc
-    except (boto.EndpointConnectionError, boto.ConnectTimeoutError) as exc:
-        raise UnavailableError(
+            "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login",
+        ),
+        # boto3 also raises ValueError for an invalid endpoint or region.
+        (
+            (boto.ParamValidationError, ValueError),
+            InvalidRequestError,
+            f"{resource}: invalid request",
+            "check the name, AWS_ENDPOINT_URL and AWS_REGION",
+        ),
+        (
+            (boto.EndpointConnectionError, boto.ConnectTimeoutError),
+            UnavailableError,
             f"{resource} cannot be reached",
-            why=str(exc),
-            hint="is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?",
-        ) from exc
+            "is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?",
+        ),
+        (boto.BotoCoreError, UnavailableError, f"{resource} did not answer", ""),
+    )
+    try:
+        yield
     except boto.ClientError as exc:
         raise _refusal(exc, resource) from exc
-    except boto.BotoCoreError as exc:
-        raise UnavailableError(f"{resource} did not answer", why=str(exc)) from exc
+    except (boto.BotoCoreError, ValueError) as exc:
+        for kinds, error, what, hint in conversions:
+            if isinstance(exc, kinds):
+                raise error(what, why=str(exc), hint=hint) from exc
 
 
 def code(exc: BaseException | None) -> str:
@@ -135,8 +141,10 @@ def code(exc: BaseException | None) -> str:
 
 def _refusal(exc: ClientError, resource: str) -> PflError:
     kind = code(exc)
-    why = str(exc.response.get("Error", {}).get("Message", exc))
-    if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404":
+    why = str(exc.response["Error"]["Message"])
+    # CloudFormation has no name of its own for a stack that does not exist.
+    is_no_stack = kind == "ValidationError" and "does not exist" in why
+    if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404" or is_no_stack:
         return NotFoundError(
             f"{resource} does not exist",
             why=why,

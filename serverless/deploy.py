@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import difflib
 import ipaddress
-import itertools
 import json
 import os
 import re
@@ -22,20 +21,19 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
 
 from ..handler.core import errors
 from ..handler.core.declare import catalog
 from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
-from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
+from ..handler.engine.prefect import environment
+from ..handler.engine.prefect.environment import Api
 from . import aws, image, remote
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
-
-    from ..handler.engine.prefect.environment import Api
 
 HERE = Path(__file__).resolve().parent
 OSLS = HERE / "node_modules" / ".bin" / "osls"
@@ -44,6 +42,8 @@ _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _ANSWER_S = 5
+_REGISTRY = "the image registry (ECR)"
+_CHECK = {"action": "check"}
 # AWS's console, by type of resource.
 _PAGES = {
     "AWS::CloudWatch::Alarm": "cloudwatch/home?region={region}#alarmsV2:alarm/{name}",
@@ -101,12 +101,12 @@ class Deployment:
     report: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        for option, text, example in (("name", self.name, "pfl"), ("stage", self.stage, "dev")):
+        for option, text in (("name", self.name), ("stage", self.stage)):
             if not _NAME.fullmatch(text):
                 raise InvalidRequestError(
                     f"invalid --{option} {text!r}",
                     why="it is not a lower-case letter and up to 19 letters, digits and dashes",
-                    hint=f"--{option} {example}",
+                    hint=f"--{option} my-{option}",
                 )
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
             raise InvalidRequestError(
@@ -116,8 +116,7 @@ class Deployment:
             )
         self.region = ""
         self.account = ""
-        self.api: Api | None = None
-        self.warnings: list[str] = []
+        self.api = Api("", "", "")
 
     @property
     def function(self) -> str:
@@ -134,6 +133,14 @@ class Deployment:
     def client(self, service: str) -> BaseClient:
         return aws.client(service, region=self.region)
 
+    def _ask(self, what: str, service: str, method: str, **request: object) -> Any:
+        """What AWS answers about a resource; None if it does not exist."""
+        try:
+            with aws.converted_errors(what):
+                return getattr(self.client(service), method)(**request)
+        except NotFoundError:
+            return None
+
     # What a deployment needs.
 
     def check(self, *, building: bool = True, dirty: bool = False) -> None:
@@ -147,21 +154,8 @@ class Deployment:
         Raises:
             InvalidRequestError: Something is missing; *why* has a line for each.
         """
-        checks: list[Callable[[], object]] = [
-            self.check_node,
-            self.find_region,
-            self.find_account,
-            self._check_stack,
-            self._check_prefect,
-            self._check_key,
-            lambda: catalog.load(self.settings),
-        ]
-        if building:
-            checks += [self._check_tool, self._check_registry]
-        if not dirty:
-            checks.append(self._check_git)
         missing = []
-        for check in checks:
+        for check in self._checks(building, dirty):
             try:
                 check()
             except PflError as exc:
@@ -171,6 +165,24 @@ class Deployment:
                 "something is missing for a deployment", why="\n".join(missing)
             )
 
+    def _checks(self, building: bool, dirty: bool) -> Iterator[Callable[[], object]]:
+        yield self.check_node
+        yield self.find_region
+        yield self.find_account
+        # Without these two, the region or the credentials are reported already.
+        has_account = self.region and self.account
+        if has_account:
+            yield self._check_stack
+        yield self._check_prefect
+        yield self._check_key
+        yield lambda: catalog.load(self.settings)
+        if building:
+            yield image.tool
+            if has_account:
+                yield self._login
+        if not dirty:
+            yield self._check_git
+
     def check_node(self) -> None:
         node = shutil.which("node")
         if not node or not shutil.which("npm"):
@@ -179,7 +191,7 @@ class Deployment:
                 hint="Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
             )
         version = _run(node, "--version").stdout.strip()
-        if [int(part) for part in re.findall(r"\d+", version)[:2]] < [20, 19]:
+        if list(map(int, re.findall(r"\d+", version))) < [20, 19]:
             raise InvalidRequestError("Node is too old", why=f"{version}, 20.19 at least")
         if not OSLS.exists():
             raise InvalidRequestError(
@@ -216,34 +228,29 @@ class Deployment:
             )
 
     def _check_stack(self) -> None:
-        if not (self.account and self.region):
-            return
         status = self.stack_status()
-        what = f"the stack {self.function} is in {status}"
+        hint = ""
         if status in _STUCK:
-            raise InvalidRequestError(
-                what, hint=f"pfl remove --stage {self.stage}, then deploy again"
-            )
+            hint = f"pfl remove --stage {self.stage}, then deploy again"
         # A review means that nothing has begun.
-        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
-            raise UnavailableError(
-                what, hint="another deployment is in progress: wait until it is done"
-            )
+        elif status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+            hint = "another deployment is in progress: wait until it is done"
+        if hint:
+            raise InvalidRequestError(f"the stack {self.function} is in {status}", hint=hint)
 
     def _check_prefect(self) -> None:
         if self.settings.engine != "prefect":
             return
-        from ..handler.engine.prefect import environment
-
-        self.api = environment.configured(self.settings)
-        if self.api is None:
+        api = environment.configured(self.settings)
+        if api is None:
             raise InvalidRequestError(
                 "no Prefect API is configured", hint="PREFECT_API_URL, or --engine direct"
             )
-        self._check_reachable(self.api.url)
+        self.api = api
+        self._check_reachable(api.url)
 
     def _check_key(self) -> None:
-        if self.api is None or not self.api.key or self.settings.prefect_secret:
+        if not self.api.key or self.settings.prefect_secret:
             return
         if not self.plain_key:
             raise InvalidRequestError(
@@ -251,56 +258,39 @@ class Deployment:
                 hint="put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
                 "or --plain-key",
             )
-        self.warnings.append(
-            "PREFECT_API_KEY is a plain variable: anybody who sees the function can read it"
-        )
+        self.report("warning: everybody who can see the function can read PREFECT_API_KEY")
 
     def _check_reachable(self, url: str) -> None:
         """Check Prefect's address as Lambda sees it."""
-        hint = "PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct"
         parts = urlsplit(url)
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            rows = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+            rows = socket.getaddrinfo(parts.hostname, port)
             addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise ValueError("that is this machine")
             if any(each.is_private for each in addresses):
-                self.warnings.append(
-                    f"{url} is a private address: the function has to be in its VPC"
+                self.report(
+                    f"warning: {url} is a private address: the function has to be in its VPC"
                 )
-                return
-            socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
-        except OSError as exc:
+            else:
+                socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
+        except (OSError, ValueError) as exc:
             # This machine may be behind a proxy, and Lambda is not.
-            if parts.scheme not in urllib.request.getproxies():
-                raise UnavailableError(
-                    f"Prefect at {url} cannot be reached", why=str(exc), hint=hint
-                ) from exc
-        except ValueError as exc:
-            # Also the error for an invalid port or name.
+            if isinstance(exc, OSError) and parts.scheme in urllib.request.getproxies():
+                return
             raise InvalidRequestError(
-                f"Lambda cannot reach {url}", why=str(exc), hint=hint
+                f"Lambda cannot reach {url}",
+                why=str(exc),
+                hint="PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct",
             ) from exc
-
-    def _check_tool(self) -> None:
-        if image.tool() is None:
-            raise InvalidRequestError(
-                "no container tool works here",
-                hint="docker with its engine running, podman or buildah; or --image",
-            )
-
-    def _check_registry(self) -> None:
-        # Without them, the region or the credentials are reported already.
-        if self.account and self.region:
-            self._login()
 
     def _check_git(self) -> None:
         if not shutil.which("git"):
             return
-        parts = ("flows", "handler")
-        done = _run("git", "status", "--porcelain", "--", *parts, cwd=self.settings.root)
-        if done.returncode == 0 and done.stdout.strip():
+        root = self.settings.root
+        done = _run("git", "status", "--porcelain", "--", "flows", "handler", cwd=root)
+        if done.stdout:
             raise InvalidRequestError(
                 "some changes are not committed to git",
                 why=", ".join(line[3:] for line in done.stdout.splitlines()[:5]),
@@ -317,13 +307,12 @@ class Deployment:
         if self.image_uri:
             return self.image_uri
         tag = f"{image.digest(self.settings.root, self.arch)[:16]}-{self.arch}"
-        if not build:
-            return f"{self.name}@{self._pushed_digest(tag) or _NO_IMAGE}"
-        uri = self._repository()
         digest = self._pushed_digest(tag)
+        if not build:
+            return f"{self.name}@{digest or _NO_IMAGE}"
+        uri = self._repository()
         if not digest:
             name = image.tool()
-            assert name is not None
             tagged = f"{uri}:{tag}"
             self.report(f"building {tagged} with {name}")
             image.build(name, self.settings.root, tagged, arch=self.arch, report=self.report)
@@ -331,85 +320,75 @@ class Deployment:
             self.report("pushing it")
             image.push(name, tagged, user=user, password=password, report=self.report)
             digest = self._pushed_digest(tag)
-            if not digest:
-                raise UnavailableError(f"{tagged} is not in the registry after the push")
         return f"{uri}@{digest}"
 
     def _login(self) -> tuple[str, str]:
         """The user and the password of the registry."""
-        with aws.converted_errors("the image registry (ECR)"):
-            (row,) = self.client("ecr").get_authorization_token()["authorizationData"]
+        (row,) = self._ask(_REGISTRY, "ecr", "get_authorization_token")["authorizationData"]
         user, _, password = base64.b64decode(row["authorizationToken"]).decode().partition(":")
         return user, password
 
     def _repository(self) -> str:
         """The address of the image repository, which is created if necessary."""
-        ecr = self.client("ecr")
-        with aws.converted_errors("the image registry (ECR)"):
-            try:
-                found = ecr.describe_repositories(repositoryNames=[self.name])
-                return str(found["repositories"][0]["repositoryUri"])
-            except ecr.exceptions.RepositoryNotFoundException:
-                created = ecr.create_repository(
-                    repositoryName=self.name, imageScanningConfiguration={"scanOnPush": True}
-                )
-                return str(created["repository"]["repositoryUri"])
+        found = self._ask(_REGISTRY, "ecr", "describe_repositories", repositoryNames=[self.name])
+        if found is not None:
+            return str(found["repositories"][0]["repositoryUri"])
+        scanning = {"scanOnPush": True}
+        created = self._ask(
+            _REGISTRY,
+            "ecr",
+            "create_repository",
+            repositoryName=self.name,
+            imageScanningConfiguration=scanning,
+        )
+        return str(created["repository"]["repositoryUri"])
 
     def _pushed_digest(self, tag: str) -> str:
         """The digest of the image with this tag; empty if it is not in the registry."""
-        try:
-            with aws.converted_errors(f"ECR repository {self.name}"):
-                found = self.client("ecr").describe_images(
-                    repositoryName=self.name, imageIds=[{"imageTag": tag}]
-                )
-                return str(found["imageDetails"][0]["imageDigest"])
-        except NotFoundError:
-            return ""
+        found = self._ask(
+            f"ECR repository {self.name}",
+            "ecr",
+            "describe_images",
+            repositoryName=self.name,
+            imageIds=[{"imageTag": tag}],
+        )
+        return found["imageDetails"][0]["imageDigest"] if found else ""
 
     # The stack.
 
+    def _ask_stack(self, method: str) -> Any:
+        what = f"stack {self.function}"
+        return self._ask(what, "cloudformation", method, StackName=self.function)
+
     def stack_status(self) -> str:
         """The state of the stack, as CloudFormation calls it; empty if it does not exist."""
-        try:
-            with aws.converted_errors(f"stack {self.function}"):
-                found = self.client("cloudformation").describe_stacks(StackName=self.function)
-                return str(found["Stacks"][0]["StackStatus"])
-        except UnavailableError as exc:
-            if "does not exist" not in exc.why:
-                raise
-            return ""
+        found = self._ask_stack("describe_stacks")
+        return found["Stacks"][0]["StackStatus"] if found else ""
 
     def resources(self) -> dict[str, tuple[str, str]]:
         """The resources of the stack: type and physical name, by logical name."""
-        if not self.stack_status():
-            return {}
-        with aws.converted_errors(f"stack {self.function}"):
-            cloud = self.client("cloudformation")
-            rows = cloud.describe_stack_resources(StackName=self.function)["StackResources"]
+        found = self._ask_stack("describe_stack_resources") or {"StackResources": []}
         return {
             row["LogicalResourceId"]: (row["ResourceType"], row.get("PhysicalResourceId", ""))
-            for row in rows
+            for row in found["StackResources"]
             if "LogicalResourceId" in row
         }
 
     def bucket_exists(self) -> bool:
-        try:
-            with aws.converted_errors(f"bucket {self.bucket}"):
-                self.client("s3").head_bucket(Bucket=self.bucket)
-            return True
-        except NotFoundError:
-            return False
+        what = f"bucket {self.bucket}"
+        return self._ask(what, "s3", "head_bucket", Bucket=self.bucket) is not None
 
     def install(self) -> None:
         """Install osls, as package.json pins it."""
         self.report("installing osls")
-        done = _run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", cwd=HERE)
-        if done.returncode:
-            raise UnavailableError(
-                "npm could not install osls", why="\n".join(done.stderr.strip().splitlines()[-5:])
-            )
+        image.run(
+            ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"],
+            "npm could not install osls",
+            report=self.report,
+            cwd=HERE,
+        )
 
-    def osls(self, command: str, uri: str = "") -> None:
+    def osls(self, command: str, uri: str = f"none@{_NO_IMAGE}") -> None:
         """
         Run osls for this stage.
 
@@ -431,46 +410,35 @@ class Deployment:
             "PFL_ARCH": self.arch,
             "PFL_BUCKET": self.bucket,
             "PFL_BUCKET_IS": "kept" if is_kept else "made",
-            "PFL_IMAGE_URI": uri or f"none@{_NO_IMAGE}",
+            "PFL_IMAGE_URI": uri,
             "PFL_ENGINE": settings.engine,
             "PFL_PRELOAD": str(int(settings.preload)),
             "PFL_CODE": "" if command == "remove" else catalog.load(settings).digest,
             "PFL_PREFECT_SECRET": secret,
-            "PFL_PLAIN_KEY": "",
+            "PFL_PLAIN_KEY": self.api.key if self.plain_key and not secret else "",
             "PFL_SECRET_ACTION": (
                 "ssm:GetParameter" if is_parameter else "secretsmanager:GetSecretValue"
             ),
             "PFL_SECRET_RESOURCE": secret or no_secret,
-            "PREFECT_API_URL": "",
+            "PREFECT_API_URL": self.api.url,
         }
-        if self.api is not None:
-            variables["PREFECT_API_URL"] = self.api.url
-            if self.plain_key and not secret:
-                variables["PFL_PLAIN_KEY"] = self.api.key
-        lines = image.failed_lines(
+        image.run(
             [str(OSLS), command, "--stage", self.stage],
-            lambda line: self.report(f"  {line}") if line else None,
+            f"osls {command} failed",
+            hint="what was deployed before stays; run it again",
+            report=lambda line: self.report(f"  {line}"),
             cwd=HERE,
             env=os.environ | variables,
         )
-        if lines is not None:
-            lines = [line for line in lines if line.strip()]
-            error = itertools.dropwhile(lambda line: not line.startswith("Error"), lines)
-            raise UnavailableError(
-                f"osls {command} failed",
-                why="\n".join(list(error)[:6] or lines[-5:]),
-                hint="what was deployed before stays; run it again",
-            )
 
     def planned(self) -> Iterator[ResourceRow]:
         """Yield what a deployment would create, keep or remove."""
         self.osls("package", self.find_image(build=False))
-        path = HERE / ".serverless" / "cloudformation-template-update-stack.json"
-        wanted = json.loads(path.read_text(encoding="utf-8"))["Resources"]
-        existing = self.resources()
-        types = {name: type for name, (type, _) in existing.items()}
-        types |= {name: resource["Type"] for name, resource in wanted.items()}
-        for name, type in sorted(types.items()):
+        path = HERE / ".serverless/cloudformation-template-update-stack.json"
+        template = json.loads(path.read_bytes())
+        wanted = {name: row["Type"] for name, row in template["Resources"].items()}
+        existing = {name: type for name, (type, _) in self.resources().items()}
+        for name, type in sorted((existing | wanted).items()):
             would = "create"
             if name in existing:
                 would = "keep" if name in wanted else "remove"
@@ -486,8 +454,8 @@ class Deployment:
         deployed: dict[str, dict[str, str]] = {}
         unknown = "new"
         try:
-            reply = self._check_function(remote.Target(self.function, self.region))
-            deployed = reply["fingerprints"]
+            target = remote.Target(self.function, self.region)
+            deployed = remote.call(target, _CHECK, report=self.report)["fingerprints"]
         except NotFoundError:
             pass
         except (UnavailableError, KeyError) as exc:
@@ -499,57 +467,44 @@ class Deployment:
                 fingerprint = deployed.get(name, {}).get(step)
                 if fingerprint == entry.fingerprint:
                     continue
-                reasons = [unknown]
+                why = unknown
                 if fingerprint is not None:
                     store = objects.open_store(self.store, environ=os.environ)
                     parts = stored.parts(store, step, fingerprint)
                     reasons = changes.explain(parts, loaded.prints[step].parts) if parts else []
-                yield {
-                    "flow": name,
-                    "step": step,
-                    "why": "; ".join(reasons) or "its code changed",
-                    "then": sorted(flow.dependents([step]) - {step}),
-                }
+                    why = "; ".join(reasons) or "its code changed"
+                then = sorted(flow.dependents([step]) - {step})
+                yield {"flow": name, "step": step, "why": why, "then": then}
 
-    def deploy(self, uri: str) -> Reply:
+    def deploy(self, uri: str) -> None:
         """Deploy the image, record the function for ``pfl invoke``, and check that it works."""
         self.osls("deploy", uri)
         code = catalog.load(self.settings).digest
         target = remote.Target(self.function, self.region, self.stage, code)
         path = remote.deployed_path(self.settings)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(target._asdict()), encoding="utf-8")
+        path.write_text(json.dumps(target._asdict()))
         if self.settings.engine == "prefect":
-            self._save_block()
+            from ..handler.engine.prefect import session
+            from . import prefect_setup
+
+            settings = self.settings._replace(store=self.store)
+            # The session reads the API's key, which may be in the secret only.
+            with session.session(settings, lambda step, doing: None) as api:
+                for change, make in prefect_setup.blocks(
+                    api, settings, name="cache", with_keys=False
+                ):
+                    make()
+                    self.report(f"{change.kind} {change.name}: {change.action}")
         self.report("checking that the function reaches its store and Prefect")
-        reply = self._check_function(target)
-        if "error" in reply:
-            error = reply["error"]
+        error = remote.call(target, _CHECK, report=self.report).get("error")
+        if error is not None:
             kind = UnavailableError if errors.exit_code(error["type"]) == 5 else PflError
             raise kind(
                 f"{self.function} is deployed, and does not work: {error['what']}",
                 why=error["why"],
                 hint=error["hint"],
             )
-        return reply
-
-    def _check_function(self, target: remote.Target) -> Reply:
-        reply = remote.call(target, {"action": "check"}, report=self.report).reply
-        assert reply is not None
-        return reply
-
-    def _save_block(self) -> None:
-        """Save the block of the store in Prefect."""
-        from ..handler.engine.prefect import session
-        from . import prefect_setup
-
-        settings = self.settings._replace(store=self.store)
-        # The session reads the API's key, which may be in the secret only.
-        with session.session(settings, lambda step, doing: None) as api:
-            for change in prefect_setup.blocks(
-                api, settings, name="cache", with_keys=False, dry_run=False
-            ):
-                self.report(f"{change.kind} {change.name}: {change.action}")
 
     def remove(self, *, purge: bool) -> None:
         """Remove the stack; the bucket with cache and history stays unless *purge*."""
@@ -576,4 +531,4 @@ class Deployment:
 
 
 def _run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 NAME = "pfl"
@@ -42,9 +43,11 @@ def main() -> None:
         _, answer = _request("GET", "event/next", identity)
         event = json.loads(answer)
         if event.get("eventType") == "SHUTDOWN":
-            until = event["deadlineMs"] / 1e3 if "deadlineMs" in event else time.time() + 2
-            reason = event.get("shutdownReason", "")
-            end_dead_call(reason, killed_for_memory=_memory_kills() > kills, until=until)
+            end_dead_call(
+                event["shutdownReason"],
+                killed_for_memory=_memory_kills() > kills,
+                until=event["deadlineMs"] / 1e3,
+            )
             return
         kills = _memory_kills()
 
@@ -118,13 +121,9 @@ def _log_line(row: Mapping[str, Any]) -> str:
 
 def _memory_kills() -> int:
     """How many processes the kernel of this sandbox has killed because it ran out of memory."""
-    try:
-        with open("/proc/vmstat") as file:
-            for line in file:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/vmstat") as file:
+        counts = dict(line.split() for line in file)
+        return int(counts.get("oom_kill", 0))
     return 0
 
 

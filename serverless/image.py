@@ -6,13 +6,13 @@ here.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
+import itertools
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..handler.core.errors import InvalidRequestError, UnavailableError
+from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
 
 # What the Dockerfile copies, and what it is built with.
 _PARTS = (
@@ -31,16 +31,22 @@ PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 Report = Callable[[str], None]
 
 
-def tool() -> str | None:
+def tool() -> str:
     """
     Return the first of docker, podman and buildah that works; docker does not without its engine.
+
+    Raises:
+        InvalidRequestError: None of them does.
     """
     for name in ("docker", "podman", "buildah"):
         if shutil.which(name):
-            done = subprocess.run([name, "info"], capture_output=True, check=False)
-            if done.returncode == 0:
+            done = subprocess.run([name, "info"], capture_output=True)
+            if not done.returncode:
                 return name
-    return None
+    raise InvalidRequestError(
+        "no container tool works here",
+        hint="docker with its engine running, podman or buildah; or --image",
+    )
 
 
 def digest(root: Path, arch: str) -> str:
@@ -80,16 +86,13 @@ def build(
     """
     command = [name, "bud", "--layers", "--force-rm"] if name == "buildah" else [name, "build"]
     command += ["--platform", PLATFORMS[arch], *options, "-t", tag]
-    lines = failed_lines(
-        [*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)], report
+    run(
+        [*command, "-f", str(root / "serverless" / "Dockerfile"), str(root)],
+        "the image cannot be built",
+        hint="see the output of the build above",
+        report=report,
+        error=InvalidRequestError,
     )
-    if lines is not None:
-        errors = [line for line in lines if line.startswith("error:")]
-        raise InvalidRequestError(
-            "the image cannot be built",
-            why="\n".join(errors[:1] or lines[-5:]),
-            hint="see the output of the build above",
-        )
 
 
 def push(name: str, tag: str, *, user: str, password: str, report: Report) -> None:
@@ -100,60 +103,59 @@ def push(name: str, tag: str, *, user: str, password: str, report: Report) -> No
         UnavailableError: The registry refused it.
     """
     host = tag.split("/")[0]
-    plain = ["--tls-verify=false"] if _is_loopback(host) and name != "docker" else []
+    is_local = host.partition(":")[0] in ("localhost", "127.0.0.1")
+    plain = ["--tls-verify=false"] if is_local and name != "docker" else []
     login = subprocess.run(
         [name, "login", *plain, "--username", user, "--password-stdin", host],
         input=password,
         capture_output=True,
         text=True,
-        check=False,
     )
     if login.returncode:
         raise UnavailableError(f"the registry {host} refused the login", why=login.stderr.strip())
-    lines = failed_lines([name, "push", *plain, tag], report)
-    if lines is not None:
-        raise UnavailableError(
-            f"{tag} was not pushed",
-            why="\n".join(lines[-5:]),
-            hint="do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, "
-            "ecr:UploadLayerPart and ecr:CompleteLayerUpload?",
-        )
+    run(
+        [name, "push", *plain, tag],
+        f"{tag} was not pushed",
+        hint="do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, "
+        "ecr:UploadLayerPart and ecr:CompleteLayerUpload?",
+        report=report,
+    )
 
 
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] or host
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def failed_lines(
+def run(
     command: Sequence[str],
-    report: Report,
+    failure: str,
     *,
+    hint: str = "",
+    report: Report,
+    error: type[PflError] = UnavailableError,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-) -> list[str] | None:
+) -> None:
     """
-    Run a command and report each line that it prints; returns the lines if it failed, else None.
+    Run a command and report each line that it prints.
+
+    Raises:
+        PflError: It failed. *failure* is what happened, and the error or the end of its output why.
     """
-    lines = []
+    lines: list[str] = []
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         errors="replace",
         cwd=cwd,
         env=env,
     ) as process:
         try:
             for line in process.stdout or ():
-                lines.append(line.rstrip())
-                report(lines[-1])
+                if line.strip():
+                    lines.append(line.rstrip())
+                    report(lines[-1])
         except BaseException:
             # When we are interrupted, the command does not continue alone.
             process.terminate()
             raise
-    return lines if process.returncode else None
+    if process.returncode:
+        errors = itertools.dropwhile(lambda line: not line.lower().startswith("error"), lines)
+        raise error(failure, why="\n".join([*errors][:6] or lines[-5:]), hint=hint)

@@ -79,8 +79,8 @@ def _events(client: BaseClient, group: str, start: int) -> Iterator[JsonObject]:
 def _chosen(event: JsonObject, id: str | None, pending: dict[str, list[Line]]) -> Iterator[Line]:
     text = event["message"].rstrip("\n")
     stream = event["logStreamName"]
-    at = datetime.fromtimestamp(event["timestamp"] / 1e3, UTC).isoformat(timespec="milliseconds")
-    line: Line = {"at": at.replace("+00:00", "Z"), "stream": stream, "text": text, "call": None}
+    at = datetime.fromtimestamp(event["timestamp"] / 1e3, UTC).isoformat()
+    line: Line = {"at": at, "stream": stream, "text": text, "call": None}
     if text.startswith(_CALL):
         # CloudWatch cuts a line at 256 KiB; a line that was cut is shown as it is.
         with suppress(ValueError):

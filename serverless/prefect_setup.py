@@ -1,22 +1,21 @@
 """
 What pfl creates in Prefect: the storage block, work pool and deployments, and the automation.
 
-Each function compares, and yields a :class:`Change` for each object. Nothing is written if nothing
-differs, or on a dry run.
+Each function compares, and returns a :class:`Change` for each object, with the function that
+makes it.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from ..handler.core.declare import project
-from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
+from ..handler.core.errors import InvalidRequestError, UnavailableError
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects
 from ..handler.core.store.values import JsonObject
@@ -33,14 +32,6 @@ TAG = "pfl"
 DEPLOYMENT = "lambda"
 AUTOMATION = "pfl: crash flow runs whose heartbeats stop"
 _SILENCE_S = 3 * scheduled_runs.HEARTBEAT_S
-_OLD = "Prefect's server is too old for this: pfl doctor compares the versions"
-_HINTS = {
-    401: "check PREFECT_API_KEY",
-    403: "the key of PREFECT_API_KEY may not do this: ask for a role that can",
-    404: _OLD,
-    405: _OLD,
-    422: _OLD,
-}
 
 
 class Change(NamedTuple):
@@ -62,67 +53,47 @@ class Change(NamedTuple):
     note: str = ""
 
 
-def _compared(
-    kind: str, name: str, before: Mapping[str, object] | None, after: Mapping[str, object]
-) -> Change:
+# A change, and the function that makes it.
+Planned = tuple[Change, Callable[[], object]]
+
+
+def _planned(
+    kind: str,
+    name: str,
+    before: Mapping[str, object] | None,
+    after: Mapping[str, object],
+    **makers: Callable[[], object],
+) -> Planned:
+    """Compare an object with what it should be; of *makers*, the action chooses one by its name."""
     old = before or {}
     fields = {
-        field: (old.get(field), value)
-        for field, value in after.items()
-        if before is None or old.get(field) != value
+        field: (old.get(field), value) for field, value in after.items() if old.get(field) != value
     }
-    if before is None:
-        return Change(kind, name, "create", fields)
-    return Change(kind, name, "update" if fields else "keep", fields)
+    action = "update" if fields else "keep"
+    change = Change(kind, name, "create" if before is None else action, fields)
+    return change, makers.get(change.action, lambda: None)
 
 
-def _ask(
-    api: Api,
-    what: str,
-    path: str,
-    body: object = None,
-    *,
-    method: str = "",
-    none: tuple[int, ...] = (404,),
-) -> Any:
-    """:func:`client.ask`, with an error that names *what* was refused."""
-    try:
-        # The SQLite of a server is locked now and then, for longer than other callers wait.
-        return client.ask(api, path, body, method=method, none=none, tries=7)
-    except UnavailableError as exc:
-        raise _refused(what, exc) from exc
+def _removal(api: Api, kind: str, name: str, path: str) -> Planned:
+    return Change(kind, name, "remove"), partial(_ask, api, path, method="DELETE")
 
 
+# The SQLite of a server is locked now and then, for longer than other callers wait.
+_ask = partial(client.ask, tries=7)
 # A server that does not know the path is too old.
 _write = partial(_ask, none=())
-
-
-def _refused(what: str, exc: Exception) -> UnavailableError:
-    cause = exc.__cause__ if isinstance(exc, UnavailableError) else exc
-    response = getattr(cause, "response", None)
-    status = getattr(response, "status_code", 0) or getattr(cause, "code", 0)
-    if isinstance(exc, UnavailableError) and not status:
-        hint = "is the server up, and PREFECT_API_URL right? see pfl doctor"
-        return UnavailableError(exc.what, why=exc.why, hint=hint)
-    return UnavailableError(
-        f"Prefect did not take {what}",
-        why=" ".join(str(exc).split())[:300],
-        hint=_HINTS.get(status, "pfl doctor"),
-    )
 
 
 # The block.
 
 
-def blocks(
-    api: Api, settings: Settings, *, name: str, with_keys: bool, dry_run: bool, prove: bool = False
-) -> Iterator[Change]:
+def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[Planned]:
     """
-    Save the block of the store: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a
+    Plan the block of the store: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a
     directory.
 
     Credentials that somebody put into it stay; those of the environment are stored only
-    *with_keys*. A block is tried out before it is saved; with *prove* also if nothing differs.
+    *with_keys*. A block is tried out before it is saved, and also if nothing differs.
     """
     if settings.store.startswith("memory://"):
         raise InvalidRequestError(
@@ -130,32 +101,39 @@ def blocks(
             why=f"PFL_STORE={settings.store}",
             hint="PFL_STORE=s3://bucket/prefix",
         )
-    results = objects.of(settings)
     slug = _slug(settings)
     existing = _blocks(api)
     data = existing.get((slug, name))
-    block = _directory(settings) if slug == "local-file-system" else _s3(settings, data, with_keys)
+    block = _block(settings, data, with_keys)
     before = None if data is None else _fields(data)
     after = _fields(block.model_dump())
-    change = _compared("block", f"{slug}/{name}", before, after)
-    notes = []
+    change, _ = _planned("block", f"{slug}/{name}", before, after)
+    notes = ["an object is written, read and deleted through the block and the store"]
+    # Blocks of one location may differ in these.
+    ignored = {"region": None, "keys": None}
     for (kind, other), fields in existing.items():
         if other == name and kind != slug:
             notes.append(
                 f"{kind}/{name}, of another type, exists too: tasks that name it use other results"
             )
-        elif data is None and kind == slug and _location(_fields(fields)) == _location(after):
+        elif data is None and kind == slug and _fields(fields) | ignored == after | ignored:
             notes.append(
                 f"{kind}/{other} has the same location: --name {other} keeps only that one"
             )
-    if not dry_run or (prove and change.action == "keep"):
-        notes.insert(0, _prove(block, results))
+
+    def make() -> None:
+        _prove(block, objects.of(settings))
         if change.action != "keep":
             try:
                 block.save(name, overwrite=True)
             except Exception as exc:
-                raise _refused("the block", exc) from exc
-    yield change._replace(note="; ".join(notes))
+                raise UnavailableError(
+                    "Prefect did not take the block",
+                    why=" ".join(str(exc).split())[:300],
+                    hint="pfl doctor checks the key and compares the versions",
+                ) from exc
+
+    return [(change._replace(note="; ".join(notes)), make)]
 
 
 def _slug(settings: Settings) -> str:
@@ -168,15 +146,11 @@ def _blocks(api: Api) -> dict[tuple[str, str], JsonObject]:
         "block_types": {"slug": {"any_": ["s3", "s3-bucket", "local-file-system"]}},
         "include_secrets": True,
     }
-    found = _ask(api, "the block", "/block_documents/filter", chosen) or []
+    found = _ask(api, "/block_documents/filter", chosen) or []
     return {
         (each["block_type"]["slug"], each["name"]): {**each["data"], "document": each["id"]}
         for each in found
     }
-
-
-def _location(fields: Mapping[str, object]) -> list[object]:
-    return [fields.get(name) for name in ("basepath", "bucket", "folder", "endpoint")]
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, object]:
@@ -195,10 +169,15 @@ def _fields(data: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _s3(settings: Settings, data: JsonObject | None, with_keys: bool) -> S3Bucket:
-    from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
+def _block(
+    settings: Settings, data: JsonObject | None, with_keys: bool
+) -> S3Bucket | LocalFileSystem:
+    from prefect.filesystems import LocalFileSystem
+    from prefect_aws import S3Bucket
 
+    if _slug(settings) == "local-file-system":
+        directory = settings.store.removeprefix("file://") or settings.home / "store"
+        return LocalFileSystem(basepath=os.path.abspath(directory))
     environ = os.environ
     bucket, _, folder = settings.store.removeprefix("s3://").partition("/")
     if data is not None and _fields(data)["keys"] == "stored" and not with_keys:
@@ -207,63 +186,44 @@ def _s3(settings: Settings, data: JsonObject | None, with_keys: bool) -> S3Bucke
         endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None
         credentials = {
             "region_name": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None,
-            "aws_client_parameters": AwsClientParameters(endpoint_url=endpoint),
+            "aws_client_parameters": {"endpoint_url": endpoint},
         }
-        if with_keys:
-            if not environ.get("AWS_ACCESS_KEY_ID"):
-                raise InvalidRequestError(
-                    "no AWS keys to store",
-                    why="AWS_ACCESS_KEY_ID is not set",
-                    hint="leave out --with-keys",
-                )
-            for field in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
-                credentials[field] = environ.get(field.upper())
-    return S3Bucket(
-        bucket_name=bucket,
-        bucket_folder=folder.strip("/"),
-        credentials=AwsCredentials(**credentials),
-    )
+    if with_keys:
+        if not environ.get("AWS_ACCESS_KEY_ID"):
+            raise InvalidRequestError(
+                "no AWS keys to store",
+                why="AWS_ACCESS_KEY_ID is not set",
+                hint="leave out --with-keys",
+            )
+        for field in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+            credentials[field] = environ.get(field.upper())
+    fields = {
+        "bucket_name": bucket,
+        "bucket_folder": folder.strip("/"),
+        "credentials": credentials,
+    }
+    return S3Bucket.model_validate(fields)
 
 
-def _directory(settings: Settings) -> LocalFileSystem:
-    from prefect.filesystems import LocalFileSystem
-
-    directory = settings.store.removeprefix("file://") or str(settings.home / "store")
-    return LocalFileSystem(basepath=os.path.abspath(directory))
-
-
-def _prove(block: S3Bucket | LocalFileSystem, results: objects.Store) -> str:
-    """
-    Write, read and delete an object through the block and through the store, and return a note on
-    it.
-    """
+def _prove(block: S3Bucket | LocalFileSystem, results: objects.Store) -> None:
+    """Write, read and delete an object through the block and through the store."""
     key = f"setup/proof-{secrets.token_hex(8)}"
     data = secrets.token_bytes(16)
     try:
         block.write_path(key, data)
-        if results.get(key) != data or block.read_path(key) != data:
-            raise UnavailableError(
-                "the block and the store have different locations",
-                why=f"they read different values of {key}",
-            )
-    except PflError:
-        raise
+        read = block.read_path(key)
     except Exception as exc:
         raise UnavailableError(
             "the block does not work",
             why=f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}",
             hint="nothing was saved: check bucket, AWS_ENDPOINT_URL and AWS credentials",
         ) from exc
-    finally:
-        # If this fails too, the error above has the reason.
-        with suppress(PflError):
-            results.delete([key])
-    try:
-        block.read_path(key)
-    except Exception:
-        # Each file system has its own exception for a missing object.
-        return "an object was written, read and deleted through the block and the store"
-    raise UnavailableError("the block still reads what the store has deleted", why=key)
+    if not results.get(key) == read == data:
+        raise UnavailableError(
+            "the block and the store have different locations",
+            why=f"they read different values of {key}",
+        )
+    results.delete([key])
 
 
 # The work pool and its deployments.
@@ -280,7 +240,7 @@ def work_pool(api: Api, pool: str) -> JsonObject | None:
     Raises:
         InvalidRequestError: It is of another type.
     """
-    found: JsonObject | None = _ask(api, "the work pool", _pool_path(pool))
+    found: JsonObject | None = _ask(api, _pool_path(pool))
     if found is not None and found["type"] != "aws-lambda":
         raise InvalidRequestError(
             f"the work pool {pool} is of type {found['type']}",
@@ -292,70 +252,61 @@ def work_pool(api: Api, pool: str) -> JsonObject | None:
 
 def workers(api: Api, pool: str) -> list[str]:
     """Return the names of the live workers of a pool."""
-    found = _ask(api, "the workers", f"{_pool_path(pool)}/workers/filter", {}) or []
+    found = _ask(api, f"{_pool_path(pool)}/workers/filter", {}) or []
     return [each["name"] for each in found if each["status"] == "ONLINE"]
 
 
-def deployments(
-    api: Api, settings: Settings, *, pool: str, function: str, dry_run: bool
-) -> Iterator[Change]:
+def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> Iterator[Planned]:
     """
-    Save a work pool of type ``aws-lambda``, and a deployment for each flow of the image, ordinary
+    Plan a work pool of type ``aws-lambda``, and a deployment for each flow of the image, ordinary
     Prefect flows included.
     """
     from ..handler.engine.prefect import builder
 
     loaded = project.load(settings)
-    yield _save_pool(api, pool, function, dry_run)
-    names = set()
-    for name, flow in loaded.flows.items():
-        names.add(name)
-        entrypoint = f"flows/pipeline.py:{name}"
-        digest = loaded.manifest.digest
-        yield _deployment(api, builder.build(flow), entrypoint, digest, pool, dry_run)
-    for name, (ordinary, entrypoint) in scheduled_runs.ordinary_flows(settings).items():
-        if name not in names:
-            names.add(name)
-            yield _deployment(api, ordinary, entrypoint, ordinary.version, pool, dry_run)
-    for name, id in _own_deployments(api, pool):
-        if name not in names:
-            if not dry_run:
-                _ask(api, "the deployments", f"/deployments/{id}", method="DELETE")
-            note = "its flow is not in flows/ any more"
-            yield Change("deployment", f"{name}/{DEPLOYMENT}", "remove", note=note)
+    yield _plan_pool(api, pool, function)
+    flows = {
+        name: (
+            builder.build(flow).with_options(version=loaded.manifest.digest),
+            f"flows/pipeline.py:{name}",
+        )
+        for name, flow in loaded.flows.items()
+    }
+    for name, ordinary in scheduled_runs.ordinary_flows(settings).items():
+        flows.setdefault(name, ordinary)
+    for flow, entrypoint in flows.values():
+        yield _plan_deployment(api, flow, entrypoint, pool)
+    own, _ = _removals(api, pool)
+    for change, delete in own:
+        if change.name.removesuffix(f"/{DEPLOYMENT}") not in flows:
+            yield change._replace(note="its flow is not in flows/ any more"), delete
 
 
-def _save_pool(api: Api, pool: str, function: str, dry_run: bool) -> Change:
-    from .worker import LambdaWorker, template
+def _plan_pool(api: Api, pool: str, function: str) -> Planned:
+    from .worker import template
 
     found = work_pool(api, pool)
-    if found is None:
-        job = template(function)
-        before = None
-    else:
-        job = found["base_job_template"]
-        before = {"type": found["type"]}
+    job = template(function) if found is None else found["base_job_template"]
     variable = job.get("variables", {}).get("properties", {}).get("function", {})
-    if before is not None:
-        before["function"] = variable.get("default")
-    after = {"type": LambdaWorker.type, "function": function}
-    change = _compared("work pool", pool, before, after)
-    if dry_run:
-        return change
-    if change.action == "create":
-        body = {
-            "name": pool,
-            "type": LambdaWorker.type,
-            "description": "Runs flows in AWS Lambda.",
-            "base_job_template": job,
-        }
-        _write(api, "the work pool", "/work_pools/", body)
-    elif change.action == "update":
-        # Other changes that somebody made to the template stay.
-        variable["default"] = function
-        body = {"base_job_template": job if variable.keys() > {"default"} else template(function)}
-        _write(api, "the work pool", _pool_path(pool), body, method="PATCH")
-    return change
+    before = None if found is None else {"function": variable.get("default")}
+    # Other changes that somebody made to the template stay.
+    variable["default"] = function
+    if variable.keys() == {"default"}:
+        job = template(function)
+    wanted = {
+        "name": pool,
+        "type": "aws-lambda",
+        "description": "Runs flows in AWS Lambda.",
+        "base_job_template": job,
+    }
+    return _planned(
+        "work pool",
+        pool,
+        before,
+        {"function": function},
+        create=partial(_write, api, "/work_pools/", wanted),
+        update=partial(_write, api, _pool_path(pool), {"base_job_template": job}, method="PATCH"),
+    )
 
 
 def form(flow: Flow[..., Any]) -> JsonObject:
@@ -376,40 +327,44 @@ def form(flow: Flow[..., Any]) -> JsonObject:
     return schema
 
 
-def _deployment(
-    api: Api, flow: Flow[..., Any], entrypoint: str, version: str | None, pool: str, dry_run: bool
-) -> Change:
+def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str) -> Planned:
     after = {
         "work_pool_name": pool,
         "entrypoint": entrypoint,
-        "version": version,
+        "version": flow.version,
         # The fields of the form have the rest.
         "description": (flow.description or "").split("\nArgs:")[0].strip(),
         "parameter_openapi_schema": form(flow),
     }
-    before = _ask(api, "the deployment", f"/deployments/name/{quote(flow.name)}/{DEPLOYMENT}")
-    change = _compared("deployment", f"{flow.name}/{DEPLOYMENT}", before, after)
-    if not dry_run and change.action == "create":
-        body = {
-            **after,
-            "flow_id": _write(api, "the flow", "/flows/", {"name": flow.name})["id"],
+    before = _ask(api, f"/deployments/name/{quote(flow.name)}/{DEPLOYMENT}")
+    old = before or {"id": "", "tags": []}
+    body = {**after, "tags": sorted({*old["tags"], TAG})}
+
+    def create() -> None:
+        new = {
+            "flow_id": _write(api, "/flows/", {"name": flow.name})["id"],
             "name": DEPLOYMENT,
-            "tags": [TAG],
             "path": ".",
             "enforce_parameter_schema": True,
         }
-        _write(api, "the deployment", "/deployments/", body)
-    elif not dry_run and change.action == "update":
+        _write(api, "/deployments/", body | new)
+
+    change, make = _planned(
+        "deployment",
+        f"{flow.name}/{DEPLOYMENT}",
+        before,
+        after,
+        create=create,
         # A new deployment would lose schedules, default parameters and tags that somebody gave it.
-        body = {**after, "tags": list(dict.fromkeys([*before["tags"], TAG]))}
-        _write(api, "the deployment", f"/deployments/{before['id']}", body, method="PATCH")
+        update=partial(_write, api, f"/deployments/{old['id']}", body, method="PATCH"),
+    )
     fields: dict[str, tuple[object, object]] = {}
-    for field, (old, new) in change.fields.items():
+    for field, (was, now) in change.fields.items():
         if field == "parameter_openapi_schema":
-            fields["form"] = (_differing(old, new), _differing(new, old))
+            fields["form"] = (_differing(was, now), _differing(now, was))
         else:
-            fields["pool" if field == "work_pool_name" else field] = (old or None, new or None)
-    return change._replace(fields=fields)
+            fields["pool" if field == "work_pool_name" else field] = (was or None, now or None)
+    return change._replace(fields=fields), make
 
 
 def _differing(schema: Any, other: Any) -> str | None:
@@ -419,25 +374,25 @@ def _differing(schema: Any, other: Any) -> str | None:
     return ", ".join(name for name in fields if others.get(name) != fields[name]) or None
 
 
-def _own_deployments(api: Api, pool: str) -> list[tuple[str, str]]:
-    """The deployments that pfl made in a work pool: the flow's name, and the ID."""
-    chosen = {
-        "deployments": {"tags": {"all_": [TAG]}, "name": {"any_": [DEPLOYMENT]}},
-        "work_pools": {"name": {"any_": [pool]}},
-    }
-    found = []
-    for each in client.pages(api, "/deployments/filter", chosen):
-        flow = _ask(api, "the deployments", f"/flows/{each['flow_id']}") or {"name": "?"}
-        found.append((flow["name"], each["id"]))
-    return found
+def _removals(api: Api, pool: str) -> tuple[list[Planned], int]:
+    """The removals of the deployments that pfl made in a work pool, and the count of the others."""
+    chosen = {"work_pools": {"name": {"any_": [pool]}}}
+    found = list(client.pages(api, "/deployments/filter", chosen))
+    own = []
+    for each in found:
+        if each["name"] == DEPLOYMENT and TAG in each["tags"]:
+            flow = _ask(api, f"/flows/{each['flow_id']}") or {"name": "?"}
+            name = f"{flow['name']}/{DEPLOYMENT}"
+            own.append(_removal(api, "deployment", name, f"/deployments/{each['id']}"))
+    return own, len(found) - len(own)
 
 
 # The automation.
 
 
-def automations(api: Api, *, dry_run: bool) -> Iterator[Change]:
+def automations(api: Api) -> list[Planned]:
     """
-    Save an automation of Prefect's own that crashes dead runs, for flows that send heartbeats.
+    Plan an automation of Prefect's own that crashes dead runs, for flows that send heartbeats.
     """
     heartbeat = "prefect.flow-run.heartbeat"
     ends = [f"prefect.flow-run.{name}" for name in ("Cancelled", "Completed", "Crashed", "Failed")]
@@ -468,31 +423,34 @@ def automations(api: Api, *, dry_run: bool) -> Iterator[Change]:
         ],
     }
     found = _automations(api)
-    change = _compared("automation", AUTOMATION, found[0] if found else None, compared)
-    if not dry_run and change.action == "create":
-        _write(api, "the automation", "/automations/", wanted)
-    elif not dry_run and change.action == "update":
-        _write(api, "the automation", f"/automations/{found[0]['id']}", wanted, method="PUT")
-    yield change._replace(
-        note="it covers flow runs that send heartbeats, but not their task runs; "
+    change, make = _planned(
+        "automation",
+        AUTOMATION,
+        found[0] if found else None,
+        compared,
+        create=partial(_write, api, "/automations/", wanted),
+        update=lambda: _write(api, f"/automations/{found[0]['id']}", wanted, method="PUT"),
+    )
+    note = (
+        "it covers flow runs that send heartbeats, but not their task runs; "
         "pfl runs reap covers the rest"
     )
+    return [(change._replace(note=note), make)]
 
 
 def _automations(api: Api) -> list[JsonObject]:
     chosen = {"automations": {"name": {"any_": [AUTOMATION]}}}
-    return _ask(api, "the automation", "/automations/filter", chosen) or []
+    return _ask(api, "/automations/filter", chosen) or []
 
 
 # Removal.
 
 
 def removals(
-    api: Api, settings: Settings, what: set[str], *, name: str, pool: str
-) -> list[tuple[Change, str]]:
+    api: Api, settings: Settings, what: Collection[str], *, name: str, pool: str
+) -> Iterator[Planned]:
     """
-    List what removes the objects above: each change, and the path for :func:`delete`; empty if the
-    object stays.
+    Plan the removal of the objects above.
 
     Args:
         api: The API to call.
@@ -501,35 +459,21 @@ def removals(
         name: The block's name.
         pool: The work pool's name.
     """
-    found: list[tuple[Change, str]] = []
-
-    def remove(kind: str, name: str, path: str) -> None:
-        found.append((Change(kind, name, "remove"), path))
-
     if "automations" in what:
         for each in _automations(api):
-            remove("automation", AUTOMATION, f"/automations/{each['id']}")
+            yield _removal(api, "automation", AUTOMATION, f"/automations/{each['id']}")
     if "deployments" in what:
-        own = set()
-        for flow, id in _own_deployments(api, pool):
-            own.add(id)
-            remove("deployment", f"{flow}/{DEPLOYMENT}", f"/deployments/{id}")
+        own, others = _removals(api, pool)
+        yield from own
         path = _pool_path(pool)
-        if _ask(api, "the work pool", path) is not None:
-            chosen = {"work_pools": {"name": {"any_": [pool]}}}
-            used_by = client.pages(api, "/deployments/filter", chosen)
-            if others := {each["id"] for each in used_by} - own:
-                note = f"{len(others)} deployments of others use it"
-                found.append((Change("work pool", pool, "keep", note=note), ""))
-            else:
-                remove("work pool", pool, path)
+        if others:
+            note = f"{others} deployments of others use it"
+            yield Change("work pool", pool, "keep", note=note), lambda: None
+        elif _ask(api, path) is not None:
+            yield _removal(api, "work pool", pool, path)
     if "blocks" in what:
         slug = _slug(settings)
-        if (data := _blocks(api).get((slug, name))) is not None:
-            remove("block", f"{slug}/{name}", f"/block_documents/{data['document']}")
-    return found
-
-
-def delete(api: Api, change: Change, path: str) -> None:
-    """Delete one object."""
-    _ask(api, f"the removal of the {change.kind}", path, method="DELETE")
+        data = _blocks(api).get((slug, name))
+        if data is not None:
+            path = f"/block_documents/{data['document']}"
+            yield _removal(api, "block", f"{slug}/{name}", path)

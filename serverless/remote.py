@@ -17,11 +17,11 @@ import base64
 import json
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from ..handler.core import retry
 from ..handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
@@ -54,8 +54,8 @@ _CANNOT_START = (
     "Runtime.UserCodeSyntaxError",
 )
 _TRIES = 6
-_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+# Doubled before each try.
+_PAUSE_S = 0.1
 # A function may take fifteen minutes.
 _ANSWER_S = 920
 _LOG_LINES = 25
@@ -95,13 +95,6 @@ class Target(NamedTuple):
     code: str = ""
 
 
-class Sent(NamedTuple):
-    """The result of a call: the reply, or None if nobody waits for it."""
-
-    reply: Reply | None
-    request_id: str
-
-
 def target(settings: Settings) -> Target | None:
     """
     Return the function to call: that of the settings, or else the one that was deployed from here;
@@ -113,7 +106,7 @@ def target(settings: Settings) -> Target | None:
     path = deployed_path(settings)
     deployed = None
     try:
-        deployed = Target(**json.loads(path.read_text(encoding="utf-8")))
+        deployed = Target(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError) as exc:
@@ -137,9 +130,9 @@ def call(
     endpoint_url: str = "",
     asynchronous: bool = False,
     report: Callable[[str], None] = lambda text: None,
-) -> Sent:
+) -> Reply:
     """
-    Call a function.
+    Call a function, and return its reply; if it is only queued, status and request ID.
 
     Args:
         at: The function.
@@ -157,32 +150,27 @@ def call(
     data = (event if isinstance(event, str) else json.dumps(event)).encode()
     limit = ASYNC_BYTES if asynchronous else SYNC_BYTES
     if len(data) > limit:
-        mode = " with --async" if asynchronous else ""
         raise InvalidRequestError(
             "the event is too large for Lambda",
-            why=f"{len(data)} bytes, {limit} at most{mode}",
+            why=f"{len(data)} bytes, {limit} at most",
             hint="put large input into the store and send its key",
         )
     client = aws.client(
         "lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1
     )
-    request = {
-        "FunctionName": at.function,
-        "Payload": data,
-        "InvocationType": "Event" if asynchronous else "RequestResponse",
-    }
-    if not asynchronous:
-        request["LogType"] = "Tail"
-    answer = _invoke(client, request, at.function, report)
+    name = f"function {at.function}"
+    request = {"FunctionName": at.function, "Payload": data}
+    request |= {"InvocationType": "Event"} if asynchronous else {"LogType": "Tail"}
+    answer = _invoke(client, request, name, report)
     request_id = answer["ResponseMetadata"].get("RequestId", "")
     if asynchronous:
-        return Sent(None, request_id)
+        return cast(Reply, {"status": "queued", "request_id": request_id})
     body = answer["Payload"].read()
     if "FunctionError" in answer:
         log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
         if lines := log.strip().splitlines():
             report("\n  ".join(["the end of its log:", *lines[-_LOG_LINES:]]))
-        error = _death(f"function {at.function}", body, log)
+        error = _death(name, body, log)
         error.request_id = request_id
         raise error
     try:
@@ -191,47 +179,35 @@ def call(
             raise ValueError("not a reply")
     except ValueError as exc:
         raise UnavailableError(
-            f"function {at.function} did not answer with a reply",
+            f"{name} did not answer with a reply",
             why=body[:200].decode(errors="replace"),
             hint="is it a function of pfl? PFL_FUNCTION names the one to call",
         ) from exc
-    return Sent(cast(Reply, reply), request_id)
+    return cast(Reply, reply)
 
 
 def _invoke(
-    client: BaseClient, request: JsonObject, function: str, report: Callable[[str], None]
+    client: BaseClient, request: JsonObject, name: str, report: Callable[[str], None]
 ) -> JsonObject:
     """Return Lambda's answer, after more tries if Lambda throttles the call."""
-
-    def invoke() -> JsonObject:
-        with aws.converted_errors(f"function {function}"):
-            return cast(JsonObject, client.invoke(**request))
-
-    pauses_s = [
-        min(_LONGEST_PAUSE_S, _PAUSE_S * 2**number) * random.uniform(0.5, 1)
-        for number in range(_TRIES - 1)
-    ]
-    try:
-        return retry.retry(
-            invoke,
-            pauses_s,
-            may_pass=_is_throttled,
-            on_retry=lambda number, pause_s: report(
-                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
-            ),
-        )
-    except UnavailableError as exc:
-        if not _is_throttled(exc):
-            raise
-        raise UnavailableError(
-            f"function {function} is throttled",
-            why=f"refused {_TRIES} times: {exc.why}",
-            hint="raise its reserved concurrency in serverless.yml, or call it less often",
-        ) from exc
-
-
-def _is_throttled(exc: Exception) -> bool:
-    return aws.code(exc.__cause__) in _THROTTLED
+    number = 1
+    while True:
+        try:
+            with aws.converted_errors(name):
+                return cast(JsonObject, client.invoke(**request))
+        except UnavailableError as exc:
+            if aws.code(exc.__cause__) not in _THROTTLED:
+                raise
+            if number == _TRIES:
+                raise UnavailableError(
+                    f"{name} is throttled",
+                    why=f"refused {_TRIES} times: {exc.why}",
+                    hint="raise its reserved concurrency in serverless.yml, or call it less often",
+                ) from exc
+        pause_s = _PAUSE_S * 2**number * random.uniform(0.5, 1)
+        report(f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})")
+        time.sleep(pause_s)
+        number += 1
 
 
 def fetch(reply: Reply, settings: Settings) -> None:
@@ -272,14 +248,9 @@ def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
         body: Lambda's own description.
         log: The end of the function's log.
     """
-    try:
-        answer = json.loads(body)
-        kind = str(answer.get("errorType", ""))
-        why = str(answer.get("errorMessage", ""))
-    except (ValueError, AttributeError):
-        kind = ""
-        why = body[:500].decode(errors="replace")
-    why = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", why) or kind
+    answer = json.loads(body)
+    kind: str = answer.get("errorType", "")
+    why = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", answer.get("errorMessage", "")) or kind
     saved = "what was finished is saved: call again, or"
     if kind == "Sandbox.Timedout" or "Task timed out" in why:
         return FunctionTimedOutError(
@@ -289,15 +260,10 @@ def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
         )
     if kind == "Runtime.OutOfMemory" or "signal: killed" in why:
         memory = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
-        is_full = kind == "Runtime.OutOfMemory"
         if memory is not None:
-            is_full = is_full or int(memory[2]) >= 0.95 * int(memory[1])
             why = f"{memory[2]} of {memory[1]} MB used; {why}"
-        ending = (
-            "ran out of memory" if is_full else "was killed, probably because it ran out of memory"
-        )
         return FunctionOutOfMemoryError(
-            f"{name} {ending}",
+            f"{name} was killed, probably because it ran out of memory",
             why=why,
             hint=f"{saved} give it more memory (memorySize in serverless.yml)",
         )

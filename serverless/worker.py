@@ -8,8 +8,6 @@ Credentials, region and endpoint are those of this process, and none of them is 
 
 from __future__ import annotations
 
-import functools
-import os
 import time
 from typing import Any
 
@@ -61,13 +59,7 @@ class LambdaJobConfiguration(BaseJobConfiguration):
     region: str | None = None
 
 
-class LambdaWorkerResult(BaseWorkerResult):
-    """The function took the run, and reports its states to Prefect itself."""
-
-
-class LambdaWorker(
-    BaseWorker[LambdaJobConfiguration, BaseVariables, LambdaWorkerResult],
-):
+class LambdaWorker(BaseWorker[LambdaJobConfiguration, BaseVariables, BaseWorkerResult]):
     """Sends scheduled runs to an AWS Lambda function."""
 
     type = "aws-lambda"
@@ -86,22 +78,20 @@ class LambdaWorker(
         flow_run: FlowRun,
         configuration: LambdaJobConfiguration,
         task_status: anyio.abc.TaskStatus[Any] | None = None,
-    ) -> LambdaWorkerResult:
+    ) -> BaseWorkerResult:
         """
         Call the function without waiting for it; if AWS refuses, the run becomes Crashed with the
         reason.
         """
-        # boto3 does not read AWS_REGION, which Lambda sets.
-        region = configuration.region or os.environ.get("AWS_REGION", "")
-        target = remote.Target(configuration.function, region)
-        call = functools.partial(
-            remote.call, target, {"flow_run_id": str(flow_run.id)}, asynchronous=True
-        )
-        identifier = target.function
+        function = configuration.function
+        target = remote.Target(function, configuration.region or "")
+        event = {"flow_run_id": str(flow_run.id)}
+        started: str | PflError
         try:
-            sent = await anyio.to_thread.run_sync(call)
-            identifier = f"{target.function}/{sent.request_id}"
-            started: str | PflError = identifier
+            reply = await anyio.to_thread.run_sync(
+                lambda: remote.call(target, event, asynchronous=True)
+            )
+            started = f"{function}/{reply['request_id']}"
         except PflError as exc:
             # The base class would leave out the hint, and log a traceback of our code.
             self.get_flow_run_logger(flow_run).error("%s", exc.lines)
@@ -109,7 +99,7 @@ class LambdaWorker(
             started = exc
         if task_status is not None:
             task_status.started(started)
-        return LambdaWorkerResult(status_code=0, identifier=identifier)
+        return BaseWorkerResult(status_code=0, identifier=function)
 
     async def kill_infrastructure(
         self,

@@ -361,15 +361,17 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_reported(here, mon
             " (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
         )
     ]
+    told: list[str] = []
     at = deploy.Deployment(
         Settings(
             project=str(here.root), prefect_api_url="http://10.0.0.1/api", prefect_api_key="k"
         ),
         plain_key=True,
+        report=told.append,
     )
     at._check_prefect()
     at._check_key()
-    assert len(at.warnings) == 2
+    assert [line.split(": ")[0] for line in told] == ["warning"] * 2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -535,9 +537,7 @@ def test_a_deployment_makes_the_block_of_its_store_in_prefect(here, prefect_serv
     at.find_account()
     boto3.client("s3").create_bucket(Bucket=at.bucket)
     monkeypatch.setattr(at, "osls", lambda command, uri="": None)
-    monkeypatch.setattr(
-        remote, "call", lambda *args, **more: remote.Sent({"status": "completed"}, "")
-    )
+    monkeypatch.setattr(remote, "call", lambda *args, **more: {"status": "completed"})
     at.deploy(IMAGE)
     assert "block s3-bucket/cache: create" in told
     api = environment.Api(prefect_server.url, "", "")

@@ -54,7 +54,7 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
     """``setup(kind, …)``, which saves objects and returns the changes by name."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
 
-    def setup(kind: str, url: str = prefect_server.url, **options) -> dict:
+    def setup(kind: str, url: str = prefect_server.url, dry_run: bool = False, **options) -> dict:
         from pfl.serverless import prefect_setup
 
         settings = on_prefect.settings
@@ -65,12 +65,13 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
             }[kind] | options
         with session.session(settings, lambda step, doing: None):
             arguments = () if kind == "automations" else (settings,)
-            return {
-                c.name: c
-                for c in getattr(prefect_setup, kind)(
-                    Api(url, "", "test"), *arguments, **{"dry_run": False} | options
-                )
-            }
+            planned = list(
+                getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **options)
+            )
+            if not dry_run:
+                for _, make in planned:
+                    make()
+            return {change.name: change for change, _ in planned}
 
     forget_blocks(prefect_server.url)
     return setup
@@ -135,7 +136,10 @@ def test_setup_creates_everything_once_and_removes_it(
     assert runs[0].rows[0]["fields"] == {
         "basepath": {"old": None, "new": str(on_prefect.root / ".pfl" / "store")}
     }
-    assert "written, read and deleted through the block and the store" in runs[1].rows[0]["note"]
+    assert (
+        "an object is written, read and deleted through the block and the store"
+        in runs[1].rows[0]["note"]
+    )
     (on_prefect.root / "flows" / "nightly.py").unlink()
     gone = inside("setup", "deployments", "--json").rows
     assert [(row["name"], row["action"]) for row in gone if row["action"] != "keep"] == [
@@ -254,7 +258,8 @@ def test_the_error_for_a_refusal_names_the_object_and_has_a_hint(
         setting_up(
             kind, f"{proxy.url}/api", **({"pool": "refused"} if kind == "deployments" else {})
         )
-    assert caught.value.what.startswith("Prefect did not take the ")
+    assert caught.value.what.startswith("Prefect at ")
+    assert f" refused {path}" in caught.value.what
     assert hint in caught.value.hint
 
 
@@ -311,7 +316,10 @@ def test_a_block_of_the_same_location_under_another_name_is_reported(setting_up,
     change = setting_up("blocks", dry_run=True)["local-file-system/cache"]
     assert (change.action, change.note) == (
         "create",
-        "local-file-system/renamed has the same location: --name renamed keeps only that one",
+        (
+            "an object is written, read and deleted through the block and the store; "
+            "local-file-system/renamed has the same location: --name renamed keeps only that one"
+        ),
     )
 
 

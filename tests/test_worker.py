@@ -64,15 +64,10 @@ class Pool:
         from pfl.serverless import prefect_setup
 
         with session.session(self.project.settings, lambda step, doing: None):
-            list(
-                prefect_setup.deployments(
-                    Api(self.url, "", ""),
-                    self.project.settings,
-                    pool=self.name,
-                    function=function,
-                    dry_run=False,
-                )
-            )
+            for _, make in prefect_setup.deployments(
+                Api(self.url, "", ""), self.project.settings, pool=self.name, function=function
+            ):
+                make()
 
     def run(self, flow: str, job_variables: dict | None = None, **parameters: object) -> str:
         """Press *Run*, and return the flow run's ID."""

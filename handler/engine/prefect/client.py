@@ -34,6 +34,14 @@ _PAUSE_S = 0.3
 # A server that does not answer is tried this often, one that is busy as often as the caller allows.
 _UNANSWERED_TRIES = 3
 _BUSY = (429, 502, 503, 504)
+_OLD = "Prefect's server may be too old for this: pfl doctor compares the versions"
+_HINTS = {
+    401: "check PREFECT_API_KEY",
+    403: "the key of PREFECT_API_KEY may not do this: ask for a role that can",
+    404: _OLD,
+    405: _OLD,
+    422: _OLD,
+}
 
 # A task run that pfl recorded: its ``flow_run_id``, ``step``, ``id`` and ``tags``, and if it ended,
 # the ``type`` of its state.
@@ -87,12 +95,14 @@ def ask(
                 raise UnavailableError(
                     f"Prefect at {api.url} refused {path}",
                     why=" ".join(why.split()),
-                    hint="check PREFECT_API_KEY" if exc.code in (401, 403) else "",
+                    hint=_HINTS.get(exc.code, ""),
                 ) from exc
         except (OSError, ValueError) as exc:
             if number >= _UNANSWERED_TRIES:
                 raise UnavailableError(
-                    f"Prefect at {api.url} did not answer", why=" ".join(str(exc).split())[:500]
+                    f"Prefect at {api.url} did not answer",
+                    why=" ".join(str(exc).split())[:500],
+                    hint="is the server up, and PREFECT_API_URL right?",
                 ) from exc
         time.sleep(_PAUSE_S * 2 ** (number - 1))
 

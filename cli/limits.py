@@ -176,7 +176,7 @@ def _connect() -> tuple[Api, Store]:
     from ..handler.engine.prefect import environment
 
     chosen = settings.load()
-    api = environment.choose(chosen, lambda text: output.progress("", text))
+    api = environment.choose(chosen, output.progress)
     output.clear_progress()
     return api, settings.open_store(chosen)
 

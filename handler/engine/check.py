@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from ..core.errors import PflError, UnavailableError
+from ..core.event import notify_nobody
 from ..core.settings import Settings
 from ..core.store.objects import AlreadyExistsError, Store
 from .prefect import client, environment
@@ -22,7 +23,7 @@ def reach(settings: Settings, store: Store) -> None:
     try_out(store)
     if settings.engine != "prefect":
         return
-    api = environment.choose(settings, lambda text: None)
+    api = environment.choose(settings, notify_nobody)
     try:
         # This path needs a key if the server has one.
         client.ask(api, "/flows/filter", {"limit": 1})

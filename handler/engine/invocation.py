@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..core import tags
 from ..core.cache import accept, bust, history, lease, lookup, publish, reasons
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord, Fields, RecordedInput
@@ -65,8 +66,8 @@ class Invocation:
         store: The store of results.
         settings: The settings of the process.
         request_id: Lambda's name of the call.
-        notify: Called with a step and what happens to it.
         prints: The fingerprints of the steps, stored so that a later miss can be explained.
+        notify: Called with a step and what happens to it.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: The outcome of each step that was touched.
         flow_run: The flow run in Prefect that this call is, if Prefect started it.
@@ -88,8 +89,8 @@ class Invocation:
     store: Store
     settings: Settings
     request_id: str
+    prints: Mapping[str, Fingerprint]
     notify: Notify = notify_nobody
-    prints: Mapping[str, Fingerprint] = field(default_factory=dict)
     deadline: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run: FlowRun | None = None
@@ -155,6 +156,11 @@ class Invocation:
         )
 
     @property
+    def run_tags(self) -> set[str]:
+        """The tags of its flow run in Prefect."""
+        return tags.run_tags(self.request.id, self.request.step, self.call.token)
+
+    @property
     def error(self) -> BaseException | None:
         """The first thing that went wrong."""
         errors = (outcome.error for outcome in self.outcomes.values())
@@ -167,10 +173,10 @@ class Invocation:
 
     def error_to_report(self) -> PflError | None:
         """Why the call failed, for its reply."""
-        if self.error is None:
-            return None
-        failed = next(name for name, each in self.outcomes.items() if each.error is self.error)
-        return as_error(failed, self.error, self.flow)
+        for name, outcome in self.outcomes.items():
+            if outcome.error is not None:
+                return as_error(name, outcome.error, self.flow)
+        return None
 
     def stop_now_or_later(self) -> bool:
         """
@@ -239,10 +245,9 @@ class Invocation:
 
     def _find_or_claim(self, name: str) -> Outcome | bool:
         # A waiter looks only with the lease in reach: what it finds then was computed by another.
-        if name not in self._known_missing and name not in self._held:
-            if (outcome := self._find_by_inputs(name)) is not None:
-                return outcome
-        return self._try_claim(name)
+        if name in self._known_missing or name in self._held:
+            return self._try_claim(name)
+        return self._find_by_inputs(name) or self._try_claim(name)
 
     def _try_claim(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, or else whether this call now holds the step."""
@@ -388,8 +393,6 @@ class Invocation:
                 outcome = self._find_by_inputs(name)
             if outcome is None and compute is not None:
                 outcome = self._claim(name)
-                if outcome is None and name in self._unrecorded:
-                    outcome = self._find_by_inputs(name)
             if outcome is None:
                 outcome = self._compute(name, compute)
         except Abandoned:
@@ -411,7 +414,7 @@ class Invocation:
                 return result
             if not result:
                 self._pause(name)
-        return None
+        return self._find_by_inputs(name) if name in self._unrecorded else None
 
     def _failure_for_waiters(self, name: str, exc: BaseException) -> lease.ClaimNote:
         """The failure as the waiters receive it, which would fail in the same way."""
@@ -420,8 +423,10 @@ class Invocation:
         error = as_error(name, exc, self.flow)
         if not isinstance(error, StepFailedError):
             return {}
-        failure: lease.Failure = {"what": error.what, "why": error.why, "hint": error.hint}
-        return {"failure": failure, "failed_plan": self.request.plan_key(name)}
+        return {
+            "failure": {"what": error.what, "why": error.why, "hint": error.hint},
+            "failed_plan": self.request.plan_key(name),
+        }
 
     def _find_by_inputs(self, name: str) -> Outcome | None:
         """The stored result of a step with these inputs; its plan is new, its inputs are not."""
@@ -443,11 +448,14 @@ class Invocation:
             if name not in self._claimed and not request.cached_only:
                 self._unrecorded.add(name)
                 return None
-            computed_at = history.written_at(self.store, request.id, stored)
-            entry = stored._replace(computed_at=computed_at)
-            fields: Fields = {"repaired": True, **self._record_fields(name)}
-            inline_bytes = self.settings.inline_bytes
-            publish.append_record(request, self.store, entry, fields, inline_bytes=inline_bytes)
+            entry = stored._replace(computed_at=history.written_at(self.store, request.id, stored))
+            publish.append_record(
+                request,
+                self.store,
+                entry,
+                {"repaired": True, **self._record_fields(name)},
+                inline_bytes=self.settings.inline_bytes,
+            )
         self._plan(name, entry)
         return Outcome("hit", entry)
 
@@ -460,12 +468,13 @@ class Invocation:
             self._plan(name, previous.entry)
             return Outcome("hit", previous.entry)
         record = previous.record if previous else None
-        inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
+        found = self.finding.found
         fingerprint = self.prints.get(name)
-        seen = self._marks.seen(self._folder, name, lookup.result_key(request, name, inputs))
+        key = lookup.result_key(request, name, found)
+        seen = self._marks.seen(self._folder, name, key)
         busted = self._busted.get(name)
         why = "; ".join(
-            reasons.explain(request, name, inputs, record, self.store, fingerprint, busted=busted)
+            reasons.explain(request, name, found, record, self.store, fingerprint, busted=busted)
         )
         if compute is None:
             return Outcome("miss", why=why)
@@ -484,11 +493,12 @@ class Invocation:
             "called_at": records.now_iso(self._called_at),
             "request_id": self.request_id,
         }
-        arguments = self._arguments(name, inputs, previous)
-        finish = partial(self._save, name, inputs, started, fields, seen)
+        # Chosen once, so that every retry of this computation receives the same.
+        arguments = self.arguments(name, previous=previous.entry.value if previous else None)
+        finish = partial(self._save, name, key, started, fields, seen)
         history.store_in_use.set(self.store)
         try:
-            compute(Work(name, arguments, finish, record, why))
+            compute(Work(self.flow.steps[name], arguments, finish, record, why))
         except BaseException as exc:
             is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
             if name not in self._saved and (is_crash or isinstance(exc, Terminated)):
@@ -514,15 +524,14 @@ class Invocation:
             and not self._marks.first_invalidating(self._folder, previous.entry)
         )
 
-    def _arguments(
-        self, name: str, inputs: dict[str, Entry], previous: _Previous | None
-    ) -> dict[str, object]:
-        values = self.request.step_params(name)
-        values |= {other: entry.value for other, entry in inputs.items()}
-        values["id"] = self.request.id
-        # Chosen once, so that every retry of this computation receives the same.
-        values["previous"] = previous.entry.value if previous else None
-        return {parameter: values[parameter] for parameter in self.flow.steps[name].takes}
+    def arguments(self, name: str, **others: object) -> dict[str, object]:
+        """The arguments of a step, as known: its inputs, parameters and ID, and *others*."""
+        values = {"id": self.request.id, **self.request.step_params(name), **others}
+        for other in self.flow.upstream[name]:
+            if other in self.finding.found:
+                values[other] = self.finding.found[other].value
+        takes = self.flow.steps[name].takes
+        return {parameter: values[parameter] for parameter in takes if parameter in values}
 
     def _record_fields(self, name: str) -> Fields:
         """What a record has in addition to the result."""
@@ -576,7 +585,7 @@ class Invocation:
     def _save(
         self,
         name: str,
-        inputs: dict[str, Entry],
+        key: str,
         started: float,
         fields: Fields,
         seen: tuple[str, ...],
@@ -586,7 +595,6 @@ class Invocation:
         request = self.request
         value, text = round_trip(value, step=name)
         ended = time.time()
-        key = lookup.result_key(request, name, inputs)
         if name in request.bust:
             own = bust.new_name(from_call=True)
             bust.create_mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
@@ -608,10 +616,13 @@ class Invocation:
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
-        fields = {**fields, "ms": (ended - started) * 1e3, **self._process_fields()}
-        inline_bytes = self.settings.inline_bytes
         entry = publish.save_result(
-            request, self.store, entry, text, fields, inline_bytes=inline_bytes
+            request,
+            self.store,
+            entry,
+            text,
+            {**fields, "ms": (ended - started) * 1e3, **self._process_fields()},
+            inline_bytes=self.settings.inline_bytes,
         )
         self._plan(name, entry)
         self._saved[name] = entry
@@ -628,8 +639,8 @@ class Invocation:
             # An accepted value may be revoked.
             return
         known = self.finding.known | self.finding.found
-        others = [other for other in self.flow.steps if other in needed and other != name]
-        entries = [known[other] for other in others if other in known]
+        others = (needed & known.keys()) - {name}
+        entries = [known[other] for other in self.flow.steps if other in others]
         entries.append(entry)
         write = partial(
             publish.save_plan,

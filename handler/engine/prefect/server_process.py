@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from contextlib import closing, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +116,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
                 idle_s=idle_s,
             )
             draft = home / "server.json.new"
-            draft.write_text(json.dumps(asdict(server), default=str, indent=1))
+            draft.write_text(json.dumps(server._asdict(), default=str, indent=1))
             draft.replace(home / "server.json")
             (home / "prefect" / "port").write_text(str(port))
             self.tasks = [

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING
 
 from ..core import tags
 from ..core.cache import accept, bust, history, lease, lookup, publish, reasons
@@ -46,14 +47,6 @@ _sleep = time.sleep
 _Done = queue.SimpleQueue[tuple[str, Outcome]]
 
 
-class _Previous(NamedTuple):
-    """The newest computation of a step whose value is still stored."""
-
-    record_key: str
-    record: ComputedRecord
-    entry: Entry
-
-
 @dataclass
 class Invocation:
     """
@@ -72,14 +65,12 @@ class Invocation:
         outcomes: The outcome of each step that was touched.
         flow_run: The flow run in Prefect that this call is, if Prefect started it.
         flow_run_id, url: The flow run that the steps are computed in, once it began.
-        is_cold: Whether this is the first call of its process.
-        code: The digest of the image's manifest.
+        process: What each record holds about the process.
         reap_reason: What a reaper has to do after this call has ended; empty: nothing.
         tasks: Claims whose task run in Prefect has begun, by task run ID.
         finished: Task runs that ended by themselves, by ID.
         artifacts: Artifacts that Prefect does not have yet.
         interrupted: The interruption that ended the flow in Prefect.
-        degraded: Why it computes without Prefect, if it should not.
         stop_is_due: Whether the time to stop came while nothing here might be interrupted.
     """
 
@@ -90,25 +81,23 @@ class Invocation:
     settings: Settings
     request_id: str
     prints: Mapping[str, Fingerprint]
+    process: Fields
     notify: Notify = notify_nobody
     deadline: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run: FlowRun | None = None
     flow_run_id: str | None = None
     url: str | None = None
-    is_cold: bool = False
-    code: str = ""
     reap_reason: str = ""
     tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
     finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
     artifacts: list[JsonObject] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None
-    degraded: str | None = None
     stop_is_due: bool = False
 
     def __post_init__(self) -> None:
         layout.check(self.store)
-        self._called_at = time.time()
+        self._called_at = records.now_iso()
         self._is_over = False
         # The step that this thread computes; "" while it waits for the threads of other steps.
         self._current_step: str | None = None
@@ -130,7 +119,7 @@ class Invocation:
     @property
     def stop_at(self) -> float:
         """When to stop computing, so that what is done can be saved and reported."""
-        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
+        return (self.deadline or inf) - self.settings.margin_s
 
     @cached_property
     def manual_limits(self) -> frozenset[str]:
@@ -254,7 +243,10 @@ class Invocation:
         held = self._held.get(name)
 
         def look(waited_for: lease.ClaimBody) -> Outcome | None:
-            return self._failure_of(waited_for, name) or self._find_by_inputs(name)
+            # The failure of the other call, if it computed the same: it would be repeated here.
+            if waited_for.get("failed_plan") == self.request.plan_key(name):
+                return Outcome("failed", error=StepFailedError(**waited_for["failure"]))
+            return self._find_by_inputs(name)
 
         result = self.call.try_claim(name, held, look)
         if isinstance(result, lease.HeldByOther):
@@ -267,12 +259,6 @@ class Invocation:
             return result
         self._claimed.add(name)
         return True
-
-    def _failure_of(self, waited_for: lease.ClaimBody, name: str) -> Outcome | None:
-        """The failure of the other call, if it computed the same: it would be repeated here."""
-        if waited_for.get("failed_plan") != self.request.plan_key(name):
-            return None
-        return Outcome("failed", error=StepFailedError(**waited_for["failure"]))
 
     def _pause(self, name: str) -> None:
         """Wait before the next look at a step that another call holds, if there is time."""
@@ -463,15 +449,12 @@ class Invocation:
 
     def _compute(self, name: str, compute: Compute | None) -> Outcome:
         request = self.request
-        previous = self._previous(name)
-        if previous is not None and self._is_computed_by_this_request(name, previous):
-            self._plan(name, previous.entry)
-            return Outcome("hit", previous.entry)
-        record = previous.record if previous else None
+        record_key, record, entry = self._previous(name)
+        if record and entry and self._is_computed_by_this_request(name, record, entry):
+            self._plan(name, entry)
+            return Outcome("hit", entry)
         found = self.finding.found
-        fingerprint = self.prints.get(name)
-        key = lookup.result_key(request, name, found)
-        seen = self._marks.seen(self._folder, name, key)
+        fingerprint = self.prints[name]
         busted = self._busted.get(name)
         why = "; ".join(
             reasons.explain(request, name, found, record, self.store, fingerprint, busted=busted)
@@ -481,20 +464,20 @@ class Invocation:
         if time.monotonic() >= self.stop_at:
             raise out_of_time(f"step {name} was not started", self.settings.margin_s)
         self.notify(name, "computing")
-        if fingerprint is not None and (
-            record is None or record["fingerprint"] != fingerprint.digest
-        ):
+        if record is None or record["fingerprint"] != fingerprint.digest:
             publish.save_code(self.store, name, fingerprint)
         started = time.time()
         fields = self._record_fields(name) | {
             "started_at": records.now_iso(started),
             "why": why,
-            "previous": previous.record_key if previous else None,
-            "called_at": records.now_iso(self._called_at),
+            "previous": record_key,
+            "called_at": self._called_at,
             "request_id": self.request_id,
         }
         # Chosen once, so that every retry of this computation receives the same.
-        arguments = self.arguments(name, previous=previous.entry.value if previous else None)
+        arguments = self.arguments(name, previous=entry.value if entry else None)
+        key = lookup.result_key(request, name, found)
+        seen = self._marks.seen(self._folder, name, key)
         finish = partial(self._save, name, key, started, fields, seen)
         history.store_in_use.set(self.store)
         try:
@@ -506,22 +489,23 @@ class Invocation:
             raise
         return Outcome("computed", self._saved[name], why)
 
-    def _previous(self, name: str) -> _Previous | None:
+    def _previous(self, name: str) -> tuple[str | None, ComputedRecord | None, Entry | None]:
+        """The newest computation of a step whose value is still stored."""
         warn = self.finding.warnings.append
         for listed, record in history.list_computed(self.store, self._folder, name, warn):
             entry = history.load_entry(self.store, record, warn)
             if entry is not None:
-                return _Previous(listed.path, record, entry)
-        return None
+                return listed.path, record, entry
+        return None, None, None
 
-    def _is_computed_by_this_request(self, name: str, previous: _Previous) -> bool:
+    def _is_computed_by_this_request(self, name: str, record: ComputedRecord, entry: Entry) -> bool:
         """Whether this request, sent again after its process died, computed the busted step."""
         return (
             name in self.request.bust
             and bool(self.request_id)
-            and previous.record.get("request_id") == self.request_id
-            and not records.is_past(previous.entry.expires_at)
-            and not self._marks.first_invalidating(self._folder, previous.entry)
+            and record.get("request_id") == self.request_id
+            and not records.is_past(entry.expires_at)
+            and not self._marks.first_invalidating(self._folder, entry)
         )
 
     def arguments(self, name: str, **others: object) -> dict[str, object]:
@@ -543,15 +527,13 @@ class Invocation:
             "plan_key": self.request.plan_key(name),
         }
 
-    def _process_fields(self) -> Fields:
-        fields: Fields = {
-            "cold_start": self.is_cold,
-            "code": self.code,
+    def _measured(self, started: float) -> Fields:
+        """What a record has about a computation that just ended."""
+        return {
+            **self.process,
             "memory_peak_bytes": publish.memory_peak_bytes(),
+            "ms": (time.time() - started) * 1e3,
         }
-        if self.degraded:
-            fields["degraded"] = self.degraded
-        return fields
 
     def _record_failure(
         self, name: str, exc: BaseException, started: float, fields: Fields
@@ -570,9 +552,8 @@ class Invocation:
             "url": self.url,
             "key": None,
             **fields,
-            **self._process_fields(),
+            **self._measured(started),
             "status": history.FAILED,
-            "ms": (time.time() - started) * 1e3,
             "error": shown,
         }
         try:
@@ -594,6 +575,7 @@ class Invocation:
     ) -> Entry:
         request = self.request
         value, text = round_trip(value, step=name)
+        fields = fields | self._measured(started)
         ended = time.time()
         if name in request.bust:
             own = bust.new_name(from_call=True)
@@ -621,7 +603,7 @@ class Invocation:
             self.store,
             entry,
             text,
-            {**fields, "ms": (ended - started) * 1e3, **self._process_fields()},
+            fields,
             inline_bytes=self.settings.inline_bytes,
         )
         self._plan(name, entry)

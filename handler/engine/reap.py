@@ -105,9 +105,17 @@ def reap(
         try:
             row["runs"] = []
             if row["engine"] == "prefect":
+                flow_runs = (each.get("flow_run_id") for each in (body, *claims))
                 api = api or environment.choose(settings, notify)
-                row["runs"] = _end_runs(
-                    api, store, call, body, claims, error, arrival_s * is_recent
+                row["runs"] = client.end(
+                    api,
+                    body.get("outcome", "CRASHED"),
+                    error.lines,
+                    call=call,
+                    flow_runs=filter(None, flow_runs),
+                    finished=body.get("finished") or _find_saved(store, body),
+                    tasks={id: claim for claim in claims if (id := claim.get("task_run_id"))},
+                    wait_s=arrival_s * is_recent,
                 )
             for claim in claims:
                 _record_crash(store, claim, cause, error)
@@ -183,29 +191,6 @@ def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflEr
     if body.get("why"):
         why = f"{body['why']}; {why}"
     return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
-
-
-def _end_runs(
-    api: environment.Api,
-    store: Store,
-    call: str,
-    body: CallBody,
-    claims: list[ClaimBody],
-    error: PflError,
-    wait_s: float,
-) -> list[str]:
-    """End the runs of a dead call in Prefect; return the IDs of those that were open."""
-    flow_runs = (each.get("flow_run_id") for each in (body, *claims))
-    return client.end(
-        api,
-        body.get("outcome", "CRASHED"),
-        error.lines,
-        call=call,
-        flow_runs=filter(None, flow_runs),
-        finished=body.get("finished") or _find_saved(store, body),
-        tasks={run_id: claim for claim in claims if (run_id := claim.get("task_run_id"))},
-        wait_s=wait_s,
-    )
 
 
 def _find_saved(store: Store, body: CallBody) -> dict[str, JsonObject]:

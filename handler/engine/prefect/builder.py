@@ -275,7 +275,16 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
     request = event.parse(event_of(flow, parameters), manifest.from_body(body))
     results = objects.of(settings)
     finding = accept.find(request, results, [])
-    return Invocation(request, finding, flow, results, settings, str(runtime.id), prints)
+    return Invocation(
+        request,
+        finding,
+        flow,
+        results,
+        settings,
+        str(runtime.id),
+        prints,
+        {"cold_start": False, "code": ""},
+    )
 
 
 def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:

@@ -57,10 +57,10 @@ def try_out(store: Store) -> float:
                 why=f"{store.url} has what was written last",
                 hint="use S3 itself, or a server with If-None-Match",
             )
-        listed = [entry.modified for entry in store.list("setup") if entry.key == key]
+        listed = {entry.key: entry.modified for entry in store.list("setup")}
     except PflError:
         with suppress(PflError):
             store.delete([key])
         raise
     store.delete([key])
-    return listed[0] - written if listed else 0.0
+    return listed.get(key, written) - written

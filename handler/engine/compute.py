@@ -28,9 +28,9 @@ def missing(
     *,
     request_id: str,
     notify: Notify,
-    kill_at: float | None = None,
-    is_cold: bool = False,
-    flow_run: FlowRun | None = None,
+    kill_at: float | None,
+    is_cold: bool,
+    flow_run: FlowRun | None,
 ) -> Invocation:
     """
     Compute every step of *request* that is missing in *finding*.

@@ -196,8 +196,6 @@ def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflEr
 def _find_saved(store: Store, body: CallBody) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
-    if "id" not in body:
-        return found
     folder = keys.encode_id(body["id"])
     for step in store.folders(f"history/{folder}"):
         newest = islice(history.list_computed(store, folder, step, ignore), 1)

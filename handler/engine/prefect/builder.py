@@ -196,15 +196,13 @@ def _task(
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.settings.artifacts:
                 invocation.artifacts.append(artifacts.describe(invocation.request, work, entry))
-        except KeyboardInterrupt as exc:
+        except (Exception, KeyboardInterrupt, Stopped) as exc:
             raised.append(exc)
-            return _interrupted(exc)
-        except Stopped as exc:
-            raised.append(exc)
-            error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
-            return Crashed(message=error.lines)
-        except Exception as exc:
-            raised.append(exc)
+            if isinstance(exc, KeyboardInterrupt):
+                return _interrupted(exc)
+            if isinstance(exc, Stopped):
+                error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
+                return Crashed(message=error.lines)
             raise
         return Completed(data=_reference(invocation, entry))
 
@@ -251,9 +249,12 @@ def _show_hit(invocation: Invocation, entry: Entry) -> None:
             message = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
         return Completed(name="Cached", message=message, data=_reference(invocation, entry))
 
-    run_name = f"{entry.step}[{invocation.request.id}]".replace("{", "{{").replace("}", "}}")
-    task = prefect.Task(fn=hit, name=entry.step, task_run_name=run_name, persist_result=False)
-    task(return_state=True)
+    prefect.Task(
+        fn=hit,
+        name=entry.step,
+        task_run_name=lambda: f"{entry.step}[{invocation.request.id}]",
+        persist_result=False,
+    )(return_state=True)
 
 
 def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:

@@ -201,13 +201,12 @@ def list_limits(api: Api, store: Store, *, tag: str | None = None) -> Iterator[L
     holders_by_tag = {
         one["tag"]: one["active_slots"] for one in pages(api, "/concurrency_limits/filter")
     }
-    is_call_alive: dict[str, bool] = {}
     for name, limit in _tag_limits(api):
         if tag not in (None, name):
             continue
         ids = holders_by_tag.get(name, [])
         taken = limit["active_slots"]
-        holders = [_holder(api, store, run, is_call_alive) for run in ids]
+        holders = [_holder(api, store, run) for run in ids]
         yield {
             "tag": name,
             "limit": limit["limit"],
@@ -262,8 +261,9 @@ def reset(api: Api, row: Limit) -> list[str]:
         id = each["task_run_id"]
         message = "Its process is dead.\nIts slot was reset."
         set_state(api, "task_runs", id, "CRASHED", message, force=True)
-        since = each["since"] or "?"
-        freed.append(f"{each['name'] or id}, held since {since}, its process is dead")
+        freed.append(
+            f"{each['name'] or id}, held since {each['since'] or '?'}, its process is dead"
+        )
     path = f"/v2/concurrency_limits/{row['limit_id']}"
     current = ask(api, path)
     unheld = current["active_slots"] - alive if current else 0
@@ -298,22 +298,23 @@ def _post_limit(api: Api, tag: str, limit: int) -> None:
     ask(api, "/concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
 
 
-def _holder(api: Api, store: Store, task_run_id: str, is_call_alive: dict[str, bool]) -> Holder:
+def _holder(api: Api, store: Store, task_run_id: str) -> Holder:
     # A task run that has just begun may be unknown to Prefect.
     task = ask(api, f"/task_runs/{task_run_id}") or {}
     run_id = task.get("flow_run_id")
     run = (ask(api, f"/flow_runs/{run_id}") if run_id else None) or {}
-    call = next((tag[5:] for tag in run.get("tags", ()) if tag.startswith("call=")), "")
-    if call and call not in is_call_alive:
-        state = lease.call_state(store, call)
-        # Of a call in another store nothing is known.
-        is_call_alive[call] = state.is_alive or not state.entries
+    is_dead = task.get("state_type") in FINAL
+    for tag in run.get("tags", ()):
+        if tag.startswith("call="):
+            state = lease.call_state(store, tag[5:])
+            # Of a call in another store nothing is known.
+            is_dead |= bool(state.entries) and not state.is_alive
     return {
         "task_run_id": task_run_id,
         "name": task.get("name"),
         "since": task.get("start_time"),
         "state": task.get("state_name"),
-        "is_dead": task.get("state_type") in FINAL or not is_call_alive.get(call, True),
+        "is_dead": is_dead,
         "url": environment.flow_run_url(api.url, run["id"]) if run else None,
     }
 

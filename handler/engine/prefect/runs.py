@@ -139,11 +139,9 @@ def run_url(settings: Settings, run_id: str, notify: Notify) -> str:
 def _runs_in_prefect(
     api: Api, id: str | None, status: str | None, stuck: bool, limit: int
 ) -> Iterator[RunRow]:
-    statuses: Sequence[str] = STATES
+    statuses: Sequence[str] = _OPEN if stuck else STATES
     if status is not None:
-        statuses = (status,)
-    elif stuck:
-        statuses = _OPEN
+        statuses = [status]
     chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in statuses]}}}
     if id is not None:
         chosen["tags"] = {"all_": [id_tag(id)]}

@@ -214,11 +214,11 @@ def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
 
 
 def unavailable(
-    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] | None = None
+    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] = {}
 ) -> UnavailableError:
     """The error for what Prefect's engine raised and no step did: its API was away, or refused."""
     why = (" ".join(str(exc).split()) or type(exc).__name__)[:500]
-    saved = [name for name, each in (outcomes or {}).items() if each.status == "computed"]
+    saved = [name for name, each in outcomes.items() if each.status == "computed"]
     if saved:
         return UnavailableError(
             f"Prefect at {api.url} went away during the run",

@@ -148,7 +148,7 @@ def _read_secret(arn: str) -> str:
     headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
     try:
         answer = json.loads(post(service, region, json.dumps(query).encode(), headers))
-        return str(answer["SecretString"] if "SecretId" in query else answer["Parameter"]["Value"])
+        return str(answer["Parameter"]["Value"] if service == "ssm" else answer["SecretString"])
     except (ValueError, KeyError, UnavailableError) as exc:
         raise UnavailableError(
             f"Prefect's key could not be read from {arn}",

@@ -78,8 +78,7 @@ def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     def body(*args: object, **kwargs: object) -> dict[str, object] | State[Any]:
         return _run(flow, signature.bind(*args, **kwargs))
 
-    body.__name__ = flow.name
-    body.__qualname__ = flow.name
+    body.__name__ = body.__qualname__ = flow.name
     body.__doc__ = _docstring(flow)
     body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     vars(body)["__signature__"] = signature
@@ -249,12 +248,13 @@ def _show_hit(invocation: Invocation, entry: Entry) -> None:
             message = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
         return Completed(name="Cached", message=message, data=_reference(invocation, entry))
 
-    prefect.Task(
+    task = prefect.Task(
         fn=hit,
         name=entry.step,
         task_run_name=lambda: f"{entry.step}[{invocation.request.id}]",
         persist_result=False,
-    )(return_state=True)
+    )
+    task(return_state=True)
 
 
 def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
@@ -290,14 +290,14 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
 
 def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
     """The event that a flow run's parameters stand for; an empty field of the form is left out."""
-    fields: dict[str, object] = {"flow": flow.name, "engine": "prefect"}
+    fields: dict[str, object] = {}
     params: dict[str, object] = {}
     for name, value in parameters.items():
         if name in flow.params:
             params[name] = value
         elif value not in (None, [], ""):
             fields[name] = value
-    return fields | {"params": params}
+    return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
 
 
 def current_api() -> environment.Api:

@@ -139,11 +139,10 @@ def _profile() -> Api | None:
     try:
         home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
         path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-        if not path.is_file():
-            return None
+        text = path.read_text()
         import tomllib
 
-        profiles = tomllib.loads(path.read_text())
+        profiles = tomllib.loads(text)
         name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
         profile = profiles.get("profiles", {}).get(name, {})
     except (OSError, ValueError, AttributeError, RuntimeError):

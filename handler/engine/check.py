@@ -28,11 +28,11 @@ def reach(settings: Settings, store: Store) -> None:
         # This path needs a key if the server has one.
         client.ask(api, "/flows/filter", {"limit": 1})
     except UnavailableError as exc:
-        hint = (
+        exc.hint = exc.hint or (
             "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, "
             "or the function in its VPC?"
         )
-        raise UnavailableError(exc.what, why=exc.why, hint=exc.hint or hint) from exc
+        raise
 
 
 def try_out(store: Store) -> float:

@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
 # Prefect lends slots for no shorter time.
 _SLOT_S = 60
-# Allowed in the name of a limit, with letters and digits; a slash becomes ~2F.
-
+# Limits that this process has created, by API, tag and number.
 _created: set[tuple[str, str, int]] = set()
 
 

@@ -292,7 +292,7 @@ class Doctor:
         if target is None:
             raise _SkippedError("nothing is deployed from here: pfl invoke runs the handler itself")
         name = target.function
-        reply: Mapping[str, Any] = remote.call(target, {"action": "check"})
+        reply = remote.call(target, {"action": "check"})
         if error := reply.get("error"):
             what = f"{name}, from inside: {error['what']}: {error['why']}"
             yield Finding("fail", what, error["hint"] or "check its role and its variables", 5)

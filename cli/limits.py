@@ -166,7 +166,7 @@ def reset_limit(
 def _connect() -> tuple[environment.Api, objects.Store]:
     """Prefect, which is started if it has to be, and the store."""
     chosen = settings.load()
-    api = environment.choose(chosen, lambda text: output.progress("", text))
+    api = environment.choose(chosen, output.progress)
     output.clear_progress()
     return api, objects.of(chosen)
 

@@ -56,7 +56,7 @@ def stop(json: Json = False) -> None:
 
 
 def _show(server: Server, json: bool) -> None:
-    row = {**vars(server), "log": str(server.log)}
+    row = {**server._asdict(), "log": str(server.log)}
     if json:
         output.emit(row)
     else:

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -46,8 +47,7 @@ def post(
     request = urllib.request.Request(url + path, body, signed)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
-            answer: bytes = response.read()
-            return answer
+            return bytes(response.read())
     except urllib.error.HTTPError as exc:
         why = f"HTTP {exc.code}: {exc.read(300).decode(errors='replace')}"
         raise UnavailableError(f"{service} refused", why=why) from exc
@@ -131,31 +131,27 @@ def with_secret(settings: Settings) -> Settings:
 
 @functools.cache
 def _read_secret(arn: str) -> str:
-    parts = arn.split(":", 5)
-    if len(parts) != 6 or parts[0] != "arn" or parts[2] not in ("secretsmanager", "ssm"):
+    parts = re.fullmatch("arn:[^:]*:(secretsmanager|ssm):([^:]*):[^:]*:(.*)", arn)
+    if parts is None:
         raise InvalidRequestError(
             "PFL_PREFECT_SECRET is not the ARN of a secret or a parameter",
             why=f"it is {arn!r}",
             hint="arn:aws:secretsmanager:… or arn:aws:ssm:…",
         )
-    service, region, name = parts[2], parts[3], parts[5]
-    try:
-        if service == "secretsmanager":
-            answer = _ask(service, region, "secretsmanager.GetSecretValue", {"SecretId": arn})
-            return str(answer["SecretString"])
+    service, region, name = parts.groups()
+    target = "secretsmanager.GetSecretValue"
+    query: JsonObject = {"SecretId": arn}
+    if service == "ssm":
+        target = "AmazonSSM.GetParameter"
         name = "/" + name.removeprefix("parameter").lstrip("/")
         query = {"Name": name, "WithDecryption": True}
-        answer = _ask(service, region, "AmazonSSM.GetParameter", query)
-        return str(answer["Parameter"]["Value"])
+    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
+    try:
+        answer = json.loads(post(service, region, json.dumps(query).encode(), headers))
+        return str(answer["Parameter"]["Value"] if service == "ssm" else answer["SecretString"])
     except (ValueError, KeyError, UnavailableError) as exc:
         raise UnavailableError(
             f"Prefect's key could not be read from {arn}",
             why=f"{type(exc).__name__}: {exc}",
             hint="does the function's role allow it, and is the secret text?",
         ) from exc
-
-
-def _ask(service: str, region: str, target: str, body: Mapping[str, object]) -> JsonObject:
-    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
-    answer: JsonObject = json.loads(post(service, region, json.dumps(body).encode(), headers))
-    return answer

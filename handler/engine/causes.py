@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from ..core.errors import OutOfTimeError, PflError
 
-_MORE_TIME = (
-    "call again: what was finished is saved; if it happens again, give the function more time"
-)
 # Prefect's engine was away when a run ended; the results are saved.
 END_NOT_RECORDED = "Prefect did not record the end of the run"
 
@@ -63,19 +60,24 @@ TERMINATED = PflError(
 )
 
 
-def out_of_time(what: str, margin_s: float, hint: str = "") -> OutOfTimeError:
+def out_of_time(
+    what: str,
+    margin_s: float,
+    hint: str = "call again: what was finished is saved; if it happens again, "
+    "give the function more time",
+) -> OutOfTimeError:
     """
     The error of what was stopped or not started because the Lambda deadline was near.
 
     Args:
         what: What happened, such as ``step b was not started``.
         margin_s: The time that is kept for saving, in seconds.
-        hint: What to do, if it is not the usual.
+        hint: What to do.
     """
     return OutOfTimeError(
         what,
         why=f"the Lambda deadline was {margin_s} s away (PFL_MARGIN_S)",
-        hint=hint or _MORE_TIME,
+        hint=hint,
     )
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from ..core.errors import PflError, UnavailableError
+from ..core.event import notify_nobody
 from ..core.settings import Settings
 from ..core.store.objects import AlreadyExistsError, Store
 from .prefect import client, environment
@@ -22,16 +23,16 @@ def reach(settings: Settings, store: Store) -> None:
     try_out(store)
     if settings.engine != "prefect":
         return
-    api = environment.choose(settings, lambda text: None)
+    api = environment.choose(settings, notify_nobody)
     try:
         # This path needs a key if the server has one.
         client.ask(api, "/flows/filter", {"limit": 1})
     except UnavailableError as exc:
-        hint = (
+        exc.hint = exc.hint or (
             "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, "
             "or the function in its VPC?"
         )
-        raise UnavailableError(exc.what, why=exc.why, hint=exc.hint or hint) from exc
+        raise
 
 
 def try_out(store: Store) -> float:
@@ -56,10 +57,10 @@ def try_out(store: Store) -> float:
                 why=f"{store.url} has what was written last",
                 hint="use S3 itself, or a server with If-None-Match",
             )
-        listed = [entry.modified for entry in store.list("setup") if entry.key == key]
+        listed = {entry.key: entry.modified for entry in store.list("setup")}
     except PflError:
         with suppress(PflError):
             store.delete([key])
         raise
     store.delete([key])
-    return listed[0] - written if listed else 0.0
+    return listed.get(key, written) - written

@@ -28,9 +28,9 @@ def missing(
     *,
     request_id: str,
     notify: Notify,
-    kill_at: float | None = None,
-    is_cold: bool = False,
-    flow_run: FlowRun | None = None,
+    kill_at: float | None,
+    is_cold: bool,
+    flow_run: FlowRun | None,
 ) -> Invocation:
     """
     Compute every step of *request* that is missing in *finding*.
@@ -57,12 +57,11 @@ def missing(
         store,
         settings,
         request_id,
-        notify=notify,
-        prints=loaded.prints,
-        deadline=kill_at,
+        loaded.prints,
+        {"cold_start": is_cold, "code": loaded.manifest.digest},
+        notify,
+        kill_at,
         flow_run=flow_run,
-        is_cold=is_cold,
-        code=loaded.manifest.digest,
     )
     if not invocation.find_all_by_inputs() and flow_run is None:
         return invocation  # Nothing is computed, so Prefect has no run to show.
@@ -107,20 +106,16 @@ def _compute_in_prefect(invocation: Invocation) -> None:
         if invocation.flow_run is not None:
             raise
         error = exc
-        if invocation.settings.on_prefect_down == "direct" and invocation.error is None:
-            _compute_without_prefect(invocation, error)
-        else:
+        if invocation.settings.on_prefect_down != "direct" or invocation.error is not None:
             invocation.abandon(lambda step: error)
-
-
-def _compute_without_prefect(invocation: Invocation, error: UnavailableError) -> None:
-    """Compute the rest with the direct engine, and note that in the reply and in each record."""
-    invocation.degraded = str(error)
-    invocation.finding.warnings.append(
-        f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {error}"
-    )
-    invocation.notify("", "Prefect does not answer: computing without it")
-    invocation.request = invocation.request._replace(engine="direct")
-    if invocation.flow_run_id is None:
-        invocation.reap_reason = ""  # No run was created that could be left open.
-    direct.compute(invocation)
+            return
+        # The reply and each record note that the rest was computed without Prefect.
+        invocation.process["degraded"] = str(error)
+        invocation.finding.warnings.append(
+            f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {error}"
+        )
+        invocation.notify("", "Prefect does not answer: computing without it")
+        invocation.request = invocation.request._replace(engine="direct")
+        if invocation.flow_run_id is None:
+            invocation.reap_reason = ""  # No run was created that could be left open.
+        direct.compute(invocation)

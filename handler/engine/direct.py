@@ -16,14 +16,14 @@ def compute(invocation: Invocation) -> None:
     """Compute what is missing, in this process and its threads."""
 
     def compute_step(work: Work) -> None:
-        step = invocation.flow.steps[work.name]
+        step = work.step
         reap.reap_predecessors(invocation, api=None)
         value = retry(
             lambda: call_step(step, work.arguments),
             repeat(step.retry_delay_s, step.retries),
             may_pass=lambda exc: not isinstance(exc, PflError),
             on_retry=lambda number, _: invocation.notify(
-                work.name, f"retry {number} of {step.retries}"
+                step.name, f"retry {number} of {step.retries}"
             ),
         )
         work.finish(value, Run("direct"))

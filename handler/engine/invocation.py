@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING
 
+from ..core import tags
 from ..core.cache import accept, bust, history, lease, lookup, publish, reasons
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord, Fields, RecordedInput
@@ -45,14 +47,6 @@ _sleep = time.sleep
 _Done = queue.SimpleQueue[tuple[str, Outcome]]
 
 
-class _Previous(NamedTuple):
-    """The newest computation of a step whose value is still stored."""
-
-    record_key: str
-    record: ComputedRecord
-    entry: Entry
-
-
 @dataclass
 class Invocation:
     """
@@ -65,20 +59,18 @@ class Invocation:
         store: The store of results.
         settings: The settings of the process.
         request_id: Lambda's name of the call.
-        notify: Called with a step and what happens to it.
         prints: The fingerprints of the steps, stored so that a later miss can be explained.
+        notify: Called with a step and what happens to it.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: The outcome of each step that was touched.
         flow_run: The flow run in Prefect that this call is, if Prefect started it.
         flow_run_id, url: The flow run that the steps are computed in, once it began.
-        is_cold: Whether this is the first call of its process.
-        code: The digest of the image's manifest.
+        process: What each record holds about the process.
         reap_reason: What a reaper has to do after this call has ended; empty: nothing.
         tasks: Claims whose task run in Prefect has begun, by task run ID.
         finished: Task runs that ended by themselves, by ID.
         artifacts: Artifacts that Prefect does not have yet.
         interrupted: The interruption that ended the flow in Prefect.
-        degraded: Why it computes without Prefect, if it should not.
         stop_is_due: Whether the time to stop came while nothing here might be interrupted.
     """
 
@@ -88,26 +80,24 @@ class Invocation:
     store: Store
     settings: Settings
     request_id: str
+    prints: Mapping[str, Fingerprint]
+    process: Fields
     notify: Notify = notify_nobody
-    prints: Mapping[str, Fingerprint] = field(default_factory=dict)
     deadline: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     flow_run: FlowRun | None = None
     flow_run_id: str | None = None
     url: str | None = None
-    is_cold: bool = False
-    code: str = ""
     reap_reason: str = ""
     tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
     finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
     artifacts: list[JsonObject] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None
-    degraded: str | None = None
     stop_is_due: bool = False
 
     def __post_init__(self) -> None:
         layout.check(self.store)
-        self._called_at = time.time()
+        self._called_at = records.now_iso()
         self._is_over = False
         # The step that this thread computes; "" while it waits for the threads of other steps.
         self._current_step: str | None = None
@@ -129,7 +119,7 @@ class Invocation:
     @property
     def stop_at(self) -> float:
         """When to stop computing, so that what is done can be saved and reported."""
-        return float("inf") if self.deadline is None else self.deadline - self.settings.margin_s
+        return (self.deadline or inf) - self.settings.margin_s
 
     @cached_property
     def manual_limits(self) -> frozenset[str]:
@@ -155,6 +145,11 @@ class Invocation:
         )
 
     @property
+    def run_tags(self) -> set[str]:
+        """The tags of its flow run in Prefect."""
+        return tags.run_tags(self.request.id, self.request.step, self.call.token)
+
+    @property
     def error(self) -> BaseException | None:
         """The first thing that went wrong."""
         errors = (outcome.error for outcome in self.outcomes.values())
@@ -167,10 +162,10 @@ class Invocation:
 
     def error_to_report(self) -> PflError | None:
         """Why the call failed, for its reply."""
-        if self.error is None:
-            return None
-        failed = next(name for name, each in self.outcomes.items() if each.error is self.error)
-        return as_error(failed, self.error, self.flow)
+        for name, outcome in self.outcomes.items():
+            if outcome.error is not None:
+                return as_error(name, outcome.error, self.flow)
+        return None
 
     def stop_now_or_later(self) -> bool:
         """
@@ -239,17 +234,19 @@ class Invocation:
 
     def _find_or_claim(self, name: str) -> Outcome | bool:
         # A waiter looks only with the lease in reach: what it finds then was computed by another.
-        if name not in self._known_missing and name not in self._held:
-            if (outcome := self._find_by_inputs(name)) is not None:
-                return outcome
-        return self._try_claim(name)
+        if name in self._known_missing or name in self._held:
+            return self._try_claim(name)
+        return self._find_by_inputs(name) or self._try_claim(name)
 
     def _try_claim(self, name: str) -> Outcome | bool:
         """What another call computed meanwhile, or else whether this call now holds the step."""
         held = self._held.get(name)
 
         def look(waited_for: lease.ClaimBody) -> Outcome | None:
-            return self._failure_of(waited_for, name) or self._find_by_inputs(name)
+            # The failure of the other call, if it computed the same: it would be repeated here.
+            if waited_for.get("failed_plan") == self.request.plan_key(name):
+                return Outcome("failed", error=StepFailedError(**waited_for["failure"]))
+            return self._find_by_inputs(name)
 
         result = self.call.try_claim(name, held, look)
         if isinstance(result, lease.HeldByOther):
@@ -262,12 +259,6 @@ class Invocation:
             return result
         self._claimed.add(name)
         return True
-
-    def _failure_of(self, waited_for: lease.ClaimBody, name: str) -> Outcome | None:
-        """The failure of the other call, if it computed the same: it would be repeated here."""
-        if waited_for.get("failed_plan") != self.request.plan_key(name):
-            return None
-        return Outcome("failed", error=StepFailedError(**waited_for["failure"]))
 
     def _pause(self, name: str) -> None:
         """Wait before the next look at a step that another call holds, if there is time."""
@@ -388,8 +379,6 @@ class Invocation:
                 outcome = self._find_by_inputs(name)
             if outcome is None and compute is not None:
                 outcome = self._claim(name)
-                if outcome is None and name in self._unrecorded:
-                    outcome = self._find_by_inputs(name)
             if outcome is None:
                 outcome = self._compute(name, compute)
         except Abandoned:
@@ -411,7 +400,7 @@ class Invocation:
                 return result
             if not result:
                 self._pause(name)
-        return None
+        return self._find_by_inputs(name) if name in self._unrecorded else None
 
     def _failure_for_waiters(self, name: str, exc: BaseException) -> lease.ClaimNote:
         """The failure as the waiters receive it, which would fail in the same way."""
@@ -420,8 +409,10 @@ class Invocation:
         error = as_error(name, exc, self.flow)
         if not isinstance(error, StepFailedError):
             return {}
-        failure: lease.Failure = {"what": error.what, "why": error.why, "hint": error.hint}
-        return {"failure": failure, "failed_plan": self.request.plan_key(name)}
+        return {
+            "failure": {"what": error.what, "why": error.why, "hint": error.hint},
+            "failed_plan": self.request.plan_key(name),
+        }
 
     def _find_by_inputs(self, name: str) -> Outcome | None:
         """The stored result of a step with these inputs; its plan is new, its inputs are not."""
@@ -443,11 +434,14 @@ class Invocation:
             if name not in self._claimed and not request.cached_only:
                 self._unrecorded.add(name)
                 return None
-            computed_at = history.written_at(self.store, request.id, stored)
-            entry = stored._replace(computed_at=computed_at)
-            fields: Fields = {"repaired": True, **self._record_fields(name)}
-            inline_bytes = self.settings.inline_bytes
-            publish.append_record(request, self.store, entry, fields, inline_bytes=inline_bytes)
+            entry = stored._replace(computed_at=history.written_at(self.store, request.id, stored))
+            publish.append_record(
+                request,
+                self.store,
+                entry,
+                {"repaired": True, **self._record_fields(name)},
+                inline_bytes=self.settings.inline_bytes,
+            )
         self._plan(name, entry)
         return Outcome("hit", entry)
 
@@ -455,40 +449,39 @@ class Invocation:
 
     def _compute(self, name: str, compute: Compute | None) -> Outcome:
         request = self.request
-        previous = self._previous(name)
-        if previous is not None and self._is_computed_by_this_request(name, previous):
-            self._plan(name, previous.entry)
-            return Outcome("hit", previous.entry)
-        record = previous.record if previous else None
-        inputs = {other: self.finding.found[other] for other in self.flow.upstream[name]}
-        fingerprint = self.prints.get(name)
-        seen = self._marks.seen(self._folder, name, lookup.result_key(request, name, inputs))
+        record_key, record, entry = self._previous(name)
+        if record and entry and self._is_computed_by_this_request(name, record, entry):
+            self._plan(name, entry)
+            return Outcome("hit", entry)
+        found = self.finding.found
+        fingerprint = self.prints[name]
         busted = self._busted.get(name)
         why = "; ".join(
-            reasons.explain(request, name, inputs, record, self.store, fingerprint, busted=busted)
+            reasons.explain(request, name, found, record, self.store, fingerprint, busted=busted)
         )
         if compute is None:
             return Outcome("miss", why=why)
         if time.monotonic() >= self.stop_at:
             raise out_of_time(f"step {name} was not started", self.settings.margin_s)
         self.notify(name, "computing")
-        if fingerprint is not None and (
-            record is None or record["fingerprint"] != fingerprint.digest
-        ):
+        if record is None or record["fingerprint"] != fingerprint.digest:
             publish.save_code(self.store, name, fingerprint)
         started = time.time()
         fields = self._record_fields(name) | {
             "started_at": records.now_iso(started),
             "why": why,
-            "previous": previous.record_key if previous else None,
-            "called_at": records.now_iso(self._called_at),
+            "previous": record_key,
+            "called_at": self._called_at,
             "request_id": self.request_id,
         }
-        arguments = self._arguments(name, inputs, previous)
-        finish = partial(self._save, name, inputs, started, fields, seen)
+        # Chosen once, so that every retry of this computation receives the same.
+        arguments = self.arguments(name, previous=entry.value if entry else None)
+        key = lookup.result_key(request, name, found)
+        seen = self._marks.seen(self._folder, name, key)
+        finish = partial(self._save, name, key, started, fields, seen)
         history.store_in_use.set(self.store)
         try:
-            compute(Work(name, arguments, finish, record, why))
+            compute(Work(self.flow.steps[name], arguments, finish, record, why))
         except BaseException as exc:
             is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
             if name not in self._saved and (is_crash or isinstance(exc, Terminated)):
@@ -496,33 +489,33 @@ class Invocation:
             raise
         return Outcome("computed", self._saved[name], why)
 
-    def _previous(self, name: str) -> _Previous | None:
+    def _previous(self, name: str) -> tuple[str | None, ComputedRecord | None, Entry | None]:
+        """The newest computation of a step whose value is still stored."""
         warn = self.finding.warnings.append
         for listed, record in history.list_computed(self.store, self._folder, name, warn):
             entry = history.load_entry(self.store, record, warn)
             if entry is not None:
-                return _Previous(listed.path, record, entry)
-        return None
+                return listed.path, record, entry
+        return None, None, None
 
-    def _is_computed_by_this_request(self, name: str, previous: _Previous) -> bool:
+    def _is_computed_by_this_request(self, name: str, record: ComputedRecord, entry: Entry) -> bool:
         """Whether this request, sent again after its process died, computed the busted step."""
         return (
             name in self.request.bust
             and bool(self.request_id)
-            and previous.record.get("request_id") == self.request_id
-            and not records.is_past(previous.entry.expires_at)
-            and not self._marks.first_invalidating(self._folder, previous.entry)
+            and record.get("request_id") == self.request_id
+            and not records.is_past(entry.expires_at)
+            and not self._marks.first_invalidating(self._folder, entry)
         )
 
-    def _arguments(
-        self, name: str, inputs: dict[str, Entry], previous: _Previous | None
-    ) -> dict[str, object]:
-        values = self.request.step_params(name)
-        values |= {other: entry.value for other, entry in inputs.items()}
-        values["id"] = self.request.id
-        # Chosen once, so that every retry of this computation receives the same.
-        values["previous"] = previous.entry.value if previous else None
-        return {parameter: values[parameter] for parameter in self.flow.steps[name].takes}
+    def arguments(self, name: str, **others: object) -> dict[str, object]:
+        """The arguments of a step, as known: its inputs, parameters and ID, and *others*."""
+        values = {"id": self.request.id, **self.request.step_params(name), **others}
+        for other in self.flow.upstream[name]:
+            if other in self.finding.found:
+                values[other] = self.finding.found[other].value
+        takes = self.flow.steps[name].takes
+        return {parameter: values[parameter] for parameter in takes if parameter in values}
 
     def _record_fields(self, name: str) -> Fields:
         """What a record has in addition to the result."""
@@ -534,15 +527,13 @@ class Invocation:
             "plan_key": self.request.plan_key(name),
         }
 
-    def _process_fields(self) -> Fields:
-        fields: Fields = {
-            "cold_start": self.is_cold,
-            "code": self.code,
+    def _measured(self, started: float) -> Fields:
+        """What a record has about a computation that just ended."""
+        return {
+            **self.process,
             "memory_peak_bytes": publish.memory_peak_bytes(),
+            "ms": (time.time() - started) * 1e3,
         }
-        if self.degraded:
-            fields["degraded"] = self.degraded
-        return fields
 
     def _record_failure(
         self, name: str, exc: BaseException, started: float, fields: Fields
@@ -561,9 +552,8 @@ class Invocation:
             "url": self.url,
             "key": None,
             **fields,
-            **self._process_fields(),
+            **self._measured(started),
             "status": history.FAILED,
-            "ms": (time.time() - started) * 1e3,
             "error": shown,
         }
         try:
@@ -576,7 +566,7 @@ class Invocation:
     def _save(
         self,
         name: str,
-        inputs: dict[str, Entry],
+        key: str,
         started: float,
         fields: Fields,
         seen: tuple[str, ...],
@@ -585,8 +575,8 @@ class Invocation:
     ) -> Entry:
         request = self.request
         value, text = round_trip(value, step=name)
+        fields = fields | self._measured(started)
         ended = time.time()
-        key = lookup.result_key(request, name, inputs)
         if name in request.bust:
             own = bust.new_name(from_call=True)
             bust.create_mark(self.store, own, name, bust.Scope(self._folder), result=key, seen=seen)
@@ -608,10 +598,13 @@ class Invocation:
         with self._guard:
             self._saved[name] = None
         self.call.check(name)
-        fields = {**fields, "ms": (ended - started) * 1e3, **self._process_fields()}
-        inline_bytes = self.settings.inline_bytes
         entry = publish.save_result(
-            request, self.store, entry, text, fields, inline_bytes=inline_bytes
+            request,
+            self.store,
+            entry,
+            text,
+            fields,
+            inline_bytes=self.settings.inline_bytes,
         )
         self._plan(name, entry)
         self._saved[name] = entry
@@ -628,8 +621,8 @@ class Invocation:
             # An accepted value may be revoked.
             return
         known = self.finding.known | self.finding.found
-        others = [other for other in self.flow.steps if other in needed and other != name]
-        entries = [known[other] for other in others if other in known]
+        others = (needed & known.keys()) - {name}
+        entries = [known[other] for other in self.flow.steps if other in others]
         entries.append(entry)
         write = partial(
             publish.save_plan,

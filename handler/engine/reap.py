@@ -9,6 +9,7 @@ the name of its claim.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease
@@ -104,9 +105,17 @@ def reap(
         try:
             row["runs"] = []
             if row["engine"] == "prefect":
-                api = api or environment.choose(settings, lambda text: notify("", text))
-                row["runs"] = _end_runs(
-                    api, store, call, body, claims, error, arrival_s * is_recent
+                flow_runs = (each.get("flow_run_id") for each in (body, *claims))
+                api = api or environment.choose(settings, notify)
+                row["runs"] = client.end(
+                    api,
+                    body.get("outcome", "CRASHED"),
+                    error.lines,
+                    call=call,
+                    flow_runs=filter(None, flow_runs),
+                    finished=body.get("finished") or _find_saved(store, body),
+                    tasks={id: claim for claim in claims if (id := claim.get("task_run_id"))},
+                    wait_s=arrival_s * is_recent,
                 )
             for claim in claims:
                 _record_crash(store, claim, cause, error)
@@ -184,53 +193,20 @@ def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflEr
     return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
 
 
-def _end_runs(
-    api: environment.Api,
-    store: Store,
-    call: str,
-    body: CallBody,
-    claims: list[ClaimBody],
-    error: PflError,
-    wait_s: float,
-) -> list[str]:
-    """End the runs of a dead call in Prefect; return the IDs of those that were open."""
-    bodies = (body, *claims)
-    return client.end(
-        api,
-        body.get("outcome", "CRASHED"),
-        error.lines,
-        call=call,
-        flow_runs={run_id for each in bodies if (run_id := each.get("flow_run_id"))},
-        finished=body.get("finished") or _find_saved(store, body),
-        tasks={run_id: claim for claim in claims if (run_id := claim.get("task_run_id"))},
-        wait_s=wait_s,
-    )
-
-
 def _find_saved(store: Store, body: CallBody) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
-    if "id" not in body:
-        return found
     folder = keys.encode_id(body["id"])
     for step in store.folders(f"history/{folder}"):
-        newest = next(history.list_computed(store, folder, step, ignore), None)
-        if newest is None:
-            continue
-        record = newest[1]
-        task_run_id = record.get("task_run_id")
-        if task_run_id and record.get("request_id") == body.get("request_id"):
-            found[task_run_id] = {
-                "flow_run_id": record["flow_run_id"],
-                "step": step,
-                "id": body["id"],
-                "type": "COMPLETED",
-            }
+        newest = islice(history.list_computed(store, folder, step, ignore), 1)
+        for _, record in newest:
+            task_run_id = record["task_run_id"]
+            if task_run_id and record.get("request_id") == body.get("request_id"):
+                found[task_run_id] = {**record, "type": "COMPLETED"}
     return found
 
 
 def _record_crash(store: Store, claim: ClaimBody, cause: str, error: PflError) -> None:
-    fields = {name: item for name, item in claim.items() if name not in _FIELDS_OF_CLAIM_ONLY}
     name = history.new_name(
         keys.encode_id(claim["id"]),
         claim["step"],
@@ -239,8 +215,11 @@ def _record_crash(store: Store, claim: ClaimBody, cause: str, error: PflError) -
         # The same name for every reaper, so that one that follows a dead one adds no second record.
         token=keys.digest(f"{claim['call']} {claim['step']}")[:8],
     )
-    fields["status"] = "crashed"
-    fields["cause"] = cause
-    fields["started_at"] = claim["since"]
-    fields["error"] = error.to_json()
+    fields = {name: item for name, item in claim.items() if name not in _FIELDS_OF_CLAIM_ONLY}
+    fields |= {
+        "status": history.CRASHED,
+        "cause": cause,
+        "started_at": claim["since"],
+        "error": error.to_json(),
+    }
     history.append(store, name, fields)

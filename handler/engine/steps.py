@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import cast
 
@@ -71,17 +70,7 @@ def _call_outside_loop(call: Callable[[], object]) -> object:
         asyncio.get_running_loop()
     except RuntimeError:
         return call()
-    future: Future[object] = Future()
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(call))
-        except BaseException as exc:
-            future.set_exception(exc)
-
-    threading.Thread(target=work, daemon=True).start()
-    return future.result()
+    return ThreadPoolExecutor(1).submit(copy_context().run, call).result()
 
 
 def _call_within(timeout_s: float, call: Callable[[], object]) -> object:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord
+from ..core.declare.step import AnyStep
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Work:
     One step to compute.
 
     Attributes:
-        name: The step.
+        step: The step.
         arguments: Its arguments by name, as JSON values.
         finish: Saves the value. An engine calls it inside its own unit of work, so that a value
             that cannot be saved fails that unit.
@@ -53,7 +54,7 @@ class Work:
         why: Why the step has to be computed.
     """
 
-    name: str
+    step: AnyStep
     arguments: dict[str, object]
     finish: Callable[[object, Run], Entry]
     previous: ComputedRecord | None

@@ -149,7 +149,7 @@ def left_open(settings: Settings, ids: list[str]) -> list[str]:
     tags = {limit_tag(id, step) for id in ids for step in "ab"}
     return found + [
         f"slot {row['tag']}"
-        for row in limits.list_limits(api, objects.of(settings), holders=False)
+        for row in limits.list_limits(api, objects.of(settings))
         if row["tag"] in tags and row["taken"]
     ]
 

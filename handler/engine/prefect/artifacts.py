@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ...core import links
@@ -115,9 +116,7 @@ def _render(value: object) -> str:
     """A list of objects as a table, anything else as JSON; both are cut."""
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         shown = value[:_ROWS]
-        columns: dict[str, None] = {}
-        for row in shown:
-            columns |= dict.fromkeys(row)
+        columns = dict.fromkeys(chain(*shown))
         if 0 < len(columns) <= _COLUMNS:
             rows = [
                 [_code(_text(row[name], 60)) if name in row else "" for name in columns]

@@ -13,7 +13,9 @@ import itertools
 import operator
 import os
 import random
+import re
 import typing
+from collections.abc import Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from types import GenericAlias
@@ -76,8 +78,7 @@ def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     def body(*args: object, **kwargs: object) -> dict[str, object] | State[Any]:
         return _run(flow, signature.bind(*args, **kwargs))
 
-    body.__name__ = flow.name
-    body.__qualname__ = flow.name
+    body.__name__ = body.__qualname__ = flow.name
     body.__doc__ = _docstring(flow)
     body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     vars(body)["__signature__"] = signature
@@ -128,19 +129,9 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return Cancelled(message="interrupted")
 
 
-def tags(id: str, step: str | None) -> set[str]:
-    """
-    The tags of a flow run: ``id=abc`` and ``step=b``.
-
-    Prefect's UI splits a filter at commas, so the ID has none.
-    """
-    return {f"id={id.replace(',', '%2C')}", f"step={step or 'all'}"}
-
-
 def tag_scheduled_run(run: FlowRun, invocation: Invocation) -> None:
     """Give a run that Prefect started the tags of one that pfl starts."""
-    request = invocation.request
-    own = {*run.tags, *tags(request.id, request.step), f"call={invocation.call.token}"}
+    own = {*run.tags, *invocation.run_tags}
     client.ask(current_api(), f"/flow_runs/{run.id}", {"tags": sorted(own)}, method="PATCH")
 
 
@@ -151,7 +142,7 @@ def _run_name() -> str:
 
 def _compute(invocation: Invocation, work: Work) -> None:
     """Compute a step as a task run."""
-    step = invocation.flow.steps[work.name]
+    step = work.step
     api = current_api()
     reap.reap_predecessors(invocation, api=api)
     tags = limits.tags_for(invocation, step, api)
@@ -159,10 +150,9 @@ def _compute(invocation: Invocation, work: Work) -> None:
     url = invocation.url and links.task_run(invocation.url.split("/runs/")[0], task_run_id)
     run = Run("prefect", invocation.flow_run_id, task_run_id, url)
     # On record before it takes a slot: a reaper has to know whose slot that is.
-    claim = invocation.call.note(
+    invocation.tasks[task_run_id] = invocation.call.note(
         step.name, flow_run_id=run.flow_run_id, task_run_id=task_run_id, tags=tags
     )
-    invocation.tasks[task_run_id] = claim
     raised: list[BaseException] = []
     state = run_task(
         _task(invocation, work, run, tags, raised),
@@ -171,14 +161,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
         return_type="state",
     )
     if state.is_completed() or state.is_failed():
-        del invocation.tasks[task_run_id]
-        invocation.finished[task_run_id] = {
-            "flow_run_id": claim["flow_run_id"],
-            "step": claim["step"],
-            "id": claim["id"],
-            "tags": claim["tags"],
-            "type": state.type.value,
-        }
+        claim = invocation.tasks.pop(task_run_id)
+        invocation.finished[task_run_id] = {**claim, "type": state.type.value}
     if state.is_completed():
         return
     if raised:
@@ -195,7 +179,7 @@ def _task(
     invocation: Invocation, work: Work, run: Run, tags: list[str], raised: list[BaseException]
 ) -> prefect.Task[..., Any]:
     """The Prefect task of a step; *raised* receives what the step raises."""
-    step = invocation.flow.steps[work.name]
+    step = work.step
     attempts = itertools.count(1)
 
     def body(*args: object, **kwargs: object) -> object:
@@ -211,15 +195,13 @@ def _task(
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.settings.artifacts:
                 invocation.artifacts.append(artifacts.describe(invocation.request, work, entry))
-        except KeyboardInterrupt as exc:
+        except (Exception, KeyboardInterrupt, Stopped) as exc:
             raised.append(exc)
-            return _interrupted(exc)
-        except Stopped as exc:
-            raised.append(exc)
-            error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
-            return Crashed(message=error.lines)
-        except Exception as exc:
-            raised.append(exc)
+            if isinstance(exc, KeyboardInterrupt):
+                return _interrupted(exc)
+            if isinstance(exc, Stopped):
+                error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
+                return Crashed(message=error.lines)
             raise
         return Completed(data=_reference(invocation, entry))
 
@@ -258,23 +240,20 @@ def _show_hits(invocation: Invocation) -> None:
 
 
 def _show_hit(invocation: Invocation, entry: Entry) -> None:
-    request = invocation.request
-    found = invocation.finding.found
-    takes = invocation.flow.steps[entry.step].takes
 
     def hit() -> State[Any]:
-        arguments = {name: found[name].value for name in takes if name in found}
-        arguments |= request.step_params(entry.step)
-        if "id" in takes:
-            arguments["id"] = request.id
-        artifacts.show_inputs(_task_run(), arguments, entry.key)
+        artifacts.show_inputs(_task_run(), invocation.arguments(entry.step), entry.key)
         message = None
         if entry.computed_at:
             message = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
         return Completed(name="Cached", message=message, data=_reference(invocation, entry))
 
-    run_name = f"{entry.step}[{request.id}]".replace("{", "{{").replace("}", "}}")
-    task = prefect.Task(fn=hit, name=entry.step, task_run_name=run_name, persist_result=False)
+    task = prefect.Task(
+        fn=hit,
+        name=entry.step,
+        task_run_name=lambda: f"{entry.step}[{invocation.request.id}]",
+        persist_result=False,
+    )
     task(return_state=True)
 
 
@@ -292,21 +271,33 @@ def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
 def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
     """The call of a run that Prefect started."""
     settings = Settings.from_env(os.environ)
-    params = {name: parameters[name] for name in flow.params}
-    fields = {
-        name: value
-        for name, value in parameters.items()
-        if name not in params and value not in (None, [])
-    }
     # The flow may be in any module, not only in the image's pipeline: its manifest is its own.
     body, prints = project.describe_one(flow, settings.root)
-    raw = {**fields, "flow": flow.name, "params": params}
-    request = event.parse(raw, manifest.from_body(body))
+    request = event.parse(event_of(flow, parameters), manifest.from_body(body))
     results = objects.of(settings)
     finding = accept.find(request, results, [])
     return Invocation(
-        request, finding, flow, results, settings, request_id=str(runtime.id), prints=prints
+        request,
+        finding,
+        flow,
+        results,
+        settings,
+        str(runtime.id),
+        prints,
+        {"cold_start": False, "code": ""},
     )
+
+
+def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
+    """The event that a flow run's parameters stand for; an empty field of the form is left out."""
+    fields: dict[str, object] = {}
+    params: dict[str, object] = {}
+    for name, value in parameters.items():
+        if name in flow.params:
+            params[name] = value
+        elif value not in (None, [], ""):
+            fields[name] = value
+    return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
 
 
 def current_api() -> environment.Api:
@@ -320,40 +311,34 @@ def current_api() -> environment.Api:
 # Annotations that are made at run time, for Prefect's form.
 
 
-def _literal(choices: tuple[object, ...]) -> object:
+def _literal(choices: tuple[object, ...]) -> Any:
     return operator.getitem(typing.Literal, choices)
-
-
-def _union(*kinds: object) -> object:
-    return operator.getitem(typing.Union, kinds)
 
 
 def _signature(flow: Flow) -> inspect.Signature:
     step = _literal(tuple(flow.steps))
-    steps = GenericAlias(list, (step,))
-    rows: list[tuple[str, object, object]] = [
-        ("id", str, inspect.Parameter.empty),
-        ("step", _union(step, None), None),
-        ("bust", _union(_literal(("this", "all")), steps, None), None),
-        ("skip", _union(steps, None), None),
-    ]
-    rows += [(name, _annotation(param), param.default) for name, param in flow.params.items()]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature(
-        [
-            inspect.Parameter(name, kind, annotation=annotation, default=default)
-            for name, annotation, default in rows
-        ]
+    steps: Any = GenericAlias(list, (step,))
+    parameter = functools.partial(
+        inspect.Parameter, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
     )
+    parameters = [
+        parameter("id", annotation=str, default=inspect.Parameter.empty),
+        parameter("step", annotation=step | None),
+        parameter("bust", annotation=_literal(("this", "all")) | steps | None),
+        parameter("skip", annotation=steps | None),
+    ]
+    for name, param in flow.params.items():
+        parameters.append(parameter(name, annotation=_annotation(param), default=param.default))
+    return inspect.Signature(parameters)
 
 
 def _annotation(param: Param) -> object:
     if "any" in param.kinds:
         return Any
-    kinds: list[object] = [_literal(param.choices)] if param.choices else []
+    kinds = [_literal(param.choices)] if param.choices else []
     kinds_of_choices = {type(choice) for choice in param.choices}
     kinds += [_TYPES[kind] for kind in param.kinds if _TYPES[kind] not in kinds_of_choices]
-    return _union(*kinds)
+    return functools.reduce(operator.or_, kinds)
 
 
 def _docstring(flow: Flow) -> str:
@@ -369,15 +354,7 @@ def _docstring(flow: Flow) -> str:
     for name in flow.params:
         takers = [step for step in flow.steps if name in flow.own_params(step)]
         docstring = inspect.getdoc(flow.steps[takers[0]].function) or ""
-        described = _describe(name, docstring) or "A parameter of " + ", ".join(takers) + "."
-        lines.append(f"    {name}: {described}")
+        described = re.search(rf"^\s*{name}:[ \t]*(\S.*)", docstring, re.MULTILINE)
+        text = described[1] if described else f"A parameter of {', '.join(takers)}."
+        lines.append(f"    {name}: {text}")
     return "\n".join(lines)
-
-
-def _describe(name: str, docstring: str) -> str:
-    """What a docstring says about a parameter."""
-    for line in docstring.splitlines():
-        label, _, text = line.strip().partition(":")
-        if label == name:
-            return text.strip()
-    return ""

@@ -133,11 +133,6 @@ def _is_away(exc: Exception) -> bool:
     return not isinstance(cause, urllib.error.HTTPError) or cause.code in (429, *range(500, 600))
 
 
-def pause() -> None:
-    """Wait before the next try, for a random time, so that many waiters do not call at once."""
-    time.sleep(retry.jitter_s())
-
-
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
     """
     Set a terminal state, and return whether the run took it.
@@ -202,15 +197,9 @@ def end(
         return []
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
     runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)}
-
-    def of_runs(infos: Mapping[str, TaskInfo]) -> dict[str, TaskInfo]:
-        return {id: info for id, info in infos.items() if info["flow_run_id"] in runs}
-
     if not runs:
         return []
-    changed = _end_task_runs(
-        api, type, message, chosen, of_runs(tasks), of_runs(finished), is_over, force, wait_s
-    )
+    changed = _end_task_runs(api, type, message, runs, tasks, finished, is_over, force, wait_s)
     for id, run in runs.items():
         is_ours = (run["state"] or {}).get("message") == message
         final = FINAL - {"CRASHED"} if force and not is_ours else FINAL
@@ -224,15 +213,16 @@ def _end_task_runs(
     api: Api,
     type: str,
     message: str,
-    chosen: JsonObject,
+    flow_runs: Mapping[str, JsonObject],
     tasks: Mapping[str, TaskInfo],
     finished: Mapping[str, TaskInfo],
     is_over: bool,
     force: bool,
     wait_s: float,
 ) -> list[str]:
-    """End the task runs of the *chosen* flow runs; see :func:`end`."""
+    """End the task runs of these flow runs; see :func:`end`."""
     changed: list[str] = []
+    chosen = {"flow_runs": {"id": {"any_": list(flow_runs)}}}
     expected = {**tasks, **finished} if is_over else tasks
     until = time.monotonic() + wait_s
     while True:
@@ -256,28 +246,22 @@ def _end_task_runs(
             break
         time.sleep(0.25)
     for id, info in expected.items():
-        if id not in found:
-            _create_ended(api, id, info, str(info.get("type", type)), message)
-            changed.append(id)
+        if id in found or info["flow_run_id"] not in flow_runs:
+            continue
+        # Its process was killed before it reported more than the slot that it took, or Prefect was
+        # away. A task run that is created as ended frees that slot.
+        body = {
+            "id": id,
+            "flow_run_id": info["flow_run_id"],
+            "task_key": info["step"],
+            "dynamic_key": id,
+            "name": f"{info['step']}[{info['id']}]",
+            "tags": info.get("tags") or [],
+            "state": _state(str(info.get("type", type)), message),
+        }
+        ask(api, "/task_runs/", body)
+        changed.append(id)
     return changed
-
-
-def _create_ended(api: Api, id: str, info: TaskInfo, type: str, message: str) -> None:
-    """
-    Create a task run that has ended, which frees the slot that it took.
-
-    Its process was killed before it reported more than that slot, or Prefect was away.
-    """
-    body = {
-        "id": id,
-        "flow_run_id": info["flow_run_id"],
-        "task_key": info["step"],
-        "dynamic_key": id,
-        "name": f"{info['step']}[{info['id']}]",
-        "tags": info.get("tags") or [],
-        "state": _state(type, message),
-    }
-    ask(api, "/task_runs/", body)
 
 
 def _state(type: str, message: str) -> dict[str, str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ...core import links
 from ...core.errors import InvalidRequestError, UnavailableError
+from ...core.event import Notify
 from ...core.settings import Settings
 from .. import aws
 
@@ -59,7 +59,7 @@ def configured(settings: Settings) -> Api | None:
     return Api(url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL", auth)
 
 
-def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
+def choose(settings: Settings, notify: Notify) -> Api:
     """
     Return the API to report to: the user's, or else the project's embedded server, which is started
     if necessary.
@@ -77,7 +77,9 @@ def choose(settings: Settings, progress: Callable[[str], None]) -> Api:
         )
     from . import server
 
-    running = server.ensure(settings.home, idle_s=settings.server_idle_s, progress=progress)
+    running = server.ensure(
+        settings.home, idle_s=settings.server_idle_s, progress=lambda text: notify("", text)
+    )
     return Api(running.url, "", "embedded server")
 
 
@@ -135,13 +137,12 @@ def _profile() -> Api | None:
     """The API of the active Prefect profile, read without importing Prefect."""
     environ = os.environ
     try:
-        home = Path(environ.get("PREFECT_HOME") or Path("~/.prefect").expanduser())
+        home = Path(environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
         path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-        if not path.is_file():
-            return None
+        text = path.read_text()
         import tomllib
 
-        profiles = tomllib.loads(path.read_text())
+        profiles = tomllib.loads(text)
         name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
         profile = profiles.get("profiles", {}).get(name, {})
     except (OSError, ValueError, AttributeError, RuntimeError):

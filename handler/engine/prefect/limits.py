@@ -27,13 +27,14 @@ from ...core.errors import (
     PflError,
     UnavailableError,
 )
+from ...core.retry import jitter_s
 from ...core.store import records
 from ...core.store.keys import encode_id
 from ...core.store.objects import Store
 from ...core.store.values import JsonObject
-from ...core.tags import limit_tag
+from ...core.tags import is_id_limit, limit_tag
 from . import environment
-from .client import FINAL, ask, pages, patiently, pause, set_state
+from .client import AWAY_S, FINAL, ask, pages, patiently, set_state
 from .environment import Api
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
 
 # Prefect lends slots for no shorter time.
 _SLOT_S = 60
-# Allowed in the name of a limit, with letters and digits; a slash becomes ~2F.
-
+# Limits that this process has created, by API, tag and number.
 _created: set[tuple[str, str, int]] = set()
 
 
@@ -74,13 +74,11 @@ class Limit(TypedDict):
 
 def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
     """The tags under which a step has to wait for a slot; a limit that the code sets is created."""
-    own = limit_tag(invocation.request.id, step.name)
-    general = limit_tag(None, step.name)
+    per_id = 1 if invocation.settings.tag_limits == "per-id" else None
+    limits = {limit_tag(invocation.request.id, step.name): per_id}
+    limits[limit_tag(None, step.name)] = step.limit
     tags = []
-    for tag, limit in (
-        (own, 1 if invocation.settings.tag_limits == "per-id" else None),
-        (general, step.limit),
-    ):
+    for tag, limit in limits.items():
         # A limit that was set by hand overrides the code.
         if _path(tag) in invocation.manual_limits:
             tags.append(tag)
@@ -90,7 +88,7 @@ def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
             if known not in _created:
                 patiently(partial(_post_limit, api, tag, limit))
                 # The limit of a single ID is removed while it is idle.
-                if tag == general:
+                if not is_id_limit(tag):
                     _created.add(known)
     return tags
 
@@ -124,7 +122,7 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
         "holder": {"type": holder.type, "id": str(holder.id)},
     }
     while (taken := patiently(lambda: _take(api, body))) is None:
-        pause()
+        time.sleep(jitter_s())
     if not taken["limits"]:
         yield
         return
@@ -141,19 +139,15 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
         ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease_id})
 
     threading.Thread(target=renew, name="slot", daemon=True).start()
-    is_interrupted = True
+    patience_s = 0
     try:
         yield
-        is_interrupted = False
+        patience_s = AWAY_S
     finally:
         over.set()
-        with suppress(
-            PflError
-        ):  # The slot is released when its lease expires or its task run ends.
-            if is_interrupted:
-                release()
-            else:
-                patiently(release)
+        # The slot is released when its lease expires or its task run ends.
+        with suppress(PflError):
+            patiently(release, longest_s=patience_s)
 
 
 def _take(api: Api, body: JsonObject) -> JsonObject | None:
@@ -194,9 +188,7 @@ def set_limit(api: Api, store: Store, tag: str, limit: int) -> None:
     store.put(_path(tag), records.seal({"version": 1, "tag": tag, "limit": limit}))
 
 
-def list_limits(
-    api: Api, store: Store, *, tag: str | None = None, holders: bool = True
-) -> Iterator[Limit]:
+def list_limits(api: Api, store: Store, *, tag: str | None = None) -> Iterator[Limit]:
     """
     Yield the limits on tags.
 
@@ -204,32 +196,33 @@ def list_limits(
         api: The Prefect that has the limits.
         store: The store with the calls.
         tag: Only the limit on this tag.
-        holders: Whether to find out who holds the slots.
     """
     holders_by_tag = {
         one["tag"]: one["active_slots"] for one in pages(api, "/concurrency_limits/filter")
     }
-    is_call_alive: dict[str, bool] = {}
-    for limit in pages(api, "/v2/concurrency_limits/filter"):
-        name = limit["name"].removeprefix("tag:")
-        if name == limit["name"] or tag not in (None, name):
+    for name, limit in _tag_limits(api):
+        if tag not in (None, name):
             continue
         ids = holders_by_tag.get(name, [])
-        row: Limit = {
+        taken = limit["active_slots"]
+        holders = [_holder(api, store, run) for run in ids]
+        yield {
             "tag": name,
             "limit": limit["limit"],
-            "taken": limit["active_slots"],
+            "taken": taken,
             "limit_id": limit["id"],
             "updated_at": limit["updated"],
-            "set_by_pfl": False,
-            "holders": [],
-            "leaked": max(0, limit["active_slots"] - len(ids)),
+            "set_by_pfl": store.get(_path(name)) is not None,
+            "holders": holders,
+            "leaked": max(0, taken - len(ids)) + sum(each["is_dead"] for each in holders),
         }
-        if holders:
-            row["set_by_pfl"] = store.get(_path(name)) is not None
-            row["holders"] = [_holder(api, store, run, is_call_alive) for run in ids]
-            row["leaked"] += sum(each["is_dead"] for each in row["holders"])
-        yield row
+
+
+def _tag_limits(api: Api) -> Iterator[tuple[str, JsonObject]]:
+    for limit in pages(api, "/v2/concurrency_limits/filter"):
+        kind, _, tag = limit["name"].partition(":")
+        if kind == "tag":
+            yield tag, limit
 
 
 def get_limit(api: Api, store: Store, tag: str) -> Limit:
@@ -264,10 +257,12 @@ def reset(api: Api, row: Limit) -> list[str]:
         if not each["is_dead"]:
             alive += 1
             continue
+        id = each["task_run_id"]
         message = "Its process is dead.\nIts slot was reset."
-        set_state(api, "task_runs", each["task_run_id"], "CRASHED", message, force=True)
-        name = each["name"] or each["task_run_id"]
-        freed.append(f"{name}, held since {each['since'] or '?'}, its process is dead")
+        set_state(api, "task_runs", id, "CRASHED", message, force=True)
+        freed.append(
+            f"{each['name'] or id}, held since {each['since'] or '?'}, its process is dead"
+        )
     path = f"/v2/concurrency_limits/{row['limit_id']}"
     current = ask(api, path)
     unheld = current["active_slots"] - alive if current else 0
@@ -291,11 +286,9 @@ def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
     before = records.now_iso(time.time() - idle_s)
     manual = {entry.key for entry in store.list("limits")}
     tags = []
-    for row in list_limits(api, store, holders=False):
-        tag = row["tag"]
-        is_of_one_id = tag.startswith("id=") and ":task-" in tag
-        is_idle = not row["taken"] and row["updated_at"] < before
-        if is_of_one_id and is_idle and _path(tag) not in manual:
+    for tag, limit in _tag_limits(api):
+        is_idle = not limit["active_slots"] and limit["updated"] < before
+        if is_id_limit(tag) and is_idle and _path(tag) not in manual:
             tags.append(tag)
     return tags
 
@@ -304,22 +297,23 @@ def _post_limit(api: Api, tag: str, limit: int) -> None:
     ask(api, "/concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
 
 
-def _holder(api: Api, store: Store, task_run_id: str, is_call_alive: dict[str, bool]) -> Holder:
+def _holder(api: Api, store: Store, task_run_id: str) -> Holder:
     # A task run that has just begun may be unknown to Prefect.
     task = ask(api, f"/task_runs/{task_run_id}") or {}
     run_id = task.get("flow_run_id")
     run = (ask(api, f"/flow_runs/{run_id}") if run_id else None) or {}
-    call = next((tag[5:] for tag in run.get("tags", ()) if tag.startswith("call=")), "")
-    if call and call not in is_call_alive:
-        state = lease.call_state(store, call)
-        # Of a call in another store nothing is known.
-        is_call_alive[call] = state.is_alive or not state.entries
+    is_dead = task.get("state_type") in FINAL
+    for tag in run.get("tags", ()):
+        if tag.startswith("call="):
+            state = lease.call_state(store, tag[5:])
+            # Of a call in another store nothing is known.
+            is_dead |= bool(state.entries) and not state.is_alive
     return {
         "task_run_id": task_run_id,
         "name": task.get("name"),
         "since": task.get("start_time"),
         "state": task.get("state_name"),
-        "is_dead": task.get("state_type") in FINAL or not is_call_alive.get(call, True),
+        "is_dead": is_dead,
         "url": environment.flow_run_url(api.url, run["id"]) if run else None,
     }
 

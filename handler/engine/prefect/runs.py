@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TypedDict
 from uuid import UUID
@@ -11,8 +11,10 @@ from uuid import UUID
 from ...core import links
 from ...core.cache import lease
 from ...core.errors import InvalidRequestError, NotFoundError
+from ...core.event import Notify
 from ...core.settings import Settings
 from ...core.store.objects import Store
+from ...core.tags import id_tag
 from . import environment, server
 from .client import ask, pages
 from .environment import Api
@@ -108,7 +110,7 @@ def list_runs(
             }
 
 
-def run_url(settings: Settings, run_id: str, notify: Callable[[str, str], None]) -> str:
+def run_url(settings: Settings, run_id: str, notify: Notify) -> str:
     """
     The page of a flow run, or of a task run, open at its inputs.
 
@@ -122,7 +124,7 @@ def run_url(settings: Settings, run_id: str, notify: Callable[[str, str], None])
         raise InvalidRequestError(
             f"{run_id!r} is not a run ID", hint="pfl runs ls lists them"
         ) from exc
-    api = environment.choose(settings, lambda text: notify("", text))
+    api = environment.choose(settings, notify)
     if ask(api, f"/flow_runs/{run_id}") is not None:
         return environment.flow_run_url(api.url, run_id)
     if ask(api, f"/task_runs/{run_id}") is not None:
@@ -137,14 +139,12 @@ def run_url(settings: Settings, run_id: str, notify: Callable[[str, str], None])
 def _runs_in_prefect(
     api: Api, id: str | None, status: str | None, stuck: bool, limit: int
 ) -> Iterator[RunRow]:
-    statuses: Sequence[str] = STATES
+    statuses: Sequence[str] = _OPEN if stuck else STATES
     if status is not None:
-        statuses = (status,)
-    elif stuck:
-        statuses = _OPEN
+        statuses = [status]
     chosen: dict[str, object] = {"state": {"type": {"any_": [each.upper() for each in statuses]}}}
     if id is not None:
-        chosen["tags"] = {"all_": [f"id={id.replace(',', '%2C')}"]}
+        chosen["tags"] = {"all_": [id_tag(id)]}
     body = {"flow_runs": chosen, "sort": "EXPECTED_START_TIME_DESC"}
     for run in islice(pages(api, "/flow_runs/filter", body), limit):
         tags = dict(tag.split("=", 1) for tag in run["tags"] if "=" in tag)

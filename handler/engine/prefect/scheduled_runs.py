@@ -15,8 +15,8 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
@@ -24,7 +24,6 @@ from uuid import UUID
 from ...core import event, retry
 from ...core.cache import lease
 from ...core.declare import project
-from ...core.declare.flow import Flow
 from ...core.errors import (
     ErrorBody,
     InvalidRequestError,
@@ -36,7 +35,7 @@ from ...core.event import Notify, Reply
 from ...core.settings import Settings
 from ...core.store.objects import Store
 from ...core.store.values import JsonObject
-from .. import aws
+from .. import aws, causes, deadline
 from . import client, environment, session
 from .environment import Api
 
@@ -104,57 +103,51 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         call = lease.LeaseHolder(
             caller.results,
             run_id,
-            {
-                "flow": None,
-                "step": None,
-                "request_id": caller.request_id,
-                "engine": "prefect",
-                "flow_run_id": run_id,
-            },
+            {"request_id": caller.request_id, "engine": "prefect", "flow_run_id": run_id},
             ttl_s=settings.lease_s,
             deadline=caller.deadline,
         )
         flow_run, name, why = _claim_patiently(api, run_id, call.token, caller)
+        reply = event.new_reply(id=None, flow=name, status="completed")
+        reply["claimed"] = flow_run is not None
         if flow_run is None:
-            reply = event.new_reply(id=None, flow=name, status="completed")
-            reply["claimed"] = False
             reply["why"] = why
         else:
-            reply = _run_claimed(api, flow_run, name, call, caller)
-            reply["claimed"] = True
+            _run_claimed(api, flow_run, name, call, caller, reply)
         reply["flow_run_id"] = run_id
         reply["url"] = environment.flow_run_url(api.url, run_id)
         return reply
 
 
 def _run_claimed(
-    api: Api, flow_run: JsonObject, name: str, call: lease.LeaseHolder, caller: Caller
-) -> Reply:
+    api: Api,
+    flow_run: JsonObject,
+    name: str,
+    call: lease.LeaseHolder,
+    caller: Caller,
+    reply: Reply,
+) -> None:
     """Run what was claimed, and leave it in a final state in Prefect, or on record for a reaper."""
     reap_reason = _UNRECORDED_END
     try:
-        # Not before the claim: a second delivery that is ended as dead would end the run of the
-        # first. A process that dies between the two is found by end_lost.
-        call.begin()
-        reply = _run(api, flow_run, name, caller)
+        try:
+            # Not before the claim: a second delivery that is ended as dead would end the run of the
+            # first. A process that dies between the two is found by end_lost.
+            call.begin()
+            _run(api, flow_run, name, caller, reply)
+        except PflError as exc:
+            event.add_error(reply, exc)
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
-    except PflError as exc:
-        reply = event.new_reply(id=None, flow=name, status=exc.status)
-        event.add_error(reply, exc)
-        reap_reason = _end_after_error(api, flow_run["id"], reply["error"])
     finally:
         call.end(reap_reason)
-    return reply
 
 
 def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Claim:
     """
     :func:`_claim`, and wait for a Prefect that is away: a delivered event does not come again.
     """
-    longest_s: float = client.AWAY_S
-    if caller.deadline is not None:
-        left_s = caller.deadline - caller.settings.margin_s - time.monotonic()
-        longest_s = min(longest_s, left_s)
+    remaining_s = (caller.deadline or inf) - caller.settings.margin_s - time.monotonic()
+    longest_s = min(client.AWAY_S, remaining_s)
 
     def claim() -> _Claim:
         return client.patiently(lambda: _claim(api, run_id, token), longest_s=longest_s)
@@ -215,7 +208,8 @@ def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
     return ""
 
 
-def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
+def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> None:
+    """Run a flow of pfl or of Prefect's own, and fill in *reply*."""
     from prefect.client.schemas.objects import FlowRun
 
     flow_run = FlowRun.model_validate(run)
@@ -223,9 +217,10 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
     flows = project.load(settings).flows
     if name in flows:
         from ... import answer
+        from . import builder
 
-        return answer.answer(
-            _event(flows[name], flow_run.parameters),
+        reply |= answer.answer(
+            builder.event_of(flows[name], flow_run.parameters),
             settings,
             results=caller.results,
             request_id=caller.request_id,
@@ -233,6 +228,7 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
             notify=caller.notify,
             flow_run=flow_run,
         )
+        return
     ordinary = ordinary_flows(settings)
     if name not in ordinary:
         raise InvalidRequestError(
@@ -240,19 +236,7 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller) -> Reply:
             why=f"its flows are {', '.join([*flows, *ordinary])}",
             hint="deploy the image again, or run pfl setup deployments",
         )
-    return _run_ordinary(api, ordinary[name][0], flow_run, settings, caller.deadline)
-
-
-def _event(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
-    """The event that a flow run's parameters stand for; an empty field of the form is left out."""
-    fields: dict[str, object] = {}
-    params: dict[str, object] = {}
-    for name, value in parameters.items():
-        if name in flow.params:
-            params[name] = value
-        elif value not in (None, [], ""):
-            fields[name] = value
-    return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
+    _run_ordinary(api, ordinary[name][0], flow_run, caller, reply)
 
 
 # Ordinary Prefect flows.
@@ -288,65 +272,55 @@ def ordinary_flows(settings: Settings) -> dict[str, tuple[PrefectFlow[..., Any],
 
 
 def _run_ordinary(
-    api: Api,
-    flow: PrefectFlow[..., Any],
-    flow_run: FlowRun,
-    settings: Settings,
-    deadline: float | None,
-) -> Reply:
+    api: Api, flow: PrefectFlow[..., Any], flow_run: FlowRun, caller: Caller, reply: Reply
+) -> None:
     from prefect import settings as knobs
     from prefect.client.schemas.objects import State
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
 
-    from .. import causes
-    from .. import deadline as deadlines
-
     started = time.perf_counter()
     run_id = str(flow_run.id)
-    reply = event.new_reply(id=None, flow=flow.name, status="completed")
+    margin_s = caller.settings.margin_s
     reply["engine"] = "prefect"
-    error: PflError | None = None
     try:
         with (
             knobs.temporary_settings({knobs.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}),
-            deadlines.watch(deadline, settings.margin_s, lambda: True),
+            deadline.watch(caller.deadline, margin_s, lambda: True),
             session.watch_cancellation(api, lambda: run_id) as cancellation,
         ):
             state = run_flow(flow, flow_run=flow_run, return_type="state")
             if inspect.iscoroutine(state):
                 state = asyncio.run(state)
-        assert isinstance(state, State)
-        if not state.is_completed():
-            why = (state.message or "")[:500]
-            error = StepFailedError(f"flow {flow.name} ended as {state.name}", why=why)
     except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
-        error = InvalidRequestError(
+        raise InvalidRequestError(
             f"the parameters do not fit flow {flow.name}",
             why=str(exc),
             hint="pfl setup deployments updates the form",
-        )
+        ) from exc
     except KeyboardInterrupt:
         client.end(api, "CANCELLED", "interrupted", flow_runs=[run_id], force=True)
         if not cancellation.was_poked:
             raise
         reply["status"] = "cancelled"
-        return reply
+        return
     except Exception as exc:
-        error = session.unavailable(api, exc)
-    except (deadlines.Stopped, deadlines.Abandoned):
+        raise session.unavailable(api, exc) from exc
+    except (deadline.Stopped, deadline.Abandoned):
         error = causes.out_of_time(
             f"flow {flow.name} was stopped",
-            settings.margin_s,
+            margin_s,
             hint="give the function more time, or make the flow smaller",
         )
         client.end(api, "CRASHED", error.lines, flow_runs=[run_id], force=True)
+        raise error from None
     finally:
-        session.flush(deadline)
-    reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
-    if error is not None:
-        event.add_error(reply, error)
-    return reply
+        session.flush(caller.deadline)
+        reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+    assert isinstance(state, State)
+    if not state.is_completed():
+        why = (state.message or "")[:500]
+        raise StepFailedError(f"flow {flow.name} ended as {state.name}", why=why)
 
 
 # Without a worker.
@@ -362,7 +336,7 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
         NotFoundError: The work pool does not exist.
         UnavailableError: Prefect did not answer.
     """
-    api = environment.choose(caller.settings, lambda text: caller.notify("", text))
+    api = environment.choose(caller.settings, caller.notify)
     end_lost(api, pool)
     due = client.ask(
         api,
@@ -387,11 +361,9 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
                 if number:
                     row["why"] = f"left for the next poll: {exc}"
                     continue
-        reply = run(run_id, caller)
-        row["status"] = reply["status"]
-        row["claimed"] = reply["claimed"]
-        if "why" in reply:
-            row["why"] = reply["why"]
+        for name, value in run(run_id, caller).items():
+            if name in ("status", "claimed", "why"):
+                row[name] = value
     return rows
 
 

@@ -34,8 +34,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ...core.errors import UnavailableError
 
@@ -54,8 +54,7 @@ _DROPPED = (
 )
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """
     A running server.
 
@@ -331,24 +330,17 @@ def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
         why = f"{cause.strerror}: {cause.filename}"
     delete = f"delete {home / 'prefect'}: that loses the list of runs, but no results"
     if "malformed" in why or "not a database" in why:
-        return UnavailableError(
-            "the embedded Prefect server's database is damaged",
-            why=why,
-            hint=f"{delete}; or use --engine direct",
-        )
-    if "locate revision" in why:
-        return UnavailableError(
-            "the embedded Prefect server's database was made by another version of Prefect",
-            why=why,
-            hint=f"install that version, or {delete}",
-        )
-    log = home / "server.log"
-    see_log = f"see {log}; " if _size(log) else ""
-    return UnavailableError(
-        "the embedded Prefect server did not start",
-        why=why,
-        hint=f"{see_log}`pfl server stop` cleans up; --engine direct computes without Prefect",
-    )
+        what = "'s database is damaged"
+        hint = f"{delete}; or use --engine direct"
+    elif "locate revision" in why:
+        what = "'s database was made by another version of Prefect"
+        hint = f"install that version, or {delete}"
+    else:
+        what = " did not start"
+        log = home / "server.log"
+        hint = f"see {log}; " if _size(log) else ""
+        hint += "`pfl server stop` cleans up; --engine direct computes without Prefect"
+    return UnavailableError(f"the embedded Prefect server{what}", why=why, hint=hint)
 
 
 def _failure(log: Path, start: int) -> str:

@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from contextlib import closing, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +116,7 @@ def _serve(home: Path, lock: int, idle_s: float) -> None:
                 idle_s=idle_s,
             )
             draft = home / "server.json.new"
-            draft.write_text(json.dumps(asdict(server), default=str, indent=1))
+            draft.write_text(json.dumps(server._asdict(), default=str, indent=1))
             draft.replace(home / "server.json")
             (home / "prefect" / "port").write_text(str(port))
             self.tasks = [
@@ -159,7 +158,10 @@ def _create_app(home: Path, port: int) -> Watched:
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = f"{ui_url},http://localhost:{port}"
     os.environ["PREFECT_SERVER_API_PORT"] = str(port)
     _create_database(home / "prefect" / "prefect.db")
-    _place_ui(home)
+    # Prefect unpacks its UI next to its own code; if that is read-only, unpack it in the project.
+    code = importlib.metadata.distribution("prefect").locate_file("prefect/server")
+    if not os.access(str(code), os.W_OK):
+        os.environ["PREFECT_UI_STATIC_DIRECTORY"] = str(home / "prefect" / "ui")
     # The imports create 1.3 million objects, and hardly any of them is garbage.
     gc.disable()
     from prefect.server.api.server import create_app
@@ -208,15 +210,6 @@ def _create_database(path: Path) -> None:
     with closing(sqlite3.connect(draft)) as db:
         db.executescript(gzip.decompress(SCHEMA.read_bytes()).decode())
     draft.replace(path)
-
-
-def _place_ui(home: Path) -> None:
-    """
-    Prefect unpacks its UI next to its own code; if that is read-only, unpack it in the project.
-    """
-    code = importlib.metadata.distribution("prefect").locate_file("prefect/server")
-    if not os.access(str(code), os.W_OK):
-        os.environ["PREFECT_UI_STATIC_DIRECTORY"] = str(home / "prefect" / "ui")
 
 
 async def _end_when_idle(

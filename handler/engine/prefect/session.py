@@ -46,15 +46,13 @@ def compute(invocation: Invocation) -> None:
 
         from . import builder
 
-        request = invocation.request
         token = builder.current.set(invocation)
         invocation.reap_reason = END_NOT_RECORDED
         flush_s: float = FLUSH_S
         try:
             # A reaper finds the run by this tag if the process dies before it knows its run.
-            tags = (*builder.tags(request.id, request.step), f"call={invocation.call.token}")
             with (
-                prefect.tags(*tags),
+                prefect.tags(*invocation.run_tags),
                 watch_cancellation(api, lambda: invocation.flow_run_id) as watched,
             ):
                 state = _run(invocation, api)
@@ -108,8 +106,7 @@ def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
     flow.result_storage = None if results.default_storage_block else results.local_storage_path
     if invocation.flow_run is not None:
         builder.tag_scheduled_run(invocation.flow_run, invocation)
-        state = run_flow(flow, flow_run=invocation.flow_run, return_type="state")
-        return cast("State[Any]", state)
+        return cast("State[Any]", run_flow(flow, flow_run=invocation.flow_run, return_type="state"))
     request = invocation.request
     parameters = {
         "id": request.id,
@@ -192,7 +189,7 @@ def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
     Raises:
         UnavailableError: No API is configured, or the embedded server does not start.
     """
-    api = environment.choose(settings, lambda text: notify("", text))
+    api = environment.choose(settings, notify)
     notify("", f"Prefect: {api.url} ({api.source})")
     environment.prepare(settings)
     environment.load()
@@ -217,11 +214,11 @@ def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
 
 
 def unavailable(
-    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] | None = None
+    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] = {}
 ) -> UnavailableError:
     """The error for what Prefect's engine raised and no step did: its API was away, or refused."""
     why = (" ".join(str(exc).split()) or type(exc).__name__)[:500]
-    saved = [name for name, each in (outcomes or {}).items() if each.status == "computed"]
+    saved = [name for name, each in outcomes.items() if each.status == "computed"]
     if saved:
         return UnavailableError(
             f"Prefect at {api.url} went away during the run",

@@ -21,6 +21,7 @@ from .source import (
     bound_by,
     imported,
     is_type_checking,
+    last_name,
     module_read,
 )
 
@@ -119,30 +120,27 @@ def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
             if alias.asname and alias.name in _WATCHED:
                 yield alias.asname, alias.name
     elif isinstance(node, ast.Assign):
-        name = _last_name(node.value)
+        name = last_name(node.value)
         for target in node.targets:
             if isinstance(target, ast.Name) and name in _WATCHED:
                 yield target.id, name
 
 
-def _last_name(node: ast.expr) -> str:
-    """``c`` of ``a.b.c``."""
-    return getattr(node, "attr", "") or getattr(node, "id", "")
-
-
 def _text_in(node: ast.AST | None) -> str | None:
     """The text that an expression of literals says; None if it holds anything else."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    pieces: list[ast.expr] = []
-    if isinstance(node, ast.FormattedValue) and node.conversion < 0 and node.format_spec is None:
-        pieces = [node.value]
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        pieces = [node.left, node.right]
-    elif isinstance(node, ast.JoinedStr):
-        pieces = node.values
+    match node:
+        case ast.Constant(str(text)):
+            return text
+        case ast.FormattedValue(value, -1, None):
+            return _text_in(value)
+        case ast.BinOp(left, ast.Add(), right):
+            pieces = [left, right]
+        case ast.JoinedStr(values):
+            pieces = values
+        case _:
+            return None
     texts = [text for text in map(_text_in, pieces) if text is not None]
-    return "".join(texts) if texts and len(texts) == len(pieces) else None
+    return "".join(texts) if len(texts) == len(pieces) else None
 
 
 class _Scope:
@@ -243,15 +241,16 @@ class _Analyzer(ast.NodeVisitor):
 
     def chain(self, node: ast.expr) -> Read | None:
         """The outside name that *node* means; None, after a visit to its parts, if it is none."""
-        if isinstance(node, ast.Name):
-            return Read(node.id)
-        if isinstance(node, ast.Attribute):
-            self._check_word(node.attr, node.lineno)
-            return _extend(self.chain(node.value), node.attr)
-        if isinstance(node, ast.Subscript):
-            return self._chain_of_item(node.value, node.slice)
-        if isinstance(node, ast.Call):
-            return self._chain_of_call(node)
+        match node:
+            case ast.Name(name):
+                return Read(name)
+            case ast.Attribute(value, attr):
+                self._check_word(attr, node.lineno)
+                return _extend(self.chain(value), attr)
+            case ast.Subscript(value, key):
+                return self._chain_of_item(value, key)
+            case ast.Call():
+                return self._chain_of_call(node)
         super().visit(node)
         return None
 
@@ -260,44 +259,47 @@ class _Analyzer(ast.NodeVisitor):
     ) -> Read | None:
         table = self.chain(value)
         self.visit(key)
-        if table is not None and (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
+        if table is None:
+            return None
+        if (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
             if isinstance(key, ast.Name) and key.id == "__name__":
                 return Read(OWN_MODULE)
             if (name := _text_in(key)) is not None:
                 return Read(name, (), 0)
-        elif table is not None and (table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]):
+        elif table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]:
             names = tuple(attr for attr in table.attrs if attr != "__dict__")
             return _extend(table._replace(attrs=names), self._key(key))
         self.read(_extend(table, *attrs), value.lineno)
         return None
 
     def _chain_of_call(self, node: ast.Call) -> Read | None:
-        name = _last_name(node.func)
-        is_bare = isinstance(node.func, ast.Name)
+        function = node.func
+        arguments = node.args
+        name = last_name(function)
+        is_bare = isinstance(function, ast.Name)
         if is_bare:
             name = self.aliases.get(name, name)
         found: Read | None = None
-        arguments = node.args
-        first = arguments[0] if arguments else None
-        if is_bare and name == "globals":
-            found = Read(OWN_MODULE)
-        elif is_bare and name == "vars" and first is not None:
-            found = _extend(self.chain(first), "__dict__")
-            arguments = []
-        elif is_bare and name == "getattr" and first is not None and len(arguments) > 1:
-            found = _extend(self.chain(first), self._key(arguments[1]))
-            arguments = arguments[1:]
-        elif is_bare and name in ("eval", "exec") and first is not None:
-            self._visit_evaluated(first, name)
-        elif name in ("import_module", "__import__"):
-            found = self._chain_of_import(node, name)
-        elif name == "setattr" and first is not None and len(arguments) == 3:
-            self._read_target(first)
-            arguments = arguments[1:]
-        elif name == "get" and isinstance(node.func, ast.Attribute) and first is not None:
-            self._visit_all([*arguments[1:], *node.keywords])
-            return self._chain_of_item(node.func.value, first, ("get",))
-        self._visit_all([node.func, *arguments, *node.keywords])
+        match name, arguments:
+            case "globals", _ if is_bare:
+                found = Read(OWN_MODULE)
+            case "vars", [first, *_] if is_bare:
+                found = _extend(self.chain(first), "__dict__")
+                arguments = []
+            case "getattr", [first, key, *_] if is_bare:
+                found = _extend(self.chain(first), self._key(key))
+                arguments = arguments[1:]
+            case "eval" | "exec", [first, *_] if is_bare:
+                self._visit_evaluated(first, name)
+            case "import_module" | "__import__", _:
+                found = self._chain_of_import(node, name)
+            case "setattr", [first, _, _]:
+                self._read_target(first)
+                arguments = arguments[1:]
+            case "get", [key, *others] if isinstance(function, ast.Attribute):
+                self._visit_all([*others, *node.keywords])
+                return self._chain_of_item(function.value, key, ("get",))
+        self._visit_all([function, *arguments, *node.keywords])
         return found
 
     def _chain_of_import(self, node: ast.Call, function: str) -> Read | None:
@@ -315,23 +317,15 @@ class _Analyzer(ast.NodeVisitor):
         read = module_read(name)
         package = options.get("package", second)
         if function == "import_module" and read.level and package is not None:
-            read = Read(self._within(name, package), (), 0)
+            known = _text_in(package)
+            # If a global holds the package: that global, and the relative name.
+            chosen = f"{self._chosen(package)}{CHOSEN}{name}"
+            read = Read(chosen if known is None else absolute(read, known), (), 0)
         self.reads.setdefault(read._replace(escapes=False), node.lineno)
         returns_top = function == "__import__" and len(node.args) < 4 and "fromlist" not in options
         if returns_top and not read.level:
             return read._replace(root=read.root.partition(".")[0])
         return read
-
-    def _within(self, name: str, package: ast.expr) -> str:
-        """
-        The absolute name of a relative module.
-
-        If a global holds the package: `CHOSEN`, that global, `CHOSEN`, and *name*.
-        """
-        known = _text_in(package)
-        if known is None:
-            return f"{self._chosen(package)}{CHOSEN}{name}"
-        return absolute(module_read(name), known)
 
     def _key(self, node: ast.expr) -> str:
         """The attribute that a text names."""

@@ -46,7 +46,7 @@ _DESCRIPTORS = (
 _KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
 
 
-def visit_class(collector: Collector, label: str, klass: type) -> None:
+def visit_class(collector: Collector, klass: type) -> None:
     """Its bases, decorators and members; its subclasses if something asks for them."""
     info = collector.module_named(klass.__module__)
     is_ours = info.kind == ownership.PROJECT
@@ -60,10 +60,8 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
     written: Bindings = {}
     if source is not None and node is not None:
         location = location._replace(line=node.lineno)
-        items += _header(collector, label, klass, source, node, location)
-        text = source.text_of(
-            node, without=tuple(item for item in node.body if hasattr(item, "body"))
-        )
+        items += _header(collector, klass, source, node, location)
+        text = source.text_of(node)
         if "text" in collector.extras:
             items.append(source.verbatim(node))
         written = _written(source, klass, node)
@@ -73,8 +71,8 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
         where = location
         if nodes := written.get(name):
             where = location._replace(line=nodes[0].lineno, nodes=tuple(nodes))
-        items += [name, collector.bind(label, name, "constant", value, where)]
-    collector.add_part(label, "class", location, items, text)
+        items += [name, collector.bind(name, "constant", value, where)]
+    collector.add_part("class", location, items, text)
     if "subclasses" in collector.extras:
         subclasses: list[type] = type.__subclasses__(klass)
         for each in sorted(subclasses, key=lambda item: (item.__qualname__, item.__module__)):
@@ -107,7 +105,6 @@ def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
 
 def _header(
     collector: Collector,
-    label: str,
     klass: type,
     source: Source,
     node: ast.ClassDef,
@@ -125,7 +122,7 @@ def _header(
     names = vars(location.module) if location.module is not None else {}
     unit = collector.analyse(source, pieces, names)
     doc = ast.get_docstring(node) if "docs" in collector.extras else None
-    resolver = Resolver(collector, label, location, {**vars(klass), **names})
+    resolver = Resolver(collector, location, {**vars(klass), **names})
     return [unit.text, doc or "", *resolver.resolve(unit)]
 
 

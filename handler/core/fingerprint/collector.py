@@ -80,12 +80,13 @@ class Collector:
         # A new module was imported: what was read until then may have changed.
         self.has_imported = False
         self.encoder = Encoder(codebase)
-        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
+        # The part that is read now, and the statements that create it if it may hide its state.
+        self.label = ""
+        self.creator: Location | None = None
+        self.queue: collections.deque[tuple[str, Any, Location | None]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
-        # By label: where the statements are that create an object with hidden state.
-        self.creators: dict[str, Location] = {}
         self._known: _Known = {}
         # By key: the label, and the item, so that no identity is used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
@@ -118,21 +119,18 @@ class Collector:
             count = self._counts[name] = self._counts.get(name, 0) + 1
             label = name if count == 1 else f"{name}#{count}"
             self._labels[key] = (label, item)
-            if creator is not None:
-                self.creators[label] = creator
-            self.queue.append((label, item))
+            self.queue.append((label, item, creator))
         return self._labels[key][0]
 
-    def bind(self, owner: str, name: str, kind: str, value: Any, location: Location) -> str:
-        """What *owner* holds as *name*, as an item of a digest; a value becomes a part."""
+    def bind(self, name: str, kind: str, value: Any, location: Location) -> str:
+        """What the current part holds as *name*, as an item of a digest; a value is a new part."""
         if value is MISSING:
             return "unbound"
-        creator = self.creators.get(owner)
-        if (code := self.code(value, creator)) is not None:
+        if (code := self.code(value, self.creator)) is not None:
             return code
         mark = ":" if kind == "closure" else "."
-        part = Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location)
-        return self.link(part, creator)
+        label = f"{self.label}{mark}{name}"
+        return self.link(Value((kind, label), label, kind, value, location), self.creator)
 
     def code(self, value: Any, creator: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for any other value."""
@@ -152,15 +150,17 @@ class Collector:
         encoded = self.encoder.top(value)
         return [encoded.token, *map(self.link, encoded.links)]
 
-    def add_part(
-        self, label: str, kind: str, location: Location, items: Sequence[str], text: str
-    ) -> None:
-        """Add what was read of something reached."""
-        self.parts.append(_part(label, kind, location, items, text))
+    def add_part(self, kind: str, location: Location, items: Sequence[str], text: str) -> None:
+        """Add what was read of the current part."""
+        self.parts.append(self._part(kind, location, items, text))
 
-    def add_opaque(self, label: str, location: Location, reason: str) -> None:
-        """Add something that cannot be known."""
-        self.opaque[_part(label, "opaque", location, (label, reason), reason)] = None
+    def add_opaque(self, location: Location, reason: str) -> None:
+        """Add something that cannot be known about the current part."""
+        self.opaque[self._part("opaque", location, (self.label, reason), reason)] = None
+
+    def _part(self, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
+        digest = tagged(kind, *items)
+        return Part(self.label, kind, location.file, location.line, digest, text)
 
     def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
@@ -247,10 +247,6 @@ class Collector:
             source.units[key] = unit
         self.found_extras |= unit.extras
         return unit
-
-
-def _part(label: str, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
-    return Part(label, kind, location.file, location.line, tagged(kind, *items), text)
 
 
 def _name(item: Any) -> str:

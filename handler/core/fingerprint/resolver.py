@@ -42,14 +42,12 @@ class Resolver:
 
     Args:
         collector: Takes what is found.
-        label: The part that the source belongs to.
         location: Where the source is, and its module if that is known.
         names: Its globals.
         cells: What it closes over.
     """
 
     collector: Collector
-    label: str
     location: Location
     names: Globals
     cells: Globals = field(default_factory=dict)
@@ -58,7 +56,7 @@ class Resolver:
         """What every name that *unit* reads is bound to, as items of a digest."""
         items: list[str] = []
         for reason, line in unit.notes:
-            self.collector.add_opaque(self.label, self.location._replace(line=line), reason)
+            self.collector.add_opaque(self.location._replace(line=line), reason)
         for read, line in unit.reads.items():
             self.location = self.location._replace(line=line)
             if (found := self._find(read)) is not None:
@@ -87,7 +85,7 @@ class Resolver:
         return None
 
     def _add_opaque(self, reason: str) -> None:
-        self.collector.add_opaque(self.label, self.location, reason)
+        self.collector.add_opaque(self.location, reason)
 
     # --- imported modules
 
@@ -222,7 +220,7 @@ class Resolver:
     def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.collector.bind(self.label, name, "closure", value, self.location)
+            return self.collector.bind(name, "closure", value, self.location)
         location, name = origin_of(self.collector, module, name, value)
         if isinstance(location, str):
             # Its package's version says everything, unless the project replaced it.
@@ -288,9 +286,7 @@ def origin_of(
     return Location(collector.module_info(module).file, line, nodes, module), name
 
 
-def statements(
-    collector: Collector, label: str, location: Location, without: str = ""
-) -> list[str]:
+def statements(collector: Collector, location: Location, without: str = "") -> list[str]:
     """What the statements at *location*, and what decides whether they run, say and read."""
     source = collector.module_info(location.module).source
     if source is None or location.module is None or not location.nodes:
@@ -302,7 +298,7 @@ def statements(
     unit = collector.analyse(source, tuple(nodes), names)
     reads = {read: line for read, line in unit.reads.items() if read.root != without}
     unit = unit._replace(notes=(), reads=reads)
-    return [unit.text, *Resolver(collector, label, location, names).resolve(unit)]
+    return [unit.text, *Resolver(collector, location, names).resolve(unit)]
 
 
 def _star(source: Source, name: str, value: Any, package: str) -> Read | None:

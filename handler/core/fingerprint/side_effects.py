@@ -60,7 +60,7 @@ _HOOKS = (
 _CALLERS = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}
 
 
-def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -> None:
+def visit_side_effects(collector: Collector, effects: SideEffects) -> None:
     """The statements of a module that change others; those of its packages and effects, too."""
     module = effects.module
     _, _, file, source = collector.module_info(module)
@@ -74,8 +74,8 @@ def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -
     if nodes := source.units["effects"]:
         location = Location(file, nodes[0].lineno, nodes, module)
         text = "\n".join(source.text_of(node) for node in nodes)
-        items = statements(collector, label, location)
-        collector.add_part(label, "module", location, items, text)
+        items = statements(collector, location)
+        collector.add_part("module", location, items, text)
 
 
 def _effects(collector: Collector, source: Source, names: Globals) -> Iterator[ast.stmt]:

@@ -8,9 +8,8 @@ import ast
 import functools
 import inspect
 import linecache
-import os
 from collections.abc import Iterable, Iterator
-from importlib.util import decode_source, resolve_name
+from importlib.util import resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -105,25 +104,21 @@ class Source:
 
     def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
         """The statements that give a name its value, and what the last binding imports."""
-        key = ("origin", name)
-        if key not in self.units:
-            nodes = self.bindings.get(name, [])
-            read = None
-            if nodes and isinstance(nodes[-1], ast.ImportFrom):
-                read = dict(imported(nodes[-1]))[name]
-            self.units[key] = (*nodes, *self.changes.get(name, ())), read
-        origin: tuple[tuple[ast.stmt, ...], Read | None] = self.units[key]
-        return origin
+        nodes = self.bindings.get(name, [])
+        read = None
+        if nodes and isinstance(nodes[-1], ast.ImportFrom):
+            read = dict(imported(nodes[-1]))[name]
+        return (*nodes, *self.changes.get(name, ())), read
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:
         """Modules that are imported, and whose names are never used: ``import patches  # noqa``."""
         used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-        modules: list[str] = []
+        modules = []
         for name, nodes in self.bindings.items():
             for node in nodes:
                 if isinstance(node, ast.Import) and name not in used:
-                    modules += (alias.name for alias in node.names)
+                    modules += [alias.name for alias in node.names]
         return modules
 
     def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
@@ -163,25 +158,26 @@ class Source:
         block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
-    def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
-        """Source of *node* without comment lines, docstrings and the statements *without*."""
-        key = ("text", id(node), len(without))
+    def text_of(self, node: ast.AST) -> str:
+        """Source of *node* without comment lines and docstrings; of a class, its header."""
+        key = ("text", id(node))
         if key not in self.units:
-            self.units[key] = self._text_of(node, without)
+            self.units[key] = self._text_of(node)
         return str(self.units[key])
 
-    def _text_of(self, node: ast.AST, without: tuple[ast.stmt, ...]) -> str:
+    def _text_of(self, node: ast.AST) -> str:
         if isinstance(node, ast.Lambda):
             return ast.get_source_segment("\n".join(self.lines), node) or ""
-        hidden = list(without)
+        hidden_lines: set[int] = set()
+        if isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if hasattr(item, "body"):
+                    hidden_lines.update(lines_of(item))
         for inner in ast.walk(node):
             # A body of nothing but a docstring keeps it.
             if isinstance(inner, Definition) and len(inner.body) > 1:
                 if ast.get_docstring(inner, clean=False) is not None:
-                    hidden.append(inner.body[0])
-        hidden_lines: set[int] = set()
-        for statement in hidden:
-            hidden_lines.update(lines_of(statement))
+                    hidden_lines.update(lines_of(inner.body[0]))
         lines = []
         for number in lines_of(node):
             line = self.lines[number - 1].rstrip()
@@ -197,24 +193,13 @@ def load(path: str, module_globals: Globals) -> Source | None:
 
     It is read again when it has another time or size, so that an edit is seen in the same process.
     """
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return _parse("".join(linecache.getlines(path, module_globals)))
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    linecache.checkcache(path)
+    return _parse(path, "".join(linecache.getlines(path, module_globals)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(path: str, mtime_ns: int, size: int) -> Source | None:
-    try:
-        with open(path, "rb") as file:
-            return _parse(decode_source(file.read()))
-    except (OSError, UnicodeDecodeError, SyntaxError):
-        return None
-
-
-@functools.lru_cache(maxsize=64)
-def _parse(text: str) -> Source | None:
+def _parse(path: str, text: str) -> Source | None:
+    # Two files of one text are two sources, because their relative imports differ.
     try:
         return Source(text) if text else None
     except (SyntaxError, ValueError):
@@ -223,8 +208,8 @@ def _parse(text: str) -> Source | None:
 
 def first_line(node: ast.AST) -> int:
     """Where Python says that a definition begins: at its first decorator."""
-    first: Any = (*getattr(node, "decorator_list", ()), node)[0]
-    return int(first.lineno)
+    line: int = (*getattr(node, "decorator_list", ()), node)[0].lineno
+    return line
 
 
 def lines_of(node: ast.AST) -> range:
@@ -262,8 +247,7 @@ def bound_by(node: ast.AST) -> Iterator[str]:
     if isinstance(node, Definition):
         yield node.name
     elif isinstance(node, ast.Import | ast.ImportFrom):
-        for name, _ in imported(node):
-            yield name
+        yield from dict(imported(node))
     else:
         for inner in expressions(node):
             if isinstance(inner, ast.Name):
@@ -313,7 +297,12 @@ def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AS
 
 def is_type_checking(test: ast.expr) -> bool:
     """Whether an ``if`` is for type checkers only."""
-    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
+    return last_name(test) == "TYPE_CHECKING"
+
+
+def last_name(node: ast.expr) -> str:
+    """``c`` of ``a.b.c``."""
+    return getattr(node, "attr", "") or getattr(node, "id", "")
 
 
 def dotted(node: ast.AST | None) -> tuple[str | None, list[str]]:

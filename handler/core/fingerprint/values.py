@@ -33,7 +33,6 @@ MAX_VALUES = 50_000
 _MAX_FOREIGN_VALUES = 5_000
 
 MISSING = object()
-_BULK = {int, float, str, bytes, bool, type(None), complex}
 # How an instance of a subclass becomes a plain value, without running its code.
 _BASES: dict[type, Callable[[Any], Any]] = {
     dict: dict.copy,
@@ -93,6 +92,9 @@ class Encoded(NamedTuple):
     token: str
     links: tuple[Any, ...] = ()
     unknowns: tuple[str, ...] = ()
+
+
+_HIDDEN = Encoded("", (), ("",))
 
 
 class Package(NamedTuple):
@@ -200,12 +202,11 @@ class Encoder:
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
         # Not isinstance: a proxy may run code to answer that.
-        for types_, encode in _KINDS:
+        for types_, encode in _KINDS.items():
             if issubclass(kind, types_):
+                if isinstance(encode, tuple):
+                    return self._by_attributes(value, encode)
                 return encode(self, value)
-        for types_, names in _ATTRIBUTES.items():
-            if issubclass(kind, types_):
-                return self._by_attributes(value, names)
         return self._instance(value, kind)
 
     def _literal(self, value: Any) -> str:
@@ -218,7 +219,7 @@ class Encoder:
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
-        if not set(map(type, values)) <= _BULK:
+        if not set(map(type, values)) <= _PRIMITIVES.keys():
             return self.many(tag, values)
         if len(values) > 10_000:
             # marshal's second format is the same on every Python, and ten times faster.
@@ -367,7 +368,7 @@ class Encoder:
             wrapped = getattr(value, field, None)
             if isinstance(wrapped, types.FunctionType):
                 parts.append(self.function(wrapped))
-        parts.append(Encoded("", (), ("",)) if len(parts) > 1 else _unknown(kind))
+        parts.append(_HIDDEN if len(parts) > 1 else _unknown(kind))
         return self.join("foreign", parts)
 
     def _enum(self, value: enum.Enum) -> Encoded:
@@ -462,12 +463,11 @@ def _settled(state: Any) -> Any:
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {
     type(None): repr,
     type(...): repr,
-    type(NotImplemented): repr,
     bool: repr,
     complex: repr,
     float: float.hex,
     int: lambda value: f"int:{value:x}",
-    str: lambda value: f"str:{value}",
+    str: str,
     bytes: lambda value: f"bytes:{hashlib.sha256(value).hexdigest()}",
 }
 
@@ -480,7 +480,21 @@ _STATE_ATTRIBUTES = {
     "pydantic.type_adapter.TypeAdapter": ("_type", "_config"),
 }
 
-_ATTRIBUTES: dict[Any, tuple[str, ...]] = {
+# How a value of these types is encoded, or the attributes that say everything about it.
+_KINDS: dict[Any, Callable[[Encoder, Any], Encoded] | tuple[str, ...]] = {
+    types.FunctionType: Encoder.function,
+    types.BuiltinFunctionType: Encoder.builtin,
+    enum.Enum: Encoder._enum,
+    type: Encoder.class_,
+    types.ModuleType: Encoder.module,
+    type(functools.lru_cache(lambda: None)): (
+        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()])
+    ),
+    types.MappingProxyType: Encoder._mapping_proxy,
+    weakref.ref: lambda self, value: self.many("weakref", [value()]),
+    _thread.LockType: lambda self, value: _HIDDEN,
+    _NEVER_EQUAL: lambda self, value: _unknown(type(value)),
+    contextvars.ContextVar: Encoder._context_var,
     types.MethodType: ("__func__", "__self__"),
     property: ("fget", "fset", "fdel"),
     (staticmethod, classmethod): ("__func__",),
@@ -503,21 +517,3 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
         types.MemberDescriptorType,
     ): ("__qualname__",),
 }
-
-
-_KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
-    (types.FunctionType, Encoder.function),
-    (types.BuiltinFunctionType, Encoder.builtin),
-    (enum.Enum, Encoder._enum),
-    (type, Encoder.class_),
-    (types.ModuleType, Encoder.module),
-    (
-        type(functools.lru_cache(lambda: None)),
-        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
-    ),
-    (types.MappingProxyType, Encoder._mapping_proxy),
-    (weakref.ref, lambda self, value: self.many("weakref", [value()])),
-    (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-    (_NEVER_EQUAL, lambda self, value: _unknown(type(value))),
-    (contextvars.ContextVar, Encoder._context_var),
-]

@@ -8,6 +8,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .canonical import canonical, unquoted
@@ -23,6 +24,7 @@ from .source import (
     is_type_checking,
     last_name,
     module_read,
+    text_of,
 )
 
 # A read whose root is the module that it is part of.
@@ -79,33 +81,42 @@ class Unit(NamedTuple):
     extras: frozenset[str]
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def analyse(
-    nodes: Sequence[ast.AST],
+    source: Source,
+    nodes: tuple[ast.AST, ...],
     extras: frozenset[str],
-    skip: Iterable[ast.expr],
-    aliases: dict[str, str],
-    *,
+    skip: frozenset[int],
     body_only: bool,
 ) -> Unit:
     """
-    Read *nodes*, which are part of one module.
+    Read *nodes*, which are part of *source*.
 
     Args:
-        nodes: Statements or expressions.
+        source: A module.
+        nodes: Statements or expressions of it.
         extras: What counts besides code.
-        skip: Decorators that do not count.
-        aliases: Other names of what is watched for, as `aliases_in` returns them.
+        skip: Identities of decorators that do not count.
         body_only: Leave out the defaults of functions, because their live values count.
     """
-    reader = _Analyzer("annotations" in extras, frozenset(map(id, skip)), aliases, body_only)
-    for node in nodes:
-        reader.visit(node)
-    text = tagged("source", *(canonical(node, extras, reader.skip) for node in nodes))
+    reader = _Analyzer("annotations" in extras, skip, dict(_aliases_in(source)), body_only)
+    try:
+        for node in nodes:
+            reader.visit(node)
+        texts = [canonical(node, extras, skip) for node in nodes]
+    except RecursionError:
+        line = getattr(nodes[0], "lineno", 0)
+        reader.reads = {Read(OWN_MODULE): line}
+        reader.notes = {("nested too deeply to be read", line): None}
+        texts = [text_of(source, node) for node in nodes]
+    if "text" in extras:
+        texts += map(source.verbatim, nodes)
+    text = tagged("source", *texts)
     return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.extras))
 
 
 @functools.lru_cache(maxsize=4096)
-def aliases_in(source: Source) -> dict[str, str]:
+def _aliases_in(source: Source) -> dict[str, str]:
     """Other names that a module gives to what is watched for."""
     aliases: dict[str, str] = {}
     for node in source.statements:
@@ -185,22 +196,16 @@ class _Scope:
                     self._add(block)
 
 
+@dataclass
 class _Analyzer(ast.NodeVisitor):
-    def __init__(
-        self,
-        with_annotations: bool,
-        skip: frozenset[int],
-        aliases: dict[str, str],
-        body_only: bool,
-    ) -> None:
-        self.with_annotations = with_annotations
-        self.skip = skip
-        self.aliases = dict(aliases)
-        self.body_only = body_only
-        self.reads: dict[Read, int] = {}
-        self.notes: dict[tuple[str, int], None] = {}
-        self.extras: set[str] = set()
-        self.scopes: list[_Scope] = []
+    with_annotations: bool
+    skip: frozenset[int]
+    aliases: dict[str, str]
+    body_only: bool
+    reads: dict[Read, int] = field(default_factory=dict)
+    notes: dict[tuple[str, int], None] = field(default_factory=dict)
+    extras: set[str] = field(default_factory=set)
+    scopes: list[_Scope] = field(default_factory=list)
 
     def read(self, chain: Read | None, line: int) -> None:
         """Resolve a chain's root by Python's scoping, and note it if it comes from outside."""
@@ -214,28 +219,22 @@ class _Analyzer(ast.NodeVisitor):
                     break
                 origins = scope.names.get(chain.root)
                 for origin in origins or ():
-                    attrs = origin.attrs + chain.attrs
-                    self.read(origin._replace(attrs=attrs, escapes=chain.escapes), line)
+                    inner = origin._replace(escapes=chain.escapes)
+                    self.read(_extend(inner, *chain.attrs), line)
                 if origins or (origins is not None and not scope.is_class):
                     return
         self.reads.setdefault(chain, line)
         words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
         for pattern, reason in _NOTES_OF_CHAINS.items():
             if pattern.match(".".join(words)):
-                self.note(reason, line)
+                self.notes[reason, line] = None
         for word in words:
             self._check_word(word, line)
 
     def _check_word(self, word: str, line: int) -> None:
         if word in _NOTES:
-            self.note(_NOTES[word], line)
-        for extra, readers in _EXTRAS.items():
-            if word in readers:
-                self.extras.add(extra)
-
-    def note(self, reason: str, line: int) -> None:
-        """Note something that cannot be known."""
-        self.notes[reason, line] = None
+            self.notes[_NOTES[word], line] = None
+        self.extras.update(extra for extra, readers in _EXTRAS.items() if word in readers)
 
     # --- chains: ``a.b.c``, also spelled with ``getattr``, ``globals`` or ``import_module``
 
@@ -312,7 +311,7 @@ class _Analyzer(ast.NodeVisitor):
             chosen = self._chosen(first.value if isinstance(first, ast.Subscript) else first)
             if chosen != CHOSEN:
                 return Read(chosen, (), 0)
-            self.note("imports a module chosen at run time", node.lineno)
+            self.notes["imports a module chosen at run time", node.lineno] = None
             return None
         read = module_read(name)
         package = options.get("package", second)
@@ -344,25 +343,27 @@ class _Analyzer(ast.NodeVisitor):
         self.read(target and target._replace(escapes=False), node.lineno)
 
     def _visit_evaluated(self, code: ast.expr, name: str) -> None:
-        if isinstance(code, ast.Constant) and isinstance(code.value, str):
+        if (text := _text_in(code)) is not None:
             try:
-                return self._visit_all(map(ast.fix_missing_locations, ast.parse(code.value).body))
+                return self._visit_all(ast.parse(text).body)
             except SyntaxError:
                 pass
-        self.note(f"`{name}` runs code that is made at run time", code.lineno)
+        self.notes[f"`{name}` runs code that is made at run time", code.lineno] = None
         self.read(Read(OWN_MODULE), code.lineno)
 
     # --- one method per kind of node, as ast.NodeVisitor calls them
 
     def visit_Name(self, node: ast.Name | ast.Attribute | ast.Subscript | ast.Call) -> None:
         """What may be a chain."""
-        if isinstance(getattr(node, "ctx", None), ast.Store | ast.Del):
-            if isinstance(node, ast.Attribute):
-                self._read_target(node.value)
-            elif isinstance(node, ast.Subscript):
+        match node:
+            case ast.Name(ctx=ast.Store() | ast.Del()):
+                pass
+            case ast.Attribute(value, ctx=ast.Store() | ast.Del()):
+                self._read_target(value)
+            case ast.Subscript(ctx=ast.Store() | ast.Del()):
                 self.generic_visit(node)
-        else:
-            self.read(self.chain(node), node.lineno)
+            case _:
+                self.read(self.chain(node), node.lineno)
 
     visit_Attribute = visit_Subscript = visit_Call = visit_Name  # noqa: N815
 

@@ -15,7 +15,7 @@ from . import ownership
 from .canonical import unquoted
 from .collector import Collector, Location, first_seen, is_instance
 from .resolver import Resolver
-from .source import Bindings, Source, lines_of
+from .source import Bindings, Source, lines_of, text_of
 
 # Members that Python, enum, typing and pydantic add.
 _NOISE = re.compile(
@@ -49,19 +49,21 @@ _KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
 def visit_class(collector: Collector, klass: type) -> None:
     """Its bases, decorators and members; its subclasses if something asks for them."""
     info = collector.module_named(klass.__module__)
-    is_ours = info.kind == ownership.PROJECT
-    location = Location(info.file, None, (), info.module) if is_ours else Location()
     source = info.source
+    location = Location(info.file, module=info.module) if source else Location()
     node = _node_of(source, klass) if source else None
-    items = [klass.__qualname__]
     text = klass.__qualname__
-    for base in (*klass.__bases__, type(klass)):
-        items += collector.items_of(base)
+    bases = map(collector.code, (*klass.__bases__, type(klass)))
+    items = [text, *filter(None, bases)]
     written: Bindings = {}
     if source is not None and node is not None:
         location = location._replace(line=node.lineno)
-        items += _header(collector, klass, source, node, location)
-        text = source.text_of(node)
+        names = vars(location.module)
+        unit = collector.analyse(source, _header(collector.extras, klass, node), names)
+        doc = ast.get_docstring(node) if "docs" in collector.extras else None
+        resolver = Resolver(collector, location, {**vars(klass), **names})
+        items += [unit.text, doc or "", *resolver.resolve(unit)]
+        text = text_of(source, node)
         if "text" in collector.extras:
             items.append(source.verbatim(node))
         written = _written(source, klass, node)
@@ -95,35 +97,24 @@ def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
     found: Bindings = {}
     lines = lines_of(node)
-    for path, nodes in source.bindings.items():
-        holder, _, name = path.rpartition(".")
-        inside = [each for each in nodes if each.lineno in lines]
-        if holder == klass.__qualname__ and inside:
+    for name in vars(klass):
+        nodes = source.bindings.get(f"{klass.__qualname__}.{name}", ())
+        if inside := [each for each in nodes if each.lineno in lines]:
             found[name] = inside
     return found
 
 
-def _header(
-    collector: Collector,
-    klass: type,
-    source: Source,
-    node: ast.ClassDef,
-    location: Location,
-) -> list[str]:
+def _header(extras: frozenset[str], klass: type, node: ast.ClassDef) -> list[ast.AST]:
     """Decorators, bases, keywords as written and, unless the class is plain, annotated fields."""
     pieces: list[ast.AST] = [*node.decorator_list, *node.bases, *node.keywords]
-    if pieces or type(klass) is not type or "annotations" in collector.extras:
+    if pieces or type(klass) is not type or "annotations" in extras:
         for item in node.body:
             if isinstance(item, ast.AnnAssign):
                 pieces += [item.target, unquoted(item.annotation)]
                 # ``Field(description="…")``
-                if "docs" in collector.extras and item.value is not None:
+                if "docs" in extras and item.value is not None:
                     pieces.append(item.value)
-    names = vars(location.module) if location.module is not None else {}
-    unit = collector.analyse(source, pieces, names)
-    doc = ast.get_docstring(node) if "docs" in collector.extras else None
-    resolver = Resolver(collector, location, {**vars(klass), **names})
-    return [unit.text, doc or "", *resolver.resolve(unit)]
+    return pieces
 
 
 def _members(

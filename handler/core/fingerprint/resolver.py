@@ -7,9 +7,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import importlib.util
 import inspect
-import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -18,13 +16,7 @@ from typing import Any
 
 from . import ownership
 from .analysis import CHOSEN, OWN_MODULE, Unit
-from .collector import (
-    Collector,
-    Location,
-    Value,
-    first_seen,
-    is_instance,
-)
+from .collector import Collector, Location, Value, first_seen, is_instance
 from .source import Globals, Read, Source, absolute, module_read
 from .values import MISSING, Package
 
@@ -84,16 +76,12 @@ class Resolver:
             return self.collector.link(value)
         return None
 
-    def _add_opaque(self, reason: str) -> None:
-        self.collector.add_opaque(self.location, reason)
-
     # --- imported modules
 
     def _find_imported(self, read: Read) -> str | None:
         if read.root.startswith(CHOSEN):
             return self._find_chosen(read)
-        package = self.names.get("__package__")
-        name = absolute(read, package or (self.names.get("__name__") or "").rpartition(".")[0])
+        name = absolute(read, self.names.get("__package__") or "")
         if name in ("", "__future__"):
             return None
         module = self._import(name)
@@ -109,9 +97,9 @@ class Resolver:
         if type(chosen) is dict:
             chosen = list(chosen.values())
         if name or type(chosen) not in (list, tuple) or not all(map(_is_module_name, chosen)):
-            self._add_opaque("imports a module chosen at run time")
+            self.collector.add_opaque(self.location, "imports a module chosen at run time")
             return None
-        found = [self._find_imported(module_read(each)) for each in chosen]
+        found = map(self._find_imported, map(module_read, chosen))
         return " ".join(filter(None, found))
 
     def _import(self, name: str) -> ModuleType | None:
@@ -128,31 +116,17 @@ class Resolver:
             module = importlib.import_module(name)
         except KeyboardInterrupt:
             raise
-        except ModuleNotFoundError as error:
-            self._add_opaque(f"import of {error.name or name} fails: the module does not exist")
-            return None
         except BaseException as error:
             # A module may raise anything, SystemExit included.
             reason = ownership.describe(error, self.collector.codebase.root)
-            self._add_opaque(f"import of {name} fails: {reason}")
-            self._cover_text(name)
+            self.collector.add_opaque(self.location, f"import of {name} fails: {reason}")
+            # Its text counts.
+            spec = ownership.spec_of(name)
+            if spec is not None and spec.origin:
+                self.collector.link_files(spec.origin)
             return None
         self.collector.has_imported |= len(sys.modules) != before
         return module
-
-    def _cover_text(self, name: str) -> None:
-        """Let a module that cannot be imported count by its text."""
-        try:
-            spec = importlib.util.find_spec(name)
-            file = (spec and spec.origin) or ""
-            text = ownership.content_of(file)
-        except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
-            return
-        self.collector.files.add(os.path.abspath(file))
-        location = Location(self.collector.codebase.relative(file), 1)
-        label = name.rpartition(".")[2]
-        value = Value(("text", file), label, "module", text, location, is_lasting=False)
-        self.collector.link(value)
 
     # --- attributes of modules
 
@@ -170,7 +144,9 @@ class Resolver:
                 if not isinstance(chosen, str):
                     if kind != ownership.PROJECT:
                         return self._foreign(value.__name__)
-                    self._add_opaque(f"an attribute of `{value.__name__}` is chosen at run time")
+                    self.collector.add_opaque(
+                        self.location, f"an attribute of `{value.__name__}` is chosen at run time"
+                    )
                     return self.collector.link(value)
                 rest[0] = chosen
             if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
@@ -191,9 +167,8 @@ class Resolver:
     def _is_replaced(self, module: ModuleType, name: str) -> bool:
         """Whether the project put a function into a foreign module, or *name* is a submodule."""
         value = vars(module).get(name)
-        if is_instance(value, FunctionType):
-            return self.collector.owns(value)
-        return is_instance(value, ModuleType)
+        is_replacement = is_instance(value, FunctionType) and self.collector.owns(value)
+        return is_replacement or is_instance(value, ModuleType)
 
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
@@ -202,7 +177,7 @@ class Resolver:
         path = ".".join((module, *rest))
         if _DEPENDS_ON_VERSION.match(path):
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            return self.collector.link(Value(("python",), "python", "python", version))
+            return self.collector.link(Value("python", "python", version))
         return path
 
     def _submodule(self, package: ModuleType, name: str) -> Any:
@@ -210,12 +185,7 @@ class Resolver:
         if "__path__" not in vars(package):
             return MISSING
         name = f"{package.__name__}.{name}"
-        try:
-            if importlib.util.find_spec(name) is None:
-                return MISSING
-        except (ImportError, ValueError):
-            return MISSING
-        return self._import(name) or MISSING
+        return (ownership.spec_of(name) and self._import(name)) or MISSING
 
     def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
@@ -239,7 +209,7 @@ class Resolver:
         is_plain = type(value) is FunctionType and value.__closure__ is None
         if (code := self.collector.code(value, None if is_plain else location)) is not None:
             return code
-        return self.collector.link(Value((id(module), name), name, "constant", value, location))
+        return self.collector.link(Value(name, "constant", value, location, (id(module), name)))
 
     def members_of(self, module: ModuleType) -> list[str]:
         """Every name that a module binds itself, with what it is bound to."""
@@ -289,11 +259,11 @@ def origin_of(
 def statements(collector: Collector, location: Location, without: str = "") -> list[str]:
     """What the statements at *location*, and what decides whether they run, say and read."""
     source = collector.module_info(location.module).source
-    if source is None or location.module is None or not location.nodes:
+    if source is None or not location.nodes:
         return []
     nodes: dict[ast.AST, None] = {}
     for node in location.nodes:
-        nodes.update(dict.fromkeys((*source.around.get(id(node), ()), node)))
+        nodes |= dict.fromkeys((*source.around.get(id(node), ()), node))
     names = vars(location.module)
     unit = collector.analyse(source, tuple(nodes), names)
     reads = {read: line for read, line in unit.reads.items() if read.root != without}

@@ -8,6 +8,7 @@ import ast
 import functools
 import inspect
 import linecache
+import textwrap
 from collections.abc import Iterable, Iterator
 from importlib.util import resolve_name
 from types import CodeType
@@ -63,8 +64,8 @@ class Source:
         self.stars: list[ast.ImportFrom] = []
         # Names and attributes that functions set while they run.
         self.reassigned: set[str] = set()
-        # Analyses of this file's nodes, kept here by their makers.
-        self.units: dict[Any, Any] = {}
+        # The statements that change other modules, once they are known.
+        self.effects: tuple[ast.stmt, ...] | None = None
         self._index(self.tree.body, "")
 
     def _index(self, body: list[ast.stmt], prefix: str, around: tuple[ast.AST, ...] = ()) -> None:
@@ -140,7 +141,7 @@ class Source:
         positions = [each for each in code.co_positions() if None not in each and each[3]]
         if positions:
             # A lambda inside another follows it.
-            fits = [node for node in found if all(_contains(node.body, each) for each in positions)]
+            fits = [node for node in found if _contains(node.body, positions[0])]
             return [*(fits[-1:] or found)]
         # Python 3.12 forgets where a lambda is that returns a constant.
         values = [repr(value) for value in code.co_consts]
@@ -158,33 +159,28 @@ class Source:
         block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
-    def text_of(self, node: ast.AST) -> str:
-        """Source of *node* without comment lines and docstrings; of a class, its header."""
-        key = ("text", id(node))
-        if key not in self.units:
-            self.units[key] = self._text_of(node)
-        return str(self.units[key])
 
-    def _text_of(self, node: ast.AST) -> str:
-        if isinstance(node, ast.Lambda):
-            return ast.get_source_segment("\n".join(self.lines), node) or ""
-        hidden_lines: set[int] = set()
-        if isinstance(node, ast.ClassDef):
-            for item in node.body:
-                if hasattr(item, "body"):
-                    hidden_lines.update(lines_of(item))
-        for inner in ast.walk(node):
-            # A body of nothing but a docstring keeps it.
-            if isinstance(inner, Definition) and len(inner.body) > 1:
-                if ast.get_docstring(inner, clean=False) is not None:
-                    hidden_lines.update(lines_of(inner.body[0]))
-        lines = []
-        for number in lines_of(node):
-            line = self.lines[number - 1].rstrip()
-            if number not in hidden_lines and line and not line.lstrip().startswith("#"):
-                lines.append(line)
-        indent = lines[0][: -len(lines[0].lstrip())] if lines else ""
-        return "\n".join(line.removeprefix(indent) for line in lines)
+@functools.lru_cache(maxsize=1 << 16)
+def text_of(source: Source, node: ast.AST) -> str:
+    """Source of *node* without comment lines and docstrings; of a class, its header."""
+    if isinstance(node, ast.Lambda):
+        return ast.get_source_segment("\n".join(source.lines), node) or ""
+    hidden_lines: set[int] = set()
+    if isinstance(node, ast.ClassDef):
+        for item in node.body:
+            if hasattr(item, "body"):
+                hidden_lines.update(lines_of(item))
+    for inner in ast.walk(node):
+        # A body of nothing but a docstring keeps it.
+        if isinstance(inner, Definition) and len(inner.body) > 1:
+            if ast.get_docstring(inner, clean=False) is not None:
+                hidden_lines.update(lines_of(inner.body[0]))
+    lines = []
+    for number in lines_of(node):
+        line = source.lines[number - 1].rstrip()
+        if number not in hidden_lines and line and not line.lstrip().startswith("#"):
+            lines.append(line)
+    return textwrap.dedent("\n".join(lines))
 
 
 def load(path: str, module_globals: Globals) -> Source | None:
@@ -265,8 +261,8 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
         if isinstance(node, ast.ImportFrom):
             yield alias.asname or alias.name, Read(node.module or "", (alias.name,), node.level)
         else:
-            name = alias.name if alias.asname else alias.name.partition(".")[0]
-            yield alias.asname or name, Read(name, (), 0)
+            top = alias.name.partition(".")[0]
+            yield alias.asname or top, Read(alias.name if alias.asname else top, (), 0)
 
 
 def module_read(name: str) -> Read:
@@ -305,17 +301,17 @@ def last_name(node: ast.expr) -> str:
     return getattr(node, "attr", "") or getattr(node, "id", "")
 
 
-def dotted(node: ast.AST | None) -> tuple[str | None, list[str]]:
-    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``."""
+def dotted(node: ast.AST | None) -> tuple[str, list[str]]:
+    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``; "" if no name is in front."""
     attrs: list[str] = []
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         if isinstance(node, ast.Attribute):
             attrs.insert(0, node.attr)
         node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else None, attrs
+    return node.id if isinstance(node, ast.Name) else "", attrs
 
 
-def root_name(node: ast.AST | None) -> str | None:
+def root_name(node: ast.AST | None) -> str:
     """``a`` of ``a.b(c)[d].e``."""
     return dotted(node)[0]
 
@@ -334,6 +330,5 @@ def _reassigned_by(node: ast.stmt) -> Iterable[str]:
 
 
 def _contains(node: Any, position: tuple[Any, ...]) -> bool:
-    line, end_line, column, end_column = position
-    starts_before = (node.lineno, node.col_offset) <= (line, column)
-    return starts_before and (end_line, end_column) <= (node.end_lineno, node.end_col_offset)
+    start = (node.lineno, node.col_offset)
+    return start <= (position[0], position[2]) < (node.end_lineno, node.end_col_offset)

@@ -14,6 +14,7 @@ import copyreg
 import enum
 import functools
 import hashlib
+import itertools
 import marshal
 import os
 import re
@@ -122,15 +123,12 @@ class Encoder:
         self.codebase = codebase
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
-        # The outermost value that a reference back points to.
-        self._lowest = sys.maxsize
-        self._remaining = MAX_VALUES
 
     def top(self, value: Any) -> Encoded:
         """Encode a value that is not part of another."""
         self._remaining = MAX_VALUES
+        # The outermost value that a reference back points to.
         self._lowest = sys.maxsize
-        self._stack.clear()
         try:
             return self.encode(value)
         except RecursionError:
@@ -158,25 +156,23 @@ class Encoder:
         try:
             encoded = self._compound(value, kind)
         finally:
-            self._stack.pop(key, None)
+            del self._stack[key]
         # Without a reference to a value around it, it means the same anywhere.
         if self._lowest >= depth:
             self.memo[key] = (value, encoded)
-            self._lowest = outer
-        else:
-            self._lowest = min(outer, self._lowest)
+        self._lowest = min(outer, self._lowest)
         return encoded
 
     def join(self, tag: str, parts: Iterable[Encoded]) -> Encoded:
         """Several values as one."""
-        parts = list(parts)
+        tokens = []
         links: list[Any] = []
         unknowns: dict[str, None] = {}
         for part in parts:
+            tokens.append(part.token)
             links += part.links
             unknowns |= dict.fromkeys(part.unknowns)
-        token = "#" + tagged(tag, *(part.token for part in parts))
-        return Encoded(token, tuple(links), tuple(unknowns))
+        return Encoded(f"#{tagged(tag, *tokens)}", tuple(links), tuple(unknowns))
 
     def many(self, tag: str, values: Iterable[Any]) -> Encoded:
         """Values in order."""
@@ -184,10 +180,7 @@ class Encoder:
 
     def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
         """Values with names, in the order of the names."""
-        parts: list[Encoded] = []
-        for name, value in sorted(items):
-            parts += (Encoded(name), self.encode(value))
-        return self.join(tag, parts)
+        return self.many(tag, itertools.chain(*sorted(items)))
 
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
@@ -197,7 +190,7 @@ class Encoder:
             keys = [key for key in value if key != "__builtins__"]
             values = [value[key] for key in keys]
             return self.join(
-                "dict", (self._sequence("keys", keys), self._sequence("values", values))
+                "dict", [self._sequence("keys", keys), self._sequence("values", values)]
             )
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
@@ -247,11 +240,8 @@ class Encoder:
             # singledispatch, where the order of registration does not matter.
             items = self._unordered("registry", registry.items())
             return self.join("singledispatch", [name, items])
-        state = []
-        for free, _, held in closure_of(value):
-            # Jinja's loaders keep a file's time to see edits, which is not its content.
-            if free != "mtime" and held is not MISSING:
-                state.append((free, held))
+        # Jinja's loaders keep a file's time to see edits, which is not its content.
+        state = [(free, held) for free, _, held in closure_of(value) if free != "mtime"]
         for attribute, held in attributes.items():
             if not attribute.startswith("__") or attribute == "__wrapped__":
                 state.append((f".{attribute}", held))
@@ -281,10 +271,9 @@ class Encoder:
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         name = value.__name__
+        links = {ownership.INSTALLED: (Package(name),), ownership.PROJECT: (value,)}
         kind = self.codebase.kind_of_module(value)
-        link = Package(name) if kind == ownership.INSTALLED else value
-        is_linked = kind in (ownership.INSTALLED, ownership.PROJECT)
-        return Encoded(f"module {name.rpartition('.')[2]}", (link,) if is_linked else ())
+        return Encoded(f"module {name.rpartition('.')[2]}", links.get(kind, ()))
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
@@ -294,11 +283,8 @@ class Encoder:
             return Encoded("step", (value,)) if is_step else name
         if owner != ownership.PROJECT:
             return self._foreign_instance(value, kind, name)
-        parts = [name]
-        for base, to_plain in _BASES.items():
-            if issubclass(kind, base):
-                parts.append(self.encode(to_plain(value)))
-        parts.append(self.named("state", state_of(value)))
+        plain = [to_plain(value) for base, to_plain in _BASES.items() if issubclass(kind, base)]
+        parts = [name, *map(self.encode, plain), self.named("state", state_of(value))]
         solid = next(
             base
             for base in kind.__mro__
@@ -307,17 +293,18 @@ class Encoder:
         # A base written in C may keep what no attribute shows.
         if solid is not object and not issubclass(solid, tuple(_BASES)):
             written = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
-            if all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written):
-                parts.append(self._foreign_instance(value, solid, Encoded("")))
-            else:
-                parts.append(_unknown(kind))
+            is_plain = all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written)
+            hidden = (
+                self._foreign_instance(value, solid, Encoded("")) if is_plain else _unknown(kind)
+            )
+            parts.append(hidden)
         return self.join("instance", parts)
 
     def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
         """An instance of *kind*, or the part of an instance that this foreign base keeps."""
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.codebase.shorten(str(value)))])
+            return self.join("path", [name, self.encode(str(value))])
         if attributes := _STATE_ATTRIBUTES.get(f"{module}.{kind.__name__}"):
             return self._by_attributes(value, attributes)
         if _SILENT.match(f"{module}.{kind.__name__}"):
@@ -328,8 +315,9 @@ class Encoder:
             kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
             return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
         if (buffer := _buffer(value)) is not None:
-            state = self.named("state", state_of(value))
-            return self.join("buffer", [name, Encoded(buffer), state])
+            return self.join(
+                "buffer", [name, Encoded(buffer), self.named("state", state_of(value))]
+            )
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
             return reduced._replace(links=(*reduced.links, *self._template_folders(value)))
@@ -344,12 +332,12 @@ class Encoder:
 
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
         """What an instance returns to be pickled."""
-        before = self._remaining
-        limit = self._remaining = min(before, _MAX_FOREIGN_VALUES)
+        reserve = max(self._remaining - _MAX_FOREIGN_VALUES, 0)
+        self._remaining -= reserve
         kind = type(value)
         try:
             reduce = copyreg.dispatch_table.get(kind)
-            reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
             if isinstance(reduced, str):
                 # A global, by its name. The class of Python's own differs between versions.
                 if getattr(sys.modules.get(kind.__module__), reduced, None) is value:
@@ -362,7 +350,7 @@ class Encoder:
             # Whatever a foreign class does when asked for its state, its class is still known.
             pass
         finally:
-            self._remaining = max(before - (limit - self._remaining), 0)
+            self._remaining += reserve
         parts = [name]
         for field in ("__wrapped__", "func", "fn", "py_func", "function"):
             wrapped = getattr(value, field, None)
@@ -412,7 +400,7 @@ def state_of(value: object) -> list[tuple[str, Any]]:
     items: list[tuple[str, Any]] = []
     for klass in type(value).__mro__:
         for name, slot in vars(klass).items():
-            if isinstance(slot, types.MemberDescriptorType) and name != "__weakref__":
+            if isinstance(slot, types.MemberDescriptorType):
                 try:
                     items.append((name, slot.__get__(value)))
                 except AttributeError:
@@ -445,10 +433,8 @@ def _buffer(value: Any) -> str | None:
 
 def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
     """By content; lambdas, which share a name, by where they are and by their constants."""
-    rows = []
-    for link in encoded.links:
-        if code := getattr(link, "__code__", None):
-            rows.append((code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])))
+    codes = [link.__code__ for link in encoded.links if hasattr(link, "__code__")]
+    rows = [(code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])) for code in codes]
     return encoded.token, rows
 
 

@@ -13,9 +13,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ..errors import InvalidRequestError
-from . import ownership
 from .collector import Collector, Location, Value, first_seen, unwrap
 from .resolver import Resolver, statements
+from .source import text_of
 from .values import Folder, Package, closure_of, without_copied
 
 
@@ -29,8 +29,7 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
     if source is None or not nodes:
         reason = "it has no source: its bytecode counts, which differs between Python versions"
         collector.add_opaque(location, reason)
-        bytecode = Value((id(code),), collector.label, "function", code, location)
-        return visit_value(collector, bytecode)
+        return visit_value(collector, Value(collector.label, "function", code, location))
     location = location._replace(module=collector.module_named(names.get("__name__", "")).module)
     unit = collector.analyse(source, nodes, names, body_only=True)
     cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
@@ -44,7 +43,7 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
         if name not in ("__type_params__", "__isabstractmethod__"):
             value = first_seen(function, name, value)
             items += [name, collector.bind(name, "constant", value, location)]
-    text = "\n".join(source.text_of(node) for node in nodes)
+    text = "\n".join(text_of(source, node) for node in nodes)
     collector.add_part("function", location._replace(line=nodes[0].lineno), items, text)
 
 
@@ -62,13 +61,12 @@ def _defaults(
     location: Location,
 ) -> Iterator[str]:
     """Default values, without those that the source shows."""
-    last_first = [arg.arg for arg in (*args.posonlyargs, *args.args)][::-1]
-    values = dict(zip(last_first, reversed(function.__defaults__ or ()), strict=False))
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args)][::-1]
+    values = dict(zip(names, reversed(function.__defaults__ or ()), strict=False))
     values |= function.__kwdefaults__ or {}
-    written = dict(zip(last_first, reversed(args.defaults), strict=False))
-    for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        if node is not None:
-            written[arg.arg] = node
+    written: dict[str, ast.expr | None] = {}
+    written |= zip(names, reversed(args.defaults), strict=False)
+    written |= zip((arg.arg for arg in args.kwonlyargs), args.kw_defaults, strict=True)
     for name, value in values.items():
         node = written.get(name)
         if isinstance(node, ast.Constant) and type(node.value) is type(value):
@@ -123,37 +121,45 @@ def visit_folder(collector: Collector, folder: Folder) -> None:
         reason = "reads files of this folder at run time"
         collector.add_opaque(Location(folder.name, 1), reason)
     else:
-        collector.link(_files_at(collector, path, endings=(".py", ".pyc")))
+        collector.link_files(path, endings=(".py", ".pyc"))
 
 
-def visit_step(collector: Collector, step: Any) -> None:
+def visit_step(collector: Collector, item: Any) -> None:
     """Its function, and what its author declares."""
-    function = step.function
+    function = item.function
     location = _location_of(collector, function)
     items = [collector.link(function, collector.creator)]
     name = function.__qualname__
-    if (version := getattr(step, "version", None)) is not None:
-        value = Value((id(step),), f"{name}.version", "declared", str(version), location)
+    if (version := getattr(item, "version", None)) is not None:
+        label = f"{name}.version"
+        value = Value(label, "declared", str(version), location, (id(item), "version"))
         items.append(collector.link(value))
-    for position, item in enumerate(getattr(step, "depends_on", ()) or ()):
-        if isinstance(item, os.PathLike):
-            file = _declared_file(collector, os.fspath(item), function, location)
-            items.append(collector.link(file))
+    for position, cause in enumerate(getattr(item, "depends_on", ()) or ()):
+        file = _find_file(collector, cause, function)
+        if isinstance(cause, os.PathLike):
+            if file is None:
+                raise InvalidRequestError(
+                    f"step `{function.__name__}` depends on a file that does not exist",
+                    why=f"{cause}, declared in {location.file}:{location.line}",
+                    hint="write its path relative to the step's file or to the project's root",
+                )
+            items.append(collector.link_files(file))
             continue
-        if isinstance(item, str) and item and _find_file(collector, item, function):
+        if file is not None:
             raise InvalidRequestError(
-                f"step `{function.__name__}` depends on the text {item!r}, which is also a path",
+                f"step `{function.__name__}` depends on the text {cause!r}, which is also a path",
                 why=f"declared in {location.file}:{location.line}; only its letters count",
-                hint=f"depends_on=[Path({item!r})] counts its content, version={item!r} the text",
+                hint=f"depends_on=[Path({cause!r})] counts its content, version={cause!r} the text",
             )
-        key = (id(function), position)
-        label_ = f"{name}.depends_on[{position}]"
-        value = Value(key, label_, "declared", item, location, is_lasting=False)
-        items.append(collector.code(item) or collector.link(value))
+        label = f"{name}.depends_on[{position}]"
+        value = Value(label, "declared", cause, location, (id(item), position))
+        items.append(collector.code(cause) or collector.link(value))
     collector.add_part("declared", location, items, " ".join(items))
 
 
-def _find_file(collector: Collector, path: str, function: FunctionType) -> str | None:
+def _find_file(collector: Collector, path: Any, function: FunctionType) -> str | None:
+    if path == "" or not isinstance(path, str | os.PathLike):
+        return None
     for folder in (
         os.path.dirname(function.__code__.co_filename),
         collector.codebase.root,
@@ -164,37 +170,7 @@ def _find_file(collector: Collector, path: str, function: FunctionType) -> str |
     return None
 
 
-def _declared_file(
-    collector: Collector, path: str, function: FunctionType, location: Location
-) -> Value:
-    found = _find_file(collector, path, function)
-    if found is None:
-        raise InvalidRequestError(
-            f"step `{function.__name__}` depends on a file that does not exist",
-            why=f"{path}, declared in {location.file}:{location.line}",
-            hint="write its path relative to the step's file or to the project's root",
-        )
-    return _files_at(collector, found)
-
-
-def _files_at(collector: Collector, found: str, endings: tuple[str, ...] = ()) -> Value:
-    """The content of a file, or of all files in a folder except those with some *endings*."""
-    paths = [found] if os.path.isfile(found) else []
-    for folder, _, names in os.walk(found):
-        if "__pycache__" not in folder:
-            collector.files.add(os.path.abspath(folder))
-            paths += (os.path.join(folder, name) for name in names)
-    content = {}
-    for path in sorted(paths):
-        if not path.endswith(endings):
-            collector.files.add(os.path.abspath(path))
-            name = os.path.relpath(path, found).replace(os.sep, "/")
-            content[name] = ownership.content_of(path)
-    name = collector.codebase.relative(found)
-    return Value(("file", found), name, "declared", content, Location(name), is_lasting=False)
-
-
 def visit_callable(collector: Collector, item: Any) -> None:
     """A partial, a cached function, an object that can be called: its value."""
     location = _location_of(collector, item)
-    visit_value(collector, Value((id(item),), collector.label, "constant", item, location))
+    visit_value(collector, Value(collector.label, "constant", item, location))

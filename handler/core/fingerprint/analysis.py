@@ -418,7 +418,7 @@ class _Analyzer(ast.NodeVisitor):
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """A function whose body is an expression."""
-        self._visit_function(node.args, [ast.copy_location(ast.Expr(node.body), node)])
+        self._visit_function(node.args, [ast.Expr(node.body)])
 
     def _visit_function(self, args: ast.arguments, body: Sequence[ast.stmt]) -> None:
         if self.scopes or not self.body_only:
@@ -447,16 +447,12 @@ class _Analyzer(ast.NodeVisitor):
         self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
     ) -> None:
         """The first iterable belongs outside, everything else inside."""
-        outside = node.generators[0].iter
-        self.visit(outside)
+        self.visit(node.generators[0].iter)
         names: list[str] = []
-        inside: list[ast.expr] = []
         for part in node.generators:
             names += (inner.id for inner in ast.walk(part.target) if isinstance(inner, ast.Name))
-            inside += [part.target, part.iter, *part.ifs]
         self.scopes.append(_Scope(names))
-        inside += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-        self._visit_all(item for item in inside if item is not outside)
+        self.generic_visit(node)
         self.scopes.pop()
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815

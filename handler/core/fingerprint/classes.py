@@ -43,7 +43,7 @@ _DESCRIPTORS = (
 
 
 # By identity: the class and what it held, kept so that no identity is used twice, and its members.
-_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
+_KNOWN: dict[tuple[int, ...], tuple[type, tuple[Any, ...], list[tuple[str, Any]]]] = {}
 
 
 def visit_class(collector: Collector, klass: type) -> None:
@@ -121,13 +121,13 @@ def _members(
     codebase: ownership.Codebase, klass: type, written: Bindings, *, has_source: bool
 ) -> list[tuple[str, Any]]:
     """A class's own members by name: the same objects as long as the class holds the same."""
-    held = list(vars(klass).values())
-    known = _KNOWN.get(id(klass))
-    if known is None or list(map(id, known[1])) != list(map(id, held)):
+    held = tuple(vars(klass).values())
+    key = (id(klass), *map(id, held))
+    if key not in _KNOWN:
         members = dict(_tables(klass, has_source=has_source))
         members.update(_own_members(codebase, klass, written))
-        known = _KNOWN[id(klass)] = (klass, held, sorted(members.items()))
-    return known[2]
+        _KNOWN[key] = (klass, held, sorted(members.items()))
+    return _KNOWN[key][2]
 
 
 def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:

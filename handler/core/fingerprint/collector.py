@@ -8,7 +8,7 @@ import ast
 import collections
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from .analysis import Unit, analyse
 from .model import Part, tagged
 from .rendering import render
 from .source import Globals, Source, load, root_name
-from .values import MISSING, Encoded, Encoder, Folder, Package
+from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
 
 CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
 _WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")
@@ -218,7 +218,7 @@ class Collector:
     def analyse(
         self,
         source: Source,
-        nodes: Sequence[ast.AST],
+        nodes: Collection[ast.AST],
         names: Globals,
         *,
         body_only: bool = False,
@@ -279,12 +279,6 @@ def unwrap(function: Any) -> Any:
             break
     call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
     return call if isinstance(call, FunctionType) else None
-
-
-def is_step(item: Any) -> bool:
-    """Whether *item* is a step: an object of pfl that holds a function."""
-    is_pfl = type(item).__module__.partition(".")[0] == "pfl"
-    return is_pfl and isinstance(getattr(item, "function", None), FunctionType)
 
 
 def first_seen(owner: object, name: str, value: Any) -> Any:

@@ -17,13 +17,13 @@ from typing import Any
 from ..errors import InvalidRequestError
 from . import ownership, visitors
 from .classes import visit_class
-from .collector import Collector, Location, SideEffects, Value, is_step, unwrap
+from .collector import Collector, Location, SideEffects, Value, unwrap
 from .model import Fingerprint, digest_of
 from .rendering import render
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .source import load
-from .values import Folder, Package
+from .values import Folder, Package, is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000

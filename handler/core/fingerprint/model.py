@@ -9,6 +9,7 @@ changes every stored fingerprint; ``tests/fingerprint`` pins some.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -87,7 +88,5 @@ class Fingerprint:
 
 def digest_of(parts: list[Part]) -> str:
     """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
-    items: list[str] = []
-    for row in sorted((part.name, part.kind, part.digest) for part in parts):
-        items += row
-    return tagged("fingerprint", *items)
+    rows = sorted((part.name, part.kind, part.digest) for part in parts)
+    return tagged("fingerprint", *itertools.chain(*rows))

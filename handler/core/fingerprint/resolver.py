@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
-from . import ownership
 from .analysis import CHOSEN, OWN_MODULE, Unit
 from .collector import Collector, Location, Value, first_seen, is_instance
+from .ownership import FRAMEWORK, INSTALLED, PROJECT, STANDARD, describe, kind_of_module, spec_of
 from .source import Globals, Read, Source, absolute, module_read
 from .values import MISSING, Package
 
@@ -62,9 +62,9 @@ class Resolver:
         if read.root == OWN_MODULE:
             return self._follow(module, read)
         if read.root in self.cells:
-            return self._follow(self.cells[read.root], read, None, read.root)
+            return self._follow(self.cells[read.root], read)
         if read.root in self.names:
-            return self._follow(self.names[read.root], read, module, read.root)
+            return self._follow(self.names[read.root], read, module)
         value = getattr(builtins, read.root, MISSING)
         if value is MISSING:
             return "unbound" if read.escapes else None
@@ -106,9 +106,9 @@ class Resolver:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
-        kind = ownership.kind_of_module(name)
-        if kind != ownership.PROJECT:
-            if kind == ownership.INSTALLED:
+        kind = kind_of_module(name)
+        if kind != PROJECT:
+            if kind == INSTALLED:
                 self.collector.link(Package(name))
             return ModuleType(name)
         before = len(sys.modules)
@@ -118,10 +118,10 @@ class Resolver:
             raise
         except BaseException as error:
             # A module may raise anything, SystemExit included.
-            reason = ownership.describe(error, self.collector.codebase.root)
+            reason = describe(error, self.collector.codebase.root)
             self.collector.add_opaque(self.location, f"import of {name} fails: {reason}")
             # Its text counts.
-            spec = ownership.spec_of(name)
+            spec = spec_of(name)
             if spec is not None and spec.origin:
                 self.collector.link_files(spec.origin)
             return None
@@ -130,26 +130,25 @@ class Resolver:
 
     # --- attributes of modules
 
-    def _follow(
-        self, value: Any, read: Read, module: ModuleType | None = None, name: str = ""
-    ) -> str | None:
-        """Walk attributes through modules to the value; *module* holds the first one as *name*."""
+    def _follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
+        """Walk attributes through modules to the value; *module* holds the first one."""
+        name = read.root
         rest = list(read.attrs)
         while is_instance(value, ModuleType):
             kind = self.collector.module_info(value).kind
-            if kind == ownership.FRAMEWORK:
+            if kind == FRAMEWORK:
                 return None
             if rest and rest[0].startswith(CHOSEN):
                 chosen = self.names.get(rest[0][1:])
                 if not isinstance(chosen, str):
-                    if kind != ownership.PROJECT:
+                    if kind != PROJECT:
                         return self._foreign(value.__name__)
                     self.collector.add_opaque(
                         self.location, f"an attribute of `{value.__name__}` is chosen at run time"
                     )
                     return self.collector.link(value)
                 rest[0] = chosen
-            if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
+            if kind != PROJECT and not (rest and self._is_replaced(value, rest[0])):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
                 return self.collector.link(value) if read.escapes else None
@@ -172,7 +171,7 @@ class Resolver:
 
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
-        if ownership.kind_of_module(module) == ownership.INSTALLED:
+        if kind_of_module(module) == INSTALLED:
             return self.collector.link(Package(module))
         path = ".".join((module, *rest))
         if _DEPENDS_ON_VERSION.match(path):
@@ -185,7 +184,7 @@ class Resolver:
         if "__path__" not in vars(package):
             return MISSING
         name = f"{package.__name__}.{name}"
-        return (ownership.spec_of(name) and self._import(name)) or MISSING
+        return (spec_of(name) and self._import(name)) or MISSING
 
     def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
@@ -243,20 +242,21 @@ def origin_of(
         if read is None:
             break
         target = absolute(read, package)
+        inner = read.attrs[0]
         held = sys.modules.get(target)
-        if held is None or collector.module_info(held).kind != ownership.PROJECT:
-            if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
-                return target, read.attrs[0]
+        if held is None or collector.module_info(held).kind != PROJECT:
+            if kind_of_module(target) in (STANDARD, INSTALLED):
+                return target, inner
             break
-        if vars(held).get(read.attrs[0], MISSING) is not value:
+        if vars(held).get(inner, MISSING) is not value:
             break
         module = held
-        name = read.attrs[0]
+        name = inner
     line = nodes[0].lineno if nodes else None
     return Location(collector.module_info(module).file, line, nodes, module), name
 
 
-def statements(collector: Collector, location: Location, without: str = "") -> list[str]:
+def statements(collector: Collector, location: Location) -> list[str]:
     """What the statements at *location*, and what decides whether they run, say and read."""
     source = collector.module_info(location.module).source
     if source is None or not location.nodes:
@@ -265,9 +265,7 @@ def statements(collector: Collector, location: Location, without: str = "") -> l
     for node in location.nodes:
         nodes |= dict.fromkeys((*source.around.get(id(node), ()), node))
     names = vars(location.module)
-    unit = collector.analyse(source, tuple(nodes), names)
-    reads = {read: line for read, line in unit.reads.items() if read.root != without}
-    unit = unit._replace(notes=(), reads=reads)
+    unit = collector.analyse(source, nodes, names)._replace(notes=())
     return [unit.text, *Resolver(collector, location, names).resolve(unit)]
 
 

@@ -217,8 +217,7 @@ def lines_of(node: ast.AST) -> range:
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
     """The statement lists inside a statement."""
     for field in _BLOCKS:
-        if isinstance(block := getattr(node, field, None), list):
-            yield block
+        yield getattr(node, field, [])
     for inner in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
         yield inner.body
 

@@ -26,8 +26,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from . import ownership
 from .model import tagged
+from .ownership import FRAMEWORK, GENERATED, INSTALLED, PROJECT, Codebase, kind_of_module
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
 MAX_VALUES = 50_000
@@ -41,8 +41,8 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     tuple: lambda value: tuple.__getitem__(value, slice(None)),
     set: lambda value: set(set.__iter__(value)),
     frozenset: lambda value: frozenset(frozenset.__iter__(value)),
-    str: lambda value: str.__getitem__(value, slice(None)),
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    str: str.__str__,
+    bytes: bytes.__bytes__,
     int: int.__int__,
     float: float.__float__,
     complex: complex.__complex__,
@@ -119,7 +119,7 @@ class Encoder:
         codebase: The project, whose functions, classes and modules become links.
     """
 
-    def __init__(self, codebase: ownership.Codebase) -> None:
+    def __init__(self, codebase: Codebase) -> None:
         self.codebase = codebase
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
@@ -226,11 +226,11 @@ class Encoder:
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
         kind = self.codebase.kind_of_file(value.__code__.co_filename)
-        if kind == ownership.GENERATED:
+        if kind == GENERATED:
             kind = self.codebase.kind_of_name(value.__module__ or "")
-        if kind == ownership.PROJECT:
+        if kind == PROJECT:
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
-        if kind == ownership.FRAMEWORK:
+        if kind == FRAMEWORK:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
@@ -256,32 +256,28 @@ class Encoder:
 
     def class_(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.codebase.kind_of_class(value)
-        if kind == ownership.PROJECT:
+        if self.codebase.kind_of_class(value) == PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
-        if kind == ownership.FRAMEWORK:
-            return Encoded("framework")
         return self._foreign(value.__module__, value.__qualname__)
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        is_installed = ownership.kind_of_module(module) == ownership.INSTALLED
+        is_installed = kind_of_module(module) == INSTALLED
         links = (Package(module),) if is_installed else ()
         return Encoded(f"{module.partition('.')[0]}:{name}", links)
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         name = value.__name__
-        links = {ownership.INSTALLED: (Package(name),), ownership.PROJECT: (value,)}
+        links = {INSTALLED: (Package(name),), PROJECT: (value,)}
         kind = self.codebase.kind_of_module(value)
         return Encoded(f"module {name.rpartition('.')[2]}", links.get(kind, ()))
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
         owner = self.codebase.kind_of_class(kind)
-        if owner == ownership.FRAMEWORK:
-            is_step = isinstance(getattr(value, "function", None), types.FunctionType)
-            return Encoded("step", (value,)) if is_step else name
-        if owner != ownership.PROJECT:
+        if owner == FRAMEWORK:
+            return Encoded("step", (value,)) if is_step(value) else name
+        if owner != PROJECT:
             return self._foreign_instance(value, kind, name)
         plain = [to_plain(value) for base, to_plain in _BASES.items() if issubclass(kind, base)]
         parts = [name, *map(self.encode, plain), self.named("state", state_of(value))]
@@ -327,7 +323,7 @@ class Encoder:
         """The project's folders from which a loader of Jinja reads."""
         for path in getattr(loader, "searchpath", None) or [getattr(loader, "_template_root", "")]:
             path = os.path.abspath(path or "")
-            if os.path.isdir(path) and self.codebase.kind_of_file(path) == ownership.PROJECT:
+            if os.path.isdir(path) and self.codebase.kind_of_file(path) == PROJECT:
                 yield Folder(self.codebase.relative(path))
 
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
@@ -361,7 +357,7 @@ class Encoder:
 
     def _enum(self, value: enum.Enum) -> Encoded:
         kind = type(value)
-        if self.codebase.kind_of_class(kind) != ownership.PROJECT:
+        if self.codebase.kind_of_class(kind) != PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self._by_attributes(value, ("_name_", "_value_"))
 
@@ -380,6 +376,12 @@ class Encoder:
     def _mapping_proxy(self, value: types.MappingProxyType[Any, Any]) -> Encoded:
         held = {name: item for name, item in value.items() if name not in _CLASS_FIELDS}
         return self.many("mappingproxy", [held])
+
+
+def is_step(item: Any) -> bool:
+    """Whether *item* is a step: an object of pfl that holds a function."""
+    is_pfl = type(item).__module__.partition(".")[0] == "pfl"
+    return is_pfl and isinstance(getattr(item, "function", None), types.FunctionType)
 
 
 def _unknown(kind: type) -> Encoded:
@@ -494,12 +496,5 @@ _KINDS: dict[Any, Callable[[Encoder, Any], Encoded] | tuple[str, ...]] = {
     # Right on one Python, different on the next.
     types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),
     types.SimpleNamespace: ("__dict__",),
-    (
-        types.MethodDescriptorType,
-        types.WrapperDescriptorType,
-        types.MethodWrapperType,
-        types.ClassMethodDescriptorType,
-        types.GetSetDescriptorType,
-        types.MemberDescriptorType,
-    ): ("__qualname__",),
+    (types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),
 }

@@ -34,11 +34,8 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
     unit = collector.analyse(source, nodes, names, body_only=True)
     cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
     resolver = Resolver(collector, location, names, cells)
-    items = [
-        unit.text,
-        *resolver.resolve(unit),
-        *_defaults(collector, function, nodes[0].args, location),
-    ]
+    items = [unit.text, *resolver.resolve(unit)]
+    items += _defaults(collector, function, nodes[0].args, location)
     for name, value in sorted(without_copied(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
             value = first_seen(function, name, value)
@@ -86,7 +83,7 @@ def visit_value(collector: Collector, item: Value) -> None:
     items = [encoded.token, *(collector.link(each, origin) for each in encoded.links)]
     if encoded.unknowns:
         for where in dict.fromkeys((location, creator)):
-            items += statements(collector, where, without=item.name)
+            items += statements(collector, where)
         for reason in encoded.unknowns:
             if reason:
                 collector.add_opaque(location, reason)

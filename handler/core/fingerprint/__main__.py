@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import redirect_stdout
 
@@ -28,8 +27,6 @@ def main(arguments: list[str]) -> int:
     if target in ("", "-h", "--help") or options not in ([], ["--json"]):
         sys.stderr.write(USAGE)
         return 2 if options or not target else 0
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         # What a module prints when it is imported is not data.
         with redirect_stdout(sys.stderr):

@@ -8,6 +8,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .canonical import canonical, unquoted
@@ -21,7 +22,9 @@ from .source import (
     bound_by,
     imported,
     is_type_checking,
+    last_name,
     module_read,
+    text_of,
 )
 
 # A read whose root is the module that it is part of.
@@ -78,33 +81,42 @@ class Unit(NamedTuple):
     extras: frozenset[str]
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def analyse(
-    nodes: Sequence[ast.AST],
+    source: Source,
+    nodes: tuple[ast.AST, ...],
     extras: frozenset[str],
-    skip: Iterable[ast.expr],
-    aliases: dict[str, str],
-    *,
+    skip: frozenset[int],
     body_only: bool,
 ) -> Unit:
     """
-    Read *nodes*, which are part of one module.
+    Read *nodes*, which are part of *source*.
 
     Args:
-        nodes: Statements or expressions.
+        source: A module.
+        nodes: Statements or expressions of it.
         extras: What counts besides code.
-        skip: Decorators that do not count.
-        aliases: Other names of what is watched for, as `aliases_in` returns them.
+        skip: Identities of decorators that do not count.
         body_only: Leave out the defaults of functions, because their live values count.
     """
-    reader = _Analyzer("annotations" in extras, frozenset(map(id, skip)), aliases, body_only)
-    for node in nodes:
-        reader.visit(node)
-    text = tagged("source", *(canonical(node, extras, reader.skip) for node in nodes))
+    reader = _Analyzer("annotations" in extras, skip, dict(_aliases_in(source)), body_only)
+    try:
+        for node in nodes:
+            reader.visit(node)
+        texts = [canonical(node, extras, skip) for node in nodes]
+    except RecursionError:
+        line = getattr(nodes[0], "lineno", 0)
+        reader.reads = {Read(OWN_MODULE): line}
+        reader.notes = {("nested too deeply to be read", line): None}
+        texts = [text_of(source, node) for node in nodes]
+    if "text" in extras:
+        texts += map(source.verbatim, nodes)
+    text = tagged("source", *texts)
     return Unit(text, reader.reads, tuple(reader.notes), frozenset(reader.extras))
 
 
 @functools.lru_cache(maxsize=4096)
-def aliases_in(source: Source) -> dict[str, str]:
+def _aliases_in(source: Source) -> dict[str, str]:
     """Other names that a module gives to what is watched for."""
     aliases: dict[str, str] = {}
     for node in source.statements:
@@ -119,30 +131,27 @@ def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
             if alias.asname and alias.name in _WATCHED:
                 yield alias.asname, alias.name
     elif isinstance(node, ast.Assign):
-        name = _last_name(node.value)
+        name = last_name(node.value)
         for target in node.targets:
             if isinstance(target, ast.Name) and name in _WATCHED:
                 yield target.id, name
 
 
-def _last_name(node: ast.expr) -> str:
-    """``c`` of ``a.b.c``."""
-    return getattr(node, "attr", "") or getattr(node, "id", "")
-
-
 def _text_in(node: ast.AST | None) -> str | None:
     """The text that an expression of literals says; None if it holds anything else."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    pieces: list[ast.expr] = []
-    if isinstance(node, ast.FormattedValue) and node.conversion < 0 and node.format_spec is None:
-        pieces = [node.value]
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        pieces = [node.left, node.right]
-    elif isinstance(node, ast.JoinedStr):
-        pieces = node.values
+    match node:
+        case ast.Constant(str(text)):
+            return text
+        case ast.FormattedValue(value, -1, None):
+            return _text_in(value)
+        case ast.BinOp(left, ast.Add(), right):
+            pieces = [left, right]
+        case ast.JoinedStr(values):
+            pieces = values
+        case _:
+            return None
     texts = [text for text in map(_text_in, pieces) if text is not None]
-    return "".join(texts) if texts and len(texts) == len(pieces) else None
+    return "".join(texts) if len(texts) == len(pieces) else None
 
 
 class _Scope:
@@ -187,22 +196,16 @@ class _Scope:
                     self._add(block)
 
 
+@dataclass
 class _Analyzer(ast.NodeVisitor):
-    def __init__(
-        self,
-        with_annotations: bool,
-        skip: frozenset[int],
-        aliases: dict[str, str],
-        body_only: bool,
-    ) -> None:
-        self.with_annotations = with_annotations
-        self.skip = skip
-        self.aliases = dict(aliases)
-        self.body_only = body_only
-        self.reads: dict[Read, int] = {}
-        self.notes: dict[tuple[str, int], None] = {}
-        self.extras: set[str] = set()
-        self.scopes: list[_Scope] = []
+    with_annotations: bool
+    skip: frozenset[int]
+    aliases: dict[str, str]
+    body_only: bool
+    reads: dict[Read, int] = field(default_factory=dict)
+    notes: dict[tuple[str, int], None] = field(default_factory=dict)
+    extras: set[str] = field(default_factory=set)
+    scopes: list[_Scope] = field(default_factory=list)
 
     def read(self, chain: Read | None, line: int) -> None:
         """Resolve a chain's root by Python's scoping, and note it if it comes from outside."""
@@ -216,42 +219,37 @@ class _Analyzer(ast.NodeVisitor):
                     break
                 origins = scope.names.get(chain.root)
                 for origin in origins or ():
-                    attrs = origin.attrs + chain.attrs
-                    self.read(origin._replace(attrs=attrs, escapes=chain.escapes), line)
+                    inner = origin._replace(escapes=chain.escapes)
+                    self.read(_extend(inner, *chain.attrs), line)
                 if origins or (origins is not None and not scope.is_class):
                     return
         self.reads.setdefault(chain, line)
         words = (self.aliases.get(chain.root, chain.root), *chain.attrs)
         for pattern, reason in _NOTES_OF_CHAINS.items():
             if pattern.match(".".join(words)):
-                self.note(reason, line)
+                self.notes[reason, line] = None
         for word in words:
             self._check_word(word, line)
 
     def _check_word(self, word: str, line: int) -> None:
         if word in _NOTES:
-            self.note(_NOTES[word], line)
-        for extra, readers in _EXTRAS.items():
-            if word in readers:
-                self.extras.add(extra)
-
-    def note(self, reason: str, line: int) -> None:
-        """Note something that cannot be known."""
-        self.notes[reason, line] = None
+            self.notes[_NOTES[word], line] = None
+        self.extras.update(extra for extra, readers in _EXTRAS.items() if word in readers)
 
     # --- chains: ``a.b.c``, also spelled with ``getattr``, ``globals`` or ``import_module``
 
     def chain(self, node: ast.expr) -> Read | None:
         """The outside name that *node* means; None, after a visit to its parts, if it is none."""
-        if isinstance(node, ast.Name):
-            return Read(node.id)
-        if isinstance(node, ast.Attribute):
-            self._check_word(node.attr, node.lineno)
-            return _extend(self.chain(node.value), node.attr)
-        if isinstance(node, ast.Subscript):
-            return self._chain_of_item(node.value, node.slice)
-        if isinstance(node, ast.Call):
-            return self._chain_of_call(node)
+        match node:
+            case ast.Name(name):
+                return Read(name)
+            case ast.Attribute(value, attr):
+                self._check_word(attr, node.lineno)
+                return _extend(self.chain(value), attr)
+            case ast.Subscript(value, key):
+                return self._chain_of_item(value, key)
+            case ast.Call():
+                return self._chain_of_call(node)
         super().visit(node)
         return None
 
@@ -260,44 +258,47 @@ class _Analyzer(ast.NodeVisitor):
     ) -> Read | None:
         table = self.chain(value)
         self.visit(key)
-        if table is not None and (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
+        if table is None:
+            return None
+        if (table.root, *table.attrs) in (("sys", "modules"), ("modules",)):
             if isinstance(key, ast.Name) and key.id == "__name__":
                 return Read(OWN_MODULE)
             if (name := _text_in(key)) is not None:
                 return Read(name, (), 0)
-        elif table is not None and (table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]):
+        elif table.root == OWN_MODULE or "__dict__" in table.attrs[-1:]:
             names = tuple(attr for attr in table.attrs if attr != "__dict__")
             return _extend(table._replace(attrs=names), self._key(key))
         self.read(_extend(table, *attrs), value.lineno)
         return None
 
     def _chain_of_call(self, node: ast.Call) -> Read | None:
-        name = _last_name(node.func)
-        is_bare = isinstance(node.func, ast.Name)
+        function = node.func
+        arguments = node.args
+        name = last_name(function)
+        is_bare = isinstance(function, ast.Name)
         if is_bare:
             name = self.aliases.get(name, name)
         found: Read | None = None
-        arguments = node.args
-        first = arguments[0] if arguments else None
-        if is_bare and name == "globals":
-            found = Read(OWN_MODULE)
-        elif is_bare and name == "vars" and first is not None:
-            found = _extend(self.chain(first), "__dict__")
-            arguments = []
-        elif is_bare and name == "getattr" and first is not None and len(arguments) > 1:
-            found = _extend(self.chain(first), self._key(arguments[1]))
-            arguments = arguments[1:]
-        elif is_bare and name in ("eval", "exec") and first is not None:
-            self._visit_evaluated(first, name)
-        elif name in ("import_module", "__import__"):
-            found = self._chain_of_import(node, name)
-        elif name == "setattr" and first is not None and len(arguments) == 3:
-            self._read_target(first)
-            arguments = arguments[1:]
-        elif name == "get" and isinstance(node.func, ast.Attribute) and first is not None:
-            self._visit_all([*arguments[1:], *node.keywords])
-            return self._chain_of_item(node.func.value, first, ("get",))
-        self._visit_all([node.func, *arguments, *node.keywords])
+        match name, arguments:
+            case "globals", _ if is_bare:
+                found = Read(OWN_MODULE)
+            case "vars", [first, *_] if is_bare:
+                found = _extend(self.chain(first), "__dict__")
+                arguments = []
+            case "getattr", [first, key, *_] if is_bare:
+                found = _extend(self.chain(first), self._key(key))
+                arguments = arguments[1:]
+            case "eval" | "exec", [first, *_] if is_bare:
+                self._visit_evaluated(first, name)
+            case "import_module" | "__import__", _:
+                found = self._chain_of_import(node, name)
+            case "setattr", [first, _, _]:
+                self._read_target(first)
+                arguments = arguments[1:]
+            case "get", [key, *others] if isinstance(function, ast.Attribute):
+                self._visit_all([*others, *node.keywords])
+                return self._chain_of_item(function.value, key, ("get",))
+        self._visit_all([function, *arguments, *node.keywords])
         return found
 
     def _chain_of_import(self, node: ast.Call, function: str) -> Read | None:
@@ -310,28 +311,20 @@ class _Analyzer(ast.NodeVisitor):
             chosen = self._chosen(first.value if isinstance(first, ast.Subscript) else first)
             if chosen != CHOSEN:
                 return Read(chosen, (), 0)
-            self.note("imports a module chosen at run time", node.lineno)
+            self.notes["imports a module chosen at run time", node.lineno] = None
             return None
         read = module_read(name)
         package = options.get("package", second)
         if function == "import_module" and read.level and package is not None:
-            read = Read(self._within(name, package), (), 0)
+            known = _text_in(package)
+            # If a global holds the package: that global, and the relative name.
+            chosen = f"{self._chosen(package)}{CHOSEN}{name}"
+            read = Read(chosen if known is None else absolute(read, known), (), 0)
         self.reads.setdefault(read._replace(escapes=False), node.lineno)
         returns_top = function == "__import__" and len(node.args) < 4 and "fromlist" not in options
         if returns_top and not read.level:
             return read._replace(root=read.root.partition(".")[0])
         return read
-
-    def _within(self, name: str, package: ast.expr) -> str:
-        """
-        The absolute name of a relative module.
-
-        If a global holds the package: `CHOSEN`, that global, `CHOSEN`, and *name*.
-        """
-        known = _text_in(package)
-        if known is None:
-            return f"{self._chosen(package)}{CHOSEN}{name}"
-        return absolute(module_read(name), known)
 
     def _key(self, node: ast.expr) -> str:
         """The attribute that a text names."""
@@ -350,25 +343,27 @@ class _Analyzer(ast.NodeVisitor):
         self.read(target and target._replace(escapes=False), node.lineno)
 
     def _visit_evaluated(self, code: ast.expr, name: str) -> None:
-        if isinstance(code, ast.Constant) and isinstance(code.value, str):
+        if (text := _text_in(code)) is not None:
             try:
-                return self._visit_all(map(ast.fix_missing_locations, ast.parse(code.value).body))
+                return self._visit_all(ast.parse(text).body)
             except SyntaxError:
                 pass
-        self.note(f"`{name}` runs code that is made at run time", code.lineno)
+        self.notes[f"`{name}` runs code that is made at run time", code.lineno] = None
         self.read(Read(OWN_MODULE), code.lineno)
 
     # --- one method per kind of node, as ast.NodeVisitor calls them
 
     def visit_Name(self, node: ast.Name | ast.Attribute | ast.Subscript | ast.Call) -> None:
         """What may be a chain."""
-        if isinstance(getattr(node, "ctx", None), ast.Store | ast.Del):
-            if isinstance(node, ast.Attribute):
-                self._read_target(node.value)
-            elif isinstance(node, ast.Subscript):
+        match node:
+            case ast.Name(ctx=ast.Store() | ast.Del()):
+                pass
+            case ast.Attribute(value, ctx=ast.Store() | ast.Del()):
+                self._read_target(value)
+            case ast.Subscript(ctx=ast.Store() | ast.Del()):
                 self.generic_visit(node)
-        else:
-            self.read(self.chain(node), node.lineno)
+            case _:
+                self.read(self.chain(node), node.lineno)
 
     visit_Attribute = visit_Subscript = visit_Call = visit_Name  # noqa: N815
 
@@ -423,7 +418,7 @@ class _Analyzer(ast.NodeVisitor):
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """A function whose body is an expression."""
-        self._visit_function(node.args, [ast.copy_location(ast.Expr(node.body), node)])
+        self._visit_function(node.args, [ast.Expr(node.body)])
 
     def _visit_function(self, args: ast.arguments, body: Sequence[ast.stmt]) -> None:
         if self.scopes or not self.body_only:
@@ -452,16 +447,12 @@ class _Analyzer(ast.NodeVisitor):
         self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
     ) -> None:
         """The first iterable belongs outside, everything else inside."""
-        outside = node.generators[0].iter
-        self.visit(outside)
+        self.visit(node.generators[0].iter)
         names: list[str] = []
-        inside: list[ast.expr] = []
         for part in node.generators:
             names += (inner.id for inner in ast.walk(part.target) if isinstance(inner, ast.Name))
-            inside += [part.target, part.iter, *part.ifs]
         self.scopes.append(_Scope(names))
-        inside += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-        self._visit_all(item for item in inside if item is not outside)
+        self.generic_visit(node)
         self.scopes.pop()
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp  # noqa: N815

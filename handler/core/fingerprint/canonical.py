@@ -9,17 +9,15 @@ annotations of plain functions, blocks for type checkers.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from .source import Definition, Function, is_type_checking
-
-_EMPTY: tuple[object, ...] = (None, "", [])
 
 
 def canonical(
     node: object,
     extras: frozenset[str],
-    skip: frozenset[int] = frozenset(),
+    skip: frozenset[int],
     *,
     in_function: bool = False,
 ) -> str:
@@ -40,10 +38,12 @@ def canonical(
         if node and isinstance(node[0], ast.stmt):
             node = _statements(node)
         return f"[{','.join(map(text_of, node))}]"
-    if not isinstance(node, ast.AST):
-        return f"{type(node).__name__}:{node!a}"
     if isinstance(node, ast.Constant):
-        return f"<{_constant(node.value)}>"
+        return f"<{text_of(node.value)}>"
+    if not isinstance(node, ast.AST):
+        # The decimal digits of a large number are refused.
+        text = f"{node:x}" if type(node) is int else ascii(node)
+        return f"{type(node).__name__}:{text}"
     if isinstance(node, ast.Set) and _is_plain(node):
         # As in values, the order does not matter.
         return f"Set(elts=[{','.join(sorted(map(text_of, node.elts)))}])"
@@ -56,11 +56,21 @@ def canonical(
         in_function = not (node.bases or node.keywords or node.decorator_list)
     elif isinstance(node, Function):
         in_function = True
-    fields = [
-        f"{name}={text_of(value)}"
-        for name, value in _fields(node, extras, skip)
-        if value not in _EMPTY
-    ]
+    fields = []
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns") and value is not None:
+            is_read = "annotations" in extras or isinstance(node, ast.AnnAssign)
+            value = unquoted(value) if is_read else None
+        elif name == "decorator_list":
+            value = [item for item in value if id(item) not in skip]
+        elif isinstance(node, ast.JoinedStr):
+            value = _pieces(node)
+        elif name == "format_spec" and isinstance(value, ast.JoinedStr) and not _pieces(value):
+            value = None
+        if name not in ("ctx", "type_comment", "kind") and value not in (None, "", []):
+            fields.append(f"{name}={text_of(value)}")
+    if "docs" in extras and isinstance(node, Definition):
+        fields.append(f"doc={ast.get_docstring(node)!a}")
     return f"{type(node).__name__}({' '.join(fields)})"
 
 
@@ -72,11 +82,6 @@ def unquoted(node: ast.expr) -> ast.expr:
         except SyntaxError:
             return node
     return node
-
-
-def _constant(value: object) -> str:
-    # The decimal digits of a large number are refused.
-    return f"int:{value:x}" if type(value) is int else f"{type(value).__name__}:{value!a}"
 
 
 def _is_plain(node: ast.Set) -> bool:
@@ -95,26 +100,6 @@ def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
         elif not isinstance(node, ast.Pass):
             kept.append(node)
     return kept
-
-
-def _fields(
-    node: ast.AST, extras: frozenset[str], skip: frozenset[int]
-) -> Iterator[tuple[str, object]]:
-    for name, value in ast.iter_fields(node):
-        if name in ("ctx", "type_comment", "kind"):
-            continue
-        if name in ("annotation", "returns") and value is not None:
-            is_read = "annotations" in extras or isinstance(node, ast.AnnAssign)
-            value = unquoted(value) if is_read else None
-        elif name == "decorator_list":
-            value = [item for item in value if id(item) not in skip]
-        elif isinstance(node, ast.JoinedStr):
-            value = _pieces(node)
-        elif name == "format_spec" and isinstance(value, ast.JoinedStr) and not _pieces(value):
-            value = None
-        yield name, value
-    if "docs" in extras and isinstance(node, Definition):
-        yield "doc", ast.get_docstring(node)
 
 
 def _pieces(node: ast.JoinedStr) -> list[ast.expr]:

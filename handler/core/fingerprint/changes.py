@@ -72,11 +72,12 @@ def _is_consequence(old: Part | None, new: Part | None) -> bool:
 
 
 def _sentence(old: Part | None, new: Part | None, *, diff: bool) -> str:
-    subject = _subject(new or old)
+    if new is None:
+        assert old is not None
+        return f"{_subject(old)} is no longer used"
+    subject = _subject(new)
     if old is None:
         return f"{subject} is used now"
-    if new is None:
-        return f"{subject} is no longer used"
     before = _clip(old.text)
     after = _clip(new.text)
     if new.kind in ("package", "python"):
@@ -88,8 +89,7 @@ def _sentence(old: Part | None, new: Part | None, *, diff: bool) -> str:
     return f"{subject} changed{_diff(old, new) if diff else ''}"
 
 
-def _subject(part: Part | None) -> str:
-    assert part is not None
+def _subject(part: Part) -> str:
     name = _name(part)
     if part.kind in ("package", "python"):
         return f"{name} {part.text}"

@@ -15,7 +15,7 @@ from . import ownership
 from .canonical import unquoted
 from .collector import Collector, Location, first_seen, is_instance
 from .resolver import Resolver
-from .source import Bindings, Source, lines_of
+from .source import Bindings, Source, lines_of, text_of
 
 # Members that Python, enum, typing and pydantic add.
 _NOISE = re.compile(
@@ -43,27 +43,27 @@ _DESCRIPTORS = (
 
 
 # By identity: the class and what it held, kept so that no identity is used twice, and its members.
-_KNOWN: dict[int, tuple[type, list[Any], list[tuple[str, Any]]]] = {}
+_KNOWN: dict[tuple[int, ...], tuple[type, tuple[Any, ...], list[tuple[str, Any]]]] = {}
 
 
-def visit_class(collector: Collector, label: str, klass: type) -> None:
+def visit_class(collector: Collector, klass: type) -> None:
     """Its bases, decorators and members; its subclasses if something asks for them."""
     info = collector.module_named(klass.__module__)
-    is_ours = info.kind == ownership.PROJECT
-    location = Location(info.file, None, (), info.module) if is_ours else Location()
     source = info.source
+    location = Location(info.file, module=info.module) if source else Location()
     node = _node_of(source, klass) if source else None
-    items = [klass.__qualname__]
     text = klass.__qualname__
-    for base in (*klass.__bases__, type(klass)):
-        items += collector.items_of(base)
+    bases = map(collector.code, (*klass.__bases__, type(klass)))
+    items = [text, *filter(None, bases)]
     written: Bindings = {}
     if source is not None and node is not None:
         location = location._replace(line=node.lineno)
-        items += _header(collector, label, klass, source, node, location)
-        text = source.text_of(
-            node, without=tuple(item for item in node.body if hasattr(item, "body"))
-        )
+        names = vars(location.module)
+        unit = collector.analyse(source, _header(collector.extras, klass, node), names)
+        doc = ast.get_docstring(node) if "docs" in collector.extras else None
+        resolver = Resolver(collector, location, {**vars(klass), **names})
+        items += [unit.text, doc or "", *resolver.resolve(unit)]
+        text = text_of(source, node)
         if "text" in collector.extras:
             items.append(source.verbatim(node))
         written = _written(source, klass, node)
@@ -73,8 +73,8 @@ def visit_class(collector: Collector, label: str, klass: type) -> None:
         where = location
         if nodes := written.get(name):
             where = location._replace(line=nodes[0].lineno, nodes=tuple(nodes))
-        items += [name, collector.bind(label, name, "constant", value, where)]
-    collector.add_part(label, "class", location, items, text)
+        items += [name, collector.bind(name, "constant", value, where)]
+    collector.add_part("class", location, items, text)
     if "subclasses" in collector.extras:
         subclasses: list[type] = type.__subclasses__(klass)
         for each in sorted(subclasses, key=lambda item: (item.__qualname__, item.__module__)):
@@ -97,49 +97,37 @@ def _written(source: Source, klass: type, node: ast.ClassDef) -> Bindings:
     """The statements in the body of a class that bind each name."""
     found: Bindings = {}
     lines = lines_of(node)
-    for path, nodes in source.bindings.items():
-        holder, _, name = path.rpartition(".")
-        inside = [each for each in nodes if each.lineno in lines]
-        if holder == klass.__qualname__ and inside:
+    for name in vars(klass):
+        nodes = source.bindings.get(f"{klass.__qualname__}.{name}", ())
+        if inside := [each for each in nodes if each.lineno in lines]:
             found[name] = inside
     return found
 
 
-def _header(
-    collector: Collector,
-    label: str,
-    klass: type,
-    source: Source,
-    node: ast.ClassDef,
-    location: Location,
-) -> list[str]:
+def _header(extras: frozenset[str], klass: type, node: ast.ClassDef) -> list[ast.AST]:
     """Decorators, bases, keywords as written and, unless the class is plain, annotated fields."""
     pieces: list[ast.AST] = [*node.decorator_list, *node.bases, *node.keywords]
-    if pieces or type(klass) is not type or "annotations" in collector.extras:
+    if pieces or type(klass) is not type or "annotations" in extras:
         for item in node.body:
             if isinstance(item, ast.AnnAssign):
                 pieces += [item.target, unquoted(item.annotation)]
                 # ``Field(description="…")``
-                if "docs" in collector.extras and item.value is not None:
+                if "docs" in extras and item.value is not None:
                     pieces.append(item.value)
-    names = vars(location.module) if location.module is not None else {}
-    unit = collector.analyse(source, pieces, names)
-    doc = ast.get_docstring(node) if "docs" in collector.extras else None
-    resolver = Resolver(collector, label, location, {**vars(klass), **names})
-    return [unit.text, doc or "", *resolver.resolve(unit)]
+    return pieces
 
 
 def _members(
     codebase: ownership.Codebase, klass: type, written: Bindings, *, has_source: bool
 ) -> list[tuple[str, Any]]:
     """A class's own members by name: the same objects as long as the class holds the same."""
-    held = list(vars(klass).values())
-    known = _KNOWN.get(id(klass))
-    if known is None or list(map(id, known[1])) != list(map(id, held)):
+    held = tuple(vars(klass).values())
+    key = (id(klass), *map(id, held))
+    if key not in _KNOWN:
         members = dict(_tables(klass, has_source=has_source))
         members.update(_own_members(codebase, klass, written))
-        known = _KNOWN[id(klass)] = (klass, held, sorted(members.items()))
-    return known[2]
+        _KNOWN[key] = (klass, held, sorted(members.items()))
+    return _KNOWN[key][2]
 
 
 def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:

@@ -8,16 +8,16 @@ import ast
 import collections
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from . import ownership
-from .analysis import OWN_MODULE, Unit, aliases_in, analyse
+from .analysis import Unit, analyse
 from .model import Part, tagged
 from .rendering import render
-from .source import Globals, Read, Source, load, root_name
-from .values import MISSING, Encoded, Encoder, Folder, Package
+from .source import Globals, Source, load, root_name
+from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
 
 CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
 _WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")
@@ -47,14 +47,13 @@ class Location(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value that becomes a part; *is_lasting* if later crawls meet the same object."""
+    """A value that becomes a part; *key* tells it from others of its name."""
 
-    key: tuple[Any, ...]
     name: str
     kind: str
     value: Any
     location: Location = Location()
-    is_lasting: bool = True
+    key: Any = None
 
 
 class SideEffects(NamedTuple):
@@ -80,12 +79,13 @@ class Collector:
         # A new module was imported: what was read until then may have changed.
         self.has_imported = False
         self.encoder = Encoder(codebase)
-        self.queue: collections.deque[tuple[str, Any]] = collections.deque()
+        # The part that is read now, and the statements that create it if it may hide its state.
+        self.label = ""
+        self.creator: Location | None = None
+        self.queue: collections.deque[tuple[str, Any, Location | None]] = collections.deque()
         self.parts: list[Part] = []
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
-        # By label: where the statements are that create an object with hidden state.
-        self.creators: dict[str, Location] = {}
         self._known: _Known = {}
         # By key: the label, and the item, so that no identity is used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
@@ -110,7 +110,7 @@ class Collector:
             item = Package(*ownership.distribution_of(item.name))
         key: Any = id(item)
         if kind is Value:
-            key = item.key
+            key = item.key or item.name
         elif kind in (Package, Folder, SideEffects):
             key = item
         if key not in self._labels:
@@ -118,27 +118,21 @@ class Collector:
             count = self._counts[name] = self._counts.get(name, 0) + 1
             label = name if count == 1 else f"{name}#{count}"
             self._labels[key] = (label, item)
-            if creator is not None:
-                self.creators[label] = creator
-            self.queue.append((label, item))
+            self.queue.append((label, item, creator))
         return self._labels[key][0]
 
-    def bind(self, owner: str, name: str, kind: str, value: Any, location: Location) -> str:
-        """What *owner* holds as *name*, as an item of a digest; a value becomes a part."""
+    def bind(self, name: str, kind: str, value: Any, location: Location) -> str:
+        """What the current part holds as *name*, as an item of a digest; a value is a new part."""
         if value is MISSING:
             return "unbound"
-        creator = self.creators.get(owner)
-        if (code := self.code(value, creator)) is not None:
+        if (code := self.code(value, self.creator)) is not None:
             return code
         mark = ":" if kind == "closure" else "."
-        part = Value((owner, kind, name), f"{owner}{mark}{name}", kind, value, location)
-        return self.link(part, creator)
+        label = f"{self.label}{mark}{name}"
+        return self.link(Value(label, kind, value, location), self.creator)
 
     def code(self, value: Any, creator: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for any other value."""
-        # The same as below, for what is most of a project.
-        if type(value) is FunctionType and self.owns(value):
-            return f"function {value.__code__.co_qualname} {self.link(value, creator)}"
         if not (is_instance(value, CODE) or is_step(value)) or type(value) is MethodType:
             return None
         encoded = self.encoder.top(value)
@@ -147,33 +141,50 @@ class Collector:
             return None
         return " ".join((encoded.token, *(self.link(item, creator) for item in encoded.links)))
 
-    def items_of(self, value: Any) -> list[str]:
-        """A value that is no part of its own, as items of a digest."""
-        encoded = self.encoder.top(value)
-        return [encoded.token, *map(self.link, encoded.links)]
+    def add_part(self, kind: str, location: Location, items: Sequence[str], text: str) -> None:
+        """Add what was read of the current part."""
+        self.parts.append(self._part(kind, location, items, text))
 
-    def add_part(
-        self, label: str, kind: str, location: Location, items: Sequence[str], text: str
-    ) -> None:
-        """Add what was read of something reached."""
-        self.parts.append(_part(label, kind, location, items, text))
+    def add_opaque(self, location: Location, reason: str) -> None:
+        """Add something that cannot be known about the current part."""
+        self.opaque[self._part("opaque", location, (self.label, reason), reason)] = None
 
-    def add_opaque(self, label: str, location: Location, reason: str) -> None:
-        """Add something that cannot be known."""
-        self.opaque[_part(label, "opaque", location, (label, reason), reason)] = None
+    def _part(self, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
+        digest = tagged(kind, *items)
+        return Part(self.label, kind, location.file, location.line, digest, text)
 
     def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
         key = id(item.value)
-        known = (_KNOWN.get(key) or self._known.get(key)) if item.is_lasting else None
+        known = _KNOWN.get(key) or self._known.get(key)
         if known is None:
             known = (item.value, self.encoder.top(item.value), {})
-            if item.is_lasting:
+            # What a file holds is read again by the next crawl.
+            if item.kind not in ("declared", "module"):
                 self._known[key] = known
         _, encoded, texts = known
         if item.name not in texts:
             texts[item.name] = render(item.name, item.value)
         return encoded, texts[item.name]
+
+    def link_files(self, path: str, endings: tuple[str, ...] = ()) -> str:
+        """
+        The label of a file's content.
+
+        Of a folder, all files count except those with one of *endings*.
+        """
+        paths = [path] if os.path.isfile(path) else []
+        for folder, _, names in os.walk(path):
+            if "__pycache__" not in folder:
+                self.files.add(os.path.abspath(folder))
+                paths += (os.path.join(folder, name) for name in names)
+        content = {}
+        for file in sorted(paths):
+            if not file.endswith(endings):
+                self.files.add(os.path.abspath(file))
+                content[self.codebase.relative(file)] = ownership.content_of(file)
+        name = self.codebase.relative(path)
+        return self.link(Value(name, "declared", content, Location(name), ("file", path)))
 
     # --- source
 
@@ -182,14 +193,12 @@ class Collector:
         if module is None:
             return ModuleInfo(None, ownership.GENERATED, None, None)
         if id(module) not in self._modules:
-            file = ownership.file_of(module)
+            file = ownership.file_of(module) or ""
             kind = self.codebase.kind_of_module(module)
-            source = None
-            if file and kind == ownership.PROJECT:
-                source = self.source(file, vars(module))
-            relative = self.codebase.relative(file) if file else None
+            source = self.source(file, vars(module)) if kind == ownership.PROJECT else None
+            relative = self.codebase.relative(file) or None
             self._modules[id(module)] = ModuleInfo(module, kind, relative, source)
-            if file and source is not None:
+            if source is not None:
                 self.files.add(os.path.abspath(file))
                 self.link(SideEffects(module))
         return self._modules[id(module)]
@@ -209,7 +218,7 @@ class Collector:
     def analyse(
         self,
         source: Source,
-        nodes: Sequence[ast.AST],
+        nodes: Collection[ast.AST],
         names: Globals,
         *,
         body_only: bool = False,
@@ -220,37 +229,19 @@ class Collector:
         Decorators such as ``@step(retries=2)`` say how a step runs, not what it computes. Those of
         installed packages may read annotations.
         """
-        skip: list[ast.expr] = []
+        skip: frozenset[int] = frozenset()
         extras = self.extras
         for node in nodes:
             for decorator in getattr(node, "decorator_list", ()):
-                name = root_name(decorator) or ""
-                owner = module_name_of(names.get(name))
-                kind = ownership.kind_of_module(owner) if owner else ownership.PROJECT
+                name = root_name(decorator)
+                kind = ownership.kind_of_module(module_name_of(names.get(name)) or "")
                 if kind == ownership.FRAMEWORK:
-                    skip.append(decorator)
+                    skip |= {id(decorator)}
                 elif kind == ownership.INSTALLED or name == "singledispatch":
                     extras |= {"annotations"}
-        key = (*map(id, nodes), extras, body_only, len(skip))
-        unit: Unit | None = source.units.get(key)
-        if unit is None:
-            try:
-                unit = analyse(nodes, extras, skip, aliases_in(source), body_only=body_only)
-            except RecursionError:
-                line = getattr(nodes[0], "lineno", 0)
-                text = tagged("text", *map(source.text_of, nodes))
-                note = ("nested too deeply to be read", line)
-                unit = Unit(text, {Read(OWN_MODULE): line}, (note,), frozenset())
-            if "text" in extras:
-                verbatim = map(source.verbatim, nodes)
-                unit = unit._replace(text=tagged("text", unit.text, *verbatim))
-            source.units[key] = unit
+        unit = analyse(source, tuple(nodes), extras, skip, body_only)
         self.found_extras |= unit.extras
         return unit
-
-
-def _part(label: str, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
-    return Part(label, kind, location.file, location.line, tagged(kind, *items), text)
 
 
 def _name(item: Any) -> str:
@@ -282,21 +273,12 @@ def unwrap(function: Any) -> Any:
             return function
         try:
             inner = [getattr(function, name, None) for name in _WRAPPED_AS]
+            function = next(each for each in inner if each is not None)
         except Exception:
-            # An object that answers with an error wraps nothing.
+            # It wraps nothing, or answers with an error.
             break
-        inner = [each for each in inner if each is not None]
-        if not inner:
-            break
-        function = inner[0]
     call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
     return call if isinstance(call, FunctionType) else None
-
-
-def is_step(item: Any) -> bool:
-    """Whether *item* is a step: an object of pfl that holds a function."""
-    is_pfl = type(item).__module__.partition(".")[0] == "pfl"
-    return is_pfl and isinstance(getattr(item, "function", None), FunctionType)
 
 
 def first_seen(owner: object, name: str, value: Any) -> Any:

@@ -17,20 +17,13 @@ from typing import Any
 from ..errors import InvalidRequestError
 from . import ownership, visitors
 from .classes import visit_class
-from .collector import (
-    Collector,
-    Location,
-    SideEffects,
-    Value,
-    is_step,
-    unwrap,
-)
+from .collector import Collector, Location, SideEffects, Value, unwrap
 from .model import Fingerprint, digest_of
 from .rendering import render
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .source import load
-from .values import Folder, Package
+from .values import Folder, Package, is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000
@@ -73,10 +66,12 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
     extras = frozenset[str]()
     for _ in range(8):
         collector = Collector(codebase, extras)
-        label = collector.link(function)
-        _find_creator(collector, label, function)
+        collector.link(function, _creator_of(collector, function))
+        # It comes first, although its module was linked before it.
+        collector.queue.rotate()
         while collector.queue and not collector.must_restart():
-            _visit(collector, *collector.queue.popleft())
+            collector.label, item, collector.creator = collector.queue.popleft()
+            _visit(collector, item)
         if not collector.must_restart():
             collector.remember_values()
             opaque = sorted(
@@ -93,25 +88,23 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
     raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
 
 
-def _find_creator(collector: Collector, label: str, function: object) -> None:
-    """Note the statements of its module that create *function*."""
+def _creator_of(collector: Collector, function: object) -> Location | None:
+    """The statements of its module that create *function*."""
     module = collector.module_named(getattr(unwrap(function), "__module__", None) or "").module
     if module is None:
-        return
+        return None
     for name, value in vars(module).items():
         if value is function:
             location, _ = origin_of(collector, module, name, function)
-            if isinstance(location, Location):
-                collector.creators[label] = location
-            return
+            return location if isinstance(location, Location) else None
+    return None
 
 
-def _visit(collector: Collector, label: str, item: Any) -> None:
-    for kind in type(item).__mro__:
-        if kind in _VISITORS:
-            return _VISITORS[kind](collector, label, item)  # type: ignore[no-any-return] # each takes its own kind
+def _visit(collector: Collector, item: Any) -> None:
     visit = visitors.visit_step if is_step(item) else visitors.visit_callable
-    visit(collector, label, item)
+    for kind in reversed(type(item).__mro__):
+        visit = _VISITORS.get(kind, visit)
+    visit(collector, item)
 
 
 def _codebase_of(function: object) -> ownership.Codebase:

@@ -9,28 +9,10 @@ changes every stored fingerprint; ``tests/fingerprint`` pins some.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict, cast
-
-
-class PartBody(TypedDict):
-    """A part as JSON."""
-
-    name: str
-    kind: str
-    file: str | None
-    line: int | None
-    digest: str
-    text: str
-
-
-class FingerprintBody(TypedDict):
-    """A fingerprint as JSON."""
-
-    digest: str
-    parts: list[PartBody]
-    opaque: list[PartBody]
+from typing import Any, NamedTuple
 
 
 def tagged(tag: str, *items: str) -> str:
@@ -61,9 +43,9 @@ class Part(NamedTuple):
     digest: str
     text: str = ""
 
-    def to_json(self) -> PartBody:
+    def to_json(self) -> dict[str, Any]:
         """A dict of JSON values, read back by `from_json`."""
-        return cast(PartBody, self._asdict())
+        return self._asdict()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
@@ -88,7 +70,7 @@ class Fingerprint:
     opaque: tuple[Part, ...]
     files: frozenset[str]
 
-    def to_json(self) -> FingerprintBody:
+    def to_json(self) -> dict[str, Any]:
         """A dict of JSON values, read back by `from_json`, without the paths of this machine."""
         return {
             "digest": self.digest,
@@ -106,7 +88,5 @@ class Fingerprint:
 
 def digest_of(parts: list[Part]) -> str:
     """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
-    items: list[str] = []
-    for row in sorted((part.name, part.kind, part.digest) for part in parts):
-        items += row
-    return tagged("fingerprint", *items)
+    rows = sorted((part.name, part.kind, part.digest) for part in parts)
+    return tagged("fingerprint", *itertools.chain(*rows))

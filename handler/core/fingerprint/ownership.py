@@ -9,12 +9,14 @@ fingerprint.
 from __future__ import annotations
 
 import functools
+import glob
 import importlib.util
 import os
 import re
 import sys
 import sysconfig
 import traceback
+from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -150,17 +152,19 @@ def _location_of(name: str) -> str | None:
     module = sys.modules.get(name) or sys.modules.get(top)
     if module is not None:
         return file_of(module)
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError, AttributeError):
-        return None
+    spec = spec_of(top)
     if spec is None:
         return None
-    return (
-        spec.origin
-        if spec.has_location
-        else next(iter(spec.submodule_search_locations or ()), None)
-    )
+    folders = spec.submodule_search_locations or ()
+    return spec.origin if spec.has_location else next(iter(folders), None)
+
+
+def spec_of(name: str) -> ModuleSpec | None:
+    """Where a module would be imported from; None if it does not exist."""
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, SyntaxError, AttributeError):
+        return None
 
 
 def file_of(module: ModuleType) -> str | None:
@@ -200,23 +204,16 @@ def distribution_of(module: str) -> tuple[str, str]:
         root = file[: sites[-1].end()] if sites else root_of(file, module)
         if found := _installer_of(root.rstrip(os.sep), top):
             return found
-    version = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
-    return top, version if isinstance(version, str) else "unknown"
+    return top, str(getattr(sys.modules.get(top), "__version__", "unknown"))
 
 
 @functools.cache
 def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
     """Name, version and dist-info folder of the packages in *root*, by normalized name."""
     found = {}
-    try:
-        entries = sorted(os.listdir(root))
-    except OSError:
-        entries = []
-    for entry in entries:
-        stem, ending = os.path.splitext(entry)
-        if ending == ".dist-info" and "-" in stem:
-            name, _, version = stem.partition("-")
-            found[_normalized(name)] = (name.replace("_", "-"), version, entry)
+    for entry in sorted(glob.glob("*-*.dist-info", root_dir=root)):
+        name, _, version = entry.removesuffix(".dist-info").partition("-")
+        found[_normalized(name)] = (name.replace("_", "-"), version, entry)
     return found
 
 
@@ -230,7 +227,7 @@ def _installer_of(root: str, top: str) -> tuple[str, str] | None:
     infos = _dist_infos(root)
     likely = infos.get(_normalized(top))
     installed = re.compile(rf"^{re.escape(top)}(/|\.|,)".encode(), re.MULTILINE)
-    for name, version, folder in [likely, *infos.values()] if likely else infos.values():
+    for name, version, folder in filter(None, [likely, *infos.values()]):
         try:
             record = content_of(os.path.join(root, folder, "RECORD"))
         except OSError:
@@ -258,16 +255,16 @@ def content_of(path: str) -> bytes:
 
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
     """An exception in one line, with the project's file and line that raised it."""
-    file: str | None = None
-    line: int | None = None
     message = str(error)
+    lines = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     if isinstance(error, SyntaxError):
         # Its text repeats file and line.
-        file, line, message = error.filename, error.lineno, error.msg
-    else:
-        for frame, number in traceback.walk_tb(error.__traceback__):
-            if kind_of_file(frame.f_code.co_filename) == PROJECT:
-                file = frame.f_code.co_filename
-                line = number
-    where = f" at {os.path.relpath(file, root)}:{line}" if file and not file.startswith("<") else ""
+        message = error.msg
+        lines.append((error.filename or "", error.lineno or 0))
+    where = ""
+    for file, line in lines:
+        if kind_of_file(file) == PROJECT:
+            where = f" at {os.path.relpath(file, root)}:{line}"
     return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + where

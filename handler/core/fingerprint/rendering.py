@@ -57,7 +57,7 @@ def _render(value: Any, depth: int) -> str:
         return _text(value)
     if kind is int and value.bit_length() >= 4000:
         # The decimal digits of a large number are refused.
-        return hex(value)[:_LENGTH]
+        return hex(value)
     if kind in _LITERALS:
         return repr(value)
     if depth == 0:
@@ -69,7 +69,7 @@ def _render(value: Any, depth: int) -> str:
     if kind is re.Pattern:
         return f"re.compile({_text(value.pattern)})"
     if kind.__module__ in _PLAIN_MODULES:
-        return _short(repr(value))
+        return repr(value)
     try:
         rows = [
             f"{name}={_named(name, item, depth - 1)}"
@@ -84,7 +84,7 @@ def _render(value: Any, depth: int) -> str:
 
 def _text(value: str | bytes) -> str:
     if len(value) > _LENGTH:
-        value = value[: _LENGTH - 90] + value[:0] + value[-80:]  # type: ignore[operator] # both are of one type
+        value = value[: _LENGTH - 90] + value[-80:]  # type: ignore[operator] # both are of one type
     if isinstance(value, str):
         value = _SECRET_SHAPE.sub(MASK, value)
         if _RANDOM_LOOK.fullmatch(value):

@@ -7,24 +7,16 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import importlib.util
 import inspect
-import os
 import re
 import sys
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
-from . import ownership
 from .analysis import CHOSEN, OWN_MODULE, Unit
-from .collector import (
-    Collector,
-    Location,
-    Value,
-    first_seen,
-    is_instance,
-)
+from .collector import Collector, Location, Value, first_seen, is_instance
+from .ownership import FRAMEWORK, INSTALLED, PROJECT, STANDARD, describe, kind_of_module, spec_of
 from .source import Globals, Read, Source, absolute, module_read
 from .values import MISSING, Package
 
@@ -42,14 +34,12 @@ class Resolver:
 
     Args:
         collector: Takes what is found.
-        label: The part that the source belongs to.
         location: Where the source is, and its module if that is known.
         names: Its globals.
         cells: What it closes over.
     """
 
     collector: Collector
-    label: str
     location: Location
     names: Globals
     cells: Globals = field(default_factory=dict)
@@ -58,7 +48,7 @@ class Resolver:
         """What every name that *unit* reads is bound to, as items of a digest."""
         items: list[str] = []
         for reason, line in unit.notes:
-            self.collector.add_opaque(self.label, self.location._replace(line=line), reason)
+            self.collector.add_opaque(self.location._replace(line=line), reason)
         for read, line in unit.reads.items():
             self.location = self.location._replace(line=line)
             if (found := self._find(read)) is not None:
@@ -72,9 +62,9 @@ class Resolver:
         if read.root == OWN_MODULE:
             return self._follow(module, read)
         if read.root in self.cells:
-            return self._follow(self.cells[read.root], read, None, read.root)
+            return self._follow(self.cells[read.root], read)
         if read.root in self.names:
-            return self._follow(self.names[read.root], read, module, read.root)
+            return self._follow(self.names[read.root], read, module)
         value = getattr(builtins, read.root, MISSING)
         if value is MISSING:
             return "unbound" if read.escapes else None
@@ -86,16 +76,12 @@ class Resolver:
             return self.collector.link(value)
         return None
 
-    def _add_opaque(self, reason: str) -> None:
-        self.collector.add_opaque(self.label, self.location, reason)
-
     # --- imported modules
 
     def _find_imported(self, read: Read) -> str | None:
         if read.root.startswith(CHOSEN):
             return self._find_chosen(read)
-        package = self.names.get("__package__")
-        name = absolute(read, package or (self.names.get("__name__") or "").rpartition(".")[0])
+        name = absolute(read, self.names.get("__package__") or "")
         if name in ("", "__future__"):
             return None
         module = self._import(name)
@@ -111,18 +97,18 @@ class Resolver:
         if type(chosen) is dict:
             chosen = list(chosen.values())
         if name or type(chosen) not in (list, tuple) or not all(map(_is_module_name, chosen)):
-            self._add_opaque("imports a module chosen at run time")
+            self.collector.add_opaque(self.location, "imports a module chosen at run time")
             return None
-        found = [self._find_imported(module_read(each)) for each in chosen]
+        found = map(self._find_imported, map(module_read, chosen))
         return " ".join(filter(None, found))
 
     def _import(self, name: str) -> ModuleType | None:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
-        kind = ownership.kind_of_module(name)
-        if kind != ownership.PROJECT:
-            if kind == ownership.INSTALLED:
+        kind = kind_of_module(name)
+        if kind != PROJECT:
+            if kind == INSTALLED:
                 self.collector.link(Package(name))
             return ModuleType(name)
         before = len(sys.modules)
@@ -130,52 +116,39 @@ class Resolver:
             module = importlib.import_module(name)
         except KeyboardInterrupt:
             raise
-        except ModuleNotFoundError as error:
-            self._add_opaque(f"import of {error.name or name} fails: the module does not exist")
-            return None
         except BaseException as error:
             # A module may raise anything, SystemExit included.
-            reason = ownership.describe(error, self.collector.codebase.root)
-            self._add_opaque(f"import of {name} fails: {reason}")
-            self._cover_text(name)
+            reason = describe(error, self.collector.codebase.root)
+            self.collector.add_opaque(self.location, f"import of {name} fails: {reason}")
+            # Its text counts.
+            spec = spec_of(name)
+            if spec is not None and spec.origin:
+                self.collector.link_files(spec.origin)
             return None
         self.collector.has_imported |= len(sys.modules) != before
         return module
 
-    def _cover_text(self, name: str) -> None:
-        """Let a module that cannot be imported count by its text."""
-        try:
-            spec = importlib.util.find_spec(name)
-            file = (spec and spec.origin) or ""
-            text = ownership.content_of(file)
-        except (ImportError, ValueError, OSError, SyntaxError, AttributeError):
-            return
-        self.collector.files.add(os.path.abspath(file))
-        location = Location(self.collector.codebase.relative(file), 1)
-        label = name.rpartition(".")[2]
-        value = Value(("text", file), label, "module", text, location, is_lasting=False)
-        self.collector.link(value)
-
     # --- attributes of modules
 
-    def _follow(
-        self, value: Any, read: Read, module: ModuleType | None = None, name: str = ""
-    ) -> str | None:
-        """Walk attributes through modules to the value; *module* holds the first one as *name*."""
+    def _follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
+        """Walk attributes through modules to the value; *module* holds the first one."""
+        name = read.root
         rest = list(read.attrs)
         while is_instance(value, ModuleType):
             kind = self.collector.module_info(value).kind
-            if kind == ownership.FRAMEWORK:
+            if kind == FRAMEWORK:
                 return None
             if rest and rest[0].startswith(CHOSEN):
                 chosen = self.names.get(rest[0][1:])
                 if not isinstance(chosen, str):
-                    if kind != ownership.PROJECT:
+                    if kind != PROJECT:
                         return self._foreign(value.__name__)
-                    self._add_opaque(f"an attribute of `{value.__name__}` is chosen at run time")
+                    self.collector.add_opaque(
+                        self.location, f"an attribute of `{value.__name__}` is chosen at run time"
+                    )
                     return self.collector.link(value)
                 rest[0] = chosen
-            if kind != ownership.PROJECT and not (rest and self._is_replaced(value, rest[0])):
+            if kind != PROJECT and not (rest and self._is_replaced(value, rest[0])):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
                 return self.collector.link(value) if read.escapes else None
@@ -193,18 +166,17 @@ class Resolver:
     def _is_replaced(self, module: ModuleType, name: str) -> bool:
         """Whether the project put a function into a foreign module, or *name* is a submodule."""
         value = vars(module).get(name)
-        if is_instance(value, FunctionType):
-            return self.collector.owns(value)
-        return is_instance(value, ModuleType)
+        is_replacement = is_instance(value, FunctionType) and self.collector.owns(value)
+        return is_replacement or is_instance(value, ModuleType)
 
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
-        if ownership.kind_of_module(module) == ownership.INSTALLED:
+        if kind_of_module(module) == INSTALLED:
             return self.collector.link(Package(module))
         path = ".".join((module, *rest))
         if _DEPENDS_ON_VERSION.match(path):
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            return self.collector.link(Value(("python",), "python", "python", version))
+            return self.collector.link(Value("python", "python", version))
         return path
 
     def _submodule(self, package: ModuleType, name: str) -> Any:
@@ -212,17 +184,12 @@ class Resolver:
         if "__path__" not in vars(package):
             return MISSING
         name = f"{package.__name__}.{name}"
-        try:
-            if importlib.util.find_spec(name) is None:
-                return MISSING
-        except (ImportError, ValueError):
-            return MISSING
-        return self._import(name) or MISSING
+        return (spec_of(name) and self._import(name)) or MISSING
 
     def _bound(self, value: Any, module: ModuleType | None, name: str) -> str | None:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
-            return self.collector.bind(self.label, name, "closure", value, self.location)
+            return self.collector.bind(name, "closure", value, self.location)
         location, name = origin_of(self.collector, module, name, value)
         if isinstance(location, str):
             # Its package's version says everything, unless the project replaced it.
@@ -241,7 +208,7 @@ class Resolver:
         is_plain = type(value) is FunctionType and value.__closure__ is None
         if (code := self.collector.code(value, None if is_plain else location)) is not None:
             return code
-        return self.collector.link(Value((id(module), name), name, "constant", value, location))
+        return self.collector.link(Value(name, "constant", value, location, (id(module), name)))
 
     def members_of(self, module: ModuleType) -> list[str]:
         """Every name that a module binds itself, with what it is bound to."""
@@ -275,34 +242,31 @@ def origin_of(
         if read is None:
             break
         target = absolute(read, package)
+        inner = read.attrs[0]
         held = sys.modules.get(target)
-        if held is None or collector.module_info(held).kind != ownership.PROJECT:
-            if ownership.kind_of_module(target) in (ownership.STANDARD, ownership.INSTALLED):
-                return target, read.attrs[0]
+        if held is None or collector.module_info(held).kind != PROJECT:
+            if kind_of_module(target) in (STANDARD, INSTALLED):
+                return target, inner
             break
-        if vars(held).get(read.attrs[0], MISSING) is not value:
+        if vars(held).get(inner, MISSING) is not value:
             break
         module = held
-        name = read.attrs[0]
+        name = inner
     line = nodes[0].lineno if nodes else None
     return Location(collector.module_info(module).file, line, nodes, module), name
 
 
-def statements(
-    collector: Collector, label: str, location: Location, without: str = ""
-) -> list[str]:
+def statements(collector: Collector, location: Location) -> list[str]:
     """What the statements at *location*, and what decides whether they run, say and read."""
     source = collector.module_info(location.module).source
-    if source is None or location.module is None or not location.nodes:
+    if source is None or not location.nodes:
         return []
     nodes: dict[ast.AST, None] = {}
     for node in location.nodes:
-        nodes.update(dict.fromkeys((*source.around.get(id(node), ()), node)))
+        nodes |= dict.fromkeys((*source.around.get(id(node), ()), node))
     names = vars(location.module)
-    unit = collector.analyse(source, tuple(nodes), names)
-    reads = {read: line for read, line in unit.reads.items() if read.root != without}
-    unit = unit._replace(notes=(), reads=reads)
-    return [unit.text, *Resolver(collector, label, location, names).resolve(unit)]
+    unit = collector.analyse(source, nodes, names)._replace(notes=())
+    return [unit.text, *Resolver(collector, location, names).resolve(unit)]
 
 
 def _star(source: Source, name: str, value: Any, package: str) -> Read | None:

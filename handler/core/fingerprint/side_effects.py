@@ -15,14 +15,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from . import ownership
-from .collector import (
-    CODE,
-    Collector,
-    Location,
-    SideEffects,
-    is_instance,
-    module_name_of,
-)
+from .collector import CODE, Collector, Location, SideEffects, is_instance, module_name_of
 from .resolver import statements
 from .source import (
     Bindings,
@@ -34,6 +27,7 @@ from .source import (
     expressions,
     imported,
     root_name,
+    text_of,
 )
 from .values import HIDDEN_STATE, MISSING
 
@@ -60,7 +54,7 @@ _HOOKS = (
 _CALLERS = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}
 
 
-def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -> None:
+def visit_side_effects(collector: Collector, effects: SideEffects) -> None:
     """The statements of a module that change others; those of its packages and effects, too."""
     module = effects.module
     _, _, file, source = collector.module_info(module)
@@ -69,13 +63,13 @@ def visit_side_effects(collector: Collector, label: str, effects: SideEffects) -
     package = module.__name__.rpartition(".")[0]
     for name in filter(None, (package, *source.imported_for_effect)):
         collector.module_named(name)
-    if "effects" not in source.units:
-        source.units["effects"] = tuple(_effects(collector, source, vars(module)))
-    if nodes := source.units["effects"]:
+    if source.effects is None:
+        source.effects = tuple(_effects(collector, source, vars(module)))
+    if nodes := source.effects:
         location = Location(file, nodes[0].lineno, nodes, module)
-        text = "\n".join(source.text_of(node) for node in nodes)
-        items = statements(collector, label, location)
-        collector.add_part(label, "module", location, items, text)
+        text = "\n".join(text_of(source, node) for node in nodes)
+        items = statements(collector, location)
+        collector.add_part("module", location, items, text)
 
 
 def _effects(collector: Collector, source: Source, names: Globals) -> Iterator[ast.stmt]:
@@ -114,28 +108,28 @@ class _EffectFinder:
         """Whether one statement has an effect, without its inner blocks."""
         if isinstance(node, Definition):
             for item in node.decorator_list:
-                called = item.func if isinstance(item, ast.Call) else item
-                if self._call_has_effect(called, is_kept=True):
+                if self._call_has_effect(getattr(item, "func", item), is_kept=True):
                     return True
             return self._making_has_effect(self.names.get(node.name))
         if isinstance(node, ast.For) and self._passes_effect(node.iter):
             return True
         alone = node.value if isinstance(node, ast.Expr) else None
         for inner in expressions(node, with_lambdas=True):
-            if isinstance(inner, ast.Call):
-                if root_name(inner.func) in ("setattr", "delattr") and inner.args:
-                    does = self._sets(inner.args[0], [])
-                else:
-                    does = self._call_has_effect(inner.func, is_kept=inner is not alone)
+            does = False
+            match inner:
+                case ast.Call(ast.Name("setattr" | "delattr"), [held, *_]):
+                    does = self._sets(held, [])
+                case ast.Call(function):
+                    does = self._call_has_effect(function, is_kept=inner is not alone)
                     does = does or self._passes_effect(inner)
-            elif isinstance(inner, ast.comprehension):
-                does = self._passes_effect(inner.iter)
-            elif isinstance(getattr(inner, "ctx", None), ast.Load):
-                does = isinstance(inner, ast.Name | ast.Attribute) and self._is_setter(inner)
-            elif isinstance(inner, ast.Attribute):
-                does = self._sets(inner.value, [inner.attr])
-            else:
-                does = isinstance(inner, ast.Subscript) and self._sets(inner.value, None)
+                case ast.comprehension(_, iterable):
+                    does = self._passes_effect(iterable)
+                case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()):
+                    does = self._is_setter(inner)
+                case ast.Attribute(held, attr):
+                    does = self._sets(held, [attr])
+                case ast.Subscript(held, ctx=ast.Store() | ast.Del()):
+                    does = self._sets(held, None)
             if does:
                 return True
         return False
@@ -162,15 +156,14 @@ class _EffectFinder:
         if owner is None or _is_silent(owner, attrs):
             return False
         if is_kept or is_result:
-            is_setter = is_result and _SETTERS.match(attrs[-1]) is not None
-            return is_setter and _is_foreign(owner, attrs)
+            return is_result and _is_foreign_setter(owner, attrs)
         return is_alone or _is_foreign(owner, attrs)
 
     def _passes_effect(self, node: ast.AST) -> bool:
         """Whether a function of the project that has an effect is passed on: ``map(seed, …)``."""
         if isinstance(node, ast.Call):
             root, attrs = dotted(node.func)
-            if (attrs[-1] if attrs else root) not in _CALLERS:
+            if [root, *attrs][-1] not in _CALLERS:
                 return False
         for item in ast.walk(node):
             if isinstance(item, ast.Name | ast.Attribute):
@@ -186,8 +179,7 @@ class _EffectFinder:
             return False
         root, attrs = dotted(node)
         attrs = attrs or [value.__name__]
-        owner, _ = self._owner(root)
-        return _SETTERS.match(attrs[-1]) is not None and _is_foreign(owner, attrs)
+        return _is_foreign_setter(self._owner(root)[0], attrs)
 
     def _making_has_effect(self, made: Any) -> bool:
         """Whether the metaclass of a class, or a base, has an effect when the class is made."""
@@ -225,32 +217,33 @@ class _EffectFinder:
                 return True
         return False
 
-    def _lookup(self, name: str | None) -> Any:
-        return MISSING if name in self.local else self.names.get(name or "", MISSING)
+    def _lookup(self, name: str) -> Any:
+        return MISSING if name in self.local else self.names.get(name, MISSING)
 
     def _value(self, node: ast.expr) -> Any:
         """What an expression means, found without running anything; a class for its instance."""
-        if isinstance(node, ast.Name):
-            return self._lookup(node.id)
-        if isinstance(node, ast.Call):
-            called = self._value(node.func)
-            return called if is_instance(called, type) else MISSING
-        held = self._value(node.value) if isinstance(node, ast.Attribute) else MISSING
-        if held is MISSING or not isinstance(node, ast.Attribute):
-            return MISSING
-        if is_instance(held, ModuleType):
-            return vars(held).get(node.attr, MISSING)
-        kind: Any = held if is_instance(held, type) else type(held)
-        return _member(kind, node.attr)
+        match node:
+            case ast.Name(name):
+                return self._lookup(name)
+            case ast.Call(function):
+                called = self._value(function)
+                return called if is_instance(called, type) else MISSING
+            case ast.Attribute(value, attr):
+                held = self._value(value)
+                if is_instance(held, ModuleType):
+                    return vars(held).get(attr, MISSING)
+                if held is not MISSING:
+                    return _member(held if is_instance(held, type) else type(held), attr)
+        return MISSING
 
-    def _owner(self, name: str | None, depth: int = 0) -> tuple[str | None, bool]:
+    def _owner(self, name: str, depth: int = 0) -> tuple[str | None, bool]:
         """The module that *name*'s value is from, and whether one of its functions returned it."""
         value = self._lookup(name)
         if is_instance(value, CODE):
             return module_name_of(value), False
-        nodes = self.local.get(name or "")
+        nodes = self.local.get(name)
         if nodes is None and value is not MISSING:
-            nodes = self.source.bindings.get(name or "")
+            nodes = self.source.bindings.get(name)
         if not nodes or depth > 8:
             return None, False
         node = nodes[-1]
@@ -258,11 +251,11 @@ class _EffectFinder:
             # Changed here, and read where it was made.
             if HIDDEN_STATE.match(type(value).__module__):
                 return type(value).__module__, False
-            read = dict(imported(node))[name or ""]
-            return (read.root if read.level == 0 else None), False
+            read = dict(imported(node))[name]
+            return (None if read.level else read.root), False
         made = getattr(node, "value", None)
         root = root_name(made)
-        if root is None or root == name:
+        if root in ("", name):
             return None, False
         if isinstance(made, ast.Call) and is_instance(kind := self._value(made.func), type):
             # Hidden state is known by statements only, so those in functions that change it count.
@@ -282,6 +275,10 @@ def _member(kind: type, name: str) -> Any:
 
 def _is_silent(owner: str, attrs: list[str]) -> bool:
     return _SILENT.match(".".join((owner.partition(".")[0], *attrs))) is not None
+
+
+def _is_foreign_setter(owner: str | None, attrs: list[str]) -> bool:
+    return _SETTERS.match(attrs[-1]) is not None and _is_foreign(owner, attrs)
 
 
 def _is_foreign(owner: str | None, attrs: list[str]) -> bool:

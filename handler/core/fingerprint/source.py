@@ -8,9 +8,9 @@ import ast
 import functools
 import inspect
 import linecache
-import os
+import textwrap
 from collections.abc import Iterable, Iterator
-from importlib.util import decode_source, resolve_name
+from importlib.util import resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -64,8 +64,8 @@ class Source:
         self.stars: list[ast.ImportFrom] = []
         # Names and attributes that functions set while they run.
         self.reassigned: set[str] = set()
-        # Analyses of this file's nodes, kept here by their makers.
-        self.units: dict[Any, Any] = {}
+        # The statements that change other modules, once they are known.
+        self.effects: tuple[ast.stmt, ...] | None = None
         self._index(self.tree.body, "")
 
     def _index(self, body: list[ast.stmt], prefix: str, around: tuple[ast.AST, ...] = ()) -> None:
@@ -105,25 +105,21 @@ class Source:
 
     def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
         """The statements that give a name its value, and what the last binding imports."""
-        key = ("origin", name)
-        if key not in self.units:
-            nodes = self.bindings.get(name, [])
-            read = None
-            if nodes and isinstance(nodes[-1], ast.ImportFrom):
-                read = dict(imported(nodes[-1]))[name]
-            self.units[key] = (*nodes, *self.changes.get(name, ())), read
-        origin: tuple[tuple[ast.stmt, ...], Read | None] = self.units[key]
-        return origin
+        nodes = self.bindings.get(name, [])
+        read = None
+        if nodes and isinstance(nodes[-1], ast.ImportFrom):
+            read = dict(imported(nodes[-1]))[name]
+        return (*nodes, *self.changes.get(name, ())), read
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:
         """Modules that are imported, and whose names are never used: ``import patches  # noqa``."""
         used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-        modules: list[str] = []
+        modules = []
         for name, nodes in self.bindings.items():
             for node in nodes:
                 if isinstance(node, ast.Import) and name not in used:
-                    modules += (alias.name for alias in node.names)
+                    modules += [alias.name for alias in node.names]
         return modules
 
     def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
@@ -145,7 +141,7 @@ class Source:
         positions = [each for each in code.co_positions() if None not in each and each[3]]
         if positions:
             # A lambda inside another follows it.
-            fits = [node for node in found if all(_contains(node.body, each) for each in positions)]
+            fits = [node for node in found if _contains(node.body, positions[0])]
             return [*(fits[-1:] or found)]
         # Python 3.12 forgets where a lambda is that returns a constant.
         values = [repr(value) for value in code.co_consts]
@@ -163,32 +159,28 @@ class Source:
         block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
         return "\n".join(self.lines[above:start]) + "".join(block)
 
-    def text_of(self, node: ast.AST, *, without: tuple[ast.stmt, ...] = ()) -> str:
-        """Source of *node* without comment lines, docstrings and the statements *without*."""
-        key = ("text", id(node), len(without))
-        if key not in self.units:
-            self.units[key] = self._text_of(node, without)
-        return str(self.units[key])
 
-    def _text_of(self, node: ast.AST, without: tuple[ast.stmt, ...]) -> str:
-        if isinstance(node, ast.Lambda):
-            return ast.get_source_segment("\n".join(self.lines), node) or ""
-        hidden = list(without)
-        for inner in ast.walk(node):
-            # A body of nothing but a docstring keeps it.
-            if isinstance(inner, Definition) and len(inner.body) > 1:
-                if ast.get_docstring(inner, clean=False) is not None:
-                    hidden.append(inner.body[0])
-        hidden_lines: set[int] = set()
-        for statement in hidden:
-            hidden_lines.update(lines_of(statement))
-        lines = []
-        for number in lines_of(node):
-            line = self.lines[number - 1].rstrip()
-            if number not in hidden_lines and line and not line.lstrip().startswith("#"):
-                lines.append(line)
-        indent = lines[0][: -len(lines[0].lstrip())] if lines else ""
-        return "\n".join(line.removeprefix(indent) for line in lines)
+@functools.lru_cache(maxsize=1 << 16)
+def text_of(source: Source, node: ast.AST) -> str:
+    """Source of *node* without comment lines and docstrings; of a class, its header."""
+    if isinstance(node, ast.Lambda):
+        return ast.get_source_segment("\n".join(source.lines), node) or ""
+    hidden_lines: set[int] = set()
+    if isinstance(node, ast.ClassDef):
+        for item in node.body:
+            if hasattr(item, "body"):
+                hidden_lines.update(lines_of(item))
+    for inner in ast.walk(node):
+        # A body of nothing but a docstring keeps it.
+        if isinstance(inner, Definition) and len(inner.body) > 1:
+            if ast.get_docstring(inner, clean=False) is not None:
+                hidden_lines.update(lines_of(inner.body[0]))
+    lines = []
+    for number in lines_of(node):
+        line = source.lines[number - 1].rstrip()
+        if number not in hidden_lines and line and not line.lstrip().startswith("#"):
+            lines.append(line)
+    return textwrap.dedent("\n".join(lines))
 
 
 def load(path: str, module_globals: Globals) -> Source | None:
@@ -197,24 +189,13 @@ def load(path: str, module_globals: Globals) -> Source | None:
 
     It is read again when it has another time or size, so that an edit is seen in the same process.
     """
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return _parse("".join(linecache.getlines(path, module_globals)))
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    linecache.checkcache(path)
+    return _parse(path, "".join(linecache.getlines(path, module_globals)))
 
 
 @functools.lru_cache(maxsize=4096)
-def _load(path: str, mtime_ns: int, size: int) -> Source | None:
-    try:
-        with open(path, "rb") as file:
-            return _parse(decode_source(file.read()))
-    except (OSError, UnicodeDecodeError, SyntaxError):
-        return None
-
-
-@functools.lru_cache(maxsize=64)
-def _parse(text: str) -> Source | None:
+def _parse(path: str, text: str) -> Source | None:
+    # Two files of one text are two sources, because their relative imports differ.
     try:
         return Source(text) if text else None
     except (SyntaxError, ValueError):
@@ -223,8 +204,8 @@ def _parse(text: str) -> Source | None:
 
 def first_line(node: ast.AST) -> int:
     """Where Python says that a definition begins: at its first decorator."""
-    first: Any = (*getattr(node, "decorator_list", ()), node)[0]
-    return int(first.lineno)
+    line: int = (*getattr(node, "decorator_list", ()), node)[0].lineno
+    return line
 
 
 def lines_of(node: ast.AST) -> range:
@@ -236,8 +217,7 @@ def lines_of(node: ast.AST) -> range:
 def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
     """The statement lists inside a statement."""
     for field in _BLOCKS:
-        if isinstance(block := getattr(node, field, None), list):
-            yield block
+        yield getattr(node, field, [])
     for inner in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
         yield inner.body
 
@@ -262,8 +242,7 @@ def bound_by(node: ast.AST) -> Iterator[str]:
     if isinstance(node, Definition):
         yield node.name
     elif isinstance(node, ast.Import | ast.ImportFrom):
-        for name, _ in imported(node):
-            yield name
+        yield from dict(imported(node))
     else:
         for inner in expressions(node):
             if isinstance(inner, ast.Name):
@@ -281,8 +260,8 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
         if isinstance(node, ast.ImportFrom):
             yield alias.asname or alias.name, Read(node.module or "", (alias.name,), node.level)
         else:
-            name = alias.name if alias.asname else alias.name.partition(".")[0]
-            yield alias.asname or name, Read(name, (), 0)
+            top = alias.name.partition(".")[0]
+            yield alias.asname or top, Read(alias.name if alias.asname else top, (), 0)
 
 
 def module_read(name: str) -> Read:
@@ -313,20 +292,25 @@ def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AS
 
 def is_type_checking(test: ast.expr) -> bool:
     """Whether an ``if`` is for type checkers only."""
-    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
+    return last_name(test) == "TYPE_CHECKING"
 
 
-def dotted(node: ast.AST | None) -> tuple[str | None, list[str]]:
-    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``."""
+def last_name(node: ast.expr) -> str:
+    """``c`` of ``a.b.c``."""
+    return getattr(node, "attr", "") or getattr(node, "id", "")
+
+
+def dotted(node: ast.AST | None) -> tuple[str, list[str]]:
+    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``; "" if no name is in front."""
     attrs: list[str] = []
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         if isinstance(node, ast.Attribute):
             attrs.insert(0, node.attr)
         node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else None, attrs
+    return node.id if isinstance(node, ast.Name) else "", attrs
 
 
-def root_name(node: ast.AST | None) -> str | None:
+def root_name(node: ast.AST | None) -> str:
     """``a`` of ``a.b(c)[d].e``."""
     return dotted(node)[0]
 
@@ -345,6 +329,5 @@ def _reassigned_by(node: ast.stmt) -> Iterable[str]:
 
 
 def _contains(node: Any, position: tuple[Any, ...]) -> bool:
-    line, end_line, column, end_column = position
-    starts_before = (node.lineno, node.col_offset) <= (line, column)
-    return starts_before and (end_line, end_column) <= (node.end_lineno, node.end_col_offset)
+    start = (node.lineno, node.col_offset)
+    return start <= (position[0], position[2]) < (node.end_lineno, node.end_col_offset)

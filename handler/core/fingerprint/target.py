@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import operator
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,19 +37,17 @@ def find(target: str) -> Any:
         )
     folder = os.getcwd()
     try:
-        value = importlib.import_module(name)
+        module = importlib.import_module(name)
     except (Exception, SystemExit) as exc:
         raise InvalidRequestError(
             f"module {name} cannot be imported in {folder}", why=ownership.describe(exc, folder)
         ) from exc
-    for attr in path.split("."):
-        try:
-            value = getattr(value, attr)
-        except Exception as exc:
-            raise InvalidRequestError(
-                f"{name} has no {path}", why=ownership.describe(exc, folder)
-            ) from exc
-    return value
+    try:
+        return operator.attrgetter(path)(module)
+    except Exception as exc:
+        raise InvalidRequestError(
+            f"{name} has no {path}", why=ownership.describe(exc, folder)
+        ) from exc
 
 
 def unstable(target: Any) -> list[Part]:
@@ -70,7 +69,7 @@ def unstable(target: Any) -> list[Part]:
     children = [_start(target, seed) for seed in ("1", "2")]
     first, second = (_parts(target, child) for child in children)
     stable = first.keys() & second.keys()
-    changed = {row[0]: part for row, part in {**first, **second}.items() if row not in stable}
+    changed = {row[0]: part for row, part in (first | second).items() if row not in stable}
     # The source of a function cannot differ: if only what it reads does, it is not the cause.
     causes = [part for part in changed.values() if part.kind not in ("function", "class")]
     return causes or list(changed.values())

@@ -14,6 +14,7 @@ import copyreg
 import enum
 import functools
 import hashlib
+import itertools
 import marshal
 import os
 import re
@@ -25,15 +26,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from . import ownership
 from .model import tagged
+from .ownership import FRAMEWORK, GENERATED, INSTALLED, PROJECT, Codebase, kind_of_module
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
 MAX_VALUES = 50_000
 _MAX_FOREIGN_VALUES = 5_000
 
 MISSING = object()
-_BULK = {int, float, str, bytes, bool, type(None), complex}
 # How an instance of a subclass becomes a plain value, without running its code.
 _BASES: dict[type, Callable[[Any], Any]] = {
     dict: dict.copy,
@@ -41,8 +41,8 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     tuple: lambda value: tuple.__getitem__(value, slice(None)),
     set: lambda value: set(set.__iter__(value)),
     frozenset: lambda value: frozenset(frozenset.__iter__(value)),
-    str: lambda value: str.__getitem__(value, slice(None)),
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    str: str.__str__,
+    bytes: bytes.__bytes__,
     int: int.__int__,
     float: float.__float__,
     complex: complex.__complex__,
@@ -95,6 +95,9 @@ class Encoded(NamedTuple):
     unknowns: tuple[str, ...] = ()
 
 
+_HIDDEN = Encoded("", (), ("",))
+
+
 class Package(NamedTuple):
     """A link to an installed package, by one of its modules; with a version, by its own name."""
 
@@ -116,19 +119,16 @@ class Encoder:
         codebase: The project, whose functions, classes and modules become links.
     """
 
-    def __init__(self, codebase: ownership.Codebase) -> None:
+    def __init__(self, codebase: Codebase) -> None:
         self.codebase = codebase
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
-        # The outermost value that a reference back points to.
-        self._lowest = sys.maxsize
-        self._remaining = MAX_VALUES
 
     def top(self, value: Any) -> Encoded:
         """Encode a value that is not part of another."""
         self._remaining = MAX_VALUES
+        # The outermost value that a reference back points to.
         self._lowest = sys.maxsize
-        self._stack.clear()
         try:
             return self.encode(value)
         except RecursionError:
@@ -156,25 +156,23 @@ class Encoder:
         try:
             encoded = self._compound(value, kind)
         finally:
-            self._stack.pop(key, None)
+            del self._stack[key]
         # Without a reference to a value around it, it means the same anywhere.
         if self._lowest >= depth:
             self.memo[key] = (value, encoded)
-            self._lowest = outer
-        else:
-            self._lowest = min(outer, self._lowest)
+        self._lowest = min(outer, self._lowest)
         return encoded
 
     def join(self, tag: str, parts: Iterable[Encoded]) -> Encoded:
         """Several values as one."""
-        parts = list(parts)
+        tokens = []
         links: list[Any] = []
         unknowns: dict[str, None] = {}
         for part in parts:
+            tokens.append(part.token)
             links += part.links
             unknowns |= dict.fromkeys(part.unknowns)
-        token = "#" + tagged(tag, *(part.token for part in parts))
-        return Encoded(token, tuple(links), tuple(unknowns))
+        return Encoded(f"#{tagged(tag, *tokens)}", tuple(links), tuple(unknowns))
 
     def many(self, tag: str, values: Iterable[Any]) -> Encoded:
         """Values in order."""
@@ -182,10 +180,7 @@ class Encoder:
 
     def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
         """Values with names, in the order of the names."""
-        parts: list[Encoded] = []
-        for name, value in sorted(items):
-            parts += (Encoded(name), self.encode(value))
-        return self.join(tag, parts)
+        return self.many(tag, itertools.chain(*sorted(items)))
 
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
@@ -195,17 +190,16 @@ class Encoder:
             keys = [key for key in value if key != "__builtins__"]
             values = [value[key] for key in keys]
             return self.join(
-                "dict", (self._sequence("keys", keys), self._sequence("values", values))
+                "dict", [self._sequence("keys", keys), self._sequence("values", values)]
             )
         if kind in (set, frozenset):
             return self._unordered(kind.__name__, value)
         # Not isinstance: a proxy may run code to answer that.
-        for types_, encode in _KINDS:
+        for types_, encode in _KINDS.items():
             if issubclass(kind, types_):
+                if isinstance(encode, tuple):
+                    return self._by_attributes(value, encode)
                 return encode(self, value)
-        for types_, names in _ATTRIBUTES.items():
-            if issubclass(kind, types_):
-                return self._by_attributes(value, names)
         return self._instance(value, kind)
 
     def _literal(self, value: Any) -> str:
@@ -218,7 +212,7 @@ class Encoder:
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
-        if not set(map(type, values)) <= _BULK:
+        if not set(map(type, values)) <= _PRIMITIVES.keys():
             return self.many(tag, values)
         if len(values) > 10_000:
             # marshal's second format is the same on every Python, and ten times faster.
@@ -232,11 +226,11 @@ class Encoder:
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
         kind = self.codebase.kind_of_file(value.__code__.co_filename)
-        if kind == ownership.GENERATED:
+        if kind == GENERATED:
             kind = self.codebase.kind_of_name(value.__module__ or "")
-        if kind == ownership.PROJECT:
+        if kind == PROJECT:
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
-        if kind == ownership.FRAMEWORK:
+        if kind == FRAMEWORK:
             return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
@@ -246,11 +240,8 @@ class Encoder:
             # singledispatch, where the order of registration does not matter.
             items = self._unordered("registry", registry.items())
             return self.join("singledispatch", [name, items])
-        state = []
-        for free, _, held in closure_of(value):
-            # Jinja's loaders keep a file's time to see edits, which is not its content.
-            if free != "mtime" and held is not MISSING:
-                state.append((free, held))
+        # Jinja's loaders keep a file's time to see edits, which is not its content.
+        state = [(free, held) for free, _, held in closure_of(value) if free != "mtime"]
         for attribute, held in attributes.items():
             if not attribute.startswith("__") or attribute == "__wrapped__":
                 state.append((f".{attribute}", held))
@@ -265,39 +256,31 @@ class Encoder:
 
     def class_(self, value: type) -> Encoded:
         """A link to the project's class; a foreign one by name."""
-        kind = self.codebase.kind_of_class(value)
-        if kind == ownership.PROJECT:
+        if self.codebase.kind_of_class(value) == PROJECT:
             return Encoded(f"class {value.__qualname__}", (value,))
-        if kind == ownership.FRAMEWORK:
-            return Encoded("framework")
         return self._foreign(value.__module__, value.__qualname__)
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        is_installed = ownership.kind_of_module(module) == ownership.INSTALLED
+        is_installed = kind_of_module(module) == INSTALLED
         links = (Package(module),) if is_installed else ()
         return Encoded(f"{module.partition('.')[0]}:{name}", links)
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         name = value.__name__
+        links = {INSTALLED: (Package(name),), PROJECT: (value,)}
         kind = self.codebase.kind_of_module(value)
-        link = Package(name) if kind == ownership.INSTALLED else value
-        is_linked = kind in (ownership.INSTALLED, ownership.PROJECT)
-        return Encoded(f"module {name.rpartition('.')[2]}", (link,) if is_linked else ())
+        return Encoded(f"module {name.rpartition('.')[2]}", links.get(kind, ()))
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
         owner = self.codebase.kind_of_class(kind)
-        if owner == ownership.FRAMEWORK:
-            is_step = isinstance(getattr(value, "function", None), types.FunctionType)
-            return Encoded("step", (value,)) if is_step else name
-        if owner != ownership.PROJECT:
+        if owner == FRAMEWORK:
+            return Encoded("step", (value,)) if is_step(value) else name
+        if owner != PROJECT:
             return self._foreign_instance(value, kind, name)
-        parts = [name]
-        for base, to_plain in _BASES.items():
-            if issubclass(kind, base):
-                parts.append(self.encode(to_plain(value)))
-        parts.append(self.named("state", state_of(value)))
+        plain = [to_plain(value) for base, to_plain in _BASES.items() if issubclass(kind, base)]
+        parts = [name, *map(self.encode, plain), self.named("state", state_of(value))]
         solid = next(
             base
             for base in kind.__mro__
@@ -306,17 +289,18 @@ class Encoder:
         # A base written in C may keep what no attribute shows.
         if solid is not object and not issubclass(solid, tuple(_BASES)):
             written = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
-            if all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written):
-                parts.append(self._foreign_instance(value, solid, Encoded("")))
-            else:
-                parts.append(_unknown(kind))
+            is_plain = all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written)
+            hidden = (
+                self._foreign_instance(value, solid, Encoded("")) if is_plain else _unknown(kind)
+            )
+            parts.append(hidden)
         return self.join("instance", parts)
 
     def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
         """An instance of *kind*, or the part of an instance that this foreign base keeps."""
         module = kind.__module__
         if module.startswith("pathlib"):
-            return self.join("path", [name, Encoded(self.codebase.shorten(str(value)))])
+            return self.join("path", [name, self.encode(str(value))])
         if attributes := _STATE_ATTRIBUTES.get(f"{module}.{kind.__name__}"):
             return self._by_attributes(value, attributes)
         if _SILENT.match(f"{module}.{kind.__name__}"):
@@ -327,8 +311,9 @@ class Encoder:
             kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
             return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
         if (buffer := _buffer(value)) is not None:
-            state = self.named("state", state_of(value))
-            return self.join("buffer", [name, Encoded(buffer), state])
+            return self.join(
+                "buffer", [name, Encoded(buffer), self.named("state", state_of(value))]
+            )
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
             return reduced._replace(links=(*reduced.links, *self._template_folders(value)))
@@ -338,17 +323,17 @@ class Encoder:
         """The project's folders from which a loader of Jinja reads."""
         for path in getattr(loader, "searchpath", None) or [getattr(loader, "_template_root", "")]:
             path = os.path.abspath(path or "")
-            if os.path.isdir(path) and self.codebase.kind_of_file(path) == ownership.PROJECT:
+            if os.path.isdir(path) and self.codebase.kind_of_file(path) == PROJECT:
                 yield Folder(self.codebase.relative(path))
 
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
         """What an instance returns to be pickled."""
-        before = self._remaining
-        limit = self._remaining = min(before, _MAX_FOREIGN_VALUES)
+        reserve = max(self._remaining - _MAX_FOREIGN_VALUES, 0)
+        self._remaining -= reserve
         kind = type(value)
         try:
             reduce = copyreg.dispatch_table.get(kind)
-            reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
             if isinstance(reduced, str):
                 # A global, by its name. The class of Python's own differs between versions.
                 if getattr(sys.modules.get(kind.__module__), reduced, None) is value:
@@ -361,18 +346,18 @@ class Encoder:
             # Whatever a foreign class does when asked for its state, its class is still known.
             pass
         finally:
-            self._remaining = max(before - (limit - self._remaining), 0)
+            self._remaining += reserve
         parts = [name]
         for field in ("__wrapped__", "func", "fn", "py_func", "function"):
             wrapped = getattr(value, field, None)
             if isinstance(wrapped, types.FunctionType):
                 parts.append(self.function(wrapped))
-        parts.append(Encoded("", (), ("",)) if len(parts) > 1 else _unknown(kind))
+        parts.append(_HIDDEN if len(parts) > 1 else _unknown(kind))
         return self.join("foreign", parts)
 
     def _enum(self, value: enum.Enum) -> Encoded:
         kind = type(value)
-        if self.codebase.kind_of_class(kind) != ownership.PROJECT:
+        if self.codebase.kind_of_class(kind) != PROJECT:
             return self._foreign(kind.__module__, f"{kind.__qualname__}.{value._name_}")
         return self._by_attributes(value, ("_name_", "_value_"))
 
@@ -393,6 +378,12 @@ class Encoder:
         return self.many("mappingproxy", [held])
 
 
+def is_step(item: Any) -> bool:
+    """Whether *item* is a step: an object of pfl that holds a function."""
+    is_pfl = type(item).__module__.partition(".")[0] == "pfl"
+    return is_pfl and isinstance(getattr(item, "function", None), types.FunctionType)
+
+
 def _unknown(kind: type) -> Encoded:
     return Encoded("", (), (f"the state of a {kind.__qualname__} cannot be read",))
 
@@ -411,7 +402,7 @@ def state_of(value: object) -> list[tuple[str, Any]]:
     items: list[tuple[str, Any]] = []
     for klass in type(value).__mro__:
         for name, slot in vars(klass).items():
-            if isinstance(slot, types.MemberDescriptorType) and name != "__weakref__":
+            if isinstance(slot, types.MemberDescriptorType):
                 try:
                     items.append((name, slot.__get__(value)))
                 except AttributeError:
@@ -444,10 +435,8 @@ def _buffer(value: Any) -> str | None:
 
 def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
     """By content; lambdas, which share a name, by where they are and by their constants."""
-    rows = []
-    for link in encoded.links:
-        if code := getattr(link, "__code__", None):
-            rows.append((code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])))
+    codes = [link.__code__ for link in encoded.links if hasattr(link, "__code__")]
+    rows = [(code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])) for code in codes]
     return encoded.token, rows
 
 
@@ -462,12 +451,11 @@ def _settled(state: Any) -> Any:
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {
     type(None): repr,
     type(...): repr,
-    type(NotImplemented): repr,
     bool: repr,
     complex: repr,
     float: float.hex,
     int: lambda value: f"int:{value:x}",
-    str: lambda value: f"str:{value}",
+    str: str,
     bytes: lambda value: f"bytes:{hashlib.sha256(value).hexdigest()}",
 }
 
@@ -480,7 +468,21 @@ _STATE_ATTRIBUTES = {
     "pydantic.type_adapter.TypeAdapter": ("_type", "_config"),
 }
 
-_ATTRIBUTES: dict[Any, tuple[str, ...]] = {
+# How a value of these types is encoded, or the attributes that say everything about it.
+_KINDS: dict[Any, Callable[[Encoder, Any], Encoded] | tuple[str, ...]] = {
+    types.FunctionType: Encoder.function,
+    types.BuiltinFunctionType: Encoder.builtin,
+    enum.Enum: Encoder._enum,
+    type: Encoder.class_,
+    types.ModuleType: Encoder.module,
+    type(functools.lru_cache(lambda: None)): (
+        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()])
+    ),
+    types.MappingProxyType: Encoder._mapping_proxy,
+    weakref.ref: lambda self, value: self.many("weakref", [value()]),
+    _thread.LockType: lambda self, value: _HIDDEN,
+    _NEVER_EQUAL: lambda self, value: _unknown(type(value)),
+    contextvars.ContextVar: Encoder._context_var,
     types.MethodType: ("__func__", "__self__"),
     property: ("fget", "fset", "fdel"),
     (staticmethod, classmethod): ("__func__",),
@@ -494,30 +496,5 @@ _ATTRIBUTES: dict[Any, tuple[str, ...]] = {
     # Right on one Python, different on the next.
     types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),
     types.SimpleNamespace: ("__dict__",),
-    (
-        types.MethodDescriptorType,
-        types.WrapperDescriptorType,
-        types.MethodWrapperType,
-        types.ClassMethodDescriptorType,
-        types.GetSetDescriptorType,
-        types.MemberDescriptorType,
-    ): ("__qualname__",),
+    (types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),
 }
-
-
-_KINDS: list[tuple[Any, Callable[[Encoder, Any], Encoded]]] = [
-    (types.FunctionType, Encoder.function),
-    (types.BuiltinFunctionType, Encoder.builtin),
-    (enum.Enum, Encoder._enum),
-    (type, Encoder.class_),
-    (types.ModuleType, Encoder.module),
-    (
-        type(functools.lru_cache(lambda: None)),
-        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()]),
-    ),
-    (types.MappingProxyType, Encoder._mapping_proxy),
-    (weakref.ref, lambda self, value: self.many("weakref", [value()])),
-    (_thread.LockType, lambda self, value: Encoded("lock", (), ("",))),
-    (_NEVER_EQUAL, lambda self, value: _unknown(type(value))),
-    (contextvars.ContextVar, Encoder._context_var),
-]

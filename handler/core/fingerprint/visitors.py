@@ -13,13 +13,13 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ..errors import InvalidRequestError
-from . import ownership
 from .collector import Collector, Location, Value, first_seen, unwrap
 from .resolver import Resolver, statements
+from .source import text_of
 from .values import Folder, Package, closure_of, without_copied
 
 
-def visit_function(collector: Collector, label: str, function: FunctionType) -> None:
+def visit_function(collector: Collector, function: FunctionType) -> None:
     """Its source, what the names in it are bound to, its defaults and attributes."""
     code = function.__code__
     names = function.__globals__
@@ -28,24 +28,20 @@ def visit_function(collector: Collector, label: str, function: FunctionType) -> 
     location = _location_of(collector, function)
     if source is None or not nodes:
         reason = "it has no source: its bytecode counts, which differs between Python versions"
-        collector.add_opaque(label, location, reason)
-        bytecode = Value((id(code),), label, "function", code, location)
-        return visit_value(collector, label, bytecode)
+        collector.add_opaque(location, reason)
+        return visit_value(collector, Value(collector.label, "function", code, location))
     location = location._replace(module=collector.module_named(names.get("__name__", "")).module)
     unit = collector.analyse(source, nodes, names, body_only=True)
     cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
-    resolver = Resolver(collector, label, location, names, cells)
-    items = [
-        unit.text,
-        *resolver.resolve(unit),
-        *_defaults(collector, label, function, nodes[0].args, location),
-    ]
+    resolver = Resolver(collector, location, names, cells)
+    items = [unit.text, *resolver.resolve(unit)]
+    items += _defaults(collector, function, nodes[0].args, location)
     for name, value in sorted(without_copied(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
             value = first_seen(function, name, value)
-            items += [name, collector.bind(label, name, "constant", value, location)]
-    text = "\n".join(source.text_of(node) for node in nodes)
-    collector.add_part(label, "function", location._replace(line=nodes[0].lineno), items, text)
+            items += [name, collector.bind(name, "constant", value, location)]
+    text = "\n".join(text_of(source, node) for node in nodes)
+    collector.add_part("function", location._replace(line=nodes[0].lineno), items, text)
 
 
 def _location_of(collector: Collector, function: Any) -> Location:
@@ -57,19 +53,17 @@ def _location_of(collector: Collector, function: Any) -> Location:
 
 def _defaults(
     collector: Collector,
-    label: str,
     function: FunctionType,
     args: ast.arguments,
     location: Location,
 ) -> Iterator[str]:
     """Default values, without those that the source shows."""
-    last_first = [arg.arg for arg in (*args.posonlyargs, *args.args)][::-1]
-    values = dict(zip(last_first, reversed(function.__defaults__ or ()), strict=False))
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args)][::-1]
+    values = dict(zip(names, reversed(function.__defaults__ or ()), strict=False))
     values |= function.__kwdefaults__ or {}
-    written = dict(zip(last_first, reversed(args.defaults), strict=False))
-    for arg, node in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        if node is not None:
-            written[arg.arg] = node
+    written: dict[str, ast.expr | None] = {}
+    written |= zip(names, reversed(args.defaults), strict=False)
+    written |= zip((arg.arg for arg in args.kwonlyargs), args.kw_defaults, strict=True)
     for name, value in values.items():
         node = written.get(name)
         if isinstance(node, ast.Constant) and type(node.value) is type(value):
@@ -77,84 +71,92 @@ def _defaults(
                 continue
         where = location._replace(line=node.lineno, nodes=(node,)) if node else location
         yield name
-        yield collector.bind(label, name, "default", value, where)
+        yield collector.bind(name, "default", value, where)
 
 
-def visit_value(collector: Collector, label: str, item: Value) -> None:
+def visit_value(collector: Collector, item: Value) -> None:
     """Its content and, if that says too little, the statements that create it."""
     encoded, text = collector.encode_value(item)
     location = item.location
-    creator = collector.creators.get(label, location)
+    creator = collector.creator or location
     origin = location if location.nodes else creator
     items = [encoded.token, *(collector.link(each, origin) for each in encoded.links)]
     if encoded.unknowns:
         for where in dict.fromkeys((location, creator)):
-            items += statements(collector, label, where, without=item.name)
+            items += statements(collector, where)
         for reason in encoded.unknowns:
             if reason:
-                collector.add_opaque(label, location, reason)
+                collector.add_opaque(location, reason)
             elif not origin.nodes:
-                collector.add_opaque(label, location, "its state cannot be read")
+                collector.add_opaque(location, "its state cannot be read")
     if item.kind == "python":
         text = item.value
-    collector.add_part(label, item.kind, location, items, text)
+    collector.add_part(item.kind, location, items, text)
 
 
-def visit_module(collector: Collector, label: str, module: ModuleType) -> None:
+def visit_module(collector: Collector, module: ModuleType) -> None:
     """A module of which anything may be read: every name that it binds itself."""
     info = collector.module_info(module)
     location = Location(info.file, 1, (), module)
-    items = Resolver(collector, label, location, vars(module)).members_of(module)
+    items = Resolver(collector, location, vars(module)).members_of(module)
     text = "\n".join(items[::2])
     if "text" in collector.extras and info.source is not None:
         items += info.source.lines
-    collector.add_part(label, "module", location, items, text)
+    collector.add_part("module", location, items, text)
 
 
-def visit_package(collector: Collector, label: str, package: Package) -> None:
+def visit_package(collector: Collector, package: Package) -> None:
     """Name and version; none of its code."""
-    collector.add_part(label, "package", Location(), package, package.version)
+    collector.add_part("package", Location(), package, package.version)
 
 
-def visit_folder(collector: Collector, label: str, folder: Folder) -> None:
+def visit_folder(collector: Collector, folder: Folder) -> None:
     """What its files say, because any may be read; nothing if it holds the whole project."""
     root = os.path.join(collector.codebase.root, "")
     path = os.path.normpath(os.path.join(root, folder.name))
     if root.startswith(os.path.join(path, "")):
         reason = "reads files of this folder at run time"
-        collector.add_opaque(label, Location(folder.name, 1), reason)
+        collector.add_opaque(Location(folder.name, 1), reason)
     else:
-        collector.link(_files_at(collector, path, endings=(".py", ".pyc")))
+        collector.link_files(path, endings=(".py", ".pyc"))
 
 
-def visit_step(collector: Collector, label: str, step: Any) -> None:
+def visit_step(collector: Collector, item: Any) -> None:
     """Its function, and what its author declares."""
-    function = step.function
+    function = item.function
     location = _location_of(collector, function)
-    items = [collector.link(function, collector.creators.get(label))]
+    items = [collector.link(function, collector.creator)]
     name = function.__qualname__
-    if (version := getattr(step, "version", None)) is not None:
-        value = Value((id(step),), f"{name}.version", "declared", str(version), location)
+    if (version := getattr(item, "version", None)) is not None:
+        label = f"{name}.version"
+        value = Value(label, "declared", str(version), location, (id(item), "version"))
         items.append(collector.link(value))
-    for position, item in enumerate(getattr(step, "depends_on", ()) or ()):
-        if isinstance(item, os.PathLike):
-            file = _declared_file(collector, os.fspath(item), function, location)
-            items.append(collector.link(file))
+    for position, cause in enumerate(getattr(item, "depends_on", ()) or ()):
+        file = _find_file(collector, cause, function)
+        if isinstance(cause, os.PathLike):
+            if file is None:
+                raise InvalidRequestError(
+                    f"step `{function.__name__}` depends on a file that does not exist",
+                    why=f"{cause}, declared in {location.file}:{location.line}",
+                    hint="write its path relative to the step's file or to the project's root",
+                )
+            items.append(collector.link_files(file))
             continue
-        if isinstance(item, str) and item and _find_file(collector, item, function):
+        if file is not None:
             raise InvalidRequestError(
-                f"step `{function.__name__}` depends on the text {item!r}, which is also a path",
+                f"step `{function.__name__}` depends on the text {cause!r}, which is also a path",
                 why=f"declared in {location.file}:{location.line}; only its letters count",
-                hint=f"depends_on=[Path({item!r})] counts its content, version={item!r} the text",
+                hint=f"depends_on=[Path({cause!r})] counts its content, version={cause!r} the text",
             )
-        key = (id(function), position)
-        label_ = f"{name}.depends_on[{position}]"
-        value = Value(key, label_, "declared", item, location, is_lasting=False)
-        items.append(collector.code(item) or collector.link(value))
-    collector.add_part(label, "declared", location, items, " ".join(items))
+        label = f"{name}.depends_on[{position}]"
+        value = Value(label, "declared", cause, location, (id(item), position))
+        items.append(collector.code(cause) or collector.link(value))
+    collector.add_part("declared", location, items, " ".join(items))
 
 
-def _find_file(collector: Collector, path: str, function: FunctionType) -> str | None:
+def _find_file(collector: Collector, path: Any, function: FunctionType) -> str | None:
+    if path == "" or not isinstance(path, str | os.PathLike):
+        return None
     for folder in (
         os.path.dirname(function.__code__.co_filename),
         collector.codebase.root,
@@ -165,37 +167,7 @@ def _find_file(collector: Collector, path: str, function: FunctionType) -> str |
     return None
 
 
-def _declared_file(
-    collector: Collector, path: str, function: FunctionType, location: Location
-) -> Value:
-    found = _find_file(collector, path, function)
-    if found is None:
-        raise InvalidRequestError(
-            f"step `{function.__name__}` depends on a file that does not exist",
-            why=f"{path}, declared in {location.file}:{location.line}",
-            hint="write its path relative to the step's file or to the project's root",
-        )
-    return _files_at(collector, found)
-
-
-def _files_at(collector: Collector, found: str, endings: tuple[str, ...] = ()) -> Value:
-    """The content of a file, or of all files in a folder except those with some *endings*."""
-    paths = [found] if os.path.isfile(found) else []
-    for folder, _, names in os.walk(found):
-        if "__pycache__" not in folder:
-            collector.files.add(os.path.abspath(folder))
-            paths += (os.path.join(folder, name) for name in names)
-    content = {}
-    for path in sorted(paths):
-        if not path.endswith(endings):
-            collector.files.add(os.path.abspath(path))
-            name = os.path.relpath(path, found).replace(os.sep, "/")
-            content[name] = ownership.content_of(path)
-    name = collector.codebase.relative(found)
-    return Value(("file", found), name, "declared", content, Location(name), is_lasting=False)
-
-
-def visit_callable(collector: Collector, label: str, item: Any) -> None:
+def visit_callable(collector: Collector, item: Any) -> None:
     """A partial, a cached function, an object that can be called: its value."""
     location = _location_of(collector, item)
-    visit_value(collector, label, Value((id(item),), label, "constant", item, location))
+    visit_value(collector, Value(collector.label, "constant", item, location))

@@ -59,18 +59,6 @@ class Plan(TypedDict):
     entries: list[Sequence[Any]]
 
 
-class ResultMetadata(TypedDict, total=False):
-    """
-    What a result record of ours says next to the value; Prefect's own records have none of it.
-    """
-
-    id: str
-    step: str
-    fingerprint: str
-    after: list[str]
-    record: str
-
-
 def ignore(warning: str) -> None:
     """For a reader whose warnings are reported elsewhere."""
 

@@ -223,12 +223,18 @@ class Store:
         )
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found or ())
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, a thousand per request; one that does not exist is not an error."""
+    def delete(self, keys: Iterable[str]) -> int:
+        """
+        Delete objects, a thousand per request; returns how many keys there were.
+
+        One that does not exist is not an error.
+        """
         import obstore
 
+        count = 0
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
+            count += len(some)
             self.counts["delete"] += 1
             if self._directory is None:
                 self._request("delete", some[0], partial(obstore.delete, self._backend, some))
@@ -236,6 +242,7 @@ class Store:
             # In a directory, one request for all would stop at the first object that is absent.
             for key in some:
                 self._request("delete", key, partial(obstore.delete, self._backend, key))
+        return count
 
     def _request(
         self,

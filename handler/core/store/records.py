@@ -46,7 +46,7 @@ JSON_SERIALIZER: JsonObject = {
 
 
 class ResultMetadata(TypedDict, total=False):
-    """What pfl stores with a result, in a field that Prefect ignores."""
+    """What pfl stores with a result, in a field that Prefect ignores; Prefect's own have none."""
 
     id: str
     step: str

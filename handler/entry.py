@@ -102,7 +102,7 @@ def handle(
             is_cold=is_cold,
         )
     started = time.perf_counter()
-    reply = event.new_reply(id=None, flow=None, status="completed")
+    reply = event.new_reply()
     reply["action"] = fields.get("action")
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
@@ -153,7 +153,7 @@ def _act(
 def _refused(raw: object, error: PflError, request_id: str) -> Reply:
     """The reply to an event that cannot be unwrapped, or that meets invalid settings."""
     fields = raw if isinstance(raw, Mapping) else {}
-    reply = event.new_reply(id=fields.get("id"), flow=fields.get("flow"), status=error.status)
+    reply = event.new_reply(fields.get("id"), fields.get("flow"))
     reply["cold_start"] = _is_cold
     reply["request_id"] = request_id
     reply["code"] = ""

@@ -116,7 +116,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         )
         flow_run, name, why = _claim_patiently(api, run_id, call.token, caller)
         if flow_run is None:
-            reply = event.new_reply(id=None, flow=name, status="completed")
+            reply = event.new_reply(flow=name)
             reply["claimed"] = False
             reply["why"] = why
         else:
@@ -139,7 +139,7 @@ def _run_claimed(
         reply = _run(api, flow_run, name, caller)
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
     except PflError as exc:
-        reply = event.new_reply(id=None, flow=name, status=exc.status)
+        reply = event.new_reply(flow=name)
         event.add_error(reply, exc)
         reap_reason = _end_after_error(api, flow_run["id"], reply["error"])
     finally:
@@ -304,7 +304,7 @@ def _run_ordinary(
 
     started = time.perf_counter()
     run_id = str(flow_run.id)
-    reply = event.new_reply(id=None, flow=flow.name, status="completed")
+    reply = event.new_reply(flow=flow.name)
     reply["engine"] = "prefect"
     error: PflError | None = None
     try:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, Store
-from .entry import NOT_LOADED, Entry, Warn, damaged, ignore
+from .entry import NOT_LOADED, Entry, Warn, ignore
 
 ALL = "~"  # No ID's folder and no step has this name.
 COMPUTED = "computed"
@@ -345,6 +345,11 @@ def list_computed(
         yield name, cast(ComputedRecord, record)
 
 
+def newest(store: Store, folder: str, step: str, warn: Warn) -> ComputedRecord | None:
+    """The record of what a step computed last for an ID."""
+    return next((record for _, record in list_computed(store, folder, step, warn)), None)
+
+
 def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
     """Records older than *before_ns*, except the newest readable value of each step of each ID."""
     newest: dict[tuple[str, str], str] = {}
@@ -497,15 +502,15 @@ def check(name: Name, record: Record) -> bool:
         folder = name.folder if id is None else keys.encode_id(id)
         step = record["step"] or ALL
     except (KeyError, TypeError, AttributeError) as exc:
-        raise damaged(name.path, f"it is not a record ({exc!r})") from exc
+        raise records.damaged(name.path, f"it is not a record ({exc!r})") from exc
     if folder.lower() != name.folder.lower() or step != name.step:
-        raise damaged(name.path, f"it is about {step} of {id!r}")
+        raise records.damaged(name.path, f"it is about {step} of {id!r}")
     if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
-        raise damaged(name.path, "its inputs or parameters are not an object")
+        raise records.damaged(name.path, "its inputs or parameters are not an object")
     if name.status == COMPUTED:
         missing = ComputedRecord.__required_keys__ - record.keys()
         if missing or record.get("status", COMPUTED) != COMPUTED:
-            raise damaged(name.path, "it is not about a result")
+            raise records.damaged(name.path, "it is not about a result")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 
@@ -565,7 +570,7 @@ def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None
                 return None
             entry = entry._replace(value=records.loads(data, path))
         if keys.value_digest(entry.value) != entry.sha256:
-            raise damaged(path, "its digest is not its name")
+            raise records.damaged(path, "its digest is not its name")
     except CorruptRecordError as exc:
         warn(str(exc))
         return None

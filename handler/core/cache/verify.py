@@ -25,7 +25,7 @@ from ..errors import CorruptRecordError, InvalidRequestError
 from ..store import keys, records
 from ..store.objects import ObjectInfo, Store
 from . import bust, history
-from .entry import NOT_LOADED, Entry, damaged, parse_plan
+from .entry import NOT_LOADED, Entry, parse_plan
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 # The writer of a younger object may still be at work.
@@ -115,18 +115,18 @@ class _Check:
         body = records.unseal(data, listed.key)
         own_name = f"{body['fingerprint']}~{body['stands_for'][0]}.json"
         if (body["step"], own_name) != (step, name):
-            raise damaged(listed.key, "it is about other code")
+            raise records.damaged(listed.key, "it is about other code")
 
     def _code(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
         if body["step"] != step or not body["parts"]:
-            raise damaged(listed.key, f"it is the code of {body['step']}")
+            raise records.damaged(listed.key, f"it is the code of {body['step']}")
 
     def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         records.unseal(data, listed.key)
         # A newer one may not have existed yet when the marks were listed.
         if listed.key not in self.mark_keys and not list(bust.parse_marks([listed.key])):
-            raise damaged(listed.key, "its name is not that of a bust")
+            raise records.damaged(listed.key, "its name is not that of a bust")
 
     def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         if listed.modified + _WRITING_S < time.time():
@@ -163,7 +163,9 @@ class _Check:
         except InvalidRequestError:  # It is pickled, and may not be opened to check it.
             expires_at, metadata = None, {}
         if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
-            raise damaged(listed.key, f"it is about {metadata['step']} of {metadata['id']!r}")
+            raise records.damaged(
+                listed.key, f"it is about {metadata['step']} of {metadata['id']!r}"
+            )
         _check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
         # lost for good.
@@ -175,7 +177,7 @@ class _Check:
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
-            raise damaged(listed.key, "its digest is not its name")
+            raise records.damaged(listed.key, "its digest is not its name")
         if listed.modified + _WRITING_S > time.time():
             return
         for record in self.store.list(f"history/{folder}"):

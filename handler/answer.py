@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from .core import event
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from .engine.work import Outcome
+
+
+# What a step without a result has instead of one.
+_NO_ENTRY = Entry._make(repeat(None, len(Entry._fields)))
 
 
 def answer(
@@ -53,7 +58,7 @@ def answer(
     """
     started = time.perf_counter()
     fields = event.fields_or_empty(raw)
-    reply = event.new_reply(id=fields.get("id"), flow=fields.get("flow"), status="completed")
+    reply = event.new_reply(fields.get("id"), fields.get("flow"))
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
     reply["code"] = ""
@@ -65,14 +70,10 @@ def answer(
         reply["id"] = request.id
         reply["flow"] = request.flow.name
         results = results or objects.shared(settings)
-        before = dict(results.counts)
+        before = results.counts.copy()
         _fill(reply, request, settings, results, warnings, deadline, notify, flow_run)
         reply["warnings"] = list(dict.fromkeys(warnings))
-        reply["store"] = {
-            verb: count - before.get(verb, 0)
-            for verb, count in results.counts.items()
-            if count != before.get(verb, 0)
-        }
+        reply["store"] = dict(results.counts - before)
     except PflError as exc:
         event.add_error(reply, exc)
         if warnings:
@@ -131,41 +132,34 @@ def _rows(
     """A row for each step that the call asked for or computed, in the order of the flow."""
     rows: list[StepRow] = []
     for name in request.flow.steps:
-        outcome = outcomes.get(name)
-        if outcome is not None:
+        if outcome := outcomes.get(name):
             entry = outcome.entry
             rows.append(_row(name, outcome.status, entry, outcome.why, round(outcome.ms, 3)))
-        elif (entry := found.get(name)) is not None:
+        elif entry := found.get(name):
             if name in request.skip:
-                rows.append(_row(name, "skipped", entry, None, 0.0))
-            elif request.step is None or name == request.step:
-                rows.append(_row(name, "hit", entry, None, 0.0))
+                rows.append(_row(name, "skipped", entry))
+            elif request.step in (None, name):
+                rows.append(_row(name, "hit", entry))
     return rows
 
 
-def _row(step: str, status: str, entry: Entry | None, why: str | None, ms: float) -> StepRow:
-    row: StepRow = {
+def _row(
+    step: str, status: str, entry: Entry | None, why: str | None = None, ms: float = 0.0
+) -> StepRow:
+    entry = entry or _NO_ENTRY
+    return {
         "step": step,
         "status": status,
-        "value": None,
-        "key": None,
+        "value": entry.value,
+        "key": entry.key,
         "why": why,
         "ms": ms,
-        "computed_at": None,
-        "expires_at": None,
-        "flow_run_id": None,
-        "task_run_id": None,
-        "url": None,
+        "computed_at": entry.computed_at,
+        "expires_at": entry.expires_at,
+        "flow_run_id": entry.flow_run_id,
+        "task_run_id": entry.task_run_id,
+        "url": entry.url,
     }
-    if entry is not None:
-        row["value"] = entry.value
-        row["key"] = entry.key
-        row["computed_at"] = entry.computed_at
-        row["expires_at"] = entry.expires_at
-        row["flow_run_id"] = entry.flow_run_id
-        row["task_run_id"] = entry.task_run_id
-        row["url"] = entry.url
-    return row
 
 
 def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:

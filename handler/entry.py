@@ -52,12 +52,11 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    wrap = None
+    wrap = envelope.wrapper_for(raw)
     try:
-        raw, wrap = envelope.unwrap(raw)
+        raw = envelope.unwrap(raw)
         settings = of_process()
     except PflError as exc:
-        wrap = wrap or envelope.wrapper_for(raw)
         reply = _refused(raw, exc, request_id)
     else:
         reply = handle(raw, settings, request_id=request_id, deadline=deadline)
@@ -102,7 +101,7 @@ def handle(
             is_cold=is_cold,
         )
     started = time.perf_counter()
-    reply = event.new_reply(id=None, flow=None, status="completed")
+    reply = event.new_reply()
     reply["action"] = fields.get("action")
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
@@ -138,8 +137,7 @@ def _act(
         from .engine import reap
 
         reaped = reply["reaped"] = []
-        for row in reap.reap(results, settings, dry_run=bool(fields.get("dry_run", False))):
-            reaped.append(row)
+        reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
     else:
         from .engine.prefect import scheduled_runs
 
@@ -153,7 +151,7 @@ def _act(
 def _refused(raw: object, error: PflError, request_id: str) -> Reply:
     """The reply to an event that cannot be unwrapped, or that meets invalid settings."""
     fields = raw if isinstance(raw, Mapping) else {}
-    reply = event.new_reply(id=fields.get("id"), flow=fields.get("flow"), status=error.status)
+    reply = event.new_reply(fields.get("id"), fields.get("flow"))
     reply["cold_start"] = _is_cold
     reply["request_id"] = request_id
     reply["code"] = ""

@@ -253,9 +253,9 @@ def test_no_event_whatever_makes_the_handler_raise(flows, raw):
 
 
 def test_an_unknown_name_is_told_with_the_known_ones(flows):
-    assert refused(flows.call(step="z"))["hint"] == "its steps are a, b, c, side"
+    assert refused(flows.call(step="z"))["hint"] == "the steps are a, b, c, side"
     assert refused(flows.call(flow="z"))["hint"] == "the flows are first, second"
-    assert refused(flows.call(params={"z": 1}))["hint"] == "its parameters are rate, mode, deep"
+    assert refused(flows.call(params={"z": 1}))["hint"] == "the parameters are rate, mode, deep"
     assert refused(flows.call(flow="second", params={"z": 1}))["hint"] == "it has no parameters"
     assert (
         "id, flow, step, bust, skip, params, engine, cached_only"

@@ -266,7 +266,7 @@ def test_a_file_is_no_store(tmp_path):
 
 
 def test_the_store_of_a_project_is_made_when_it_is_first_used(project):
-    store = of(Settings(project=str(project.root)), {})
+    store = of(Settings(project=str(project.root)))
     store.put("k", b"x")
     assert (project.root / ".pfl" / "store" / "k").read_bytes() == b"x"
 
@@ -347,7 +347,7 @@ def test_a_store_whose_directory_has_gone_is_an_error_and_not_empty(tmp_path):
 
 
 def test_the_embedded_store_may_be_deleted_and_is_empty_then(project):
-    store = of(Settings(project=str(project.root)), {})
+    store = of(Settings(project=str(project.root)))
     store.put("f/k", b"x")
     shutil.rmtree(project.root / ".pfl")
     assert store.get("f/k") is None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata, util
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 from pfl import step
 
@@ -47,13 +48,6 @@ class Collected(TypedDict):
     files: dict[str, tuple[int, str]]
 
 
-class File(NamedTuple):
-    """One installed file, and its line in RECORD if it has one."""
-
-    path: Path
-    recorded: metadata.PackagePath | None
-
-
 @step(cache_for="1h")
 def collect(id: str) -> Collected:
     """
@@ -67,7 +61,7 @@ def collect(id: str) -> Collected:
         "name": dist.metadata["Name"],
         "version": dist.version,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "files": {name: _identity(file) for name, file in files(dist).items()},
+        "files": {name: _identity(path.read_bytes()) for name, path in files(dist).items()},
     }
 
 
@@ -79,21 +73,16 @@ def distribution(id: str) -> metadata.Distribution:
         raise NotInstalledError(f"no distribution {id!r} is installed here{_nearest(id)}") from None
 
 
-def files(dist: metadata.Distribution) -> dict[str, File]:
+def files(dist: metadata.Distribution) -> dict[str, Path]:
     """The files of a distribution, by path relative to site-packages."""
     origin = json.loads(dist.read_text("direct_url.json") or "{}")
-    found: dict[str, File] = {}
     if dist.read_text("RECORD") and not origin.get("dir_info", {}).get("editable"):
-        for recorded in dist.files or ():
-            found[str(recorded)] = File(Path(str(recorded.locate())), recorded)
+        found = {str(file): Path(str(file.locate())) for file in dist.files or ()}
     else:
         # RECORD of an editable install lists only a pointer to the sources; an egg has no RECORD.
-        for path, name in _sources(dist):
-            found[name] = File(path, None)
+        found = dict(_sources(dist))
     content = {
-        name: file
-        for name, file in sorted(found.items())
-        if _is_content(name) and file.path.is_file()
+        name: path for name, path in sorted(found.items()) if _is_content(name) and path.is_file()
     }
     if not content:
         name = dist.metadata["Name"]
@@ -106,30 +95,20 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _identity(file: File) -> tuple[int, str]:
-    size_bytes = file.path.stat().st_size
-    recorded = file.recorded
-    # A module is read in any case, to notice an edit in place; reading all data as well would take
-    # three times as long.
-    if file.path.suffix != ".py" and recorded and recorded.size == size_bytes:
-        if recorded.hash and recorded.hash.mode == "sha256":
-            return size_bytes, base64.urlsafe_b64decode(recorded.hash.value + "==").hex()[:16]
-    return size_bytes, digest(file.path.read_bytes())
+def _identity(data: bytes) -> tuple[int, str]:
+    # RECORD has digests, too, but does not know of an edit in place.
+    return len(data), digest(data)
 
 
 def _is_content(name: str) -> bool:
-    *folders, base = name.split("/")
-    if base.endswith((".pyc", ".pyo")):
-        return False
-    if not folders:
-        return True
-    is_script = folders[0] == ".." and folders[-1] in _SCRIPTS
-    is_by_installer = base in _BY_INSTALLER and folders[-1].endswith(".dist-info")
-    return not is_script and not is_by_installer
+    folder, base = os.path.split(name)
+    is_script = name.startswith("../") and os.path.basename(folder) in _SCRIPTS
+    is_by_installer = base in _BY_INSTALLER and folder.endswith(".dist-info")
+    return not (is_script or is_by_installer or base.endswith((".pyc", ".pyo")))
 
 
-def _sources(dist: metadata.Distribution) -> Iterator[tuple[Path, str]]:
-    """The files and folders of an editable install or an egg, and their relative paths."""
+def _sources(dist: metadata.Distribution) -> Iterator[tuple[str, Path]]:
+    """The files and folders of an editable install or an egg, by relative path."""
     site = Path(str(dist.locate_file("")))
     names = dist.read_text("top_level.txt") or dist.metadata["Name"].replace("-", "_")
     for name in names.split():
@@ -138,18 +117,16 @@ def _sources(dist: metadata.Distribution) -> Iterator[tuple[Path, str]]:
             for path in (top, *top.rglob("*")):
                 relative = path.relative_to(top.parent)
                 if not any(folder.startswith(".") for folder in relative.parts[:-1]):
-                    yield path, relative.as_posix()
+                    yield relative.as_posix(), path
 
 
 def _importable(name: str) -> list[Path]:
-    try:
-        spec = util.find_spec(name)  # Asks the hooks of editable installs, and imports nothing.
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    locations: Iterable[str | None] = spec.submodule_search_locations or [spec.origin]
-    return [Path(location) for location in locations if location]
+    with suppress(ImportError, ValueError):
+        # This asks the hooks of editable installs, and imports nothing.
+        if spec := util.find_spec(name):
+            locations = spec.submodule_search_locations or [spec.origin or ""]
+            return [Path(location) for location in locations if location]
+    return []
 
 
 def _nearest(id: str) -> str:

@@ -6,21 +6,14 @@ import ast
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from flows.audit.collect import Collected, digest, distribution, files
 from pfl import step
 
 LONGEST = 100  # Functions that are kept by name; a report shows some of them.
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BRANCHES = (
-    ast.If,
-    ast.IfExp,
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.ExceptHandler,
-    ast.match_case,
+    ast.If | ast.IfExp | ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.match_case
 )
 
 
@@ -86,27 +79,25 @@ def measure(id: str, collect: Collected) -> Measured:
     for path, (_, collected) in collect["files"].items():
         if not path.endswith(".py"):
             continue
-        source = installed[path].path.read_bytes() if path in installed else b""
+        source = installed[path].read_bytes() if path in installed else b""
         if digest(source) != collected:
             raise ChangedError(f"{path} changed after it was collected: collect has to run again")
         try:
             modules[path], functions = count(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-            unparsed[path] = _describe(exc)
+            unparsed[path] = str(exc).replace("(<unknown>, ", "(") or type(exc).__name__
             continue
         longest += [{"name": name, "module": path, "lines": lines} for lines, name in functions]
     longest.sort(key=lambda each: (-each["lines"], each["module"], each["name"]))
+    totals = Counter(modules=len(modules))
     imports: Counter[str] = Counter()
     for module in modules.values():
         imports.update(module["imports"])
+        what: Literal["lines", "functions", "classes", "branches"]
+        for what in ("lines", "functions", "classes", "branches"):
+            totals[what] += module[what]
     return {
-        "totals": {
-            "modules": len(modules),
-            "lines": sum(module["lines"] for module in modules.values()),
-            "functions": sum(module["functions"] for module in modules.values()),
-            "classes": sum(module["classes"] for module in modules.values()),
-            "branches": sum(module["branches"] for module in modules.values()),
-        },
+        "totals": totals,
         "longest": longest[:LONGEST],
         "imports": dict(sorted(imports.items())),
         "unparsed": unparsed,
@@ -169,13 +160,7 @@ def _named(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     todo = [(tree, "")]
     while todo:
         node, name = todo.pop()
-        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{name}.{node.name}" if name else node.name
         yield node, name
         todo.extend((child, name) for child in ast.iter_child_nodes(node))
-
-
-def _describe(exc: BaseException) -> str:
-    if isinstance(exc, SyntaxError):
-        return f"{exc.msg} (line {exc.lineno})" if exc.lineno else exc.msg
-    return str(exc) or type(exc).__name__

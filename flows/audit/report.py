@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 from flows.audit.collect import Collected
 from flows.audit.measure import LONGEST, Measured
@@ -19,6 +20,8 @@ _NUMBER = re.compile(r"[+−]?[\d,]*")
 Row = tuple[str, ...]
 # By path: the start of a file's digest, and the number of lines of a module.
 Files = dict[str, tuple[str, int | None]]
+# A changed file: its path, what happened to it, and by how many lines it grew if it has any.
+Change = tuple[str, str, int | None]
 
 
 class Report(TypedDict):
@@ -29,14 +32,6 @@ class Report(TypedDict):
     totals: dict[str, int]
     markdown: str
     files: Files
-
-
-class Change(NamedTuple):
-    """A changed file; *lines* is by how many lines it grew, None if it has none."""
-
-    path: str
-    what: str
-    lines: int | None
 
 
 @step
@@ -109,25 +104,22 @@ def _compare(before: Files, now: Files) -> list[Change]:
         elif digest is None:
             what = "removed"
         has_lines = lines is not None or old_lines is not None
-        changes.append(Change(path, what, (lines or 0) - (old_lines or 0) if has_lines else None))
-    return sorted(
-        changes, key=lambda change: (change.lines is None, -abs(change.lines or 0), change.path)
-    )
+        changes.append((path, what, (lines or 0) - (old_lines or 0) if has_lines else None))
+    return sorted(changes, key=lambda change: (change[2] is None, -abs(change[2] or 0), change[0]))
 
 
 def _changes(title: str, changes: list[Change], top: int) -> list[str]:
     if not changes:
         return [f"## {title}", "No file changed."]
-    numbers: list[str] = []
-    for what in ("added", "removed", "changed"):
-        if number := sum(change.what == what for change in changes):
-            numbers.append(f"{number:,} {what}")
+    counts = Counter(what for _, what, _ in changes)
+    kinds = [what for what in ("added", "removed", "changed") if counts[what]]
+    numbers = ", ".join(f"{counts[what]:,} {what}" for what in kinds)
     rows = [
         (_code(path), what, "" if lines is None else _signed(lines))
         for path, what, lines in changes
     ]
     heading, *rest = _section(title, ("file", "what", "lines"), rows, top)
-    return [heading, f"Files: {', '.join(numbers)}.", *rest]
+    return [heading, f"Files: {numbers}.", *rest]
 
 
 def _imports(measure: Measured) -> list[Row]:

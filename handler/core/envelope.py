@@ -26,29 +26,24 @@ _FOREIGN = (
 )
 _SHORT = (int, float, bool, type(None))
 
-# Turns a reply into the caller's answer.
-Wrap = Callable[[Reply], Mapping[str, object]]
 
-
-def unwrap(raw: object) -> tuple[object, Wrap]:
+def unwrap(raw: object) -> object:
     """
-    The plain event in *raw*, and the function that wraps its reply.
+    The plain event in *raw*.
 
     A request (function URL, or API Gateway payload 2.0) holds the event in its body and is answered
     with an HTTP status. A schedule holds it in its ``detail``; without one, it asks for ``reap``.
 
     Raises:
-        InvalidRequestError: *raw* has another shape; see :func:`wrapper_for`.
+        InvalidRequestError: *raw* has another shape.
     """
     if not isinstance(raw, dict) or "id" in raw or "action" in raw:
-        return raw, _unchanged
+        return raw
     if _is_http(raw):
-        return _body(raw), _over_http
+        return _body(raw)
     if raw.get("source") in _SCHEDULES and "detail-type" in raw:
         detail = raw.get("detail")
-        if isinstance(detail, Mapping) and detail:
-            return detail, _unchanged
-        return {"action": "reap"}, _unchanged
+        return detail if isinstance(detail, Mapping) and detail else {"action": "reap"}
     for name in _FOREIGN:
         if name in raw:
             raise InvalidRequestError(
@@ -56,11 +51,11 @@ def unwrap(raw: object) -> tuple[object, Wrap]:
                 why=f"it has {name!r}",
                 hint="send the plain event, a function URL request, or an EventBridge schedule",
             )
-    return raw, _unchanged
+    return raw
 
 
-def wrapper_for(raw: object) -> Wrap:
-    """The function that wraps the reply to *raw*, if :func:`unwrap` raised an error."""
+def wrapper_for(raw: object) -> Callable[[Reply], Mapping[str, object]]:
+    """The function that turns the reply to *raw* into the caller's answer."""
     return _over_http if _is_http(raw) else _unchanged
 
 
@@ -91,7 +86,9 @@ def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_B
 
 def _is_http(raw: object) -> bool:
     """Whether *raw* is a request of a function URL, or of API Gateway with payload 2.0."""
-    context = raw.get("requestContext") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or "id" in raw or "action" in raw:
+        return False
+    context = raw.get("requestContext")
     return isinstance(context, Mapping) and isinstance(context.get("http"), Mapping)
 
 

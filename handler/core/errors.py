@@ -17,6 +17,7 @@ PflError                  exit 1   any error that pfl expects
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypedDict
 
 
@@ -120,6 +121,14 @@ class RunCancelledError(PflError):
 
     exit_code = 130
     status = "cancelled"
+
+
+def unknown(
+    kind: str, name: object, known: Collection[str], where: str = ""
+) -> InvalidRequestError:
+    """The error for a *name* that is not among the *known* ones."""
+    hint = f"the {kind}s are {', '.join(known)}" if known else f"it has no {kind}s"
+    return InvalidRequestError(f"unknown {kind} {name!r}{where}", hint=hint)
 
 
 def exit_code(name: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
 from .declare.manifest import FlowEntry, Manifest
-from .errors import ErrorBody, InvalidRequestError, PflError
+from .errors import ErrorBody, InvalidRequestError, PflError, unknown
 from .store.keys import plan_key
 
 ID_BYTES = 512
@@ -159,9 +160,12 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
     event = _object(raw)
     for name in event:
         if name not in _FIELDS:
-            raise _unknown_field(name, _FIELDS)
+            raise unknown("field", name, _FIELDS, " in the event")
     id = check_id(event.get("id"))
-    flow = _find_flow(_typed(event, "flow", str, manifest.default), manifest)
+    flow_name = _typed(event, "flow", str, manifest.default)
+    flow = manifest.flows.get(flow_name)
+    if flow is None:
+        raise unknown("flow", flow_name, manifest.flows)
     params, bases = flow.defaults, flow.default_bases
     # Most calls hold nothing but an ID.
     if len(event) == 1:
@@ -174,7 +178,7 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
         _check_step(flow, step)
         targets = (step,)
     skip = _steps(flow, event, "skip", targets)
-    bust = _bust(flow, event, step, targets)
+    bust = _steps(flow, event, "bust", targets)
     if both := sorted(bust & skip):
         raise InvalidRequestError(
             f"step {both[0]} is both busted and skipped", hint=f"remove {both[0]} from one of them"
@@ -204,30 +208,30 @@ def check_id(id: object) -> str:
     Raises:
         InvalidRequestError: It is not.
     """
-    hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
     if id is None:
         raise InvalidRequestError(
             "the ID is missing", hint='"id": "abc" in an event, --id abc at a terminal'
         )
     if not isinstance(id, str):
-        raise InvalidRequestError(f"the ID is {_kind(id)}, not text", hint=hint)
+        raise _invalid_id(f"the ID is {_kind(id)}, not text")
     if not id:
-        raise InvalidRequestError("the ID is empty", hint=hint)
+        raise _invalid_id("the ID is empty")
     try:
         size_bytes = len(id.encode())
     except UnicodeEncodeError as exc:
-        raise InvalidRequestError("the ID is not valid Unicode", why=exc.reason, hint=hint) from exc
+        raise _invalid_id("the ID is not valid Unicode", exc.reason) from exc
     if size_bytes > ID_BYTES:
-        raise InvalidRequestError(
-            "the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most", hint=hint
-        )
-    if not id.isprintable():
-        for position, character in enumerate(id):
-            # Unicode's category Cc, which never grows.
-            if character < " " or "\x7f" <= character <= "\x9f":
-                why = f"U+{ord(character):04X} at position {position}"
-                raise InvalidRequestError("the ID has a control character", why=why, hint=hint)
+        raise _invalid_id("the ID is too long", f"{size_bytes} bytes, {ID_BYTES} at most")
+    # Unicode's category Cc, which never grows.
+    if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f]", id)):
+        why = f"U+{ord(found[0]):04X} at position {found.start()}"
+        raise _invalid_id("the ID has a control character", why)
     return id
+
+
+def _invalid_id(what: str, why: str = "") -> InvalidRequestError:
+    hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
+    return InvalidRequestError(what, why=why, hint=hint)
 
 
 def check_action(event: Event) -> str:
@@ -249,18 +253,15 @@ def check_action(event: Event) -> str:
     fields = _ACTIONS[action]
     for name, value in event.items():
         if name not in fields:
-            raise _unknown_field(name, fields)
+            raise unknown("field", name, fields, " in the event")
         if type(value) is not fields[name] or value == "":
-            raise InvalidRequestError(
-                f"{name} is {_kind(value)}",
-                why=f"it has to be {_KINDS[fields[name]]}",
-                hint=f"the fields are {', '.join(fields)}",
-            )
+            raise _wrong_kind(name, value, fields[name], f"the fields are {', '.join(fields)}")
     return action
 
 
-def new_reply(*, id: object, flow: object, status: str) -> Reply:
+def new_reply(id: object = None, flow: object = None) -> Reply:
     """A reply with the fields that every reply has; the others are added as they become known."""
+    status = "completed"
     return {"version": 1, "id": id, "flow": flow, "status": status, "steps": [], "engine": None}
 
 
@@ -295,52 +296,36 @@ def _typed(event: Event, name: str, kind: type[T], default: D) -> T | D:
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise InvalidRequestError(
-            f"{name} is {_kind(value)}", why=f"it has to be {_KINDS[kind]}", hint=_EXAMPLES[name]
-        )
+        raise _wrong_kind(name, value, kind, _EXAMPLES[name])
     return value
 
 
-def _find_flow(name: str, manifest: Manifest) -> FlowEntry:
-    flow = manifest.flows.get(name)
-    if flow is None:
-        raise InvalidRequestError(
-            f"unknown flow {name!r}", hint=f"the flows are {', '.join(manifest.flows)}"
-        )
-    return flow
+def _wrong_kind(name: str, value: object, kind: type, hint: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{name} is {_kind(value)}", why=f"it has to be {_KINDS[kind]}", hint=hint
+    )
 
 
 def _check_step(flow: FlowEntry, step: str) -> None:
     if step not in flow.steps:
-        raise InvalidRequestError(
-            f"unknown step {step!r} in flow {flow.name}",
-            hint=f"its steps are {', '.join(flow.steps)}",
-        )
-
-
-def _bust(
-    flow: FlowEntry, event: Event, step: str | None, targets: tuple[str, ...]
-) -> frozenset[str]:
-    bust = event.get("bust")
-    if bust == "this" and step is not None:
-        return frozenset(targets)
-    # A call without a step asks for all of them.
-    if bust in ("this", "all"):
-        return flow.closure(targets)
-    return _steps(flow, event, "bust", targets)
+        raise unknown("step", step, flow.steps, f" in flow {flow.name}")
 
 
 def _steps(flow: FlowEntry, event: Event, name: str, targets: tuple[str, ...]) -> frozenset[str]:
     steps = event.get(name)
     if steps is None:
         return _NO_STEPS
+    needed = flow.closure(targets)
+    if name == "bust" and steps in ("this", "all"):
+        # A call without a step asks for all of them.
+        is_one = steps == "this" and event.get("step") is not None
+        return frozenset(targets) if is_one else needed
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         shown = repr(steps) if isinstance(steps, str) else _kind(steps)
         words = '"this", "all" or ' if name == "bust" else ""
         raise InvalidRequestError(
             f"{name} is {shown}", why=f"it has to be {words}a list of steps", hint=_EXAMPLES[name]
         )
-    needed = flow.closure(targets)
     for step in steps:
         _check_step(flow, step)
         if step not in needed:
@@ -355,20 +340,10 @@ def _params(flow: FlowEntry, event: Event) -> dict[str, object]:
     given: dict[str, object] = _typed(event, "params", dict, {})
     for name in given:
         if name not in flow.params:
-            hint = "it has no parameters"
-            if flow.params:
-                hint = f"its parameters are {', '.join(flow.params)}"
-            raise InvalidRequestError(f"unknown parameter {name!r} of flow {flow.name}", hint=hint)
-    params = dict(flow.defaults)
-    for name, value in given.items():
-        params[name] = flow.params[name].check(name, value)
-    return params
-
-
-def _unknown_field(name: str, known: Mapping[str, object]) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"unknown field {name!r} in the event", hint=f"the fields are {', '.join(known)}"
-    )
+            raise unknown("parameter", name, flow.params, f" of flow {flow.name}")
+    return flow.defaults | {
+        name: flow.params[name].check(name, value) for name, value in given.items()
+    }
 
 
 def _kind(value: object) -> str:

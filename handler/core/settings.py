@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -161,32 +162,29 @@ def of_process() -> Settings:
 def _value(setting: Setting, text: str | None) -> str | float:
     if not text:
         return setting.default
-    if isinstance(setting.default, bool):
-        if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
-            raise _invalid(setting, text, "yes or no", 1)
-        return text.lower() in ("1", "true", "yes")
-    if isinstance(setting.default, int):
-        if not text.isascii() or not text.isdigit():
-            raise _invalid(setting, text, "a whole number", setting.default)
-        return int(text)
-    if isinstance(setting.default, float):
-        try:
+    example = setting.default
+    if isinstance(example, bool):
+        expected = "yes or no"
+        example = 1
+        if text.lower() in ("1", "true", "yes"):
+            return True
+        if text.lower() in ("0", "false", "no"):
+            return False
+    elif isinstance(example, int):
+        expected = "a whole number"
+        if text.isascii() and text.isdigit():
+            return int(text)
+    elif isinstance(example, float):
+        expected = "all, off or a share"
+        example = 0.1
+        with suppress(ValueError):
             share = float({"all": "1", "off": "0"}.get(text, text))
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise _invalid(setting, text, "all, off or a share", 0.1)
-        return share
-    if setting.choices and text not in setting.choices:
-        raise _invalid(setting, text, " or ".join(setting.choices), setting.default)
-    return text
-
-
-def _invalid(
-    setting: Setting, text: str, expected: str, example: str | float
-) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{setting.env} is not {expected}",
-        why=f"it is {text!r}",
-        hint=f"{setting.env}={example}",
+            if 0 <= share <= 1:
+                return share
+    else:
+        expected = " or ".join(setting.choices)
+        if not expected or text in setting.choices:
+            return text
+    raise InvalidRequestError(
+        f"{setting.env} is not {expected}", why=f"it is {text!r}", hint=f"{setting.env}={example}"
     )

@@ -26,15 +26,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple, TypedDict
 
 from ..errors import CorruptRecordError, InvalidRequestError, UnavailableError
 from ..store import keys, records
 from ..store.objects import ObjectInfo, Store
+from ..store.records import ResultMetadata
 from ..store.values import encode
 from . import history
-from .entry import NOT_LOADED, Entry, ResultMetadata, ignore, read_plan
+from .entry import Entry, ignore, read_plan
 
 ALL = history.ALL
 _DAY_S = 86_400
@@ -173,9 +173,8 @@ def has_prefix(folder: str, prefix: str) -> bool:
 
 def list_marks(store: Store, folder: str | None = None) -> Marks:
     """All marks, or those that may apply to the ID of a folder; the latter are two listings."""
-    prefixes = ["busts"] if folder is None else [f"busts/{folder}", f"busts/{ALL}"]
-    listed = (entry.key for prefix in dict.fromkeys(prefixes) for entry in store.list(prefix))
-    return Marks(parse_marks(listed))
+    folders = ["busts"] if folder is None else [f"busts/{folder}", f"busts/{ALL}"]
+    return Marks(parse_marks(entry.key for each in folders for entry in store.list(each)))
 
 
 def _marks_of(store: Store, scope: Scope) -> Callable[[str], Marks]:
@@ -242,14 +241,12 @@ def create_mark(
     [made] = parse_marks([f"{folder}/{name}~{before}~{scope.prefix}~{result}.json"])
     store.put(made.key, records.seal({"version": 1, **made.to_json()}))
     older = parse_marks(entry.key for entry in store.list(folder))
-    store.delete(
-        [mark.key for mark in older if _is_obsolete(mark, made, retention_s=retention_s, seen=seen)]
-    )
+    store.delete(mark.key for mark in older if _is_obsolete(mark, made, retention_s, seen))
     _wait_for_publishers(store, scope)
     return made
 
 
-def _is_obsolete(old: Mark, new: Mark, *, retention_s: float, seen: Collection[str]) -> bool:
+def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]) -> bool:
     if old.name == new.name:
         return False
     if old.is_from_call and old.at + _DAY_S < new.at:
@@ -264,19 +261,21 @@ def _is_obsolete(old: Mark, new: Mark, *, retention_s: float, seen: Collection[s
 def _wait_for_publishers(store: Store, scope: Scope) -> None:
     """Wait until the plans that are announced now have been written and retracted."""
     until = time.monotonic() + _PATIENCE_S
-    waiting_for: set[str] | None = None
-    while True:
-        announced = set()
-        for entry in store.list("publishing"):
-            folder = entry.key.removeprefix("publishing/").rpartition("~")[0]
-            # Clocks differ by less than a minute, so the publisher of an older one has died.
-            is_young = entry.modified + _ANNOUNCEMENT_LIFETIME_S > time.time()
-            if is_young and scope.folder in (ALL, folder):
-                announced.add(entry.key)
-        waiting_for = announced if waiting_for is None else waiting_for & announced
-        if not waiting_for or time.monotonic() >= until:
-            return
+    waiting_for = _announced(store, scope)
+    while waiting_for and time.monotonic() < until:
         time.sleep(0.02)
+        waiting_for &= _announced(store, scope)
+
+
+def _announced(store: Store, scope: Scope) -> set[str]:
+    prefix = "publishing/" if scope.folder == ALL else f"publishing/{scope.folder}~"
+    # Clocks differ by less than a minute, so the publisher of an older one has died.
+    oldest = time.time() - _ANNOUNCEMENT_LIFETIME_S
+    return {
+        entry.key
+        for entry in store.list("publishing")
+        if entry.modified > oldest and entry.key.startswith(prefix)
+    }
 
 
 def write_plan(
@@ -387,10 +386,11 @@ def restore(
     """
     counts: Restored = {"back": 0, "replaced": 0, "plans": 0}
     obsolete = {mark.key for mark in undone}
-    steps: dict[tuple[str, str], list[str]] = {}
+    steps: dict[tuple[str, str], tuple[str, ...]] = {}
     for mark in undone:
-        steps.setdefault((mark.folder, mark.prefix), []).append(mark.step)
-    scopes = [Scope(folder, prefix, tuple(each)) for (folder, prefix), each in steps.items()]
+        place = (mark.folder, mark.prefix)
+        steps[place] = (*steps.get(place, ()), mark.step)
+    scopes = [Scope(*place, each) for place, each in steps.items()]
     for scope in scopes:
         for path, older, superseded in _list_restorable(store, scope, Marks(undone)):
             if older is not None:
@@ -435,16 +435,12 @@ def _list_restorable(
             elif mark.key not in undone_keys:
                 lasting.append(mark)
         metadata = _read_metadata(store, listed.key)
-        was_computed_since = (
-            not names.isdisjoint(metadata.get("after", ()))
-            or near.first_invalidating(folder, _stored_entry(listed, metadata)) is None
-        )
-        older = None
-        if was_computed_since:
-            older = _older_result(store, metadata, listed.key, near, Marks(lasting))
-            if older is None:
-                continue
-        yield listed.key, older, superseded
+        result = _stored_entry(listed, metadata)
+        was_computed_before = near.first_invalidating(folder, result) is not None
+        if was_computed_before and names.isdisjoint(result.after):
+            yield listed.key, None, superseded
+        elif older := _older_result(store, metadata, listed.key, near, Marks(lasting)):
+            yield listed.key, older, superseded
 
 
 def _older_result(
@@ -463,30 +459,17 @@ def _older_result(
             continue
         if lasting.first_invalidating(folder, entry):
             continue
-        if entry.value is not NOT_LOADED:
-            text = encode(entry.value)
-        else:
-            data = store.get(records.value_path(metadata["id"], entry.sha256))
-            if data is None:
-                continue
-            text = data.decode()
-        older: ResultMetadata = {
-            "id": metadata["id"],
-            "step": metadata["step"],
-            "fingerprint": metadata["fingerprint"],
-            "record": name.file,
-        }
-        if entry.after:
-            older["after"] = list(entry.after)
-        return records.encode_result(path, text, older, entry.expires_at)
+        loaded = history.load_entry(store, record, ignore)
+        if loaded is not None:
+            id, fingerprint = metadata["id"], metadata["fingerprint"]
+            return history.encode_result(name, id, fingerprint, loaded, encode(loaded.value))
     return None
 
 
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
     for mark in marks:
-        fields: dict[str, object] = {**mark.to_json(), "why": f"{status}: {mark.name}"}
-        fields["id"] = None if mark.folder == ALL else keys.decode_id(mark.folder)
-        del fields["step"]
+        id = None if mark.folder == ALL else keys.decode_id(mark.folder)
+        fields = {**mark.to_json(), "id": id, "why": f"{status}: {mark.name}"}
         history.note(store, mark.folder, mark.step, status, fields)
 
 
@@ -512,12 +495,7 @@ def _remove_plans(
                 if plan is not None and marks.first_invalidating(folder, *plan[1].values()):
                     yield listed.key
 
-    count = 0
-    plans = to_remove()
-    while batch := list(islice(plans, 1_000)):
-        store.delete(batch)
-        count += len(batch)
-    return count
+    return store.delete(to_remove())
 
 
 def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:

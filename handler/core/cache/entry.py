@@ -59,25 +59,8 @@ class Plan(TypedDict):
     entries: list[Sequence[Any]]
 
 
-class ResultMetadata(TypedDict, total=False):
-    """
-    What a result record of ours says next to the value; Prefect's own records have none of it.
-    """
-
-    id: str
-    step: str
-    fingerprint: str
-    after: list[str]
-    record: str
-
-
 def ignore(warning: str) -> None:
     """For a reader whose warnings are reported elsewhere."""
-
-
-def damaged(key: str, why: str) -> CorruptRecordError:
-    """The error of an object that does not hold what it should."""
-    return CorruptRecordError(f"{key} is damaged", why=why)
 
 
 def read_result(request: Request, step: str, key: str, store: Store, warn: Warn) -> Entry | None:
@@ -151,21 +134,19 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
         own_path = records.plan_path(plan["id"], plan["step"], plan["plan_key"])
         entries = {row[0]: Entry(*row) for row in plan["entries"]}
         expires_at = plan["expires_at"]
+        lengths = (_ROW_LENGTH - 1, _ROW_LENGTH)
         is_whole = (
             "flow" in plan
             and plan["step"] in entries
             and (expires_at is None or records.MOMENT.fullmatch(expires_at) is not None)
-            and all(
-                _ROW_LENGTH - 1 <= len(row) <= _ROW_LENGTH and type(row[3]) is int
-                for row in plan["entries"]
-            )
+            and all(len(row) in lengths and type(row[3]) is int for row in plan["entries"])
         )
     except (LookupError, TypeError, AttributeError) as exc:
-        raise damaged(path, f"it is not a plan ({exc!r})") from exc
+        raise records.damaged(path, f"it is not a plan ({exc!r})") from exc
     if not is_whole:
-        raise damaged(path, "it is not a plan")
+        raise records.damaged(path, "it is not a plan")
     if own_path != path:
-        raise damaged(path, f"it is the plan of {plan['step']} for {plan['id']!r}")
+        raise records.damaged(path, f"it is the plan of {plan['step']} for {plan['id']!r}")
     return plan, entries
 
 

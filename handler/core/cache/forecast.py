@@ -50,8 +50,7 @@ def steps(
             status = "compute"
             upstream = request.flow.steps[name].upstream
             inputs = {other: found[other] for other in upstream if other in found}
-            computed = history.list_computed(store, folder, name, finding.warnings.append)
-            before = next((record for _, record in computed), None)
+            before = history.newest(store, folder, name, finding.warnings.append)
             print = prints.get(name)
             why = reasons.explain(
                 request, name, inputs, before, store, print, busted=busted.get(name), diff=diff

@@ -19,20 +19,16 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice, takewhile
 from operator import attrgetter
-from typing import NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
-from ..errors import (
-    CorruptRecordError,
-    ErrorBody,
-    InvalidRequestError,
-    NotFoundError,
-)
+from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, Store
-from .entry import NOT_LOADED, Entry, Warn, damaged, ignore
+from .entry import NOT_LOADED, Entry, Warn, ignore
 
 ALL = "~"  # No ID's folder and no step has this name.
 COMPUTED = "computed"
@@ -181,8 +177,7 @@ def new_name(
     """
     if time_ns is None:
         time_ns = time.time_ns()
-    earlier = None if after is None else parse_path(after)
-    if earlier is not None:
+    if earlier := parse_path(after or ""):
         time_ns = max(time_ns, earlier.time_ns + 1)
     token = token or secrets.token_hex(4)
     return Name(folder, step, f"{_NEWEST_FIRST - time_ns:019d}-{what}-{token}.json")
@@ -200,25 +195,23 @@ def parse_path(path: str) -> Name | None:
 # Writing.
 
 
-def append(store: Store, name: Name, fields: Mapping[str, object]) -> str:
-    """Write a record unless it exists; returns its path."""
+def append(store: Store, name: Name, fields: Mapping[str, object]) -> None:
+    """Write a record unless it exists."""
     store.put(name.pointer_path, b"")
-    try:
+    # Another process may have written the same record.
+    with suppress(AlreadyExistsError):
         store.put(name.path, records.seal({"version": VERSION, **fields}), mode="create")
-    except AlreadyExistsError:
-        pass  # Another process has written the same record.
-    return name.path
 
 
-def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> str:
-    """Write a record of something other than a computation; returns its path."""
+def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
+    """Write a record of something other than a computation."""
     head = {
         "step": None if step == ALL else step,
         "status": status,
         "computed_at": None,
         "noted_at": records.now_iso(),
     }
-    return append(store, new_name(folder, step, status), {**head, **fields})
+    append(store, new_name(folder, step, status), {**head, **fields})
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:
@@ -248,16 +241,14 @@ def list_names(
             if step in (None, name.step) or name.step == ALL:
                 yield name
         return
-    steps = [step] if step else store.folders(f"history/{folder}")
-    common_steps = {ALL, *([step] if step else store.folders(f"history/{ALL}"))}
-    if len(steps) > _MAX_STREAMS:
-        parsed = (parse_path(entry.key) for entry in store.list(f"history/{folder}"))
-        streams = [iter(sorted(filter(None, parsed), key=_by_time))]
-    else:
-        streams = [_of_step(store, folder, each) for each in steps]
-    streams += [_of_step(store, ALL, each) for each in common_steps]
-    if step:
-        streams.append(_of_step(store, folder, ALL))
+    streams: list[Iterable[Name]] = []
+    for each in (folder, ALL):
+        steps = {ALL, step} if step else store.folders(f"history/{each}")
+        if len(steps) > _MAX_STREAMS:
+            parsed = (parse_path(entry.key) for entry in store.list(f"history/{each}"))
+            streams.append(sorted(filter(None, parsed), key=_by_time))
+        else:
+            streams += [_of_step(store, each, name) for name in steps]
     yield from heapq.merge(*streams, key=_by_time)
 
 
@@ -317,9 +308,8 @@ def list_records(
     for name, record in read_all(store, names, warn):
         if flow not in (None, record.get("flow")):
             continue
-        if folder is None or record["id"] == id:
-            yield name, record
-        elif record["id"] is None and folder.startswith(record.get("prefix") or ""):
+        prefix = record.get("prefix") or ""
+        if folder is None or (record["id"] in (None, id) and folder.startswith(prefix)):
             yield name, record
 
 
@@ -353,6 +343,11 @@ def list_computed(
     )
     for name, record in read_all(store, found, warn):
         yield name, cast(ComputedRecord, record)
+
+
+def newest(store: Store, folder: str, step: str, warn: Warn) -> ComputedRecord | None:
+    """The record of what a step computed last for an ID."""
+    return next((record for _, record in list_computed(store, folder, step, warn)), None)
 
 
 def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
@@ -421,17 +416,13 @@ def find_run(
         NotFoundError: No such call.
     """
     found: dict[str, tuple[Name, Record]] = {}
-    run_folder = folder
     began_ns = 0
-
-    def candidates() -> Iterator[Name]:
-        for number, name in enumerate(list_names(store, folder=folder)):
-            if not found and folder is None and number >= NEAR:
-                return
-            if not found or name.folder == run_folder:
-                yield name
-
-    for name, record in read_all(store, candidates(), warn):
+    listed = list_names(store, folder=folder)
+    if folder is None:
+        listed = islice(listed, NEAR)
+    # The folder is known once the first record is found, so no other one is read after it.
+    candidates = (name for name in listed if folder in (None, name.folder))
+    for name, record in read_all(store, candidates, warn):
         if name.time_ns < began_ns:
             break
         ids = (record.get("request_id"), record.get("flow_run_id"))
@@ -440,9 +431,9 @@ def find_run(
             continue
         if not found:
             # This is the call's last record, so all others lie between its start and here.
-            run_folder = name.folder
+            folder = name.folder
             began = record.get("called_at") or record.get("started_at")
-            began_ns = 0 if began is None else parse_time_ns(began)
+            began_ns = parse_time_ns(began) if began else 0
         found.setdefault(step, (name, record))
     if not found:
         raise NotFoundError(
@@ -510,19 +501,16 @@ def check(name: Name, record: Record) -> bool:
         id = record["id"]
         folder = name.folder if id is None else keys.encode_id(id)
         step = record["step"] or ALL
-        has_objects = all(
-            isinstance(record.get(field), dict | None) for field in ("inputs", "params")
-        )
     except (KeyError, TypeError, AttributeError) as exc:
-        raise damaged(name.path, f"it is not a record ({exc!r})") from exc
+        raise records.damaged(name.path, f"it is not a record ({exc!r})") from exc
     if folder.lower() != name.folder.lower() or step != name.step:
-        raise damaged(name.path, f"it is about {step} of {id!r}")
-    if not has_objects:
-        raise damaged(name.path, "its inputs or parameters are not an object")
+        raise records.damaged(name.path, f"it is about {step} of {id!r}")
+    if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
+        raise records.damaged(name.path, "its inputs or parameters are not an object")
     if name.status == COMPUTED:
         missing = ComputedRecord.__required_keys__ - record.keys()
         if missing or record.get("status", COMPUTED) != COMPUTED:
-            raise damaged(name.path, "it is not about a result")
+            raise records.damaged(name.path, "it is not about a result")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 
@@ -557,20 +545,18 @@ def _fetch(store: Store, names: Iterable[Name]) -> Iterator[tuple[Name, bytes | 
 
 def entry_of(record: ComputedRecord) -> Entry:
     """The result that a record is about."""
-    return Entry(
-        record["step"],
-        record["key"],
-        record["sha256"],
-        record["size_bytes"],
-        record["computed_at"],
-        record["expires_at"],
-        record["engine"],
-        record["flow_run_id"],
-        record["task_run_id"],
-        record.get("url"),
-        record.get("after", ()),
-        record.get("value", NOT_LOADED),
-    )
+    fields = cast(Mapping[str, Any], record)
+    return Entry(**{name: fields[name] for name in Entry._fields[:-1] if name in fields})
+
+
+def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str) -> bytes:
+    """The stored result of an entry whose value is *text*; *name* is that of its record."""
+    metadata: records.ResultMetadata = {"id": id, "step": entry.step, "fingerprint": fingerprint}
+    if entry.after:
+        metadata["after"] = list(entry.after)
+    metadata["record"] = name.file
+    path = records.result_path(id, entry.step, entry.key)
+    return records.encode_result(path, text, metadata, entry.expires_at)
 
 
 def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None:
@@ -584,7 +570,7 @@ def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None
                 return None
             entry = entry._replace(value=records.loads(data, path))
         if keys.value_digest(entry.value) != entry.sha256:
-            raise damaged(path, "its digest is not its name")
+            raise records.damaged(path, "its digest is not its name")
     except CorruptRecordError as exc:
         warn(str(exc))
         return None
@@ -631,12 +617,11 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
         store, keys.encode_id(id), entry.step, warn, containing=containing
     ):
         if record["key"] == entry.key and record["sha256"] == entry.sha256:
-            return entry._replace(
-                computed_at=record["computed_at"],
-                engine=record["engine"],
-                flow_run_id=record["flow_run_id"],
-                task_run_id=record["task_run_id"],
-                url=record.get("url"),
+            return entry_of(record)._replace(
+                expires_at=entry.expires_at,
+                after=entry.after,
+                value=entry.value,
+                record=entry.record,
             )
     return None
 
@@ -646,10 +631,8 @@ def written_at(store: Store, id: str, entry: Entry) -> str | None:
     if entry.record:
         return Name("", "", entry.record).written_at
     path = records.result_path(id, entry.step, entry.key)
-    for listed in store.list(path.rpartition("/")[0]):
-        if listed.key == path:
-            return records.now_iso(listed.modified)
-    return None
+    listed = store.list(path.rpartition("/")[0])
+    return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

@@ -27,6 +27,10 @@ _RECORD_FIELDS = (
 )
 
 
+# The kinds of objects that are counted for each step.
+Kind = Literal["results", "plans", "history"]
+
+
 class Totals(TypedDict):
     """What is stored of a step; ``oldest`` and ``newest`` are when its results were written."""
 
@@ -114,12 +118,11 @@ def _newest_record(
 ) -> history.ComputedRecord | None:
     """The record of *current*, else the newest one of the step."""
     if current is not None:
-        for _, record in history.list_computed(
-            store, folder, step, warn, containing=current.key[:16]
-        ):
+        start = current.key[:16]
+        for _, record in history.list_computed(store, folder, step, warn, containing=start):
             if record["sha256"] == current.sha256:
                 return record
-    return next((record for _, record in history.list_computed(store, folder, step, warn)), None)
+    return history.newest(store, folder, step, warn)
 
 
 def count(
@@ -137,7 +140,7 @@ def count(
         A row for each step: its ``flow``, and the fields of :class:`Totals`.
     """
     totals: dict[str, Totals] = {}
-    kind: Literal["results", "plans", "history"]
+    kind: Kind
     for kind in ("results", "plans", "history"):
         for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
             if listed.key.count("/") == 3:
@@ -153,9 +156,7 @@ def no_totals(step: str) -> Totals:
     return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
 
 
-def add(
-    totals: dict[str, Totals], listed: ObjectInfo, kind: Literal["results", "plans", "history"]
-) -> None:
+def add(totals: dict[str, Totals], listed: ObjectInfo, kind: Kind) -> None:
     """Add an object to the totals of its step; only results count for the age."""
     step = listed.key.split("/")[2]
     row = totals.setdefault(step, no_totals(step))

@@ -49,7 +49,6 @@ COARSE_S = 2
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
 _REAPING_S = 60
-_TAKEN_OVER = "another call has taken it over"
 T = TypeVar("T")
 
 
@@ -243,21 +242,21 @@ class LeaseHolder:
 
     def _create_claim(self, step: str, number: int, first: int) -> Claim | None:
         """A claim on *step* with this number; None if another call was faster."""
-        fields = {
+        body = {
+            **self._body(),
             "step": step,
             "state": "held",
             "attempt": 1,
             "task_run_id": None,
             "since": records.now_iso(),
         }
-        claim = Claim(step, number, cast(ClaimBody, {**self._body(), **fields}), first)
         path = _path(self.id, step, number)
-        if not _create(self.store, path, claim.body):
+        if not _create(self.store, path, body):
             return None
         if _newest(self.store, self.id, step) != number:
             self.store.delete([path])
             return None
-        self._claims[step] = claim
+        claim = self._claims[step] = Claim(step, number, cast(ClaimBody, body), first)
         return claim
 
     def note(self, step: str, **fields: Unpack[ClaimNote]) -> ClaimBody:
@@ -280,13 +279,12 @@ class LeaseHolder:
         """
         claim = self._claims.get(step)
         if claim is None or self._ended.is_set():
-            raise _lost(step, self.id, "the call had ended")
+            raise self._lost(step, "the call had ended")
         if not self._is_valid():
-            raise _lost(
-                step, self.id, "the call was taken for dead: it had not renewed its lease in time"
-            )
+            why = "the call was taken for dead: it had not renewed its lease in time"
+            raise self._lost(step, why)
         if _newest(self.store, self.id, step) != claim.number:
-            raise _lost(step, self.id, _TAKEN_OVER)
+            raise self._lost(step)
 
     def release(self, step: str, **fields: Unpack[ClaimNote]) -> None:
         """Release a step, if this call still holds it; those who wait for it see *fields*."""
@@ -294,13 +292,10 @@ class LeaseHolder:
         if claim is None:
             return
         claim.body["state"] = "free"
-        try:
+        with suppress(LeaseLostError):
             self._create_next(claim, fields)
-        except LeaseLostError:
-            return
-        self._to_delete += [
-            _path(self.id, step, number) for number in range(claim.first, claim.number - 1)
-        ]
+            old = range(claim.first, claim.number - 1)
+            self._to_delete += [_path(self.id, step, number) for number in old]
 
     def end(self, why: str = "", **fields: Unpack[EndNote]) -> None:
         """
@@ -322,12 +317,10 @@ class LeaseHolder:
                 body = {**self._body(), **_ended("left", why), **fields}
                 _create(self.store, _call_path(self.token, self._number + 1), body)
             else:
-                oldest = max(1, self._number - 1)
-                generations = range(oldest, self._number + 1)
+                generations = range(max(1, self._number - 1), self._number + 1)
                 self._to_delete += [_call_path(self.token, number) for number in generations]
             self._number = 0
-        if self._to_delete:
-            self.store.delete(self._to_delete)
+        self.store.delete(self._to_delete)
 
     def begin(self) -> None:
         """Put the call on record, if it is not; the first claim does so, too."""
@@ -340,10 +333,8 @@ class LeaseHolder:
                 with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
                     file.write(self.token)
             if self._deadline is None:
-                thread = threading.Thread(
-                    target=self._keep_renewing, name=f"lease {self.token}", daemon=True
-                )
-                thread.start()
+                name = f"lease {self.token}"
+                threading.Thread(target=self._keep_renewing, name=name, daemon=True).start()
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._ttl_s / 3):
@@ -376,15 +367,22 @@ class LeaseHolder:
         changed = {**claim.body, **fields, "noted_at": records.now_iso()}
         claim.body = cast(ClaimBody, changed)
         if not _create(self.store, _path(self.id, claim.step, claim.number + 1), changed):
-            raise _lost(claim.step, self.id, _TAKEN_OVER)
+            raise self._lost(claim.step)
         claim.number += 1
+
+    def _lost(self, step: str, why: str = "another call has taken it over") -> LeaseLostError:
+        return LeaseLostError(
+            f"step {step} of {self.id!r} was not saved",
+            why=why,
+            hint="call again: pfl uses what the other call computed",
+        )
 
     def _remaining_s(self) -> float:
         return self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
 
     def _body(self) -> CallBody:
         ttl_s = self._remaining_s()
-        body = {
+        return {
             "version": 1,
             "state": "running",
             "call": self.token,
@@ -394,16 +392,13 @@ class LeaseHolder:
             "expires_at": records.now_iso(time.time() + ttl_s),
             "host": _this_process(),
         }
-        return cast(CallBody, body)
 
 
 def describe_holder(body: CallBody | ClaimBody) -> str:
     """The process or request that made a call, and its flow run."""
-    host = body.get("host")
-    if host:
+    holder = f"request {body.get('request_id') or body.get('call')}"
+    if host := body.get("host"):
         holder = f"process {host['pid']} on {host['name']}"
-    else:
-        holder = f"request {body.get('request_id') or body.get('call')}"
     flow_run_id = body.get("flow_run_id")
     return f"{holder}, flow run {flow_run_id}" if flow_run_id else holder
 
@@ -525,7 +520,7 @@ def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> f
 
 def is_gone(host: Host | None) -> bool:
     """Whether a process of this machine has ended; of other machines nothing is known."""
-    here = _this_process() if host else None
+    here = _this_process()
     if not here or not host or (here["boot"], here["space"]) != (host["boot"], host["space"]):
         return False
     return _started(host["pid"]) != host["started"]
@@ -564,22 +559,18 @@ def _started(pid: int) -> str | None:
 
 
 def _create(store: Store, path: str, body: Mapping[str, object]) -> bool:
-    try:
+    with suppress(AlreadyExistsError):
         store.put(path, records.seal(body), mode="create")
-    except AlreadyExistsError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _read(store: Store, key: str) -> ClaimBody | None:
     """The body; None if the object is gone, empty if it is damaged: then nobody holds it."""
     data = store.get(key)
-    if data is None:
-        return None
-    try:
-        return cast(ClaimBody, records.unseal(data, key))
-    except CorruptRecordError:
-        return {}
+    with suppress(CorruptRecordError):
+        return None if data is None else cast(ClaimBody, records.unseal(data, key))
+    return {}
 
 
 def _newest(store: Store, id: str, step: str) -> int:
@@ -600,11 +591,3 @@ def _path(id: str, step: str, number: int) -> str:
 
 def _call_path(call: str, number: int) -> str:
     return f"calls/{call}-{number:012d}.json"
-
-
-def _lost(step: str, id: str, why: str) -> LeaseLostError:
-    return LeaseLostError(
-        f"step {step} of {id!r} was not saved",
-        why=why,
-        hint="call again: pfl uses what the other call computed",
-    )

@@ -18,7 +18,7 @@ from ..fingerprint import Fingerprint
 from ..store import keys, records
 from ..store.objects import Store
 from . import history
-from .entry import NOT_LOADED, Entry, ResultMetadata, entry_json, plan_body
+from .entry import NOT_LOADED, Entry, entry_json, plan_body
 
 
 def save_result(
@@ -48,34 +48,21 @@ def save_result(
     folder = keys.encode_id(request.id)
     name = history.new_name(folder, entry.step, entry.key[:16], after=fields.get("previous"))
     entry = entry._replace(record=name.file)
-    metadata: ResultMetadata = {
-        "id": request.id,
-        "step": entry.step,
-        "fingerprint": request.flow.steps[entry.step].fingerprint,
-    }
-    if entry.after:
-        metadata["after"] = list(entry.after)
-    metadata["record"] = name.file
     if entry.size_bytes > inline_bytes:
         store.put(records.value_path(request.id, entry.sha256), text.encode())
-    path = records.result_path(request.id, entry.step, entry.key)
-    store.put(path, records.encode_result(path, text, metadata, entry.expires_at))
+    fingerprint = request.flow.steps[entry.step].fingerprint
+    result = history.encode_result(name, request.id, fingerprint, entry, text)
+    store.put(records.result_path(request.id, entry.step, entry.key), result)
     append_record(request, store, entry, fields, inline_bytes=inline_bytes)
     return entry
 
 
 def append_record(
-    request: Request,
-    store: Store,
-    entry: Entry,
-    fields: history.Fields,
-    *,
-    inline_bytes: int,
+    request: Request, store: Store, entry: Entry, fields: history.Fields, *, inline_bytes: int
 ) -> None:
     """Append the record of a result to the history of its step."""
     has_value = entry.value is not NOT_LOADED and entry.size_bytes <= inline_bytes
-    folder = keys.encode_id(request.id)
-    name = history.new_name(folder, entry.step, entry.key[:16])
+    name = history.new_name(keys.encode_id(request.id), entry.step, entry.key[:16])
     if entry.record:
         name = name._replace(file=entry.record)
     head = {

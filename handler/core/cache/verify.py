@@ -16,14 +16,16 @@ free, and a dead call stays on record until then.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import NamedTuple
 
 from ..errors import CorruptRecordError, InvalidRequestError
 from ..store import keys, records
 from ..store.objects import ObjectInfo, Store
 from . import bust, history
-from .entry import NOT_LOADED, Entry, damaged, parse_plan
+from .entry import NOT_LOADED, Entry, parse_plan
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 # The writer of a younger object may still be at work.
@@ -58,20 +60,18 @@ def walk(
         retention_s: How long a bust can be restored, in seconds.
         after: Continue behind this key.
     """
-    started = time.time()
     marks = bust.list_marks(store)
-    over = [mark for mark in marks if mark.at + retention_s < started]
-    check = _Check(store, marks, {mark.name for mark in over})
+    over = [mark for mark in marks if mark.at + retention_s < time.time()]
+    mark_keys = {mark.key for mark in marks}
+    check = _Check(store, bust.by_folder(marks), {mark.name for mark in over}, mark_keys)
     for kind in KINDS:
         if kind < after.split("/")[0]:
             continue
         for listed in _list_after(store, kind, after if after.startswith(f"{kind}/") else ""):
-            problem = None
             data = store.get(listed.key)
-            if data is not None:
-                problem = check(listed, data)
-                if problem is not None and repair:
-                    problem = _set_aside(store, problem, data)
+            problem = None if data is None else check(listed, data)
+            if repair and problem and data is not None:
+                problem = _set_aside(store, problem, data)
             yield CheckedObject(listed.key, problem)
     if repair and not after:
         # All that they made invalid is set aside by now.
@@ -82,21 +82,22 @@ class _UnusableError(Exception):
     """What is wrong with an object that is whole: the problem, and why."""
 
 
+@dataclass
 class _Check:
     """
     The checks, one for each kind of object; each raises what is wrong.
 
-    Args:
+    Attributes:
         store: The store to check.
-        marks: Its marks.
+        marks_of: Finds the marks that may apply to the ID of a folder.
         over: The names of busts that cannot be restored any more.
+        mark_keys: The keys of all marks.
     """
 
-    def __init__(self, store: Store, marks: bust.Marks, over: set[str]) -> None:
-        self.store = store
-        self.marks_of = bust.by_folder(marks)
-        self.over = over
-        self.mark_keys = {mark.key for mark in marks}
+    store: Store
+    marks_of: Callable[[str], bust.Marks]
+    over: set[str]
+    mark_keys: set[str]
 
     def __call__(self, listed: ObjectInfo, data: bytes) -> Problem | None:
         kind, *place = listed.key.split("/")
@@ -114,18 +115,18 @@ class _Check:
         body = records.unseal(data, listed.key)
         own_name = f"{body['fingerprint']}~{body['stands_for'][0]}.json"
         if (body["step"], own_name) != (step, name):
-            raise damaged(listed.key, "it is about other code")
+            raise records.damaged(listed.key, "it is about other code")
 
     def _code(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
         if body["step"] != step or not body["parts"]:
-            raise damaged(listed.key, f"it is the code of {body['step']}")
+            raise records.damaged(listed.key, f"it is the code of {body['step']}")
 
     def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         records.unseal(data, listed.key)
         # A newer one may not have existed yet when the marks were listed.
         if listed.key not in self.mark_keys and not list(bust.parse_marks([listed.key])):
-            raise damaged(listed.key, "its name is not that of a bust")
+            raise records.damaged(listed.key, "its name is not that of a bust")
 
     def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         if listed.modified + _WRITING_S < time.time():
@@ -134,26 +135,21 @@ class _Check:
     def _history(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         name = history.Name(*place)
         record = records.unseal(data, listed.key)
-        is_newer = record.get("version", 0) > history.VERSION  # Another pfl wrote it.
-        if (
-            is_newer
-            or not history.check(name, cast(history.Record, record))
-            or name.status != history.COMPUTED
-        ):
+        if record.get("version", 0) > history.VERSION:
+            return  # Another pfl wrote it.
+        if not history.check(name, record) or name.status != history.COMPUTED:
             return
-        entry = history.entry_of(cast(history.ComputedRecord, record))
-        if entry.value is NOT_LOADED:
-            if self.store.get(records.value_path(record["id"], entry.sha256)) is None:
-                raise _UnusableError("orphaned", "its value is gone")
-        else:
-            _check_value(entry)
+        entry = history.entry_of(record)
+        _check_value(entry)
+        path = records.value_path(record["id"], entry.sha256)
+        if entry.value is NOT_LOADED and self.store.get(path) is None:
+            raise _UnusableError("orphaned", "its value is gone")
 
     def _plans(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
         plan, entries = parse_plan(data, listed.key)
         _check_time(plan["expires_at"])
         for entry in entries.values():
-            if entry.value is not NOT_LOADED:
-                _check_value(entry)
+            _check_value(entry)
         mark = self.marks_of(folder).first_invalidating(folder, *entries.values())
         if mark is not None:
             raise _UnusableError("stale", f"busted by {mark.name}")
@@ -167,7 +163,9 @@ class _Check:
         except InvalidRequestError:  # It is pickled, and may not be opened to check it.
             expires_at, metadata = None, {}
         if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
-            raise damaged(listed.key, f"it is about {metadata['step']} of {metadata['id']!r}")
+            raise records.damaged(
+                listed.key, f"it is about {metadata['step']} of {metadata['id']!r}"
+            )
         _check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
         # lost for good.
@@ -179,7 +177,7 @@ class _Check:
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
-            raise damaged(listed.key, "its digest is not its name")
+            raise records.damaged(listed.key, "its digest is not its name")
         if listed.modified + _WRITING_S > time.time():
             return
         for record in self.store.list(f"history/{folder}"):
@@ -194,7 +192,7 @@ class _Check:
 
 
 def _check_value(entry: Entry) -> None:
-    if keys.value_digest(entry.value) != entry.sha256:
+    if entry.value is not NOT_LOADED and keys.value_digest(entry.value) != entry.sha256:
         raise _UnusableError("damaged", f"its value of {entry.step} is not what was written")
 
 
@@ -208,13 +206,9 @@ def _list_after(store: Store, kind: str, after: str) -> Iterator[ObjectInfo]:
     if not after or store.is_ordered:
         yield from store.list(kind, after=after)
         return
-    is_behind = False
-    for listed in store.list(kind):
-        if is_behind:
-            yield listed
-        is_behind = is_behind or listed.key == after
-    if not is_behind:  # It was set aside, so all objects of this kind are checked again.
-        yield from store.list(kind)
+    rest = dropwhile(lambda listed: listed.key != after, store.list(kind))
+    # If it was set aside, all objects of this kind are checked again.
+    yield from rest if next(rest, None) else store.list(kind)
 
 
 def _set_aside(store: Store, problem: Problem, data: bytes) -> Problem:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..errors import CorruptRecordError
 from ..settings import Settings
 from ..store.records import unseal
-from .manifest import (
-    VERSION,
-    Manifest,
-    ManifestBody,
-    from_body,
-    read_baked,
-)
+from .manifest import VERSION, Manifest, ManifestBody, from_body, read_baked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,13 +16,8 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 
-class _Remembered(NamedTuple):
-    data: bytes
-    sources: Sources
-    manifest: Manifest
-
-
-_remembered: dict[Path, _Remembered] = {}
+# By path: the content of the file, and what it describes.
+_remembered: dict[Path, tuple[bytes, Sources, Manifest]] = {}
 # An image cannot change, so its manifest is read once per process.
 baked = cache(read_baked)
 
@@ -59,11 +48,12 @@ def _recall(root: Path) -> Manifest | None:
     try:
         data = path.read_bytes()
         known = _remembered.get(path)
-        if known is None or known.data != data:
+        if known is None or known[0] != data:
             body: ManifestBody = unseal(data, str(path))
             if body["version"] != VERSION:
                 return None
-            known = _remembered[path] = _Remembered(data, body["sources"], from_body(body))
-        return known.manifest if sources.is_current(known.sources, root) else None
+            known = _remembered[path] = (data, body["sources"], from_body(body))
+        _, made_from, manifest = known
+        return manifest if sources.is_current(made_from, root) else None
     except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
         return None

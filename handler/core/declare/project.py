@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections.abc import Collection, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -188,10 +189,8 @@ def _forget_modules() -> None:
     """Remove the project's modules, so that they are imported again."""
     if not _before:
         _before.update(name for name in sys.modules if name.split(".")[0] != "flows")
-    for name in list(sys.modules):
-        is_ours = name.split(".")[0] == "flows" or _project_file(name) is not None
-        if is_ours and name not in _before:
-            del sys.modules[name]
+    for name in _project_modules():
+        del sys.modules[name]
 
 
 def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
@@ -249,13 +248,8 @@ def _sources(
 ) -> sources.Sources:
     modules = {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
     # The fingerprint has imported what the steps import when they run.
-    for name in list(sys.modules):
-        file = _project_file(name)
-        if file is not None and name not in _before:
-            modules.add(file)
-    declared: set[str] = set()
-    for each in prints:
-        declared.update(each.files)
+    modules.update(filter(None, _project_modules().values()))
+    declared = set(chain.from_iterable(each.files for each in prints))
     installed = ("site-packages", "dist-packages")
     names = {
         "looked": reads.looked,
@@ -268,10 +262,15 @@ def _sources(
     return sources.snapshot(root, names, asked_folder=reads.asked_folder)
 
 
-def _project_file(module: str) -> str | None:
-    """The file of a module of the user's project; None for all others."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return file if file and ownership.kind_of_file(file) == ownership.PROJECT else None
+def _project_modules() -> dict[str, str]:
+    """The imported modules of the user's project, and the file of each; empty if it has none."""
+    found: dict[str, str] = {}
+    for name in sys.modules.keys() - _before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        is_project = ownership.kind_of_file(file) == ownership.PROJECT
+        if is_project or name.split(".")[0] == "flows":
+            found[name] = file
+    return found
 
 
 def _edited_since(files: Iterable[str], started: float) -> bool:

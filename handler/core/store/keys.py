@@ -7,22 +7,12 @@ import json
 from collections.abc import Mapping
 
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+# The canonical text of a JSON value: keys sorted, no spaces, ASCII. 1, 1.0 and true stay apart,
+# since JSON writes them differently.
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _quoted = json.encoder.encode_basestring_ascii
 # A directory's file names have at most 255 bytes, and up to three of ours share one with an ID.
 LONGEST = 120
-
-
-def canonical(value: object) -> str:
-    """
-    The canonical text of a JSON value: keys sorted, no spaces, ASCII.
-
-    ``1``, ``1.0`` and ``true`` stay apart, since JSON writes them differently.
-
-    Args:
-        value: A value that :func:`pfl.handler.core.store.values.encode` accepts.
-    """
-    return _CANONICAL(value)
 
 
 def digest(text: str | bytes) -> str:

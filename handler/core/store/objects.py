@@ -217,18 +217,23 @@ class Store:
 
         self.counts["list"] += 1
         found = self._request(
-            "list",
-            folder,
-            lambda: obstore.list_with_delimiter(self._backend, f"{folder}/")["common_prefixes"],
+            "list", folder, partial(obstore.list_with_delimiter, self._backend, f"{folder}/")
         )
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found or ())
+        paths = found["common_prefixes"] if found else ()
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, a thousand per request; one that does not exist is not an error."""
+    def delete(self, keys: Iterable[str]) -> int:
+        """
+        Delete objects, a thousand per request; returns how many keys there were.
+
+        One that does not exist is not an error.
+        """
         import obstore
 
+        count = 0
         rest = iter(keys)
         while some := list(islice(rest, 1_000)):
+            count += len(some)
             self.counts["delete"] += 1
             if self._directory is None:
                 self._request("delete", some[0], partial(obstore.delete, self._backend, some))
@@ -236,6 +241,7 @@ class Store:
             # In a directory, one request for all would stop at the first object that is absent.
             for key in some:
                 self._request("delete", key, partial(obstore.delete, self._backend, key))
+        return count
 
     def _request(
         self,
@@ -341,17 +347,16 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
 
 
 def _check_directory(path: str, url: str, create: bool) -> None:
+    hint = "set PFL_STORE to another place"
     try:
         if create:
             os.makedirs(path, exist_ok=True)
         if not os.path.exists(path):
+            hint = f"mkdir -p {path}, or {hint}"
             raise FileNotFoundError(f"{path} does not exist")
         if not os.path.isdir(path):
             raise NotADirectoryError(f"{path} is not a directory")
     except OSError as exc:
-        hint = "set PFL_STORE to another place"
-        if isinstance(exc, FileNotFoundError) and not create:
-            hint = f"mkdir -p {path}, or {hint}"
         raise UnavailableError(
             f"the store {url} cannot be opened", why=str(exc), hint=hint
         ) from exc
@@ -412,11 +417,9 @@ def find_credentials() -> Boto3CredentialProvider:
     except Exception as exc:
         kind = type(exc).__name__
         if kind == "ProfileNotFound":
-            raise InvalidRequestError(
-                "the profile in AWS_PROFILE does not exist",
-                why=str(exc),
-                hint="aws configure list-profiles",
-            ) from exc
+            what = "the profile in AWS_PROFILE does not exist"
+            hint = "aws configure list-profiles"
+            raise InvalidRequestError(what, why=str(exc), hint=hint) from exc
         hint = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if "SSO" in kind or "Token" in kind:
             hint = "aws sso login"
@@ -424,15 +427,11 @@ def find_credentials() -> Boto3CredentialProvider:
         raise UnavailableError("no AWS credentials found", why=why, hint=hint) from exc
 
 
-@cache
-def shared(settings: Settings) -> Store:
-    """The store of these settings, opened once per process: a warm call needs no connection."""
-    return of(settings)
-
-
-def of(settings: Settings, environ: Mapping[str, str] | None = None) -> Store:
+def of(settings: Settings) -> Store:
     """The store of these settings: by default the project's ``.pfl/store``, created if absent."""
-    environ = os.environ if environ is None else environ
-    if settings.store:
-        return open_store(settings.store, environ=environ)
-    return open_store(str(settings.home / "store"), environ=environ, create=True)
+    url = settings.store or str(settings.home / "store")
+    return open_store(url, environ=os.environ, create=not settings.store)
+
+
+# The same, opened once per process: a warm call needs no connection.
+shared = cache(of)

@@ -46,7 +46,7 @@ JSON_SERIALIZER: JsonObject = {
 
 
 class ResultMetadata(TypedDict, total=False):
-    """What pfl stores with a result, in a field that Prefect ignores."""
+    """What pfl stores with a result, in a field that Prefect ignores; Prefect's own have none."""
 
     id: str
     step: str
@@ -80,10 +80,10 @@ def unseal(data: bytes, key: str) -> Any:
     body = data[_BODY_START:-1]
     head = b"".join((_HEAD, hashlib.sha256(body).hexdigest().encode(), _MIDDLE))
     if data[:_BODY_START] != head or data[-1:] != b"}":
-        raise _damaged(key, f"its digest does not match its {len(data)} bytes")
+        raise damaged(key, f"its digest does not match its {len(data)} bytes")
     found = loads(body, key)
     if type(found) is not dict:
-        raise _damaged(key, f"it holds a {type(found).__name__}, not an object")
+        raise damaged(key, f"it holds a {type(found).__name__}, not an object")
     return found
 
 
@@ -102,7 +102,7 @@ def loads(text: str | bytes, key: str) -> object:
             raise ValueError("more text follows the value")
         return found
     except (ValueError, RecursionError) as exc:
-        raise _damaged(key, f"its {len(text)} bytes are not JSON ({exc})") from exc
+        raise damaged(key, f"its {len(text)} bytes are not JSON ({exc})") from exc
 
 
 def _refuse(constant: str) -> None:
@@ -188,17 +188,16 @@ def decode_result(data: bytes, path: str) -> StoredResult:
         if expires_at is not None and not MOMENT.fullmatch(expires_at):
             raise ValueError(f"it expires at {expires_at!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        why = f"its {len(data)} bytes are not a result record ({exc!r})"
-        raise _damaged(path, why) from exc
+        raise damaged(path, f"its {len(data)} bytes are not a result record ({exc!r})") from exc
     if storage_key and not storage_key.endswith(path):
-        raise _damaged(path, f"it is the record of {storage_key}")
+        raise damaged(path, f"it is the record of {storage_key}")
     if is_ours and sha256 != _result_digest(text, expires_at, metadata):
-        raise _damaged(path, "its value or its metadata is not what was written")
+        raise damaged(path, "its value or its metadata is not what was written")
     try:
         text = _decompress(text, serializer, path)
         return StoredResult(loads(text, path), len(text), expires_at, metadata)
     except (ValueError, EOFError) as exc:
-        raise _damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
+        raise damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
 
 
 def _decompress(text: str, serializer: JsonObject, path: str) -> str:
@@ -243,7 +242,7 @@ def earliest(*moments: str | None) -> str | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def _damaged(key: str, why: str) -> CorruptRecordError:
-    return CorruptRecordError(
-        f"{key} is damaged", why=why, hint="pfl ignores it; the next computation replaces it"
-    )
+def damaged(key: str, why: str) -> CorruptRecordError:
+    """The error of an object that does not hold what it should."""
+    hint = "pfl ignores it; pfl cache verify --repair sets it aside"
+    return CorruptRecordError(f"{key} is damaged", why=why, hint=hint)

@@ -108,7 +108,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
             deadline=caller.deadline,
         )
         flow_run, name, why = _claim_patiently(api, run_id, call.token, caller)
-        reply = event.new_reply(id=None, flow=name, status="completed")
+        reply = event.new_reply(flow=name)
         reply["claimed"] = flow_run is not None
         if flow_run is None:
             reply["why"] = why

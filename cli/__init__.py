@@ -1,1 +1,1 @@
-"""A person at a terminal: one file per command group."""
+"""The ``pfl`` command: one file per command group."""

@@ -1,4 +1,4 @@
-"""``pfl cache``: what is stored, for which IDs, why it answers a call or not, and its removal."""
+"""``pfl cache``: show, explain, invalidate, restore and check what is stored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def list_entries(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """List the results that calls are answered from; those of one ID in order of step."""
+    """List the stored results that answer calls; those of one ID in the order of steps."""
 
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
@@ -107,7 +107,7 @@ def inspect(
             continue
         if number:
             output.emit("")
-        # As JSON, in which "1" is not 1; and cut, a text too.
+        # As JSON, where "1" is not 1, and cut to a short line, even if it is a text.
         value = None if row["value"] is None else output.cut(row["value"], 200)
         output.pairs(stored.for_people(row) | {"value": value})
 
@@ -245,7 +245,7 @@ def bust(
         needed = (flow.closure(busted & flow.steps.keys()) for flow in flows.values())
         busted = busted.union(*needed)
     age = 0 if older_than is None else age_s(older_than, "--older-than")
-    # Age 0 means everything: also what is being computed now, and is younger than this bust.
+    # Age 0 means everything, including what is being computed now and will be newer than this bust.
     before = time.time() - age if age else None
     starts_with = keys.escape_id(prefix) if prefix else ""
     folder = stored.folder_of(id) or busts.ALL
@@ -396,7 +396,7 @@ def verify(
     store = objects.of(chosen)
     if repair:
         layout.check(store)
-    # SIGTERM too has to print how to continue.
+    # On SIGTERM, too, the command has to print how to continue.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     counts: Counter[str] = Counter()
     last = after

@@ -1,4 +1,4 @@
-"""``pfl doctor``: checks everything that can be wrong at once, and prints what to do about it."""
+"""``pfl doctor``: checks everything that can be wrong, and prints what to do about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..handler.core.declare.project import Project
     from ..handler.engine.prefect.environment import Api
 
-# AWS refuses signatures that are 15 minutes off, and leases go by the store's own clock.
+# AWS refuses signatures that are 15 minutes off, and leases use the store's own clock.
 _SKEW_S = 30
 _CHECKS = (
     "versions",
@@ -113,14 +113,14 @@ def doctor(
 
 @dataclass
 class Doctor:
-    """The checks on one set of settings; a check yields findings, or raises what ends it."""
+    """The checks of one set of settings; a check yields findings, or raises an error."""
 
     chosen: Settings
     fast: bool
     loaded: Project | None = None
 
     def run(self, name: str) -> list[JsonObject]:
-        """The findings of a check; an exception is one of them, and ends no other check."""
+        """The findings of a check; an exception becomes a finding, and other checks continue."""
         found: list[Finding] = []
         try:
             found += getattr(self, name)()
@@ -207,7 +207,7 @@ class Doctor:
             yield _found(f"{len(unstable)} steps have the same fingerprint in each process")
 
     def prefect(self) -> Iterator[Finding]:
-        """Whether Prefect answers, accepts the key, has a version that fits; and its clock."""
+        """Whether Prefect answers and accepts the key, and its version and clock are right."""
         import urllib.request
         from email.utils import parsedate_to_datetime
         from importlib.metadata import version
@@ -253,7 +253,7 @@ class Doctor:
                         yield _found(note, "keep the one that is used, and remove the other")
 
     def store(self) -> Iterator[Finding]:
-        """Whether the store can be written, read, listed and deleted from; and its clock."""
+        """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""
         from ..handler.engine import check
 
         ahead_s = check.try_out(self.results)
@@ -261,7 +261,7 @@ class Doctor:
         yield _clock(ahead_s)
 
     def bucket(self) -> Iterator[Finding]:
-        """Whether the bucket is private, encrypted, versioned, with a lifecycle."""
+        """Whether the bucket is private, encrypted and versioned, and has a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
             raise _SkippedError("the store is not a bucket")
         from ..serverless import aws
@@ -328,7 +328,7 @@ class Doctor:
         yield _found(what, "pfl limits ls, pfl limits reset" if leaked else "")
 
     def stuck(self) -> Iterator[Finding]:
-        """Calls that look alive, and whose process is dead."""
+        """Calls that look alive, but whose process is dead."""
         states = [lease.call_state(self.results, call) for call in lease.calls(self.results)]
         dead = [state for state in states if state.entries and not state.is_alive]
         what = f"{output.counted(len(dead), 'call')} died without being cleaned up"

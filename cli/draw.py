@@ -40,7 +40,7 @@ def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None
             others += "value" in row
             continue
         times, numbers = lines.setdefault(f"{row['id']} {row['step']}", ([], []))
-        # As the clock shows it: neither library knows of offsets.
+        # As the local clock shows it: neither library supports offsets.
         shown = datetime.fromisoformat(output.local_time(row["written_at"]))
         times.append(shown.replace(tzinfo=None))
         numbers.append(number)

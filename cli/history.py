@@ -85,7 +85,7 @@ class _Reader:
 
     def record(self, short: str, id: str | None = None) -> Found:
         """
-        The record of a short name or a key.
+        The record with this short name or key.
 
         Raises:
             NotFoundError: It does not exist, or not for this ID.
@@ -229,7 +229,7 @@ def tail(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Show the newest records, the newest last; with -f, each as it is written."""
+    """Show the newest records, newest last; with -f, also each new one as it is written."""
     reader = _Reader()
     table = output.Table(_COLUMNS)
     seen: set[history.Name] = set()
@@ -239,7 +239,7 @@ def tail(
         near: list[history.Name] = []
         for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
             newest_ns = max(newest_ns, name.time_ns)
-            # Clocks differ by less than this: what is older than the newest by more is not new.
+            # Clocks differ by less than this: a record that is older by more is not new.
             is_near = name.time_ns >= newest_ns - _NEAR_NS
             if not is_near and not (is_first and len(near) < lines):
                 break

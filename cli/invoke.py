@@ -129,7 +129,7 @@ def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
 
 
 def _target(chosen: Settings) -> Target | None:
-    """The deployed function, if there is one; otherwise nothing of AWS is imported."""
+    """The deployed function, if one exists; otherwise nothing of AWS is imported."""
     if not chosen.function and not (chosen.home / "deployed.json").exists():
         return None
     from ..serverless import remote
@@ -174,7 +174,7 @@ def _compare_code(chosen: Settings, reply: Reply) -> None:
         with output.stdout_kept_for_data():
             code = catalog.load(chosen).digest
     except errors.PflError:
-        return  # There are no flows here, or none that can be imported.
+        return  # The flows do not exist here, or cannot be imported.
     if reply.get("code") not in (None, "", code):
         output.say(
             "warning: the deployed code is not the code here;"
@@ -379,7 +379,7 @@ def show_reply(reply: Reply, json: bool) -> None:
     Raises:
         Exit: The reply is an error.
     """
-    # If the reader of stdout is gone, the call has still failed or not.
+    # Even if the reader of stdout is gone, the exit code is that of the call.
     with suppress(SystemExit):
         _show(reply, json)
     if "error" in reply:

@@ -58,7 +58,7 @@ def _cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
 
 
 def _recorded(results: objects.Store) -> Iterator[JsonObject]:
-    """The limits that the store knows of; without a server, nothing holds their slots."""
+    """The limits recorded in the store; without a server, nothing holds their slots."""
     for entry in results.list("limits"):
         data = results.get(entry.key)
         # Otherwise it has just been removed.
@@ -87,7 +87,7 @@ def set_limit(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Set a limit; running computations go on."""
+    """Set a limit; running computations continue."""
     from ..handler.engine.prefect import limits
 
     name = _tag(id, step, tag)
@@ -164,7 +164,7 @@ def reset_limit(
 
 
 def _connect() -> tuple[environment.Api, objects.Store]:
-    """Prefect, which is started if it has to be, and the store."""
+    """Prefect, which is started if necessary, and the store."""
     chosen = settings.load()
     api = environment.choose(chosen, output.progress)
     output.clear_progress()

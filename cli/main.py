@@ -75,7 +75,7 @@ for module in (cache, config, history, limits, runs, server, setup, worker):
     commands += group.registered_commands
 for command in commands:
     command.cls = _Command
-    # Typer cuts the help in a list to one line, but a short help it wraps.
+    # In a list, Typer cuts the help to one line, but wraps a short help.
     sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
     command.short_help = f"{sentence.rstrip('.')}."
 

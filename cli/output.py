@@ -24,7 +24,7 @@ _live: Live | None = None
 _live_lock = threading.RLock()
 _last_progress = ""
 
-# Columns that are cut to fit a terminal. Any other is worse cut than on two lines.
+# Columns that are cut to fit a terminal. Others are easier to read on two lines than cut.
 _CUT_COLUMNS = ("value", "why")
 _BATCH_ROWS = 100
 _STATUS_COLOURS = {
@@ -55,7 +55,7 @@ def emit(data: object) -> None:
 
 def write(text: str, end: str = "\n") -> None:
     """
-    Print *text* on stdout as it is: colours stay, so stored text has to be cleaned before.
+    Print *text* on stdout as it is: colours stay, so stored text has to be escaped first.
 
     Raises:
         SystemExit: The reader of stdout is gone: ``| head`` has seen enough.
@@ -165,7 +165,7 @@ class Table:
         widths = self._widths.copy()
         if not sys.stdout.isatty():
             return widths
-        if self._names[-1] not in _CUT_COLUMNS:  # It may go on in the next line.
+        if self._names[-1] not in _CUT_COLUMNS:  # It may continue on the next line.
             widths[-1] = len(self._names[-1])
         free = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
         while sum(widths) > free:
@@ -217,7 +217,7 @@ def print_rows(
         json: Whether to print JSON.
 
     Returns:
-        How many rows there were.
+        The number of rows.
     """
     count = 0
     shown = Table(columns)
@@ -273,7 +273,7 @@ def confirm(question: str, *, yes: bool) -> None:
     Ask before something that cannot easily be undone.
 
     Raises:
-        InvalidRequestError: There is no terminal, and ``--yes`` was not given.
+        InvalidRequestError: This is not a terminal, and ``--yes`` was not given.
         Exit: The answer is no.
     """
     if yes:
@@ -312,9 +312,9 @@ def optional(module: str, extra: str) -> ModuleType:
 
 def progress(step: str, doing: str) -> None:
     """
-    Show on stderr what a long call is doing: in one moving line on a terminal, else line by line.
+    Show on stderr what a long call is doing: in one changing line on a terminal, else line by line.
 
-    The moving line disappears when this module prints anything else.
+    The changing line disappears when this module prints anything else.
     """
     global _live, _last_progress
     text = printable(f"{step}: {doing}" if step else doing)
@@ -340,7 +340,7 @@ def progress(step: str, doing: str) -> None:
 
 
 def clear_progress() -> None:
-    """Remove the moving line."""
+    """Remove the line of :func:`progress`."""
     global _live, _last_progress
     with _live_lock:
         if _live is not None:
@@ -370,7 +370,7 @@ def stdout_kept_for_data() -> Iterator[None]:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* shows colours: by ``NO_COLOR``, ``FORCE_COLOR``, or what it is."""
+    """Whether *stream* shows colours: by ``NO_COLOR``, ``FORCE_COLOR``, or its kind."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
@@ -396,7 +396,7 @@ def _clean(text: str) -> str:
 
 def _write_stderr(text: str) -> None:
     clear_progress()
-    # A message that cannot be printed changes no exit code.
+    # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
         _print(text, sys.stderr)
 

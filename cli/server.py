@@ -32,7 +32,7 @@ def start(utc: Utc = False, json: Json = False) -> None:
 
 @app.command("status")
 def status(utc: Utc = False, json: Json = False) -> None:
-    """Show the running server; exit 3 if there is none."""
+    """Show the running server; exit code 3 if none is running."""
     from ..handler.engine.prefect import server
 
     running = server.find(settings.load().home)

@@ -1,4 +1,4 @@
-"""``pfl setup``: what pfl needs in Prefect, made or updated, and removed."""
+"""``pfl setup``: create, update and remove what pfl needs in Prefect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_blocks(
 
 @app.command("deployments")
 def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
-    """Make the work pool and a deployment per flow: Run in Prefect's UI calls the function."""
+    """Make the work pool and a deployment per flow: *Run* in Prefect's UI calls the function."""
     _make([Kind.deployments], dry_run, json, pool=pool)
 
 
@@ -58,7 +58,7 @@ def make_all(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make all of them."""
+    """Make the storage block, the deployments and the automations."""
     _make(list(Kind), dry_run, json, name, with_keys, pool)
 
 

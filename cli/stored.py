@@ -53,7 +53,7 @@ def _with_moments(row: Mapping[str, Any], shown: Callable[[str], str]) -> Row:
 
 
 def utc(moment: str) -> str:
-    """A moment in the one format of JSON; without an offset it is in UTC already."""
+    """A moment in the format of all JSON output; without an offset it is in UTC already."""
     at = datetime.fromisoformat(moment)
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -104,7 +104,7 @@ def explain_misses(store: Store, request: Request, rows: list[ForecastRow]) -> N
 
 
 def last_failure(store: Store, id: str, step: str) -> str:
-    """When and with what a step failed or crashed; empty if it did not, or has a newer result."""
+    """When a step failed or crashed, and why; empty if it did not, or has a newer result."""
     for name, record in history.list_records(store, id=id, step=step, warn=ignore):
         if name.status == history.COMPUTED:
             break

@@ -31,7 +31,7 @@ def start(
     pool = pool or chosen.work_pool
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = str(every)
-    # Without retries, a run crashes whose server is busy while it is handed over.
+    # Without retries, a run crashes if the server is busy while it is handed over.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")
     with connected(chosen) as api:
         import asyncio

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from pfl import step
 
-REMEMBERED = 40  # Messages that the model still sees.
+REMEMBERED = 40  # The model sees this many earlier messages.
 
 
 class Message(TypedDict):
@@ -40,7 +40,7 @@ def answer(chat: list[Message]) -> str:
 
 
 def model(messages: list[Message]) -> str:
-    """A stand-in for a language model: it knows only the conversation, and always answers alike."""
+    """A stand-in for a language model: it knows only the conversation, and is deterministic."""
     said = [message["text"] for message in messages if message["by"] == "user"]
     names = [text.split("my name is", 1)[1].strip(" .!") for text in said if "my name is" in text]
     greeting = f"{names[-1]}, this" if names else "This"

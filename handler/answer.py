@@ -1,7 +1,7 @@
 """
-One call for an ID: parse the event, look up its results, hand a miss to the engine, and reply.
+Answers a call for an ID: parses the event, looks up results, has the engine compute a miss.
 
-A hit ends in :mod:`pfl.handler.core.cache.lookup`: it takes one read of the store, and imports
+A hit needs only :mod:`pfl.handler.core.cache.lookup`: it takes one read of the store, and imports
 neither Prefect nor the user's code.
 """
 
@@ -44,16 +44,16 @@ def answer(
     is_cold: bool = False,
 ) -> Reply:
     """
-    The reply to the call that *raw* asks for.
+    The reply to the event *raw*, which is a call for an ID.
 
     Args:
         raw: The event.
         settings: The settings.
         results: The store, if the caller has opened it already.
-        request_id: The caller's name for this call.
-        deadline: When Lambda kills the process, on the clock of ``time.monotonic()``; None: never.
+        request_id: The ID of this call, chosen by the caller.
+        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading; None: never.
         notify: Called with a step and its progress, while a miss is computed.
-        flow_run: Prefect's flow run of this call, if Prefect started it; a hit ends it, too.
+        flow_run: The flow run that made this call, if Prefect started it; a hit ends it, too.
         is_cold: Whether this is the first call of the process.
     """
     started = time.perf_counter()
@@ -163,7 +163,7 @@ def _row(
 
 
 def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:
-    """The error of a ``cached_only`` call that found too little; None for any other."""
+    """The error of a ``cached_only`` call that missed a result; None for any other call."""
     for step, outcome in outcomes.items():
         if outcome.status == "miss":
             return NotFoundError(

@@ -81,8 +81,8 @@ def handle(
     Args:
         raw: The event.
         settings: The settings.
-        request_id: The caller's name for this call.
-        deadline: When Lambda kills the process, on the clock of ``time.monotonic()``; None: never.
+        request_id: The ID of this call, chosen by the caller.
+        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading; None: never.
         results: The store, if the caller has opened it already.
         notify: Called with a step and its progress, while a miss is computed.
     """
@@ -109,7 +109,7 @@ def handle(
         _act(reply, fields, settings, results, deadline, notify)
     except PflError as exc:
         event.add_error(reply, exc)
-    # A flow run that ran here has measured itself.
+    # A flow run that ran here has already measured its duration.
     reply.setdefault("ms", round((time.perf_counter() - started) * 1e3, 3))
     return reply
 
@@ -122,7 +122,7 @@ def _act(
     deadline: float | None,
     notify: Notify,
 ) -> None:
-    """Carry out an action; *reply* receives each result at once, so that no error loses it."""
+    """Carry out an action; each result goes into *reply* at once, so that no error loses it."""
     action = event.check_action(fields)
     if action == "check":
         from .engine import check
@@ -149,7 +149,7 @@ def _act(
 
 
 def _refused(raw: object, error: PflError, request_id: str) -> Reply:
-    """The reply to an event that cannot be unwrapped, or that meets invalid settings."""
+    """The reply if the event cannot be unwrapped, or if the settings are invalid."""
     fields = raw if isinstance(raw, Mapping) else {}
     reply = event.new_reply(fields.get("id"), fields.get("flow"))
     reply["cold_start"] = _is_cold
@@ -176,7 +176,7 @@ def _preload() -> None:
     """
     Import what a miss needs when Lambda starts, for functions that mostly miss.
 
-    Errors are ignored here: the first call meets them again, and reports them.
+    Errors are ignored here: the first call runs into them again, and reports them.
     """
     try:
         settings = of_process()

@@ -1,4 +1,4 @@
-"""boto3 clients, and the only place that knows botocore's exceptions."""
+"""boto3 clients; only this module handles botocore's exceptions."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def converted_errors(resource: str) -> Iterator[None]:
 
 
 def code(exc: BaseException | None) -> str:
-    """Return AWS's name for what went wrong; empty if *exc* is not an answer of AWS."""
+    """Return AWS's error code; empty if *exc* is not an answer from AWS."""
     from botocore.exceptions import ClientError
 
     if not isinstance(exc, ClientError):

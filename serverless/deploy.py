@@ -1,5 +1,5 @@
 """
-Deployment of a function to AWS: checked at once, built, pushed by digest, deployed with osls.
+Deployment of a function to AWS: checked first, built, pushed by digest, deployed with osls.
 
 Each step first checks whether its work is done, so an interrupted deployment can be repeated, and
 one without changes does nothing.
@@ -89,7 +89,7 @@ class Deployment:
             empty.
         plain_key: Put PREFECT_API_KEY into the function's variables, which anybody who sees the
             function can read.
-        report: Called with a line for each thing that is done.
+        report: Called with a line about each step of the deployment.
     """
 
     settings: Settings
@@ -232,7 +232,7 @@ class Deployment:
         hint = ""
         if status in _STUCK:
             hint = f"pfl remove --stage {self.stage}, then deploy again"
-        # A review means that nothing has begun.
+        # While a stack is in review, its creation has not begun.
         elif status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
             hint = "another deployment is in progress: wait until it is done"
         if hint:

@@ -1,5 +1,5 @@
 """
-The small extension of Lambda that sees a sandbox die, and ends the call that died in it.
+A small Lambda extension that notices when a sandbox dies, and ends the call that died in it.
 
     register ─ next: INVOKE ─ next ........................ next: SHUTDOWN ─ end_dead_call ─ end
     runtime:    call on record, its token in /tmp ─ killed: time limit, out of memory, or exit
@@ -27,7 +27,7 @@ from typing import Any
 
 NAME = "pfl"
 _IDENTIFIER = "Lambda-Extension-Identifier"
-# Of the two seconds, for all but the wait for what the dead process sent to Prefect.
+# This much of the two seconds is not spent waiting for events that the dead process sent.
 _RESERVE_S = 0.8
 
 
@@ -66,7 +66,7 @@ def _request(
 
 def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None:
     """
-    Record that the call in this sandbox died, and of what, and reap it.
+    Record that the call in this sandbox died, and why, and reap it.
 
     Args:
         reason: Why Lambda shuts the sandbox down.

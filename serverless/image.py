@@ -153,7 +153,7 @@ def run(
                     lines.append(line.rstrip())
                     report(lines[-1])
         except BaseException:
-            # When we are interrupted, the command does not continue alone.
+            # If we are interrupted, the command has to stop, too.
             process.terminate()
             raise
     if process.returncode:

@@ -43,7 +43,7 @@ class Change(NamedTuple):
         name: Its name.
         action: ``create``, ``update``, ``keep`` or ``remove``.
         fields: The fields that differ, each before and after.
-        note: More for people.
+        note: A remark for people.
     """
 
     kind: str
@@ -154,7 +154,7 @@ def _blocks(api: Api) -> dict[tuple[str, str], JsonObject]:
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, object]:
-    """The fields of a block that people compare; of keys only whether they are stored."""
+    """The fields of a block to show; for keys, only whether they are stored."""
     if "basepath" in data:
         return {"basepath": data["basepath"]}
     credentials = data.get("credentials") or {}
@@ -311,7 +311,7 @@ def _plan_pool(api: Api, pool: str, function: str) -> Planned:
 
 def form(flow: Flow[..., Any]) -> JsonObject:
     """
-    Return the parameter form of a flow: what may be empty is not required, and offers no null.
+    Return the parameter form of a flow: a field that may be empty is optional, and offers no null.
     """
     schema: JsonObject = flow.parameters.model_dump()
     for field in schema["properties"].values():
@@ -368,7 +368,7 @@ def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str)
 
 
 def _differing(schema: Any, other: Any) -> str | None:
-    """The names of the fields of one form that the other form does not have, or has otherwise."""
+    """The names of the fields of one form that are missing or different in the other."""
     fields = (schema or {}).get("properties", {})
     others = (other or {}).get("properties", {})
     return ", ".join(name for name in fields if others.get(name) != fields[name]) or None

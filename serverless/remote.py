@@ -1,7 +1,7 @@
 """
-Calls to a deployed function: checked before they are sent, tried again when throttled, and with an
-error for each
-way in which the function can die.
+Calls to a deployed function, checked before they are sent and retried when throttled.
+
+Each way in which the function can die has its own error:
 
 UnavailableError                 exit 5
 └── FunctionCrashedError         the function ended without a reply
@@ -145,7 +145,7 @@ def call(
         InvalidRequestError: The event is larger than Lambda accepts.
         NotFoundError: The function does not exist.
         FunctionCrashedError: The function died.
-        UnavailableError: Lambda did not take the call.
+        UnavailableError: Lambda did not accept the call.
     """
     data = (event if isinstance(event, str) else json.dumps(event)).encode()
     limit = ASYNC_BYTES if asynchronous else SYNC_BYTES
@@ -189,7 +189,7 @@ def call(
 def _invoke(
     client: BaseClient, request: JsonObject, name: str, report: Callable[[str], None]
 ) -> JsonObject:
-    """Return Lambda's answer, after more tries if Lambda throttles the call."""
+    """Return Lambda's answer, after retries if Lambda throttles the call."""
     number = 1
     while True:
         try:

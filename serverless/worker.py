@@ -27,7 +27,7 @@ from ..handler.core.store.values import JsonObject
 from . import remote
 
 _FUNCTION = "Name or ARN of the function; a version or alias follows a colon."
-# Between two searches for runs that were sent to the function and never began.
+# How often to search for runs that were sent to the function and never began, in seconds.
 _LOST_CHECK_S = 60
 
 

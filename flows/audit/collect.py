@@ -30,7 +30,7 @@ _SCRIPTS = {"bin", "Scripts"}
 
 
 class NotInstalledError(LookupError):
-    """The distribution, or all of its files, do not exist."""
+    """The distribution is not installed, or none of its files exist."""
 
 
 class Collected(TypedDict):

@@ -114,11 +114,11 @@ def count(source: bytes) -> tuple[Module, list[tuple[int, str]]]:
     and ``or`` after the first.
 
     Raises:
-        SyntaxError: It is not Python of this version, or not text.
-        ValueError: It holds a null byte.
+        SyntaxError: The source is not text, or not valid in this version of Python.
+        ValueError: The source contains a null byte.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Such as those about another project's escapes.
+        warnings.simplefilter("ignore")  # For example about invalid escapes in another project.
         tree = ast.parse(source)
     functions: list[tuple[int, str]] = []
     imports: set[str] = set()

@@ -8,6 +8,6 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def parse_s(text: str) -> int | None:
-    """The seconds of a duration such as ``1h``; None if *text* is not a duration."""
+    """A duration such as ``1h`` in seconds; None if *text* is not a duration."""
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     return int(match[1]) * _UNIT_S[match[2]] if match else None

@@ -123,7 +123,7 @@ def _body(request: Mapping[str, object]) -> object:
     if not body:
         raise InvalidRequestError("the request has no body", hint='POST {"id": "abc"}')
     if request.get("isBase64Encoded"):
-        from base64 import b64decode  # A plain event needs none.
+        from base64 import b64decode  # Imported late: a plain event does not need it.
 
         try:
             return b64decode(str(body), validate=True)

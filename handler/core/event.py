@@ -1,4 +1,4 @@
-"""An event in, a reply out: the shape of both, and the checks of an event."""
+"""The shapes of events and replies, and the checks of an event."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Request(NamedTuple):
     A checked event: every name in it exists in the flow.
 
     Attributes:
-        step: The step that is asked for; None: all.
+        step: The requested step; None: all.
         targets: The steps whose results the reply has to contain.
         bases: See :meth:`pfl.handler.core.declare.manifest.FlowEntry.bases`.
     """
@@ -167,7 +167,7 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
     if flow is None:
         raise unknown("flow", flow_name, manifest.flows)
     params, bases = flow.defaults, flow.default_bases
-    # Most calls hold nothing but an ID.
+    # Most events contain only an ID.
     if len(event) == 1:
         return Request(
             id, flow, None, flow.sinks, _NO_STEPS, _NO_STEPS, params, bases, engine, False
@@ -194,7 +194,7 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
 
 
 def fields_or_empty(raw: object) -> Event:
-    """The fields of an event that may be invalid, for the reply to it."""
+    """The fields of an event, valid or not, for the reply; empty if it has no fields."""
     try:
         return _object(raw)
     except InvalidRequestError:

@@ -15,7 +15,7 @@ _CLOUD_UI = "https://app.prefect.cloud/account/"
 
 
 class Links(NamedTuple):
-    """The pages of one computed result, as far as it has them."""
+    """Those pages of one computed result that exist."""
 
     flow_run: str | None = None
     task_run: str | None = None

@@ -1,4 +1,4 @@
-"""Calling something again after a failure that may pass."""
+"""Retries after a failure that may be temporary."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def retry(
     on_retry: Callable[[int, float], None] = lambda number, pause_s: None,
 ) -> T:
     """
-    What *call* returns; it is called again, after a pause, while it fails in a way that may pass.
+    What *call* returns; after a failure that may be temporary, it is called again.
 
     Args:
         call: What to call.
         pauses_s: The pauses before each retry, in seconds. After the last one a failure is raised.
-        may_pass: Whether a failure may pass; if not, it is raised.
+        may_pass: Whether a failure may be temporary; if not, it is raised.
         on_retry: Called before each pause with the number of the retry and the pause in seconds.
     """
     number = 0
@@ -41,7 +41,7 @@ def retry(
 
 
 def jitter_s() -> float:
-    """A short pause in seconds, random so that many waiters do not ask at the same moment."""
+    """A short pause in seconds, random so that many waiters do not call at the same moment."""
     return random.uniform(0.25, 0.45)
 
 

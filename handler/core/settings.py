@@ -137,8 +137,8 @@ class Settings(NamedTuple):
 
     @property
     def root(self) -> Path:
-        """The project: the one set, else the nearest directory upwards with flows, else pfl's."""
-        from pathlib import Path  # An image sets every path, and needs none.
+        """The project: the configured one, else the nearest parent with flows, else pfl's."""
+        from pathlib import Path  # Imported late: an image sets every path, and does not need it.
 
         if self.project:
             return Path(self.project).resolve()
@@ -155,7 +155,7 @@ Settings.__new__.__defaults__ = tuple(setting.default for setting in SETTINGS.va
 
 @cache
 def of_process() -> Settings:
-    """The settings of this process, read once: twenty variables take a fifth of a warm hit."""
+    """The settings of this process, read once: reading them takes a fifth of a warm hit."""
     return Settings.from_env(os.environ)
 
 

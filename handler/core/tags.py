@@ -1,8 +1,8 @@
-"""Tags in Prefect: the one place where an ID, a step or a call becomes a tag."""
+"""Tags in Prefect: only this module turns an ID, a step or a call into a tag."""
 
 from __future__ import annotations
 
-# What the tag of a limit may hold next to letters and digits: Prefect forbids / and % in it.
+# What the tag of a limit may contain besides letters and digits: Prefect forbids / and %.
 _PLAIN = "-_.@+"
 
 

@@ -1,5 +1,5 @@
 """
-How a call can die or be stopped, and what people read about it.
+How a call can die or be stopped, and the messages about it.
 
 A cause is a word in the store and in replies; :data:`CAUSES` has the sentences. This module
 imports nothing of Prefect: the extension of a dying sandbox has two seconds for everything.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..core.errors import OutOfTimeError, PflError
 
-# Prefect's engine was away when a run ended; the results are saved.
+# Prefect's API did not answer when a run ended; the results are saved.
 END_NOT_RECORDED = "Prefect did not record the end of the run"
 
 
@@ -89,7 +89,7 @@ def from_shutdown(reason: str, *, killed_for_memory: bool) -> tuple[str, str]:
         reason: The reason in the event.
         killed_for_memory: Whether the kernel killed a process because memory ran out.
 
-    Source: AWS Lambda Developer Guide, "Lambda Extensions API"; the emulator says ``ReleaseFail``
+    Source: AWS Lambda Developer Guide, "Lambda Extensions API"; the emulator sends ``ReleaseFail``
     for ``failure``.
     """
     reason = reason.lower()

@@ -1,4 +1,4 @@
-"""What a deployment asks its function: which code it runs, and whether its services answer."""
+"""Checks of a deployed function: which code it runs, and whether its services answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reach(settings: Settings, store: Store) -> None:
 
 def try_out(store: Store) -> float:
     """
-    Do everything with one object that pfl does: create it once only, read, list and delete it.
+    Try with one object all that pfl does: create it without overwriting, read, list, delete.
 
     Returns:
         How far the store's clock is ahead of this machine's, in seconds.

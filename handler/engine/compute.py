@@ -117,5 +117,5 @@ def _compute_in_prefect(invocation: Invocation) -> None:
         invocation.notify("", "Prefect does not answer: computing without it")
         invocation.request = invocation.request._replace(engine="direct")
         if invocation.flow_run_id is None:
-            invocation.reap_reason = ""  # No run was created that could be left open.
+            invocation.reap_reason = ""  # No run was created, so none can be left open.
         direct.compute(invocation)

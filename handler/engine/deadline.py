@@ -1,12 +1,12 @@
 """
-Stopping in time: before Lambda kills the process, and when the process is told to end.
+Stops a call in time: before Lambda kills the process, and on SIGTERM.
 
 Shortly before the deadline the steps are stopped, and what is finished is saved and reported:
 
     start ─ steps ...... stop_at ─ save, mark as Crashed, release ─ abandon_at ─ reply ─ deadline
                             └ Stopped is raised in a step              └ Abandoned is raised
 
-In the main thread a signal does it, see :mod:`pfl.handler.engine.interrupt`; SIGALRM is Prefect's.
+In the main thread a signal is used, see :mod:`pfl.handler.engine.interrupt`; SIGALRM is Prefect's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Abandoned(BaseException):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised in the main thread on SIGTERM: like Ctrl-C, but what it computed has crashed."""
+    """Raised in the main thread on SIGTERM: like Ctrl-C, but its run becomes Crashed."""
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def watch(
     Args:
         kill_at: The deadline, as a ``time.monotonic()`` reading; None: never.
         margin_s: The time to keep for saving, in seconds.
-        may_stop: Whether the thread may be stopped now, asked once, when the time has come.
+        may_stop: Returns whether the thread may be stopped; called once, when it is time to stop.
 
     Raises:
         Stopped: *margin_s* is left, and the thread may be stopped.

@@ -1,4 +1,4 @@
-"""Steps computed without Prefect: the same keys and bytes, with Prefect's retries and timeouts."""
+"""Computes steps without Prefect: with the same keys, bytes, retries and timeouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interrupting what another thread does."""
+"""Interrupts what another thread does."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _RETRY_S = 0.01
 
 class Interruptible:
     """
-    A part of what this thread does, which another thread watches and may interrupt.
+    A block of code in this thread, which another thread watches and may interrupt.
 
     After its end nothing is raised. With a signal, in the main thread, it interrupts a sleep, a
     socket or a lock at once; without one, a call into C ends first.
 
     This is not a generator, because its beginning and its end need frames of their own: an
-    exception that was raised in one of them would leave nobody to end the raising.
+    exception raised in one of them would skip the end, so the watcher would go on.
 
     Args:
-        name: Name of the thread that watches.
-        watch: What that thread does until ``over`` is set: it waits for something, and pokes.
-        due: What to raise after a poke, asked in this thread if a signal was sent; None: nothing.
+        name: Name of the watching thread.
+        watch: What that thread does until ``over`` is set: it waits for something, then pokes.
+        due: Returns what to raise after a poke, or None; called in this thread after a signal.
         signal_number: The signal; 0 for none.
 
     Attributes:
-        over: Set at the end of the part.
-        was_poked: Whether a poke came before the end.
+        over: Set at the end of the block.
+        was_poked: Whether `poke` was called before the end.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Interruptible:
 
     def poke(self) -> None:
         """
-        Interrupt the part, if there is something to raise.
+        Interrupt the block, if *due* returns something to raise.
 
-        Nothing is raised while a part begins or ends; the poke is repeated until that is over.
+        Nothing is raised while a block begins or ends; the poke is repeated until that is over.
         """
         self._is_pending = True
         while self._is_pending:

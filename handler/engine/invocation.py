@@ -1,5 +1,5 @@
 """
-The steps of one call that no plan answered.
+Finds or computes the steps of one call that no plan answered.
 
 Each step is found by its inputs or computed; steps that do not need one another run at once.
 """
@@ -50,7 +50,7 @@ _Done = queue.SimpleQueue[tuple[str, Outcome]]
 @dataclass
 class Invocation:
     """
-    One call on its way through the steps.
+    One call that finds or computes steps, and its state.
 
     Attributes:
         request: The request.
@@ -58,12 +58,12 @@ class Invocation:
         flow: The user's flow, imported.
         store: The store of results.
         settings: The settings of the process.
-        request_id: Lambda's name of the call.
+        request_id: Lambda's request ID of the call.
         prints: The fingerprints of the steps, stored so that a later miss can be explained.
         notify: Called with a step and what happens to it.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         outcomes: The outcome of each step that was touched.
-        flow_run: The flow run in Prefect that this call is, if Prefect started it.
+        flow_run: The flow run in Prefect that made this call, if Prefect started it.
         flow_run_id, url: The flow run that the steps are computed in, once it began.
         process: What each record holds about the process.
         reap_reason: What a reaper has to do after this call has ended; empty: nothing.
@@ -71,7 +71,7 @@ class Invocation:
         finished: Task runs that ended by themselves, by ID.
         artifacts: Artifacts that Prefect does not have yet.
         interrupted: The interruption that ended the flow in Prefect.
-        stop_is_due: Whether the time to stop came while nothing here might be interrupted.
+        stop_is_due: Whether the time to stop came while this thread could not be interrupted.
     """
 
     request: Request
@@ -101,7 +101,7 @@ class Invocation:
         self._is_over = False
         # The step that this thread computes; "" while it waits for the threads of other steps.
         self._current_step: str | None = None
-        # Steps that are not found by their inputs.
+        # Steps whose results are not found by their inputs.
         self._known_missing: set[str] = set()
         # Steps with a result whose writer may be about to write its record.
         self._unrecorded: set[str] = set()
@@ -112,8 +112,8 @@ class Invocation:
         self._guard = threading.Lock()
         self._busted: dict[str, bust.Mark] = {}
         self._folder = keys.encode_id(self.request.id)
-        # Marks that come later do no harm: a result that has not seen them is void, or its plan is
-        # withdrawn.
+        # Marks that come later do no harm: a result that has not seen them is invalid, or its plan
+        # is withdrawn.
         self._marks = bust.list_marks(self.store, self._folder)
 
     @property
@@ -194,7 +194,7 @@ class Invocation:
     # Without an engine.
 
     def find_all_by_inputs(self) -> bool:
-        """Find steps by their inputs, without an engine; return whether any is left to compute."""
+        """Find steps by their inputs, without an engine; returns whether any is left to compute."""
         for name in self.finding.missing:
             if self._has_inputs(name) and self._note_result_of(self._find_by_inputs, name) is None:
                 self._known_missing.add(name)
@@ -233,7 +233,7 @@ class Invocation:
         return result
 
     def _find_or_claim(self, name: str) -> Outcome | bool:
-        # A waiter looks only with the lease in reach: what it finds then was computed by another.
+        # A call that waits for a step looks again only once the step is free, in _try_claim.
         if name in self._known_missing or name in self._held:
             return self._try_claim(name)
         return self._find_by_inputs(name) or self._try_claim(name)
@@ -403,7 +403,7 @@ class Invocation:
         return self._find_by_inputs(name) if name in self._unrecorded else None
 
     def _failure_for_waiters(self, name: str, exc: BaseException) -> lease.ClaimNote:
-        """The failure as the waiters receive it, which would fail in the same way."""
+        """The failure as waiting calls receive it, which would fail in the same way."""
         if not isinstance(exc, Exception):
             return {}
         error = as_error(name, exc, self.flow)

@@ -1,5 +1,5 @@
 """
-Cleaning up calls that died: their runs become Crashed, their leases free, and history has a record.
+Cleans up calls that died: marks runs as Crashed, frees leases, and adds a record to history.
 
 One reaper at a time takes a call. Doing everything twice has the effect of doing it once: Prefect
 refuses a second terminal state, a lease is freed by a numbered create, and a record of history has
@@ -68,7 +68,7 @@ def reap(
         dry_run: Yield the calls, and do nothing.
         api: The Prefect to report to, if it is already known.
         arrival_s: How long to wait for events of a process that died just now, in seconds.
-        notify: Called with what is waited for.
+        notify: Called with what the reaper waits for.
 
     Raises:
         UnavailableError: Prefect or the store did not answer; the rest can be reaped later.
@@ -83,7 +83,7 @@ def reap(
             continue
         body = state.body
         claims = lease.claims_of(store, body["id"], call) if "id" in body else []
-        # Of a call that expired, every event has arrived long ago.
+        # If a call has expired, all of its events arrived long ago.
         is_recent = body.get("state") == "ended" or lease.is_gone(body.get("host"))
         cause = body.get("cause") or ("killed" if is_recent else "gone")
         error = _error(state, claims, cause)
@@ -136,8 +136,8 @@ def reap_failed_request(
     Args:
         store: The store with the calls.
         settings: The settings; they name the Prefect to report to.
-        request_id: Lambda's name of the request.
-        cause: What it died of, of :data:`pfl.handler.engine.causes.CAUSES`.
+        request_id: Lambda's ID of the request.
+        cause: Why it died; a key of :data:`pfl.handler.engine.causes.CAUSES`.
         why: Lambda's message.
 
     Raises:

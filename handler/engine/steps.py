@@ -1,4 +1,4 @@
-"""Calling one step's function, plain or async, with copies of its arguments."""
+"""Calls one step's function, plain or async, with copies of its arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .interrupt import Interruptible
 
 
 class _TimeUp(BaseException):
-    """Raised in a step whose time is over; no ``except Exception`` of the step catches it."""
+    """Raised in a step that has timed out; no ``except Exception`` of the step catches it."""
 
 
 def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool = False) -> object:
@@ -33,7 +33,7 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
         in_prefect: Whether Prefect enforces the timeout.
 
     Raises:
-        TimeoutError: The step's ``timeout_s`` is over.
+        TimeoutError: The step ran for longer than its ``timeout_s``.
         RuntimeError: The step raised something that would end the process, such as SystemExit.
             KeyboardInterrupt is not converted.
     """
@@ -88,7 +88,7 @@ def _call_within(timeout_s: float, call: Callable[[], object]) -> object:
 
 
 def timed_out(timeout_s: float) -> TimeoutError:
-    """The error of a step whose time is over, in either engine."""
+    """The error of a step that has timed out, in either engine."""
     return TimeoutError(f"no result within {timeout_s:g} s")
 
 

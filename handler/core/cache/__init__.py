@@ -1,1 +1,1 @@
-"""What is cached: looked up, published, busted, accepted, leased, remembered and explained."""
+"""The cache: lookup, publishing, busts, accepted edits, leases, history, and reasons for misses."""

@@ -4,7 +4,7 @@ Accepted edits: results of older code stay valid because the author declared the
 accepted/<step>/<new fingerprint>~<old>.json    who accepted what and when; a miss lists the names
 
 A result computed from an accepted result is found by its inputs, never by a plan: undoing the
-acceptance undoes it all.
+acceptance also invalidates such results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import lookup
 from .entry import Entry, read_result
 from .lookup import Finding
 
-if TYPE_CHECKING:  # A hit of an accepted result needs no busts.
+if TYPE_CHECKING:  # Not at run time: a hit on an accepted result does not need it.
     from .bust import Mark, Marks
 
 
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
     Attributes:
         entry: The result, as its object holds it.
-        recorded: The same with when and by which run it was computed; None if it has no record of
+        recorded: The result with the time and run of its computation; None if it has no record of
             history.
         fingerprint: The code that computed it.
         mark: The bust that made it invalid; None if it is valid.
@@ -63,7 +63,7 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
 
 
 def include_accepted(request: Request, finding: Finding, store: Store) -> Finding:
-    """*finding* with what is stored for the older code whose results are accepted."""
+    """*finding* plus what is stored for older code whose results are accepted."""
     accepted = _list_accepted(store)
     older = {
         name: tuple(_all_older(accepted, step.fingerprint))
@@ -108,7 +108,7 @@ def find_by_inputs(
 def find_missing(
     request: Request, finding: Finding, store: Store, marks: Marks
 ) -> tuple[dict[str, Entry], dict[str, Mark]]:
-    """All results that a call would take, found by their inputs too, and the busts of others."""
+    """All results that a call would use, by plan or by inputs, and the busts of others."""
     found = dict(finding.found)
     busted: dict[str, Mark] = {}
     for name in finding.missing:
@@ -143,10 +143,10 @@ def accept(
         new: The fingerprint of the current code.
         old: The fingerprint whose results stay valid.
         by: Who accepts the edit.
-        changes: What the edit was, in sentences.
+        changes: Sentences that describe the edit.
 
     Returns:
-        What was written.
+        The acceptance as it was written.
     """
     body: Acceptance = {
         "version": 1,

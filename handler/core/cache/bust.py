@@ -1,5 +1,5 @@
 """
-Busts: what was computed before one is not served after it, and a bust can be undone.
+Busts: a result computed before a bust is not served after it, and a bust can be undone.
 
 A bust is an object, a *mark*, created before anything else is touched. It invalidates every result
 in its scope whose computation had not seen it:
@@ -14,11 +14,11 @@ their computation began (``after``). Only plans are deleted, since a hit reads n
     computation   list marks ─ compute ─ result(after) ─ announce ─ list again ─ plan ─ retract
     bust          mark ─ wait for announced plans ─ remove plans ─ done
 
-In any order of the two: a plan that was announced before the bust looks is written before plans are
+Either order works: a plan that was announced before the bust looks is written before plans are
 removed, and is removed with them. A plan that is announced later finds the mark when it lists
-again, and is not written. A publisher that takes longer than a bust waits, because it was frozen or
-has died, lists once more after its plan and takes it back. The result stays, invalid; so undoing a
-bust is removing its mark.
+again, and is not written. A publisher that takes longer than a bust waits, because it was frozen,
+lists once more after its plan and takes it back. The result itself stays, so a bust is undone by
+removing its mark.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ANNOUNCEMENT_LIFETIME_S = 60
 
 
 class MarkBody(TypedDict):
-    """A mark as its object and a person see it; ``id`` is the name of the ID's folder."""
+    """A mark as JSON, stored or printed; ``id`` is the name of the ID's folder."""
 
     bust: str
     id: str | None
@@ -65,7 +65,7 @@ class Mark(NamedTuple):
             its own result.
         folder: Folder name of an ID, or ``~``.
         step: A step, or ``~``.
-        before: ISO 8601; only what was computed before. None: everything.
+        before: ISO 8601; the bust covers only what was computed before this time. None: everything.
         prefix: The encoded prefix of the IDs.
         result: The key of the only result it invalidates, or empty.
     """
@@ -109,7 +109,7 @@ class Mark(NamedTuple):
         return self.folder if self.folder != ALL else f"{self.prefix}*"
 
     def to_json(self) -> MarkBody:
-        """The mark as a person sees it."""
+        """The mark as JSON for people."""
         return {
             "bust": self.name,
             "id": None if self.folder == ALL else self.folder,
@@ -148,7 +148,7 @@ class Scope(NamedTuple):
         folder: Folder name of an ID, or ``~``.
         prefix: With ``~``: the encoded prefix of the IDs.
         steps: Steps, or ``~``.
-        before: Only what was computed before, in seconds since 1970. None: everything.
+        before: Only what was computed before this time, in seconds since 1970. None: everything.
     """
 
     folder: str = ALL
@@ -178,12 +178,12 @@ def list_marks(store: Store, folder: str | None = None) -> Marks:
 
 
 def _marks_of(store: Store, scope: Scope) -> Callable[[str], Marks]:
-    """Finds the marks that may apply to the ID of a folder in *scope*."""
+    """A function that returns the marks that may apply to the ID of a folder in *scope*."""
     return by_folder(list_marks(store, None if scope.folder == ALL else scope.folder))
 
 
 def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
-    """Finds the marks that may apply to the ID of a folder, ignoring those of other IDs."""
+    """A function that returns those of *marks* that may apply to the ID of a folder."""
     by_name: dict[str, list[Mark]] = {}
     for mark in marks:
         by_name.setdefault(mark.folder, []).append(mark)
@@ -192,7 +192,7 @@ def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
 
 
 def parse_marks(paths: Iterable[str]) -> Iterator[Mark]:
-    """The marks with these keys; a key that is not that of a mark is left to verify."""
+    """The marks with these keys; other keys are skipped, and ``verify`` reports them."""
     for path in paths:
         try:
             _, folder, step, rest = path.split("/")
@@ -254,7 +254,7 @@ def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]
     is_covered = new.before is None or (old.before is not None and old.before <= new.before)
     if not is_covered or (old.prefix, old.result) != (new.prefix, new.result):
         return False
-    # The mark of a call only warns those who computed the same result meanwhile.
+    # A call's mark only concerns other calls that computed the same result meanwhile.
     return old.name in seen if old.is_from_call else old.at + retention_s < new.at
 
 
@@ -309,7 +309,7 @@ def write_plan(
         try:
             store.delete([announcement])
         except UnavailableError:
-            pass  # What stays behind costs the next bust of this ID a wait.
+            pass  # If it stays, the next bust of this ID has to wait.
     return marks
 
 
@@ -317,7 +317,7 @@ def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
     """
     The stored results that a bust of *scope* would invalidate.
 
-    Results of one ID are read to find out; if *scope* has all IDs, their age and place decide.
+    For one ID, its results are read to decide; for all IDs, their age and their keys decide.
     """
     marks_of = _marks_of(store, scope)
     for listed in _list_objects(store, "results", scope):
@@ -480,7 +480,7 @@ def _remove_plans(
     dependents: Collection[str],
     known: Collection[str],
 ) -> int:
-    """Remove the plans that rest on what is in *scope*; returns how many."""
+    """Remove the plans that depend on what is in *scope*; returns how many."""
 
     def to_remove() -> Iterator[str]:
         for listed in _list_objects(store, "plans", scope):
@@ -505,7 +505,7 @@ def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]
 
 
 def _read_metadata(store: Store, path: str) -> ResultMetadata:
-    """What a result record says next to the value; empty if it is gone or damaged."""
+    """The metadata in a result record; empty if the record is gone or damaged."""
     try:
         return records.decode_result(store.get(path) or b"", path)[3]
     except (CorruptRecordError, InvalidRequestError):
@@ -513,7 +513,7 @@ def _read_metadata(store: Store, path: str) -> ResultMetadata:
 
 
 def _stored_entry(listed: ObjectInfo, metadata: ResultMetadata) -> Entry:
-    """A result, from where it is and what its record says next to the value."""
+    """A result, made from its key and the metadata in its record."""
     _, folder, step, key = listed.key.split("/")
     if "record" in metadata:
         at = history.Name(folder, step, metadata["record"]).written_at

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
     Attributes:
         after: The names of the busts that existed when the computation began.
-        value: The value; NOT_LOADED if nobody has asked for it yet.
+        value: The value; NOT_LOADED until it is read.
         record: The file name of its record of history.
     """
 
@@ -60,7 +60,7 @@ class Plan(TypedDict):
 
 
 def ignore(warning: str) -> None:
-    """For a reader whose warnings are reported elsewhere."""
+    """Ignore a warning, because it is reported elsewhere."""
 
 
 def read_result(request: Request, step: str, key: str, store: Store, warn: Warn) -> Entry | None:

@@ -18,7 +18,7 @@ class ForecastRow(TypedDict):
     What a call would do with one step.
 
     The status is ``hit``, ``skip``, ``compute``, or ``depends``: code and parameters of the step
-    are as stored, and it computes only if the new value of an earlier step differs. ``why`` is the
+    are as stored, and it computes only if the new value of an earlier step differs. ``why`` has the
     reasons in one line. ``opaque`` is the code that its fingerprint cannot follow, if the caller
     adds it.
     """

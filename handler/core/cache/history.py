@@ -42,9 +42,9 @@ VERSION = 1
 NEAR = 10_000
 # On S3: how many reads are under way at once.
 _READ_AHEAD = 16
-# An ID with more steps than this is one listing, not one for each step.
+# If an ID has more steps than this, its folder is listed at once, not step by step.
 _MAX_STREAMS = 32
-# File names are subtracted from this, so that the newest comes first; good until 2286.
+# File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
 _by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
@@ -145,7 +145,7 @@ class Name(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The hex digits that stand for the record on a terminal; 8, as good as unique."""
+        """The short name of the record on a terminal: 8 hex digits, unique in practice."""
         return self.file.removesuffix(".json").rpartition("-")[2]
 
     @property
@@ -215,7 +215,7 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:
-    """Delete records, and then what points to them."""
+    """Delete records, and then the objects that point to them."""
     remaining = iter(names)
     while batch := list(islice(remaining, 1_000)):
         store.delete([name.path for name in batch])
@@ -288,7 +288,7 @@ def list_records(
     warn: Warn,
 ) -> Iterator[tuple[Name, Record]]:
     """
-    Records, newest first, read as the caller asks for them.
+    Records, newest first, read on demand.
 
     Args:
         store: The store to read.
@@ -323,7 +323,7 @@ def list_computed(
     containing: str = "",
 ) -> Iterator[tuple[Name, ComputedRecord]]:
     """
-    The records of what a step computed for an ID, newest first, read as the caller asks for them.
+    The records of what a step computed for an ID, newest first, read on demand.
 
     Args:
         store: The store to read.
@@ -335,7 +335,7 @@ def list_computed(
     """
     names = _of_step(store, folder, step)
     if containing and store.is_ordered:
-        names = islice(names, NEAR)  # Each thousand names are a request.
+        names = islice(names, NEAR)  # Each request lists a thousand names.
     found = (
         name
         for name in names
@@ -373,7 +373,7 @@ def find(store: Store, short: str, *, folder: str | None = None) -> Name:
 
     Raises:
         NotFoundError: No such record, among the newest ``NEAR`` records or all those of the ID.
-        InvalidRequestError: *short* is not a name, or fits several records.
+        InvalidRequestError: *short* is not a name, or matches several records.
     """
     exact = parse_path(short)
     if exact is not None:
@@ -408,12 +408,12 @@ def find_run(
 
     Args:
         store: The store to read.
-        start: The start of its request ID or of its flow run ID.
+        start: The first characters of its request ID or flow run ID.
         folder: The folder of its ID; without it only the newest ``NEAR`` records are searched.
         warn: Called with a warning about each damaged record.
 
     Raises:
-        NotFoundError: No such call.
+        NotFoundError: The call is not found.
     """
     found: dict[str, tuple[Name, Record]] = {}
     began_ns = 0
@@ -444,7 +444,7 @@ def find_run(
 
 
 def parse_time_ns(moment: str) -> int:
-    """An ISO 8601 time, in UTC unless it says otherwise, as nanoseconds since 1970."""
+    """An ISO 8601 time, in UTC unless it has an offset, as nanoseconds since 1970."""
     from datetime import UTC, datetime
 
     at = datetime.fromisoformat(moment)
@@ -468,7 +468,7 @@ def read(store: Store, name: Name) -> Record | None:
 
 
 def read_all(store: Store, names: Iterable[Name], warn: Warn) -> Iterator[tuple[Name, Record]]:
-    """The records of these names, read as the caller asks for them; on S3 some of them ahead."""
+    """The records with these names, read on demand; on S3 some are read ahead."""
     for name, data in _fetch(store, names):
         try:
             record = None if data is None else _parse(name, data)
@@ -492,7 +492,7 @@ def _parse(name: Name, data: bytes) -> Record | None:
 
 def check(name: Name, record: Record) -> bool:
     """
-    Whether this is the record that *name* says, and not that of an ID that shares the folder.
+    Whether *record* has this *name*, and does not belong to another ID in the same folder.
 
     Raises:
         CorruptRecordError: It is not what was written there.
@@ -517,7 +517,7 @@ def check(name: Name, record: Record) -> bool:
 
 def _fetch(store: Store, names: Iterable[Name]) -> Iterator[tuple[Name, bytes | None]]:
     remaining = iter(names)
-    # On S3 only the newest is read by itself: whoever needs no more pays for no more.
+    # On S3 the newest is read by itself: a caller that needs only one pays for only one.
     for name in islice(remaining, 1 if store.is_ordered else None):
         yield name, store.get(name.path)
     if not store.is_ordered:
@@ -637,15 +637,15 @@ def written_at(store: Store, id: str, entry: Entry) -> str | None:
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
     """
-    What a step computed for an ID, the newest first; ``previous`` is the first of it.
+    The values that a step computed for an ID, newest first; ``previous`` is the first one.
 
-    Inside a step this reads the store of the call, elsewhere the one that the environment names. It
+    Inside a step this reads the store of the call, elsewhere that of the environment. The result
     is not part of the cache key.
 
     Args:
         id: The ID.
         step: The step's name.
-        limit: How many at most.
+        limit: The largest number of values.
     """
     store = store_in_use.get()
     if store is None:

@@ -32,7 +32,7 @@ Kind = Literal["results", "plans", "history"]
 
 
 class Totals(TypedDict):
-    """What is stored of a step; ``oldest`` and ``newest`` are when its results were written."""
+    """What is stored for a step; ``oldest`` and ``newest`` are when its results were written."""
 
     step: str
     results: int
@@ -152,7 +152,7 @@ def count(
 
 
 def no_totals(step: str) -> Totals:
-    """The totals of a step of which nothing is stored."""
+    """The totals of a step without stored objects."""
     return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
 
 

@@ -21,7 +21,7 @@ list after each claim finds:
 
 A call expires by the store's clock: *modified* of its newest generation against *modified* of an
 object written just now, so machines whose clocks differ agree. On one machine pfl checks the
-process itself, and nobody waits for a dead one.
+process itself, and no call waits for a dead one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 
 # Names the call in progress in a sandbox of Lambda, for its extension.
 SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
-# S3 reports when an object was written in whole seconds.
+# S3 reports in whole seconds when an object was written.
 COARSE_S = 2
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
@@ -63,7 +63,7 @@ class Host(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why a step failed, for those who wait for it."""
+    """Why a step failed, for the calls that wait for it."""
 
     what: str
     why: str
@@ -82,7 +82,7 @@ class ClaimNote(TypedDict, total=False):
 
 
 class EndNote(TypedDict, total=False):
-    """What a call that ends leaves to a reaper: its outcome, and its task runs that have ended."""
+    """What a call that ends leaves for a reaper: its outcome, and its task runs that have ended."""
 
     outcome: str
     finished: Mapping[str, Mapping[str, object]]
@@ -132,7 +132,7 @@ class HeldByOther(NamedTuple):
 
     @property
     def description(self) -> str:
-        """Who holds it, until when."""
+        """Who holds it, and until when."""
         until = self.body.get("expires_at")
         return f"held by {describe_holder(self.body)}" + (f" until {until[:19]}Z" if until else "")
 
@@ -170,7 +170,7 @@ class LeaseHolder:
         info: What its object holds about it: ``request_id``, ``flow``, ``step``, ``engine``,
             ``flow_run_id``.
         ttl_s: How long one generation lives, if the call renews itself.
-        deadline: When it will be killed, as a ``time.monotonic()`` reading; then it renews nothing.
+        deadline: When it will be killed, as a ``time.monotonic()`` reading; None: it renews itself.
         clock: ``time.monotonic``.
     """
 
@@ -210,7 +210,7 @@ class LeaseHolder:
         Args:
             step: The step.
             held: What the previous try returned, so that a poll is one request.
-            find: Called before a step is claimed that others have held, with the claim that the
+            find: Called before claiming a step that other calls have held, with the claim that the
                 holder this call waited for has released; its result is returned instead of a claim.
         """
         while True:
@@ -275,7 +275,7 @@ class LeaseHolder:
         Make sure that the claim is still valid, before something is published under it.
 
         Raises:
-            LeaseLostError: It is not.
+            LeaseLostError: The claim is not valid any more.
         """
         claim = self._claims.get(step)
         if claim is None or self._ended.is_set():
@@ -287,7 +287,7 @@ class LeaseHolder:
             raise self._lost(step)
 
     def release(self, step: str, **fields: Unpack[ClaimNote]) -> None:
-        """Release a step, if this call still holds it; those who wait for it see *fields*."""
+        """Release a step, if this call still holds it; calls that wait for it see *fields*."""
         claim = self._claims.pop(step, None)
         if claim is None:
             return
@@ -323,7 +323,7 @@ class LeaseHolder:
         self.store.delete(self._to_delete)
 
     def begin(self) -> None:
-        """Put the call on record, if it is not; the first claim does so, too."""
+        """Put the call on record, unless it is already; the first claim does so, too."""
         with self._lock:
             if self._number or self._ended.is_set():
                 return
@@ -360,7 +360,7 @@ class LeaseHolder:
     def _is_valid(self) -> bool:
         if self._is_lost:
             return False
-        # A suspended machine wakes late: the call goes on, unless it was taken for dead meanwhile.
+        # A suspended machine wakes late: the call goes on, unless it was recorded as dead.
         return self.clock() < self._valid_until or (self._deadline is None and self._renew())
 
     def _create_next(self, claim: Claim, fields: ClaimNote) -> None:
@@ -445,7 +445,7 @@ def claim_dead_call(store: Store, call: str) -> CallState | None:
     """
     Claim a dead call for a minute, to clean up after it; None if that is not possible.
 
-    Of any number that try at once, one gets it; if that one dies too, another can have it
+    If several processes try at once, one succeeds; if that one dies too, another can claim it
     afterwards.
     """
     state = call_state(store, call)
@@ -465,7 +465,7 @@ def claim_dead_call(store: Store, call: str) -> CallState | None:
     if not _create(store, path, body):
         return None
     keys = [entry.key for entry in calls(store).get(call, ())]
-    # Between the look and the claim it may have been cleaned up, or renewed.
+    # It may have been cleaned up or renewed just before the claim.
     if state.entries[-1].key not in keys or keys[-1] != path:
         store.delete([path])
         return None
@@ -491,7 +491,7 @@ def free(store: Store, claim: ClaimBody) -> None:
 
 
 def release_dead_call(store: Store, call: str, state: CallState) -> None:
-    """Leave a call that was claimed by :func:`claim_dead_call` to the next who tries."""
+    """Release a call that was claimed by :func:`claim_dead_call`, for another try."""
     store.delete([_call_path(call, state.number + 1)])
 
 
@@ -519,7 +519,7 @@ def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> f
 
 
 def is_gone(host: Host | None) -> bool:
-    """Whether a process of this machine has ended; of other machines nothing is known."""
+    """Whether a process of this machine has ended; False for other machines."""
     here = _this_process()
     if not here or not host or (here["boot"], here["space"]) != (host["boot"], host["space"]):
         return False
@@ -548,7 +548,7 @@ def _this_process() -> Host | None:
 
 def _started(pid: int) -> str | None:
     """
-    When a process started, which tells it from a later one with its number; None if it has ended.
+    When a process started; None if it has ended. Its ID alone may be that of a later process.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

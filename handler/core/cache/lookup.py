@@ -45,7 +45,7 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
     Args:
         request: The request.
         store: The store to read.
-        warnings: Receives a line about each damaged object, also if this raises.
+        warnings: Receives a line about each damaged object, even if this raises.
 
     Raises:
         NotFoundError: A step to skip has no stored value.
@@ -116,7 +116,7 @@ def _last_value(request: Request, step: str, store: Store, warnings: list[str]) 
 
 
 def _take_known(request: Request, step: str, store: Store, finding: Finding) -> bool:
-    """Take *step* from the plans that were read; a large value is one more read."""
+    """Take *step* from the plans that were read; a large value costs one more read."""
     entry = finding.known.get(step)
     if entry is None:
         return False

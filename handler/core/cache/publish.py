@@ -1,10 +1,10 @@
 """
-Saving a computed result, in an order that survives a death between any two writes.
+Saves a computed result, in an order that survives a crash between any two writes.
 
     (a call that busts: mark → plans of the old value →) value, if large → result → history → plan
 
-A hit reads the plan, so a result and a record of history exist for whatever a hit returns. After a
-death before the plan, the next call is a miss that finds the result; whoever finds a result without
+A hit reads the plan, so whatever a hit returns has a result and a record of history. After a
+crash before the plan, the next call is a miss that finds the result. A call that finds one without
 a record writes the record. The result holds the record's name, so that all of them write the same
 one.
 """
@@ -43,7 +43,7 @@ def save_result(
         inline_bytes: A longer text is stored next to the record, not in it.
 
     Raises:
-        UnavailableError: The store did not take it; no call will be served from it.
+        UnavailableError: The store did not accept it; no call will be answered with it.
     """
     folder = keys.encode_id(request.id)
     name = history.new_name(folder, entry.step, entry.key[:16], after=fields.get("previous"))
@@ -82,14 +82,14 @@ def save_code(store: Store, step: str, print: Fingerprint) -> None:
 def save_plan(
     request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int
 ) -> str:
-    """Write the plan that has later calls find all *entries* in one read; returns its key."""
+    """Write the plan in which later calls find all *entries* with one read; returns its key."""
     path = records.plan_path(request.id, entries[-1].step, plan_key)
     store.put(path, records.seal(plan_body(request, plan_key, entries, inline_bytes)))
     return path
 
 
 def remove_plans(request: Request, store: Store, step: str, plan_key: str) -> None:
-    """Remove plans of a value that is about to be replaced; equal inputs still hit."""
+    """Remove the plans of a value that is about to be replaced; equal inputs still hit."""
     stale = [records.plan_path(request.id, step, plan_key)]
     for other in request.flow.dependents([step]) - {step}:
         stale += [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{other}")]

@@ -1,14 +1,14 @@
 """
-Walking the store: every object is read and checked, and what cannot be used is reported or set
+Checks the store: every object is read, and what cannot be used is reported or set
 aside.
 
     damaged    its bytes are not what was written, or it is in the place of another object
     orphaned   nothing leads to it, or it leads to nothing
-    expired    its time is over, or it was busted and cannot be restored any more
-    stale      a plan that rests on a busted result: its writer died before taking it back
+    expired    it has expired, or it was busted and cannot be restored any more
+    stale      a plan that depends on a busted result: its writer died before taking it back
 
 One object at a time is in memory, so the size of the store does not matter. Setting aside moves an
-object below ``aside/``; an interrupted walk continues behind the last key it reported. ``leases/``
+object below ``aside/``; an interrupted check continues after the last key it reported. ``leases/``
 and ``calls/`` are left to the calls in progress and to ``pfl runs reap``: a damaged lease counts as
 free, and a dead call stays on record until then.
 """
@@ -58,7 +58,7 @@ def walk(
         store: The store to check.
         repair: Set aside what cannot be used.
         retention_s: How long a bust can be restored, in seconds.
-        after: Continue behind this key.
+        after: Continue after this key.
     """
     marks = bust.list_marks(store)
     over = [mark for mark in marks if mark.at + retention_s < time.time()]
@@ -79,7 +79,7 @@ def walk(
 
 
 class _UnusableError(Exception):
-    """What is wrong with an object that is whole: the problem, and why."""
+    """A readable object cannot be used: the problem, and why."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class _Check:
     def _results(self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str) -> None:
         try:
             _, _, expires_at, metadata = records.decode_result(data, listed.key)
-        except InvalidRequestError:  # It is pickled, and may not be opened to check it.
+        except InvalidRequestError:  # It is pickled: opening it would run code.
             expires_at, metadata = None, {}
         if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
             raise records.damaged(
@@ -187,7 +187,7 @@ class _Check:
                     if records.unseal(text, record.key).get("sha256") == sha256:
                         return
             except CorruptRecordError:
-                return  # It is reported by itself, and may be what leads here.
+                return  # It is reported itself, and may be the record of this value.
         raise _UnusableError("orphaned", "no record of history leads to it")
 
 
@@ -202,7 +202,7 @@ def _check_time(expires_at: str | None) -> None:
 
 
 def _list_after(store: Store, kind: str, after: str) -> Iterator[ObjectInfo]:
-    """The objects of a kind, behind *after* if given; each walk lists them in the same order."""
+    """The objects of a kind that follow *after*, if given, in the same order at each walk."""
     if not after or store.is_ordered:
         yield from store.list(kind, after=after)
         return

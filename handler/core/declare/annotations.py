@@ -1,4 +1,4 @@
-"""What a parameter of a flow accepts, as its annotation says."""
+"""What a parameter of a flow accepts, according to its annotation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def accepted(annotation: object, default: object) -> Accepted:
 
     Args:
         annotation: The annotation; one that does not describe JSON allows any kind.
-        default: The parameter's default, whose kind counts if there is no annotation.
+        default: The parameter's default; without an annotation, its kind is the one allowed.
     """
     if annotation is inspect.Parameter.empty and default is not None:
         annotation = type(default)

@@ -42,7 +42,7 @@ def load(settings: Settings) -> Manifest:
 
 def _recall(root: Path) -> Manifest | None:
     """The manifest in ``.pfl``; None if it has another version, is damaged, or is out of date."""
-    from . import sources  # An image needs none.
+    from . import sources  # Imported late: an image does not need it.
 
     path = root / ".pfl" / "manifest.json"
     try:

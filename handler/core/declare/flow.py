@@ -58,7 +58,7 @@ class Flow:
         return f"<flow {self.name}: {', '.join(self.steps)}>"
 
     def error(self, what: str, *, why: str = "", hint: str = "") -> DeclarationError:
-        """A mistake in this flow's declaration."""
+        """The error for a mistake in this flow's declaration."""
         return DeclarationError(f"flow {self.name} ({self.location}): {what}", why=why, hint=hint)
 
     def own_params(self, step: str) -> tuple[str, ...]:

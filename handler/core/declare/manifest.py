@@ -1,9 +1,9 @@
 """
 What the image can run: flows, steps, parameters and fingerprints, without importing user code.
 
-An image holds its manifest as a file, made when the image was built, and trusted. Elsewhere it is
+An image contains its manifest as a file that is made by the build, and trusts it. Elsewhere it is
 made from the flows, and remembered in ``.pfl/manifest.json`` with the digest of all its sources:
-every edit is noticed, and a file that was merely touched is not an edit.
+every edit is noticed, and touching a file without an edit does not count.
 """
 
 from __future__ import annotations

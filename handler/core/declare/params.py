@@ -26,7 +26,7 @@ class Param(NamedTuple):
     Attributes:
         kinds: The kinds it accepts: ``int``, ``float``, ``str``, ``bool``, ``list``, ``dict``,
             ``null`` and ``any``.
-        choices: If it has any of a value's own type, the only such values it accepts.
+        choices: The only values of their types that it accepts; other types are not limited.
         default: Its value if the event has none.
         location: File and line of the step that declares it.
     """
@@ -55,7 +55,7 @@ class Param(NamedTuple):
         choices = [choice for choice in self.choices if type(choice) is type(value)]
         if choices and value not in choices:
             raise self._refuse(name, value)
-        # The rest may hold a NaN or what is not JSON, which has no key.
+        # Other kinds may contain NaN or something that is not JSON, for which no key exists.
         if kind in ("str", "bool", "null"):
             return value
         try:
@@ -93,7 +93,7 @@ class Param(NamedTuple):
 def _shorten(value: object) -> str:
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # An integer with more digits than Python writes.
+    except (ValueError, RecursionError):  # Python does not print an integer this long.
         text = f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -91,7 +91,7 @@ def load(settings: Settings) -> Project:
         body = describe(flows, root, reads, prints)
         if not _edited_since(body["sources"]["seen"]["files"], started):
             break
-    # The answer of a process or a server may be another one next time.
+    # A process or a server may answer differently next time.
     if not reads.asked_others:
         manifest.remember(body, settings.home)
     asked_others = reads.asked_others.removeprefix(f"{root}{os.sep}")
@@ -207,7 +207,7 @@ def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
 
 
 def _compile_from_source(root: str) -> None:
-    """Import the project's modules from source, those of steps that run later too."""
+    """Import the project's modules from source, including those imported later by steps."""
     hook = functools.partial(_find_in_project, root)
     others = [
         each for each in sys.path_hooks if getattr(each, "func", None) is not _find_in_project

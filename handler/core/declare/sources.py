@@ -19,7 +19,7 @@ class Sources(TypedDict):
         process: The project, Python, and the working directory or None if it does not matter.
         seen: By kind and name: its state, or None if it did not exist. The kinds:
 
-            - ``looked``: paths, and whether there is a file or a folder.
+            - ``looked``: paths, and whether each is a file or a folder.
             - ``files``: files and their content.
             - ``listings``: folders that the flows list, and their names.
             - ``folders``: folders of modules, and the names that an import could find.

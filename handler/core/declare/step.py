@@ -26,7 +26,7 @@ from .annotations import accepted
 from .location import location
 from .params import Param
 
-# Parameters with a meaning of their own, and fields of an event that are no parameters.
+# Parameters with a special meaning, and fields of an event that cannot name a parameter.
 INPUTS = ("id", "previous")
 EVENT_FIELDS = ("step", "bust", "skip", "flow")
 
@@ -105,7 +105,7 @@ class Step(Generic[P, R]):
         return f"<step {self.name} at {self.location}>"
 
     def error(self, what: str, *, why: str = "", hint: str = "") -> DeclarationError:
-        """A mistake in this step's declaration."""
+        """The error for a mistake in this step's declaration."""
         return DeclarationError(f"step {self.name} ({self.location}): {what}", why=why, hint=hint)
 
     def param(self, name: str) -> Param:
@@ -142,7 +142,7 @@ class Step(Generic[P, R]):
     def _annotation(self, name: str) -> object:
         try:
             parameters = inspect.signature(self.function, eval_str=True).parameters
-        except Exception:  # It names what only type checkers import; the default is enough.
+        except Exception:  # It uses a name that only type checkers import.
             return inspect.Parameter.empty
         return parameters[name].annotation
 
@@ -189,7 +189,7 @@ class Step(Generic[P, R]):
         self.cache_for_s = seconds
 
     def _check_number(self, option: str, value: float, kind: type, least: float) -> None:
-        # True is an int, and a mistake.
+        # True is an int, but a mistake here.
         is_number = isinstance(value, int | kind) and not isinstance(value, bool)
         if not is_number or not least <= value < 1e9:
             name = "whole number" if kind is int else "number of seconds"

@@ -32,7 +32,7 @@ OWN_MODULE = "globals()"
 # An attribute whose name is chosen at run time. The global that holds the name follows, if any.
 CHOSEN = "\0"
 
-# Words that read what otherwise does not count.
+# The names that make docstrings, annotations, subclasses or source text count.
 _EXTRAS = {
     "docs": {*"__doc__ getdoc model_json_schema schema_json json_schema TypeAdapter".split()},
     "annotations": {
@@ -59,16 +59,16 @@ _NOTES_OF_CHAINS = {
     re.compile(r"(os\.)?(environ|getenv)b?\b"): "reads the environment at run time",
 }
 _LOOKUPS = "getattr setattr vars globals eval exec import_module __import__ open environ getenv"
-# Also found under another name.
+# These are also found if they are renamed.
 _WATCHED = {*_LOOKUPS.split(), *_CODE_FINDERS.split()}.union(*_EXTRAS.values())
 
 
 class Unit(NamedTuple):
     """
-    A piece of source, read.
+    What was found in a piece of source.
 
     Args:
-        text: Digest of what it says.
+        text: Digest of its canonical text.
         reads: Outside names, each with its line.
         notes: What cannot be known: reason and line.
         extras: What it reads that otherwise does not count: ``docs``, ``annotations``,
@@ -117,7 +117,7 @@ def analyse(
 
 @functools.lru_cache(maxsize=4096)
 def _aliases_in(source: Source) -> dict[str, str]:
-    """Other names that a module gives to what is watched for."""
+    """Other names that a module gives to watched functions."""
     aliases: dict[str, str] = {}
     for node in source.statements:
         aliases.update(_renamed(node))
@@ -125,7 +125,7 @@ def _aliases_in(source: Source) -> dict[str, str]:
 
 
 def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """``load`` and ``import_module`` of ``from importlib import import_module as load``."""
+    """New and old names, such as ``load`` and ``import_module`` of ``import_module as load``."""
     if isinstance(node, ast.ImportFrom):
         for alias in node.names:
             if alias.asname and alias.name in _WATCHED:
@@ -138,7 +138,7 @@ def _renamed(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _text_in(node: ast.AST | None) -> str | None:
-    """The text that an expression of literals says; None if it holds anything else."""
+    """The text that an expression of literals evaluates to; None if it contains anything else."""
     match node:
         case ast.Constant(str(text)):
             return text
@@ -159,15 +159,15 @@ class _Scope:
     The names of one function, class or comprehension.
 
     Args:
-        names: Those bound by its header.
-        body: What binds others.
-        is_class: Whether functions inside do not see them.
+        names: The names that its header binds.
+        body: The statements that bind other names.
+        is_class: Whether it is a class: functions inside do not see its names.
     """
 
     def __init__(
         self, names: Iterable[str], body: Iterable[ast.stmt] = (), *, is_class: bool = False
     ) -> None:
-        # With what a name imports, if it does.
+        # Each name, with what it imports, if anything.
         self.names: dict[str, list[Read]] = {name: [] for name in names}
         self.is_class = is_class
         self.globals: set[str] = set()
@@ -239,7 +239,7 @@ class _Analyzer(ast.NodeVisitor):
     # --- chains: ``a.b.c``, also spelled with ``getattr``, ``globals`` or ``import_module``
 
     def chain(self, node: ast.expr) -> Read | None:
-        """The outside name that *node* means; None, after a visit to its parts, if it is none."""
+        """The outside name that *node* means; for anything else None, after visiting its parts."""
         match node:
             case ast.Name(name):
                 return Read(name)
@@ -327,7 +327,7 @@ class _Analyzer(ast.NodeVisitor):
         return read
 
     def _key(self, node: ast.expr) -> str:
-        """The attribute that a text names."""
+        """The name of an attribute that is given as a text."""
         known = _text_in(node)
         return self._chosen(node) if known is None else known
 
@@ -354,7 +354,7 @@ class _Analyzer(ast.NodeVisitor):
     # --- one method per kind of node, as ast.NodeVisitor calls them
 
     def visit_Name(self, node: ast.Name | ast.Attribute | ast.Subscript | ast.Call) -> None:
-        """What may be a chain."""
+        """Read what may be a chain."""
         match node:
             case ast.Name(ctx=ast.Store() | ast.Del()):
                 pass
@@ -380,7 +380,7 @@ class _Analyzer(ast.NodeVisitor):
     visit_ImportFrom = visit_Import  # noqa: N815
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        """``load = importlib.import_module``."""
+        """An assignment may rename a watched function: ``load = importlib.import_module``."""
         self.aliases.update(_renamed(node))
         self.generic_visit(node)
 

@@ -41,7 +41,7 @@ def canonical(
     if isinstance(node, ast.Constant):
         return f"<{text_of(node.value)}>"
     if not isinstance(node, ast.AST):
-        # The decimal digits of a large number are refused.
+        # Python refuses to write a large number in decimal digits.
         text = f"{node:x}" if type(node) is int else ascii(node)
         return f"{type(node).__name__}:{text}"
     if isinstance(node, ast.Set) and _is_plain(node):

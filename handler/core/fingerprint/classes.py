@@ -47,7 +47,7 @@ _KNOWN: dict[tuple[int, ...], tuple[type, tuple[Any, ...], list[tuple[str, Any]]
 
 
 def visit_class(collector: Collector, klass: type) -> None:
-    """Its bases, decorators and members; its subclasses if something asks for them."""
+    """Add a class: its bases, decorators and members; its subclasses if something uses them."""
     info = collector.module_named(klass.__module__)
     source = info.source
     location = Location(info.file, module=info.module) if source else Location()
@@ -84,7 +84,7 @@ def visit_class(collector: Collector, klass: type) -> None:
 def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
     found = source.defs.get(klass.__qualname__, ())
     nodes = [node for node in found if isinstance(node, ast.ClassDef)]
-    # Several may have one name: the lines of its methods tell, and from Python 3.13 its own.
+    # Several may have one name: the lines of the methods decide, and its own from Python 3.13.
     lines = {vars(klass).get("__firstlineno__")}
     for member in vars(klass).values():
         if is_instance(member, FunctionType):
@@ -120,7 +120,7 @@ def _header(extras: frozenset[str], klass: type, node: ast.ClassDef) -> list[ast
 def _members(
     codebase: ownership.Codebase, klass: type, written: Bindings, *, has_source: bool
 ) -> list[tuple[str, Any]]:
-    """A class's own members by name: the same objects as long as the class holds the same."""
+    """A class's own members by name: the same objects while the class does not change."""
     held = tuple(vars(klass).values())
     key = (id(klass), *map(id, held))
     if key not in _KNOWN:
@@ -131,9 +131,9 @@ def _members(
 
 
 def _tables(klass: type, *, has_source: bool) -> Iterator[tuple[str, Any]]:
-    """What dataclasses, attrs, pydantic, namedtuple and enum know of a class's fields."""
+    """What dataclasses, attrs, pydantic, namedtuple and enum store about a class's fields."""
     members = vars(klass)
-    # Without source, nothing else says these.
+    # Without source, these are known only from here.
     names = _FIELD if has_source else [*_FIELD, "type", "annotation"]
     for table, key in _FIELD_TABLES.items():
         if fields := members.get(table):

@@ -64,7 +64,7 @@ class SideEffects(NamedTuple):
 
 class Collector:
     """
-    Collects what one function rests on.
+    Collects what one function depends on.
 
     Args:
         codebase: The project.
@@ -87,14 +87,14 @@ class Collector:
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
         self._known: _Known = {}
-        # By key: the label, and the item, so that no identity is used twice.
+        # By key: the label, and the item, kept so that its identity is not used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
         self._counts: dict[str, int] = {}
         self._sources: dict[str, Source | None] = {}
         self._modules: dict[int, ModuleInfo] = {}
 
     def must_restart(self) -> bool:
-        """Whether more counts than was thought, or there are new modules."""
+        """Whether to crawl again: more counts than was assumed, or modules were imported."""
         return self.has_imported or self.found_extras != self.extras
 
     def remember_values(self) -> None:
@@ -204,7 +204,7 @@ class Collector:
         return self._modules[id(module)]
 
     def module_named(self, name: str) -> ModuleInfo:
-        """The same of a module by its name, if it is imported."""
+        """The same for a module by its name, if it is imported."""
         module = sys.modules.get(name)
         # Anything may be there in place of a module.
         return self.module_info(module if is_instance(module, ModuleType) else None)
@@ -224,9 +224,9 @@ class Collector:
         body_only: bool = False,
     ) -> Unit:
         """
-        What *nodes* say and read.
+        The text of *nodes*, and the names that they read.
 
-        Decorators such as ``@step(retries=2)`` say how a step runs, not what it computes. Those of
+        Decorators such as ``@step(retries=2)`` set how a step runs, not what it computes. Those of
         installed packages may read annotations.
         """
         skip: frozenset[int] = frozenset()
@@ -259,7 +259,7 @@ def _name(item: Any) -> str:
 
 
 def module_name_of(value: object) -> str | None:
-    """The name of the module that *value* is, or says it is from."""
+    """The name of the module that *value* is, or claims to come from."""
     if is_instance(value, ModuleType):
         return str(value.__name__)  # type: ignore[attr-defined] # mypy does not narrow by is_instance
     owner = getattr(value if is_instance(value, CODE) else type(value), "__module__", None)

@@ -1,7 +1,7 @@
 """
-From a function to everything it rests on.
+Finds everything that a function depends on.
 
-Source says which names are read, the live modules say what these are bound to. The crawl starts at
+The source shows which names are read, the live modules what they are bound to. The crawl starts at
 one function and follows links until nothing new is found; each thing that is reached becomes one
 part. Nothing of the project is called. Modules that a function imports when it runs are imported
 here, as its first call would do.
@@ -40,7 +40,7 @@ _VISITORS: dict[type, Any] = {
 
 def fingerprint(function: object) -> Fingerprint:
     """
-    What a function rests on.
+    The fingerprint of a function: everything it depends on.
 
     Values count as they are when first seen in this process, so call it after importing and before
     running.

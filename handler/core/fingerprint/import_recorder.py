@@ -21,7 +21,7 @@ _is_hooked = False
 @dataclass
 class Reads:
     """
-    What was read.
+    What an import read.
 
     Args:
         files: Absolute paths outside the standard library and installed packages, also of files
@@ -31,7 +31,7 @@ class Reads:
         looked: Paths whose existence or times were checked.
         asked_folder: Whether the current folder, or a path relative to it, was read.
         asked_others: File and line where a process was started or a connection made: what these
-            return is in no file.
+            return is not in a file.
     """
 
     files: set[str] = field(default_factory=set)
@@ -48,7 +48,7 @@ def record_reads() -> Iterator[Reads]:
     Record what the code in this block reads, if the project's code asks for it.
 
     Yields:
-        Filled while the block runs; complete after it.
+        What was read so far; complete after the block.
     """
     global _is_hooked
     if not _is_hooked:
@@ -123,7 +123,7 @@ def _current_folder(name: str) -> Any:
     return _ORIGINALS[name]()
 
 
-# There is no audit event for these. They are replaced only while something is recorded.
+# These have no audit event, so they are replaced while something is recorded.
 _ORIGINALS = {name: getattr(os, name) for name in ("stat", "getcwd", "getcwdb")}
 _WATCHED = {
     "stat": _stat,

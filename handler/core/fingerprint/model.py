@@ -1,5 +1,5 @@
 """
-What a fingerprint is made of, and the one way in which things are hashed here.
+What a fingerprint is made of, and how everything in it is hashed.
 
 A digest is SHA-256 over a tag and items, written as Python writes a tuple, so ``("ab", "c")`` and
 ``("a", "bc")`` differ, and so do a function and a constant of the same text. A new tag or order
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 
 def tagged(tag: str, *items: str) -> str:
-    """64 hex digits over *tag* and *items*, in this order."""
+    """The digest of *tag* and *items*, in this order: 64 hex digits."""
     return hashlib.sha256(ascii((tag, *items)).encode()).hexdigest()
 
 
 class Part(NamedTuple):
     """
-    One thing that a function rests on.
+    One thing that a function depends on.
 
     Args:
-        name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; the second of a name is
+        name: As the code calls it: ``clean``, ``Cleaner.clean``, ``RATE``; a second ``RATE`` is
             ``RATE#2``.
         kind: ``function``, ``class``, ``constant``, ``closure``, ``default``, ``module``,
             ``package``, ``python``, ``declared`` or ``opaque``.
@@ -56,13 +56,13 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Fingerprint:
     """
-    What a function rests on, as one digest and as parts.
+    What a function depends on, as one digest and as parts.
 
     Args:
         digest: 64 hex digits over the names and digests of *parts*.
         parts: In the order in which they were reached; the first is the function.
         opaque: What cannot be known, with the reason as text. Not part of the digest.
-        files: Absolute paths of the project's source files it rests on, and of declared files.
+        files: Absolute paths of the project's source files it depends on, and of declared files.
     """
 
     digest: str

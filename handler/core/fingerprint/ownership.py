@@ -55,7 +55,7 @@ class Codebase:
         self._package = package
         self._relative: dict[str, str] = {}
         roots = {root, _checkout_of(root) or root}
-        # The root of a disk is no name to look for.
+        # The root of a disk is too short to search for.
         names = [re.escape(path) for path in roots if len(path.strip(os.sep)) > 3]
         names.sort(key=len, reverse=True)
         self._roots = re.compile(f"(?:{'|'.join(names)})(?![\\w.-])") if names else None
@@ -78,7 +78,7 @@ class Codebase:
 
     def kind_of_class(self, value: type) -> str:
         """The owner of a class."""
-        # make_dataclass says that its classes come from ``types``.
+        # make_dataclass sets the module of its classes to ``types``.
         if value.__module__ == "types" and value.__flags__ & _HEAP_TYPE:
             return PROJECT
         return self.kind_of_name(value.__module__)

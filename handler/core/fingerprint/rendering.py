@@ -56,7 +56,7 @@ def _render(value: Any, depth: int) -> str:
     if kind in (str, bytes):
         return _text(value)
     if kind is int and value.bit_length() >= 4000:
-        # The decimal digits of a large number are refused.
+        # Python refuses to write a large number in decimal digits.
         return hex(value)
     if kind in _LITERALS:
         return repr(value)

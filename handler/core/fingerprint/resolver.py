@@ -33,7 +33,7 @@ class Resolver:
     Looks up the names of a piece of source.
 
     Args:
-        collector: Takes what is found.
+        collector: Receives what is found.
         location: Where the source is, and its module if that is known.
         names: Its globals.
         cells: What it closes over.
@@ -192,7 +192,7 @@ class Resolver:
             return self.collector.bind(name, "closure", value, self.location)
         location, name = origin_of(self.collector, module, name, value)
         if isinstance(location, str):
-            # Its package's version says everything, unless the project replaced it.
+            # Its package's version is enough, unless the project replaced it.
             return self._own_function(value) or self._foreign(location, name)
         if name in _NOT_VALUES:
             return None
@@ -202,7 +202,7 @@ class Resolver:
             # A reload makes a new spec.
             value = first_seen(vars(module).get("__spec__") or module, name, value)
         if name == "__doc__" and is_instance(value, str):
-            # Python 3.13 cleans it itself.
+            # As Python does from 3.13 on.
             value = inspect.cleandoc(value)
         # What a closure holds may be known only by the statements that create it.
         is_plain = type(value) is FunctionType and value.__closure__ is None
@@ -257,7 +257,7 @@ def origin_of(
 
 
 def statements(collector: Collector, location: Location) -> list[str]:
-    """What the statements at *location*, and what decides whether they run, say and read."""
+    """The statements at *location*, their conditions and what these read, as items of a digest."""
     source = collector.module_info(location.module).source
     if source is None or not location.nodes:
         return []

@@ -50,12 +50,12 @@ _SETTERS = re.compile(
 _HOOKS = (
     "__init__ __new__ __post_init__ __enter__ __exit__ __set_name__ __prepare__ __call__"
 ).split()
-# Functions that call what they are given.
+# Functions that call their arguments.
 _CALLERS = {"map", "filter", "reduce", "starmap", "sorted", "apply", "submit"}
 
 
 def visit_side_effects(collector: Collector, effects: SideEffects) -> None:
-    """The statements of a module that change others; those of its packages and effects, too."""
+    """Add the statements of a module that change others; visit what it imports for its effects."""
     module = effects.module
     _, _, file, source = collector.module_info(module)
     if source is None:
@@ -143,7 +143,7 @@ class _EffectFinder:
         return _is_foreign(owner, attrs + (attr or []))
 
     def _call_has_effect(self, function: ast.expr, *, is_kept: bool) -> bool:
-        """Whether a call changes others or, if its result is not kept, may."""
+        """Whether a call changes other modules, or may do so because its result is not kept."""
         root, attrs = dotted(function)
         if not is_kept and root in ("exec", "getattr", "__import__"):
             return True

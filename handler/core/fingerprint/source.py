@@ -143,7 +143,7 @@ class Source:
             # A lambda inside another follows it.
             fits = [node for node in found if _contains(node.body, positions[0])]
             return [*(fits[-1:] or found)]
-        # Python 3.12 forgets where a lambda is that returns a constant.
+        # Python 3.12 loses the position of a lambda that returns a constant.
         values = [repr(value) for value in code.co_consts]
         fits = [node for node in found if repr(getattr(node.body, "value", node)) in values]
         return [*(fits or found)]
@@ -171,7 +171,7 @@ def text_of(source: Source, node: ast.AST) -> str:
             if hasattr(item, "body"):
                 hidden_lines.update(lines_of(item))
     for inner in ast.walk(node):
-        # A body of nothing but a docstring keeps it.
+        # A body that is only a docstring keeps it.
         if isinstance(inner, Definition) and len(inner.body) > 1:
             if ast.get_docstring(inner, clean=False) is not None:
                 hidden_lines.update(lines_of(inner.body[0]))
@@ -187,7 +187,7 @@ def load(path: str, module_globals: Globals) -> Source | None:
     """
     The parsed file at *path*, or None if it cannot be read or parsed.
 
-    It is read again when it has another time or size, so that an edit is seen in the same process.
+    It is read again when its time or size has changed, so that an edit is seen in the same process.
     """
     linecache.checkcache(path)
     return _parse(path, "".join(linecache.getlines(path, module_globals)))
@@ -203,7 +203,7 @@ def _parse(path: str, text: str) -> Source | None:
 
 
 def first_line(node: ast.AST) -> int:
-    """Where Python says that a definition begins: at its first decorator."""
+    """Where a definition begins for Python: at its first decorator."""
     line: int = (*getattr(node, "decorator_list", ()), node)[0].lineno
     return line
 

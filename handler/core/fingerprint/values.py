@@ -441,7 +441,7 @@ def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
 
 
 def _settled(state: Any) -> Any:
-    """State with iterators written out, without None and False: newer Pythons add such ones."""
+    """State with iterators written out, without None and False, which newer Pythons add."""
     if type(state) is dict:
         rows = state.items()
         return sorted(row for row in rows if row[1] is not None and row[1] is not False)
@@ -459,7 +459,7 @@ _PRIMITIVES: dict[type, Callable[[Any], str]] = {
     bytes: lambda value: f"bytes:{hashlib.sha256(value).hexdigest()}",
 }
 
-# What says everything about a foreign instance, by the name of its class: what it derives from that
+# What identifies a foreign instance, by the name of its class: what it derives from these
 # differs between Pythons, or holds addresses.
 _STATE_ATTRIBUTES = {
     "argparse.Namespace": ("__dict__",),
@@ -493,7 +493,7 @@ _KINDS: dict[Any, Callable[[Encoder, Any], Encoded] | tuple[str, ...]] = {
     struct.Struct: ("format",),
     typing.ForwardRef: ("__forward_arg__",),
     types.CellType: ("cell_contents",),
-    # Right on one Python, different on the next.
+    # These differ between versions of Python.
     types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),
     types.SimpleNamespace: ("__dict__",),
     (types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),

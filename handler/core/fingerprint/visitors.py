@@ -1,5 +1,5 @@
 """
-What one thing that is reached says and reads: functions, values, modules, steps.
+Reads one thing that the crawl has reached: a function, value, module, folder or step.
 
 Classes are in :mod:`pfl.handler.core.fingerprint.classes`.
 """
@@ -20,7 +20,7 @@ from .values import Folder, Package, closure_of, without_copied
 
 
 def visit_function(collector: Collector, function: FunctionType) -> None:
-    """Its source, what the names in it are bound to, its defaults and attributes."""
+    """Add a function: its source, what the names in it are bound to, defaults and attributes."""
     code = function.__code__
     names = function.__globals__
     source = collector.source(code.co_filename, names)
@@ -75,7 +75,7 @@ def _defaults(
 
 
 def visit_value(collector: Collector, item: Value) -> None:
-    """Its content and, if that says too little, the statements that create it."""
+    """Add a value: its content and, if that is not enough, the statements that create it."""
     encoded, text = collector.encode_value(item)
     location = item.location
     creator = collector.creator or location
@@ -95,7 +95,7 @@ def visit_value(collector: Collector, item: Value) -> None:
 
 
 def visit_module(collector: Collector, module: ModuleType) -> None:
-    """A module of which anything may be read: every name that it binds itself."""
+    """Add a module of which anything may be read: every name that it binds itself."""
     info = collector.module_info(module)
     location = Location(info.file, 1, (), module)
     items = Resolver(collector, location, vars(module)).members_of(module)
@@ -106,12 +106,12 @@ def visit_module(collector: Collector, module: ModuleType) -> None:
 
 
 def visit_package(collector: Collector, package: Package) -> None:
-    """Name and version; none of its code."""
+    """Add a package: its name and version, but none of its code."""
     collector.add_part("package", Location(), package, package.version)
 
 
 def visit_folder(collector: Collector, folder: Folder) -> None:
-    """What its files say, because any may be read; nothing if it holds the whole project."""
+    """Add what a folder's files contain, as any may be read; nothing if it is the whole project."""
     root = os.path.join(collector.codebase.root, "")
     path = os.path.normpath(os.path.join(root, folder.name))
     if root.startswith(os.path.join(path, "")):
@@ -122,7 +122,7 @@ def visit_folder(collector: Collector, folder: Folder) -> None:
 
 
 def visit_step(collector: Collector, item: Any) -> None:
-    """Its function, and what its author declares."""
+    """Add a step: its function, and what its author declares."""
     function = item.function
     location = _location_of(collector, function)
     items = [collector.link(function, collector.creator)]
@@ -168,6 +168,6 @@ def _find_file(collector: Collector, path: Any, function: FunctionType) -> str |
 
 
 def visit_callable(collector: Collector, item: Any) -> None:
-    """A partial, a cached function, an object that can be called: its value."""
+    """Add the value of a partial, a cached function or another callable object."""
     location = _location_of(collector, item)
     visit_value(collector, Value(collector.label, "constant", item, location))

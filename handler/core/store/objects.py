@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import MemoryStore, ObjectStore, S3Config, S3Store
 
-# The element of S3's answer: the bare word can be part of a key.
+# As an element of S3's answer, since the bare word can be part of a key.
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
 _FORBIDDEN = "status code: 403"
 # What the message of the system or of S3 contains, and the hint for it; the first match counts.
@@ -72,7 +72,7 @@ _memory: dict[str, MemoryStore] = {}
 
 
 class AlreadyExistsError(PflError):
-    """An object that was to be created exists already."""
+    """An object cannot be created, because it exists already."""
 
 
 class ObjectInfo(NamedTuple):
@@ -158,7 +158,7 @@ class Store:
             try:
                 obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
             except ExistsError as exc:
-                # Equal content is ours: the answer was lost, and obstore sent the request again.
+                # Equal content is our own: the answer was lost, and obstore sent the request again.
                 if self.get(key) != data:
                     raise AlreadyExistsError(f"{key} exists already") from exc
 

@@ -8,7 +8,7 @@ recent/…                                  the newest records, see pfl.handler.
 values/<id>/<sha256>                      a value too large for history, as JSON
 code/<step>/<fingerprint>.json            the parts of a fingerprint, to report what changed
 busts/<id>/<step>/…                       what was busted, see pfl.handler.core.cache.bust
-publishing/<id>~…                         who is about to write a plan
+publishing/<id>~…                         a call that is about to write a plan
 aside/…                                   what verify set aside, under the name it had
 format.json                               the version of all this
 
@@ -233,7 +233,7 @@ def now_iso(at: float | None = None) -> str:
 
 
 def is_past(moment: str | None, now: str | None = None) -> bool:
-    """Whether an ISO 8601 moment in UTC, as pfl or Prefect writes it, is over; None never is."""
+    """Whether an ISO 8601 moment in UTC, as pfl or Prefect writes it, is past; None never is."""
     return moment is not None and moment.replace("+00:00", "Z") <= (now or now_iso())
 
 

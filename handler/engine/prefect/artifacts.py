@@ -45,9 +45,9 @@ def key_of(id: str, step: str) -> str:
 
 def show_inputs(task_run: TaskRun, arguments: dict[str, object], cache_key: str | None) -> None:
     """
-    Put values where Prefect's engine leaves ``{"id": []}`` and ``None``.
+    Show a task run's inputs and cache key, for which Prefect's engine has ``[]`` and ``None``.
 
-    They travel with the next state of the task run.
+    They are sent with the next state of the task run.
 
     Source: ``collect_task_run_inputs`` in Prefect 3.8 keeps only futures and states, and nothing
     sets ``cache_key``.
@@ -56,7 +56,7 @@ def show_inputs(task_run: TaskRun, arguments: dict[str, object], cache_key: str 
 
     task_run.cache_key = cache_key
     for name, value in arguments.items():
-        # Prefect has links here to the runs that a value came from; they follow the value.
+        # Here Prefect keeps links to the runs that a value came from; they follow the value.
         inputs = task_run.task_inputs.get(name, ())
         others = [each for each in inputs if not isinstance(each, Parameter)]
         shown = value if isinstance(value, str) else _text(value, _CELL)
@@ -143,7 +143,7 @@ def _text(value: object, longest: int) -> str:
 
 
 def _fence(text: str, shortest: int) -> str:
-    """More backticks in a row than *text* has anywhere."""
+    """A Markdown fence: more backticks in a row than *text* has anywhere."""
     return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 1)
 
 

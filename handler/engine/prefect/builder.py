@@ -49,7 +49,7 @@ from ..steps import call_step, timed_out
 from ..work import Run, Work
 from . import artifacts, client, environment, limits
 
-# Set while pfl runs a flow of its own; a run that Prefect started has none, and makes one.
+# Set while pfl runs a flow itself; a run that Prefect started has none, and creates one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
@@ -215,7 +215,7 @@ def _task(
         tags=tags,
         retries=step.retries,
         retry_delay_seconds=step.retry_delay_s,
-        # A value that was computed and cannot be saved is not saved by computing it again.
+        # If a computed value cannot be saved, computing it again does not help.
         retry_condition_fn=lambda task, run, state: (
             not (raised and isinstance(raised[0], PflError))
         ),
@@ -231,7 +231,7 @@ def _task_run() -> TaskRun:
 
 
 def _show_hits(invocation: Invocation) -> None:
-    """Add a task run named ``Cached`` for each step that was found, so that the run has all."""
+    """Add a task run named ``Cached`` for each step that was found, so that the run shows all."""
     for name in invocation.flow.steps:
         entry = invocation.finding.found.get(name)
         outcome = invocation.outcomes.get(name)
@@ -269,7 +269,7 @@ def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
 
 
 def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
-    """The call of a run that Prefect started."""
+    """The invocation for a run that Prefect started."""
     settings = Settings.from_env(os.environ)
     # The flow may be in any module, not only in the image's pipeline: its manifest is its own.
     body, prints = project.describe_one(flow, settings.root)

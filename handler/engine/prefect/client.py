@@ -58,7 +58,7 @@ def ask(
     tries: int = 5,
 ) -> Any:
     """
-    Return Prefect's answer, whose shape Prefect decides: to a POST of *body*, or to a GET without
+    Return Prefect's answer, in Prefect's own format: to a POST of *body*, or to a GET without
     one.
 
     Args:
@@ -118,10 +118,10 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[Js
 
 def patiently(call: Callable[[], T], *, longest_s: float = AWAY_S) -> T:
     """
-    Return what *call* returns, and repeat it while Prefect is away, as during a restart.
+    Return what *call* returns, and repeat it while Prefect does not answer, as in a restart.
 
     Raises:
-        UnavailableError: Prefect refused, or was away for longer than *longest_s*.
+        UnavailableError: Prefect refused, or did not answer for *longest_s* seconds.
     """
     return retry.retry(call, retry.pauses_for(longest_s), may_pass=_is_away)
 
@@ -135,7 +135,7 @@ def _is_away(exc: Exception) -> bool:
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
     """
-    Set a terminal state, and return whether the run took it.
+    Set a terminal state, and return whether the run accepted it.
 
     Without *force*, the server itself refuses to replace a terminal state that was set meanwhile.
 

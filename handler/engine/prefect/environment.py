@@ -28,7 +28,7 @@ class Api(NamedTuple):
     Attributes:
         url: Its URL, without a slash at the end.
         key: The key; empty for none.
-        source: What named it, for people.
+        source: Where it was configured, for people.
         auth: ``user:password``, for a server that asks for it.
     """
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ..invocation import Invocation
 
-# Prefect lends slots for no shorter time.
+# The shortest time for which Prefect leases a slot.
 _SLOT_S = 60
 # Limits that this process has created, by API, tag and number.
 _created: set[tuple[str, str, int]] = set()
@@ -73,7 +73,7 @@ class Limit(TypedDict):
 
 
 def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
-    """The tags under which a step has to wait for a slot; a limit that the code sets is created."""
+    """The tags under which a step has to wait for a slot; a limit set in the code is created."""
     per_id = 1 if invocation.settings.tag_limits == "per-id" else None
     limits = {limit_tag(invocation.request.id, step.name): per_id}
     limits[limit_tag(None, step.name)] = step.limit
@@ -306,7 +306,7 @@ def _holder(api: Api, store: Store, task_run_id: str) -> Holder:
     for tag in run.get("tags", ()):
         if tag.startswith("call="):
             state = lease.call_state(store, tag[5:])
-            # Of a call in another store nothing is known.
+            # Nothing is known about a call in another store.
             is_dead |= bool(state.entries) and not state.is_alive
     return {
         "task_run_id": task_run_id,

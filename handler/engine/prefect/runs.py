@@ -91,7 +91,7 @@ def list_runs(
     for token, call in calls.items():
         body = call.body
         if token in in_prefect or (api is not None and body.get("engine") == "prefect"):
-            # A call of Prefect's without a flow run is about to get one.
+            # A call that uses Prefect has no flow run yet, but will create one.
             continue
         if (id is None or body.get("id") == id) and not (stuck and call.is_alive):
             yield {

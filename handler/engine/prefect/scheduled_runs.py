@@ -59,12 +59,12 @@ _Claim = tuple[JsonObject | None, str, str]
 
 class Caller(NamedTuple):
     """
-    What a flow run is run with in this process.
+    What a flow run needs to run in this process.
 
     Attributes:
         settings: The settings.
         results: The store.
-        request_id: Lambda's name of the call.
+        request_id: Lambda's request ID of the call.
         deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
         notify: Called with a step and what happens to it.
     """
@@ -82,13 +82,13 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
 
     Args:
         flow_run_id: Its ID, as text.
-        caller: What it is run with.
+        caller: The settings, the store and the deadline of this process.
 
     Returns:
         A reply. If the run was not ours to run, ``claimed`` is false and ``why`` is the reason.
 
     Raises:
-        InvalidRequestError: That is not an ID.
+        InvalidRequestError: *flow_run_id* is not a valid ID.
         NotFoundError: Prefect does not have this run.
         UnavailableError: Prefect or the store did not answer.
     """
@@ -144,7 +144,7 @@ def _run_claimed(
 
 def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Claim:
     """
-    :func:`_claim`, and wait for a Prefect that is away: a delivered event does not come again.
+    Claim a run, and wait while Prefect does not answer: the event will not be delivered again.
     """
     remaining_s = (caller.deadline or inf) - caller.settings.margin_s - time.monotonic()
     longest_s = min(client.AWAY_S, remaining_s)
@@ -369,7 +369,7 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
 
 def _invoke(function: str, flow_run_id: str) -> None:
     """
-    Call this very function for a run, asynchronously.
+    Call this Lambda function itself for a run, asynchronously.
 
     Raises:
         UnavailableError: It may not call itself, or Lambda did not answer.

@@ -61,12 +61,12 @@ class Server(NamedTuple):
     Attributes:
         url: Prefect's API, ``http://127.0.0.1:PORT/api``; empty if it was stopped before it
             answered.
-        ui_url: The page for people.
-        pid: Its process.
+        ui_url: The address of its UI.
+        pid: Its process ID.
         port: Its port on 127.0.0.1.
         started_at: ISO 8601, UTC.
-        version: Prefect's.
-        log: Its output.
+        version: The version of Prefect.
+        log: The file with its output.
         idle_s: It ends after this many seconds without a request.
     """
 
@@ -204,7 +204,7 @@ def _kill(home: Path, pid: int) -> None:
 
 
 def _until(is_true: Callable[[], bool], timeout_s: float) -> bool:
-    """Wait until something is true; returns whether it was in time."""
+    """Wait until something is true; returns False if it took too long."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
         if time.monotonic() >= deadline:
@@ -284,7 +284,7 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
                 stdout=out,
                 stderr=out,
                 pass_fds=[lock],
-                # The terminal's Ctrl-C and hangup are not for the server.
+                # Ctrl-C and a hangup of the terminal must not reach the server.
                 start_new_session=True,
                 check=True,
             )
@@ -314,7 +314,7 @@ def _environment(prefect: Path) -> dict[str, str]:
         ),
         # In the working directory: a URL with an absolute path would be cut at a "?" in it.
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
-        # It does so later: see server_process.
+        # server_process registers them later.
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -344,7 +344,7 @@ def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
 
 
 def _failure(log: Path, start: int) -> str:
-    """Why a server could not start, as it logged it after the byte *start*; empty if it did not."""
+    """Why a server could not start, as logged after the byte *start*; empty if not logged."""
     with suppress(OSError):
         text = log.read_bytes()
         # A log that became shorter is a new one.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# No request for this long, which is more than a client needs to import Prefect: nobody waits.
+# If no request came for this long, which is enough for a client to import Prefect, none waits.
 QUIET_S = 10.0
 PATIENCE_S = 120.0
 # SQLite's `.dump`, packed, of what the migrations (Apache-2.0) of Prefect 3.8.0 leave, the oldest
@@ -89,7 +89,7 @@ class Watched:
 
 
 def _serve(home: Path, lock: int, idle_s: float) -> None:
-    """Serve until the process is told to end or is idle, and leave no server.json behind."""
+    """Serve until a signal comes or the server is idle, and remove server.json at the end."""
     # Before the pid is in the lock, so that server.json is never another server's.
     (home / "server.json").unlink(missing_ok=True)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -174,7 +174,7 @@ def _create_app(home: Path, port: int) -> Watched:
 
 def _bind(home: Path) -> socket.socket:
     """
-    A socket on 127.0.0.1, on the port of last time if it is free, so that old links still work.
+    A socket on 127.0.0.1, on the previous port if it is free, so that old links still work.
     """
     try:
         wanted = int((home / "prefect" / "port").read_text())
@@ -194,11 +194,11 @@ def _bind(home: Path) -> socket.socket:
 
 def _create_database(path: Path) -> None:
     """
-    Create a new database with the schema that Prefect's migrations would need 10 seconds for.
+    Create a new database, with the schema that Prefect's migrations take 10 seconds to create.
 
-    The schema includes its revision, so Prefect runs the migrations that came later, as on any
-    database: a newer
-    Prefect needs no newer file.
+    The schema includes its revision, so Prefect runs later migrations, as on any database. A newer
+    version of Prefect therefore works with the same
+    file.
     """
     if path.exists() and path.stat().st_size:
         with closing(sqlite3.connect(path)) as db:
@@ -228,12 +228,12 @@ async def _end_when_idle(
 
 async def _register_blocks(app: Watched, home: Path) -> None:
     """
-    Register the block types, which only the UI and ``prefect block`` read, once nobody waits.
+    Register the block types, which only the UI and ``prefect block`` read, once no client waits.
 
-    Prefect does it before it serves: 4 of the 20 seconds of a first start. A client that saves a
-    block registers
-    that block's type itself, so no flow depends on this, but a flow that runs meanwhile would be
-    half as fast.
+    Prefect does this before it serves, which takes 4 of the 20 seconds of a first start. A client
+    that saves a block registers the type of that block itself, so no flow depends on this. But a
+    flow that runs meanwhile would be half as fast, so the server waits until no client needs
+    it.
     """
     points = importlib.metadata.entry_points(group="prefect.collections")
     collections = (f"{point.name} {point.dist.version if point.dist else ''}" for point in points)

@@ -36,7 +36,7 @@ def compute(invocation: Invocation) -> None:
     Compute what is missing in a flow run in Prefect.
 
     Raises:
-        UnavailableError: Prefect did not take the run.
+        UnavailableError: Prefect did not accept the run.
         RunCancelledError: Someone cancelled the run in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
@@ -101,7 +101,7 @@ def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
     flow = builder.build(invocation.flow)
     # The parameters came as JSON; Prefect would import FastAPI to convert them.
     vars(flow)["serialize_parameters"] = dict
-    # Results are not stored by Prefect, which would ask its server twice a run where to.
+    # Prefect stores no results here, but would ask its server twice per run where to store them.
     results = prefect.settings.get_current_settings().results
     flow.result_storage = None if results.default_storage_block else results.local_storage_path
     if invocation.flow_run is not None:
@@ -166,7 +166,7 @@ def _end(
 ) -> None:
     """End what Prefect's engine left open: a step that hangs, or was interrupted too early."""
     invocation.reap_reason = END_NOT_RECORDED
-    with suppress(PflError):  # Prefect is away: the call stays on record for a reaper.
+    with suppress(PflError):  # Prefect does not answer: a reaper ends the call.
         client.end(
             api,
             type,
@@ -216,7 +216,7 @@ def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
 def unavailable(
     api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] = {}
 ) -> UnavailableError:
-    """The error for what Prefect's engine raised and no step did: its API was away, or refused."""
+    """The error for what Prefect's engine itself raised: its API did not answer, or refused."""
     why = (" ".join(str(exc).split()) or type(exc).__name__)[:500]
     saved = [name for name, each in outcomes.items() if each.status == "computed"]
     if saved:

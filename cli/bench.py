@@ -1,4 +1,4 @@
-"""``pfl bench``: what the cache saves on a flow of this project."""
+"""``pfl bench``: measures what the cache saves on a flow of this project."""
 
 import time
 from tempfile import TemporaryDirectory
@@ -32,16 +32,16 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 def bench(
     flow: Annotated[
         str | None,
-        typer.Option(help="Flow name; the first of flows/pipeline.py if not given."),
+        typer.Option(help="Flow name (default: the first in flows/pipeline.py)."),
     ] = None,
     id: Annotated[str, typer.Option(callback=checked, help="ID to compute.")] = "bench",
     rounds: Annotated[
-        int, typer.Option(min=1, max=1_000, help="Number of misses and of hits.")
+        int, typer.Option(min=1, max=1_000, help="Number of misses and hits to run.")
     ] = 3,
     engine: Engine = None,
     json: Json = False,
 ) -> None:
-    """Run a flow as misses and as hits in a temporary store, and report what a hit saves."""
+    """Measure what a hit saves: run a flow as misses and as hits in a temporary store."""
     from statistics import median
 
     chosen = settings.load(engine=engine or "direct")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..handler.core.settings import Settings
 
 app = typer.Typer(
-    help="What is stored, for which IDs, why it answers a call or not, and its removal.",
+    help="List, explain, bust, restore and verify stored results.",
     no_args_is_help=True,
 )
 _COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
@@ -84,7 +84,7 @@ def inspect(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Show what is stored for an ID: key, fingerprint, inputs, value, run, and if it is current."""
+    """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
     from ..handler.core import event
     from ..handler.core.declare import catalog
 
@@ -145,13 +145,13 @@ def why(
 
 @app.command()
 def accept(
-    step: Annotated[str, typer.Option(help="Step whose edit changes no result.")],
+    step: Annotated[str, typer.Option(help="Step whose last edit changes no result.")],
     since: Annotated[
         str | None,
-        typer.Option("--from", help="Start of the older fingerprint; the latest if not given."),
+        typer.Option("--from", help="First digits of the older fingerprint (default: the latest)."),
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Undo the acceptance of the present code.")
+        bool, typer.Option("--undo", help="Undo the acceptance of the current code.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -178,22 +178,22 @@ def accept(
     if undo:
         body = acceptance.undo(store, step, now.digest, dry_run=dry_run)
         when = output.local_time(body["at"])
-        verb = "would be" if dry_run else "is"
-        output.say(f"the edit of {step} that {body['by']} accepted at {when} {verb} an edit again")
+        verb = "would no longer be" if dry_run else "is no longer"
+        output.say(f"the edit of {step} that {body['by']} accepted at {when} {verb} accepted")
         reply["undone"] = not dry_run
     else:
         known = acceptance.known_codes(store, step)
         older = [code for code in known if code != now.digest and code.startswith(since or "")]
         if not older:
             raise NotFoundError(
-                f"no older code of step {step} has results here", hint=f"pfl cache ls --step {step}"
+                f"no results of older code of step {step} found", hint=f"pfl cache ls --step {step}"
             )
         changes = explain(parts(store, step, older[0]), now.parts)
         for change in changes:
             output.say(f"{step}: {change}")
         reply |= {"stands_for": older[:1], "changes": changes}
         if not dry_run:
-            output.confirm(f"Keep the results of {step} from before?", yes=yes)
+            output.confirm(f"Keep the existing results of {step}?", yes=yes)
             by = getpass.getuser()
             reply |= acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
             output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
@@ -206,13 +206,13 @@ def bust(
     id: OnlyId = None,
     step: OnlyStep = None,
     dependents: Annotated[
-        bool, typer.Option("--dependents", help="Also all steps that need it.")
+        bool, typer.Option("--dependents", help="Also bust all steps that need it.")
     ] = False,
     upstream: Annotated[
-        bool, typer.Option("--upstream", help="Also all steps that it needs.")
+        bool, typer.Option("--upstream", help="Also bust all steps that it needs.")
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Only older results: 7d.")
+        str | None, typer.Option(metavar="AGE", help="Minimum age, such as 7d.")
     ] = None,
     prefix: Annotated[
         str | None, typer.Option(callback=checked, help="Only IDs that start with this.")
@@ -222,16 +222,16 @@ def bust(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Have steps computed again: stored results are not served. Undo: pfl cache restore."""
+    """Make stored results void, so that steps compute again. Undo: pfl cache restore."""
     if {id, step, older_than, prefix} == {None}:
         raise InvalidRequestError(
-            "nothing selects what to bust", hint="--id, --step, --older-than or --prefix"
+            "no results to bust are selected", hint="use --id, --step, --older-than or --prefix"
         )
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
     if step is None and (dependents or upstream):
         raise InvalidRequestError(
-            f"--{'dependents' if dependents else 'upstream'} needs a step", hint="--step b"
+            f"--{'dependents' if dependents else 'upstream'} needs --step", hint="--step b"
         )
     chosen = settings.load()
     flows = _flows(chosen)
@@ -277,7 +277,7 @@ def bust(
         until = records.now_iso(time.time() + retention_s)
         reply |= {"bust": name, "plans": plans, "restorable_until": until}
         day = output.local_time(until)[:10]
-        output.say(f"busted; to undo it until {day}: pfl cache restore {name}")
+        output.say(f"busted; to undo this until {day}: pfl cache restore {name}")
     if json:
         output.emit(reply)
 
@@ -291,7 +291,7 @@ def _counts(row: Mapping[str, Any]) -> list[object]:
 def restore(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[BUST]...", help="Busts, as pfl cache bust printed them."),
+        typer.Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
     ] = None,
     id: OnlyId = None,
     step: OnlyStep = None,
@@ -300,10 +300,10 @@ def restore(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    """Undo busts: old results are served again, instead of newer ones. --dry-run lists them."""
+    """Undo busts: old results become valid again and replace newer ones. --dry-run lists busts."""
     if not (names or id or step or dry_run):
         raise InvalidRequestError(
-            "nothing selects what to restore", hint="pfl cache restore --dry-run lists the busts"
+            "no bust is selected", hint="to list the busts: pfl cache restore --dry-run"
         )
     chosen = settings.load()
     store = objects.of(chosen)
@@ -363,7 +363,7 @@ def _restorable(
         raise NotFoundError(
             f"bust {missing} cannot be restored" if missing else "no bust can be restored",
             why=why,
-            hint="pfl cache restore --dry-run lists the busts",
+            hint="to list the busts: pfl cache restore --dry-run",
         )
     return kept
 
@@ -378,7 +378,7 @@ def verify(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Read and check every object of the store; exit code 6 if damaged ones are left."""
+    """Read and check every object in the store; exit code 6 if damaged ones remain."""
     import signal
 
     from ..handler.core.cache import verify as verification
@@ -386,11 +386,11 @@ def verify(
     if after and after.split("/")[0] not in verification.KINDS:
         raise InvalidRequestError(
             f"invalid --after {after!r}",
-            why=f"a key of the store starts with {', '.join(verification.KINDS)}",
+            why=f"keys in the store start with {', '.join(verification.KINDS)}",
             hint="leave --after out",
         )
     if dry_run and not repair:
-        raise InvalidRequestError("--dry-run has no effect without --repair", hint="--repair")
+        raise InvalidRequestError("--dry-run has no effect without --repair", hint="add --repair")
     chosen = settings.load()
     repair = repair and not dry_run
     store = objects.of(chosen)
@@ -456,7 +456,7 @@ def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
     try:
         return catalog.load(chosen).flows
     except PflError as exc:
-        output.say(f"warning: the flows are unknown: {exc}")
+        output.say(f"warning: the flows cannot be loaded: {exc}")
         return {}
 
 

@@ -35,7 +35,7 @@ class Change(TypedDict):
     One difference.
 
     ``change`` is ``added``, ``removed`` or ``changed``. Numbers have ``delta`` and ``ratio`` if a
-    float can hold them; texts of several lines have ``diff``, the lines of a unified diff.
+    float can hold them; strings of several lines have ``diff``, a unified diff.
     """
 
     path: str
@@ -205,7 +205,7 @@ def condition(text: str) -> Callable[[object], bool]:
     except ValueError as exc:
         raise InvalidRequestError(
             f"invalid --when {text!r}",
-            why="a condition is value, one of == != < <= > >= contains, and a JSON value",
+            why="a condition is value, an operator (== != < <= > >= contains) and a JSON value",
             hint="--when 'value > 100', --when 'value == \"ok\"'",
         ) from exc
 

@@ -9,7 +9,7 @@ from ..handler.core.settings import SETTINGS
 from . import output, settings
 from .options import Json
 
-app = typer.Typer(help="The current settings.", no_args_is_help=True)
+app = typer.Typer(help="Show the current settings.", no_args_is_help=True)
 
 
 @app.command("show")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
 Name = Annotated[str, typer.Option(help="Service name.")]
-Stage = Annotated[str, typer.Option(help="Stage: a copy of the service.")]
+Stage = Annotated[str, typer.Option(help="Stage; each is a separate deployment.")]
 
 
 def deploy(
@@ -24,15 +24,13 @@ def deploy(
     name: Name = "pfl",
     arch: Annotated[Arch, typer.Option(help="Processor.")] = Arch.x86_64,
     image: Annotated[
-        str, typer.Option(help="Image in the registry, by digest; none is built.")
+        str, typer.Option(help="Image to deploy, by digest, instead of building one.")
     ] = "",
     engine: Engine = None,
     plain_key: Annotated[
-        bool, typer.Option("--plain-key", help="Put PREFECT_API_KEY into the function's variables.")
+        bool, typer.Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
     ] = False,
-    dirty: Annotated[
-        bool, typer.Option("--dirty", help="Deploy changes that are not committed in git.")
-    ] = False,
+    dirty: Annotated[bool, typer.Option("--dirty", help="Deploy uncommitted changes too.")] = False,
     install: Annotated[
         bool, typer.Option("--install", help="Install osls if it is missing.")
     ] = False,
@@ -70,7 +68,7 @@ def deploy(
     output.table(("type", "name", "link"), (row.values() for row in made))
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
-    output.say(f"for values too large for a reply: PFL_STORE={service.store}")
+    output.say(f"to read values that are too large for a reply: PFL_STORE={service.store}")
 
 
 def _show_plan(service: Deployment, json: bool) -> None:
@@ -89,10 +87,10 @@ def _show_plan(service: Deployment, json: bool) -> None:
         return
     output.table(("resource", "type", "would"), (row.values() for row in resources))
     for miss in misses:
-        then = f"; then {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
+        then = f"; so will {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
         output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
     count = output.counted(len(misses), "step")
-    output.say(f"{count} will miss" if misses else "no step's code changes: hits stay hits")
+    output.say(f"{count} will miss" if misses else "no step's code changed: hits stay hits")
 
 
 def remove(
@@ -103,24 +101,24 @@ def remove(
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove the function and its resources; the bucket with cache and history stays."""
+    """Remove the function and its resources, but keep the bucket with cache and history."""
     service = _existing(name, stage)
     if not service.stack_status() and not (purge and service.bucket_exists()):
         raise NotFoundError(
             f"stack {service.function} does not exist in {service.region}",
-            hint="--stage, --name, AWS_REGION",
+            hint="check --stage, --name and AWS_REGION",
         )
     bucket = f" and {service.store} with all history" if purge else ""
     output.confirm(f"Remove {service.function} in {service.region}{bucket}?", yes=yes)
     _offer_osls(service, False)
     service.check_node()
     service.remove(purge=purge)
-    kept = "" if purge else f"; {service.store} stays, --purge removes it"
+    kept = "" if purge else f"; {service.store} is kept (--purge deletes it)"
     output.say(f"{service.function} is removed{kept}")
 
 
 def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Json = False) -> None:
-    """Show what is deployed, and whether it is the code here."""
+    """Show what is deployed, and whether it matches the code here."""
     from ..handler.core.declare import catalog
     from ..serverless import aws
 
@@ -154,7 +152,7 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
     else:
         output.pairs(stored.for_people(row))
     if not row["is_current"]:
-        output.say("warning: the deployed code is not the code here; see pfl deploy --dry-run")
+        output.say("warning: the deployed code differs from the code here: pfl deploy --dry-run")
 
 
 def logs(
@@ -162,7 +160,7 @@ def logs(
     name: Name = "pfl",
     id: OnlyId = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Continue with new lines; Ctrl-C ends it.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
     since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
     utc: Utc = False,

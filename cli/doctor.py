@@ -53,12 +53,12 @@ _BUCKET = {
     "versioned": (
         "get_bucket_versioning",
         "Status",
-        "aws s3api put-bucket-versioning: then deleted objects can be recovered",
+        "aws s3api put-bucket-versioning, so that deleted objects can be recovered",
     ),
-    "with a lifecycle": (
+    "covered by a lifecycle rule": (
         "get_bucket_lifecycle_configuration",
         "Rules",
-        "aws s3api put-bucket-lifecycle-configuration, for old versions",
+        "aws s3api put-bucket-lifecycle-configuration, to expire old versions",
     ),
 }
 
@@ -78,19 +78,19 @@ def _found(what: str, fix: str = "") -> Finding:
 
 
 class _SkippedError(Exception):
-    """A check has nothing to do; the message says why."""
+    """A check has nothing to do, for the reason in the message."""
 
 
 def doctor(
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", help="Skip what takes seconds: unstable fingerprints, a test of the block."
+            "--fast", help="Skip slow checks: unstable fingerprints, and the test of the block."
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check everything that can be wrong; the exit code is 0, or that of the first failure."""
+    """Check the whole setup; the exit code is 0, or that of the first failure."""
     from concurrent.futures import ThreadPoolExecutor
 
     doc = Doctor(settings.load(), fast)
@@ -127,10 +127,10 @@ class Doctor:
         except _SkippedError as exc:
             found.append(Finding("skip", str(exc)))
         except PflError as exc:
-            hint = exc.hint or "is the service up, and its address right? pfl config show"
+            hint = exc.hint or "check that the service is up; for its address: pfl config show"
             found.append(Finding("fail", str(exc), hint, exc.exit_code))
         except Exception as exc:
-            what = f"the check broke: {type(exc).__name__}: {exc}"
+            what = f"the check itself failed: {type(exc).__name__}: {exc}"
             found.append(Finding("fail", what, "PFL_TRACEBACK=1 pfl invoke --id x", 1))
         return [{"check": name, **finding._asdict()} for finding in found]
 
@@ -160,7 +160,7 @@ class Doctor:
             if wanted.marker is None:
                 found = version(wanted.name)
                 if not wanted.specifier.contains(found, prereleases=True):
-                    what = f"{wanted.name} is {found}, wanted {wanted.specifier}"
+                    what = f"{wanted.name} is {found}, but must be {wanted.specifier}"
                     yield Finding("fail", what, "pip install -c constraints.txt -e .")
         packages = f"Prefect {version('prefect')}, obstore {version('obstore')}"
         yield _found(f"Python {platform.python_version()}, {packages}")
@@ -175,23 +175,23 @@ class Doctor:
         known = {setting.env for setting in SETTINGS.values()}
         for name in dotenv_values(path):
             if name.startswith("PFL_") and name not in known:
-                yield _found(f"unknown setting {name}", "pfl config show lists the settings")
+                yield _found(f"unknown setting {name}", "to list all settings: pfl config show")
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
-            yield _found(f".env has mode {mode:o}, others can read it", f"chmod 600 {path}")
+            yield _found(f".env has mode {mode:o}, so others can read it", f"chmod 600 {path}")
         else:
             yield _found(f".env has mode {mode:o}")
 
     def flows(self) -> Iterator[Finding]:
-        """Whether the flows can be imported, and everything they use is known."""
+        """Whether the flows can be imported, and their fingerprints are complete."""
         from ..handler.core.declare import project
 
         self.loaded = project.load(self.chosen)
         for name, known in self.loaded.prints.items():
             places = sorted({f"{part.file}:{part.line}" for part in known.opaque})
             if places:
-                what = f"{name} uses code that cannot be known: {', '.join(places)}"
-                yield _found(what, "@step(depends_on=[…]) or @step(version=…) declares it")
+                what = f"the fingerprint of {name} is incomplete: {', '.join(places)}"
+                yield _found(what, "declare it: @step(depends_on=[…]) or @step(version=…)")
         yield _found(", ".join(self.loaded.flows))
 
     def unstable(self) -> Iterator[Finding]:
@@ -201,7 +201,7 @@ class Doctor:
         unstable = invoke.find_unstable(self.loaded, self.chosen)
         for name, parts in unstable.items():
             for part in parts:
-                what = f"{name} never hits: {part.name} at {part.file}:{part.line} differs"
+                what = f"{name} never hits: {part.name} at {part.file}:{part.line} keeps changing"
                 yield _found(what, "compute the value inside the step")
         if not any(unstable.values()):
             yield _found(f"{len(unstable)} steps have the same fingerprint in each process")
@@ -231,14 +231,14 @@ class Doctor:
         yield _clock(there - time.time())
 
     def block(self) -> Iterator[Finding]:
-        """Whether the storage block exists, leads to this store, and works."""
+        """Whether the storage block exists, points to this store, and works."""
         from ..handler.engine.prefect import session
         from ..serverless import prefect_setup
 
         states = {
             "keep": "exists" if self.fast else "works",
             "create": "does not exist",
-            "update": "leads to another place",
+            "update": "points to another location",
         }
         with session.session(self.chosen, lambda step, doing: None):
             for change, prove in prefect_setup.blocks(
@@ -257,7 +257,7 @@ class Doctor:
         from ..handler.engine import check
 
         ahead_s = check.try_out(self.results)
-        yield _found(f"{self.results.url} is written, read, and created once only")
+        yield _found(f"{self.results.url} works, and creates objects only once")
         yield _clock(ahead_s)
 
     def bucket(self) -> Iterator[Finding]:
@@ -277,7 +277,7 @@ class Doctor:
             except NotFoundError:
                 found = None
             except PflError as exc:
-                yield Finding("skip", f"cannot check if {name} is {state}: {exc}")
+                yield Finding("skip", f"cannot check whether {name} is {state}: {exc}")
                 continue
             is_true = found and found != "Suspended"
             if state == "private":
@@ -290,16 +290,16 @@ class Doctor:
 
         target = remote.target(self.chosen)
         if target is None:
-            raise _SkippedError("nothing is deployed from here: pfl invoke runs the handler itself")
+            raise _SkippedError("nothing is deployed from here: pfl invoke runs locally")
         name = target.function
         reply = remote.call(target, {"action": "check"})
         if error := reply.get("error"):
-            what = f"{name}, from inside: {error['what']}: {error['why']}"
-            yield Finding("fail", what, error["hint"] or "check its role and its variables", 5)
+            what = f"{name} reports: {error['what']}: {error['why']}"
+            yield Finding("fail", what, error["hint"] or "check its role and environment", 5)
         elif self.loaded is None or reply.get("code") == self.loaded.manifest.digest:
-            yield _found(f"{name} reaches store and Prefect")
+            yield _found(f"{name} reaches the store and Prefect")
         else:
-            yield _found(f"{name} has other code than flows/ here", "pfl deploy")
+            yield _found(f"the code of {name} differs from flows/ here", "pfl deploy")
 
     def worker(self) -> Iterator[Finding]:
         """Whether the work pool exists and has a worker."""
@@ -308,24 +308,24 @@ class Doctor:
         pool = self.chosen.work_pool
         found = prefect_setup.work_pool(self.api, pool)
         if found is None:
-            what = f"work pool {pool} does not exist: Run in Prefect's UI has no effect"
-            yield _found(what, "pfl setup deployments, if you want it")
+            what = f"work pool {pool} does not exist: Prefect's UI cannot run flows"
+            yield _found(what, "to create it: pfl setup deployments")
             return
         if found["is_paused"]:
             yield _found(f"work pool {pool} is paused", f"prefect work-pool resume {pool}")
         alive = prefect_setup.workers(self.api, pool)
-        what = f"{output.counted(len(alive), 'worker')} of {pool} alive"
-        fix = 'pfl worker start, or the event {"action": "poll"} on a schedule'
+        what = f"{output.counted(len(alive), 'worker')} running for {pool}"
+        fix = 'run pfl worker start, or send {"action": "poll"} on a schedule'
         yield _found(what, "" if alive else fix)
 
     def slots(self) -> Iterator[Finding]:
-        """Slots of limits whose holders are dead."""
+        """Concurrency slots whose holders are dead."""
         from ..handler.engine.prefect import limits
 
         rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
-        what = f"{output.counted(leaked, 'slot')} leaked, of {output.counted(len(rows), 'limit')}"
-        yield _found(what, "pfl limits ls, pfl limits reset" if leaked else "")
+        what = f"{output.counted(leaked, 'slot')} leaked in {output.counted(len(rows), 'limit')}"
+        yield _found(what, "pfl limits ls, then pfl limits reset" if leaked else "")
 
     def stuck(self) -> Iterator[Finding]:
         """Calls that look alive, but whose process is dead."""

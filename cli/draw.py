@@ -49,7 +49,7 @@ def draw(rows: Iterable[Mapping[str, Any]], path: str, file: str | None) -> None
             f"no number at {path} in any value", hint="--id abc --step b --path '$.total'"
         )
     if others:
-        output.say(f"{output.counted(others, 'value')} without a number at {path} left out")
+        output.say(f"skipped {output.counted(others, 'value')} without a number at {path}")
     if file is None:
         _draw_in_terminal(lines, path)
     else:

@@ -1,4 +1,4 @@
-"""``pfl history``: the records of each step, what differs between two, and since when."""
+"""``pfl history``: list, compare, search and export the records of each step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .options import (
 from .stored import Row
 
 app = typer.Typer(
-    help="The records of each step, what differs between two, and since when.",
+    help="List, compare, search and export the records of each step.",
     no_args_is_help=True,
 )
 
@@ -45,7 +45,7 @@ Status = Annotated[
 Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
 PlotTo = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Draw it to an .svg or .png file.")
+    str | None, typer.Option(metavar="FILE", help="Draw it in an .svg or .png file.")
 ]
 Key = Annotated[str, typer.Option(help="Column that identifies the rows of a table.")]
 
@@ -100,7 +100,7 @@ class _Reader:
         return name, body
 
     def row(self, name: history.Name, body: Body, *, with_value: bool = True) -> Row:
-        """A record as JSON; *with_value*: also if its value is stored apart from it."""
+        """A record as JSON; *with_value* also reads a value that is stored separately."""
         head = {
             "record": name.path,
             "short": name.short,
@@ -121,7 +121,7 @@ class _Reader:
             output.say(summary)
         if self.warnings:
             skipped = output.counted(len(self.warnings), "record")
-            output.say(f"skipped {skipped}, damaged or of another version")
+            output.say(f"skipped {skipped}: damaged, or of another version")
 
 
 def _cells(row: Row) -> list[str]:
@@ -162,7 +162,7 @@ def list_records(
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most records to list.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records.")] = 20,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
@@ -186,7 +186,7 @@ def list_records(
 
 @app.command()
 def show(
-    record: Annotated[str, typer.Argument(help="The start of its short name, or its key.")],
+    record: Annotated[str, typer.Argument(help="First digits of its name, or its whole key.")],
     id: OnlyId = None,
     path: Path = "$",
     plot: Plot = False,
@@ -224,7 +224,7 @@ def tail(
         int, typer.Option("-n", "--lines", min=0, help="Number of records to start with.")
     ] = 10,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Continue with new records.")
+        bool, typer.Option("-f", "--follow", help="Keep printing new records.")
     ] = False,
     utc: Utc = False,
     json: Json = False,
@@ -283,14 +283,14 @@ def diff(
     ] = None,
     id: Annotated[
         list[str] | None,
-        typer.Option(help="The last two of this ID; given twice, one ID and another."),
+        typer.Option(help="Compare the last two of this ID, or (given twice) two IDs."),
     ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(help="Start of a request ID or flow run ID; give two.")
+        list[str] | None, typer.Option(help="First digits of a request or flow run ID; give two.")
     ] = None,
     step: OnlyStep = None,
     tolerance: Annotated[
-        str | None, typer.Option(help="Allowed difference of numbers: 0.01, or 1%.")
+        str | None, typer.Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
     ] = None,
     key: Key = "id",
     json: Json = False,
@@ -338,7 +338,7 @@ def _pairs(
             )
     raise InvalidRequestError(
         "nothing to compare",
-        why="the command takes two records, one or two --id, or two --run",
+        why="give two records, one or two --id, or two --run",
         hint="pfl history diff --id abc",
     )
 
@@ -468,7 +468,7 @@ def bisect(
     step: Annotated[str, typer.Option(help="Step name.")],
     path: Path = "$",
     when: Annotated[
-        str | None, typer.Option(help="Condition that became true, such as 'value > 100'.")
+        str | None, typer.Option(help="Find when this became true, such as 'value > 100'.")
     ] = None,
     since: Since = None,
     key: Key = "id",
@@ -517,7 +517,7 @@ def bisect(
         change = f"{path}: {output.cut(old)} → {output.cut(new)}"
         output.emit(f"{found[0].short}  {moment}  {change}")
         _emit_difference(row)
-    reader.end(f"{count} of {len(names)} records read")
+    reader.end(f"read {count} of {len(names)} records")
 
 
 def _state(value: object) -> str | None:
@@ -529,7 +529,7 @@ def export(
     format: Annotated[
         Literal["jsonl", "csv", "parquet"],
         typer.Option(
-            help="Kind of file. In csv, text that a spreadsheet would run starts with a quote (')."
+            help="File format. In csv, a quote (') precedes text that a spreadsheet would run."
         ),
     ] = "jsonl",
     out: Annotated[
@@ -541,7 +541,7 @@ def export(
     since: Since = None,
     status: Status = None,
 ) -> None:
-    """Write all records, or those selected, to a file."""
+    """Write all or selected records to a file."""
     import csv
     import sys
     from contextlib import nullcontext
@@ -587,7 +587,7 @@ def _csv_cell(cell: object, column: str) -> str | None:
 @app.command()
 def sql(
     select: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SQL over the table history; times are UTC.")
+        str, typer.Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
     ],
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -634,14 +634,14 @@ def _text(cell: object) -> str:
 @app.command()
 def prune(
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Age of records, such as 90d, or a moment.")
+        str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")
     ],
     id: OnlyId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete old records for good; the newest value of each step of each ID stays."""
+    """Delete old records permanently, but keep the newest value of each step and ID."""
     reader = _Reader()
     before_ns = moment_ns(older_than, "--older-than")
     names = list(history.list_prunable(reader.store, before_ns, folder=stored.folder_of(id)))

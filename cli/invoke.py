@@ -36,11 +36,11 @@ Event = dict[str, object] | str
 Id = Annotated[str | None, typer.Option(help="ID to compute results for.")]
 FlowName = Annotated[
     str | None,
-    typer.Option(help="Flow; the first of flows/pipeline.py if not given."),
+    typer.Option(help="Flow (default: the first in flows/pipeline.py)."),
 ]
 Step = Annotated[
     str | None,
-    typer.Option(help="Step, with the steps it needs; all steps if not given."),
+    typer.Option(help="Step, and the steps it needs (default: all steps)."),
 ]
 Bust = Annotated[
     list[str] | None,
@@ -64,7 +64,7 @@ def invoke(
     skip: Skip = None,
     param: Param = None,
     cached_only: Annotated[
-        bool, typer.Option("--cached-only", help="Never compute; exit 3 on a miss.")
+        bool, typer.Option("--cached-only", help="Never compute; exit code 3 on a miss.")
     ] = False,
     engine: Engine = None,
     event_text: Annotated[
@@ -87,7 +87,7 @@ def invoke(
     if asynchronous and target is None:
         raise InvalidRequestError(
             "--async needs a deployed function",
-            why="no function is deployed from here, or --local was given",
+            why="no function was deployed from here, or --local was given",
             hint="leave --async out",
         )
     fields = event_of(
@@ -177,8 +177,7 @@ def _compare_code(chosen: Settings, reply: Reply) -> None:
         return  # The flows do not exist here, or cannot be imported.
     if reply.get("code") not in (None, "", code):
         output.say(
-            "warning: the deployed code is not the code here;"
-            " pfl deploy --dry-run shows the difference"
+            "warning: the deployed code differs from the code here; see pfl deploy --dry-run"
         )
 
 
@@ -205,7 +204,7 @@ def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
         for row in reap.reap_failed_request(results, chosen, error.request_id, cause, error.why):
             output.say(f"{row['what']}: its runs are marked as Crashed")
     except errors.PflError as exc:
-        output.say(f"warning: its runs are not marked as Crashed: {exc}; pfl runs reap does it")
+        output.say(f"warning: cannot mark its runs as Crashed: {exc}; run pfl runs reap")
 
 
 def plan(
@@ -258,8 +257,8 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
         loaded = project.load(chosen)
     if loaded.asked_others:
         output.say(
-            f"warning: {loaded.asked_others} starts a process or connects when it is imported:"
-            " every pfl command imports the flows again"
+            f"warning: {loaded.asked_others} starts a process or opens a connection at import,"
+            " so every pfl command imports the flows again"
         )
     rows = forecasts.steps(request, finding, results, loaded.prints, diff=diff)
     stored.explain_misses(results, request, rows)

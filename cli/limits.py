@@ -30,8 +30,8 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
     api = runs.find_api(chosen)
     if api is None:
         output.say(
-            "the embedded Prefect server is not running: these are the limits that pfl has set;"
-            " pfl server start shows all"
+            "the embedded Prefect server is not running: these are only the limits set by pfl;"
+            " to see all limits: pfl server start"
         )
     rows = list(_recorded(results) if api is None else limits.list_limits(api, results))
     if json:
@@ -40,7 +40,7 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
     else:
         output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
     leaked = sum(row["leaked"] for row in rows)
-    note = f", {leaked} slots leaked: pfl limits reset" if leaked else ""
+    note = f", {leaked} slots leaked; to free them: pfl limits reset" if leaked else ""
     output.say(f"{output.counted(len(rows), 'limit')}{note}")
 
 
@@ -79,7 +79,7 @@ def _recorded(results: objects.Store) -> Iterator[JsonObject]:
 @app.command("set")
 def set_limit(
     limit: Annotated[
-        int, typer.Argument(min=0, max=2**31 - 1, help="How many at once; 0 lets none run.")
+        int, typer.Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
     ],
     id: Id = None,
     step: Step = None,
@@ -103,7 +103,7 @@ def remove_limits(
     tag: Tag = None,
     idle: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Limits of single IDs unused for, say, 7d."),
+        typer.Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -138,7 +138,7 @@ def remove_limits(
 def reset_limit(
     id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Free and list the slots of a limit whose holders are dead; others keep their slots."""
+    """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
     from ..handler.engine.prefect import limits
 
     name = _tag(id, step, tag)
@@ -177,7 +177,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
     if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(
             "no limit is selected",
-            why="--tag, --step, or --id with --step selects one",
+            why="the command needs --tag, or --step with or without --id",
             hint="--id abc --step b",
         )
     if tag:

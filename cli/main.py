@@ -148,7 +148,7 @@ def _report(exc: BaseException, arguments: list[str]) -> int:
         raise exc
     else:
         why = f"{type(exc).__name__}: {exc}"
-        error = PflError("unexpected error", why=why, hint="PFL_TRACEBACK=1 shows where")
+        error = PflError("unexpected error", why=why, hint="for the traceback: PFL_TRACEBACK=1")
     output.fail(error)
     return error.exit_code
 

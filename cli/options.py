@@ -12,26 +12,24 @@ from ..handler.core.errors import InvalidRequestError
 from . import output
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Utc = Annotated[
     bool,
-    typer.Option(
-        "--utc", callback=output.set_utc, help="Show times in UTC; local times if not given."
-    ),
+    typer.Option("--utc", callback=output.set_utc, help="Show times in UTC instead of local time."),
 ]
 Since = Annotated[
     str | None,
     typer.Option(
         metavar="WHEN",
-        help="Only what is newer: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
+        help="Only newer ones: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
         "which is local if it has no offset.",
     ),
 ]
 Engine = Annotated[
     Literal["prefect", "direct"] | None, typer.Option(help="Engine that computes a miss.")
 ]
-Pool = Annotated[str | None, typer.Option(help="Work pool; PFL_WORK_POOL if not given.")]
+Pool = Annotated[str | None, typer.Option(help="Work pool (default: PFL_WORK_POOL).")]
 
 
 def checked(id: str | None) -> str | None:
@@ -57,7 +55,7 @@ def age_s(text: str, flag: str) -> int:
     if seconds is None:
         raise InvalidRequestError(
             f"invalid {flag} {text!r}",
-            why="an age is a number with s, m, h, d or w",
+            why="an age is a number followed by s, m, h, d or w",
             hint=f"{flag} 7d",
         )
     return seconds
@@ -80,7 +78,7 @@ def moment_ns(text: str, flag: str) -> int:
     except (ValueError, OverflowError) as exc:
         raise InvalidRequestError(
             f"invalid {flag} {text!r}",
-            why="it has to be a number with s, m, h, d or w, or a time in ISO 8601",
+            why="it must be a number followed by s, m, h, d or w, or a time in ISO 8601",
             hint=f"{flag} 7d or {flag} 2026-11-30T09:00",
         ) from exc
 
@@ -100,5 +98,5 @@ def refuse_together(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if len(given) > 1:
         raise InvalidRequestError(
-            f"{given[0]} and {given[1]} do not go together", hint=f"leave {given[1]} out"
+            f"{given[0]} and {given[1]} cannot be used together", hint=f"leave {given[1]} out"
         )

@@ -58,7 +58,7 @@ def write(text: str, end: str = "\n") -> None:
     Print *text* on stdout as it is: colours stay, so stored text has to be escaped first.
 
     Raises:
-        SystemExit: The reader of stdout is gone: ``| head`` has seen enough.
+        SystemExit: The reader has closed stdout, as ``| head`` does.
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
     clear_progress()
@@ -71,9 +71,9 @@ def write(text: str, end: str = "\n") -> None:
         if isinstance(exc, BrokenPipeError):
             sys.exit(0)
         raise UnavailableError(
-            "stdout cannot be written",
+            "cannot write to stdout",
             why=exc.strerror or str(exc),
-            hint="free some space, or write to another place",
+            hint="free some space, or write to another location",
         ) from exc
 
 
@@ -280,9 +280,9 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidRequestError(
-            "this needs your confirmation, and there is no terminal to ask on",
+            "this needs your confirmation, but stdin is not a terminal",
             why=f"the question is: {question}",
-            hint="--yes goes ahead without asking",
+            hint="to answer yes: --yes",
         )
     if not ask(question):
         import typer

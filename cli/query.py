@@ -59,7 +59,7 @@ def table(rows: Iterable[Mapping[str, object]]) -> Iterator[Any]:
                 yield database
         except duckdb.Error as exc:
             raise InvalidRequestError(
-                "DuckDB refused the query",
+                "DuckDB rejected the query",
                 why=str(exc).strip(),
                 hint="pfl history sql 'describe history'",
             ) from exc

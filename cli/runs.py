@@ -1,4 +1,4 @@
-"""``pfl runs``: runs, and marking the dead ones as crashed."""
+"""``pfl runs``: list runs, and mark dead ones as crashed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def list_runs(
     id: OnlyId = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Only runs of this status: running, crashed, completed, failed, …"),
+        typer.Option(help="Only runs with this status: running, crashed, completed, failed, …"),
     ] = None,
     stuck: Annotated[
         bool, typer.Option("--stuck", help="Only runs that look alive but whose process is dead.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Largest number of runs.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 50,
     utc: Utc = False,
     json: Json = False,
 ) -> None:
@@ -38,8 +38,8 @@ def list_runs(
     api = runs.find_api(chosen)
     if api is None:
         output.say(
-            "the embedded Prefect server is not running: these are the calls on record;"
-            " pfl server start brings the rest"
+            "the embedded Prefect server is not running: these are only the recorded calls;"
+            " to see all runs: pfl server start"
         )
     results = objects.of(chosen)
     found = list(runs.list_runs(results, api, id=id, status=status, stuck=stuck, limit=limit))

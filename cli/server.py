@@ -13,12 +13,12 @@ from .options import Json, Utc
 if TYPE_CHECKING:
     from ..handler.engine.prefect.server import Server
 
-app = typer.Typer(help="The embedded Prefect server of this project.", no_args_is_help=True)
+app = typer.Typer(help="Control the embedded Prefect server of this project.", no_args_is_help=True)
 
 
 @app.command("start")
 def start(utc: Utc = False, json: Json = False) -> None:
-    """Start the server, or find the running one; the first start creates its database."""
+    """Start the server if it is not running; the first start creates its database."""
     from ..handler.engine.prefect import server
 
     chosen = settings.load()
@@ -37,18 +37,18 @@ def status(utc: Utc = False, json: Json = False) -> None:
 
     running = server.find(settings.load().home)
     if running is None:
-        raise NotFoundError("this project runs no embedded server", hint="pfl server start")
+        raise NotFoundError("the embedded server is not running", hint="pfl server start")
     _show(running, json)
 
 
 @app.command("stop")
 def stop(json: Json = False) -> None:
-    """Stop the server; its database stays."""
+    """Stop the server; keep its database."""
     from ..handler.engine.prefect import server
 
     stopped = server.stop(settings.load().home)
     if stopped is None:
-        output.say("this project runs no embedded server")
+        output.say("the embedded server is not running")
     else:
         output.say(f"stopped the server at {stopped.url}")
     if json:

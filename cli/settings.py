@@ -24,7 +24,7 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
     found = Settings.from_env(os.environ)
     if found.project and not found.root.is_dir():
         raise InvalidRequestError(
-            f"PFL_PROJECT is {found.project!r}",
+            f"invalid PFL_PROJECT {found.project!r}",
             why="this directory does not exist",
             hint="set it to the directory that holds flows/",
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..serverless.prefect_setup import Planned
 
 app = typer.Typer(
-    help="What pfl needs in Prefect: storage block, deployments, automations.", no_args_is_help=True
+    help="Set up Prefect for pfl: storage block, deployments, automations.", no_args_is_help=True
 )
 Name = Annotated[str, typer.Option(help="Name of the block.")]
 Keys = Annotated[
@@ -34,7 +34,7 @@ Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 def make_blocks(
     name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
 ) -> None:
-    """Make the storage block of the results, and prove that it works."""
+    """Create the storage block for the results, and check that it works."""
     _make([Kind.blocks], dry_run, json, name, with_keys)
 
 
@@ -46,7 +46,7 @@ def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = Fa
 
 @app.command("automations")
 def make_automations(dry_run: DryRun = False, json: Json = False) -> None:
-    """Let Prefect mark runs without heartbeats as crashed: a second line of defence."""
+    """Have Prefect mark runs without heartbeats as crashed, as a second safeguard."""
     _make([Kind.automations], dry_run, json)
 
 
@@ -67,7 +67,7 @@ def remove(
     kinds: Annotated[
         list[Kind] | None,
         typer.Argument(
-            metavar="[KIND]...", help="blocks, deployments, automations; all if not given."
+            metavar="[KIND]...", help="blocks, deployments, automations (default: all)."
         ),
     ] = None,
     name: Name = "cache",
@@ -76,7 +76,7 @@ def remove(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Remove what pfl made; results and runs stay."""
+    """Remove what pfl created; keep results and runs."""
     chosen_kinds = set(kinds or Kind)
     for option, kind, value in (
         ("name", Kind.blocks, name != "cache"),

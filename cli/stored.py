@@ -33,7 +33,7 @@ def as_json(row: Mapping[str, Any]) -> Row:
 
 
 def for_people(row: Mapping[str, Any]) -> Row:
-    """The same row as people read it: local times, and the values of the inputs alone."""
+    """The same row for people: local times, and only the values of the inputs."""
     shown = _with_moments(row, output.local_time)
     if shown.get("inputs"):
         shown["inputs"] = {name: input_value(each) for name, each in shown["inputs"].items()}

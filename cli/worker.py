@@ -1,4 +1,4 @@
-"""``pfl worker``: the process that has the function run what Prefect has scheduled."""
+"""``pfl worker``: the process that passes runs scheduled in Prefect to the function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import output, settings
 from .options import Pool
 from .setup import connected
 
-app = typer.Typer(help="Have the function run what Prefect has scheduled.", no_args_is_help=True)
+app = typer.Typer(help="Pass runs scheduled in Prefect to the function.", no_args_is_help=True)
 
 
 @app.command("start")
@@ -19,12 +19,12 @@ def start(
     pool: Pool = None,
     name: Annotated[str | None, typer.Option(help="Worker name.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of runs at once.")
+        int | None, typer.Option(min=1, help="Maximum number of runs at once.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for runs.")] = 2,
-    once: Annotated[bool, typer.Option("--once", help="Hand over what is due, and exit.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for runs.")] = 2,
+    once: Annotated[bool, typer.Option("--once", help="Start what is due, and exit.")] = False,
 ) -> None:
-    """Look for scheduled runs and have the function run them, until the worker is stopped."""
+    """Pass scheduled runs to the function until the worker is stopped."""
     import os
 
     chosen = settings.load()
@@ -46,8 +46,8 @@ def start(
         others = prefect_setup.workers(api, pool)
         if others:
             output.say(
-                f"{output.counted(len(others), 'other worker')} of this pool may be running:"
-                f" {', '.join(others)}; one of them takes each run"
+                f"{output.counted(len(others), 'other worker')} for this pool may be running:"
+                f" {', '.join(others)}; each run goes to only one of them"
             )
         worker = LambdaWorker(
             work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False

@@ -71,7 +71,7 @@ def chosen_region(default: str = "") -> str:
     region = boto3.Session().region_name or os.environ.get("AWS_REGION") or default
     if not region:
         raise InvalidRequestError(
-            "no AWS region is chosen", hint="AWS_REGION=eu-central-1, or a profile with a region"
+            "no AWS region is set", hint="set AWS_REGION, or use a profile with a region"
         )
     return region
 
@@ -97,13 +97,13 @@ def converted_errors(resource: str) -> Iterator[None]:
             boto.ProfileNotFound,
             InvalidRequestError,
             "the AWS profile does not exist",
-            "AWS_PROFILE, or aws configure",
+            "set AWS_PROFILE, or aws configure",
         ),
         (
             no_credentials,
             InvalidRequestError,
             "no AWS credentials found",
-            "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or aws sso login",
+            "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in",
         ),
         # boto3 also raises ValueError for an invalid endpoint or region.
         (
@@ -116,7 +116,7 @@ def converted_errors(resource: str) -> Iterator[None]:
             (boto.EndpointConnectionError, boto.ConnectTimeoutError),
             UnavailableError,
             f"{resource} cannot be reached",
-            "is the region's name right, and the endpoint (AWS_ENDPOINT_URL)?",
+            "check the region and the endpoint (AWS_ENDPOINT_URL)",
         ),
         (boto.BotoCoreError, UnavailableError, f"{resource} did not answer", ""),
     )
@@ -148,13 +148,13 @@ def _refusal(exc: ClientError, resource: str) -> PflError:
         return NotFoundError(
             f"{resource} does not exist",
             why=why,
-            hint="pfl deploy creates it; is the region right?",
+            hint="check the region, or create it with pfl deploy",
         )
     if "AccessDenied" in kind or kind in ("403", "UnauthorizedOperation"):
         return UnavailableError(
-            f"{resource}: access is denied",
+            f"{resource}: access denied",
             why=why,
-            hint="the credentials in use lack this permission",
+            hint="use credentials that have this permission",
         )
     if kind in _REJECTED:
         return UnavailableError(

@@ -105,7 +105,7 @@ class Deployment:
             if not _NAME.fullmatch(text):
                 raise InvalidRequestError(
                     f"invalid --{option} {text!r}",
-                    why="it is not a lower-case letter and up to 19 letters, digits and dashes",
+                    why="it must be a lower-case letter and up to 19 letters, digits and dashes",
                     hint=f"--{option} my-{option}",
                 )
         if self.image_uri and not re.search(r"@sha256:[0-9a-f]{64}$", self.image_uri):
@@ -188,11 +188,11 @@ class Deployment:
         if not node or not shutil.which("npm"):
             raise InvalidRequestError(
                 "Node and npm are not installed",
-                hint="Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
+                hint="install Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
             )
         version = _run(node, "--version").stdout.strip()
         if list(map(int, re.findall(r"\d+", version))) < [20, 19]:
-            raise InvalidRequestError("Node is too old", why=f"{version}, 20.19 at least")
+            raise InvalidRequestError("Node is too old", why=f"{version}; 20.19 or newer is needed")
         if not OSLS.exists():
             raise InvalidRequestError(
                 "osls is not installed",
@@ -208,7 +208,7 @@ class Deployment:
         if region not in regions:
             near = difflib.get_close_matches(region, regions) or regions[:4]
             raise InvalidRequestError(
-                f"AWS has no region {region!r}", hint=f"for instance {', '.join(near)}"
+                f"unknown AWS region {region!r}", hint=f"for example {', '.join(near)}"
             )
         self.region = region
 
@@ -224,7 +224,7 @@ class Deployment:
             raise InvalidRequestError(
                 "the bucket's name is too long",
                 why=f"{self.bucket}: {len(self.bucket)} characters, 63 at most",
-                hint="--name",
+                hint="use a shorter --name",
             )
 
     def _check_stack(self) -> None:
@@ -244,7 +244,7 @@ class Deployment:
         api = environment.configured(self.settings)
         if api is None:
             raise InvalidRequestError(
-                "no Prefect API is configured", hint="PREFECT_API_URL, or --engine direct"
+                "no Prefect API is configured", hint="set PREFECT_API_URL, or use --engine direct"
             )
         self.api = api
         self._check_reachable(api.url)
@@ -255,7 +255,7 @@ class Deployment:
         if not self.plain_key:
             raise InvalidRequestError(
                 "PREFECT_API_KEY would be readable in the function's variables",
-                hint="put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
+                hint="put it in Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, "
                 "or --plain-key",
             )
         self.report("warning: everybody who can see the function can read PREFECT_API_KEY")
@@ -268,11 +268,9 @@ class Deployment:
             rows = socket.getaddrinfo(parts.hostname, port)
             addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
-                raise ValueError("that is this machine")
+                raise ValueError("it is the address of this machine")
             if any(each.is_private for each in addresses):
-                self.report(
-                    f"warning: {url} is a private address: the function has to be in its VPC"
-                )
+                self.report(f"warning: {url} is a private address: the function must be in its VPC")
             else:
                 socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
         except (OSError, ValueError) as exc:
@@ -294,7 +292,7 @@ class Deployment:
             raise InvalidRequestError(
                 "some changes are not committed to git",
                 why=", ".join(line[3:] for line in done.stdout.splitlines()[:5]),
-                hint="commit them, or --dirty",
+                hint="commit them, or use --dirty",
             )
 
     # The image.
@@ -425,7 +423,7 @@ class Deployment:
         image.run(
             [str(OSLS), command, "--stage", self.stage],
             f"osls {command} failed",
-            hint="what was deployed before stays; run it again",
+            hint="run it again; the previous deployment is unchanged",
             report=lambda line: self.report(f"  {line}"),
             cwd=HERE,
             env=os.environ | variables,
@@ -501,7 +499,7 @@ class Deployment:
         if error is not None:
             kind = UnavailableError if errors.exit_code(error["type"]) == 5 else PflError
             raise kind(
-                f"{self.function} is deployed, and does not work: {error['what']}",
+                f"{self.function} is deployed, but does not work: {error['what']}",
                 why=error["why"],
                 hint=error["hint"],
             )

@@ -98,7 +98,7 @@ def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None
         for row in reap.reap(results, settings, only=[call], arrival_s=arrival_s):
             sys.stderr.write(_log_line(row) + "\n")
     except PflError as exc:
-        sys.stderr.write(f"pfl: {exc}; pfl runs reap will end the call\n")
+        sys.stderr.write(f"pfl: {exc}; pfl runs reap will clean up the call\n")
 
 
 def _log_line(row: Mapping[str, Any]) -> str:

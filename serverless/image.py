@@ -44,7 +44,7 @@ def tool() -> str:
             if not done.returncode:
                 return name
     raise InvalidRequestError(
-        "no container tool works here",
+        "no working container tool found",
         hint="docker with its engine running, podman or buildah; or --image",
     )
 
@@ -116,8 +116,8 @@ def push(name: str, tag: str, *, user: str, password: str, report: Report) -> No
     run(
         [name, "push", *plain, tag],
         f"{tag} was not pushed",
-        hint="do the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, "
-        "ecr:UploadLayerPart and ecr:CompleteLayerUpload?",
+        hint="check that the credentials allow ecr:PutImage, ecr:InitiateLayerUpload, "
+        "ecr:UploadLayerPart and ecr:CompleteLayerUpload",
         report=report,
     )
 

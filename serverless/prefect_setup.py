@@ -97,7 +97,7 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
     """
     if settings.store.startswith("memory://"):
         raise InvalidRequestError(
-            "a store in memory has no block",
+            "an in-memory store cannot have a block",
             why=f"PFL_STORE={settings.store}",
             hint="PFL_STORE=s3://bucket/prefix",
         )
@@ -114,11 +114,11 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
     for (kind, other), fields in existing.items():
         if other == name and kind != slug:
             notes.append(
-                f"{kind}/{name}, of another type, exists too: tasks that name it use other results"
+                f"{kind}/{name}, of another type, also exists: tasks that use it have other results"
             )
         elif data is None and kind == slug and _fields(fields) | ignored == after | ignored:
             notes.append(
-                f"{kind}/{other} has the same location: --name {other} keeps only that one"
+                f"{kind}/{other} has the same location: to keep only that one, --name {other}"
             )
 
     def make() -> None:
@@ -245,7 +245,7 @@ def work_pool(api: Api, pool: str) -> JsonObject | None:
         raise InvalidRequestError(
             f"the work pool {pool} is of type {found['type']}",
             why="pfl needs one of type aws-lambda",
-            hint="--pool OTHER-NAME, or PFL_WORK_POOL",
+            hint="use --pool OTHER-NAME, or set PFL_WORK_POOL",
         )
     return found
 
@@ -279,7 +279,7 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> It
     own, _ = _removals(api, pool)
     for change, delete in own:
         if change.name.removesuffix(f"/{DEPLOYMENT}") not in flows:
-            yield change._replace(note="its flow is not in flows/ any more"), delete
+            yield change._replace(note="its flow is no longer in flows/"), delete
 
 
 def _plan_pool(api: Api, pool: str, function: str) -> Planned:

@@ -111,7 +111,7 @@ def target(settings: Settings) -> Target | None:
         pass
     except (OSError, ValueError, TypeError) as exc:
         raise CorruptRecordError(
-            f"{path} cannot be read", why=str(exc), hint="pfl deploy writes it again"
+            f"{path} cannot be read", why=str(exc), hint="to write it again: pfl deploy"
         ) from exc
     if settings.function and (deployed is None or deployed.function != settings.function):
         return Target(settings.function)
@@ -179,9 +179,9 @@ def call(
             raise ValueError("not a reply")
     except ValueError as exc:
         raise UnavailableError(
-            f"{name} did not answer with a reply",
+            f"{name} did not return a reply",
             why=body[:200].decode(errors="replace"),
-            hint="is it a function of pfl? PFL_FUNCTION names the one to call",
+            hint="set PFL_FUNCTION to a function that pfl deployed",
         ) from exc
     return cast(Reply, reply)
 
@@ -234,7 +234,7 @@ def fetch(reply: Reply, settings: Settings) -> None:
         if data is None:
             raise NotFoundError(
                 f"{path} does not exist in {settings.store}",
-                hint="is PFL_STORE the store of the function?",
+                hint="set PFL_STORE to the store of the function",
             )
         row["value"] = records.decode_result(data, path)[0]
 
@@ -251,7 +251,7 @@ def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
     answer = json.loads(body)
     kind: str = answer.get("errorType", "")
     why = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", answer.get("errorMessage", "")) or kind
-    saved = "what was finished is saved: call again, or"
+    saved = "finished steps are saved: call again, or"
     if kind == "Sandbox.Timedout" or "Task timed out" in why:
         return FunctionTimedOutError(
             f"{name} ran out of time",
@@ -271,13 +271,13 @@ def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
         return FunctionExitedError(
             f"the process of {name} ended",
             why=why,
-            hint="a step called exit(), or a library ended the process; see pfl logs",
+            hint="see pfl logs: a step called exit(), or a library ended the process",
         )
     if kind in _CANNOT_START:
         return FunctionImportError(
             f"{name} cannot be started",
             why=f"{kind}: {why}",
-            hint="pfl deploy builds the image again, and checks that it starts",
+            hint="to rebuild the image and check that it starts: pfl deploy",
         )
     return FunctionCrashedError(
         f"{name} failed", why=f"{kind}: {why}" if kind else why, hint="see pfl logs"

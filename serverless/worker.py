@@ -43,7 +43,7 @@ def template(function: str) -> JsonObject:
         "region": {
             "title": "Region",
             "type": "string",
-            "description": "AWS region, if the worker's own settings name none.",
+            "description": "AWS region, if the worker's own settings have none.",
         },
     }
     return {
@@ -122,5 +122,5 @@ class LambdaWorker(BaseWorker[LambdaJobConfiguration, BaseVariables, BaseWorkerR
             for name in await anyio.to_thread.run_sync(
                 scheduled_runs.end_lost, builder.current_api(), self._work_pool_name
             ):
-                self._logger.warning("%s never began: it is marked as Crashed", name)
+                self._logger.warning("%s never started and is now marked as Crashed", name)
         return await super().get_and_submit_flow_runs()

@@ -196,7 +196,7 @@ def test_another_length_of_the_lists_runs_the_report_alone(site, call):
 def test_a_length_that_cannot_be_is_told(site, call, top):
     reply, _ = call(params={"top": top})
     assert reply["status"] == "failed"
-    assert f"top is {top}, and has to be 1 to 100" in reply["error"]["why"]
+    assert f"invalid top {top}: it must be 1 to 100" in reply["error"]["why"]
 
 
 def test_what_is_not_installed_fails_and_close_names_are_told(site, call):

@@ -210,7 +210,7 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
         (["--id", "abc", "--step", "a", "--bust", "c"], "not needed for a"),
         (["--id", "abc", "--skip", "a", "--bust", "a"], "both busted and skipped"),
         (["--id", "abc", "--engine", "dask"], "'dask' is not one of 'prefect', 'direct'"),
-        (["--id", "abc", "--async"], "no function is deployed"),
+        (["--id", "abc", "--async"], "no function was deployed"),
         (["--id", "abc", "--nope"], "No such option: --nope"),
         (["--event", "{"], "the event is not JSON"),
         (["--event", "[]"], "a list, not an object"),
@@ -218,7 +218,7 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
         (["--event", '{"id": 7}'], "the ID is a number"),
         (["--event", '{"id": "abc", "bust": "these"}'], "bust is 'these'"),
         (["--event", "@nowhere.json"], "cannot be read"),
-        (["--event", "{}", "--id", "abc"], "do not go together"),
+        (["--event", "{}", "--id", "abc"], "cannot be used together"),
     ],
 )
 def test_invoke_refuses_what_is_wrong_in_words_and_with_exit_code_2(here, arguments, words):

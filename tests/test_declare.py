@@ -159,7 +159,7 @@ def var_keyword(**kwargs):
 
 @pytest.mark.parametrize("function", [positional_only, var_positional, var_keyword])
 def test_a_parameter_that_cannot_be_filled_by_name_is_refused(function):
-    with pytest.raises(DeclarationError, match="cannot be filled by name") as caught:
+    with pytest.raises(DeclarationError, match="cannot be passed by name") as caught:
         step(function)
     assert f"{HERE}:{line_of(function)}" in caught.value.what
 
@@ -477,7 +477,7 @@ def test_text_from_a_terminal_becomes_the_value_it_spells(annotation, default, t
 def test_text_that_does_not_parse_is_refused_with_what_would(annotation, default, text):
     with pytest.raises(InvalidRequestError, match="parameter p cannot be") as caught:
         declared(annotation, default).parse("p", text)
-    assert caught.value.why.startswith("it has to be")
+    assert caught.value.why.startswith("it must be")
     assert "--param p=" in caught.value.hint
     assert len(caught.value.what) < 200
 
@@ -499,7 +499,7 @@ def test_two_steps_of_one_name_in_two_flows_are_told_with_both_lines(project):
         project, "from flows import one, two\nFLOWS = [flow('x', one.a), flow('y', two.a)]\n"
     )
     assert error["type"] == "DeclarationError"
-    assert "two steps of the image are named 'a'" in error["what"]
+    assert "two steps of the project are named 'a'" in error["what"]
     assert "flows/one.py:2" in error["why"]
     assert "flows/two.py:4" in error["why"]
 

@@ -145,7 +145,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 
     here.write(FLOWS.replace("RATE = 3", "RATE = 4"))
     assert run("status", "--json").data["is_current"] is False
-    assert "the deployed code is not the code here" in run("invoke", "--id", "abc", "--json").err
+    assert "deployed code differs from the code here" in run("invoke", "--id", "abc", "--json").err
     planned = run("deploy", "--image", IMAGE, "--dry-run", "--json").data
     would = {
         row["type"]: row["would"] for row in planned["resource_changes"]
@@ -259,10 +259,10 @@ def test_all_that_is_missing_is_reported_at_once(here, monkeypatch):
     why = ran.data["error"]["why"].splitlines()
     assert [line.split(" (")[0] for line in why] == [
         "Node and npm are not installed",
-        "AWS has no region 'us-eats-1'",
-        "Lambda cannot reach http://127.0.0.1:4200/api: that is this machine",
+        "unknown AWS region 'us-eats-1'",
+        "Lambda cannot reach http://127.0.0.1:4200/api: it is the address of this machine",
         "PREFECT_API_KEY would be readable in the function's variables",
-        "no container tool works here",
+        "no working container tool found",
     ]
 
 
@@ -358,7 +358,7 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_reported(here, mon
     assert found == [
         (
             "PREFECT_API_KEY would be readable in the function's variables"
-            " (put it into Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
+            " (put it in Secrets Manager or SSM and set PFL_PREFECT_SECRET=arn:…, or --plain-key)"
         )
     ]
     told: list[str] = []
@@ -379,7 +379,7 @@ def test_no_credentials_a_plain_key_and_a_private_address_are_reported(here, mon
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     assert [line.split(" (")[0] for line in checked(here.root, engine="direct")] == [
-        "no AWS region is chosen",
+        "no AWS region is set",
         "no AWS credentials found: Unable to locate credentials",
     ]
 
@@ -436,7 +436,7 @@ def test_without_permission_for_the_registry_nothing_is_built(here, s3_url, monk
     finally:
         enforced("inf")
     assert ran.code == 2
-    assert ran.data["error"]["why"].startswith("the image registry (ECR): access is denied: ")
+    assert ran.data["error"]["why"].startswith("the image registry (ECR): access denied: ")
     assert "ecr:GetAuthorizationToken" in ran.data["error"]["why"]
 
 

@@ -124,7 +124,7 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
         ("warn", "0 workers of doctor alive"),
     ]
     assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slot leaked")
-    assert found["block"] == [("warn", "local-file-system/cache leads to another place")]
+    assert found["block"] == [("warn", "local-file-system/cache points to another location")]
     assert again["block"][0] == ("warn", "local-file-system/cache does not exist")
     assert again["block"][1][1].startswith("local-file-system/renamed has the same location")
     assert all(row["fix"] for row in ran.rows if row["status"] in ("warn", "fail"))
@@ -137,7 +137,7 @@ def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, mon
     before = rows(inside("doctor", "--fast", "--json"))
     assert ("warn", f"{bucket} is not versioned") in before["bucket"]
     assert ("warn", f"{bucket} is not private") in before["bucket"]
-    assert ("ok", f"s3://{bucket}/pfl is written, read, and created once only") in before["store"]
+    assert ("ok", f"s3://{bucket}/pfl works, and creates objects only once") in before["store"]
     s3_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     shut = dict.fromkeys(
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
@@ -158,8 +158,8 @@ FAILS = {  # Exit code, the check that fails, and its words.
     "flows": (2, "flows", "pipeline.py"),
     "pool": (2, "worker", "is of type process"),
     "function": (3, "function", "no-such-function does not exist"),
-    "role": (5, "function", "from inside: the store s3://shut/pfl did not write"),
-    "create": (5, "store", "a create overwrites"),
+    "role": (5, "function", "reports: the store s3://shut/pfl did not write"),
+    "create": (5, "store", "the store overwrites"),
     "version": (2, "versions", "wanted >=99"),
     "place": (5, "block", "the store "),
 }

@@ -91,7 +91,7 @@ def test_the_call_of_a_killed_runtime_is_ended_while_its_caller_waits(
     flows, tasks, runs = states(project, id)
     assert (flows, tasks) == (["CRASHED"], ["COMPLETED", "CRASHED"]), sandbox.log
     summary, detail, advice = runs[0].state.message.splitlines()
-    assert "died: it ended by itself, or was killed while it computed b" in summary
+    assert "died: it exited by itself, or was killed while computing b" in summary
     assert "Lambda shut its sandbox down: releasefail" in detail
     assert "memory" in advice
     assert [
@@ -172,8 +172,8 @@ def test_without_its_store_the_extension_leaves_the_call_to_the_next_reap(projec
         "extension.end_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
     )
     for store, said in (
-        ("/nowhere", "pfl runs reap will end the call"),
-        ("", "ran into the function's time limit while it computed b"),
+        ("/nowhere", "pfl runs reap will clean up the call"),
+        ("", "reached the function's time limit while computing b"),
     ):
         environ = {**os.environ, "TMPDIR": str(tmp_path), "PFL_STORE": store}
         done = subprocess.run(
@@ -207,6 +207,6 @@ def test_the_receiver_of_a_function_error_ends_the_call_with_its_cause(project):
         project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory"
     )
     assert (row["cause"], row["steps"]) == ("memory", ["a"])
-    assert "ran out of memory while it computed a" in row["what"]
+    assert "ran out of memory while computing a" in row["what"]
     assert [record["cause"] for record in crashed(project)] == ["memory"]
     assert lease.calls(project.results) == {}

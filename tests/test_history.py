@@ -272,7 +272,7 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     )  # Its index entry stays: a writer that died between the two.
     code, out, err = pfl("history", "ls", "--json")
     assert (code, [json.loads(line)["value"] for line in out.splitlines()]) == (0, [3])
-    assert "version 2" in err and "skipped 2 records, damaged or of another version" in err
+    assert "version 2" in err and "skipped 2 records: damaged, or of another version" in err
     assert pfl("history", "show", names[1].short)[0] == 6
     assert pfl("history", "show", names[0].short)[0] == 3
     assert pfl("history", "export")[1].count("\n") == 1
@@ -319,7 +319,7 @@ def test_tail_goes_on_with_what_comes(counting):
     ("words", "code", "said"),
     [
         (["show", "zz"], 2, "is not the name of a record"),
-        (["show", "123456"], 3, "record 123456 does not exist"),
+        (["show", "123456"], 3, "record 123456 not found"),
         (["ls", "--since", "soon"], 2, "invalid --since 'soon'"),
         (["ls", "--status", "good"], 2, "'good' is not one of 'computed'"),
         (["ls", "--plot"], 2, "no number"),
@@ -344,7 +344,7 @@ def test_tail_goes_on_with_what_comes(counting):
         (["ls", "--plot", "--plot-to", "x.svg"], 2, "--plot and --plot-to"),
         (["ls", "--plot-to", "x.svg", "--json"], 2, "--plot-to and --json"),
         (["ls", "--plot-to", "x.gif"], 2, "invalid --plot-to"),
-        (["diff", "1", "2", "--step", "b"], 2, "two records and --step do not go together"),
+        (["diff", "1", "2", "--step", "b"], 2, "two records and --step cannot be used together"),
     ],
 )
 def test_bad_input_is_told_with_its_exit_code(counting, words, code, said):
@@ -612,7 +612,7 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
         0,
         [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}],
     )
-    assert "DuckDB refused" in pfl("history", "sql", "selec")[2]
+    assert "DuckDB rejected" in pfl("history", "sql", "selec")[2]
 
 
 def test_a_record_of_another_id_is_not_shown(counting):

@@ -273,7 +273,7 @@ def test_a_function_of_other_code_is_called_with_a_warning(deployed, monkeypatch
     finally:
         path.write_text(before)
     assert ran.code == 0
-    assert "the deployed code is not the code here" in ran.err
+    assert "the deployed code differs from the code here" in ran.err
 
 
 def test_a_step_that_raises_is_a_reply_and_not_a_function_error(deployed):
@@ -308,7 +308,7 @@ def test_each_death_of_the_process_has_its_error_and_the_next_call_works(deploye
     assert words in ran.data["error"]["what"] + ran.data["error"]["why"]
     assert ran.data["error"]["hint"]
     assert "the end of its log:" in ran.err
-    assert "while it computed die: its runs are marked as Crashed" in ran.err
+    assert "while computing die: its runs are marked as Crashed" in ran.err
     assert (
         lease.calls(
             stores.of(Settings(project=str(deployed.root), store=str(deployed.root / "store")))
@@ -594,7 +594,7 @@ def test_errors_name_what_is_wrong_with_a_name_or_the_credentials(deployed):
     ran = deployed.pfl(
         "nowhere", "--id", "x", "--json", AWS_REGION="", AWS_DEFAULT_REGION="", AWS_ENDPOINT_URL=""
     )
-    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is chosen"), ran.data
+    assert (ran.code, ran.data["error"]["what"]) == (2, "no AWS region is set"), ran.data
     ran = deployed.pfl("nowhere", "--id", "x", "--json", AWS_PROFILE="nobody")
     assert (ran.code, ran.data["error"]["what"]) == (2, "the AWS profile does not exist")
     ran = deployed.pfl("f", "--id", "x", "--endpoint-url", "http://127.0.0.1:9", "--json")

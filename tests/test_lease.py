@@ -132,7 +132,7 @@ def test_a_call_that_woke_late_goes_on_if_nobody_took_it_for_dead(store, monkeyp
     assert lease.claim_dead_call(store, other.token) is not None
     now[0] = 800.0
     one.check("b")
-    with pytest.raises(LeaseLostError, match="taken for dead"):
+    with pytest.raises(LeaseLostError, match="counted as dead"):
         other.check("c")
 
 

@@ -98,7 +98,7 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (["set", "--tag", "x", "--step", "b", "1"], 2, "no limit is selected"),
         (["set", "--step", "nope", "1"], 2, "unknown step 'nope'"),
         (["set", "--id", "", "--step", "b", "1"], 2, "the ID is empty"),
-        (["set", "--tag", "a/b", "1"], 2, "Prefect allows no '/'"),
+        (["set", "--tag", "a/b", "1"], 2, "Prefect does not allow '/'"),
         (["set", "--step", "b", "-1"], 2, "-1"),
         (["set", "--step", "b", "x"], 2, "x"),
         (["rm", "--tag", "never-set"], 3, "the tag never-set has no limit"),
@@ -106,7 +106,7 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (
             ["rm", "--idle", "7d", "--tag", "x"],
             2,
-            "--idle and --id, --step or --tag do not go together",
+            "--idle and --id, --step or --tag cannot be used together",
         ),
         (["reset", "--tag", "never-set"], 3, "the tag never-set has no limit"),
     ],
@@ -207,7 +207,7 @@ def test_reset_frees_a_slot_that_nobody_holds_and_keeps_what_runs(on_server, id)
         .endswith(f"{tag}: 1 would be freed, 2 of 2 taken")
     )
     (row,) = rows(on_server, "limits", "reset", "--tag", tag)
-    assert (row["freed"], row["taken"]) == (["a slot without a holder (1 in all)"], 1)
+    assert (row["freed"], row["taken"]) == (["slots without a holder: 1"], 1)
     os.write(gate, b"go")
     os.close(gate)
     assert reply_of(child)["status"] == "completed"
@@ -221,7 +221,7 @@ def test_a_killed_holder_is_shown_as_leaked_and_reset_frees_its_slot_at_once(on_
     found = limit(on_server, tag)
     assert (found["taken"], found["leaked"], found["holders"][0]["is_dead"]) == (1, 1, True)
     done = pfl(on_server, "limits", "reset", "--id", id, "--step", "a")
-    assert done.stdout.startswith(f"freed: a[{id}], held since ")
+    assert done.stdout.startswith(f"freed: a[{id}], held by a dead process since ")
     assert limit(on_server, tag)["taken"] == 0
     assert (
         pfl(on_server, "limits", "reset", "--id", id, "--step", "a")
@@ -288,5 +288,5 @@ def test_a_prefect_that_takes_slots_by_another_name_is_refused(project):
         capture_output=True,
         text=True,
     )
-    assert "takes the slots of a limit in a way that pfl does not know" in done.stdout, done.stderr
+    assert "takes slots of a limit in a way that pfl does not support" in done.stdout, done.stderr
     assert "has no _concurrency" in done.stdout

@@ -96,8 +96,8 @@ def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server)
     flows, tasks, runs = states(on_server, id)
     assert (flows, tasks) == (["CRASHED"], ["CRASHED"])
     summary, detail, advice = runs[0].state.message.splitlines()
-    assert "was killed while it computed a" in summary
-    assert "last sign of life" in detail
+    assert "was killed while computing a" in summary
+    assert "last seen" in detail
     assert "memory" in advice
     (record,) = crashed(on_server, id)
     assert (record["cause"], record["flow_run_id"], record["attempt"]) == (

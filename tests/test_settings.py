@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def env_example() -> str:
     """The text of ``.env.example``: each setting with its meaning, its choices and its default."""
-    lines = [
-        "# The settings of pfl: flags beat the environment, which beats this file and the defaults."
-    ]
+    lines = ["# The settings of pfl: flags override the environment, which overrides this file."]
     for setting in SETTINGS.values():
         choices = f" ({' or '.join(setting.choices)})" if setting.choices else ""
         default = (

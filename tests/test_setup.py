@@ -223,7 +223,7 @@ def test_a_bucket_that_does_not_exist_leaves_no_block(
     with pytest.raises(UnavailableError, match="the block does not work"):
         setting_up("blocks", name="broken")
     on_prefect.knobs["store"] = "memory://x"
-    with pytest.raises(InvalidRequestError, match="in memory"):
+    with pytest.raises(InvalidRequestError, match="in-memory"):
         setting_up("blocks", name="broken")
     assert (
         client.ask(
@@ -237,8 +237,8 @@ def test_a_bucket_that_does_not_exist_leaves_no_block(
 @pytest.mark.parametrize(
     ("kind", "path", "status", "hint"),
     [
-        ("blocks", "/block_documents/", 403, "ask for a role that can"),
-        ("deployments", "/work_pools/", 403, "ask for a role that can"),
+        ("blocks", "/block_documents/", 403, "ask for a role that has it"),
+        ("deployments", "/work_pools/", 403, "ask for a role that has it"),
         ("deployments", "/work_pools/", 404, "too old"),
         ("deployments", "/deployments/", 422, "too old"),
         ("automations", "/automations/", 401, "check PREFECT_API_KEY"),
@@ -318,7 +318,7 @@ def test_a_block_of_the_same_location_under_another_name_is_reported(setting_up,
         "create",
         (
             "an object is written, read and deleted through the block and the store; "
-            "local-file-system/renamed has the same location: --name renamed keeps only that one"
+            "local-file-system/renamed has the same location: to keep only that one, --name renamed"
         ),
     )
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited)
     said = pfl("plan", "--id", "abc", "--step", "b").err
     assert "b never hits: `START` at flows/pipeline.py:" in said
     assert "the fingerprint of b is incomplete: " in said
-    assert "flows/pipeline.py:6 starts a process or connects when it is imported" in said
+    assert "flows/pipeline.py:6 starts a process or opens a connection at import" in said
 
 
 def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
@@ -148,7 +148,7 @@ def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):
     assert (statuses(single), single["store"]) == ({"b": "hit"}, {"get": 3, "list": 1})
 
     assert (
-        "would be an edit again" in pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").err
+        "no longer be accepted" in pfl("cache", "accept", "--step", "b", "--undo", "--dry-run").err
     )
     assert pfl("cache", "accept", "--step", "b", "--undo").code == 0
     assert statuses(edited.call(cached_only=True))["b"] == "miss"

@@ -279,7 +279,7 @@ def test_a_run_that_cannot_start_has_the_reason_in_prefect(pool):
         "FAILED"
     }  # Not scheduled again, though parent has a retry.
     for words, state in zip(
-        ("parameters ['n', 'more']", "the image has no flow 'plain'", "control character"),
+        ("parameters ['n', 'more']", "the image lacks the flow 'plain'", "control character"),
         told,
         strict=True,
     ):
@@ -369,7 +369,7 @@ def test_a_poll_runs_what_is_due_and_ends_what_never_began(pool, monkeypatch):
     pool.project.handle({"action": "poll"})
     assert (
         pool.seen(lost)["state_type"],
-        "never began" in pool.seen(lost)["state"]["message"],
+        "never started" in pool.seen(lost)["state"]["message"],
     ) == ("CRASHED", True)
     assert pool.seen(cancelled)["state_type"] == "CANCELLED"
 
@@ -475,11 +475,11 @@ def test_both_workers_send_runs_and_what_aws_refuses_is_a_crash(pool, function, 
             assert any("started!" in line for line in worker.stdout), f"{worker.args} did not start"
         ids = [pool.run("meaning", id=f"worker-{n}") for n in range(2)]
         refused = {
-            "no-such-function": ("no-such-function does not exist", "pfl deploy creates it"),
+            "no-such-function": ("no-such-function does not exist", "create it with pfl deploy"),
             "busy": ("function busy is throttled", "raise its reserved concurrency"),
             "shut": (
-                "function shut: access is denied",
-                "the credentials in use lack this permission",
+                "function shut: access denied",
+                "use credentials that have this permission",
             ),
         }
         bad = {

@@ -81,7 +81,7 @@ def measure(id: str, collect: Collected) -> Measured:
             continue
         source = installed[path].read_bytes() if path in installed else b""
         if digest(source) != collected:
-            raise ChangedError(f"{path} changed after it was collected: collect has to run again")
+            raise ChangedError(f"{path} changed after it was collected: collect must run again")
         try:
             modules[path], functions = count(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:

@@ -46,7 +46,7 @@ def report(collect: Collected, measure: Measured, previous: Report | None, top: 
         top: The number of rows that a list shows at most, 1 to 100.
     """
     if not 1 <= top <= LONGEST:
-        raise ValueError(f"top is {top}, and has to be 1 to {LONGEST}")
+        raise ValueError(f"invalid top {top}: it must be 1 to {LONGEST}")
     sizes = [size_bytes for size_bytes, _ in collect["files"].values()]
     totals = {"files": len(sizes), "bytes": sum(sizes), **measure["totals"]}
     files: Files = {}

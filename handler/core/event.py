@@ -185,7 +185,7 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
         )
     engine = _typed(event, "engine", str, engine)
     if engine not in ("prefect", "direct"):
-        raise InvalidRequestError(f"unknown engine {engine!r}", hint='"prefect" or "direct"')
+        raise InvalidRequestError(f"unknown engine {engine!r}", hint='use "prefect" or "direct"')
     cached_only = _typed(event, "cached_only", bool, False)
     if event.get("params") is not None:
         params = _params(flow, event)
@@ -324,7 +324,7 @@ def _steps(flow: FlowEntry, event: Event, name: str, targets: tuple[str, ...]) -
         shown = repr(steps) if isinstance(steps, str) else _kind(steps)
         words = '"this", "all" or ' if name == "bust" else ""
         raise InvalidRequestError(
-            f"{name} is {shown}", why=f"it has to be {words}a list of steps", hint=_EXAMPLES[name]
+            f"{name} is {shown}", why=f"it must be {words}a list of steps", hint=_EXAMPLES[name]
         )
     for step in steps:
         _check_step(flow, step)

@@ -63,7 +63,7 @@ class Settings(NamedTuple):
     manifest: str = _setting(
         "PFL_MANIFEST",
         "",
-        "manifest baked into an image, and trusted; empty: made from the flows as they are",
+        "manifest that was built into an image; empty: made from the current flows",
     )
     inline_bytes: int = _setting(
         "PFL_INLINE_BYTES", 262_144, "largest value kept inside a plan, in bytes of JSON"
@@ -77,7 +77,7 @@ class Settings(NamedTuple):
     margin_s: int = _setting(
         "PFL_MARGIN_S",
         2,
-        "seconds before the Lambda deadline that are kept for saving and replying",
+        "seconds before the Lambda deadline that are reserved for saving and replying",
     )
     lease_s: int = _setting(
         "PFL_LEASE_S",
@@ -90,7 +90,7 @@ class Settings(NamedTuple):
     artifacts: float = _setting(
         "PFL_ARTIFACTS",
         1.0,
-        "share of computed steps that have an artifact in Prefect: all, off, or such as 0.1",
+        "share of computed steps with an artifact in Prefect: all, off, or a number such as 0.1",
     )
     on_prefect_down: str = _setting(
         "PFL_ON_PREFECT_DOWN",

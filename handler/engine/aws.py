@@ -153,5 +153,5 @@ def _read_secret(arn: str) -> str:
         raise UnavailableError(
             f"Prefect's key could not be read from {arn}",
             why=f"{type(exc).__name__}: {exc}",
-            hint="does the function's role allow it, and is the secret text?",
+            hint="check that the function's role allows it, and that the secret is a string",
         ) from exc

@@ -24,39 +24,39 @@ class Cause(NamedTuple):
 
 CAUSES = {
     "timeout": Cause(
-        "ran into the function's time limit",
-        "raise its timeout, or give the step less to do at once",
+        "reached the function's time limit",
+        "raise its timeout, or split the step",
     ),
     "memory": Cause(
         "ran out of memory",
         "raise the function's memory, or keep less in memory at once",
     ),
     "exit": Cause(
-        "ended by itself, with os._exit or in a crash of native code",
+        "exited by itself: os._exit, or a crash in native code",
         "look at the last lines of its log",
     ),
     "killed": Cause(
         "was killed",
-        "if nobody did it by hand, it probably ran out of memory: give it more",
+        "give it more memory, unless somebody killed it by hand",
     ),
     "failure": Cause(
-        "died: it ended by itself, or was killed",
-        "look at the last lines of its log; if they say signal: killed, give it more memory",
+        "died: it exited by itself, or was killed",
+        "look at the last lines of its log; if they contain signal: killed, give it more memory",
     ),
     "gone": Cause(
-        "ended without a message: by its time limit, out of memory, killed, or with its sandbox",
+        "ended without a message: timed out, out of memory, killed, or shut down",
         "look at the last lines of its log; raise timeout or memory",
     ),
     "left": Cause(
         "ended, but Prefect did not record the end of its run",
-        "nothing, if its results are there: pfl cache ls",
+        "check that its results are stored: pfl cache ls",
     ),
 }
 
 TERMINATED = PflError(
-    "the process was told to end",
-    why="it received SIGTERM: from a supervisor, a container that stops, or a timeout",
-    hint="call again: what was finished is saved",
+    "the process was terminated",
+    why="it received SIGTERM from a supervisor, a stopping container, or a timeout",
+    hint="call again: finished steps are saved",
 )
 
 

@@ -29,8 +29,8 @@ def reach(settings: Settings, store: Store) -> None:
         client.ask(api, "/flows/filter", {"limit": 1})
     except UnavailableError as exc:
         exc.hint = exc.hint or (
-            "Lambda reaches the internet, not your machine: is PREFECT_API_URL public, "
-            "or the function in its VPC?"
+            "Lambda cannot reach your machine: set PREFECT_API_URL to a public server, "
+            "or put the function in its VPC"
         )
         raise
 
@@ -53,9 +53,9 @@ def try_out(store: Store) -> float:
             store.put(key, b"2", mode="create")
         if store.get(key) != b"1":
             raise UnavailableError(
-                "a create overwrites: two calls may compute the same step",
-                why=f"{store.url} has what was written last",
-                hint="use S3 itself, or a server with If-None-Match",
+                "the store overwrites objects: two calls may compute the same step",
+                why=f"{store.url} returned what was written last",
+                hint="use S3 itself, or a server that supports If-None-Match",
             )
         listed = {entry.key: entry.modified for entry in store.list("setup")}
     except PflError:

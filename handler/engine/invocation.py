@@ -189,7 +189,7 @@ class Invocation:
             elif self.error is None:
                 self.outcomes[name] = Outcome("failed", error=error(name))
         if self.error is None:
-            self.finding.warnings.append(f"{END_NOT_RECORDED} in time; pfl runs reap does it")
+            self.finding.warnings.append(f"{END_NOT_RECORDED} in time; run pfl runs reap")
 
     # Without an engine.
 
@@ -560,7 +560,7 @@ class Invocation:
             history.note(self.store, self._folder, name, history.FAILED, body)
         except PflError as trouble:
             self.finding.warnings.append(
-                f"the failure of step {name} is not in its history ({trouble})"
+                f"the failure of step {name} could not be recorded ({trouble})"
             )
 
     def _save(

@@ -174,7 +174,7 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
                 invocation.notify("", f"{row['what']}: its runs are marked as Crashed")
         except PflError as exc:
             invocation.finding.warnings.append(
-                f"a dead call could not be cleaned up ({exc}); pfl runs reap does it"
+                f"a dead call could not be cleaned up ({exc}); run pfl runs reap"
             )
 
 
@@ -182,10 +182,10 @@ def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflEr
     body = state.body
     holder = lease.describe_holder({**body, "flow_run_id": None})
     steps = ", ".join(claim["step"] for claim in claims)
-    doing = f" while it computed {steps}" if steps else ""
+    doing = f" while computing {steps}" if steps else ""
     last = records.now_iso(state.entries[-1].modified)[:19]
     why = (
-        f"last sign of life {last}Z, on record until {str(body.get('expires_at'))[:19]}Z, "
+        f"last seen {last}Z, lease until {str(body.get('expires_at'))[:19]}Z, "
         f"request {body.get('request_id') or '?'}"
     )
     if body.get("why"):

@@ -239,7 +239,7 @@ def _check_s3(s3: str, stores: list) -> None:
         raise InvalidRequestError(f"--s3 {s3!r} has no bucket", hint="--s3 s3://my-bucket/bench")
     if s3 and stores and "s3" not in stores:
         raise InvalidRequestError(
-            "--s3 and --store directory do not go together", hint="--store s3"
+            "--s3 and --store directory cannot be used together", hint="--store s3"
         )
 
 

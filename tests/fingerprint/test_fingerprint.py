@@ -264,7 +264,7 @@ def test_a_huge_value_is_digested_or_declared_within_a_second(project):
     )
     found = fingerprint(module.step)
     assert [(part.name, part.text) for part in found.opaque] == [
-        ("NESTED", "too large to read whole")
+        ("NESTED", "too large to read fully")
     ]
 
 

@@ -127,8 +127,8 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
     plan = cast(Plan, records.unseal(data, path))
     if plan.get("version") != _PLAN_VERSION:
         raise CorruptRecordError(
-            f"{path} has another version",
-            why=f"{plan.get('version')!r}, this pfl reads {_PLAN_VERSION}",
+            f"{path} has an unsupported version",
+            why=f"{plan.get('version')!r}; this pfl reads {_PLAN_VERSION}",
         )
     try:
         own_path = records.plan_path(plan["id"], plan["step"], plan["plan_key"])
@@ -146,7 +146,7 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
     if not is_whole:
         raise records.damaged(path, "it is not a plan")
     if own_path != path:
-        raise records.damaged(path, f"it is the plan of {plan['step']} for {plan['id']!r}")
+        raise records.damaged(path, f"it holds the plan of {plan['step']} for {plan['id']!r}")
     return plan, entries
 
 

@@ -381,15 +381,15 @@ def find(store: Store, short: str, *, folder: str | None = None) -> Name:
     if not re.fullmatch(r"[0-9a-f]{1,64}", short):
         raise InvalidRequestError(
             f"{short!r} is not the name of a record",
-            hint="the digits that pfl history ls shows, or a whole key: history/…",
+            hint="use the digits that pfl history ls shows, or a whole key: history/…",
         )
     names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
     matching = [name for name in names if name.short.startswith(short)]
     if not matching:
         where = f"among the newest {NEAR} records" if folder is None else "for this ID"
         raise NotFoundError(
-            f"record {short} does not exist {where}",
-            hint="pfl history ls; --id searches all records of an ID",
+            f"record {short} not found {where}",
+            hint="run pfl history ls; --id searches all records of an ID",
         )
     if len(matching) > 1:
         raise InvalidRequestError(
@@ -485,7 +485,7 @@ def _parse(name: Name, data: bytes) -> Record | None:
         raise CorruptRecordError(
             f"{name.path} has version {record.get('version')}",
             why=f"this pfl reads version {VERSION}",
-            hint="use the pfl that wrote it",
+            hint="use the version of pfl that wrote it",
         )
     return record if check(name, record) else None
 
@@ -504,13 +504,13 @@ def check(name: Name, record: Record) -> bool:
     except (KeyError, TypeError, AttributeError) as exc:
         raise records.damaged(name.path, f"it is not a record ({exc!r})") from exc
     if folder.lower() != name.folder.lower() or step != name.step:
-        raise records.damaged(name.path, f"it is about {step} of {id!r}")
+        raise records.damaged(name.path, f"it belongs to step {step} of {id!r}")
     if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
         raise records.damaged(name.path, "its inputs or parameters are not an object")
     if name.status == COMPUTED:
         missing = ComputedRecord.__required_keys__ - record.keys()
         if missing or record.get("status", COMPUTED) != COMPUTED:
-            raise records.damaged(name.path, "it is not about a result")
+            raise records.damaged(name.path, "it does not describe a result")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 
@@ -570,7 +570,7 @@ def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None
                 return None
             entry = entry._replace(value=records.loads(data, path))
         if keys.value_digest(entry.value) != entry.sha256:
-            raise records.damaged(path, "its digest is not its name")
+            raise records.damaged(path, "its digest does not match its name")
     except CorruptRecordError as exc:
         warn(str(exc))
         return None

@@ -279,9 +279,9 @@ class LeaseHolder:
         """
         claim = self._claims.get(step)
         if claim is None or self._ended.is_set():
-            raise self._lost(step, "the call had ended")
+            raise self._lost(step, "the call had already ended")
         if not self._is_valid():
-            why = "the call was taken for dead: it had not renewed its lease in time"
+            why = "the call counted as dead: it did not renew its lease in time"
             raise self._lost(step, why)
         if _newest(self.store, self.id, step) != claim.number:
             raise self._lost(step)
@@ -328,7 +328,7 @@ class LeaseHolder:
             if self._number or self._ended.is_set():
                 return
             if not self._renew():
-                raise UnavailableError("the call could not be put on record", hint="call again")
+                raise UnavailableError("the call could not be recorded", hint="call again")
             if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
                 with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
                     file.write(self.token)

@@ -102,8 +102,8 @@ def _last_value(request: Request, step: str, store: Store, warnings: list[str]) 
         if mark is not None:
             moment = records.now_iso(mark.at)[:19]
             warnings.append(
-                f"step {step} is skipped, and its stored value was busted at {moment}Z:"
-                " without skip the step computes again"
+                f"step {step} is skipped, and its stored value was busted at {moment}Z;"
+                " without skip, the step would compute again"
             )
         return entry
     from shlex import quote

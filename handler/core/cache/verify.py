@@ -108,25 +108,25 @@ class _Check:
         except CorruptRecordError as exc:
             return Problem(listed.key, "damaged", exc.why or str(exc))
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
-            return Problem(listed.key, "damaged", f"it is not what its name says ({exc!r})")
+            return Problem(listed.key, "damaged", f"its content does not match its name ({exc!r})")
         return None
 
     def _accepted(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
         own_name = f"{body['fingerprint']}~{body['stands_for'][0]}.json"
         if (body["step"], own_name) != (step, name):
-            raise records.damaged(listed.key, "it is about other code")
+            raise records.damaged(listed.key, "it belongs to other code")
 
     def _code(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
         if body["step"] != step or not body["parts"]:
-            raise records.damaged(listed.key, f"it is the code of {body['step']}")
+            raise records.damaged(listed.key, f"it holds the code of {body['step']}")
 
     def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         records.unseal(data, listed.key)
         # A newer one may not have existed yet when the marks were listed.
         if listed.key not in self.mark_keys and not list(bust.parse_marks([listed.key])):
-            raise records.damaged(listed.key, "its name is not that of a bust")
+            raise records.damaged(listed.key, "its name is not the name of a bust")
 
     def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         if listed.modified + _WRITING_S < time.time():
@@ -164,7 +164,7 @@ class _Check:
             expires_at, metadata = None, {}
         if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
             raise records.damaged(
-                listed.key, f"it is about {metadata['step']} of {metadata['id']!r}"
+                listed.key, f"it belongs to {metadata['step']} of {metadata['id']!r}"
             )
         _check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
@@ -177,7 +177,7 @@ class _Check:
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
-            raise records.damaged(listed.key, "its digest is not its name")
+            raise records.damaged(listed.key, "its digest does not match its name")
         if listed.modified + _WRITING_S > time.time():
             return
         for record in self.store.list(f"history/{folder}"):
@@ -188,12 +188,12 @@ class _Check:
                         return
             except CorruptRecordError:
                 return  # It is reported itself, and may be the record of this value.
-        raise _UnusableError("orphaned", "no record of history leads to it")
+        raise _UnusableError("orphaned", "no record refers to it")
 
 
 def _check_value(entry: Entry) -> None:
     if entry.value is not NOT_LOADED and keys.value_digest(entry.value) != entry.sha256:
-        raise _UnusableError("damaged", f"its value of {entry.step} is not what was written")
+        raise _UnusableError("damaged", f"its value of {entry.step} differs from what was written")
 
 
 def _check_time(expires_at: str | None) -> None:
@@ -213,7 +213,7 @@ def _list_after(store: Store, kind: str, after: str) -> Iterator[ObjectInfo]:
 
 def _set_aside(store: Store, problem: Problem, data: bytes) -> Problem:
     if store.get(problem.key) != data:
-        return problem._replace(why=f"{problem.why}; it was written again meanwhile")
+        return problem._replace(why=f"{problem.why}; it has been rewritten since")
     aside = f"aside/{problem.key}"
     store.put(aside, data)
     store.delete([problem.key])

@@ -33,7 +33,7 @@ class Flow:
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
             raise self.error(
                 "the name cannot be used",
-                why="a flow's name is at most 64 lowercase letters, digits, dashes and underscores",
+                why="a flow's name has at most 64 lowercase letters, digits, - and _",
             )
         if not steps:
             raise self.error("it has no steps")
@@ -91,7 +91,7 @@ class Flow:
                 param = step.param(name)
                 if name in EVENT_FIELDS:
                     raise step.error(
-                        f"the parameter {name!r} has the name of a field of the event",
+                        f"the parameter {name!r} has the name of a field of events",
                         hint="rename it",
                     )
                 other = params.setdefault(name, param)

@@ -81,7 +81,7 @@ class Param(NamedTuple):
         accepted += [kind for kind in self.kinds if kind not in chosen]
         if not why:
             prefix = "one of " if self.choices else ""
-            why = f"it has to be {prefix}{' or '.join(filter(None, accepted))}"
+            why = f"it must be {prefix}{' or '.join(filter(None, accepted))}"
         example = self.default if self.kinds == ("str",) else json.dumps(self.default)
         return InvalidRequestError(
             f"parameter {name} cannot be {_shorten(value)}",

@@ -162,7 +162,7 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
     pipeline = root / "flows" / "pipeline.py"
     if not pipeline.is_file():
         raise InvalidRequestError(
-            "there are no flows here",
+            "no flows found here",
             why=f"{pipeline} does not exist",
             hint="run pfl inside the project",
         )
@@ -197,7 +197,7 @@ def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
     """The path hook that compiles the project's modules from source, and no others."""
     is_inside = f"{path}/".startswith(f"{root}/")
     if not is_inside or ownership.kind_of_file(f"{path}/_.py") != ownership.PROJECT:
-        raise ImportError(f"{path} is not the project's")
+        raise ImportError(f"{path} is outside the project")
     open_folder = machinery.FileFinder.path_hook(
         (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
         (_SourceLoader, machinery.SOURCE_SUFFIXES),
@@ -237,7 +237,7 @@ def _listed(pipeline: types.ModuleType) -> dict[str, Flow]:
             same = steps.setdefault(step.name, step)
             if same is not step:
                 raise flow.error(
-                    f"two steps of the image are named {step.name!r}",
+                    f"two steps of the project are named {step.name!r}",
                     why=f"{same.location} and {step.location}",
                 )
     return flows

@@ -80,14 +80,14 @@ class Step(Generic[P, R]):
         for parameter in self.signature.parameters.values():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise self.error(
-                    f"parameter {parameter} cannot be filled by name",
+                    f"parameter {parameter} cannot be passed by name",
                     hint="name each parameter it needs",
                 )
         if self.name in self.takes:
             raise self.error(
                 f"the steps form a cycle: {self.name} → {self.name}",
-                why="it takes its own result",
-                hint="take previous, its last result",
+                why="it needs its own result",
+                hint="use the parameter previous, which is its last result",
             )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -151,7 +151,7 @@ class Step(Generic[P, R]):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", self.name) or self.name in reserved:
             raise self.error(
                 "the name cannot be used",
-                why="a step's name is at most 80 ASCII letters, digits and underscores, and not "
+                why="a step's name has at most 80 ASCII letters, digits and _, and is none of "
                 + ", ".join(reserved),
                 hint="rename the function",
             )
@@ -176,14 +176,14 @@ class Step(Generic[P, R]):
             self._check_number("limit", self.limit, int, 1)
         if not isinstance(self.version, str | None):
             raise self.error(
-                f"invalid version {self.version!r}", why="it is not text", hint='version="2"'
+                f"invalid version {self.version!r}", why="it is not a string", hint='version="2"'
             )
         cache_for = options.get("cache_for")
         seconds = durations.parse_s(cache_for) if isinstance(cache_for, str) else cache_for
         if cache_for is not None and (type(seconds) is not int or seconds < 1):
             raise self.error(
                 f"invalid cache_for {cache_for!r}",
-                why="it has to be whole seconds, or a number with s, m, h, d or w",
+                why="it must be whole seconds, or a number followed by s, m, h, d or w",
                 hint='cache_for="1h"',
             )
         self.cache_for_s = seconds
@@ -194,7 +194,7 @@ class Step(Generic[P, R]):
         if not is_number or not least <= value < 1e9:
             name = "whole number" if kind is int else "number of seconds"
             raise self.error(
-                f"invalid {option} {value!r}", why=f"it has to be a {name}, at least {least}"
+                f"invalid {option} {value!r}", why=f"it must be a {name}, at least {least}"
             )
 
 

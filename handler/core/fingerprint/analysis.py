@@ -348,7 +348,7 @@ class _Analyzer(ast.NodeVisitor):
                 return self._visit_all(ast.parse(text).body)
             except SyntaxError:
                 pass
-        self.notes[f"`{name}` runs code that is made at run time", code.lineno] = None
+        self.notes[f"`{name}` runs code that is created at run time", code.lineno] = None
         self.read(Read(OWN_MODULE), code.lineno)
 
     # --- one method per kind of node, as ast.NodeVisitor calls them

@@ -85,7 +85,7 @@ def _sentence(old: Part | None, new: Part | None, *, diff: bool) -> str:
     if new.kind in (*_VALUES, "declared") and before != after:
         return f"{subject}: {before} → {after}"
     if new.kind not in _VALUES and old.text == new.text:
-        return f"{subject} uses other code or values"
+        return f"{subject} uses different code or values"
     return f"{subject} changed{_diff(old, new) if diff else ''}"
 
 

@@ -85,7 +85,7 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
                 frozenset(collector.files),
             )
         extras = collector.found_extras
-    raise InvalidRequestError(f"{function!r} imports new modules each time it is read")
+    raise InvalidRequestError(f"{function!r} imports new modules each time pfl reads it")
 
 
 def _creator_of(collector: Collector, function: object) -> Location | None:
@@ -122,7 +122,7 @@ def _codebase_of(function: object) -> ownership.Codebase:
     elif load(file := code.co_filename, inner.__globals__) is None:
         raise InvalidRequestError(
             f"`{inner.__qualname__}` has no source to fingerprint",
-            why=f"{file}:{code.co_firstlineno} was made by exec, typed, or piped in",
+            why=f"{file}:{code.co_firstlineno} was created by exec, at a prompt, or from a pipe",
             hint="put the function in a module",
         )
     return ownership.codebase_of(os.path.abspath(file or ""), module)

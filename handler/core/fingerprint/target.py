@@ -33,7 +33,7 @@ def find(target: str) -> Any:
     name, _, path = target.partition(":")
     if not name or not path or name.startswith("."):
         raise InvalidRequestError(
-            f"invalid function {target!r}", why="MODULE:FUNCTION is expected", hint="flows.b:b"
+            f"invalid function {target!r}", why="it must be MODULE:FUNCTION", hint="flows.b:b"
         )
     folder = os.getcwd()
     try:
@@ -94,7 +94,7 @@ def _parts(target: str, child: subprocess.Popen[str]) -> dict[tuple[str, str], P
     out, err = child.communicate()
     if child.returncode:
         raise InvalidRequestError(
-            f"{target} has no fingerprint in a fresh process", why=err.strip()[-500:]
+            f"{target} cannot be fingerprinted in a fresh process", why=err.strip()[-500:]
         )
     parts = map(Part.from_json, json.loads(out.splitlines()[-1])["parts"])
     return {(part.name, part.digest): part for part in parts}

@@ -134,7 +134,7 @@ class Encoder:
         except RecursionError:
             kind = type(value)
             size = f" of {len(value)}" if kind in (list, tuple, dict, set, frozenset) else ""
-            return Encoded(f"large {kind.__qualname__}{size}", (), ("too large to read whole",))
+            return Encoded(f"large {kind.__qualname__}{size}", (), ("too large to read fully",))
 
     def encode(self, value: Any) -> Encoded:
         """Encode a value that may be part of another."""

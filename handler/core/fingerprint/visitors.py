@@ -145,7 +145,7 @@ def visit_step(collector: Collector, item: Any) -> None:
         if file is not None:
             raise InvalidRequestError(
                 f"step `{function.__name__}` depends on the text {cause!r}, which is also a path",
-                why=f"declared in {location.file}:{location.line}; only its letters count",
+                why=f"declared in {location.file}:{location.line}; only the text itself counts",
                 hint=f"depends_on=[Path({cause!r})] counts its content, version={cause!r} the text",
             )
         label = f"{name}.depends_on[{position}]"

@@ -34,7 +34,7 @@ def check(store: Store) -> None:
         raise InvalidRequestError(
             f"the store {store.url} has format {store.format}; this pfl writes format {VERSION}",
             why="each version could misread what the other writes",
-            hint="use the pfl that created the store, or set PFL_STORE to another place",
+            hint="use the pfl version that created it, or set PFL_STORE to another location",
         )
 
 

@@ -44,8 +44,8 @@ _HINTS = (
         f"{_FORBIDDEN}|status code: 401",
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
-    ("No space left", "free some space, or set PFL_STORE to another place"),
-    ("Read-only file system", "set PFL_STORE to a writable place"),
+    ("No space left", "free some space, or set PFL_STORE to another location"),
+    ("Read-only file system", "set PFL_STORE to a writable location"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
     ("", "check the store with: pfl config show"),
 )
@@ -160,7 +160,7 @@ class Store:
             except ExistsError as exc:
                 # Equal content is our own: the answer was lost, and obstore sent the request again.
                 if self.get(key) != data:
-                    raise AlreadyExistsError(f"{key} exists already") from exc
+                    raise AlreadyExistsError(f"{key} already exists") from exc
 
         tries = _TRIES if mode == "create" else 1
         self._request("write", key, write, tries=tries, may_be_absent=False)
@@ -341,13 +341,13 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         return Store(_open_s3(bucket, prefix.strip("/"), environ), url)
     raise InvalidRequestError(
         f"PFL_STORE is not a store: {url!r}",
-        why="it has to be a directory, file://, s3://bucket/prefix or memory://",
+        why="it must be a directory, file://, s3://bucket/prefix or memory://",
         hint="PFL_STORE=s3://my-bucket/pfl",
     )
 
 
 def _check_directory(path: str, url: str, create: bool) -> None:
-    hint = "set PFL_STORE to another place"
+    hint = "set PFL_STORE to another location"
     try:
         if create:
             os.makedirs(path, exist_ok=True)

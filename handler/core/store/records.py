@@ -99,7 +99,7 @@ def loads(text: str | bytes, key: str) -> object:
         found: object
         found, end = _decode(text)
         if end != len(text):
-            raise ValueError("more text follows the value")
+            raise ValueError("unexpected text after the value")
         return found
     except (ValueError, RecursionError) as exc:
         raise damaged(key, f"its {len(text)} bytes are not JSON ({exc})") from exc
@@ -184,15 +184,15 @@ def decode_result(data: bytes, path: str) -> StoredResult:
         for name in ("version", "sha256"):
             metadata.pop(name, None)
         if not all(isinstance(each, str) for each in (text, serializer["type"], storage_key or "")):
-            raise TypeError("a field is not text")
+            raise TypeError("a field is not a string")
         if expires_at is not None and not MOMENT.fullmatch(expires_at):
-            raise ValueError(f"it expires at {expires_at!r}")
+            raise ValueError(f"its expiry {expires_at!r} is not a time")
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise damaged(path, f"its {len(data)} bytes are not a result record ({exc!r})") from exc
     if storage_key and not storage_key.endswith(path):
-        raise damaged(path, f"it is the record of {storage_key}")
+        raise damaged(path, f"it holds the record of {storage_key}")
     if is_ours and sha256 != _result_digest(text, expires_at, metadata):
-        raise damaged(path, "its value or its metadata is not what was written")
+        raise damaged(path, "its value or its metadata differs from what was written")
     try:
         text = _decompress(text, serializer, path)
         return StoredResult(loads(text, path), len(text), expires_at, metadata)
@@ -207,7 +207,7 @@ def _decompress(text: str, serializer: JsonObject, path: str) -> str:
         raise InvalidRequestError(
             f"{path} holds a pickled value, which pfl does not read",
             why="anyone who can write to the store could run code here",
-            hint="pfl cache bust computes the step again",
+            hint="to compute the step again: pfl cache bust",
         )
     if kind == "json":
         return text
@@ -219,7 +219,7 @@ def _decompress(text: str, serializer: JsonObject, path: str) -> str:
 
     library = serializer.get("compressionlib", "lzma")
     if library != "lzma":
-        raise ValueError(f"compressed by {library}")
+        raise ValueError(f"unknown compression {library}")
     try:
         return lzma.decompress(b64decode(text)).decode()
     except lzma.LZMAError as exc:

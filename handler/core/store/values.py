@@ -37,7 +37,7 @@ def encode(value: object, *, step: str = "") -> str:
         if step
         else "the value cannot be stored",
         why=f"{path}: {why}",
-        hint="return only dict (with text keys), list, str, int, finite float, bool and None",
+        hint="return only dict (with string keys), list, str, int, finite float, bool and None",
     )
 
 
@@ -63,7 +63,7 @@ def _find_problem(value: object, path: str, parents: list[int]) -> tuple[str, st
         for key, item in value.items():
             # json.dumps would turn the key 1 into "1", so the cached value would differ.
             if type(key) is not str:
-                return f"{path}[{key!r}]", f"the key is {type(key).__name__}, not text"
+                return f"{path}[{key!r}]", f"the key is {type(key).__name__}, not a string"
             inner = f"{path}.{key}" if key.isidentifier() else f"{path}[{key!r}]"
             if problem := _find_problem(item, inner, parents):
                 return problem

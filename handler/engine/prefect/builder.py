@@ -55,10 +55,9 @@ current: ContextVar[Invocation | None] = ContextVar("current", default=None)
 # while it waits. Without the check, pfl's would silently not be called.
 if not hasattr(prefect.task_engine, "_concurrency"):
     raise UnavailableError(
-        f"this Prefect, {prefect.__version__}, "
-        "takes the slots of a limit in a way that pfl does not know",
+        f"Prefect {prefect.__version__} takes slots of a limit in a way that pfl does not support",
         why="prefect.task_engine has no _concurrency",
-        hint="install a version of constraints.txt; --engine direct needs none",
+        hint="install the version in constraints.txt, or use --engine direct",
     )
 vars(prefect.task_engine)["_concurrency"] = lambda names, occupy=1, *, holder, **_: limits.slot(
     current_api(), names, occupy, holder

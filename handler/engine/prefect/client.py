@@ -37,7 +37,7 @@ _BUSY = (429, 502, 503, 504)
 _OLD = "Prefect's server may be too old for this: pfl doctor compares the versions"
 _HINTS = {
     401: "check PREFECT_API_KEY",
-    403: "the key of PREFECT_API_KEY may not do this: ask for a role that can",
+    403: "PREFECT_API_KEY lacks a permission: ask for a role that has it",
     404: _OLD,
     405: _OLD,
     422: _OLD,
@@ -238,7 +238,7 @@ def _end_task_runs(
         for id in open_ids:
             if is_late and id in finished:
                 outcome = str(finished[id]["type"])
-                set_state(api, "task_runs", id, outcome, "Reported by a reaper.", force=False)
+                set_state(api, "task_runs", id, outcome, "Recorded later by pfl.", force=False)
             elif is_late or id in tasks:
                 if set_state(api, "task_runs", id, type, message, force=force):
                     changed.append(id)

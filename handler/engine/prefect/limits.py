@@ -163,8 +163,8 @@ def _take(api: Api, body: JsonObject) -> JsonObject | None:
         tags = " and ".join(name.removeprefix("tag:") for name in body["names"])
         raise BusyError(
             f"{tags}: a limit of 0 lets nothing run",
-            why="someone set it",
-            hint="pfl limits ls; pfl limits set",
+            why="the limit was set to 0",
+            hint="to see it: pfl limits ls; to change it: pfl limits set",
         ) from exc
 
 
@@ -177,7 +177,7 @@ def check_tag(tag: str) -> str:
     """
     if bad := [c for c in tag if c in "/%&><?#" or not c.isprintable()]:
         raise InvalidRequestError(
-            f"the tag {tag!r} cannot have a limit", why=f"Prefect allows no {bad[0]!r} in its name"
+            f"the tag {tag!r} cannot have a limit", why=f"Prefect does not allow {bad[0]!r}"
         )
     return tag
 
@@ -260,14 +260,12 @@ def reset(api: Api, row: Limit) -> list[str]:
         id = each["task_run_id"]
         message = "Its process is dead.\nIts slot was reset."
         set_state(api, "task_runs", id, "CRASHED", message, force=True)
-        freed.append(
-            f"{each['name'] or id}, held since {each['since'] or '?'}, its process is dead"
-        )
+        freed.append(f"{each['name'] or id}, held by a dead process since {each['since'] or '?'}")
     path = f"/v2/concurrency_limits/{row['limit_id']}"
     current = ask(api, path)
     unheld = current["active_slots"] - alive if current else 0
     if unheld > 0:
-        freed.append(f"a slot without a holder ({unheld} in all)")
+        freed.append(f"slots without a holder: {unheld}")
         if not alive:
             # Otherwise leases of the dead would release slots once more.
             ask(api, f"/concurrency_limits/tag/{quote(row['tag'])}/reset", {})

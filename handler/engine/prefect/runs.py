@@ -122,7 +122,7 @@ def run_url(settings: Settings, run_id: str, notify: Notify) -> str:
         UUID(run_id)
     except ValueError as exc:
         raise InvalidRequestError(
-            f"{run_id!r} is not a run ID", hint="pfl runs ls lists them"
+            f"{run_id!r} is not a run ID", hint="to list runs: pfl runs ls"
         ) from exc
     api = environment.choose(settings, notify)
     if ask(api, f"/flow_runs/{run_id}") is not None:
@@ -131,7 +131,7 @@ def run_url(settings: Settings, run_id: str, notify: Notify) -> str:
         return links.task_run(links.base_of(api.url, os.environ), run_id)
     raise NotFoundError(
         f"run {run_id} does not exist",
-        why=f"Prefect at {api.url} has neither a flow run nor a task run of this ID",
+        why=f"Prefect at {api.url} has neither a flow run nor a task run with this ID",
         hint="pfl runs ls",
     )
 

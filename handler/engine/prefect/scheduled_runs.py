@@ -52,7 +52,7 @@ _LOST_S = 900
 _EARLY_S = 60
 # How many runs one poll handles.
 _POLLED = 20
-_UNRECORDED_END = "it was claimed, and Prefect did not take its end"
+_UNRECORDED_END = "it was claimed, but Prefect did not record its end"
 # The flow run, or None if it is not ours; its flow's name; why it is not ours.
 _Claim = tuple[JsonObject | None, str, str]
 
@@ -162,16 +162,16 @@ def _claim(api: Api, run_id: str, token: str) -> _Claim:
     run: JsonObject | None = client.ask(api, path)
     if run is None:
         raise NotFoundError(
-            f"flow run {run_id} does not exist", why="it was deleted, or belongs to another Prefect"
+            f"flow run {run_id} does not exist", why="it was deleted, or is on another server"
         )
     name = (client.ask(api, f"/flows/{run['flow_id']}") or {}).get("name", "")
     state_type = run["state_type"]
     if state_type == "CANCELLING":
         client.set_state(
-            api, "flow_runs", run_id, "CANCELLED", "cancelled before it began", force=True
+            api, "flow_runs", run_id, "CANCELLED", "cancelled before it started", force=True
         )
     if state_type not in ("SCHEDULED", "PENDING"):
-        return None, name, f"it is {run['state_name']} already"
+        return None, name, f"it is already {run['state_name']}"
     starts_at = run["next_scheduled_start_time"]
     latest = datetime.now(UTC) + timedelta(seconds=_EARLY_S)
     if state_type == "SCHEDULED" and starts_at and datetime.fromisoformat(starts_at) > latest:
@@ -232,7 +232,7 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> 
     ordinary = ordinary_flows(settings)
     if name not in ordinary:
         raise InvalidRequestError(
-            f"the image has no flow {name!r}",
+            f"the image lacks the flow {name!r}",
             why=f"its flows are {', '.join([*flows, *ordinary])}",
             hint="deploy the image again, or run pfl setup deployments",
         )
@@ -294,9 +294,9 @@ def _run_ordinary(
                 state = asyncio.run(state)
     except (SignatureMismatchError, ParameterBindError, ParameterTypeError) as exc:
         raise InvalidRequestError(
-            f"the parameters do not fit flow {flow.name}",
+            f"the parameters do not match flow {flow.name}",
             why=str(exc),
-            hint="pfl setup deployments updates the form",
+            hint="to update the form: pfl setup deployments",
         ) from exc
     except KeyboardInterrupt:
         client.end(api, "CANCELLED", "interrupted", flow_runs=[run_id], force=True)
@@ -310,7 +310,7 @@ def _run_ordinary(
         error = causes.out_of_time(
             f"flow {flow.name} was stopped",
             margin_s,
-            hint="give the function more time, or make the flow smaller",
+            hint="give the function more time, or split the flow",
         )
         client.end(api, "CRASHED", error.lines, flow_runs=[run_id], force=True)
         raise error from None
@@ -390,8 +390,8 @@ def end_lost(api: Api, pool: str) -> list[str]:
     """
     oldest = datetime.now(UTC) - timedelta(seconds=_LOST_S)
     message = (
-        f"It was handed to the function {_LOST_S // 60} minutes ago or more, and never began.\n"
-        "Look at the function's log: it is gone, throttled, or cannot be imported."
+        f"It was sent to the function {_LOST_S // 60} minutes ago or more, but never started.\n"
+        "Check the function: it may be deleted, throttled, or fail to import."
     )
     chosen = {
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "CANCELLING"]}}},

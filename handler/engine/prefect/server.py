@@ -111,7 +111,7 @@ def ensure(
                 # The lock is free, so no server runs; one that ended may have logged the reason.
                 why = _failure(home / "server.log", log_start)
                 if has_spawned or (has_waited and why):
-                    raise _not_started(home, why or "it ended without a message; was it killed?")
+                    raise _not_started(home, why or "it ended without a message, perhaps killed")
                 doing = "starting an embedded Prefect server"
                 if not (home / "prefect" / "prefect.db").exists():
                     doing += " (the first start creates its database, about 10 s)"
@@ -194,12 +194,12 @@ def _kill(home: Path, pid: int) -> None:
             if _holder(home) != pid:
                 return
             raise UnavailableError(
-                f"cannot stop the Prefect server, process {pid}", why=str(exc)
+                f"cannot stop the Prefect server (process {pid})", why=str(exc)
             ) from exc
         if _until(lambda: _holder(home) != pid, grace_s):
             return
     raise UnavailableError(
-        f"the Prefect server, process {pid}, does not end", hint=f"kill -9 {pid}"
+        f"the Prefect server (process {pid}) does not stop", hint=f"kill -9 {pid}"
     )
 
 
@@ -328,7 +328,7 @@ def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
     why = str(cause)
     if isinstance(cause, OSError) and cause.filename:
         why = f"{cause.strerror}: {cause.filename}"
-    delete = f"delete {home / 'prefect'}: that loses the list of runs, but no results"
+    delete = f"delete {home / 'prefect'} (you lose the list of runs, but no results)"
     if "malformed" in why or "not a database" in why:
         what = "'s database is damaged"
         hint = f"{delete}; or use --engine direct"
@@ -339,7 +339,7 @@ def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
         what = " did not start"
         log = home / "server.log"
         hint = f"see {log}; " if _size(log) else ""
-        hint += "`pfl server stop` cleans up; --engine direct computes without Prefect"
+        hint += "run `pfl server stop` and try again, or use --engine direct"
     return UnavailableError(f"the embedded Prefect server{what}", why=why, hint=hint)
 
 

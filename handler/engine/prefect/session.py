@@ -221,14 +221,14 @@ def unavailable(
     saved = [name for name, each in outcomes.items() if each.status == "computed"]
     if saved:
         return UnavailableError(
-            f"Prefect at {api.url} went away during the run",
+            f"Prefect at {api.url} stopped answering during the run",
             why=why,
-            hint=f"{' and '.join(saved)}: computed and saved; call again, it is a hit",
+            hint=f"{' and '.join(saved)}: computed and saved; call again to get hits",
         )
-    hint = "pfl invoke --engine direct computes without Prefect"
+    hint = "to compute without Prefect: pfl invoke --engine direct"
     status = getattr(getattr(exc, "response", None), "status_code", None)
     if status in (401, 403):
         hint = f"check PREFECT_API_KEY; {hint}"
     elif status == 422:
-        hint = f"its server may be too old: pfl doctor compares the versions; {hint}"
-    return UnavailableError(f"Prefect at {api.url} did not take the run", why=why, hint=hint)
+        hint = f"its server may be too old: check with pfl doctor; {hint}"
+    return UnavailableError(f"Prefect at {api.url} did not accept the run", why=why, hint=hint)

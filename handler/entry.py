@@ -141,7 +141,10 @@ def _act(
     else:
         from .engine.prefect import scheduled_runs
 
-        caller = scheduled_runs.Caller(settings, results, reply["request_id"], deadline, notify)
+        request_id = reply["request_id"]
+        caller = scheduled_runs.Caller(
+            answer.answer, settings, results, request_id, deadline, notify
+        )
         if action == "run":
             reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
         else:

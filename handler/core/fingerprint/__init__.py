@@ -10,6 +10,6 @@ from __future__ import annotations
 from .crawl import fingerprint
 from .import_recorder import Reads, record_reads
 from .model import Fingerprint, Part
-from .target import find, unstable
+from .target import find
 
-__all__ = ["Fingerprint", "Part", "Reads", "find", "fingerprint", "record_reads", "unstable"]
+__all__ = ["Fingerprint", "Part", "Reads", "find", "fingerprint", "record_reads"]

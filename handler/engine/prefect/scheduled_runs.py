@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,6 +63,7 @@ class Caller(NamedTuple):
     What a flow run needs to run in this process.
 
     Attributes:
+        answer: :func:`pfl.handler.answer.answer`, which runs a flow of pfl.
         settings: The settings.
         results: The store.
         request_id: Lambda's request ID of the call.
@@ -69,6 +71,7 @@ class Caller(NamedTuple):
         notify: Called with a step and what happens to it.
     """
 
+    answer: Callable[..., Reply]
     settings: Settings
     results: Store
     request_id: str
@@ -216,10 +219,9 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> 
     settings = caller.settings
     flows = project.load(settings).flows
     if name in flows:
-        from ... import answer
         from . import builder
 
-        reply |= answer.answer(
+        reply |= caller.answer(
             builder.event_of(flows[name], flow_run.parameters),
             settings,
             results=caller.results,

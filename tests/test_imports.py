@@ -117,7 +117,7 @@ def sources() -> list[tuple[str, Path]]:
 
 
 def imported(module: str, path: Path, *, for_types: bool = False) -> set[str]:
-    """The modules that a file imports, in functions too; with *for_types*, also for type checkers."""
+    """The modules that a file imports, in functions too, and with *for_types* for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if (

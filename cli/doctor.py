@@ -240,9 +240,11 @@ class Doctor:
             "create": "does not exist",
             "update": "points to another location",
         }
+        # First, since it skips the check if there is no Prefect: the session would start a server.
+        api = self.api
         with session.session(self.chosen, lambda step, doing: None):
             for change, prove in prefect_setup.blocks(
-                self.api, self.chosen, name="cache", with_keys=False
+                api, self.chosen, name="cache", with_keys=False
             ):
                 if change.action == "keep" and not self.fast:
                     prove()

@@ -218,7 +218,7 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
         (["--event", '{"id": 7}'], "the ID is a number"),
         (["--event", '{"id": "abc", "bust": "these"}'], "bust is 'these'"),
         (["--event", "@nowhere.json"], "cannot be read"),
-        (["--event", "{}", "--id", "abc"], "cannot be used together"),
+        (["--event", "{}", "--id", "abc"], "do not go together"),
     ],
 )
 def test_invoke_refuses_what_is_wrong_in_words_and_with_exit_code_2(here, arguments, words):
@@ -829,7 +829,7 @@ def test_without_a_terminal_a_question_is_no_error_message_and_yes_is_named(here
     pfl("invoke", "--id", "abc")
     ran = pfl("cache", "bust", "--id", "abc")
     assert ran.code == 2
-    assert "error: this needs your confirmation" in ran.err and "hint: --yes" in ran.err
+    assert "error: this needs your confirmation" in ran.err and "--yes" in ran.err
     assert len(pfl("cache", "ls", "--json").rows) == 3
 
 

@@ -454,7 +454,7 @@ def test_a_name_and_a_stage_that_are_too_long_together_are_reported(here, monkey
     monkeypatch.setattr(deploy.Deployment, "check_node", lambda self: None)
     (found,) = checked(here.root, name="n" * 20, stage="s" * 20, engine="direct")
     assert found.startswith("the bucket's name is too long: nnnn")
-    assert found.endswith("characters, 63 at most (--name)")
+    assert found.endswith("characters, 63 at most (use a shorter --name)")
 
 
 def test_a_stack_that_cannot_be_updated_is_reported_with_a_hint(here, service, monkeypatch):

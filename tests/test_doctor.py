@@ -57,7 +57,7 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
     }
     assert [what for rows in found.values() for status, what in rows if status == "fail"] == []
     assert found["block"] == [("ok", "local-file-system/cache works")]
-    assert found["worker"] == [("warn", "0 workers of doctor alive")]
+    assert found["worker"] == [("warn", "0 workers running for doctor")]
     assert "8 steps have the same fingerprint" in found["unstable"][0][1]
 
 
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     client.ask(api, "/concurrency_limits/tag/doctored", method="DELETE")
     found = rows(ran)
     assert ("warn", "unknown setting PFL_STOER") in found["dotenv"]
-    assert ("warn", ".env has mode 644, others can read it") in found["dotenv"]
+    assert ("warn", ".env has mode 644, so others can read it") in found["dotenv"]
     assert found["stuck"] == [("warn", "1 call died without being cleaned up")]
     assert found["unstable"][0][0] == "warn" and "NOW" in found["unstable"][0][1]
     assert [(status, what.split(",")[0]) for status, what in found["prefect"][:2]] == [
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     assert found["prefect"][2][0] == "warn" and "clocks differ" in found["prefect"][2][1]
     assert found["worker"] == [
         ("warn", "work pool doctor is paused"),
-        ("warn", "0 workers of doctor alive"),
+        ("warn", "0 workers running for doctor"),
     ]
     assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slot leaked")
     assert found["block"] == [("warn", "local-file-system/cache points to another location")]
@@ -160,7 +160,7 @@ FAILS = {  # Exit code, the check that fails, and its words.
     "function": (3, "function", "no-such-function does not exist"),
     "role": (5, "function", "reports: the store s3://shut/pfl did not write"),
     "create": (5, "store", "the store overwrites"),
-    "version": (2, "versions", "wanted >=99"),
+    "version": (2, "versions", "must be >=99"),
     "place": (5, "block", "the store "),
 }
 

@@ -336,7 +336,7 @@ def test_a_project_in_a_directory_called_handler_gets_its_line_too(project, tmp_
             "result.rows[3].when: datetime.datetime is not JSON",
         ),
         ("float('nan')", "result: nan is not a JSON number"),
-        ("[{1: 2}]", "result[0][1]: the key is int, not text"),
+        ("[{1: 2}]", "result[0][1]: the key is int, not a string"),
         ("object()", "result: object is not JSON"),
         ("(x for x in [])", "result: generator is not JSON"),
     ],

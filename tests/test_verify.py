@@ -219,7 +219,7 @@ def test_what_was_written_anew_meanwhile_is_not_set_aside(one):
     one.results.get = get
     found = [each.problem for each in walk if each.problem]
     assert [(p.key, p.aside) for p in found] == [(path, None)]
-    assert "meanwhile" in found[0].why
+    assert "rewritten since" in found[0].why
     assert real(path) == whole
 
 

@@ -125,7 +125,7 @@ def test_a_scheduled_run_runs_here_once_with_the_usual_name_and_tags(pool):
     assert (again["status"], again["claimed"], again["why"]) == (
         "completed",
         False,
-        "it is Completed already",
+        "it is already Completed",
     )
     assert len(task_runs(pool.project, id, 2)) == 2
     assert lease.calls(pool.project.results) == {}

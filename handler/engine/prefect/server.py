@@ -330,17 +330,17 @@ def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
         why = f"{cause.strerror}: {cause.filename}"
     delete = f"delete {home / 'prefect'} (you lose the list of runs, but no results)"
     if "malformed" in why or "not a database" in why:
-        what = "'s database is damaged"
+        what = "the embedded Prefect server's database is damaged"
         hint = f"{delete}; or use --engine direct"
     elif "locate revision" in why:
-        what = "'s database was made by another version of Prefect"
+        what = "the embedded Prefect server's database was made by another version of Prefect"
         hint = f"install that version, or {delete}"
     else:
-        what = " did not start"
+        what = "the embedded Prefect server did not start"
         log = home / "server.log"
         hint = f"see {log}; " if _size(log) else ""
         hint += "run `pfl server stop` and try again, or use --engine direct"
-    return UnavailableError(f"the embedded Prefect server{what}", why=why, hint=hint)
+    return UnavailableError(what, why=why, hint=hint)
 
 
 def _failure(log: Path, start: int) -> str:

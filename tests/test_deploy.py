@@ -178,7 +178,7 @@ def test_a_function_is_deployed_called_updated_and_removed(here, service):
 
     assert run("remove").code == 2  # It cannot ask without a terminal.
     gone = run("remove", "--yes")
-    assert (gone.code, f"s3://{bucket}/pfl stays" in gone.err) == (0, True), gone.err
+    assert (gone.code, f"s3://{bucket}/pfl is kept" in gone.err) == (0, True), gone.err
     assert s3.list_objects_v2(Bucket=bucket, Prefix="pfl/history/")["KeyCount"] > 0
     assert not (here.root / ".pfl" / "deployed.json").exists()
     assert run("status", "--json").code == 3

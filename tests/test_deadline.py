@@ -52,7 +52,7 @@ def moments(project, monkeypatch):
     yield
     opened = [
         os.open(project.root / name, os.O_RDWR) for name in both
-    ]  # Whoever waits for them still goes on.
+    ]  # Processes that wait for them go on.
     for thread in threading.enumerate():
         if thread.name == "deadline":
             thread.join()

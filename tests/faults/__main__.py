@@ -35,7 +35,7 @@ LOADS = (
 ROUNDS = {
     "directory": 150,
     "s3": 50,
-}  # After so many kills it starts anew: moto looks at each object of a bucket to list a few.
+}  # A new bucket after this many kills: moto scans a whole bucket to list a few objects.
 
 
 def main() -> None:

@@ -200,7 +200,7 @@ def every_point(
     with Nursery(root) as nursery:
         nursery.order(
             {"id": f"{name}-first", "engine": engine}
-        )  # What a store is told once: its format, what the code is.
+        )  # What is written to a store once: its format, and the parts of the code.
         points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
         for number, point in enumerate(points):
             if (only and not any(word in point for word in only.split("|"))) or (

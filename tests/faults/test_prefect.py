@@ -61,7 +61,7 @@ def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_
             ]  # A reaper tells what Prefect has not heard.
             tasks = task_runs(
                 project, flows[0]["id"], 3
-            )  # What was told in time is worked off by and by.
+            )  # Events that arrived in time are handled later.
         assert {run["state_type"] for run in tasks} <= {
             "COMPLETED"
         }  # Prefect may not have heard of all, but of none falsely.

@@ -66,7 +66,7 @@ def call(me: str) -> Actor:
 
 
 def bust(me: str) -> Actor:
-    """Mark, wait for whoever has announced a plan, remove the plan."""
+    """Mark, wait for calls that have announced a plan, remove the plan."""
     yield "note", "bust begins"
     yield "put", f"bust/{me}", ""
     for name in (yield "list", "publishing/"):

@@ -13,7 +13,7 @@ A fence is a plan that says "void, see plan~<bust>". It takes the name, so the c
 was under way fails, however long that call pauses. A hit takes a second read only after a bust that
 met a call under way. A call that was taken for dead may still wake, so its lease is kept as
 ``zombie/…`` for later busts. A value is never overwritten, and a record is created after its plan,
-by the writer or by whoever finds the writer dead.
+by the writer or by the caller that finds the writer dead.
 """
 
 from __future__ import annotations

@@ -5,14 +5,20 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
-from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from ..handler.core.errors import (
+    CorruptRecordError,
+    InvalidRequestError,
+    NotFoundError,
+    PflError,
+    unknown,
+)
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
 from .invoke import FlowName, Param, Step, event_of, forecast
@@ -171,7 +177,7 @@ def accept(
     with output.stdout_kept_for_data():
         prints = project.load(chosen).prints
     if step not in prints:
-        raise _unknown_step(step, prints)
+        raise unknown("step", step, sorted(prints))
     store = objects.of(chosen)
     now = prints[step]
     reply: stored.Row = {"step": step, "fingerprint": now.digest}
@@ -238,7 +244,7 @@ def bust(
     known = _flow_names(flows)
     busted = {step or busts.ALL}
     if step is not None and step not in known:
-        raise _unknown_step(step, known)
+        raise unknown("step", step, sorted(known))
     if dependents:
         busted = _dependents(flows, busted)
     elif upstream:
@@ -468,9 +474,3 @@ def _flow_names(flows: Mapping[str, FlowEntry]) -> dict[str, str]:
 def _dependents(flows: Mapping[str, FlowEntry], steps: set[str]) -> set[str]:
     """These steps, and all steps of any flow that need one of them."""
     return steps.union(*(flow.dependents(steps) for flow in flows.values()))
-
-
-def _unknown_step(step: str, known: Iterable[str]) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(known))}"
-    )

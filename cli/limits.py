@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..handler.core.declare import catalog
-from ..handler.core.errors import InvalidRequestError
+from ..handler.core.errors import InvalidRequestError, unknown
 from ..handler.core.store import objects, records
 from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
@@ -184,9 +184,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
         return limits.check_tag(tag)
     steps = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
     if step not in steps:
-        raise InvalidRequestError(
-            f"unknown step {step!r}", hint=f"the steps are {', '.join(sorted(steps))}"
-        )
+        raise unknown("step", step, sorted(steps))
     return limit_tag(id, step)
 
 

@@ -331,8 +331,8 @@ class Doctor:
 
     def stuck(self) -> Iterator[Finding]:
         """Calls that look alive, but whose process is dead."""
-        states = [lease.call_state(self.results, call) for call in lease.calls(self.results)]
-        dead = [state for state in states if state.entries and not state.is_alive]
+        calls = lease.open_calls(self.results).values()
+        dead = [call for call in calls if not lease.is_call_alive(self.results, call)]
         what = f"{output.counted(len(dead), 'call')} died without being cleaned up"
         yield _found(what, "pfl runs reap" if dead else "")
 

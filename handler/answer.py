@@ -93,7 +93,7 @@ def _fill(
     flow_run: FlowRun | None,
 ) -> None:
     """Look up the results, have the missing ones computed, and add a row for each step."""
-    finding = lookup.find(request, results, warnings)
+    finding = lookup.find(request, results, warnings, only_targets=True)
     if finding.missing:
         from .core.cache import accept
 
@@ -116,11 +116,11 @@ def _fill(
         is_cold=reply["cold_start"],
         flow_run=flow_run,
     )
-    outcomes = invocation.outcomes
-    reply["steps"] = _rows(request, invocation.finding.found, outcomes)
-    reply["url"] = invocation.url
+    outcomes = invocation.scheduler.outcomes
+    reply["steps"] = _rows(request, invocation.found, outcomes)
+    reply["url"] = invocation.run.url
     if any(outcome.status in ("computed", "failed") for outcome in outcomes.values()):
-        reply["engine"] = invocation.request.engine
+        reply["engine"] = invocation.call.request.engine
     error = invocation.error_to_report() or _miss(request, outcomes)
     if error is not None:
         event.add_error(reply, error)

@@ -78,24 +78,25 @@ def end_dead_call(reason: str, *, killed_for_memory: bool, until: float) -> None
 
     try:
         with open(lease.SANDBOX_NOTE) as file:
-            call = file.read()
-    except FileNotFoundError:
+            note = json.load(file)
+    except (FileNotFoundError, ValueError):
         # No call was being computed.
         return
     from ..handler.core.errors import PflError
     from ..handler.core.settings import Settings
-    from ..handler.core.store import objects
+    from ..handler.core.store import keys, objects
     from ..handler.engine import causes, reap
 
     try:
         settings = Settings.from_env(os.environ)
         results = objects.of(settings)
-        lease.report(
-            results, call, *causes.from_shutdown(reason, killed_for_memory=killed_for_memory)
-        )
+        cause, why = causes.from_shutdown(reason, killed_for_memory=killed_for_memory)
+        call = note["call"]
+        lease.write_end(results, call, {"cause": cause, "why": why})
         os.unlink(lease.SANDBOX_NOTE)
         arrival_s = max(0.0, until - time.time() - _RESERVE_S)
-        for row in reap.reap(results, settings, only=[call], arrival_s=arrival_s):
+        folder = keys.encode_id(note["id"])
+        for row in reap.reap(results, settings, only=[call], folder=folder, arrival_s=arrival_s):
             sys.stderr.write(_log_line(row) + "\n")
     except PflError as exc:
         sys.stderr.write(f"pfl: {exc}; pfl runs reap will clean up the call\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..core.cache import accept
+from ..core.cache import lookup
 from ..core.cache.lookup import Finding
 from ..core.declare import project
 from ..core.declare.manifest import FlowEntry, StepEntry
@@ -13,6 +13,7 @@ from ..core.event import Notify, Request
 from ..core.settings import Settings
 from ..core.store.objects import Store
 from . import causes, deadline, direct
+from .call import Call
 from .invocation import Invocation
 from .prefect import environment
 
@@ -49,26 +50,30 @@ def missing(
         # what is imported here counts.
         prints = {name: step.fingerprint for name, step in entry.steps.items()}
         request = request.with_fingerprints(prints)
-        finding = accept.find(request, store, finding.warnings)
-    invocation = Invocation(
+        finding = lookup.find(request, store, finding.warnings, only_targets=True)
+    call = Call(
         request,
-        finding,
         loaded.flows[request.flow.name],
         store,
         settings,
         request_id,
         loaded.prints,
         {"cold_start": is_cold, "code": loaded.manifest.digest},
+        finding.warnings,
         notify,
         kill_at,
-        flow_run=flow_run,
+        flow_run,
     )
-    if not invocation.find_all_by_inputs() and flow_run is None:
-        return invocation  # Nothing is computed, so Prefect has no run to show.
+    invocation = Invocation(call, finding)
     if request.cached_only:
         invocation.settle(None)
-    else:
-        _compute(invocation)
+        return invocation
+    try:
+        # If nothing is left to compute, Prefect has no run to show.
+        if flow_run is not None or invocation.scheduler.run_without_engine():
+            _compute(invocation)
+    finally:
+        invocation.end()
     return invocation
 
 
@@ -77,45 +82,39 @@ def _shape(flow: FlowEntry) -> dict[str, StepEntry]:
 
 
 def _compute(invocation: Invocation) -> None:
-    margin_s = invocation.settings.margin_s
+    call = invocation.call
+    scheduler = invocation.scheduler
+    margin_s = call.settings.margin_s
     try:
-        if invocation.flow_run is None and not invocation.wait_for_others():
-            return  # Other calls computed everything.
         with (
             deadline.raise_on_sigterm(),
-            deadline.watch(invocation.deadline, margin_s, invocation.stop_now_or_later),
+            deadline.watch(call.deadline, margin_s, scheduler.stop_now_or_later),
         ):
-            if invocation.request.engine == "direct":
+            if call.request.engine == "direct":
                 direct.compute(invocation)
             else:
                 _compute_in_prefect(invocation)
     except deadline.Abandoned:
         what = "was abandoned: Prefect or the store did not answer in time"
-        invocation.abandon(lambda step: causes.out_of_time(f"step {step} {what}", margin_s))
-    finally:
-        outcome = "COMPLETED" if invocation.is_complete else "CRASHED"
-        invocation.call.end(invocation.reap_reason, finished=invocation.finished, outcome=outcome)
+        scheduler.abandon(lambda step: causes.out_of_time(f"step {step} {what}", margin_s))
 
 
 def _compute_in_prefect(invocation: Invocation) -> None:
     from .prefect import session
 
+    call = invocation.call
     try:
         session.compute(invocation)
     except UnavailableError as exc:
-        if invocation.flow_run is not None:
+        if call.flow_run is not None:
             raise
         error = exc
-        if invocation.settings.on_prefect_down != "direct" or invocation.error is not None:
-            invocation.abandon(lambda step: error)
+        if call.settings.on_prefect_down != "direct" or invocation.error is not None:
+            invocation.scheduler.abandon(lambda step: error)
             return
-        # The reply and each record note that the rest was computed without Prefect.
-        invocation.process["degraded"] = str(error)
-        invocation.finding.warnings.append(
-            f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {error}"
-        )
-        invocation.notify("", "Prefect does not answer: computing without it")
-        invocation.request = invocation.request._replace(engine="direct")
-        if invocation.flow_run_id is None:
-            invocation.reap_reason = ""  # No run was created, so none can be left open.
+        invocation.use_direct_engine(str(error))
+        call.warnings.append(f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {error}")
+        call.notify("", "Prefect does not answer: computing without it")
+        if invocation.run.flow_run_id is None:
+            invocation.run.reap_reason = ""  # No run was created, so none can be left open.
         direct.compute(invocation)

@@ -22,7 +22,7 @@ def compute(invocation: Invocation) -> None:
             lambda: call_step(step, work.arguments),
             repeat(step.retry_delay_s, step.retries),
             may_pass=lambda exc: not isinstance(exc, PflError),
-            on_retry=lambda number, _: invocation.notify(
+            on_retry=lambda number, _: invocation.call.notify(
                 step.name, f"retry {number} of {step.retries}"
             ),
         )

@@ -1,20 +1,26 @@
 """
-Cleans up calls that died: marks runs as Crashed, frees leases, and adds a record to history.
+Cleans up calls that died: marks runs as Crashed, frees leases, and adds records to history.
 
-One reaper at a time takes a call. Doing everything twice has the effect of doing it once: Prefect
-refuses a second terminal state, a lease is freed by a numbered create, and a record of history has
-the name of its claim.
+One reaper at a time takes a call, by taking over its leases. Doing everything twice has the effect
+of doing it once: Prefect refuses a second terminal state, a record of history has the name of its
+claim, and what a dead call had not yet written about a result is written under the same name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease
-from ..core.cache.entry import ignore
-from ..core.cache.lease import CallBody, ClaimBody
+from ..core.cache.entry import (
+    NOT_LOADED,
+    Entry,
+    entry_json,
+    ignore,
+    parse_result,
+    read_plan,
+)
 from ..core.errors import PflError
 from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
@@ -28,9 +34,20 @@ if TYPE_CHECKING:
     # Not at run time: the extension of a dying sandbox has two seconds, imports included.
     from .invocation import Invocation
 
+# How long a reaper counts as alive without a sign of life, in seconds.
+_REAPING_S = 60
 # The longest time in which an event of Prefect's becomes a task run, in seconds.
 _ARRIVAL_S = 3
-_FIELDS_OF_CLAIM_ONLY = ("state", "number", "host", "noted_at", "expires_at", "ttl_s", "tags")
+_FIELDS_OF_LEASE_ONLY = (
+    "version",
+    "host",
+    "expires_at",
+    "ttl_s",
+    "is_bounded",
+    "tags",
+    "needs",
+    "reaped",
+)
 
 
 class ReapedRow(TypedDict):
@@ -52,7 +69,8 @@ def reap(
     store: Store,
     settings: Settings,
     *,
-    only: Iterable[str] | None = None,
+    only: Collection[str] | None = None,
+    folder: str | None = None,
     dry_run: bool = False,
     api: environment.Api | None = None,
     arrival_s: float = _ARRIVAL_S,
@@ -65,6 +83,7 @@ def reap(
         store: The store with the calls.
         settings: The settings; they name the Prefect to report to.
         only: Only these calls.
+        folder: Only calls for the ID of this folder.
         dry_run: Yield the calls, and do nothing.
         api: The Prefect to report to, if it is already known.
         arrival_s: How long to wait for events of a process that died just now, in seconds.
@@ -73,58 +92,107 @@ def reap(
     Raises:
         UnavailableError: Prefect or the store did not answer; the rest can be reaped later.
     """
-    for call in list(lease.calls(store)) if only is None else only:
-        if dry_run:
-            state: lease.CallState | None = lease.call_state(store, call)
-        else:
-            layout.check(store)
-            state = lease.claim_dead_call(store, call)
-        if state is None or state.is_alive or not state.entries:
+    if not dry_run:
+        layout.check(store)
+    for call in lease.open_calls(store, folder).values():
+        if only is not None and call.call not in only:
             continue
-        body = state.body
-        claims = lease.claims_of(store, body["id"], call) if "id" in body else []
+        if lease.is_call_alive(store, call):
+            continue
+        if dry_run:
+            yield _Dead(store, call).row
+            continue
+        reaper = lease.LeaseHolder(
+            store, call.body["id"], {"request_id": "reaper"}, ttl_s=_REAPING_S
+        )
+        steps = [held.body["step"] for held in call.leases]
+        try:
+            reaper.claim({step: {} for step in steps})
+            taken = [dead for claim in reaper.claims.values() for dead in claim.dead]
+            # Others have taken over the rest; if they took over all, they clean up, too.
+            if any(held.body["call"] == call.call for held in taken):
+                row, api = _reap(store, settings, call, api, arrival_s, notify)
+                reaper.reaped.add(call.call)
+                yield row
+        finally:
+            reaper.end()
+
+
+def _reap(
+    store: Store,
+    settings: Settings,
+    call: lease.OpenCall,
+    api: environment.Api | None,
+    arrival_s: float,
+    notify: Notify,
+) -> tuple[ReapedRow, environment.Api | None]:
+    """Clean up one dead call."""
+    dead = _Dead(store, call)
+    row = dead.row
+    row["runs"] = []
+    if row["engine"] == "prefect":
+        flow_runs = (held.body.get("flow_run_id") for held in call.leases)
+        api = api or environment.choose(settings, notify)
+        row["runs"] = client.end(
+            api,
+            dead.end.get("outcome", "CRASHED"),
+            dead.error.lines,
+            call=call.call,
+            flow_runs=filter(None, flow_runs),
+            finished=dead.end.get("finished") or _find_saved(store, call),
+            tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
+            wait_s=arrival_s * dead.is_recent,
+        )
+    for held in call.leases:
+        _complete(store, held.body)
+    for body in dead.under_way:
+        _record_crash(store, body, dead.cause, dead.error)
+    lease.mark_reaped(store, call)
+    return row, api
+
+
+class _Dead:
+    """
+    What is known about a call that died.
+
+    Attributes:
+        end: How it ended, if that is on record.
+        is_recent: Whether events of it may still be on their way to Prefect.
+        cause: Why it died.
+        under_way: The leases of the steps that it was computing.
+        error: What happened.
+        row: The same for people.
+    """
+
+    def __init__(self, store: Store, call: lease.OpenCall) -> None:
+        body = call.body
+        self.end = lease.read_end(store, call.call)
         # If a call has expired, all of its events arrived long ago.
-        is_recent = body.get("state") == "ended" or lease.is_gone(body.get("host"))
-        cause = body.get("cause") or ("killed" if is_recent else "gone")
-        error = _error(state, claims, cause)
-        row: ReapedRow = {
-            "call": call,
+        self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
+        self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
+        bodies = [held.body for held in call.leases]
+        open_steps = {each["step"] for each in bodies if _plan_entry(store, each) is None}
+        self.under_way = [
+            each
+            for each in bodies
+            if each["step"] in open_steps
+            and "outcome" not in self.end
+            and open_steps.isdisjoint(each.get("needs", ()))
+        ]
+        steps = [each["step"] for each in self.under_way if each["step"] != lease.WHOLE_RUN]
+        self.error = _error(call, self.end, steps, self.cause)
+        self.row: ReapedRow = {
+            "call": call.call,
             "id": body.get("id"),
             "flow": body.get("flow"),
             "request_id": body.get("request_id"),
             "engine": body.get("engine"),
-            "steps": [claim["step"] for claim in claims],
-            "cause": cause,
-            "what": error.what,
-            "hint": error.hint,
+            "steps": steps,
+            "cause": self.cause,
+            "what": self.error.what,
+            "hint": self.error.hint,
             "runs": None,
         }
-        if dry_run:
-            yield row
-            continue
-        try:
-            row["runs"] = []
-            if row["engine"] == "prefect":
-                flow_runs = (each.get("flow_run_id") for each in (body, *claims))
-                api = api or environment.choose(settings, notify)
-                row["runs"] = client.end(
-                    api,
-                    body.get("outcome", "CRASHED"),
-                    error.lines,
-                    call=call,
-                    flow_runs=filter(None, flow_runs),
-                    finished=body.get("finished") or _find_saved(store, body),
-                    tasks={id: claim for claim in claims if (id := claim.get("task_run_id"))},
-                    wait_s=arrival_s * is_recent,
-                )
-            for claim in claims:
-                _record_crash(store, claim, cause, error)
-                lease.free(store, claim)
-        except BaseException:
-            lease.release_dead_call(store, call, state)
-            raise
-        lease.forget_call(store, call)
-        yield row
 
 
 def reap_failed_request(
@@ -144,82 +212,121 @@ def reap_failed_request(
         UnavailableError: Prefect or the store did not answer.
     """
     dead = []
-    for call in lease.calls(store):
-        body = lease.call_state(store, call).body
-        if body.get("request_id") != request_id:
+    for call in lease.open_calls(store).values():
+        if call.body.get("request_id") != request_id:
             continue
-        is_dead = lease.report(store, call, cause, why) or body.get("state") == "ended"
+        lease.write_end(store, call.call, {"cause": cause, "why": why})
         # With no Prefect configured here, the call used the function's own: a reaper there ends it.
-        if is_dead and (body.get("engine") != "prefect" or environment.configured(settings)):
-            dead.append(call)
+        if call.body.get("engine") != "prefect" or environment.configured(settings):
+            dead.append(call.call)
     return list(reap(store, settings, only=dead))
 
 
 def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) -> None:
     """
-    Clean up the calls whose claims this one took over, before it computes: it may need their slots.
+    Clean up the calls whose leases this one took over, before it computes: it may need their slots.
 
     Args:
         invocation: The call that is about to compute.
         api: Its Prefect; without one, calls that Prefect knows are left to other reapers.
     """
-    store = invocation.store
-    dead = invocation.call.dead
-    while dead:
-        call = dead.pop()
-        if api is None and lease.call_state(store, call).body.get("engine") == "prefect":
+    call = invocation.call
+    claims = invocation.claims
+    while claims.dead:
+        dead = claims.dead.pop()
+        token = dead.body["call"]
+        if api is None and dead.body.get("engine") == "prefect":
             continue
         try:
-            for row in reap(store, invocation.settings, only=[call], api=api):
-                invocation.notify("", f"{row['what']}: its runs are marked as Crashed")
+            opened = lease.open_calls(call.store, call.folder).get(token)
+            if opened is not None:
+                row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
+                call.notify("", f"{row['what']}: its runs are marked as Crashed")
+            claims.holder.reaped.add(token)
         except PflError as exc:
-            invocation.finding.warnings.append(
-                f"a dead call could not be cleaned up ({exc}); run pfl runs reap"
-            )
+            call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
 
 
-def _error(state: lease.CallState, claims: list[ClaimBody], cause: str) -> PflError:
-    body = state.body
+def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
+    body = call.body
     holder = lease.describe_holder({**body, "flow_run_id": None})
-    steps = ", ".join(claim["step"] for claim in claims)
-    doing = f" while computing {steps}" if steps else ""
-    last = records.now_iso(state.entries[-1].modified)[:19]
+    doing = f" while computing {', '.join(steps)}" if steps else ""
+    last = records.now_iso(max(held.modified for held in call.leases))[:19]
     why = (
         f"last seen {last}Z, lease until {str(body.get('expires_at'))[:19]}Z, "
         f"request {body.get('request_id') or '?'}"
     )
-    if body.get("why"):
-        why = f"{body['why']}; {why}"
+    if end.get("why"):
+        why = f"{end['why']}; {why}"
     return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
 
 
-def _find_saved(store: Store, body: CallBody) -> dict[str, JsonObject]:
+def _find_saved(store: Store, call: lease.OpenCall) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
-    folder = keys.encode_id(body["id"])
-    for step in store.folders(f"history/{folder}"):
-        newest = islice(history.list_computed(store, folder, step, ignore), 1)
+    for held in call.leases:
+        folder = keys.encode_id(held.body["id"])
+        newest = islice(history.list_computed(store, folder, held.body["step"], ignore), 1)
         for _, record in newest:
             task_run_id = record["task_run_id"]
-            if task_run_id and record.get("request_id") == body.get("request_id"):
+            if task_run_id and record.get("request_id") == held.body.get("request_id"):
                 found[task_run_id] = {**record, "type": "COMPLETED"}
     return found
 
 
-def _record_crash(store: Store, claim: ClaimBody, cause: str, error: PflError) -> None:
+def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
+    """The result of a dead call's step, if its plan is written."""
+    plan_key = body.get("plan_key")
+    if not plan_key:
+        return None
+    stored = read_plan(store, records.plan_path(body["id"], body["step"], plan_key), ignore)
+    return None if stored is None else stored[1][body["step"]]
+
+
+def _complete(store: Store, body: lease.Body) -> None:
+    """Write the record of a result whose call died after the plan, before the record."""
+    step = body["step"]
+    entry = _plan_entry(store, body)
+    if entry is None:
+        return
+    path = records.result_path(body["id"], step, entry.result or entry.key)
+    data = store.get(path)
+    file = parse_result(data, path).record if data is not None else None
+    if file is None:
+        return
+    name = history.Name(keys.encode_id(body["id"]), step, file)
+    if store.get(name.path) is not None:
+        return
+    fields = {
+        "flow": body.get("flow"),
+        "id": body["id"],
+        "fingerprint": body.get("fingerprint"),
+        "status": history.COMPUTED,
+        "plan_key": body.get("plan_key"),
+        "request_id": body.get("request_id"),
+        "repaired": True,
+    }
+    has_value = entry.value is not NOT_LOADED
+    history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
+    history.point(store, [name])
+
+
+def _record_crash(store: Store, body: lease.Body, cause: str, error: PflError) -> None:
+    since = body["since"]
     name = history.new_name(
-        keys.encode_id(claim["id"]),
-        claim["step"],
+        keys.encode_id(body["id"]),
+        body["step"],
         history.CRASHED,
-        time_ns=history.parse_time_ns(claim["since"]),
+        time_ns=history.parse_time_ns(since),
         # The same name for every reaper, so that one that follows a dead one adds no second record.
-        token=keys.digest(f"{claim['call']} {claim['step']}")[:8],
+        token=keys.digest(f"{body['call']} {body['step']}")[:8],
     )
-    fields = {name: item for name, item in claim.items() if name not in _FIELDS_OF_CLAIM_ONLY}
+    fields = {name: item for name, item in body.items() if name not in _FIELDS_OF_LEASE_ONLY}
     fields |= {
         "status": history.CRASHED,
         "cause": cause,
-        "started_at": claim["since"],
+        "started_at": since,
         "error": error.to_json(),
     }
     history.append(store, name, fields)
+    history.point(store, [name])

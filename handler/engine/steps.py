@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import cast
 
+from ..core import errors
 from ..core.declare.flow import Flow
 from ..core.declare.location import location
 from ..core.declare.step import AnyStep
-from ..core.errors import PflError, StepFailedError
+from ..core.errors import ErrorBody, PflError, StepFailedError, UnstorableValueError
 from ..core.fingerprint import ownership
 from .interrupt import Interruptible
 
@@ -51,7 +52,8 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("pfl", "prefect"):
             raise  # An interruption by pfl or Prefect, not by the step.
-        raise RuntimeError(f"the step raised {exc!r}").with_traceback(exc.__traceback__) from exc
+        what = f"the step raised {type(exc).__name__}({text_of(exc)})"
+        raise RuntimeError(what).with_traceback(exc.__traceback__) from exc
 
 
 async def _with_timeout(awaitable: Awaitable[object], timeout_s: float | None) -> object:
@@ -96,6 +98,15 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
     """The error that a reply shows for *exc*: the exception, and the user's line that raised it."""
     if isinstance(exc, PflError):
         return exc
+    error = from_record(step, describe(step, exc, flow))
+    error.__cause__ = exc
+    return error
+
+
+def describe(step: str, exc: BaseException, flow: Flow) -> ErrorBody:
+    """What *step* raised, as a record of history keeps it."""
+    if isinstance(exc, PflError):
+        return exc.to_json()
     at = flow.steps[step].location
     for frame, line in traceback.walk_tb(exc.__traceback__):
         filename = frame.f_code.co_filename
@@ -103,10 +114,35 @@ def as_error(step: str, exc: BaseException, flow: Flow) -> PflError:
             at = location(filename, line)
     if isinstance(exc, SyntaxError) and exc.filename:
         at = location(exc.filename, exc.lineno or 0)
-    error = StepFailedError(
-        f"step {step} failed",
-        why=f"{type(exc).__name__}: {exc}".rstrip(": ")[:1_000],
-        hint=f"see {at}",
-    )
-    error.__cause__ = exc
-    return error
+    return {
+        "type": type(exc).__name__,
+        "what": text_of(exc)[:1_000],
+        "why": "",
+        "hint": f"see {at}",
+    }
+
+
+def from_record(step: str, error: ErrorBody) -> StepFailedError:
+    """The error that a reply shows for what :func:`describe` returned."""
+    if error["type"] in (StepFailedError.__name__, UnstorableValueError.__name__):
+        return StepFailedError(error["what"], why=error["why"], hint=error["hint"])
+    why = f"{error['type']}: {error['what']}".rstrip(": ")
+    return StepFailedError(f"step {step} failed", why=why[:1_000], hint=error["hint"])
+
+
+def is_repeatable(error: ErrorBody) -> bool:
+    """Whether a call that computes the same would fail in the same way."""
+    kind = getattr(errors, error["type"], None)
+    return kind is None or issubclass(kind, StepFailedError)
+
+
+def text_of(exc: BaseException) -> str:
+    """The text of an exception, and of those in a group; it may raise instead of returning one."""
+    try:
+        text = str(exc)
+    except Exception as trouble:
+        return f"its text cannot be shown: str() raised {type(trouble).__name__}"
+    if isinstance(exc, BaseExceptionGroup):
+        inner = "; ".join(f"{type(each).__name__}: {text_of(each)}" for each in exc.exceptions)
+        return f"{text}: {inner}"
+    return text

@@ -1,17 +1,19 @@
-"""What passes between an invocation and the engine that computes its steps."""
+"""What passes between the scheduler, its workers and the engine that computes their steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord
+from ..core.cache.publish import Publication
 from ..core.declare.step import AnyStep
+from ..core.store.values import JsonObject
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """
     The outcome of a step.
@@ -22,6 +24,7 @@ class Outcome:
         why: Why it was computed, or has to be.
         ms: Wall time in milliseconds.
         error: What it raised.
+        publication: What is left to write about its result.
     """
 
     status: str
@@ -29,6 +32,7 @@ class Outcome:
     why: str | None = None
     ms: float = 0.0
     error: BaseException | None = None
+    publication: Publication | None = None
 
 
 class Run(NamedTuple):
@@ -40,7 +44,7 @@ class Run(NamedTuple):
     url: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
     """
     One step to compute.
@@ -52,6 +56,7 @@ class Work:
             that cannot be saved fails that unit.
         previous: The record of the previous computation, if there is one.
         why: Why the step has to be computed.
+        task_run_id: The ID that its task run has in Prefect.
     """
 
     step: AnyStep
@@ -59,6 +64,30 @@ class Work:
     finish: Callable[[object, Run], Entry]
     previous: ComputedRecord | None
     why: str
+    task_run_id: str
 
 
 Compute = Callable[[Work], None]
+
+
+@dataclass
+class RunState:
+    """
+    The flow run that a call is computed in; the engine alone writes it.
+
+    Attributes:
+        flow_run_id, url: The flow run, once it has begun.
+        reap_reason: What a reaper has to do after the call has ended; empty: nothing.
+        tasks: Task runs that have begun and not ended, by ID.
+        finished: Task runs that ended by themselves, by ID.
+        artifacts: Artifacts that Prefect does not have yet.
+        interrupted: The interruption that ended the flow in Prefect.
+    """
+
+    flow_run_id: str | None = None
+    url: str | None = None
+    reap_reason: str = ""
+    tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    artifacts: list[JsonObject] = field(default_factory=list)
+    interrupted: KeyboardInterrupt | None = None

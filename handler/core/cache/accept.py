@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
-from ..errors import NotFoundError
+from ..errors import CorruptRecordError, NotFoundError
 from ..event import Request
 from ..store import records
-from ..store.keys import encode_id
+from ..store.keys import digest, encode_id
 from ..store.objects import Store
-from . import lookup
-from .entry import Entry, read_result
+from . import lookup, shared
+from .entry import Entry, parse_result
 from .lookup import Finding
 
 if TYPE_CHECKING:  # Not at run time: a hit on an accepted result does not need it.
@@ -48,12 +48,23 @@ class Stored(NamedTuple):
         recorded: The result with the time and run of its computation; None if it has no record of
             history.
         fingerprint: The code that computed it.
-        mark: The bust that made it invalid; None if it is valid.
     """
 
     entry: Entry
     recorded: Entry | None
     fingerprint: str
+
+
+class NotStored(NamedTuple):
+    """
+    No result may be served for some inputs.
+
+    Attributes:
+        free: The file name for the next result.
+        mark: The bust that made the newest stored result invalid, if one did.
+    """
+
+    free: str
     mark: Mark | None
 
 
@@ -64,6 +75,9 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
 
 def include_accepted(request: Request, finding: Finding, store: Store) -> Finding:
     """*finding* plus what is stored for older code whose results are accepted."""
+    hint = shared.remembered(store)["accepted"]
+    if not any(step.fingerprint in hint for step in request.flow.steps.values()):
+        return finding
     accepted = _list_accepted(store)
     older = {
         name: tuple(_all_older(accepted, step.fingerprint))
@@ -89,20 +103,52 @@ def find_by_inputs(
     found: Mapping[str, Entry],
     store: Store,
     marks: Marks,
-) -> Stored | None:
+) -> Stored | NotStored:
     """The stored result of a step for the inputs in *found*, by current or accepted code."""
-    from . import history  # A hit does not need it.
-
-    warn = finding.warnings.append
     current = request.flow.steps[name].fingerprint
+    missing: list[NotStored] = []
     for fingerprint in (current, *finding.older.get(name, ())):
         key = lookup.result_key(request, name, found, fingerprint)
-        entry = read_result(request, name, key, store, warn)
-        if entry is not None:
-            recorded = history.add_run(store, request.id, entry, warn)
-            mark = marks.first_invalidating(encode_id(request.id), recorded or entry)
-            return Stored(entry, recorded, fingerprint, mark)
-    return None
+        stored = find_result(request.id, name, key, store, marks, finding.warnings)
+        if not isinstance(stored, NotStored):
+            return Stored(*stored, fingerprint)
+        missing.append(stored)
+    mark = next((each.mark for each in missing if each.mark is not None), None)
+    return missing[0]._replace(mark=mark)
+
+
+def find_result(
+    id: str, step: str, key: str, store: Store, marks: Marks, warnings: list[str]
+) -> tuple[Entry, Entry | None] | NotStored:
+    """
+    The oldest result with this key that may be served, and the same with its run if it has a
+    record.
+
+    A result is never overwritten. One that takes the place of another is named after the bytes of
+    that one, so the results of a key form a chain:
+
+        <key> ─ busted, expired or damaged ─ <key>~<its digest> ─ …
+    """
+    from . import history  # A hit does not need it.
+
+    folder = encode_id(id)
+    name = key
+    mark = None
+    while True:
+        path = records.result_path(id, step, name)
+        data = store.get(path)
+        if data is None:
+            return NotStored(name, mark)
+        try:
+            entry = parse_result(data, path)
+        except CorruptRecordError as exc:
+            warnings.append(str(exc))
+        else:
+            recorded = history.add_run(store, id, entry, warnings.append)
+            mark = marks.first_invalidating(folder, recorded or entry)
+            if mark is None and not records.is_past(entry.expires_at):
+                return entry, recorded
+        name = f"{key}~{digest(data)[:8]}"
 
 
 def find_missing(
@@ -116,11 +162,9 @@ def find_missing(
         if name in request.bust or not found.keys() >= set(upstream):
             continue
         stored = find_by_inputs(request, name, finding, found, store, marks)
-        if stored is None:
-            continue
-        if stored.mark is None:
+        if isinstance(stored, Stored):
             found[name] = stored.recorded or stored.entry
-        else:
+        elif stored.mark is not None:
             busted[name] = stored.mark
     return found, busted
 
@@ -158,6 +202,7 @@ def accept(
         "changes": changes,
     }
     store.put(f"accepted/{step}/{new}~{old}.json", records.seal(body))
+    shared.refresh(store)
     _record(store, body, f"stands for {old[:12]}: " + "; ".join(changes))
     return body
 
@@ -179,6 +224,7 @@ def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Accepta
         )
     if not dry_run:
         store.delete(entry.key for entry in made)
+        shared.refresh(store)
     body = cast(Acceptance, records.unseal(data, newest.key))
     if not dry_run:
         _record(store, body, "undone")

@@ -9,16 +9,17 @@ in its scope whose computation had not seen it:
 
 The step ``~`` means all steps, an empty prefix all IDs. *before*, in microseconds, spares what was
 computed later; a result key limits the mark to one result. Results name the marks that existed when
-their computation began (``after``). Only plans are deleted, since a hit reads nothing else:
+their computation began (``after``). A hit reads only its plan, so a bust deletes plans, and keeps
+calls under way from writing theirs:
 
-    computation   list marks ─ compute ─ result(after) ─ announce ─ list again ─ plan ─ retract
-    bust          mark ─ wait for announced plans ─ remove plans ─ done
+    call    take leases ─ list marks ─ compute ─ create result(after) ─ create plan ─ delete leases
+    bust    mark ─ list leases ─┬─ a call may write this plan: put a fence in its place
+                                └─ else: delete the plan
 
-Either order works: a plan that was announced before the bust looks is written before plans are
-removed, and is removed with them. A plan that is announced later finds the mark when it lists
-again, and is not written. A publisher that takes longer than a bust waits, because it was frozen,
-lists once more after its plan and takes it back. The result itself stays, so a bust is undone by
-removing its mark.
+A call that takes its lease later sees the mark. One that took it earlier is seen by the bust, which
+leaves a fence: a plan without entries that names another plan in its place. So the create of that
+call fails, however long it pauses, and it finds out that its value is void. A bust that meets no
+call deletes fences, too. Results stay, so a bust is undone by removing its mark.
 """
 
 from __future__ import annotations
@@ -26,22 +27,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby
 from typing import NamedTuple, TypedDict
 
-from ..errors import CorruptRecordError, InvalidRequestError, UnavailableError
+from ..errors import CorruptRecordError, InvalidRequestError
 from ..store import keys, records
-from ..store.objects import ObjectInfo, Store
-from ..store.records import ResultMetadata
-from ..store.values import encode
-from . import history
-from .entry import Entry, ignore, read_plan
+from ..store.objects import AlreadyExistsError, ObjectInfo, Store
+from . import history, lease, shared
+from .entry import Entry, ignore, parse_plan, read_plan, seal_fence
 
 ALL = history.ALL
 _DAY_S = 86_400
-# A plan is announced, written and retracted in three requests; a publisher that takes longer has
-# died.
-_PATIENCE_S = 10.0
-_ANNOUNCEMENT_LIFETIME_S = 60
 
 
 class MarkBody(TypedDict):
@@ -171,6 +168,11 @@ def has_prefix(folder: str, prefix: str) -> bool:
     return folder.startswith(prefix[:length])
 
 
+def marker_path(folder: str) -> str:
+    """The key of the object that shows that something is stored for the ID of a folder."""
+    return f"ids/{folder}"
+
+
 def list_marks(store: Store, folder: str | None = None) -> Marks:
     """All marks, or those that may apply to the ID of a folder; the latter are two listings."""
     folders = ["busts"] if folder is None else [f"busts/{folder}", f"busts/{ALL}"]
@@ -221,7 +223,7 @@ def create_mark(
     seen: Collection[str] = (),
 ) -> Mark:
     """
-    Create a mark, remove older ones that it makes obsolete, and wait for announced plans.
+    Create a mark, and remove older ones that it makes obsolete.
 
     Args:
         store: The store to write.
@@ -240,9 +242,11 @@ def create_mark(
     folder = f"busts/{scope.folder}/{step}"
     [made] = parse_marks([f"{folder}/{name}~{before}~{scope.prefix}~{result}.json"])
     store.put(made.key, records.seal({"version": 1, **made.to_json()}))
+    if scope.folder != ALL:
+        with suppress(AlreadyExistsError):
+            store.put(marker_path(scope.folder), b"", mode="create")
     older = parse_marks(entry.key for entry in store.list(folder))
     store.delete(mark.key for mark in older if _is_obsolete(mark, made, retention_s, seen))
-    _wait_for_publishers(store, scope)
     return made
 
 
@@ -258,59 +262,73 @@ def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]
     return old.name in seen if old.is_from_call else old.at + retention_s < new.at
 
 
-def _wait_for_publishers(store: Store, scope: Scope) -> None:
-    """Wait until the plans that are announced now have been written and retracted."""
-    until = time.monotonic() + _PATIENCE_S
-    waiting_for = _announced(store, scope)
-    while waiting_for and time.monotonic() < until:
-        time.sleep(0.02)
-        waiting_for &= _announced(store, scope)
-
-
-def _announced(store: Store, scope: Scope) -> set[str]:
-    prefix = "publishing/" if scope.folder == ALL else f"publishing/{scope.folder}~"
-    # Clocks differ by less than a minute, so the publisher of an older one has died.
-    oldest = time.time() - _ANNOUNCEMENT_LIFETIME_S
-    return {
-        entry.key
-        for entry in store.list("publishing")
-        if entry.modified > oldest and entry.key.startswith(prefix)
-    }
-
-
-def write_plan(
-    store: Store, folder: str, entries: Collection[Entry], write: Callable[[], str]
-) -> Marks:
+def fence(
+    store: Store,
+    folder: str | None,
+    name: str,
+    is_reached: Callable[[str, str], bool],
+    is_void: Callable[[str, Collection[Entry]], bool],
+    *,
+    own_call: str = "",
+) -> set[str]:
     """
-    Write a plan unless one of its entries is invalid; see the timeline above.
+    Keep calls under way, and dead ones that may wake, from writing plans that may be void.
 
     Args:
         store: The store to write.
-        folder: The folder of the ID.
-        entries: The entries of the plan.
-        write: Writes the plan, and returns its key.
+        folder: Only calls for the ID of this folder.
+        name: Names the bust, and the plans that take the place of fenced ones.
+        is_reached: Whether the plans of an ID's folder and a step are concerned.
+        is_void: Whether entries of a plan in a folder are void.
+        own_call: The call that busts; it is not fenced.
 
     Returns:
-        The marks that exist now.
+        The keys of the plans that a call may still write, and of fences: they must not be deleted.
     """
-    started = time.monotonic()
-    announcement = f"publishing/{folder}~{new_name()}"
-    store.put(announcement, b"{}")
-    try:
-        marks = list_marks(store, folder)
-        if marks.first_invalidating(folder, *entries):
-            return marks
-        path = write()
-        if time.monotonic() - started >= _PATIENCE_S / 2:
-            marks = list_marks(store, folder)
-            if marks.first_invalidating(folder, *entries):
-                store.delete([path])
-    finally:
+    kept: set[str] = set()
+    for held in lease.list_leases(store, folder):
+        body = held.body
+        place, step, _ = held.key.removeprefix("leases/").split("=")
+        plan_key = body.get("plan_key")
+        if plan_key and body["call"] != own_call and is_reached(place, step):
+            kept |= _put_fence(store, body["id"], step, plan_key, name, is_void)
+    return kept
+
+
+def _put_fence(
+    store: Store,
+    id: str,
+    step: str,
+    plan_key: str,
+    name: str,
+    is_void: Callable[[str, Collection[Entry]], bool],
+) -> set[str]:
+    """Put a fence in place of a plan that is absent or void; returns the keys on the way to it."""
+    passed: set[str] = set()
+    current = plan_key
+    while True:
+        path = records.plan_path(id, step, current)
+        if path in passed:
+            return passed
+        body = seal_fence(id, step, current, f"{plan_key}~{name}")
         try:
-            store.delete([announcement])
-        except UnavailableError:
-            pass  # If it stays, the next bust of this ID has to wait.
-    return marks
+            store.put(path, body, mode="create")
+            return passed | {path}
+        except AlreadyExistsError:
+            data = store.get(path)
+        if data is None:
+            continue
+        passed.add(path)
+        try:
+            plan, entries = parse_plan(data, path)
+        except CorruptRecordError:
+            store.put(path, body)
+            return passed
+        if "next" not in plan:
+            if is_void(keys.encode_id(id), entries.values()):
+                store.put(path, body)
+            return passed
+        current = plan["next"]
 
 
 def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
@@ -366,7 +384,52 @@ def bust(
         create_mark(store, name, step, scope, retention_s=retention_s) for step in scope.steps
     )
     _record(store, history.BUSTED, made)
-    return _remove_plans(store, scope, made, dependents, known)
+    if scope.folder == ALL:
+        shared.refresh(store)
+    return _remove_plans(store, scope, name, made, dependents, known)
+
+
+def bust_result(
+    store: Store,
+    id: str,
+    step: str,
+    result: str,
+    *,
+    plan_key: str,
+    dependents: Collection[str],
+    seen: Collection[str],
+    own_call: str,
+) -> str:
+    """
+    Invalidate one result, which a call is about to replace; returns the name of the bust.
+
+    Args:
+        store: The store to write.
+        id: The ID.
+        step: The step.
+        result: The key of the result.
+        plan_key: The key of the plan that the call is going to write.
+        dependents: The steps that need the step, without itself.
+        seen: Marks that the call had seen before it computed.
+        own_call: The token of the call.
+    """
+    folder = keys.encode_id(id)
+    name = new_name(from_call=True)
+    made = Marks((create_mark(store, name, step, Scope(folder), result=result, seen=seen),))
+    kept = fence(
+        store,
+        folder,
+        name,
+        lambda _, other: other == step or other in dependents,
+        lambda _, entries: made.first_invalidating(folder, *entries) is not None,
+        own_call=own_call,
+    )
+    # Plans for equal inputs come back by their inputs.
+    stale = [records.plan_path(id, step, plan_key)]
+    for other in dependents:
+        stale += [entry.key for entry in store.list(f"plans/{folder}/{other}")]
+    store.delete(path for path in stale if path not in kept)
+    return name
 
 
 def restore(
@@ -391,39 +454,38 @@ def restore(
         place = (mark.folder, mark.prefix)
         steps[place] = (*steps.get(place, ()), mark.step)
     scopes = [Scope(*place, each) for place, each in steps.items()]
+    name = new_name()
     for scope in scopes:
-        for path, older, superseded in _list_restorable(store, scope, Marks(undone)):
-            if older is not None:
-                store.put(path, older)
-                counts["replaced"] += 1
+        for is_newer_stored, superseded in _list_restorable(store, scope, Marks(undone)):
             counts["back"] += 1
+            counts["replaced"] += is_newer_stored
             obsolete |= superseded
     # Before the marks go, so that no plan of a newer value is left, and again for plans that were
     # written meanwhile.
     for mark_keys in ((), obsolete):
         store.delete(mark_keys)
         for scope in scopes:
-            counts["plans"] += _remove_plans(store, scope, Marks(), dependents, known)
+            counts["plans"] += _remove_plans(store, scope, name, None, dependents, known)
     _record(store, history.RESTORED, undone)
+    shared.refresh(store)
     return counts
 
 
-def _list_restorable(
-    store: Store, scope: Scope, undone: Marks
-) -> Iterator[tuple[str, bytes | None, set[str]]]:
+def _list_restorable(store: Store, scope: Scope, undone: Marks) -> Iterator[tuple[bool, set[str]]]:
     """
     The results that come back when the busts in *undone* are undone.
 
-    Each has its path, the record that replaces it if it was computed again since, and the keys of
-    marks that calls have made since for their own, newer results.
+    For each: whether a newer result of the same key is stored, and the keys of the marks that
+    calls have made since for such newer results.
     """
-    names = {mark.name for mark in undone}
     undone_keys = {mark.key for mark in undone}
     since = min((mark.at for mark in undone), default=0.0)
     undone_of = by_folder(undone)
     marks_of = _marks_of(store, scope)
-    for listed in _list_objects(store, "results", scope):
-        _, folder, step, key = listed.key.split("/")
+    # The results of one key are listed next to one another.
+    listed = sorted(_list_objects(store, "results", scope))
+    for place, results in groupby(listed, key=lambda each: each.key.partition("~")[0]):
+        _, folder, step, key = place.split("/")
         near = undone_of(folder)
         if not any(mark.applies_to(folder, step) and mark.result in ("", key) for mark in near):
             continue
@@ -434,36 +496,16 @@ def _list_restorable(
                 superseded.add(mark.key)
             elif mark.key not in undone_keys:
                 lasting.append(mark)
-        metadata = _read_metadata(store, listed.key)
-        result = _stored_entry(listed, metadata)
-        was_computed_before = near.first_invalidating(folder, result) is not None
-        if was_computed_before and names.isdisjoint(result.after):
-            yield listed.key, None, superseded
-        elif older := _older_result(store, metadata, listed.key, near, Marks(lasting)):
-            yield listed.key, older, superseded
-
-
-def _older_result(
-    store: Store, metadata: ResultMetadata, path: str, undone: Marks, lasting: Marks
-) -> bytes | None:
-    """The valid result record that *path* held before *undone*, made from history."""
-    if not metadata:
-        return None
-    _, folder, step, key = path.split("/")
-    names = {mark.name for mark in undone}
-    for name, record in history.list_computed(store, folder, step, ignore, containing=key[:16]):
-        entry = history.entry_of(record)
-        if entry.key != key or not names.isdisjoint(entry.after):
-            continue
-        if records.is_past(entry.expires_at) or not undone.first_invalidating(folder, entry):
-            continue
-        if lasting.first_invalidating(folder, entry):
-            continue
-        loaded = history.load_entry(store, record, ignore)
-        if loaded is not None:
-            id, fingerprint = metadata["id"], metadata["fingerprint"]
-            return history.encode_result(name, id, fingerprint, loaded, encode(loaded.value))
-    return None
+        entries = [_stored_entry(each, _read_metadata(store, each.key)) for each in results]
+        back = [
+            entry
+            for entry in entries
+            if near.first_invalidating(folder, entry)
+            and not Marks(lasting).first_invalidating(folder, entry)
+            and not records.is_past(entry.expires_at)
+        ]
+        if back:
+            yield len(entries) > len(back), superseded
 
 
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
@@ -476,23 +518,46 @@ def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
 def _remove_plans(
     store: Store,
     scope: Scope,
-    marks: Marks,
+    name: str,
+    made: Marks | None,
     dependents: Collection[str],
     known: Collection[str],
 ) -> int:
-    """Remove the plans that depend on what is in *scope*; returns how many."""
+    """
+    Remove the plans that depend on what is in *scope*; returns how many.
+
+    Args:
+        store: The store to write.
+        scope: What was busted or restored.
+        name: Names the bust or the restore.
+        made: The marks of the bust; None: all plans are removed, since others come back.
+        dependents: The steps that need a step in *scope*, those included.
+        known: All steps of the current flows.
+    """
+
+    def is_reached(folder: str, step: str) -> bool:
+        is_dependent = ALL in scope.steps or step in dependents or step not in known
+        return is_dependent and has_prefix(folder, scope.prefix)
+
+    def is_void(folder: str, entries: Collection[Entry]) -> bool:
+        return made is None or made.first_invalidating(folder, *entries) is not None
+
+    only = None if scope.folder == ALL else scope.folder
+    kept = fence(store, only, name, is_reached, is_void)
 
     def to_remove() -> Iterator[str]:
         for listed in _list_objects(store, "plans", scope):
+            if listed.key in kept:
+                continue
             _, folder, step, _ = listed.key.split("/")
-            is_dependent = ALL in scope.steps or step in dependents or step not in known
+            is_dependent = is_reached(folder, step)
             is_old = scope.before is None or listed.modified < scope.before
             if is_dependent and is_old:
                 yield listed.key
             elif is_dependent or scope.folder != ALL:
                 # A young plan may hold an old result; one of older code may need a busted step.
                 plan = read_plan(store, listed.key, ignore)
-                if plan is not None and marks.first_invalidating(folder, *plan[1].values()):
+                if plan is not None and is_void(folder, plan[1].values()):
                     yield listed.key
 
     return store.delete(to_remove())
@@ -504,20 +569,30 @@ def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]
             yield listed
 
 
-def _read_metadata(store: Store, path: str) -> ResultMetadata:
+class _Metadata(NamedTuple):
+    """What a result record says about its result."""
+
+    expires_at: str | None = None
+    after: tuple[str, ...] = ()
+    record: str | None = None
+
+
+def _read_metadata(store: Store, path: str) -> _Metadata:
     """The metadata in a result record; empty if the record is gone or damaged."""
     try:
-        return records.decode_result(store.get(path) or b"", path)[3]
+        found = records.decode_result(store.get(path) or b"", path)
     except (CorruptRecordError, InvalidRequestError):
-        return {}
+        return _Metadata()
+    return _Metadata(
+        found.expires_at, tuple(found.metadata.get("after", ())), found.metadata.get("record")
+    )
 
 
-def _stored_entry(listed: ObjectInfo, metadata: ResultMetadata) -> Entry:
+def _stored_entry(listed: ObjectInfo, metadata: _Metadata) -> Entry:
     """A result, made from its key and the metadata in its record."""
-    _, folder, step, key = listed.key.split("/")
-    if "record" in metadata:
-        at = history.Name(folder, step, metadata["record"]).written_at
-    else:
-        at = records.now_iso(listed.modified)
-    after = metadata.get("after", ())
-    return Entry(step, key, "", listed.size_bytes, at, None, after=after)
+    _, folder, step, name = listed.key.split("/")
+    at = records.now_iso(listed.modified)
+    if metadata.record:
+        at = history.Name(folder, step, metadata.record).written_at
+    key = name.partition("~")[0]
+    return Entry(step, key, "", listed.size_bytes, at, metadata.expires_at, after=metadata.after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 from ..errors import CorruptRecordError
 from ..event import Request
@@ -12,9 +12,11 @@ from ..store.objects import Store
 
 Warn = Callable[[str], None]  # Called with a warning about each object that cannot be read.
 NOT_LOADED = object()
-_PLAN_VERSION = 2
+_PLAN_VERSION = 3
 # A row of a plan holds this many fields of an entry, the value being the last.
-_ROW_LENGTH = 12
+_ROW_LENGTH = 13
+# A longer chain of fences is not followed: it is a miss.
+_MAX_FENCES = 100
 
 
 class Entry(NamedTuple):
@@ -26,6 +28,7 @@ class Entry(NamedTuple):
 
     Attributes:
         after: The names of the busts that existed when the computation began.
+        result: The file name of its result, if an earlier result has its key as a name.
         value: The value; NOT_LOADED until it is read.
         record: The file name of its record of history.
     """
@@ -41,6 +44,7 @@ class Entry(NamedTuple):
     task_run_id: str | None = None
     url: str | None = None
     after: Sequence[str] = ()
+    result: str = ""
     value: object = NOT_LOADED
     record: str | None = None
 
@@ -48,6 +52,9 @@ class Entry(NamedTuple):
 class Plan(TypedDict):
     """
     The body of a plan: the result of its step, and those of all steps that it needs, a row each.
+
+    A fence is a plan without entries, see :mod:`pfl.handler.core.cache.bust`: ``next`` is the key
+    of the plan that takes its place.
     """
 
     version: int
@@ -57,24 +64,23 @@ class Plan(TypedDict):
     plan_key: str
     expires_at: str | None
     entries: list[Sequence[Any]]
+    next: NotRequired[str]
 
 
 def ignore(warning: str) -> None:
     """Ignore a warning, because it is reported elsewhere."""
 
 
-def read_result(request: Request, step: str, key: str, store: Store, warn: Warn) -> Entry | None:
-    """The stored result under *key*; None if it does not exist, has expired or is damaged."""
-    path = records.result_path(request.id, step, key)
-    if (data := store.get(path)) is None:
-        return None
-    try:
-        value, size_bytes, expires_at, metadata = records.decode_result(data, path)
-    except CorruptRecordError as exc:
-        warn(str(exc))
-        return None
-    if records.is_past(expires_at):
-        return None
+def parse_result(data: bytes, path: str) -> Entry:
+    """
+    The stored result at *path*, whether or not it may still be served.
+
+    Raises:
+        CorruptRecordError: The bytes are not what was written.
+    """
+    value, size_bytes, expires_at, metadata = records.decode_result(data, path)
+    _, _, step, name = path.split("/")
+    key, _, later = name.partition("~")
     return Entry(
         step,
         key,
@@ -83,9 +89,24 @@ def read_result(request: Request, step: str, key: str, store: Store, warn: Warn)
         None,
         expires_at,
         after=tuple(metadata.get("after", ())),
+        result=name if later else "",
         value=value,
         record=metadata.get("record"),
     )
+
+
+def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
+    """*entry* with its value, read from its result; None if that is gone or differs."""
+    path = records.result_path(request.id, entry.step, entry.result or entry.key)
+    data = store.get(path)
+    if data is None:
+        return None
+    try:
+        stored = parse_result(data, path)
+    except CorruptRecordError as exc:
+        warn(str(exc))
+        return None
+    return entry._replace(value=stored.value) if stored.sha256 == entry.sha256 else None
 
 
 def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> Plan:
@@ -117,6 +138,21 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
     }
 
 
+def seal_fence(id: str, step: str, plan_key: str, next_key: str) -> bytes:
+    """A fence in place of the plan with the key *plan_key*."""
+    body: Plan = {
+        "version": _PLAN_VERSION,
+        "flow": "",
+        "id": id,
+        "step": step,
+        "plan_key": plan_key,
+        "expires_at": None,
+        "entries": [],
+        "next": next_key,
+    }
+    return records.seal(body)
+
+
 def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
     """
     The body of the plan at *path*, and its entries by step.
@@ -137,7 +173,7 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
         lengths = (_ROW_LENGTH - 1, _ROW_LENGTH)
         is_whole = (
             "flow" in plan
-            and plan["step"] in entries
+            and ("next" in plan or plan["step"] in entries)
             and (expires_at is None or records.MOMENT.fullmatch(expires_at) is not None)
             and all(len(row) in lengths and type(row[3]) is int for row in plan["entries"])
         )
@@ -151,13 +187,24 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
 
 
 def read_plan(store: Store, path: str, warn: Warn) -> tuple[Plan, dict[str, Entry]] | None:
-    """The plan at *path* and its entries by step; None if it does not exist or is damaged."""
-    data = store.get(path)
-    try:
-        return None if data is None else parse_plan(data, path)
-    except CorruptRecordError as exc:
-        warn(str(exc))
-        return None
+    """
+    The plan at *path* and its entries by step; None if it does not exist or is damaged.
+
+    A second read is needed only where a bust met a call under way: it left a fence there.
+    """
+    for _ in range(_MAX_FENCES):
+        data = store.get(path)
+        if data is None:
+            break
+        try:
+            plan, entries = parse_plan(data, path)
+        except CorruptRecordError as exc:
+            warn(str(exc))
+            break
+        if "next" not in plan:
+            return plan, entries
+        path = records.plan_path(plan["id"], plan["step"], plan["next"])
+    return None
 
 
 def entry_json(entry: Entry, *, with_value: bool) -> dict[str, object]:
@@ -165,6 +212,7 @@ def entry_json(entry: Entry, *, with_value: bool) -> dict[str, object]:
     fields = entry._asdict()
     if not with_value:
         del fields["value"]
-    if not entry.after:
-        del fields["after"]
+    for name in ("after", "result"):
+        if not fields[name]:
+            del fields[name]
     return fields

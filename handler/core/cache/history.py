@@ -2,7 +2,7 @@
 History: what happened to each step, one object per event, created once and never rewritten.
 
 history/<id>/<step>/<newest first>-<token>.json    a record, sealed
-recent/<4>/<3>/<12 digits>-<token>=<id>=<step>     an empty object, created first, that points to it
+recent/<4>/<3>/<12 digits>-<token>=<id>.json       the names of the records that a call wrote
 
 A file name starts with 10^19 minus a time in nanoseconds, so each listing starts with the newest
 record, however many there are. One call at a time computes a step, and names its record after the
@@ -18,12 +18,12 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import islice, takewhile
 from operator import attrgetter
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
@@ -46,6 +46,7 @@ _READ_AHEAD = 16
 _MAX_STREAMS = 32
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
+T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
@@ -148,12 +149,6 @@ class Name(NamedTuple):
         """The short name of the record on a terminal: 8 hex digits, unique in practice."""
         return self.file.removesuffix(".json").rpartition("-")[2]
 
-    @property
-    def pointer_path(self) -> str:
-        """The key of the object that points to it."""
-        digits = self.file.removesuffix(".json")
-        return f"recent/{digits[:4]}/{digits[4:7]}/{digits[7:]}={self.folder}={self.step}"
-
 
 def new_name(
     folder: str,
@@ -196,11 +191,19 @@ def parse_path(path: str) -> Name | None:
 
 
 def append(store: Store, name: Name, fields: Mapping[str, object]) -> None:
-    """Write a record unless it exists."""
-    store.put(name.pointer_path, b"")
+    """Write a record unless it exists; a pointer has to be written, too."""
     # Another process may have written the same record.
     with suppress(AlreadyExistsError):
         store.put(name.path, records.seal({"version": VERSION, **fields}), mode="create")
+
+
+def point(store: Store, names: Collection[Name]) -> None:
+    """Write the object that points to the records that one call wrote for an ID."""
+    newest = min(names, key=_by_time)
+    digits = newest.file[:19]
+    place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{newest.short}={newest.folder}.json"
+    body = {"records": [f"{name.step}/{name.file}" for name in names]}
+    store.put(f"recent/{place}", records.seal(body))
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
@@ -211,15 +214,23 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
         "computed_at": None,
         "noted_at": records.now_iso(),
     }
-    append(store, new_name(folder, step, status), {**head, **fields})
+    name = new_name(folder, step, status)
+    append(store, name, {**head, **fields})
+    point(store, [name])
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:
-    """Delete records, and then the objects that point to them."""
+    """Delete records, and then the objects that point to no other record."""
+    deleted: dict[str, set[Name]] = {}
     remaining = iter(names)
     while batch := list(islice(remaining, 1_000)):
         store.delete([name.path for name in batch])
-        store.delete([name.pointer_path for name in batch])
+        for name in batch:
+            deleted.setdefault(name.folder, set()).add(name)
+    for key in _pointers(store):
+        folder = _folder_of_pointer(key)
+        if folder in deleted and deleted[folder].issuperset(_pointed(key, store.get(key))):
+            store.delete([key])
 
 
 # Listing.
@@ -259,12 +270,32 @@ def _of_step(store: Store, folder: str, step: str) -> Iterator[Name]:
 
 
 def _recent(store: Store) -> Iterator[Name]:
-    for path in _pointers(store):
-        digits, _, rest = path.removeprefix("recent/").partition("=")
-        folder, _, step = rest.partition("=")
-        name = Name(folder, step, f"{digits.replace('/', '')}.json")
-        if _NAME.fullmatch(name.file):
-            yield name
+    # A pointer bears the time of the newest record that it names, so records that are newer than
+    # the next pointer can be returned.
+    waiting: list[tuple[str, Name]] = []
+    for key, data in _fetch(store, _pointers(store), lambda key: key):
+        digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
+        while waiting and waiting[0][0][:19] <= digits:
+            yield heapq.heappop(waiting)[1]
+        for name in _pointed(key, data):
+            heapq.heappush(waiting, (name.file, name))
+    while waiting:
+        yield heapq.heappop(waiting)[1]
+
+
+def _folder_of_pointer(key: str) -> str:
+    return key.partition("=")[2].removesuffix(".json")
+
+
+def _pointed(key: str, data: bytes | None) -> list[Name]:
+    """The records that a pointer names; none if it is damaged."""
+    with suppress(CorruptRecordError):
+        listed = records.unseal(data or b"", key).get("records")
+        folder = _folder_of_pointer(key)
+        texts = [text for text in listed or () if isinstance(text, str)]
+        names = (parse_path(f"history/{folder}/{text}") for text in texts)
+        return [name for name in names if name is not None]
+    return []
 
 
 def _pointers(store: Store) -> Iterator[str]:
@@ -469,7 +500,7 @@ def read(store: Store, name: Name) -> Record | None:
 
 def read_all(store: Store, names: Iterable[Name], warn: Warn) -> Iterator[tuple[Name, Record]]:
     """The records with these names, read on demand; on S3 some are read ahead."""
-    for name, data in _fetch(store, names):
+    for name, data in _fetch(store, names, attrgetter("path")):
         try:
             record = None if data is None else _parse(name, data)
         except CorruptRecordError as exc:
@@ -515,27 +546,30 @@ def check(name: Name, record: Record) -> bool:
     return folder == name.folder
 
 
-def _fetch(store: Store, names: Iterable[Name]) -> Iterator[tuple[Name, bytes | None]]:
-    remaining = iter(names)
+def _fetch(
+    store: Store, items: Iterable[T], key_of: Callable[[T], str]
+) -> Iterator[tuple[T, bytes | None]]:
+    """Read the objects of *items* on demand."""
+    remaining = iter(items)
     # On S3 the newest is read by itself: a caller that needs only one pays for only one.
-    for name in islice(remaining, 1 if store.is_ordered else None):
-        yield name, store.get(name.path)
+    for item in islice(remaining, 1 if store.is_ordered else None):
+        yield item, store.get(key_of(item))
     if not store.is_ordered:
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    under_way: deque[tuple[Name, Future[bytes | None]]] = deque()
+    under_way: deque[tuple[T, Future[bytes | None]]] = deque()
     ahead = 3
     pool = ThreadPoolExecutor(_READ_AHEAD)
     try:
-        for name in remaining:
-            under_way.append((name, pool.submit(store.get, name.path)))
+        for item in remaining:
+            under_way.append((item, pool.submit(store.get, key_of(item))))
             if len(under_way) == ahead:
                 first, future = under_way.popleft()
                 yield first, future.result()
                 ahead = min(ahead + 2, _READ_AHEAD)
-        for name, future in under_way:
-            yield name, future.result()
+        for item, future in under_way:
+            yield item, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -555,7 +589,7 @@ def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str
     if entry.after:
         metadata["after"] = list(entry.after)
     metadata["record"] = name.file
-    path = records.result_path(id, entry.step, entry.key)
+    path = records.result_path(id, entry.step, entry.result or entry.key)
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
@@ -612,27 +646,20 @@ def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, o
 
 def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     """An entry found by its inputs, with its run and time; None if it has no record."""
-    containing = entry.record or entry.key[:16]
-    for _, record in list_computed(
-        store, keys.encode_id(id), entry.step, warn, containing=containing
-    ):
+    if entry.record is None:
+        return None
+    name = Name(keys.encode_id(id), entry.step, entry.record)
+    for _, found in read_all(store, [name], warn):
+        record = cast(ComputedRecord, found)
         if record["key"] == entry.key and record["sha256"] == entry.sha256:
             return entry_of(record)._replace(
                 expires_at=entry.expires_at,
                 after=entry.after,
+                result=entry.result,
                 value=entry.value,
                 record=entry.record,
             )
     return None
-
-
-def written_at(store: Store, id: str, entry: Entry) -> str | None:
-    """When a result without a record was written, by its record's name or its object's age."""
-    if entry.record:
-        return Name("", "", entry.record).written_at
-    path = records.result_path(id, entry.step, entry.key)
-    listed = store.list(path.rpartition("/")[0])
-    return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

@@ -1,55 +1,57 @@
 """
-One computation at a time: a call claims a step before it computes, and a call that died is noticed.
+One computation at a time: a call takes a lease on each step before it computes, and a call that
+died is noticed.
 
-    calls/<call>-<generation>.json          a call, alive until its newest generation expires
-    leases/<id>/<step>/<generation>.json    a step, held by a call or free again
+    leases/<id>=<step>=first.json           a call that computes this step
+    leases/<id>=<step>=after-<call>.json    the same, taken over from a call that counts as dead
+    calls/<call>-alive.json                 rewritten while a call without a deadline is long
+    calls/<call>-ended.json                 how a call ended that left its leases behind
 
-No object is ever overwritten. To change something, a call creates the next number, which only one
-can do, so the number is also the fencing token:
+Only one call can create an object, so only one holds a lease. It deletes its own lease at the end:
 
-    A   calls/A-1 ─ b/1 held by A ─ compute ─ b/1 is newest: publish ─ b/2 free ─ delete calls/A-*
-    B                 b/1 is A's, A is alive: poll ................. b/2 is free: look again, joined
-    A dies            calls/A-1 expires ─ b/2 held by B: compute; A, if it wakes, may not publish
+    A   first held by A ─ compute ─ publish ─ delete first
+    B   first is A's, A is alive: wait for the plan ............ joined
+    A dies: B creates after-A ─ cleans up A ─ compute ─ publish ─ delete after-A
 
-A folder keeps its two newest numbers, so it stays small and never starts over. A call that is slow
-between list and create may create a number that existed before; a newer one exists then, which the
-list after each claim finds:
+A lease only saves a second computation. What a call publishes is guarded by conditional creates,
+so a call that pauses, counts as dead, and wakes does no harm, see
+:mod:`pfl.handler.core.cache.publish`. While such a call may still wake, its lease stays where it
+is: nobody reuses a name that the call will delete, and a bust sees that the call may still publish.
 
-    C   list: nothing ................................. create b/1 ─ list: b/4 is newest, so retry
-    A                  b/1 held ─ b/2 free
-    B                                       b/3 held ─ b/4 free ─ b/1, b/2 deleted
-
-A call expires by the store's clock: *modified* of its newest generation against *modified* of an
-object written just now, so machines whose clocks differ agree. On one machine pfl checks the
-process itself, and no call waits for a dead one.
+A call expires by the store's clock: *modified* of its newest object against *modified* of an object
+written just now, so machines whose clocks differ agree. On one machine pfl checks the process
+itself, and no call waits for a dead one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple, TypedDict, TypeVar, Unpack, cast
+from functools import partial
+from typing import NamedTuple, TypedDict, cast
 from weakref import WeakKeyDictionary
 
-from ..errors import CorruptRecordError, LeaseLostError, PflError, UnavailableError
+from ..errors import CorruptRecordError, PflError, UnavailableError
 from ..store import records
-from ..store.keys import encode_id
+from ..store.at_once import at_once
+from ..store.keys import digest, encode_id
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
+from ..store.values import JsonObject
 
 # Names the call in progress in a sandbox of Lambda, for its extension.
 SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
+# The step of a lease on a whole flow run that Prefect scheduled.
+WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
-_REAPING_S = 60
-T = TypeVar("T")
 
 
 class Host(TypedDict):
@@ -62,72 +64,66 @@ class Host(TypedDict):
     started: str
 
 
-class Failure(TypedDict):
-    """Why a step failed, for the calls that wait for it."""
+class Body(TypedDict, total=False):
+    """
+    A lease as JSON.
 
-    what: str
-    why: str
-    hint: str
-
-
-class ClaimNote(TypedDict, total=False):
-    """What a call adds to its claim on a step."""
-
-    flow_run_id: str | None
-    task_run_id: str | None
-    tags: list[str]
-    attempt: int
-    failure: Failure
-    failed_plan: str
-
-
-class EndNote(TypedDict, total=False):
-    """What a call that ends leaves for a reaper: its outcome, and its task runs that have ended."""
-
-    outcome: str
-    finished: Mapping[str, Mapping[str, object]]
-
-
-class CallFields(TypedDict, total=False):
-    """What both the object of a call and its claims hold."""
+    ``plan_key`` is the plan that the call is going to write, ``needs`` are the steps that the step
+    needs, ``target`` is the step that was asked for. ``is_bounded``: Lambda kills the
+    process at ``expires_at``. ``reaped``: the call counts as dead and was cleaned up, but its
+    process may still wake.
+    """
 
     version: int
-    state: str
     call: str
     id: str
+    step: str
+    plan_key: str | None
+    fingerprint: str
+    needs: list[str]
+    task_run_id: str | None
+    tags: list[str]
+    target: str | None
     flow: str | None
     request_id: str
     engine: str
+    flow_run_id: str | None
+    since: str
     ttl_s: float
     expires_at: str
+    is_bounded: bool
     host: Host | None
+    attempt: int
+    reaped: bool
 
 
-class CallBody(CallFields, EndNote, total=False):
-    """A call: ``running``, ``ended`` or ``reaping``."""
+class Ended(TypedDict, total=False):
+    """
+    How a call ended that did not delete its leases.
 
-    step: str | None
-    flow_run_id: str | None
+    ``outcome`` and ``finished``, its task runs that have ended, are only there if the call itself
+    wrote this: its results are saved, but Prefect does not know yet.
+    """
+
     cause: str
     why: str
-    was: CallBody
-    by: str
+    outcome: str
+    finished: Mapping[str, JsonObject]
 
 
-class ClaimBody(CallFields, ClaimNote, total=False):
-    """A claim on a step: ``held`` or ``free``; its ``number`` is in the name of its object only."""
+class Lease(NamedTuple):
+    """The object of a lease, and what it holds."""
 
-    step: str
-    since: str
-    noted_at: str
-    number: int
+    key: str
+    modified: float
+    body: Body
 
 
-class HeldByOther(NamedTuple):
+class Held(NamedTuple):
     """A step that another call holds, and when to check again whether that call is alive."""
 
-    number: int
-    body: ClaimBody
+    key: str
+    body: Body
     check_at: float
 
     @property
@@ -137,27 +133,24 @@ class HeldByOther(NamedTuple):
         return f"held by {describe_holder(self.body)}" + (f" until {until[:19]}Z" if until else "")
 
 
-@dataclass
-class Claim:
-    """A step that this call holds: the numbers of its newest and its oldest object."""
+class Claim(NamedTuple):
+    """A step that this call holds, and the leases of dead calls before it in the same folder."""
 
-    step: str
-    number: int
-    body: ClaimBody
-    first: int
+    key: str
+    body: Body
+    dead: tuple[Lease, ...]
 
 
-class CallState(NamedTuple):
-    """Whether a call is alive, the objects of its generations, and what the newest one holds."""
+class OpenCall(NamedTuple):
+    """A call that holds leases."""
 
-    is_alive: bool
-    entries: tuple[ObjectInfo, ...]
-    body: CallBody
+    call: str
+    leases: tuple[Lease, ...]
 
     @property
-    def number(self) -> int:
-        """The newest generation; 0 if the call is not on record."""
-        return _number(self.entries[-1].key) if self.entries else 0
+    def body(self) -> Body:
+        """What all its leases hold about the call."""
+        return self.leases[0].body
 
 
 class LeaseHolder:
@@ -167,18 +160,23 @@ class LeaseHolder:
     Args:
         store: The store that holds the leases.
         id: The ID that it computes for.
-        info: What its object holds about it: ``request_id``, ``flow``, ``step``, ``engine``,
-            ``flow_run_id``.
-        ttl_s: How long one generation lives, if the call renews itself.
-        deadline: When it will be killed, as a ``time.monotonic()`` reading; None: it renews itself.
+        info: What its leases hold about it: ``request_id``, ``flow``, ``engine``.
+        ttl_s: How long it counts as alive without a sign of life, if it has no deadline.
+        deadline: When it will be killed, as a ``time.monotonic()`` reading; None: it gives signs
+            of life.
         clock: ``time.monotonic``.
+
+    Attributes:
+        token: Names the call.
+        claims: The steps that it holds.
+        reaped: Dead calls that this one cleaned up.
     """
 
     def __init__(
         self,
         store: Store,
         id: str,
-        info: CallBody,
+        info: Body,
         *,
         ttl_s: float,
         deadline: float | None = None,
@@ -186,215 +184,156 @@ class LeaseHolder:
     ) -> None:
         self.store = store
         self.id = id
-        self.info = info
-        self.clock = clock
         self.token = secrets.token_hex(8)
-        # Calls whose claims were taken over; the caller has them reaped.
-        self.dead: list[str] = []
+        self.claims: dict[str, Claim] = {}
+        self.reaped: set[str] = set()
+        self._info = info
+        self._clock = clock
         self._ttl_s = ttl_s
         self._deadline = deadline
-        self._number = 0
-        self._valid_until = 0.0
-        self._is_lost = False
-        self._claims: dict[str, Claim] = {}
-        self._to_delete: list[str] = []
-        self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._renewer: threading.Thread | None = None
+        self._has_renewed = False
 
-    def try_claim(
-        self, step: str, held: HeldByOther | None, find: Callable[[ClaimBody], T | None]
-    ) -> Claim | HeldByOther | T:
+    def claim(self, steps: Mapping[str, Body]) -> dict[str, Held]:
         """
-        Claim *step* if it is free, or if its holder has died.
+        Claim those of *steps* that are free or whose holder has died, all at once.
 
         Args:
-            step: The step.
-            held: What the previous try returned, so that a poll is one request.
-            find: Called before claiming a step that other calls have held, with the claim that the
-                holder this call waited for has released; its result is returned instead of a claim.
+            steps: What the lease holds about each step: ``plan_key``, ``task_run_id``, ``tags``.
+
+        Returns:
+            The steps that other calls hold.
         """
+        self._begin()
+        names = list(steps)
+        results = at_once(self.store, [partial(self._claim, name, steps[name]) for name in names])
+        held: dict[str, Held] = {}
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Held):
+                held[name] = result
+            else:
+                self.claims[name] = result
+        return held
+
+    def _claim(self, step: str, about: Body) -> Claim | Held:
+        place = f"leases/{encode_id(self.id)}={step}="
+        body: Body = {**self._body(), **about, "step": step}
+        data = records.seal(body)
+        key = f"{place}first.json"
+        dead: list[Lease] = []
         while True:
-            entries = sorted(self.store.list(_folder(self.id, step)))
-            number = _number(entries[-1].key) if entries else 0
-            if held is not None and held.number == number and self.clock() < held.check_at:
-                return held
-            body = _read(self.store, entries[-1].key) if entries else {}
-            if body is None:
-                continue  # It was deleted since it was listed, so a newer one exists.
-            dead = None
-            if body.get("state") == "held" and body["call"] != self.token:
-                holder = call_state(self.store, body["call"], clock=self.clock)
-                if holder.is_alive:
-                    body["expires_at"] = holder.body["expires_at"]
-                    return HeldByOther(number, body, self.clock() + _CHECK_INTERVAL_S)
-                if not holder.entries and _newest(self.store, self.id, step) != number:
-                    continue  # It ended, and released the step just before.
-                dead = body["call"]
-            has_waited = held is not None and held.body["call"] == body.get("call")
-            if number and (found := find(body if has_waited else {})) is not None:
-                return found
-            self.begin()
-            claim = self._create_claim(step, number + 1, _number(entries[0].key) if entries else 1)
-            if claim is not None:
-                if dead is not None:
-                    self.dead.append(dead)
-                return claim
+            if _create(self.store, key, data):
+                # A takeover of a lease that has been deleted meanwhile is none.
+                if not dead or self.store.get(dead[-1].key) is not None:
+                    return Claim(key, body, tuple(dead))
+                self.store.delete([key])
+                key = f"{place}first.json"
+                dead = []
+                continue
+            found = read(self.store, key)
+            if found is None:
+                key = f"{place}first.json"
+                dead = []
+            elif self._is_alive(found):
+                return Held(key, found.body, self._clock() + _CHECK_INTERVAL_S)
+            else:
+                dead.append(found)
+                key = f"{place}after-{found.body['call']}.json"
 
-    def _create_claim(self, step: str, number: int, first: int) -> Claim | None:
-        """A claim on *step* with this number; None if another call was faster."""
-        body = {
-            **self._body(),
-            "step": step,
-            "state": "held",
-            "attempt": 1,
-            "task_run_id": None,
-            "since": records.now_iso(),
-        }
-        path = _path(self.id, step, number)
-        if not _create(self.store, path, body):
+    def _is_alive(self, found: Lease) -> bool:
+        return is_alive(self.store, found, clock=self._clock)
+
+    def still_held(self, held: Held) -> Held | None:
+        """*held* with a new time to check, or None if its step may be free: one request a poll."""
+        if self._clock() < held.check_at:
+            found = self.store.get(held.key)
+            is_same = found is not None and found == records.seal(held.body)
+            return held if is_same else None
+        now = read(self.store, held.key)
+        if now is None or now.body.get("call") != held.body["call"] or not self._is_alive(now):
             return None
-        if _newest(self.store, self.id, step) != number:
-            self.store.delete([path])
-            return None
-        claim = self._claims[step] = Claim(step, number, cast(ClaimBody, body), first)
-        return claim
+        return held._replace(check_at=self._clock() + _CHECK_INTERVAL_S)
 
-    def note(self, step: str, **fields: Unpack[ClaimNote]) -> ClaimBody:
+    def note_attempt(self, step: str, attempt: int) -> None:
+        """Note in a lease how often its step was tried."""
+        claim = self.claims[step]
+        body: Body = {**claim.body, "attempt": attempt}
+        self.claims[step] = claim._replace(body=body)
+        self.store.put(claim.key, records.seal(body))
+
+    def release(self, steps: Iterable[str]) -> None:
+        """Delete the leases of *steps*, and those of dead calls that can never wake."""
+        claims = [self.claims.pop(step) for step in list(steps) if step in self.claims]
+        dead = [lease for claim in claims for lease in claim.dead if cannot_wake(lease.body)]
+        gone = [
+            lease.key
+            for lease in dead
+            if lease.body.get("reaped") or lease.body["call"] in self.reaped
+        ]
+        # In this order: who sees the older one gone knows that its own takeover is none.
+        self.store.delete(gone)
+        self.store.delete(claim.key for claim in claims)
+
+    def end(self, why: str = "", **ended: object) -> None:
         """
-        Add to a claim, such as where the step is being computed; returns the whole claim.
-
-        Raises:
-            LeaseLostError: Another call has taken over the step.
-        """
-        claim = self._claims[step]
-        self._create_next(claim, fields)
-        return claim.body
-
-    def check(self, step: str) -> None:
-        """
-        Make sure that the claim is still valid, before something is published under it.
-
-        Raises:
-            LeaseLostError: The claim is not valid any more.
-        """
-        claim = self._claims.get(step)
-        if claim is None or self._ended.is_set():
-            raise self._lost(step, "the call had already ended")
-        if not self._is_valid():
-            why = "the call counted as dead: it did not renew its lease in time"
-            raise self._lost(step, why)
-        if _newest(self.store, self.id, step) != claim.number:
-            raise self._lost(step)
-
-    def release(self, step: str, **fields: Unpack[ClaimNote]) -> None:
-        """Release a step, if this call still holds it; calls that wait for it see *fields*."""
-        claim = self._claims.pop(step, None)
-        if claim is None:
-            return
-        claim.body["state"] = "free"
-        with suppress(LeaseLostError):
-            self._create_next(claim, fields)
-            old = range(claim.first, claim.number - 1)
-            self._to_delete += [_path(self.id, step, number) for number in old]
-
-    def end(self, why: str = "", **fields: Unpack[EndNote]) -> None:
-        """
-        Release everything and take the call off the record.
+        Release everything.
 
         Args:
-            why: What a reaper still has to do; then the call stays on record, as a dead one.
-            fields: What else the reaper needs.
+            why: What a reaper still has to do; then the leases stay, as those of a dead call.
+            ended: What else the reaper needs; see :class:`Ended`.
         """
         self._ended.set()
-        for step in list(self._claims):
-            self.release(step)
-        with self._lock:
-            if not self._number:
-                return
-            with suppress(OSError):
-                os.unlink(SANDBOX_NOTE)
-            if why:
-                body = {**self._body(), **_ended("left", why), **fields}
-                _create(self.store, _call_path(self.token, self._number + 1), body)
-            else:
-                generations = range(max(1, self._number - 1), self._number + 1)
-                self._to_delete += [_call_path(self.token, number) for number in generations]
-            self._number = 0
-        self.store.delete(self._to_delete)
+        if self._renewer is not None:
+            self._renewer.join()
+        if why and self.claims:
+            write_end(self.store, self.token, {"cause": "left", "why": why, **ended})
+        else:
+            self.release(list(self.claims))
+            if self._has_renewed:
+                self.store.delete([_alive_key(self.token)])
+        with suppress(OSError):
+            os.unlink(SANDBOX_NOTE)
 
-    def begin(self) -> None:
-        """Put the call on record, unless it is already; the first claim does so, too."""
-        with self._lock:
-            if self._number or self._ended.is_set():
-                return
-            if not self._renew():
-                raise UnavailableError("the call could not be recorded", hint="call again")
-            if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
-                with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
-                    file.write(self.token)
-            if self._deadline is None:
-                name = f"lease {self.token}"
-                threading.Thread(target=self._keep_renewing, name=name, daemon=True).start()
+    def _begin(self) -> None:
+        if os.environ.get("AWS_LAMBDA_FUNCTION_NAME") and not self.claims:
+            with suppress(OSError), open(SANDBOX_NOTE, "w") as file:
+                json.dump({"call": self.token, "id": self.id}, file)
+        if self._deadline is None and self._renewer is None:
+            name = f"lease {self.token}"
+            self._renewer = threading.Thread(target=self._keep_renewing, name=name, daemon=True)
+            self._renewer.start()
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._ttl_s / 3):
-            try:
-                self._renew()
-            except PflError:
-                continue  # The store does not answer; two more tries fit before the lease expires.
+            # If the store does not answer, two more tries fit before the lease expires.
+            with suppress(PflError):
+                self.renew()
 
-    def _renew(self) -> bool:
-        with self._lock:
-            if self._is_lost or self._ended.is_set():
-                return False
-            before = self.clock()
-            if not _create(self.store, _call_path(self.token, self._number + 1), self._body()):
-                self._is_lost = True
-                return False
-            self._number += 1
-            self._valid_until = before + self._remaining_s()
-            if self._number > 2:
-                self.store.delete([_call_path(self.token, self._number - 2)])
-            return True
+    def renew(self) -> None:
+        """Give a sign of life."""
+        self._has_renewed = True
+        self.store.put(_alive_key(self.token), records.seal({"version": 1}))
 
-    def _is_valid(self) -> bool:
-        if self._is_lost:
-            return False
-        # A suspended machine wakes late: the call goes on, unless it was recorded as dead.
-        return self.clock() < self._valid_until or (self._deadline is None and self._renew())
-
-    def _create_next(self, claim: Claim, fields: ClaimNote) -> None:
-        changed = {**claim.body, **fields, "noted_at": records.now_iso()}
-        claim.body = cast(ClaimBody, changed)
-        if not _create(self.store, _path(self.id, claim.step, claim.number + 1), changed):
-            raise self._lost(claim.step)
-        claim.number += 1
-
-    def _lost(self, step: str, why: str = "another call has taken it over") -> LeaseLostError:
-        return LeaseLostError(
-            f"step {step} of {self.id!r} was not saved",
-            why=why,
-            hint="call again: pfl uses what the other call computed",
-        )
-
-    def _remaining_s(self) -> float:
-        return self._ttl_s if self._deadline is None else max(0.0, self._deadline - self.clock())
-
-    def _body(self) -> CallBody:
-        ttl_s = self._remaining_s()
+    def _body(self) -> Body:
+        ttl_s = self._ttl_s
+        if self._deadline is not None:
+            ttl_s = max(0.0, self._deadline - self._clock())
+        in_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
         return {
-            "version": 1,
-            "state": "running",
+            "version": 2,
             "call": self.token,
             "id": self.id,
-            **self.info,
+            **self._info,
+            "since": records.now_iso(),
             "ttl_s": ttl_s,
             "expires_at": records.now_iso(time.time() + ttl_s),
+            "is_bounded": in_lambda and self._deadline is not None,
             "host": _this_process(),
         }
 
 
-def describe_holder(body: CallBody | ClaimBody) -> str:
+def describe_holder(body: Body) -> str:
     """The process or request that made a call, and its flow run."""
     holder = f"request {body.get('request_id') or body.get('call')}"
     if host := body.get("host"):
@@ -403,101 +342,101 @@ def describe_holder(body: CallBody | ClaimBody) -> str:
     return f"{holder}, flow run {flow_run_id}" if flow_run_id else holder
 
 
-def calls(store: Store) -> dict[str, tuple[ObjectInfo, ...]]:
-    """The calls on record, each with its generations in order."""
-    found: dict[str, tuple[ObjectInfo, ...]] = {}
-    for entry in sorted(store.list("calls")):
-        call, _, number = entry.key.removeprefix("calls/").removesuffix(".json").partition("-")
-        if entry.key.endswith(".json") and number.isdigit():
-            found[call] = (*found.get(call, ()), entry)
+def list_leases(store: Store, folder: str | None = None) -> list[Lease]:
+    """All leases, or those of the ID of a folder, those of dead calls included."""
+    start = "leases/" if folder is None else f"leases/{folder}="
+    listed = sorted(entry for entry in store.list("leases") if entry.key.startswith(start))
+    found = at_once(store, [partial(_read_listed, store, entry) for entry in listed])
+    return [lease for lease in found if lease is not None]
+
+
+def open_calls(store: Store, folder: str | None = None) -> dict[str, OpenCall]:
+    """The calls that hold leases, by token; without those that were cleaned up."""
+    found: dict[str, OpenCall] = {}
+    for lease in list_leases(store, folder):
+        call = lease.body["call"]
+        if not lease.body.get("reaped"):
+            before = found.get(call, OpenCall(call, ()))
+            found[call] = OpenCall(call, (*before.leases, lease))
     return found
 
 
-def call_state(
-    store: Store, call: str, *, clock: Callable[[], float] = time.monotonic
-) -> CallState:
-    """Whether a call is alive; one that is not on record has ended, and holds nothing."""
-    now = store_now(store, clock=clock)
-    while entries := calls(store).get(call):
-        body = cast("CallBody | None", _read(store, entries[-1].key))
-        if body is None:
-            continue  # It was renewed, or has ended meanwhile.
-        if not body or body["state"] == "ended" or is_gone(body.get("host")):
-            return CallState(False, entries, body)
-        return CallState(now - entries[-1].modified <= body["ttl_s"] + COARSE_S, entries, body)
-    return CallState(False, (), {})
+def is_call_alive(store: Store, call: OpenCall) -> bool:
+    """Whether a call that holds leases is alive."""
+    return any(is_alive(store, lease) for lease in call.leases)
 
 
-def report(store: Store, call: str, cause: str, why: str) -> bool:
-    """Record that a call died, so that nobody waits until it expires; False if it is not alive."""
-    state = call_state(store, call)
-    if not state.is_alive:
+def is_alive(store: Store, lease: Lease, *, clock: Callable[[], float] = time.monotonic) -> bool:
+    """Whether the call that holds *lease* is alive."""
+    body = lease.body
+    if body.get("reaped") or is_gone(body.get("host")):
         return False
-    body = {**state.body, **_ended(cause, why)}
-    return _create(store, _call_path(call, state.number + 1), body)
+    modified = lease.modified
+    for sign in store.list("calls"):
+        if sign.key == _ended_key(body["call"]):
+            return False
+        if sign.key == _alive_key(body["call"]):
+            modified = max(modified, sign.modified)
+    return store_now(store, clock=clock) - modified <= body["ttl_s"] + COARSE_S
 
 
-def _ended(cause: str, why: str) -> dict[str, str]:
-    return {"state": "ended", "cause": cause, "why": why}
+def cannot_wake(body: Body) -> bool:
+    """Whether the process of a call that counts as dead is gone for certain."""
+    return bool(body.get("is_bounded")) or is_gone(body.get("host"))
 
 
-def claim_dead_call(store: Store, call: str) -> CallState | None:
-    """
-    Claim a dead call for a minute, to clean up after it; None if that is not possible.
+def mark_reaped(store: Store, call: OpenCall) -> None:
+    """Note that a dead call was cleaned up; who took over its leases deletes them."""
+    for lease in call.leases:
+        store.put(lease.key, records.seal({**lease.body, "reaped": True}))
+    store.delete([_alive_key(call.call), _ended_key(call.call)])
 
-    If several processes try at once, one succeeds; if that one dies too, another can claim it
-    afterwards.
-    """
-    state = call_state(store, call)
-    if state.is_alive or not state.entries:
+
+def write_end(store: Store, call: str, ended: Mapping[str, object]) -> bool:
+    """Record how a call ended, so that nobody waits for it; False if that is known already."""
+    return _create(store, _ended_key(call), records.seal(ended))
+
+
+def read_end(store: Store, call: str) -> Ended:
+    """How a call ended; empty if that is not known."""
+    data = store.get(_ended_key(call))
+    if data is not None:
+        with suppress(CorruptRecordError):
+            return cast(Ended, records.unseal(data, _ended_key(call)))
+    return {}
+
+
+def read(store: Store, key: str) -> Lease | None:
+    """The lease with this key, and when it was written; None if it does not exist."""
+    listed = next((entry for entry in store.list("leases") if entry.key == key), None)
+    return None if listed is None else _read_listed(store, listed)
+
+
+def _read_listed(store: Store, listed: ObjectInfo) -> Lease | None:
+    """The lease; one that is damaged belongs to no call, and counts as that of a dead one."""
+    data = store.get(listed.key)
+    if data is None:
         return None
-    was = state.body.get("was", state.body)
-    body = {
-        **state.body,
-        "state": "reaping",
-        "ttl_s": _REAPING_S,
-        "host": _this_process(),
-        "by": secrets.token_hex(8),
-        "was": was,
-        "expires_at": records.now_iso(time.time() + _REAPING_S),
-    }
-    path = _call_path(call, state.number + 1)
-    if not _create(store, path, body):
-        return None
-    keys = [entry.key for entry in calls(store).get(call, ())]
-    # It may have been cleaned up or renewed just before the claim.
-    if state.entries[-1].key not in keys or keys[-1] != path:
-        store.delete([path])
-        return None
-    return CallState(False, state.entries, was)
+    try:
+        body = cast(Body, records.unseal(data, listed.key))
+        folder, step, _ = listed.key.removeprefix("leases/").split("=")
+        is_whole = (
+            isinstance(body.get("call"), str)
+            and body["call"].isalnum()
+            and encode_id(body["id"]).lower() == folder.lower()
+            and body["step"] == step
+            and isinstance(body.get("ttl_s"), int | float)
+            and isinstance(body.get("host"), dict | None)
+        )
+        if is_whole:
+            return Lease(listed.key, listed.modified, body)
+    except (CorruptRecordError, LookupError, TypeError, ValueError, AttributeError):
+        pass
+    return Lease(listed.key, listed.modified, _damaged(data))
 
 
-def claims_of(store: Store, id: str, call: str) -> list[ClaimBody]:
-    """The claims of *call* on steps of *id* that it did not release, each with its ``number``."""
-    newest: dict[str, ClaimBody] = {}
-    for entry in sorted(store.list(f"leases/{encode_id(id)}")):
-        body = _read(store, entry.key)
-        if body and body["call"] == call:
-            body["number"] = _number(entry.key)
-            newest[body["step"]] = body
-    return [body for body in newest.values() if body["state"] == "held"]
-
-
-def free(store: Store, claim: ClaimBody) -> None:
-    """Release a claim of a dead call, unless another call has taken over the step."""
-    body = {**claim, "state": "free"}
-    del body["number"]
-    _create(store, _path(claim["id"], claim["step"], claim["number"] + 1), body)
-
-
-def release_dead_call(store: Store, call: str, state: CallState) -> None:
-    """Release a call that was claimed by :func:`claim_dead_call`, for another try."""
-    store.delete([_call_path(call, state.number + 1)])
-
-
-def forget_call(store: Store, call: str) -> None:
-    """Take a call off the record, once everything it left is cleaned up."""
-    store.delete([entry.key for entry in calls(store).get(call, ())])
+def _damaged(data: bytes) -> Body:
+    return {"call": digest(data)[:16], "reaped": True, "is_bounded": True, "ttl_s": 0.0}
 
 
 # By store: how far its clock is ahead of ours, and when that was measured.
@@ -558,36 +497,16 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
-def _create(store: Store, path: str, body: Mapping[str, object]) -> bool:
+def _create(store: Store, key: str, data: bytes) -> bool:
     with suppress(AlreadyExistsError):
-        store.put(path, records.seal(body), mode="create")
+        store.put(key, data, mode="create")
         return True
     return False
 
 
-def _read(store: Store, key: str) -> ClaimBody | None:
-    """The body; None if the object is gone, empty if it is damaged: then nobody holds it."""
-    data = store.get(key)
-    with suppress(CorruptRecordError):
-        return None if data is None else cast(ClaimBody, records.unseal(data, key))
-    return {}
+def _alive_key(call: str) -> str:
+    return f"calls/{call}-alive.json"
 
 
-def _newest(store: Store, id: str, step: str) -> int:
-    return max((_number(entry.key) for entry in store.list(_folder(id, step))), default=0)
-
-
-def _number(key: str) -> int:
-    return int(key.removesuffix(".json")[-12:])
-
-
-def _folder(id: str, step: str) -> str:
-    return f"leases/{encode_id(id)}/{step}"
-
-
-def _path(id: str, step: str, number: int) -> str:
-    return f"{_folder(id, step)}/{number:012d}.json"
-
-
-def _call_path(call: str, number: int) -> str:
-    return f"calls/{call}-{number:012d}.json"
+def _ended_key(call: str) -> str:
+    return f"calls/{call}-ended.json"

@@ -14,7 +14,7 @@ from ..errors import NotFoundError
 from ..event import Request
 from ..store import keys, records
 from ..store.objects import Store
-from .entry import NOT_LOADED, Entry, read_plan, read_result
+from .entry import NOT_LOADED, Entry, read_plan, read_value
 
 
 class Finding(NamedTuple):
@@ -38,7 +38,9 @@ class Finding(NamedTuple):
     accepted: frozenset[str] = frozenset()
 
 
-def find(request: Request, store: Store, warnings: list[str]) -> Finding:
+def find(
+    request: Request, store: Store, warnings: list[str], *, only_targets: bool = False
+) -> Finding:
     """
     Look up the plan of the requested step, and those of the steps before it only where that misses.
 
@@ -46,6 +48,7 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         request: The request.
         store: The store to read.
         warnings: Receives a line about each damaged object, even if this raises.
+        only_targets: Read no plan of a step before the requested one: it counts as missing.
 
     Raises:
         NotFoundError: A step to skip has no stored value.
@@ -59,6 +62,10 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
         undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
     missing = []
+
+    def may_read(name: str) -> bool:
+        return name in request.targets or not only_targets
+
     for name in reversed(flow.steps):
         if name not in wanted:
             continue
@@ -66,11 +73,19 @@ def find(request: Request, store: Store, warnings: list[str]) -> Finding:
             finding.found[name] = _last_value(request, name, store, warnings)
         elif name in undecided or not (
             (finding.known and _take_known(request, name, store, finding))
-            or _take_plan(request, name, store, finding)
+            or (may_read(name) and _take_plan(request, name, store, finding))
         ):
             missing.append(name)
             wanted.update(flow.steps[name].upstream)
     return finding._replace(missing=tuple(reversed(missing))) if missing else finding
+
+
+def find_step(request: Request, step: str, store: Store, finding: Finding) -> Entry | None:
+    """The result of one step by its plan; *finding* receives what else the plan holds."""
+    own = Finding({}, {}, (), finding.warnings)
+    _take_plan(request, step, store, own)
+    finding.known.update(own.known)
+    return own.found.get(step)
 
 
 def result_key(
@@ -121,10 +136,10 @@ def _take_known(request: Request, step: str, store: Store, finding: Finding) -> 
     if entry is None:
         return False
     if entry.value is NOT_LOADED:
-        stored = read_result(request, step, entry.key, store, finding.warnings.append)
-        if stored is None or stored.sha256 != entry.sha256:
+        loaded = read_value(request, entry, store, finding.warnings.append)
+        if loaded is None:
             return False
-        entry = entry._replace(value=stored.value)
+        entry = loaded
     finding.found[step] = entry
     return True
 

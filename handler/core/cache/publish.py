@@ -1,99 +1,284 @@
 """
-Saves a computed result, in an order that survives a crash between any two writes.
+Publishes what a call computes, in an order that survives a crash between any two requests.
 
-    (a call that busts: mark → plans of the old value →) value, if large → result → history → plan
+    create result ─┬─ the next step computes ...
+                   └─ record, then plan                      (the last step: both at once)
+    end of the call: pointer to the records ─ leases deleted
 
-A hit reads the plan, so whatever a hit returns has a result and a record of history. After a
-crash before the plan, the next call is a miss that finds the result. A call that finds one without
-a record writes the record. The result holds the record's name, so that all of them write the same
-one.
+Creating the result decides: the store lets one call create it, and a call that comes second takes
+the value that is there. So nothing has to be checked first, and a call that paused for hours does
+no harm. A plan is created, too, never overwritten; a bust keeps it from being created, see
+:mod:`pfl.handler.core.cache.bust`.
+
+After a crash before the plan, the next call is a miss that finds the result by its inputs. The
+result holds the name of its record, and whoever finds that the record is missing writes it.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
 
+from ..errors import CorruptRecordError, PflError
 from ..event import Request
 from ..fingerprint import Fingerprint
 from ..store import keys, records
-from ..store.objects import Store
-from . import history
-from .entry import NOT_LOADED, Entry, entry_json, plan_body
+from ..store.at_once import at_once
+from ..store.objects import AlreadyExistsError, Store
+from ..store.values import encode
+from . import accept, bust, history, lease
+from .entry import NOT_LOADED, Entry, entry_json, parse_plan, plan_body, seal_fence
 
 
-def save_result(
-    request: Request,
-    store: Store,
-    entry: Entry,
-    text: str,
-    fields: history.Fields,
-    *,
-    inline_bytes: int,
-) -> Entry:
+class Publication(NamedTuple):
     """
-    Save a computed value and its record of history; returns the entry with the name of its record.
+    What is left to write about a result that is decided.
+
+    Attributes:
+        write_record: Writes the record.
+        write_plan: Writes the plan.
+    """
+
+    write_record: Callable[[], None]
+    write_plan: Callable[[], None]
+
+
+class Publisher:
+    """
+    Publishes the results of one call.
 
     Args:
         request: The request.
         store: The store to write.
-        entry: The result.
-        text: Its value as JSON.
-        fields: What else the record holds: parameters, inputs, timings, why it was computed, the
-            ``previous`` record.
-        inline_bytes: A longer text is stored next to the record, not in it.
-
-    Raises:
-        UnavailableError: The store did not accept it; no call will be answered with it.
+        marks: The busts that the results of the call have seen.
+        warnings: Receives a line about each damaged object.
+        inline_bytes: A longer value is stored next to its record, and not in its plan.
+        call: The token of the call.
     """
-    folder = keys.encode_id(request.id)
-    name = history.new_name(folder, entry.step, entry.key[:16], after=fields.get("previous"))
-    entry = entry._replace(record=name.file)
-    if entry.size_bytes > inline_bytes:
-        store.put(records.value_path(request.id, entry.sha256), text.encode())
-    fingerprint = request.flow.steps[entry.step].fingerprint
-    result = history.encode_result(name, request.id, fingerprint, entry, text)
-    store.put(records.result_path(request.id, entry.step, entry.key), result)
-    append_record(request, store, entry, fields, inline_bytes=inline_bytes)
-    return entry
+
+    def __init__(
+        self,
+        request: Request,
+        store: Store,
+        marks: bust.Marks,
+        warnings: list[str],
+        inline_bytes: int,
+        call: str,
+    ) -> None:
+        self.request = request
+        self.store = store
+        self.marks = marks
+        self._warnings = warnings
+        self._inline_bytes = inline_bytes
+        self._call = call
+        self._folder = keys.encode_id(request.id)
+        self._names: list[history.Name] = []
+        self._last: list[Publication] = []
+        self._threads: list[threading.Thread] = []
+        self._errors: list[PflError] = []
+
+    def commit(
+        self, entry: Entry, text: str, fields: history.Fields
+    ) -> tuple[Entry, history.Fields]:
+        """
+        Make *entry* the result of its key.
+
+        Args:
+            entry: The result; ``result`` is the file name to try first.
+            text: Its value as JSON.
+            fields: What its record holds besides: parameters, inputs, timings, the reason.
+
+        Returns:
+            The result and the fields of its record: those of another call, if that was faster.
+
+        Raises:
+            UnavailableError: The store did not accept it; no call will be answered with it.
+        """
+        store = self.store
+        request = self.request
+        name = history.new_name(
+            self._folder, entry.step, entry.key[:16], after=fields.get("previous")
+        )
+        entry = entry._replace(record=name.file)
+        fingerprint = request.flow.steps[entry.step].fingerprint
+        if entry.size_bytes > self._inline_bytes:
+            store.put(records.value_path(request.id, entry.sha256), text.encode())
+        while True:
+            data = history.encode_result(name, request.id, fingerprint, entry, text)
+            path = records.result_path(request.id, entry.step, entry.result or entry.key)
+            try:
+                store.put(path, data, mode="create")
+                return entry, fields
+            except AlreadyExistsError:
+                # The marks may be older than what is there.
+                self.marks = bust.list_marks(store, self._folder)
+            found = accept.find_result(
+                request.id, entry.step, entry.key, store, self.marks, self._warnings
+            )
+            if isinstance(found, accept.NotStored):
+                entry = entry._replace(result=found.free if "~" in found.free else "")
+                continue
+            stored, recorded = found
+            return recorded or stored, {**fields, "repaired": True}
+
+    def publication(
+        self,
+        entry: Entry,
+        fields: history.Fields | None,
+        entries: Sequence[Entry] | None,
+        print: Fingerprint,
+    ) -> Publication:
+        """
+        What is left to write about a result.
+
+        Args:
+            entry: The result.
+            fields: What its record holds besides; None: it has a record.
+            entries: The results of all steps that it rests on, for its plan, its own last; None:
+                it gets no plan, since not every call may use it.
+            print: The fingerprint of its code.
+        """
+        write_record = _write_nothing
+        if fields is not None:
+            name = history.new_name(self._folder, entry.step, entry.key[:16])
+            if entry.record:
+                name = name._replace(file=entry.record)
+            self._names.append(name)
+            write_record = partial(self._write_record, name, entry, fields, print)
+        write_plan = partial(self.write_plan, entries) if entries else _write_nothing
+        return Publication(write_record, write_plan)
+
+    def publish(self, publication: Publication, *, is_last: bool) -> None:
+        """Write what is left about a result: at :meth:`finish` if it is the last one, else now."""
+        if is_last:
+            self._last.append(publication)
+        elif self.store.is_local:
+            self._write(publication)
+        else:
+            thread = threading.Thread(target=self._write, args=(publication,), name="publish")
+            thread.start()
+            self._threads.append(thread)
+
+    def _write(self, publication: Publication) -> None:
+        try:
+            publication.write_record()
+            publication.write_plan()
+        except PflError as exc:
+            self._errors.append(exc)
+
+    def finish(self) -> PflError | None:
+        """Write what is left, and wait until all is written; returns the first error."""
+        writes: list[Callable[[], None]] = []
+        for publication in self._last:
+            writes += [publication.write_record, publication.write_plan]
+        if self._names:
+            writes.append(partial(history.point, self.store, self._names))
+        self._last = []
+        self._names = []
+        try:
+            at_once(self.store, writes)
+        except PflError as exc:
+            self._errors.append(exc)
+        for thread in self._threads:
+            thread.join()
+        return self._errors[0] if self._errors else None
+
+    def _write_record(
+        self, name: history.Name, entry: Entry, fields: history.Fields, print: Fingerprint
+    ) -> None:
+        request = self.request
+        _save_code(self.store, entry.step, print)
+        is_inline = entry.size_bytes <= self._inline_bytes
+        if fields.get("repaired") and not is_inline and entry.value is not NOT_LOADED:
+            # The writer may have died before it stored the value.
+            text = encode(entry.value)
+            self.store.put(records.value_path(request.id, entry.sha256), text.encode())
+        head = {
+            "flow": request.flow.name,
+            "id": request.id,
+            "fingerprint": request.flow.steps[entry.step].fingerprint,
+        }
+        has_value = entry.value is not NOT_LOADED and is_inline
+        body = {**head, **entry_json(entry, with_value=has_value), **fields}
+        history.append(self.store, name, body)
+
+    def write_plan(self, entries: Sequence[Entry]) -> None:
+        """
+        Create the plan in which later calls find all *entries* with one read.
+
+        It is not written if one of them is void by now.
+        """
+        step = entries[-1].step
+        first = self.request.plan_key(step)
+        plan_key = first
+        while True:
+            path = records.plan_path(self.request.id, step, plan_key)
+            body = plan_body(self.request, plan_key, list(entries), self._inline_bytes)
+            try:
+                self.store.put(path, records.seal(body), mode="create")
+                return
+            except AlreadyExistsError:
+                plan_key = self._make_way(path, step, first, plan_key)
+            # The marks after the way was free: a later bust finds this call's lease.
+            self.marks = bust.list_marks(self.store, self._folder)
+            if not plan_key or self.marks.first_invalidating(self._folder, *entries):
+                return
+
+    def _make_way(self, path: str, step: str, first: str, plan_key: str) -> str:
+        """
+        Where to write the plan instead of at *path*, which is taken.
+
+        Returns:
+            A plan key; empty if the plan that is there can be used.
+        """
+        data = self.store.get(path)
+        if data is None:
+            return plan_key
+        with suppress(CorruptRecordError):
+            plan, stored = parse_plan(data, path)
+            if "next" in plan:
+                return plan["next"]
+            marks = bust.list_marks(self.store, self._folder)
+            is_void = marks.first_invalidating(self._folder, *stored.values()) is not None
+            if not is_void and not records.is_past(plan["expires_at"]):
+                return ""
+        if not self._has_rival(step, first):
+            self.store.delete([path])
+            return plan_key
+        # A bust may have put a fence there meanwhile, for a call that pauses: a fence has to stay.
+        free = f"{first}~{bust.new_name()}"
+        self.store.put(path, seal_fence(self.request.id, step, plan_key, free))
+        return free
+
+    def _has_rival(self, step: str, plan_key: str) -> bool:
+        """Whether another call may still write the same plan."""
+        for held in lease.list_leases(self.store, self._folder):
+            body = held.body
+            is_same = (body.get("step"), body.get("plan_key")) == (step, plan_key)
+            if is_same and body["call"] != self._call:
+                return True
+        return False
 
 
-def append_record(
-    request: Request, store: Store, entry: Entry, fields: history.Fields, *, inline_bytes: int
-) -> None:
-    """Append the record of a result to the history of its step."""
-    has_value = entry.value is not NOT_LOADED and entry.size_bytes <= inline_bytes
-    name = history.new_name(keys.encode_id(request.id), entry.step, entry.key[:16])
-    if entry.record:
-        name = name._replace(file=entry.record)
-    head = {
-        "flow": request.flow.name,
-        "id": request.id,
-        "fingerprint": request.flow.steps[entry.step].fingerprint,
-    }
-    history.append(store, name, {**head, **entry_json(entry, with_value=has_value), **fields})
+def _write_nothing() -> None:
+    """There is nothing to write."""
 
 
-def save_code(store: Store, step: str, print: Fingerprint) -> None:
+# The code whose parts this process has stored, by store, step and fingerprint.
+_stored_code: set[tuple[str, str, str]] = set()
+
+
+def _save_code(store: Store, step: str, print: Fingerprint) -> None:
     """Keep the parts of a fingerprint, so that a later miss can report what changed."""
-    body = {"version": 1, "step": step, "parts": [part.to_json() for part in print.parts]}
-    store.put(records.code_path(step, print.digest), records.seal(body))
-
-
-def save_plan(
-    request: Request, store: Store, plan_key: str, entries: list[Entry], *, inline_bytes: int
-) -> str:
-    """Write the plan in which later calls find all *entries* with one read; returns its key."""
-    path = records.plan_path(request.id, entries[-1].step, plan_key)
-    store.put(path, records.seal(plan_body(request, plan_key, entries, inline_bytes)))
-    return path
-
-
-def remove_plans(request: Request, store: Store, step: str, plan_key: str) -> None:
-    """Remove the plans of a value that is about to be replaced; equal inputs still hit."""
-    stale = [records.plan_path(request.id, step, plan_key)]
-    for other in request.flow.dependents([step]) - {step}:
-        stale += [entry.key for entry in store.list(f"plans/{keys.encode_id(request.id)}/{other}")]
-    store.delete(stale)
+    known = (store.url, step, print.digest)
+    if known not in _stored_code:
+        body = {"version": 1, "step": step, "parts": [part.to_json() for part in print.parts]}
+        store.put(records.code_path(step, print.digest), records.seal(body))
+        _stored_code.add(known)
 
 
 def memory_peak_bytes() -> int | None:

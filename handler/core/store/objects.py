@@ -96,6 +96,7 @@ class Store:
     Attributes:
         counts: Number of requests to the backend by verb: ``get``, ``put``, ``list``, ``delete``.
         is_ordered: Whether a listing is in order of key.
+        is_local: Whether it is a directory, where threads cost more than they save.
         format: The version of the store's format, once it has been read.
     """
 
@@ -115,6 +116,7 @@ class Store:
         self._may_vanish = may_vanish
         self.counts: Counter[str] = Counter()
         self.is_ordered = url.startswith("s3://")
+        self.is_local = directory is not None
 
     @property
     def _backend(self) -> ObjectStore:

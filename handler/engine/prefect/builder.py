@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from types import GenericAlias
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import prefect
 import prefect.task_engine
@@ -33,7 +33,7 @@ from prefect.states import Cancelled, Completed, Crashed
 from prefect.task_engine import run_task
 
 from ...core import event, links
-from ...core.cache import accept
+from ...core.cache import lookup
 from ...core.cache.entry import Entry
 from ...core.declare import manifest, project
 from ...core.declare.flow import Flow
@@ -42,6 +42,7 @@ from ...core.errors import OutOfTimeError, PflError, StepFailedError, Unavailabl
 from ...core.settings import Settings
 from ...core.store import objects, records
 from .. import reap
+from ..call import Call
 from ..causes import TERMINATED, out_of_time
 from ..deadline import Stopped, Terminated, raise_on_sigterm
 from ..invocation import Invocation
@@ -95,11 +96,9 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     invocation = ours or _from_parameters(flow, bound.arguments)
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
-        invocation.flow_run_id = str(context.flow_run.id)
-        invocation.call.info["flow_run_id"] = invocation.flow_run_id
-        invocation.url = environment.flow_run_url(current_api().url, invocation.flow_run_id)
+        invocation.run.flow_run_id = str(context.flow_run.id)
+        invocation.run.url = environment.flow_run_url(current_api().url, invocation.run.flow_run_id)
         if ours is None:
-            invocation.flow_run = context.flow_run
             tag_scheduled_run(context.flow_run, invocation)
     sigterm = raise_on_sigterm(replace=True) if ours else nullcontext()
     # The run's tags are for people: on a task, each would cost requests about its limit.
@@ -107,19 +106,19 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
         try:
             invocation.settle(functools.partial(_compute, invocation))
         except KeyboardInterrupt as exc:
-            invocation.interrupted = exc
+            invocation.run.interrupted = exc
             return _interrupted(exc)
         finally:
             if ours is None:
-                invocation.call.end()
+                invocation.end()
     if isinstance(invocation.error, OutOfTimeError):
         return Crashed(message=invocation.error.lines)
-    if invocation.flow_run is not None:
+    if invocation.call.flow_run is not None:
         _show_hits(invocation)
-    artifacts.publish(invocation.artifacts, current_api(), invocation.finding.warnings)
+    artifacts.publish(invocation.run.artifacts, current_api(), invocation.call.warnings)
     if invocation.error is not None:
         raise invocation.error
-    return {name: entry.value for name, entry in invocation.finding.found.items()}
+    return {name: entry.value for name, entry in invocation.found.items()}
 
 
 def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
@@ -145,13 +144,16 @@ def _compute(invocation: Invocation, work: Work) -> None:
     api = current_api()
     reap.reap_predecessors(invocation, api=api)
     tags = limits.tags_for(invocation, step, api)
-    task_run_id = str(uuid4())
-    url = invocation.url and links.task_run(invocation.url.split("/runs/")[0], task_run_id)
-    run = Run("prefect", invocation.flow_run_id, task_run_id, url)
-    # On record before it takes a slot: a reaper has to know whose slot that is.
-    invocation.tasks[task_run_id] = invocation.call.note(
-        step.name, flow_run_id=run.flow_run_id, task_run_id=task_run_id, tags=tags
-    )
+    task_run_id = work.task_run_id
+    state_of_run = invocation.run
+    url = state_of_run.url and links.task_run(state_of_run.url.split("/runs/")[0], task_run_id)
+    run = Run("prefect", state_of_run.flow_run_id, task_run_id, url)
+    invocation.run.tasks[task_run_id] = {
+        "flow_run_id": run.flow_run_id,
+        "step": step.name,
+        "id": invocation.call.request.id,
+        "tags": tags,
+    }
     raised: list[BaseException] = []
     state = run_task(
         _task(invocation, work, run, tags, raised),
@@ -160,8 +162,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
         return_type="state",
     )
     if state.is_completed() or state.is_failed():
-        claim = invocation.tasks.pop(task_run_id)
-        invocation.finished[task_run_id] = {**claim, "type": state.type.value}
+        claim = invocation.run.tasks.pop(task_run_id)
+        invocation.run.finished[task_run_id] = {**claim, "type": state.type.value}
     if state.is_completed():
         return
     if raised:
@@ -186,20 +188,24 @@ def _task(
         attempt = next(attempts)
         try:
             if attempt > 1:
-                invocation.call.note(step.name, attempt=attempt)
+                invocation.claims.holder.note_attempt(step.name, attempt)
             arguments = step.signature.bind(*args, **kwargs).arguments
             task_run = _task_run()
             artifacts.show_inputs(task_run, work.arguments, None)
             entry = work.finish(call_step(step, arguments, in_prefect=True), run)
             artifacts.show_inputs(task_run, work.arguments, entry.key)
-            if random.random() < invocation.settings.artifacts:
-                invocation.artifacts.append(artifacts.describe(invocation.request, work, entry))
+            if random.random() < invocation.call.settings.artifacts:
+                invocation.run.artifacts.append(
+                    artifacts.describe(invocation.call.request, work, entry)
+                )
         except (Exception, KeyboardInterrupt, Stopped) as exc:
             raised.append(exc)
             if isinstance(exc, KeyboardInterrupt):
                 return _interrupted(exc)
             if isinstance(exc, Stopped):
-                error = out_of_time(f"step {step.name} was stopped", invocation.settings.margin_s)
+                error = out_of_time(
+                    f"step {step.name} was stopped", invocation.call.settings.margin_s
+                )
                 return Crashed(message=error.lines)
             raise
         return Completed(data=_reference(invocation, entry))
@@ -210,7 +216,7 @@ def _task(
     return prefect.Task(
         fn=body,
         name=step.name,
-        task_run_name=lambda: f"{step.name}[{invocation.request.id}]",
+        task_run_name=lambda: f"{step.name}[{invocation.call.request.id}]",
         tags=tags,
         retries=step.retries,
         retry_delay_seconds=step.retry_delay_s,
@@ -231,9 +237,9 @@ def _task_run() -> TaskRun:
 
 def _show_hits(invocation: Invocation) -> None:
     """Add a task run named ``Cached`` for each step that was found, so that the run shows all."""
-    for name in invocation.flow.steps:
-        entry = invocation.finding.found.get(name)
-        outcome = invocation.outcomes.get(name)
+    for name in invocation.call.flow.steps:
+        entry = invocation.found.get(name)
+        outcome = invocation.scheduler.outcomes.get(name)
         if entry is not None and (outcome is None or outcome.status != "computed"):
             _show_hit(invocation, entry)
 
@@ -241,7 +247,9 @@ def _show_hits(invocation: Invocation) -> None:
 def _show_hit(invocation: Invocation, entry: Entry) -> None:
 
     def hit() -> State[Any]:
-        artifacts.show_inputs(_task_run(), invocation.arguments(entry.step), entry.key)
+        artifacts.show_inputs(
+            _task_run(), invocation.call.arguments(entry.step, invocation.found), entry.key
+        )
         message = None
         if entry.computed_at:
             message = f"computed at {entry.computed_at}, flow run {entry.flow_run_id}"
@@ -250,7 +258,7 @@ def _show_hit(invocation: Invocation, entry: Entry) -> None:
     task = prefect.Task(
         fn=hit,
         name=entry.step,
-        task_run_name=lambda: f"{entry.step}[{invocation.request.id}]",
+        task_run_name=lambda: f"{entry.step}[{invocation.call.request.id}]",
         persist_result=False,
     )
     task(return_state=True)
@@ -260,7 +268,9 @@ def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
     """Where Prefect finds the value."""
     return ResultRecordMetadata.model_validate(
         {
-            "storage_key": records.result_path(invocation.request.id, entry.step, entry.key),
+            "storage_key": records.result_path(
+                invocation.call.request.id, entry.step, entry.result or entry.key
+            ),
             "expiration": entry.expires_at,
             "serializer": JSONSerializer(object_encoder=None, object_decoder=None),
         }
@@ -274,17 +284,20 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
     body, prints = project.describe_one(flow, settings.root)
     request = event.parse(event_of(flow, parameters), manifest.from_body(body))
     results = objects.of(settings)
-    finding = accept.find(request, results, [])
-    return Invocation(
+    context = FlowRunContext.get()
+    finding = lookup.find(request, results, [], only_targets=True)
+    call = Call(
         request,
-        finding,
         flow,
         results,
         settings,
         str(runtime.id),
         prints,
         {"cold_start": False, "code": ""},
+        finding.warnings,
+        flow_run=context.flow_run if context is not None else None,
     )
+    return Invocation(call, finding)
 
 
 def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
-from ...core.cache import lease
+from ...core.cache import lease, shared
 from ...core.declare.step import AnyStep
 from ...core.errors import (
     BusyError,
@@ -74,13 +74,14 @@ class Limit(TypedDict):
 
 def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
     """The tags under which a step has to wait for a slot; a limit set in the code is created."""
-    per_id = 1 if invocation.settings.tag_limits == "per-id" else None
-    limits = {limit_tag(invocation.request.id, step.name): per_id}
+    call = invocation.call
+    per_id = 1 if call.settings.tag_limits == "per-id" else None
+    limits = {limit_tag(call.request.id, step.name): per_id}
     limits[limit_tag(None, step.name)] = step.limit
     tags = []
     for tag, limit in limits.items():
         # A limit that was set by hand overrides the code.
-        if _path(tag) in invocation.manual_limits:
+        if _path(tag) in invocation.claims.shared["limits"]:
             tags.append(tag)
         elif limit is not None:
             tags.append(tag)
@@ -186,6 +187,7 @@ def set_limit(api: Api, store: Store, tag: str, limit: int) -> None:
     """Set a limit; task runs that hold slots keep them."""
     _post_limit(api, tag, limit)
     store.put(_path(tag), records.seal({"version": 1, "tag": tag, "limit": limit}))
+    shared.refresh(store)
 
 
 def list_limits(api: Api, store: Store, *, tag: str | None = None) -> Iterator[Limit]:
@@ -276,6 +278,7 @@ def reset(api: Api, row: Limit) -> list[str]:
 def remove_limit(api: Api, store: Store, tag: str) -> None:
     """Remove a limit: everything that waits for it runs."""
     store.delete([_path(tag)])
+    shared.refresh(store)
     ask(api, f"/concurrency_limits/tag/{quote(tag)}", method="DELETE")
 
 
@@ -303,9 +306,9 @@ def _holder(api: Api, store: Store, task_run_id: str) -> Holder:
     is_dead = task.get("state_type") in FINAL
     for tag in run.get("tags", ()):
         if tag.startswith("call="):
-            state = lease.call_state(store, tag[5:])
+            call = lease.open_calls(store).get(tag[5:])
             # Nothing is known about a call in another store.
-            is_dead |= bool(state.entries) and not state.is_alive
+            is_dead |= call is not None and not lease.is_call_alive(store, call)
     return {
         "task_run_id": task_run_id,
         "name": task.get("name"),

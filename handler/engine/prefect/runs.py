@@ -75,15 +75,16 @@ def list_runs(
     """
     if status is not None and status not in STATES:
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
-    calls = {call: lease.call_state(store, call) for call in lease.calls(store)}
+    calls = lease.open_calls(store)
+    alive = {token for token, call in calls.items() if lease.is_call_alive(store, call)}
     in_prefect = set()
     if api is not None:
         for row in _runs_in_prefect(api, id, status, stuck, limit):
             in_prefect.add(row["call"])
             # A flow run within another has the tag of the same call.
             if (call := calls.get(row["call"] or "")) is not None:
-                row["stuck"] = row["status"] in _OPEN and not call.is_alive
-                row["holder"] = lease.describe_holder(call.body | {"flow_run_id": None})
+                row["stuck"] = row["status"] in _OPEN and call.call not in alive
+                row["holder"] = lease.describe_holder({**call.body, "flow_run_id": None})
             if row["stuck"] or not stuck:
                 yield row
     if status not in (None, "running"):
@@ -93,11 +94,11 @@ def list_runs(
         if token in in_prefect or (api is not None and body.get("engine") == "prefect"):
             # A call that uses Prefect has no flow run yet, but will create one.
             continue
-        if (id is None or body.get("id") == id) and not (stuck and call.is_alive):
+        if (id is None or body.get("id") == id) and not (stuck and token in alive):
             yield {
                 "id": body.get("id"),
                 "flow": body.get("flow"),
-                "step": body.get("step"),
+                "step": body.get("target"),
                 "status": "running",
                 "name": None,
                 "call": token,
@@ -105,7 +106,7 @@ def list_runs(
                 "flow_run_id": body.get("flow_run_id"),
                 "url": None,
                 "message": None,
-                "stuck": not call.is_alive,
+                "stuck": token not in alive,
                 "holder": lease.describe_holder(body),
             }
 

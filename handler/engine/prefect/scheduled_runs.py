@@ -136,7 +136,7 @@ def _run_claimed(
         try:
             # Not before the claim: a second delivery that is ended as dead would end the run of the
             # first. A process that dies between the two is found by end_lost.
-            call.begin()
+            call.claim({lease.WHOLE_RUN: {}})
             _run(api, flow_run, name, caller, reply)
         except PflError as exc:
             event.add_error(reply, exc)

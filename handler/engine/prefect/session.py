@@ -40,29 +40,29 @@ def compute(invocation: Invocation) -> None:
         RunCancelledError: Someone cancelled the run in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
-    with session(invocation.settings, invocation.notify) as api:
+    with session(invocation.call.settings, invocation.call.notify) as api:
         import prefect
         from prefect.exceptions import TerminationSignal
 
         from . import builder
 
         token = builder.current.set(invocation)
-        invocation.reap_reason = END_NOT_RECORDED
+        invocation.run.reap_reason = END_NOT_RECORDED
         flush_s: float = FLUSH_S
         try:
             # A reaper finds the run by this tag if the process dies before it knows its run.
             with (
                 prefect.tags(*invocation.run_tags),
-                watch_cancellation(api, lambda: invocation.flow_run_id) as watched,
+                watch_cancellation(api, lambda: invocation.run.flow_run_id) as watched,
             ):
                 state = _run(invocation, api)
-            if invocation.interrupted is not None or state.is_cancelled():
-                raise invocation.interrupted or KeyboardInterrupt
+            if invocation.run.interrupted is not None or state.is_cancelled():
+                raise invocation.run.interrupted or KeyboardInterrupt
             error = invocation.error
             if state.is_completed() or error is not None:
-                invocation.reap_reason = ""
+                invocation.run.reap_reason = ""
             if isinstance(error, PflError) and (
-                invocation.tasks or isinstance(error, OutOfTimeError)
+                invocation.run.tasks or isinstance(error, OutOfTimeError)
             ):
                 _end(invocation, api, "CRASHED", error.lines)
         except (Terminated, TerminationSignal) as exc:
@@ -78,16 +78,16 @@ def compute(invocation: Invocation) -> None:
         except PflError:
             raise
         except Exception as exc:
-            outcomes = invocation.outcomes.values()
+            outcomes = invocation.scheduler.outcomes.values()
             if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in outcomes):
                 raise KeyboardInterrupt from exc
             flush_s = 1  # Prefect does not answer.
-            raise unavailable(api, exc, invocation.outcomes) from exc
+            raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
         finally:
             builder.current.reset(token)
-            flush(invocation.deadline, flush_s)
+            flush(invocation.call.deadline, flush_s)
     if not state.is_completed() and invocation.error is None:
-        raise unavailable(api, state.result(raise_on_failure=False), invocation.outcomes)
+        raise unavailable(api, state.result(raise_on_failure=False), invocation.scheduler.outcomes)
 
 
 def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
@@ -98,16 +98,18 @@ def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
 
     from . import builder
 
-    flow = builder.build(invocation.flow)
+    flow = builder.build(invocation.call.flow)
     # The parameters came as JSON; Prefect would import FastAPI to convert them.
     vars(flow)["serialize_parameters"] = dict
     # Prefect stores no results here, but would ask its server twice per run where to store them.
     results = prefect.settings.get_current_settings().results
     flow.result_storage = None if results.default_storage_block else results.local_storage_path
-    if invocation.flow_run is not None:
-        builder.tag_scheduled_run(invocation.flow_run, invocation)
-        return cast("State[Any]", run_flow(flow, flow_run=invocation.flow_run, return_type="state"))
-    request = invocation.request
+    if invocation.call.flow_run is not None:
+        builder.tag_scheduled_run(invocation.call.flow_run, invocation)
+        return cast(
+            "State[Any]", run_flow(flow, flow_run=invocation.call.flow_run, return_type="state")
+        )
+    request = invocation.call.request
     parameters = {
         "id": request.id,
         "step": request.step,
@@ -125,7 +127,7 @@ def _run(invocation: Invocation, api: environment.Api) -> State[Any]:
                 raise unavailable(api, exc) from exc
             raise
 
-    longest_s = min(BUSY_S, invocation.stop_at - time.monotonic())
+    longest_s = min(BUSY_S, invocation.call.stop_at - time.monotonic())
     return client.patiently(start, longest_s=longest_s)
 
 
@@ -165,20 +167,20 @@ def _end(
     invocation: Invocation, api: environment.Api, type: str, message: str, *, force: bool = False
 ) -> None:
     """End what Prefect's engine left open: a step that hangs, or was interrupted too early."""
-    invocation.reap_reason = END_NOT_RECORDED
+    invocation.run.reap_reason = END_NOT_RECORDED
     with suppress(PflError):  # Prefect does not answer: a reaper ends the call.
         client.end(
             api,
             type,
             message,
-            call=invocation.call.token,
-            tasks=invocation.tasks,
-            finished=invocation.finished,
+            call=invocation.claims.holder.token,
+            tasks=invocation.run.tasks,
+            finished=invocation.run.finished,
             is_over=False,
             force=force,
             wait_s=1,
         )
-        invocation.reap_reason = ""
+        invocation.run.reap_reason = ""
 
 
 @contextmanager

@@ -1,0 +1,266 @@
+"""
+What a call may compute: the steps that it holds a lease on, and what is stored for them.
+
+    take leases ─ create the marker of the ID ─┬─ created: nothing is stored, everything is computed
+                                               └─ it is there: read plans, busts and history
+
+A call holds only steps that it can compute without waiting for another call, so two calls never
+wait for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+from uuid import uuid4
+
+from ..core.cache import accept, bust, history, lease, lookup, shared
+from ..core.cache.entry import Entry
+from ..core.cache.history import ComputedRecord
+from ..core.cache.lease import Held
+from ..core.cache.lookup import Finding
+from ..core.errors import BusyError, PflError
+from ..core.retry import jitter_s
+from ..core.store.at_once import at_once
+from ..core.store.objects import AlreadyExistsError
+from ..core.tags import limit_tag
+from .call import Call
+from .steps import from_record, is_repeatable
+
+_sleep = time.sleep
+
+
+class Previous(NamedTuple):
+    """The newest computation of a step whose value is still stored."""
+
+    path: str
+    record: ComputedRecord
+    entry: Entry
+
+
+class Claims:
+    """
+    The leases of one call, and what the store holds about its ID.
+
+    Attributes:
+        holder: Its leases.
+        finding: What the plans answered.
+        marks: The busts that its results have seen.
+        shared: What is known of all IDs.
+        is_new: Whether nothing is stored for the ID.
+        task_run_ids: For each step, the ID of the task run that it will have in Prefect.
+        dead: Calls whose leases this one has taken over; the engine cleans them up.
+    """
+
+    def __init__(self, call: Call, finding: Finding) -> None:
+        info: lease.Body = {
+            "flow": call.flow.name,
+            "request_id": call.request_id,
+            "engine": call.request.engine,
+            "target": call.request.step,
+            "flow_run_id": str(call.flow_run.id) if call.flow_run is not None else None,
+        }
+        self.holder = lease.LeaseHolder(
+            call.store,
+            call.request.id,
+            info,
+            ttl_s=call.settings.lease_s,
+            deadline=call.deadline,
+        )
+        self.finding = finding
+        self.marks = bust.Marks()
+        self.shared = shared.NOTHING
+        self.is_new = False
+        self.task_run_ids = {name: str(uuid4()) for name in call.flow.steps}
+        self.dead: list[lease.Lease] = []
+        self._call = call
+        self._held: dict[str, Held] = {}
+        self._polls: Counter[str] = Counter()
+        self._previous: dict[str, Previous | None] = {}
+        self._lock = threading.Lock()
+
+    # At the start.
+
+    def take(self) -> None:
+        """Take leases on all steps that may have to be computed, then read what is stored."""
+        try:
+            self._take()
+        except BaseException:
+            with suppress(PflError):
+                self.holder.end()
+            raise
+
+    def _take(self) -> None:
+        call = self._call
+        wanted = {name: self._about(name) for name in self.finding.missing}
+
+        def claim() -> None:
+            self._held = self.holder.claim(wanted)
+
+        def read_shared() -> None:
+            self.shared = shared.read(call.store)
+
+        at_once(call.store, [claim, read_shared])
+        self._note_dead()
+        self.is_new = not call.request.skip and self._mark_id()
+        if self.is_new:
+            self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
+        else:
+            self.read()
+            self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
+        self._release_blocked()
+
+    def _about(self, name: str) -> lease.Body:
+        request = self._call.request
+        id = request.id
+        return {
+            "plan_key": request.plan_key(name),
+            "fingerprint": request.flow.steps[name].fingerprint,
+            "needs": list(request.flow.steps[name].upstream),
+            "task_run_id": self.task_run_ids[name],
+            # The slots that it may take in Prefect: a reaper has to free them.
+            "tags": [limit_tag(id, name), limit_tag(None, name)],
+            "attempt": 1,
+        }
+
+    def _mark_id(self) -> bool:
+        """Create the object that shows that something is stored for the ID; False if it exists."""
+        try:
+            # No two calls write the same bytes, so an answer that got lost is not taken for ours.
+            token = self.holder.token.encode()
+            self._call.store.put(bust.marker_path(self._call.folder), token, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _note_dead(self) -> None:
+        seen = {dead.body["call"] for dead in self.dead}
+        for claim in self.holder.claims.values():
+            for dead in claim.dead:
+                if dead.body["call"] not in seen and not dead.body.get("reaped"):
+                    seen.add(dead.body["call"])
+                    self.dead.append(dead)
+
+    def read(self) -> None:
+        """Read what is stored: plans, busts, and the newest record of each missing step."""
+        call = self._call
+        store = call.store
+
+        def find() -> None:
+            found = lookup.find(call.request, store, call.warnings)
+            if found.missing:
+                found = accept.include_accepted(call.request, found, store)
+            self.finding = found
+
+        def list_marks() -> None:
+            self.marks = bust.list_marks(store, call.folder)
+
+        at_once(store, [find, list_marks])
+        missing = self.finding.missing
+        read = at_once(store, [partial(self._read_previous, name) for name in missing])
+        self._previous = dict(zip(missing, read, strict=True))
+
+    def _read_previous(self, name: str) -> Previous | None:
+        call = self._call
+        warn = call.warnings.append
+        for listed, record in history.list_computed(call.store, call.folder, name, warn):
+            entry = history.load_entry(call.store, record, warn)
+            if entry is not None:
+                return Previous(listed.path, record, entry)
+        return None
+
+    def _release_blocked(self) -> None:
+        """Release the steps that need a step which another call holds."""
+        held = set(self._held) & set(self.finding.missing)
+        blocked = self._call.request.flow.dependents(held) - held if held else frozenset()
+        self.holder.release([name for name in self.holder.claims if name in blocked])
+
+    # For one step.
+
+    def previous(self, name: str) -> Previous | None:
+        """The newest computation of a step whose value is still stored."""
+        return self._previous.get(name)
+
+    def has(self, name: str) -> bool:
+        """Whether this call may compute the step now."""
+        return name in self.holder.claims
+
+    def is_held(self, name: str) -> bool:
+        """Whether another call held the step when this call looked last."""
+        return name in self._held
+
+    def try_again(self, name: str) -> Entry | bool:
+        """
+        Look again at a step that this call does not hold.
+
+        Returns:
+            The result of the call that held it; or else whether this call holds the step now.
+
+        Raises:
+            StepFailedError: The call that held it failed; this one would fail in the same way.
+        """
+        call = self._call
+        held = self._held.get(name)
+        if held is not None:
+            self._polls[name] += 1
+            is_same = held.body.get("plan_key") == call.request.plan_key(name)
+            if is_same and self._polls[name] % 2:
+                return self._find(name) or False
+            if still := self.holder.still_held(held):
+                self._held[name] = still
+                return False
+            self._raise_its_failure(name, held)
+        result = self.holder.claim({name: self._about(name)})
+        if name in result:
+            if held is None:
+                call.notify(name, f"waiting: it is {result[name].description}")
+            self._held[name] = result[name]
+            return False
+        with self._lock:
+            self._held.pop(name, None)
+            self._note_dead()
+            self.is_new = False
+            self.marks = bust.list_marks(call.store, call.folder)
+        self._previous[name] = self._read_previous(name)
+        is_busted = name in call.request.bust
+        return (not is_busted and self._find(name)) or True
+
+    def _find(self, name: str) -> Entry | None:
+        """The result of a step by its plan, if another call has written it."""
+        call = self._call
+        return lookup.find_step(call.request, name, call.store, self.finding)
+
+    def _raise_its_failure(self, name: str, held: Held) -> None:
+        call = self._call
+        listed = history.list_records(
+            call.store, id=call.request.id, step=name, warn=call.warnings.append
+        )
+        _, record = next(listed, (None, None))
+        if record is None or record.get("status") != history.FAILED:
+            return
+        is_same_call = record.get("request_id") == held.body.get("request_id")
+        is_same_plan = record.get("plan_key") == call.request.plan_key(name)
+        error = record.get("error")
+        if is_same_call and is_same_plan and error is not None and is_repeatable(error):
+            raise from_record(name, error)
+
+    def pause(self, name: str) -> None:
+        """
+        Wait before the next look at a step that another call holds.
+
+        Raises:
+            BusyError: There is no time left to wait.
+        """
+        call = self._call
+        pause_s = jitter_s()
+        if time.monotonic() + pause_s >= call.stop_at:
+            raise BusyError(
+                f"step {name} of {call.request.id!r} is being computed by another call",
+                why=f"it is {self._held[name].description}",
+                hint="call again",
+            )
+        _sleep(pause_s)

@@ -1,0 +1,367 @@
+"""
+Finds or computes one step, and returns its outcome.
+
+    find by inputs ─┬─ found ──────────────────────────────────────── hit
+                    └─ wait for the lease ─┬─ another call computed it ─ joined
+                                           └─ compute ─ create its result ─ computed
+
+A worker is called in several threads at once. It writes no outcome, and changes nothing that the
+scheduler reads, except `saved`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
+
+from ..core.cache import accept, bust, history, lookup, publish, reasons
+from ..core.cache.entry import Entry
+from ..core.cache.history import Fields, RecordedInput
+from ..core.cache.publish import Publication, Publisher
+from ..core.errors import BusyError, PflError
+from ..core.store import keys, records
+from ..core.store.values import round_trip
+from .call import Call
+from .causes import TERMINATED, out_of_time
+from .claims import Claims, Previous
+from .deadline import Abandoned, Stopped, Terminated
+from .steps import describe
+from .work import Compute, Outcome, Run, Work
+
+# A longer input is named in history by its digest only.
+_SHOWN_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A result that is decided, and what is left to write about it."""
+
+    entry: Entry
+    publication: Publication
+
+
+class Worker:
+    """
+    Settles the steps of one call.
+
+    Attributes:
+        saved: Results by step; None while one is being saved.
+        guard: Held while a step begins to be saved, and while a thread is interrupted.
+        accepted: Steps whose result comes from older code that is accepted.
+    """
+
+    def __init__(self, call: Call, claims: Claims, publisher: Publisher) -> None:
+        self.saved: dict[str, Saved | None] = {}
+        self.guard = Lock()
+        self.accepted = set(claims.finding.accepted)
+        self._call = call
+        self._claims = claims
+        self._publisher = publisher
+        self._busted: dict[str, bust.Mark] = {}
+        self._free: dict[str, str] = {}
+
+    def settle(
+        self, name: str, found: Mapping[str, Entry], compute: Compute | None, run: Run
+    ) -> Outcome:
+        """
+        Find or compute a step.
+
+        Args:
+            name: The step.
+            found: The results so far; those that the step needs are among them.
+            compute: Computes it; None if nothing may be computed.
+            run: Where it would be computed.
+        """
+        started = time.perf_counter()
+        try:
+            outcome = self.find(name, found)
+            if outcome is None and compute is not None:
+                outcome = self._wait(name, found)
+            if outcome is None:
+                outcome = self._compute(name, found, compute, run)
+        except Abandoned:
+            raise
+        except BaseException as exc:  # A step may raise anything, SystemExit included.
+            outcome = self.to_outcome(name, exc)
+            if compute is not None and not isinstance(exc, Stopped):
+                self._release(name)
+        return replace(outcome, ms=(time.perf_counter() - started) * 1e3)
+
+    def try_to_settle(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
+        """The outcome of a step without computing it; or else whether this call may compute it."""
+        started = time.perf_counter()
+        try:
+            outcome = self.find(name, found) if not self._claims.is_held(name) else None
+            result = outcome or self._claims.has(name) or self._try_again(name, found)
+        except Exception as exc:
+            result = self.to_outcome(name, exc)
+        if isinstance(result, Outcome):
+            return replace(result, ms=(time.perf_counter() - started) * 1e3)
+        return result
+
+    def to_outcome(self, name: str, exc: BaseException) -> Outcome:
+        """The outcome of a step that raised *exc*."""
+        if isinstance(exc, Stopped):
+            if (saved := self.saved.get(name)) is not None:
+                return Outcome("computed", saved.entry, publication=saved.publication)
+            what = f"step {name} was stopped before it had a result"
+            exc = out_of_time(what, self._call.settings.margin_s)
+        return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
+
+    def _release(self, name: str) -> None:
+        """Release a step that failed, so that calls that wait for it go on."""
+        try:
+            self._claims.holder.release([name])
+        except PflError as exc:
+            self._call.warnings.append(f"the lease of step {name} was not released ({exc})")
+
+    # Finding.
+
+    def _wait(self, name: str, found: Mapping[str, Entry]) -> Outcome | None:
+        """Wait while other calls hold a step; returns what they computed, or None."""
+        while not self._claims.has(name):
+            result = self._try_again(name, found)
+            if isinstance(result, Outcome):
+                return result
+            if not result:
+                self._claims.pause(name)
+        return None
+
+    def _try_again(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
+        result = self._claims.try_again(name)
+        if isinstance(result, Entry):
+            return Outcome("joined", result)
+        if not result:
+            return False
+        outcome = self.find(name, found)
+        return True if outcome is None else replace(outcome, status="joined")
+
+    def find(self, name: str, found: Mapping[str, Entry]) -> Outcome | None:
+        """The stored result of a step with these inputs; its plan is new, its inputs are not."""
+        call = self._call
+        claims = self._claims
+        request = call.request
+        if name in request.bust or claims.is_new:
+            return None
+        stored = accept.find_by_inputs(
+            request, name, claims.finding, found, call.store, claims.marks
+        )
+        if isinstance(stored, accept.NotStored):
+            self._free[name] = stored.free
+            if stored.mark is not None:
+                self._busted[name] = stored.mark
+            return None
+        if stored.fingerprint != request.flow.steps[name].fingerprint:
+            self.accepted.add(name)
+        entry = stored.recorded
+        may_write = claims.has(name)
+        if entry is None:
+            if not may_write and not request.cached_only:
+                return None  # Its writer may be about to write its record.
+            entry = stored.entry
+            if entry.record:
+                at = history.Name(call.folder, name, entry.record).written_at
+                entry = entry._replace(computed_at=at)
+        if not may_write:
+            return Outcome("hit", entry)
+        fields: Fields | None = None
+        if stored.recorded is None:
+            fields = {"repaired": True, **self._record_fields(name, found)}
+        return Outcome("hit", entry, publication=self._publication(name, entry, fields, found))
+
+    def _publication(
+        self, name: str, entry: Entry, fields: Fields | None, found: Mapping[str, Entry]
+    ) -> Publication | None:
+        """What is left to write about a result: its record, unless *fields* is None, and a plan."""
+        entries = self._plan_entries(name, entry, found)
+        if fields is None and entries is None:
+            return None
+        return self._publisher.publication(entry, fields, entries, self._call.prints[name])
+
+    def _plan_entries(
+        self, name: str, entry: Entry, found: Mapping[str, Entry]
+    ) -> list[Entry] | None:
+        """What the plan of a step holds; None if it rests on a value for this call alone."""
+        request = self._call.request
+        needed = request.flow.closure([name])
+        is_stale = name in request.flow.dependents(request.skip) - request.skip
+        if is_stale or needed & self.accepted:
+            # An accepted value may be revoked.
+            return None
+        known = {**self._claims.finding.known, **found}
+        others = (needed & known.keys()) - {name}
+        return [*(known[other] for other in self._call.flow.steps if other in others), entry]
+
+    # Computing and saving.
+
+    def _compute(
+        self, name: str, found: Mapping[str, Entry], compute: Compute | None, run: Run
+    ) -> Outcome:
+        call = self._call
+        previous = self._claims.previous(name)
+        if previous is not None and self._is_computed_by_this_request(name, previous):
+            entry = previous.entry
+            return Outcome("hit", entry, publication=self._publication(name, entry, None, found))
+        why = self._explain(name, found, previous)
+        if compute is None:
+            return Outcome("miss", why=why)
+        if time.monotonic() >= call.stop_at:
+            raise out_of_time(f"step {name} was not started", call.settings.margin_s)
+        call.notify(name, "computing")
+        started = time.time()
+        fields: Fields = {
+            **self._record_fields(name, found),
+            "started_at": records.now_iso(started),
+            "why": why,
+            "previous": previous.path if previous is not None else None,
+            "called_at": call.called_at,
+            "request_id": call.request_id,
+        }
+        # Chosen once, so that every retry of this computation receives the same.
+        value = previous.entry.value if previous is not None else None
+        arguments = call.arguments(name, found, previous=value)
+        finish = partial(self._save, name, found, started, fields)
+        history.store_in_use.set(call.store)
+        record = previous.record if previous is not None else None
+        work = Work(
+            call.flow.steps[name],
+            arguments,
+            finish,
+            record,
+            why,
+            self._claims.task_run_ids[name],
+        )
+        try:
+            compute(work)
+        except BaseException as exc:
+            is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
+            if name not in self.saved and (is_crash or isinstance(exc, Terminated)):
+                self._record_failure(name, exc, started, fields, run)
+            raise
+        saved = self.saved[name]
+        assert saved is not None, "an engine returns after it has called finish"
+        return Outcome("computed", saved.entry, why, publication=saved.publication)
+
+    def _explain(self, name: str, found: Mapping[str, Entry], previous: Previous | None) -> str:
+        """Why the step has to be computed."""
+        call = self._call
+        print = call.prints[name]
+        record = previous.record if previous is not None else None
+        why = reasons.explain(
+            call.request, name, found, record, call.store, print, busted=self._busted.get(name)
+        )
+        return "; ".join(why)
+
+    def _is_computed_by_this_request(self, name: str, previous: Previous) -> bool:
+        """Whether this request, sent again after its process died, computed the busted step."""
+        call = self._call
+        return (
+            name in call.request.bust
+            and bool(call.request_id)
+            and previous.record.get("request_id") == call.request_id
+            and not records.is_past(previous.entry.expires_at)
+            and not self._claims.marks.first_invalidating(call.folder, previous.entry)
+        )
+
+    def _record_fields(self, name: str, found: Mapping[str, Entry]) -> Fields:
+        """What a record has in addition to the result."""
+        call = self._call
+        return {
+            "status": history.COMPUTED,
+            "params": call.request.step_params(name),
+            "inputs": {other: _describe(found[other]) for other in call.flow.upstream[name]},
+            "plan_key": call.request.plan_key(name),
+        }
+
+    def _measured(self, started: float) -> Fields:
+        """What a record has about a computation that just ended."""
+        return {
+            **self._call.process,
+            "memory_peak_bytes": publish.memory_peak_bytes(),
+            "ms": (time.time() - started) * 1e3,
+        }
+
+    def _record_failure(
+        self, name: str, exc: BaseException, started: float, fields: Fields, run: Run
+    ) -> None:
+        call = self._call
+        error = TERMINATED if isinstance(exc, Terminated) else self.to_outcome(name, exc).error
+        body = {
+            "flow": call.request.flow.name,
+            "id": call.request.id,
+            "fingerprint": call.request.flow.steps[name].fingerprint,
+            "engine": run.engine,
+            "flow_run_id": run.flow_run_id,
+            "url": run.url,
+            "key": None,
+            **fields,
+            **self._measured(started),
+            "status": history.FAILED,
+            "error": describe(name, error or exc, call.flow),
+        }
+        try:
+            history.note(call.store, call.folder, name, history.FAILED, body)
+        except PflError as trouble:
+            call.warnings.append(f"the failure of step {name} could not be recorded ({trouble})")
+
+    def _save(
+        self,
+        name: str,
+        found: Mapping[str, Entry],
+        started: float,
+        fields: Fields,
+        value: object,
+        run: Run,
+    ) -> Entry:
+        call = self._call
+        request = call.request
+        value, text = round_trip(value, step=name)
+        fields = fields | self._measured(started)
+        ended = time.time()
+        key = lookup.result_key(request, name, found)
+        seen = self._claims.marks.seen(call.folder, name, key)
+        if name in request.bust:
+            own = bust.bust_result(
+                call.store,
+                request.id,
+                name,
+                key,
+                plan_key=request.plan_key(name),
+                dependents=request.flow.dependents([name]) - {name},
+                seen=seen,
+                own_call=self._claims.holder.token,
+            )
+            seen = (*seen, own)
+        cache_for_s = call.flow.steps[name].cache_for_s
+        expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
+        free = self._free.get(name, key)
+        entry = Entry(
+            name,
+            key,
+            keys.value_digest(value),
+            len(text),
+            records.now_iso(ended),
+            expires_at,
+            *run,
+            after=seen,
+            result=free if free != key else "",
+            value=value,
+        )
+        with self.guard:
+            self.saved[name] = None
+        entry, fields = self._publisher.commit(entry, text, fields)
+        publication = self._publication(name, entry, fields, found)
+        assert publication is not None, "a result has a record"
+        self.saved[name] = Saved(entry, publication)
+        return entry
+
+
+def _describe(entry: Entry) -> RecordedInput:
+    """An input, as a record shows it."""
+    shown: RecordedInput = {"key": entry.key, "sha256": entry.sha256}
+    if entry.size_bytes <= _SHOWN_BYTES:
+        shown["value"] = entry.value
+    return shown

@@ -100,6 +100,7 @@ def put(
         **more,
     }
     history.append(store, name, body)
+    history.point(store, [name])
     return name
 
 
@@ -127,7 +128,9 @@ def test_failed_crashed_busted_restored_and_accepted_are_in_it_and_are_no_value(
     counting.call()
     assert counting.call(params={"by": 0})["status"] == "failed"
     [failed] = rows("--status", "failed")
-    assert (failed["error"], failed["step"]) == ({"type": "ValueError", "what": "no turn"}, "turn")
+    error = {"type": "ValueError", "what": "no turn", "why": ""}
+    assert failed["error"].items() >= error.items()
+    assert failed["step"] == "turn"
     marks = bust.bust(
         counting.results,
         bust.Scope("abc", "", ("turn",)),
@@ -248,7 +251,7 @@ def test_the_newest_cost_the_same_however_many_there_are(request, tmp_path, kind
         costs.append(dict(opened.counts))
     # How many of those that are read ahead are under way when it is closed is up to the threads.
     assert costs[0]["list"] == costs[1]["list"] <= 3 and all(
-        3 <= cost["get"] <= 7 for cost in costs
+        6 <= cost["get"] <= 30 for cost in costs
     )
 
 
@@ -357,6 +360,7 @@ def test_a_short_name_that_fits_two_records_is_refused(counting):
     name = put(counting.results, 1, 1)
     other = history.Name("other", "b", name.file)
     history.append(counting.results, other, {"id": "other", "step": "b"})
+    history.point(counting.results, [other])
     code, _, err = pfl("history", "show", name.short)
     assert code == 2 and name.path in err and other.path in err
     assert pfl("history", "show", name.short[:4], "--id", "abc")[0] == 0
@@ -692,7 +696,7 @@ def test_prune_asks_and_keeps_the_newest_value_of_each_step(counting):
     assert [(row["step"], row["value"]) for row in rows()] == [("b", 3), ("c", 3)] or [
         (row["step"], row["value"]) for row in rows()
     ] == [("c", 3), ("b", 3)]
-    assert [entry.key.count("=") for entry in counting.results.list("recent")] == [2, 2]
+    assert [entry.key.count("=") for entry in counting.results.list("recent")] == [1, 1]
     assert pfl("history", "prune", "--older-than", "1d", "--yes")[1] == "0\n"
 
 

@@ -205,10 +205,11 @@ class Claims:
         """
         call = self._call
         held = self._held.get(name)
+        may_join = name not in call.request.bust
         if held is not None:
             self._polls[name] += 1
             is_same = held.body.get("plan_key") == call.request.plan_key(name)
-            if is_same and self._polls[name] % 2:
+            if may_join and is_same and self._polls[name] % 2:
                 return self._find(name) or False
             if still := self.holder.still_held(held):
                 self._held[name] = still
@@ -226,8 +227,7 @@ class Claims:
             self.is_new = False
             self.marks = bust.list_marks(call.store, call.folder)
         self._previous[name] = self._read_previous(name)
-        is_busted = name in call.request.bust
-        return (not is_busted and self._find(name)) or True
+        return (may_join and self._find(name)) or True
 
     def _find(self, name: str) -> Entry | None:
         """The result of a step by its plan, if another call has written it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
-from ..errors import CorruptRecordError, NotFoundError
+from ..errors import CorruptRecordError, InvalidRequestError, NotFoundError
 from ..event import Request
 from ..store import records
 from ..store.keys import digest, encode_id
@@ -143,6 +143,10 @@ def find_result(
             entry = parse_result(data, path)
         except CorruptRecordError as exc:
             warnings.append(str(exc))
+        except InvalidRequestError:  # It is pickled: a bust makes room for another.
+            mark = marks.first_invalidating(folder, Entry(step, key, "", 0, None, None))
+            if mark is None:
+                raise
         else:
             recorded = history.add_run(store, id, entry, warnings.append)
             mark = marks.first_invalidating(folder, recorded or entry)

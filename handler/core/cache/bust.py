@@ -542,6 +542,9 @@ def _remove_plans(
     def is_void(folder: str, entries: Collection[Entry]) -> bool:
         return made is None or made.first_invalidating(folder, *entries) is not None
 
+    def is_removed(folder: str, entries: Collection[Entry]) -> bool:
+        return made is not None and is_void(folder, entries)
+
     only = None if scope.folder == ALL else scope.folder
     kept = fence(store, only, name, is_reached, is_void)
 
@@ -557,7 +560,7 @@ def _remove_plans(
             elif is_dependent or scope.folder != ALL:
                 # A young plan may hold an old result; one of older code may need a busted step.
                 plan = read_plan(store, listed.key, ignore)
-                if plan is not None and is_void(folder, plan[1].values()):
+                if plan is not None and is_removed(folder, plan[1].values()):
                     yield listed.key
 
     return store.delete(to_remove())

@@ -662,6 +662,15 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     return None
 
 
+def written_at(store: Store, id: str, entry: Entry) -> str | None:
+    """When a result without a record was written, by its record's name or its object's age."""
+    if entry.record:
+        return Name("", "", entry.record).written_at
+    path = records.result_path(id, entry.step, entry.result or entry.key)
+    listed = store.list(path.rpartition("/")[0])
+    return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
+
+
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
     """
     The values that a step computed for an ID, newest first; ``previous`` is the first one.

@@ -405,8 +405,8 @@ class Interrupted(stores.Store):
 def copied(whole: stores.Store) -> stores.Store:
     """A store of its own with the same objects."""
     copy = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
-    for entry in whole.list(""):
-        copy.put(entry.key, whole.get(entry.key))
+    for each in whole.list(""):
+        copy.put(each.key, whole.get(each.key))
     return copy
 
 

@@ -67,7 +67,7 @@ def begun(project, id: str) -> tuple[subprocess.Popen, int]:
 
 def all_free(project, id: str, state: str = "CANCELLED", taken: int = 0) -> None:
     assert states(project, id)[:2] == ([state], [state])
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}
     assert limit(project, f"id={id}:task-a")["taken"] == taken
     assert list(project.results.list("results")) == []
 

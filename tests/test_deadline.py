@@ -20,7 +20,7 @@ from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import exit_code
 from pfl.handler.engine import deadline
 from pfl.handler.engine.interrupt import Interruptible
-from pfl.handler.engine.invocation import Invocation
+from pfl.handler.engine.scheduler import Scheduler
 
 SLOW = """
 import time
@@ -101,7 +101,7 @@ def test_a_step_is_stopped_in_time_and_what_was_finished_is_saved(project, engin
     assert exit_code(reply["error"]["type"]) == 5
     assert "PFL_MARGIN_S" in reply["error"]["why"]
     assert rows(reply) == [("a", "computed"), ("b", "failed")]
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}
     project.write(SLOW.format(slow="pass").replace('open("time_to_stop", "w").close()', ""))
     assert rows(project.call(engine="direct")) == [
         ("a", "hit"),
@@ -135,25 +135,25 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(
         """
     )
 
-    def stop_when_quick_is_saved(real=Invocation._note):
+    def stop_when_quick_is_saved(real=Scheduler._note):
         def note(self, name, outcome):
             real(self, name, outcome)
             if name == "quick":
                 open("time_to_stop", "w").close()
                 while (
-                    not self.stop_is_due
+                    not self._stop_is_due
                 ):  # It comes while no step may be interrupted, and is not lost.
                     os.sched_yield()
 
         return note
 
-    monkeypatch.setattr(Invocation, "_note", stop_when_quick_is_saved())
+    monkeypatch.setattr(Scheduler, "_note", stop_when_quick_is_saved())
     reply = call(on_prefect)
     assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
     state, tasks = runs_of(prefect_server, reply["url"])
     assert state.is_crashed()
     assert sorted(task.type.value for task in tasks.values()) == ["COMPLETED", "CRASHED", "CRASHED"]
-    assert lease.calls(on_prefect.results) == {}
+    assert lease.open_calls(on_prefect.results) == {}
 
 
 def test_a_step_is_not_started_when_less_than_the_margin_is_left(project):
@@ -186,17 +186,14 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
 ):
     """Its time was over before anything could be stopped; nothing is raised after the call."""
     monkeypatch.setattr(deadline, "_wait_until", lambda when, over: None)
-    from pfl.handler.engine import compute
-    from pfl.handler.engine import invocation as execute
+    real = Scheduler.run_without_engine
 
-    real = execute.Invocation.wait_for_others
-
-    def late(invocation):
-        ready = real(invocation)
-        invocation.deadline = time.monotonic() - 1
+    def late(scheduler):
+        ready = real(scheduler)
+        object.__setattr__(scheduler._call, "deadline", time.monotonic() - 1)
         return ready
 
-    monkeypatch.setattr(compute.Invocation, "wait_for_others", late)
+    monkeypatch.setattr(Scheduler, "run_without_engine", late)
     for _ in range(20):
         reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
         assert reply["error"]["type"] == "OutOfTimeError"

@@ -528,13 +528,14 @@ def test_what_could_not_be_saved_fails_the_call_and_is_computed_again(
         )
         reply = project.call("saved", engine=engine)
         assert (reply["status"], reply["error"]["type"]) == ("failed", "UnavailableError"), reply
-        assert statuses(reply) == {"a": "failed"}
+        # Only the result decides; the rest is written while the next step computes.
+        assert set(statuses(reply).values()) == {"failed"}
         assert "grant this identity access" in reply["error"]["hint"]
-        assert (
-            len([1 for method, path in proxy.asked if method == "PUT" and f"/{kind}/" in path]) == 1
-        )
+        assert len(
+            [1 for method, path in proxy.asked if method == "PUT" and f"/{kind}/" in path]
+        ) == len(reply["steps"])
         assert project.call("saved", cached_only=True)["status"] == (
-            "miss" if kind == "results" else "failed"
+            "miss" if kind == "results" else "completed"
         )
         refusing[0] = False
         again = project.call("saved", engine=engine)

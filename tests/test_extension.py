@@ -100,7 +100,7 @@ def test_the_call_of_a_killed_runtime_is_ended_while_its_caller_waits(
             project.results, id=id, step="b", status="crashed", warn=pytest.fail
         )
     ] == ["failure"]
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}
     (line,) = [
         json.loads(line)
         for line in sandbox.log
@@ -128,7 +128,7 @@ def test_the_call_of_a_runtime_that_ended_itself_is_ended(sandboxed, project, tm
                 project.results, id=how, step="b", status="crashed", warn=pytest.fail
             )
         ]
-        assert (body["cause"], lease.calls(project.results)) == ("failure", {}), sandbox.log
+        assert (body["cause"], lease.open_calls(project.results)) == ("failure", {}), sandbox.log
         assert not os.path.exists(tmp_path / "pfl-call")
     error, reply = invoke(sandbox, id="memory", params={"how": "memory"})
     assert (error, reply["status"], reply["error"]["why"]) == (None, "failed", "MemoryError")
@@ -151,7 +151,7 @@ def test_the_call_of_a_runtime_at_its_time_limit_is_ended_with_that_cause(
             project.results, id="ext-2", step="b", status="crashed", warn=pytest.fail
         )
     ] == ["timeout"], sandbox.log
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}
     assert not os.path.exists(tmp_path / "pfl-call")
     while "error" in (reply := invoke(sandbox, id="ext-2")[1]) or "steps" not in reply:
         # As above.
@@ -180,7 +180,7 @@ def test_without_its_store_the_extension_leaves_the_call_to_the_next_reap(projec
             [sys.executable, "-c", script], env=environ, capture_output=True, text=True
         )
         assert (done.returncode, said in done.stderr) == (0, True), done.stderr
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}
 
 
 @pytest.mark.parametrize(
@@ -209,4 +209,4 @@ def test_the_receiver_of_a_function_error_ends_the_call_with_its_cause(project):
     assert (row["cause"], row["steps"]) == ("memory", ["a"])
     assert "ran out of memory while computing a" in row["what"]
     assert [record["cause"] for record in crashed(project)] == ["memory"]
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}

@@ -310,7 +310,7 @@ def test_each_death_of_the_process_has_its_error_and_the_next_call_works(deploye
     assert "the end of its log:" in ran.err
     assert "while computing die: its runs are marked as Crashed" in ran.err
     assert (
-        lease.calls(
+        lease.open_calls(
             stores.of(Settings(project=str(deployed.root), store=str(deployed.root / "store")))
         )
         == {}

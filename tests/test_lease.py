@@ -153,7 +153,7 @@ def test_a_renewed_call_lives(store, monkeypatch):
     one.try_claim("b", None, nothing)
     later(monkeypatch, 20)
     one._renew()
-    (entries,) = lease.calls(store).values()
+    (entries,) = lease.open_calls(store).values()
     assert [entry.key[-6:-5] for entry in entries] == ["1", "2"]
     assert lease.call_state(store, one.token).is_alive
     one.end()
@@ -309,7 +309,7 @@ def test_who_cannot_wait_until_its_deadline_says_who_computes_and_until_when(gat
     assert f"held by process {os.getpid()}" in reply["error"]["why"]
     assert " until 20" in reply["error"]["why"]
     assert [row["status"] for row in reply["steps"]] == ["busy"]
-    assert lease.calls(gated.results).keys() == {other.token}
+    assert lease.open_calls(gated.results).keys() == {other.token}
 
 
 def test_a_hit_takes_no_lease(project):
@@ -347,7 +347,7 @@ def test_a_call_that_lost_its_lease_saves_nothing_and_says_so(project):
         @step(depends_on=())
         def a(id: str) -> int:
             results = store.of(Settings.from_env(os.environ))
-            (call,) = lease.calls(results)
+            (call,) = lease.open_calls(results)
             lease.free(results, lease.claims_of(results, id, call)[0])
             return 1
         FLOWS = [flow("lost", a)]
@@ -412,7 +412,7 @@ def test_who_waits_for_a_call_that_fails_fails_with_it_and_computes_nothing(gate
     assert [reply["error"]["why"] for reply in replies] == ["ValueError: no"] * 4
     assert {reply["error"]["hint"] for reply in replies} == {"see flows/pipeline.py:9"}
     assert len((gated.root / "ran").read_text().splitlines()) == 1
-    assert lease.calls(gated.results) == {}
+    assert lease.open_calls(gated.results) == {}
 
 
 def test_a_failure_with_other_parameters_is_not_taken_over(project):

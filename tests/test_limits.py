@@ -144,7 +144,7 @@ def test_a_limit_of_zero_is_told_and_leaves_nothing_waiting(on_server, id):
     assert (reply["status"], reply["error"]["type"]) == ("busy", "BusyError")
     assert reply["error"]["what"] == f"id={id}:task-a: a limit of 0 lets nothing run"
     assert states(on_server, id)[:2] == (["FAILED"], ["CRASHED"])
-    assert lease.calls(on_server.results) == {}
+    assert lease.open_calls(on_server.results) == {}
 
 
 def test_a_hit_never_waits_for_a_slot(on_server, id, asked):
@@ -246,7 +246,7 @@ def test_the_next_call_under_a_limit_of_one_does_not_wait_for_the_slot_of_the_de
     assert reply_of(second)["status"] == "completed"
     assert limit(on_server, f"id={id}:task-a")["taken"] == 0
     assert states(on_server, id)[1] == ["COMPLETED", "COMPLETED", "CRASHED"]
-    assert lease.calls(on_server.results) == {}
+    assert lease.open_calls(on_server.results) == {}
 
 
 def test_removing_a_limit_that_someone_waits_for_is_asked(on_server, id):

@@ -79,7 +79,9 @@ def crashed(project, id: str = "abc") -> list[dict]:
 
 def leases(project, id: str = "abc") -> list[str]:
     return [
-        call for call in lease.calls(project.results) if lease.claims_of(project.results, id, call)
+        call
+        for call in lease.open_calls(project.results)
+        if lease.claims_of(project.results, id, call)
     ]
 
 
@@ -106,7 +108,7 @@ def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server)
         1,
     )
     assert set(row["runs"]) == {record["flow_run_id"], record["task_run_id"]}
-    assert lease.calls(on_server.results) == {}
+    assert lease.open_calls(on_server.results) == {}
     assert on_server.handle({"action": "reap"})["reaped"] == []
     assert len(crashed(on_server, id)) == 1
 
@@ -123,7 +125,7 @@ def test_the_next_invocation_buries_whom_it_follows(on_server):
         ["COMPLETED", "COMPLETED", "CRASHED"],
     )
     assert len(crashed(on_server, id)) == 1
-    assert lease.calls(on_server.results) == {}
+    assert lease.open_calls(on_server.results) == {}
 
 
 def test_a_live_run_and_a_finished_one_are_left_alone(on_server):
@@ -142,7 +144,7 @@ def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server):
     id = "reap-4"
     child = start(on_server, id=id, engine="prefect")
     until(child, '"computing"')
-    (call,) = lease.calls(on_server.results)
+    (call,) = lease.open_calls(on_server.results)
     body = lease.call_state(on_server.results, call).body
     open_gate(on_server)
     assert reply_of(child)["status"] == "completed"
@@ -167,14 +169,14 @@ def test_reapers_side_by_side_mark_and_tell_once(on_server):
     assert [row["id"] for row in lines] == [id]
     assert states(on_server, id)[:2] == (["CRASHED"], ["CRASHED"])
     assert len(crashed(on_server, id)) == 1
-    assert lease.calls(on_server.results) == {}
+    assert lease.open_calls(on_server.results) == {}
 
 
 def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
     from pfl.handler.engine import reap
 
     killed(gated)
-    (call,) = lease.calls(gated.results)
+    (call,) = lease.open_calls(gated.results)
     life = lease.claim_dead_call(gated.results, call)
     (claim,) = lease.claims_of(gated.results, "abc", call)
     reap._record_crash(gated.results, claim, "killed", reap._error(life, [claim], "killed"))
@@ -203,7 +205,7 @@ def test_the_direct_engine_is_covered_and_a_crash_is_no_result(gated):
     (row,) = gated.handle({"action": "reap"})["reaped"]
     assert (row["engine"], row["cause"], row["runs"]) == ("direct", "killed", [])
     assert len(crashed(gated)) == 1
-    assert lease.calls(gated.results) == {}
+    assert lease.open_calls(gated.results) == {}
     computed = history.list_computed(gated.results, "abc", "a", pytest.fail)
     assert [body["value"] for _, body in computed] == [7]
     reply = gated.call(skip=["a"], bust=["b"])
@@ -310,4 +312,4 @@ def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_
     finally:
         server.stop(project.root / ".pfl")
     assert len(crashed(project)) == 1
-    assert lease.calls(project.results) == {}
+    assert lease.open_calls(project.results) == {}

@@ -128,7 +128,7 @@ def test_a_scheduled_run_runs_here_once_with_the_usual_name_and_tags(pool):
         "it is already Completed",
     )
     assert len(task_runs(pool.project, id, 2)) == 2
-    assert lease.calls(pool.project.results) == {}
+    assert lease.open_calls(pool.project.results) == {}
 
 
 def test_what_is_stored_is_shown_as_cached(pool):
@@ -255,7 +255,7 @@ def test_an_ordinary_flow_that_dies_or_is_stopped_ends_in_prefect(pool):
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     state = pool.seen(late)["state"]
     assert (state["type"], "flow hangs was stopped" in state["message"]) == ("CRASHED", True)
-    assert lease.calls(pool.project.results) == {}
+    assert lease.open_calls(pool.project.results) == {}
 
 
 def test_a_run_that_cannot_start_has_the_reason_in_prefect(pool):

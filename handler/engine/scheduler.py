@@ -201,13 +201,17 @@ class Scheduler:
         if outcome.publication is not None:
             is_last = len(self.outcomes) == len(self._missing)
             self._publisher.publish(outcome.publication, is_last=is_last)
+        self._note_errors()
 
     def _finish(self) -> None:
         """Write what is left to write; a result that cannot be saved is an error of its step."""
-        error = self._publisher.finish()
-        if error is not None and self.error is None:
-            name = list(self.outcomes)[-1]
+        self._publisher.finish()
+        self._note_errors()
+
+    def _note_errors(self) -> None:
+        for name, error in self._publisher.errors.items():
             self.outcomes[name] = replace(self.outcomes[name], status="failed", error=error)
+            self.found.pop(name, None)
 
     def stop_now_or_later(self) -> bool:
         """

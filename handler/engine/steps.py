@@ -52,7 +52,7 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("pfl", "prefect"):
             raise  # An interruption by pfl or Prefect, not by the step.
-        what = f"the step raised {type(exc).__name__}({text_of(exc)})"
+        what = f"the step raised {type(exc).__name__}({text_of(exc)!r})"
         raise RuntimeError(what).with_traceback(exc.__traceback__) from exc
 
 

@@ -20,9 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pfl.handler import entry
-from pfl.handler.core.cache import lease
 from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects, records
+from pfl.handler.core.store import objects
 from pfl.handler.core.tags import limit_tag
 from pfl.handler.engine.prefect import client, environment, limits
 
@@ -169,15 +168,8 @@ def marked_wrongly(settings: Settings, reply: dict) -> bool:
 
 
 def taken(results: objects.Store) -> list[str]:
-    """Leases and calls that are left."""
-    newest: dict[str, str] = {}
-    for item in results.list("leases"):
-        folder = item.key.rsplit("/", 1)[0]
-        newest[folder] = max(newest.get(folder, ""), item.key)
-    held = [
-        key for key in newest.values() if records.unseal(results.get(key), key)["state"] != "free"
-    ]
-    return held + list(lease.calls(results))
+    """Leases and notes of calls that are left."""
+    return [item.key for kind in ("leases", "calls") for item in results.list(kind)]
 
 
 def every_point(

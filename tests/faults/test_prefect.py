@@ -65,7 +65,7 @@ def test_a_prefect_that_fails_in_the_middle_of_a_run_costs_no_result_and_leaves_
         assert {run["state_type"] for run in tasks} <= {
             "COMPLETED"
         }  # Prefect may not have heard of all, but of none falsely.
-        assert lease.calls(project.results) == {}
+        assert lease.open_calls(project.results) == {}
         again = project.call(id, params={"fault": fault})
         assert (again["status"], values(again)) == ("completed", {"a": 1, "b": 2, "c": 3})
         assert statuses(again) == {"a": "hit", "b": "hit", "c": "hit"}

@@ -39,10 +39,12 @@ class Publication(NamedTuple):
     What is left to write about a result that is decided.
 
     Attributes:
+        step: Its step.
         write_record: Writes the record.
         write_plan: Writes the plan.
     """
 
+    step: str
     write_record: Callable[[], None]
     write_plan: Callable[[], None]
 
@@ -58,6 +60,9 @@ class Publisher:
         warnings: Receives a line about each damaged object.
         inline_bytes: A longer value is stored next to its record, and not in its plan.
         call: The token of the call.
+
+    Attributes:
+        errors: What could not be written, by step.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Publisher:
         self._names: list[history.Name] = []
         self._last: list[Publication] = []
         self._threads: list[threading.Thread] = []
-        self._errors: list[PflError] = []
+        self.errors: dict[str, PflError] = {}
 
     def commit(
         self, entry: Entry, text: str, fields: history.Fields
@@ -150,7 +155,7 @@ class Publisher:
             self._names.append(name)
             write_record = partial(self._write_record, name, entry, fields, print)
         write_plan = partial(self.write_plan, entries) if entries else _write_nothing
-        return Publication(write_record, write_plan)
+        return Publication(entry.step, write_record, write_plan)
 
     def publish(self, publication: Publication, *, is_last: bool) -> None:
         """Write what is left about a result: at :meth:`finish` if it is the last one, else now."""
@@ -164,28 +169,29 @@ class Publisher:
             self._threads.append(thread)
 
     def _write(self, publication: Publication) -> None:
-        try:
-            publication.write_record()
-            publication.write_plan()
-        except PflError as exc:
-            self._errors.append(exc)
+        self._try(publication.step, publication.write_record)
+        if publication.step not in self.errors:
+            self._try(publication.step, publication.write_plan)
 
-    def finish(self) -> PflError | None:
-        """Write what is left, and wait until all is written; returns the first error."""
+    def _try(self, step: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except PflError as exc:
+            self.errors.setdefault(step, exc)
+
+    def finish(self) -> None:
+        """Write what is left, and wait until all is written."""
         writes: list[Callable[[], None]] = []
-        for publication in self._last:
-            writes += [publication.write_record, publication.write_plan]
+        for step, write_record, write_plan in self._last:
+            writes += [partial(self._try, step, write_record), partial(self._try, step, write_plan)]
         if self._names:
-            writes.append(partial(history.point, self.store, self._names))
+            point = partial(history.point, self.store, self._names)
+            writes.append(partial(self._try, self._names[-1].step, point))
         self._last = []
         self._names = []
-        try:
-            at_once(self.store, writes)
-        except PflError as exc:
-            self._errors.append(exc)
+        at_once(self.store, writes)
         for thread in self._threads:
             thread.join()
-        return self._errors[0] if self._errors else None
 
     def _write_record(
         self, name: history.Name, entry: Entry, fields: history.Fields, print: Fingerprint

@@ -479,7 +479,9 @@ def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outsid
         change(outside, 1)
         whole = outside.store = copied(before)
 
-        def act() -> None:
+        late: list = []
+
+        def act(late: list = late) -> None:
             """In one thread nobody goes on while another waits: call two gives up, and repeats."""
             change(outside, 5)
             reply = entry.handle(
@@ -491,7 +493,6 @@ def test_a_call_that_busts_wins_over_one_that_computes_from_the_old_value(outsid
             if reply["status"] == "busy":
                 late.append(act)
 
-        late: list = []
         count = race(outside, whole.url, {moment: [act]}, step="c")
         for again in late[:1]:
             again()

@@ -21,12 +21,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
+from ..store.at_once import at_once
 from ..store.objects import AlreadyExistsError, Store
 from .entry import NOT_LOADED, Entry, Warn, ignore
 
@@ -215,8 +217,10 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
         "noted_at": records.now_iso(),
     }
     name = new_name(folder, step, status)
-    append(store, name, {**head, **fields})
-    point(store, [name])
+    at_once(
+        store,
+        [partial(append, store, name, {**head, **fields}), partial(point, store, [name])],
+    )
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:

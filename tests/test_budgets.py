@@ -161,7 +161,7 @@ def test_a_failed_step(delayed):
     assert statuses(project.call())["s2"] == "failed"
     requests, round_trips, lists = project.store.cost()
     assert requests <= 4 * 3 + 6
-    assert round_trips <= 3 + 6
+    assert round_trips <= 3 + 7
     assert lists == 0
 
 

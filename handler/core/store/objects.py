@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from ..errors import (
@@ -77,10 +76,12 @@ _SEALED_BYTES = 64 << 20
 # The most folders in a key, including ``aside``.
 _MAX_DEPTH = 4
 _CHUNK_BYTES = 32_768  # Most plans are shorter, so one call reads them.
-# Links are not followed, and a FIFO does not block. Windows has neither flag.
+# Links are not followed, and a FIFO does not block; Windows has neither flag. These are the errors
+# for a link, for a socket, and for a FIFO that somebody writes to.
+_ODD = (errno.ELOOP, errno.ENXIO, errno.EAGAIN)
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 # S3 did not decide whether the object exists: it was being written or deleted at that moment.
-_CONFLICT = "status code: 409|<Code>NoSuchKey</Code>"
+_CONFLICT = "status code: 409|(?s:performing PUT.*<Code>NoSuchKey</Code>)"
 # What may pass: a conflict, a slow upload, or a connection that broke. obstore itself retries
 # status 5xx and 429, and broken connections unless the request creates or deletes.
 # Source: Amazon S3 API Reference, "PutObject" and "Error responses".
@@ -128,7 +129,7 @@ class Store:
 
     Attributes:
         counts: Number of requests to the backend by verb: ``get``, ``put``, ``list``, ``delete``.
-        is_ordered: Whether a listing is in order of key.
+        is_ordered: Whether S3 lists it, a thousand keys in order of key per request.
         format: The version of the store's format, once it has been read.
     """
 
@@ -171,8 +172,9 @@ class Store:
             try:
                 return _read(self._directory, key)
             except OSError as exc:
-                self._failed("read", key, exc)
-                return None
+                if exc.errno not in _ODD:
+                    self._failed("read", key, exc)
+                return b"" if exc.errno in _ODD else None
         import obstore
 
         def read() -> bytes:
@@ -229,7 +231,7 @@ class Store:
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """
-        The objects in a folder and in its folders: in order of key on S3, else in any order.
+        The objects in a folder and in its folders, in order of key.
 
         Args:
             prefix: The folder.
@@ -240,9 +242,8 @@ class Store:
         if self._directory is not None:
             try:
                 self._enter(folder)
-                for listed in _walk(self._directory, folder):
-                    if listed.key > after:
-                        yield listed
+                found = _walk(self._directory, folder)
+                yield from (listed for listed in found if listed.key > after)
             except OSError as exc:
                 self._failed("list", prefix, exc)
             return
@@ -267,7 +268,7 @@ class Store:
         """The names of the objects in a folder, in order; faster than :meth:`list`."""
         if self._directory is None:
             listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
-            yield from listed if self.is_ordered else sorted(listed)
+            yield from listed
             return
         self.counts["list"] += 1
         try:
@@ -331,12 +332,8 @@ class Store:
     ) -> T | None:
         """The result of *send*, retried if its failure may pass; None if the object is absent."""
 
-        def may_pass(exc: Exception) -> bool:
-            is_absent = may_be_absent and isinstance(exc, FileNotFoundError)
-            return not is_absent and _may_pass(exc)
-
         try:
-            return retry(send, _PAUSES_S, may_pass=may_pass)
+            return retry(send, _PAUSES_S, may_pass=_may_pass)
         except Exception as exc:
             self._failed(verb, key, exc, may_be_absent=may_be_absent)
             return None
@@ -345,9 +342,22 @@ class Store:
         """Return if *exc* means that the object is absent, else raise what it means."""
         if isinstance(exc, PflError):
             raise exc
-        if may_be_absent and isinstance(exc, _ABSENT):
-            return self._check_store_exists(verb, key, exc)
-        raise self._unavailable(verb, key, exc) from exc
+        text = " ".join(str(exc).split("\n\nDebug source")[0].split())
+        # Objects are absent only if their store exists: a deleted bucket or an unmounted
+        # directory is an error.
+        if may_be_absent and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
+            if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
+                return
+            text = f"{self._directory} does not exist any more"
+        evidence = text
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
+            evidence += f" {_FORBIDDEN}"
+        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
+        raise UnavailableError(
+            f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
+        ) from exc
 
     def _enter(self, folder: str, *, create: bool = False) -> None:
         """Check that no link leads from a folder of the directory to elsewhere."""
@@ -362,28 +372,6 @@ class Store:
                 why=f"a link leads from there to {os.path.realpath(path)}",
                 hint="put a folder in place of the link; PFL_STORE itself may be a link",
             )
-
-    def _check_store_exists(self, verb: str, key: str, exc: Exception) -> None:
-        # Objects are absent only if their store exists: a deleted bucket or an unmounted
-        # directory is an error.
-        if _NO_BUCKET in str(exc):
-            raise self._unavailable(verb, key, exc) from exc
-        if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
-            return
-        gone = NotADirectoryError(f"{self._directory} does not exist any more")
-        raise self._unavailable(verb, key, gone) from exc
-
-    def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
-        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        text = " ".join(str(exc).split("\n\nDebug source")[0].split())
-        evidence = text
-        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
-            evidence += f" {_FORBIDDEN}"
-        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
-        return UnavailableError(
-            f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
-        )
 
 
 def limit_bytes(key: str) -> int:
@@ -401,41 +389,30 @@ def _is_name(name: str) -> bool:
     return is_key(name) and not re.search(r"#\d+$", name)
 
 
-def _walk(root: str, top: str) -> Iterator[ObjectInfo]:
-    """
-    What is below a folder, in the same order each time; folders that are links are not entered.
-    """
-    rest = [top]
-    while rest:
-        folder = rest.pop()
-        try:
-            with os.scandir(f"{root}/{folder}") as found:
-                entries = sorted(found, key=attrgetter("name"))
-        except _ABSENT:
-            if folder == top:
-                raise
-            continue  # It was deleted since it was listed.
-        for entry in entries:
-            key = f"{folder}/{entry.name}".lstrip("/")
-            if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                rest.append(key)
-                continue
-            with suppress(FileNotFoundError):
+def _walk(root: str, folder: str) -> Iterator[ObjectInfo]:
+    """What is below a folder, in order of key; folders that are links are not entered."""
+    with os.scandir(f"{root}/{folder}") as found:
+        entries = sorted((f"{each.name}{'/' * _is_folder(each)}", each) for each in found)
+    for name, entry in entries:
+        key = f"{folder}/{entry.name}".lstrip("/")
+        if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
+            continue
+        with suppress(*_ABSENT):  # It was deleted since it was listed.
+            if name.endswith("/"):
+                yield from _walk(root, key)
+            else:
                 info = entry.stat(follow_symlinks=False)
                 yield ObjectInfo(key, info.st_size, info.st_mtime)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _read(root: str, key: str) -> bytes:
     # obstore reads a file in another thread, which takes five times as long; open() makes six
     # system calls where this makes three.
-    try:
-        file = os.open(f"{root}/{key}", _FLAGS)
-    except OSError as exc:
-        if exc.errno in (errno.ELOOP, errno.ENXIO):
-            return b""  # A link, or a socket.
-        raise
+    file = os.open(f"{root}/{key}", _FLAGS)
     try:
         data = os.read(file, _CHUNK_BYTES)
         if len(data) < _CHUNK_BYTES:
@@ -444,13 +421,7 @@ def _read(root: str, key: str) -> bytes:
         if not stat.S_ISREG(info.st_mode) or info.st_size > limit_bytes(key):
             return b""
         os.lseek(file, 0, os.SEEK_SET)
-        data = os.read(file, info.st_size)
-        # One read returns at most 2 GiB on Linux.
-        while len(data) < info.st_size and (chunk := os.read(file, info.st_size - len(data))):
-            data += chunk
-        return data
-    except BlockingIOError:
-        return b""  # A FIFO.
+        return os.read(file, info.st_size)  # At most 2 GiB on Linux; the limits are lower.
     finally:
         os.close(file)
 

@@ -480,7 +480,7 @@ class Deployment:
         code = catalog.load(self.settings).digest
         target = remote.Target(self.function, self.region, self.stage, code)
         path = remote.deployed_path(self.settings)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(0o700, exist_ok=True)
         path.write_text(json.dumps(target._asdict()))
         if self.settings.engine == "prefect":
             from ..handler.engine.prefect import session

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import subprocess
 import sys
+import tracemalloc
+from base64 import b64encode
 
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pfl.handler.core.errors import CorruptRecordError, InvalidRequestError
-from pfl.handler.core.store import records
+from pfl.handler.core.errors import (
+    CorruptRecordError,
+    InvalidRequestError,
+    UnstorableValueError,
+)
+from pfl.handler.core.store import keys, objects, records
+from pfl.handler.core.store.values import MAX_DEPTH, encode
 
 VALUE = {"rows": [1, 1.5, True, None, "é👾"], "deep": {"er": [[]]}}
 SERIALIZERS = ["json", "compressed/json", "pickle", "compressed/pickle"]
@@ -101,3 +109,141 @@ def test_a_serializer_that_is_not_known_or_not_what_it_says_is_damage(about):
     record = {"metadata": {"storage_key": "k", "serializer": about}, "result": "bm90IGx6bWE="}
     with pytest.raises(CorruptRecordError, match="cannot be decoded"):
         records.decode_result(json.dumps(record).encode(), "k")
+
+
+def result(text: str, path: str = "results/abc/a/k", **metadata: object) -> bytes:
+    """A result record with a right digest, whatever it holds."""
+    return records.encode_result(path, text, metadata, None)
+
+
+METADATA = {"id": "abc", "step": "a", "fingerprint": "f" * 64}
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", '{"a": [1e400]}', "NaN", "-Infinity"])
+def test_a_number_that_is_not_finite_is_damage(text):
+    for data in (text, text.encode()):
+        with pytest.raises(CorruptRecordError, match="not JSON"):
+            records.loads(data, "k")
+    with pytest.raises(CorruptRecordError, match="not JSON"):
+        records.decode_result(result(text, **METADATA), "results/abc/a/k")
+
+
+def test_a_number_with_more_digits_than_python_reads_is_damage():
+    with pytest.raises(CorruptRecordError, match="not JSON"):
+        records.loads("9" * 5_000, "k")
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_nested_deeper_than_a_value_that_is_stored_is_damage(opening, closing):
+    text = opening * MAX_DEPTH + "1" + closing * MAX_DEPTH
+    assert encode(records.loads(text, "k")).replace(" ", "") == text
+    assert records.loads(opening * 10 + text + closing * 10, "k")  # A plan holds a value.
+    with pytest.raises(CorruptRecordError, match="nested too deeply"):
+        records.loads(opening * 11 + text + closing * 11, "k")
+    with pytest.raises(CorruptRecordError):
+        records.loads(opening * 100_000, "k")
+    with pytest.raises(UnstorableValueError, match="nested too deeply"):
+        encode([records.loads(text, "k")])
+
+
+def test_a_wide_value_is_not_nested_deeply():
+    rows = [[number, {"a": ["[" * 600]}] for number in range(2_000)]
+    assert records.loads(json.dumps(rows), "k") == rows
+
+
+def test_a_compressed_value_that_grows_without_bounds_is_damage(monkeypatch):
+    """Two megabytes can be ten gigabytes."""
+    monkeypatch.setattr(objects, "_LIMITS", {"results": 1 << 20})
+    compressor = lzma.LZMACompressor(preset=1)
+    packed = b"".join(compressor.compress(b"1" * (1 << 20)) for _ in range(64))
+    packed += compressor.flush()
+    serializer = {"type": "compressed/json"}
+    record = {
+        "metadata": {"serializer": serializer},
+        "result": b64encode(packed).decode(),
+    }
+    tracemalloc.start()
+    with pytest.raises(CorruptRecordError, match="longer than 1048576 bytes"):
+        records.decode_result(json.dumps(record).encode(), "results/abc/a/k")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": None},
+        {"id": 5},
+        {"step": []},
+        {"after": "x"},
+        {"after": [{}]},
+        {"record": "../x"},
+        {"record": 10**30},
+    ],
+)
+def test_metadata_of_another_kind_is_damage(wrong):
+    path = "results/abc/a/k"
+    record = f"{10**19 - 1:019d}-{'a' * 16}-1234.json"
+    right = METADATA | {"after": ["x"], "record": record}
+    assert records.decode_result(result("1", **right), path).metadata == right
+    with pytest.raises(CorruptRecordError, match=f"its {next(iter(wrong))} is"):
+        records.decode_result(result("1", **right | wrong), path)
+
+
+@pytest.mark.parametrize("name", ["id", "step", "fingerprint"])
+def test_metadata_without_a_field_is_damage(name):
+    about = {key: value for key, value in METADATA.items() if key != name}
+    with pytest.raises(CorruptRecordError, match=f"it has no {name}"):
+        records.decode_result(result("1", **about), "results/abc/a/k")
+
+
+KINDS = {
+    str: ["", "x"],
+    int: [0, 5, -1, 2**53],
+    float: [0, 5, 1.5, -3],
+    bool: [True],
+    dict: [{}],
+    list: [[], [1], ["x"], [["x"]]],
+    list[str]: [[], ["x"]],
+    str | None: ["", "x", None],
+    float | None: [5, 1.5, None],
+    records.MOMENT: ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.123456+00:00"],
+}
+STRANGE = [None, True, 5, 10**30, 1e300, 1.5, "x", "", [], ["x"], [1], {}, [["x"]]]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_field_holds_its_kind_and_nothing_else(kind):
+    for value in KINDS[kind]:
+        records.fields({"n": value}, "k", {"n": kind})
+        records.fields({"n": value}, "k", {}, {"n": kind})
+    records.fields({}, "k", {}, {"n": kind})
+    with pytest.raises(CorruptRecordError, match="it has no n"):
+        records.fields({}, "k", {"n": kind})
+    allowed = [repr(value) for value in KINDS[kind]]
+    for value in STRANGE:
+        if repr(value) in allowed:
+            continue
+        with pytest.raises(CorruptRecordError, match="its n is"):
+            records.fields({"n": value}, "k", {"n": kind})
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 5])
+def test_what_is_not_an_object_has_no_fields(body):
+    with pytest.raises(CorruptRecordError, match="not an object"):
+        records.fields(body, "k", {})
+
+
+@pytest.mark.parametrize("at", [-1e18, -1.0, 0.0, 1e12, 1e300, float(2**63)])
+def test_any_number_is_a_moment(at):
+    assert records.MOMENT.fullmatch(records.now_iso(at))
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_no_stored_text_leads_out_of_its_folder(id, name):
+    folder = keys.encode_id(id)
+    assert keys.is_key(f"results/{folder}") or not id
+    path = records.value_path(id, name)
+    if keys.is_key(path):
+        assert os.path.normpath(path) == path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,15 @@ import servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pfl.handler.core.errors import InvalidRequestError, UnavailableError
+from pfl.handler.core.declare import catalog
+from pfl.handler.core.errors import (
+    CorruptRecordError,
+    InvalidRequestError,
+    UnavailableError,
+    UnstorableValueError,
+)
 from pfl.handler.core.settings import Settings
+from pfl.handler.core.store import objects
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import AlreadyExistsError, of, open_store
 
@@ -416,3 +425,291 @@ def test_many_objects_are_deleted_by_one_request(bucket, s3_env, s3_url):
         store.delete(entry.key for entry in list(store.list("d")))
         assert [method for method, _ in between.asked] == ["GET", "POST"]
         assert listed(store, "d") == []
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    monkeypatch.setattr(objects, "_PAUSES_S", (0.001, 0.001, 0.001))
+
+
+def answering(s3_url: str, method: str, answer, times: int) -> servers.Loopback:
+    """An S3 that answers the first requests of a method otherwise."""
+
+    def answered(asked: str, path: str):
+        count = sum(1 for each, _ in loopback.asked if each == asked)
+        return answer if asked == method and count <= times else None
+
+    loopback = servers.Loopback(answered, s3_url)
+    return loopback
+
+
+PASSING = [
+    (409, "ConditionalRequestConflict"),
+    (409, "OperationAborted"),
+    (404, "NoSuchKey"),
+    (400, "RequestTimeout"),
+    (503, "SlowDown"),
+    (500, "InternalError"),
+]
+
+
+@pytest.mark.parametrize(("status", "code"), PASSING)
+@pytest.mark.parametrize("mode", ["overwrite", "create"])
+def test_a_write_that_s3_did_not_decide_is_sent_again(
+    brief, bucket, s3_env, s3_url, mode, status, code
+):
+    """S3 answers 409 to a conditional write that meets another one: it means neither yes nor no."""
+    with answering(s3_url, "PUT", servers.s3_error(status, code), 2) as busy:
+        store = open_store(f"s3://{bucket}/p", environ=s3_env | {"AWS_ENDPOINT_URL": busy.url})
+        store.put("k", b"x", mode=mode)
+    assert open_store(f"s3://{bucket}/p", environ=s3_env).get("k") == b"x"
+    assert len(busy.asked) == 3
+
+
+@pytest.mark.parametrize(("status", "code"), PASSING[:4])
+@pytest.mark.parametrize("mode", ["overwrite", "create"])
+def test_a_write_that_s3_never_decides_is_an_error_and_not_an_object_that_exists(
+    brief, bucket, s3_env, s3_url, mode, status, code
+):
+    with answering(s3_url, "PUT", servers.s3_error(status, code), 99) as busy:
+        store = open_store(f"s3://{bucket}/p", environ=s3_env | {"AWS_ENDPOINT_URL": busy.url})
+        with pytest.raises(UnavailableError, match="did not write k") as caught:
+            store.put("k", b"x", mode=mode)
+    assert code in caught.value.why
+    assert caught.value.hint
+    assert [method for method, _ in busy.asked] == ["PUT"] * 4
+
+
+def test_a_create_that_s3_refuses_because_the_object_exists_is_not_sent_again(
+    brief, bucket, s3_env, s3_url
+):
+    open_store(f"s3://{bucket}/p", environ=s3_env).put("k", b"one")
+    answer = servers.s3_error(412, "PreconditionFailed")
+    with answering(s3_url, "PUT", answer, 99) as refusing:
+        store = open_store(f"s3://{bucket}/p", environ=s3_env | {"AWS_ENDPOINT_URL": refusing.url})
+        with pytest.raises(AlreadyExistsError):
+            store.put("k", b"two", mode="create")
+        store.put("k", b"one", mode="create")  # Our own: the first answer was lost.
+    assert [method for method, _ in refusing.asked] == ["PUT", "GET"] * 2
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (405, "MethodNotAllowed")])
+def test_a_service_without_conditional_writes_is_reported_as_one(s3_env, status, code):
+    with servers.Loopback(lambda method, path: servers.s3_error(status, code)) as simple:
+        store = open_store("s3://bucket/p", environ=s3_env | {"AWS_ENDPOINT_URL": simple.url})
+        with pytest.raises(UnavailableError) as caught:
+            store.put("k", b"x", mode="create")
+    assert "only if it does not exist" in caught.value.hint
+
+
+@pytest.mark.parametrize(("verb", "method"), [("read", "GET"), ("list", "GET"), ("delete", "POST")])
+def test_a_conflict_that_passes_is_noticed_by_no_verb(brief, bucket, s3_env, s3_url, verb, method):
+    open_store(f"s3://{bucket}/p", environ=s3_env).put("f/k", b"x")
+    with answering(s3_url, method, servers.s3_error(409, "OperationAborted"), 2) as busy:
+        store = open_store(f"s3://{bucket}/p", environ=s3_env | {"AWS_ENDPOINT_URL": busy.url})
+        verbs(store)[verb]()
+    assert len(busy.asked) == 3
+
+
+def test_a_call_saves_everything_although_s3_first_answers_each_write_with_a_conflict(
+    brief, project, bucket, s3_env, s3_url
+):
+    conflict = servers.s3_error(409, "ConditionalRequestConflict")
+
+    def once(method: str, path: str):
+        is_first = busy.asked.count((method, path)) == 1
+        return conflict if method == "PUT" and is_first else None
+
+    with servers.Loopback(once, s3_url) as busy:
+        environ = s3_env | {"AWS_ENDPOINT_URL": busy.url}
+        project.store = open_store(f"s3://{bucket}/p", environ=environ)
+        reply = project.call()
+    assert reply["status"] == "completed"
+    written = {path.split("?")[0] for method, path in busy.asked if method == "PUT"}
+    kinds = {path.split("/")[3] for path in written}
+    assert kinds >= {"leases", "calls", "code", "results", "recent", "history", "plans"}
+    steps = {row["step"] for row in reply["steps"]}
+    store = open_store(f"s3://{bucket}/p", environ=s3_env)
+    for kind in ("history", "plans", "results"):
+        assert {key.split("/")[2] for key in listed(store, kind)} == steps
+
+
+# What somebody else may put into a directory.
+
+
+@pytest.fixture
+def shared(tmp_path) -> Path:
+    open_store(str(tmp_path), environ={}).put("f/a", b"x")
+    return tmp_path
+
+
+def put_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, chdir(path.parent):
+        listening.bind(path.name)
+
+
+def put_link(path: Path) -> None:
+    (path.parents[2] / "secret").write_bytes(b"secret")
+    path.symlink_to(path.parents[2] / "secret")
+
+
+def put_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def put_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def put_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+
+
+ODDITIES = [put_fifo, put_socket, put_link, put_dangling_link, put_device, put_large]
+
+
+@pytest.mark.parametrize("put", ODDITIES)
+def test_what_is_not_an_object_is_not_opened_and_reads_as_empty(shared, put):
+    put(shared / "f" / "k")
+    store = open_store(str(shared), environ={})
+    assert store.get("f/k") == b""
+    assert listed(store, "f") == ["f/a", "f/k"]
+    store.put("f/k", b"y")
+    assert store.get("f/k") == b"y"
+    assert not (shared / "f" / "k").is_symlink()
+
+
+@pytest.mark.parametrize("put", ODDITIES)
+def test_what_is_not_an_object_is_moved_and_deleted_itself(shared, put):
+    store = open_store(str(shared), environ={})
+    put(shared / "f" / "k")
+    store.move("f/k", "aside/f/k")
+    assert (listed(store, "f"), listed(store, "aside")) == (["f/a"], ["aside/f/k"])
+    store.delete(["aside/f/k"])
+    assert listed(store, "aside") == []
+
+
+def test_a_fifo_with_a_writer_is_not_waited_for(shared):
+    os.mkfifo(shared / "f" / "k")
+    writer = os.open(shared / "f" / "k", os.O_RDWR)
+    assert open_store(str(shared), environ={}).get("f/k") == b""
+    os.close(writer)
+
+
+def test_names_that_pfl_does_not_write_are_not_listed(shared):
+    for name in (b"\xff", b"a\nb", b".hidden", b"\xc2\x85"):
+        (Path(os.fsdecode(os.fsencode(shared / "f") + b"/" + name))).write_bytes(b"x")
+    store = open_store(str(shared), environ={})
+    assert listed(store, "f") == ["f/a"]
+    assert list(store.names("f")) == ["a"]
+
+
+def test_folders_that_are_links_are_not_listed(shared):
+    (shared / "f" / "loop").symlink_to("..")
+    (shared / "f" / "etc").symlink_to("/etc")
+    keys = ["f/a", "f/etc", "f/loop"]
+    assert listed(open_store(str(shared), environ={}), "f") == keys
+
+
+def test_folders_without_end_are_listed_to_the_depth_that_keys_have(shared):
+    place = os.open(shared / "f", os.O_RDONLY)
+    for _ in range(1_500):
+        os.mkdir("d", dir_fd=place)
+        place, left = os.open("d", os.O_RDONLY, dir_fd=place), place
+        os.close(left)
+    os.close(place)
+    assert listed(open_store(str(shared), environ={}), "f") == ["f/a"]
+    subprocess.run(["rm", "-r", str(shared / "f")], check=True)
+
+
+@pytest.mark.parametrize("verb", ["write", "list", "delete", "move", "names"])
+def test_a_folder_that_is_a_link_is_neither_listed_nor_written(tmp_path, verb):
+    inside, outside = tmp_path / "store", tmp_path / "outside"
+    for place in (inside, outside):
+        place.mkdir()
+    (outside / "k").write_bytes(b"theirs")
+    (inside / "f").symlink_to(outside)
+    store = open_store(str(inside), environ={})
+    more = {
+        "move": lambda: store.move("f/k", "aside/f/k"),
+        "names": lambda: list(store.names("f")),
+    }
+    with pytest.raises(UnavailableError, match="cannot be used in f") as caught:
+        (verbs(store) | more)[verb]()
+    assert str(outside) in caught.value.why
+    assert [path.name for path in outside.iterdir()] == ["k"]
+    assert (outside / "k").read_bytes() == b"theirs"
+
+
+def test_the_store_itself_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    store = open_store(str(tmp_path / "link"), environ={})
+    store.put("f/k", b"x")
+    assert (store.get("f/k"), listed(store, "f")) == (b"x", ["f/k"])
+    store.delete(["f/k"])
+    assert listed(store, "f") == []
+
+
+@pytest.mark.parametrize(
+    "key", ["f/../../secret", "../secret", "f//a", "/f/a", "f/./a", "f/a\0", "f/\udcff", "f/a/", ""]
+)
+def test_a_key_that_could_leave_its_folder_is_absent_and_cannot_be_written(store, key):
+    store.put("f/a", b"x")
+    assert store.get(key) is None
+    with pytest.raises(CorruptRecordError, match="cannot be the key"):
+        store.put(key, b"x")
+
+
+@pytest.mark.parametrize(("kind", "most"), [("plans", 64 << 20), ("results", 1 << 30)])
+def test_an_object_too_large_to_be_read_is_not_written(store, monkeypatch, kind, most):
+    assert objects.limit_bytes(f"{kind}/abc/a/k") == objects.limit_bytes(f"aside/{kind}/k") == most
+    monkeypatch.setattr(objects, "_SEALED_BYTES", 40_000)
+    monkeypatch.setattr(objects, "_LIMITS", {"results": 80_000})
+    store.put(f"{kind}/k", b"x" * 40_000)
+    assert len(store.get(f"{kind}/k")) == 40_000
+    with pytest.raises(UnstorableValueError, match="too large to store"):
+        store.put(f"{kind}/k", b"x" * 80_001)
+    monkeypatch.setattr(objects, "_SEALED_BYTES", 39_999)
+    monkeypatch.setattr(objects, "_LIMITS", {"results": 39_999})
+    assert store.get(f"{kind}/k") == b""
+
+
+def test_an_object_is_moved_as_it_is(store):
+    store.put("f/k", b"x")
+    store.move("f/k", "aside/f/k")
+    assert (store.get("f/k"), store.get("aside/f/k")) == (None, b"x")
+    store.move("f/k", "aside/f/k")
+    assert store.get("aside/f/k") == b"x"
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_only_its_user_may_look_into_the_store_of_a_project(project):
+    store = of(Settings(project=str(project.root)))
+    store.put("k", b"x")
+    assert [mode(project.root / each) for each in (".pfl", ".pfl/store")] == [0o700, 0o700]
+    shutil.rmtree(project.root / ".pfl")
+    store.put("k", b"x")
+    assert [mode(project.root / each) for each in (".pfl", ".pfl/store")] == [0o700, 0o700]
+
+
+def test_the_mode_of_a_store_that_exists_is_left(project):
+    (project.root / ".pfl" / "store").mkdir(parents=True)
+    (project.root / ".pfl").chmod(0o755)
+    (project.root / ".pfl" / "store").chmod(0o775)
+    of(Settings(project=str(project.root))).put("k", b"x")
+    assert [mode(project.root / each) for each in (".pfl", ".pfl/store")] == [0o755, 0o775]
+
+
+def test_only_its_user_may_look_into_a_directory_that_the_manifest_created(project):
+    catalog.load(Settings(project=str(project.root)))
+    assert (project.root / ".pfl" / "manifest.json").exists()
+    assert mode(project.root / ".pfl") == 0o700

@@ -9,6 +9,8 @@ import json
 import sys
 
 import pytest
+from conftest import statuses
+from conftest import values as values_of
 from hypothesis import given
 from test_keys import json_values
 
@@ -105,6 +107,25 @@ def test_a_value_nested_a_few_hundred_deep_is_stored():
     for _ in range(200):
         deep = {"in": [deep]}
     assert round_trip(deep)[0] == deep
+
+
+def test_a_value_nested_as_deep_as_may_be_stored_is_a_hit(project):
+    project.write(
+        """
+        @step
+        def a(id: str):
+            value = []
+            for _ in range(499):
+                value = [value]
+            return value
+
+        FLOWS = [flow("deep", a)]
+        """
+    )
+    assert values_of(project.call(bust=["a"])) == values_of(project.call())
+    reply = project.call()
+    assert statuses(reply) == {"a": "hit"}
+    assert reply["warnings"] == []
 
 
 def test_an_integer_past_the_digits_python_writes_is_told():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 from conftest import values
 from test_bust import DAY_S, OUTSIDE, busted, change
 
-from pfl.handler.core.cache import accept, bust, inspection, verify
+from pfl.handler.core.cache import accept, bust, inspection, lease, verify
+from pfl.handler.core.errors import UnavailableError
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store import objects as stores
 
@@ -95,33 +98,179 @@ def test_a_whole_object_in_the_wrong_place_is_damaged(one, kind):
     assert problems(one) == {ours: "damaged"}
 
 
-def test_a_value_that_no_history_leads_to_is_orphaned_once_its_writer_cannot_be_at_work(
+LARGE = (
+    OUTSIDE.replace("return len(id)", "return 'x' * 99")
+    .replace("(a: int)", "(a)")
+    .replace("return a +", "return len(a) +")
+)
+
+
+def passes(monkeypatch, seconds: float) -> None:
+    """Move the store's clock on."""
+    real = lease.store_now
+    monkeypatch.setattr(lease, "store_now", lambda store: real(store) + seconds)
+
+
+def orphan(project) -> str:
+    """Leave a large value that nothing refers to; returns its key."""
+    project.knobs["inline_bytes"] = 5
+    project.write(LARGE)
+    project.call()
+    for kind in ("history", "plans", "results", "leases"):
+        project.results.delete(objects(project, kind))
+    [value] = objects(project, "values")
+    return value
+
+
+def test_a_value_is_orphaned_when_nothing_refers_to_it_for_a_day_of_the_stores_clock(
     one, monkeypatch
 ):
+    value = orphan(one)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * DAY_S)
+    assert problems(one, repair=True) == {}
+    passes(monkeypatch, DAY_S - 60)
+    assert problems(one, repair=True) == {}
+    passes(monkeypatch, 120)
+    assert problems(one, repair=True) == {value: "orphaned"}
+    assert objects(one, "values") == []
+
+
+@pytest.mark.parametrize("kind", ["history", "results"])
+@pytest.mark.parametrize("damage", [None, b"damaged"])
+def test_a_value_is_kept_for_a_record_or_a_result_alone(one, monkeypatch, kind, damage):
+    """The next call makes a record of a result that has none."""
     one.knobs["inline_bytes"] = 5
-    one.write(
-        OUTSIDE.replace("return len(id)", "return 'x' * 99")
-        .replace("(a: int)", "(a)")
-        .replace("return a +", "return len(a) +")
-    )
+    one.write(LARGE)
     one.call()
     [value] = objects(one, "values")
-    assert problems(one) == {}
-    for path in objects(one, "history/abc/a"):
-        one.results.delete([path])
-    assert problems(one) == {}
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 4_000)
+    sha256 = value.rpartition("/")[2].encode()
+    for other in ("history", "plans", "results", "leases"):
+        one.results.delete(key for key in objects(one, other) if other != kind)
+    passes(monkeypatch, 2 * DAY_S)
+    for key in objects(one, f"{kind}/abc/a"):
+        if damage:
+            one.results.put(key, damage + sha256 * 9)
+    found = problems(one)
+    assert value not in found
+    assert set(found.values()) <= {"damaged"}
+
+
+@pytest.mark.parametrize("lease_key", ["leases/abc/b/000000000001.json", "leases/abc=b=first.json"])
+def test_a_value_is_kept_while_a_call_is_under_way_for_its_id(one, monkeypatch, lease_key):
+    value = orphan(one)
+    passes(monkeypatch, 2 * DAY_S)
+    one.results.put(lease_key, b"{}")
+    assert problems(one, repair=True) == {}
+    one.results.delete([lease_key])
+    one.results.put(lease_key.replace("abc", "abcd"), b"{}")
     assert problems(one, repair=True) == {value: "orphaned"}
+
+
+def test_a_value_that_is_written_again_while_it_is_checked_is_kept(one, monkeypatch):
+    """A long history takes long to read; the call comes after that, and before the value goes."""
+    value = orphan(one)
+    passes(monkeypatch, 2 * DAY_S)
+    real, moves = one.results.move, []
+
+    def move(key, to):
+        if not moves:
+            one.call(bust=["a"])
+        moves.append(key)
+        real(key, to)
+
+    one.results.move = move
+    found = [
+        each.problem
+        for each in verify.walk(one.results, repair=True, retention_s=DAY_S)
+        if each.problem
+    ]
+    assert moves == [value]
+    assert [(each.key, each.aside) for each in found] == [(value, None)]
+    assert (objects(one, "values"), objects(one, "aside")) == ([value], [])
+    assert problems(one) == {}
+
+
+def test_an_object_that_is_written_again_just_before_it_is_set_aside_stays(one):
+    path = objects(one, "plans/abc/a")[0]
+    whole = one.results.get(path)
+    one.results.put(path, b"damaged")
+    real = one.results.move
+
+    def move(key, to):
+        one.results.put(path, whole)
+        real(key, to)
+
+    one.results.move = move
+    assert problems(one, repair=True) == {path: "damaged"}
+    assert (one.results.get(path), objects(one, "aside")) == (whole, [])
+
+
+@pytest.fixture
+def directory(project):
+    project.write(OUTSIDE)
+    change(project, 1)
+    project.store = stores.open_store(str(project.root / "store"), environ={}, create=True)
+    project.call()
+    return project
+
+
+def put_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_link(path: Path) -> None:
+    secret = path.parents[4] / "secret"
+    secret.write_bytes(b"secret")
+    path.symlink_to(secret)
+
+
+def put_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate((1 << 30) + 1)
+
+
+@pytest.mark.parametrize("put", [put_fifo, put_link, put_large])
+@pytest.mark.parametrize("kind", ["plans", "results", "history"])
+def test_what_is_not_an_object_is_damaged_and_set_aside_as_it_is(directory, put, kind):
+    store = directory.root / "store"
+    key = objects(directory, f"{kind}/abc/b")[0]
+    (store / key).unlink()
+    put(store / key)
+    before = os.lstat(store / key)
+    assert values(directory.call())["b"] == 4
+    if kind == "plans":  # The call has replaced it.
+        (store / key).unlink()
+        put(store / key)
+        before = os.lstat(store / key)
+    assert problems(directory, repair=True) == {key: "damaged"}
+    assert not os.path.lexists(store / key)
+    assert os.lstat(store / "aside" / key).st_ino == before.st_ino
+    assert problems(directory) == {}
+
+
+def test_a_repair_writes_nothing_through_a_link(directory):
+    store, outside = directory.root / "store", directory.root / "outside"
+    outside.mkdir()
+    (store / "aside").symlink_to(outside)
+    directory.results.put(objects(directory, "plans")[0], b"damaged")
+    with pytest.raises(UnavailableError, match="cannot be used in aside"):
+        problems(directory, repair=True)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_check_without_repair_writes_nothing(directory):
+    orphan(directory)
+    for key in objects(directory, "values"):
+        os.utime(directory.root / "store" / key, (0, 0))
+    directory.store = stores.open_store(directory.store.url, environ={})
+    assert set(problems(directory).values()) == {"orphaned"}
+    assert set(directory.store.counts) == {"get", "list"}
 
 
 def test_a_plan_without_its_large_result_and_history_without_its_large_value_are_orphaned(one):
     one.knobs["inline_bytes"] = 5
-    one.write(
-        OUTSIDE.replace("return len(id)", "return 'x' * 99")
-        .replace("(a: int)", "(a)")
-        .replace("return a +", "return len(a) +")
-    )
+    one.write(LARGE)
     one.call(step="a")
     [value], [plan] = (
         objects(one, "values"),
@@ -144,6 +293,8 @@ def test_what_has_expired_is_told(one, monkeypatch):
     assert problems(one) == {}
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3_700)
+    assert problems(one, repair=True) == {}  # The store's own clock decides.
+    passes(monkeypatch, 3_700)
     found = problems(one, repair=True)
     assert sorted(found.values()) == ["expired"] * 3  # b's result, and the plans of b and c.
     assert problems(one) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -42,6 +41,8 @@ def retry(
 
 def jitter_s() -> float:
     """A short pause in seconds, random so that many waiters do not call at the same moment."""
+    import random  # A hit does not need it.
+
     return random.uniform(0.25, 0.45)
 
 

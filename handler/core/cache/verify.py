@@ -11,25 +11,29 @@ One object at a time is in memory, so the size of the store does not matter. Set
 object below ``aside/``; an interrupted check continues after the last key it reported. ``leases/``
 and ``calls/`` are left to the calls in progress and to ``pfl runs reap``: a damaged lease counts as
 free, and a dead call stays on record until then.
+
+A value comes before the result and the record that name it. So a value is orphaned only if it is a
+day old, nothing names it, and no call is under way for its ID; all of this is checked again once it
+is aside. With ``repair``, times are those of the store's clock.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import dropwhile
 from typing import NamedTuple
 
-from ..errors import CorruptRecordError, InvalidRequestError
+from ..errors import CorruptRecordError, InvalidRequestError, PflError
 from ..store import keys, records
-from ..store.objects import ObjectInfo, Store
-from . import bust, history
+from ..store.objects import AlreadyExistsError, ObjectInfo, Store
+from . import bust, history, lease
 from .entry import NOT_LOADED, Entry, parse_plan
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
 # The writer of a younger object may still be at work.
-_WRITING_S = 3_600
+_WRITING_S = 86_400
 
 
 class Problem(NamedTuple):
@@ -60,18 +64,16 @@ def walk(
         retention_s: How long a bust can be restored, in seconds.
         after: Continue after this key.
     """
+    now = lease.store_now(store) if repair else time.time()
     marks = bust.list_marks(store)
-    over = [mark for mark in marks if mark.at + retention_s < time.time()]
-    mark_keys = {mark.key for mark in marks}
-    check = _Check(store, bust.by_folder(marks), {mark.name for mark in over}, mark_keys)
+    over = [mark for mark in marks if mark.at + retention_s < now]
+    check = _Check(store, now, bust.by_folder(marks), {mark.name for mark in over})
     for kind in KINDS:
-        if kind < after.split("/")[0]:
-            continue
-        for listed in _list_after(store, kind, after if after.startswith(f"{kind}/") else ""):
+        for listed in store.list(kind, after=after):
             data = store.get(listed.key)
             problem = None if data is None else check(listed, data)
             if repair and problem and data is not None:
-                problem = _set_aside(store, problem, data)
+                problem = check.set_aside(problem, listed, data)
             yield CheckedObject(listed.key, problem)
     if repair and not after:
         # All that they made invalid is set aside by now.
@@ -89,15 +91,15 @@ class _Check:
 
     Attributes:
         store: The store to check.
+        now: The present time, in seconds since 1970.
         marks_of: Finds the marks that may apply to the ID of a folder.
         over: The names of busts that cannot be restored any more.
-        mark_keys: The keys of all marks.
     """
 
     store: Store
+    now: float
     marks_of: Callable[[str], bust.Marks]
     over: set[str]
-    mark_keys: set[str]
 
     def __call__(self, listed: ObjectInfo, data: bytes) -> Problem | None:
         kind, *place = listed.key.split("/")
@@ -107,9 +109,22 @@ class _Check:
             return Problem(listed.key, *exc.args)
         except CorruptRecordError as exc:
             return Problem(listed.key, "damaged", exc.why or str(exc))
-        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
             return Problem(listed.key, "damaged", f"its content does not match its name ({exc!r})")
         return None
+
+    def set_aside(self, problem: Problem, listed: ObjectInfo, data: bytes) -> Problem:
+        """Move an object aside, unless a call needs it by now."""
+        aside = f"aside/{listed.key}"
+        if self.store.get(listed.key) == data:
+            self.store.move(listed.key, aside)
+            moved = self.store.get(aside)
+            if moved == data and self(listed, data):
+                return problem._replace(aside=aside)
+            with suppress(AlreadyExistsError):
+                self.store.put(listed.key, moved or b"", mode="create")
+            self.store.delete([aside])
+        return problem._replace(why=f"{problem.why}; it has been rewritten since")
 
     def _accepted(self, listed: ObjectInfo, data: bytes, step: str, name: str) -> None:
         body = records.unseal(data, listed.key)
@@ -124,12 +139,11 @@ class _Check:
 
     def _busts(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         records.unseal(data, listed.key)
-        # A newer one may not have existed yet when the marks were listed.
-        if listed.key not in self.mark_keys and not list(bust.parse_marks([listed.key])):
+        if not list(bust.parse_marks([listed.key])):
             raise records.damaged(listed.key, "its name is not the name of a bust")
 
     def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
-        if listed.modified + _WRITING_S < time.time():
+        if not self._is_young(listed):
             raise _UnusableError("orphaned", "the call that announced a plan here has died")
 
     def _history(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
@@ -147,7 +161,7 @@ class _Check:
 
     def _plans(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
         plan, entries = parse_plan(data, listed.key)
-        _check_time(plan["expires_at"])
+        self._check_time(plan["expires_at"])
         for entry in entries.values():
             _check_value(entry)
         mark = self.marks_of(folder).first_invalidating(folder, *entries.values())
@@ -166,7 +180,7 @@ class _Check:
             raise records.damaged(
                 listed.key, f"it belongs to {metadata['step']} of {metadata['id']!r}"
             )
-        _check_time(expires_at)
+        self._check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
         # lost for good.
         written_at = records.now_iso(listed.modified)
@@ -178,43 +192,39 @@ class _Check:
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
             raise records.damaged(listed.key, "its digest does not match its name")
-        if listed.modified + _WRITING_S > time.time():
-            return
+        if not (self._is_young(listed) or self._is_named(listed) or self._is_under_way(folder)):
+            raise _UnusableError("orphaned", "no record and no result refers to it")
+
+    def _is_named(self, value: ObjectInfo) -> bool:
+        """Whether a record or a result refers to a value, or is damaged and may do so."""
+        _, folder, sha256 = value.key.split("/")
         for record in self.store.list(f"history/{folder}"):
-            text = self.store.get(record.key) or b""
-            try:
-                if sha256.encode() in text:
-                    if records.unseal(text, record.key).get("sha256") == sha256:
-                        return
-            except CorruptRecordError:
-                return  # It is reported itself, and may be the record of this value.
-        raise _UnusableError("orphaned", "no record refers to it")
+            if sha256.encode() in (self.store.get(record.key) or b""):
+                return True
+        for result in self.store.list(f"results/{folder}"):
+            # The next call makes a record of a result that has none.
+            if result.size_bytes > value.size_bytes:
+                try:
+                    stored = records.decode_result(self.store.get(result.key) or b"", result.key)
+                    if keys.value_digest(stored.value) == sha256:
+                        return True
+                except PflError:
+                    return True
+        return False
+
+    def _is_under_way(self, folder: str) -> bool:
+        """Whether a call holds a lease for the ID of a folder."""
+        names = (f"leases/{folder}/", f"leases/{folder}=")
+        return any(listed.key.startswith(names) for listed in self.store.list("leases"))
+
+    def _is_young(self, listed: ObjectInfo) -> bool:
+        return listed.modified + _WRITING_S > self.now
+
+    def _check_time(self, expires_at: str | None) -> None:
+        if records.is_past(expires_at, records.now_iso(self.now)):
+            raise _UnusableError("expired", f"at {expires_at}")
 
 
 def _check_value(entry: Entry) -> None:
     if entry.value is not NOT_LOADED and keys.value_digest(entry.value) != entry.sha256:
         raise _UnusableError("damaged", f"its value of {entry.step} differs from what was written")
-
-
-def _check_time(expires_at: str | None) -> None:
-    if records.is_past(expires_at):
-        raise _UnusableError("expired", f"at {expires_at}")
-
-
-def _list_after(store: Store, kind: str, after: str) -> Iterator[ObjectInfo]:
-    """The objects of a kind that follow *after*, if given, in the same order at each walk."""
-    if not after or store.is_ordered:
-        yield from store.list(kind, after=after)
-        return
-    rest = dropwhile(lambda listed: listed.key != after, store.list(kind))
-    # If it was set aside, all objects of this kind are checked again.
-    yield from rest if next(rest, None) else store.list(kind)
-
-
-def _set_aside(store: Store, problem: Problem, data: bytes) -> Problem:
-    if store.get(problem.key) != data:
-        return problem._replace(why=f"{problem.why}; it has been rewritten since")
-    aside = f"aside/{problem.key}"
-    store.put(aside, data)
-    store.delete([problem.key])
-    return problem._replace(aside=aside)

@@ -166,7 +166,7 @@ def read_baked(path: str) -> Manifest:
 def remember(body: ManifestBody, home: Path) -> None:
     """Keep a manifest in ``.pfl`` for the next process; failing to write costs only time."""
     try:
-        home.mkdir(exist_ok=True)
+        home.mkdir(0o700, exist_ok=True)
         draft = home / f"manifest.{os.getpid()}.tmp"
         draft.write_bytes(seal(body))
         draft.replace(home / "manifest.json")

@@ -17,7 +17,18 @@ LONGEST = 120
 
 def digest(text: str | bytes) -> str:
     """The SHA-256 of *text* in 64 hex digits."""
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    if isinstance(text, str):
+        text = text.encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()
+
+
+def is_key(text: str) -> bool:
+    """
+    Whether *text* can be a key, or one part of it, that leaves no folder: it is printable, and no
+    part is empty or starts with a dot. pfl writes no other keys.
+    """
+    text = f"/{text}/"
+    return text.isprintable() and "//" not in text and "/." not in text
 
 
 def value_digest(value: object) -> str:
@@ -81,7 +92,7 @@ def encode_id(id: str) -> str:
 
 def escape_id(id: str) -> str:
     """An ID, or the start of one, in the characters of a folder name, at any length."""
-    data = id.encode()
+    data = id.encode(errors="surrogatepass")  # A stored ID may be anything.
     text = id
     if data.translate(None, _PLAIN):
         text = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in data)

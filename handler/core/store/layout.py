@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..errors import CorruptRecordError, InvalidRequestError
+from . import records
 from .objects import AlreadyExistsError, Store
 
 VERSION = 1
@@ -40,14 +42,13 @@ def check(store: Store) -> None:
 
 def _version(data: bytes | None) -> int:
     try:
-        version = json.loads(data or b"")["version"]
-        if type(version) is int:
-            return version
-        why = f"its version is {version!r}"
-    except (ValueError, KeyError, TypeError) as exc:
-        why = repr(exc)
-    raise CorruptRecordError(
-        f"{KEY} in the store is damaged",
-        why=why,
-        hint=f'replace its content with {{"version": {VERSION}}}',
-    )
+        body: Any = records.loads(data or b"", KEY)
+        records.fields(body, KEY, {"version": int})
+    except CorruptRecordError as exc:
+        raise CorruptRecordError(
+            f"{KEY} in the store is damaged",
+            why=exc.why,
+            hint=f'replace its content with {{"version": {VERSION}}}',
+        ) from exc
+    version: int = body["version"]
+    return version

@@ -4,20 +4,35 @@ Objects in a directory, in S3 or in memory, behind one small interface: get, put
 The exceptions of obstore are converted here and nowhere else: an absent object is None, and
 everything else is an error, so a store that forbids access is never taken for a miss. obstore is
 imported on first use, since a hit in a directory needs none.
+
+Others may be able to write to the store. In a directory, only regular files with printable names
+are objects; links are never followed, except by the store's own path.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
-from ..errors import InvalidRequestError, PflError, UnavailableError
+from ..errors import (
+    CorruptRecordError,
+    InvalidRequestError,
+    PflError,
+    UnavailableError,
+    UnstorableValueError,
+)
+from ..retry import retry
 from ..settings import Settings
+from .keys import is_key
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -45,14 +60,33 @@ _HINTS = (
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
     ("No space left", "free some space, or set PFL_STORE to another location"),
+    ("Is a directory", "remove this directory, which is in the place of an object"),
     ("Read-only file system", "set PFL_STORE to a writable location"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
+    ("status code: 409", "another request kept changing this object: call again"),
+    (
+        "status code: (405|501)",
+        "use a service that can create an object only if it does not exist, such as S3 or MinIO",
+    ),
     ("", "check the store with: pfl config show"),
 )
+# The largest objects that are written, and read into memory: values, and all others.
+_LIMITS = {"results": 1 << 30, "values": 1 << 30}
+_SEALED_BYTES = 64 << 20
+# The most folders in a key, including ``aside``.
+_MAX_DEPTH = 4
 _CHUNK_BYTES = 32_768  # Most plans are shorter, so one call reads them.
-# A connection that broke: obstore retries most reads and writes itself, but no lists and deletes.
-_BROKEN = "HTTP error:"
-_TRIES = 3
+# Links are not followed, and a FIFO does not block; Windows has neither flag. These are the errors
+# for a link, for a socket, and for a FIFO that somebody writes to.
+_ODD = (errno.ELOOP, errno.ENXIO, errno.EAGAIN)
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+# S3 did not decide whether the object exists: it was being written or deleted at that moment.
+_CONFLICT = "status code: 409|(?s:performing PUT.*<Code>NoSuchKey</Code>)"
+# What may pass: a conflict, a slow upload, or a connection that broke. obstore itself retries
+# status 5xx and 429, and broken connections unless the request creates or deletes.
+# Source: Amazon S3 API Reference, "PutObject" and "Error responses".
+_PASSING = re.compile(f"{_CONFLICT}|<Code>RequestTimeout</Code>|HTTP error:")
+_PAUSES_S = (0.05, 0.2, 0.8)
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # obstore's options for S3, and the variables that set each; the first one that is set counts.
@@ -95,7 +129,7 @@ class Store:
 
     Attributes:
         counts: Number of requests to the backend by verb: ``get``, ``put``, ``list``, ``delete``.
-        is_ordered: Whether a listing is in order of key.
+        is_ordered: Whether S3 lists it, a thousand keys in order of key per request.
         is_local: Whether it is a directory, where threads cost more than they save.
         format: The version of the store's format, once it has been read.
     """
@@ -127,14 +161,30 @@ class Store:
         return self._opened
 
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if it does not exist."""
+        """
+        The object's bytes, or None if it does not exist.
+
+        What pfl cannot have written, such as a FIFO, a link, or an object above its limit, is never
+        opened and reads as empty, so that each reader reports it as damaged.
+        """
         self.counts["get"] += 1
+        if not is_key(key):
+            return None
         if self._directory is not None:
-            return self._request("read", key, lambda: _read(f"{self._directory}/{key}"))
+            try:
+                return _read(self._directory, key)
+            except OSError as exc:
+                if exc.errno not in _ODD:
+                    self._failed("read", key, exc)
+                return b"" if exc.errno in _ODD else None
         import obstore
 
-        # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
-        return self._request("read", key, lambda: bytes(obstore.get(self._backend, key).bytes()))
+        def read() -> bytes:
+            found = obstore.get(self._backend, key)
+            # Bytes arrive in a buffer of obstore's own; bytes() is the one copy.
+            return bytes(found.bytes()) if found.meta["size"] <= limit_bytes(key) else b""
+
+        return self._request("read", key, read)
 
     def put(
         self, key: str, data: bytes, *, mode: Literal["overwrite", "create"] = "overwrite"
@@ -149,67 +199,85 @@ class Store:
 
         Raises:
             AlreadyExistsError: *mode* is ``"create"``, and the object exists with other content.
+            CorruptRecordError: *key* could leave its folder.
             UnavailableError: The store did not accept it.
+            UnstorableValueError: It is too large to be read again.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError as ExistsError
 
+        if not is_key(key):
+            why = "a part of it is empty, starts with a dot or holds a control character"
+            raise CorruptRecordError(f"{key!r} cannot be the key of an object", why=why)
+        if len(data) > limit_bytes(key):
+            raise UnstorableValueError(
+                f"{key} is too large to store",
+                why=f"{len(data)} bytes, {limit_bytes(key)} at most",
+                hint="return less, such as the location of a file; or lower PFL_INLINE_BYTES",
+            )
         self.counts["put"] += 1
+        self._enter(os.path.dirname(key), create=True)
 
         def write() -> None:
             try:
                 obstore.put(self._backend, key, data, mode=mode, use_multipart=False)
             except ExistsError as exc:
+                # obstore takes a conflict for an object that exists.
+                if re.search(_CONFLICT, str(exc)):
+                    raise
                 # Equal content is our own: the answer was lost, and obstore sent the request again.
                 if self.get(key) != data:
                     raise AlreadyExistsError(f"{key} already exists") from exc
 
-        tries = _TRIES if mode == "create" else 1
-        self._request("write", key, write, tries=tries, may_be_absent=False)
+        self._request("write", key, write, may_be_absent=False)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """
-        The objects in a folder and in its folders: in order of key on S3, else in any order.
+        The objects in a folder and in its folders, in order of key.
 
         Args:
             prefix: The folder.
             after: List only greater keys.
         """
-        import obstore
-        from obstore.exceptions import NotFoundError
-
         self.counts["list"] += 1
-        folder = prefix.rstrip("/") + "/"
-        last = ""
-        tries = _TRIES if self.is_ordered else 1
+        folder = prefix.rstrip("/")
+        if self._directory is not None:
+            try:
+                self._enter(folder)
+                found = _walk(self._directory, folder)
+                yield from (listed for listed in found if listed.key > after)
+            except OSError as exc:
+                self._failed("list", prefix, exc)
+            return
+        import obstore
+
+        pauses = iter(_PAUSES_S)
         while True:
             try:
-                for batch in obstore.list(self._backend, folder, offset=last or after or None):
+                for batch in obstore.list(self._backend, f"{folder}/", offset=after or None):
                     for meta in batch:
-                        last = meta["path"]
-                        yield ObjectInfo(last, meta["size"], meta["last_modified"].timestamp())
-                if not last:
-                    self._check_store_exists("list", prefix, None)
+                        after = meta["path"]
+                        yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
                 return
-            except (NotFoundError, FileNotFoundError) as exc:
-                self._check_store_exists("list", prefix, exc)
-                return
-            except PflError:
-                raise
             except Exception as exc:
-                tries -= 1
-                if not tries or _BROKEN not in str(exc):
-                    raise self._unavailable("list", prefix, exc) from exc
+                pause_s = next(pauses, None) if _may_pass(exc) else None
+                if pause_s is None:
+                    self._failed("list", prefix, exc)
+                    return
+                time.sleep(pause_s)
 
     def names(self, folder: str) -> Iterator[str]:
         """The names of the objects in a folder, in order; faster than :meth:`list`."""
         if self._directory is None:
             listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
-            yield from listed if self.is_ordered else sorted(listed)
+            yield from listed
             return
         self.counts["list"] += 1
-        path = f"{self._directory}/{folder}"
-        yield from self._request("list", folder, lambda: sorted(os.listdir(path))) or ()
+        try:
+            self._enter(folder)
+            yield from sorted(filter(_is_name, os.listdir(f"{self._directory}/{folder}")))
+        except OSError as exc:
+            self._failed("list", folder, exc)
 
     def folders(self, folder: str) -> Sequence[str]:
         """The names of the folders in a folder that holds nothing else, in order."""
@@ -240,73 +308,122 @@ class Store:
             if self._directory is None:
                 self._request("delete", some[0], partial(obstore.delete, self._backend, some))
                 continue
-            # In a directory, one request for all would stop at the first object that is absent.
             for key in some:
-                self._request("delete", key, partial(obstore.delete, self._backend, key))
+                self._enter(os.path.dirname(key))
+                self._request("delete", key, partial(os.unlink, f"{self._directory}/{key}"))
         return count
 
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key, whatever it is: a link is moved itself."""
+        import obstore
+
+        self.counts["put"] += 1
+        self._enter(os.path.dirname(key))
+        self._enter(os.path.dirname(to))
+
+        def send() -> None:
+            if self._directory is None:
+                obstore.rename(self._backend, key, to)
+            else:
+                os.renames(f"{self._directory}/{key}", f"{self._directory}/{to}")
+
+        self._request("move", key, send)
+
     def _request(
-        self,
-        verb: str,
-        key: str,
-        send: Callable[[], T],
-        *,
-        tries: int = _TRIES,
-        may_be_absent: bool = True,
+        self, verb: str, key: str, send: Callable[[], T], *, may_be_absent: bool = True
     ) -> T | None:
-        """The result of *send*, retried if a connection broke; None if the object is absent."""
-        while True:
-            tries -= 1
-            try:
-                return send()
-            except PflError:
-                raise
-            except Exception as exc:
-                from obstore.exceptions import NotFoundError
+        """The result of *send*, retried if its failure may pass; None if the object is absent."""
 
-                if may_be_absent and isinstance(exc, (*_ABSENT, NotFoundError)):
-                    self._check_store_exists(verb, key, exc)
-                    return None
-                if not tries or _BROKEN not in str(exc):
-                    raise self._unavailable(verb, key, exc) from exc
+        try:
+            return retry(send, _PAUSES_S, may_pass=_may_pass)
+        except Exception as exc:
+            self._failed(verb, key, exc, may_be_absent=may_be_absent)
+            return None
 
-    def _check_store_exists(self, verb: str, key: str, exc: Exception | None) -> None:
+    def _failed(self, verb: str, key: str, exc: Exception, *, may_be_absent: bool = True) -> None:
+        """Return if *exc* means that the object is absent, else raise what it means."""
+        if isinstance(exc, PflError):
+            raise exc
+        text = " ".join(str(exc).split("\n\nDebug source")[0].split())
         # Objects are absent only if their store exists: a deleted bucket or an unmounted
         # directory is an error.
-        if exc is not None and _NO_BUCKET in str(exc):
-            raise self._unavailable(verb, key, exc) from exc
-        if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
-            return
-        gone = NotADirectoryError(f"{self._directory} does not exist any more")
-        raise self._unavailable(verb, key, gone) from exc
-
-    def _unavailable(self, verb: str, key: str, exc: Exception) -> UnavailableError:
+        if may_be_absent and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
+            if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
+                return
+            text = f"{self._directory} does not exist any more"
+        evidence = text
         from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-        text = " ".join(str(exc).split("\n\nDebug source")[0].split())
-        evidence = text
         if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
             evidence += f" {_FORBIDDEN}"
         hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
-        return UnavailableError(
+        raise UnavailableError(
             f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
-        )
+        ) from exc
+
+    def _enter(self, folder: str, *, create: bool = False) -> None:
+        """Check that no link leads from a folder of the directory to elsewhere."""
+        if self._directory is None:
+            return
+        if create and self._may_vanish:
+            _check_directory(self._directory, self.url, create=True)
+        path = f"{self._directory}/{folder}".rstrip("/")
+        if os.path.realpath(path) != path:
+            raise UnavailableError(
+                f"the store {self.url} cannot be used in {folder}",
+                why=f"a link leads from there to {os.path.realpath(path)}",
+                hint="put a folder in place of the link; PFL_STORE itself may be a link",
+            )
 
 
-def _read(path: str) -> bytes:
+def limit_bytes(key: str) -> int:
+    """The size of the largest object that pfl writes and reads at *key*."""
+    return _LIMITS.get(key.removeprefix("aside/").partition("/")[0], _SEALED_BYTES)
+
+
+def _may_pass(exc: Exception) -> bool:
+    text = str(exc).split("\n\nDebug source")[0]
+    return _PASSING.search(text) is not None and " retries, max_retries" not in text
+
+
+def _is_name(name: str) -> bool:
+    # Others are not pfl's: obstore's drafts, and names that are not UTF-8.
+    return is_key(name) and not re.search(r"#\d+$", name)
+
+
+def _walk(root: str, folder: str) -> Iterator[ObjectInfo]:
+    """What is below a folder, in order of key; folders that are links are not entered."""
+    with os.scandir(f"{root}/{folder}") as found:
+        entries = sorted((f"{each.name}{'/' * _is_folder(each)}", each) for each in found)
+    for name, entry in entries:
+        key = f"{folder}/{entry.name}".lstrip("/")
+        if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
+            continue
+        with suppress(*_ABSENT):  # It was deleted since it was listed.
+            if name.endswith("/"):
+                yield from _walk(root, key)
+            else:
+                info = entry.stat(follow_symlinks=False)
+                yield ObjectInfo(key, info.st_size, info.st_mtime)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _read(root: str, key: str) -> bytes:
     # obstore reads a file in another thread, which takes five times as long; open() makes six
-    # system calls where this makes four.
-    file = os.open(path, os.O_RDONLY)
+    # system calls where this makes three.
+    file = os.open(f"{root}/{key}", _FLAGS)
     try:
         data = os.read(file, _CHUNK_BYTES)
         if len(data) < _CHUNK_BYTES:
             return data
-        missing = os.fstat(file).st_size - len(data)
-        # One read returns at most 2 GiB on Linux.
-        while missing > 0 and (chunk := os.read(file, missing)):
-            data += chunk
-            missing -= len(chunk)
-        return data
+        info = os.fstat(file)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > limit_bytes(key):
+            return b""
+        os.lseek(file, 0, os.SEEK_SET)
+        return os.read(file, info.st_size)  # At most 2 GiB on Linux; the limits are lower.
     finally:
         os.close(file)
 
@@ -332,8 +449,8 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         scheme, rest = "file", url
     if scheme == "file" and rest:
         path = os.path.abspath(rest)
-        _check_directory(path, url, create)
-        return Store(None, url, path, may_vanish=create)
+        _check_directory(path, url, create=create)
+        return Store(None, url, os.path.realpath(path), may_vanish=create)
     if scheme == "memory":
         import obstore.store
 
@@ -348,11 +465,13 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
     )
 
 
-def _check_directory(path: str, url: str, create: bool) -> None:
+def _check_directory(path: str, url: str, *, create: bool) -> None:
     hint = "set PFL_STORE to another location"
     try:
         if create:
-            os.makedirs(path, exist_ok=True)
+            # Results and logs may hold secrets; makedirs gives its mode to the last folder only.
+            for each in (os.path.dirname(path), path):
+                os.makedirs(each, 0o700, exist_ok=True)
         if not os.path.exists(path):
             hint = f"mkdir -p {path}, or {hint}"
             raise FileNotFoundError(f"{path} does not exist")

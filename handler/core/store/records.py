@@ -20,19 +20,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
+from types import GenericAlias, UnionType
 from typing import Any, NamedTuple, TypedDict
 
 from ..errors import CorruptRecordError, InvalidRequestError
 from .keys import canonical, digest, encode_id
-from .values import JsonObject
+from .objects import limit_bytes
+from .values import MAX_DEPTH, JsonObject
+
+# What a field may hold; see :func:`fields`.
+Kind = type | UnionType | GenericAlias | re.Pattern[str]
 
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","body":'
 _BODY_START = len(_HEAD) + 64 + len(_MIDDLE)
 # As now_iso() and Prefect write a moment.
+_YEAR_9999 = 253_402_300_799.0
+# How deep an object may hold a value.
+_AROUND = 10
+# Larger integers do not fit into a float.
+_LARGEST = 2**53
+# The memory that reading a compressed value may take; lzma's preset 9 needs 65 MiB.
+_LZMA_BYTES = 128 << 20
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 JSON_SERIALIZER: JsonObject = {
     "type": "json",
@@ -53,6 +66,14 @@ class ResultMetadata(TypedDict, total=False):
     fingerprint: str
     after: list[str]
     record: str
+
+
+_NONE: Mapping[str, Kind] = {}
+_METADATA: Mapping[str, Kind] = {"id": str, "step": str, "fingerprint": str}
+_LATER_METADATA: Mapping[str, Kind] = {
+    "after": list[str],
+    "record": re.compile(r"\d{19}-[0-9a-f]{16}-[0-9a-f]+\.json"),
+}
 
 
 class StoredResult(NamedTuple):
@@ -82,17 +103,55 @@ def unseal(data: bytes, key: str) -> Any:
     if data[:_BODY_START] != head or data[-1:] != b"}":
         raise damaged(key, f"its digest does not match its {len(data)} bytes")
     found = loads(body, key)
-    if type(found) is not dict:
-        raise damaged(key, f"it holds a {type(found).__name__}, not an object")
+    fields(found, key, {})
     return found
+
+
+def fields(
+    body: object, key: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] = _NONE
+) -> None:
+    """
+    Check the fields of a stored object before its values are used.
+
+    Args:
+        body: A JSON value.
+        key: The object that holds it.
+        required: The kind of each field: a type such as ``str | None``, where ``float`` includes
+            integers; ``list[str]``; or a pattern that a text matches.
+        optional: The kinds of fields that may be absent.
+
+    Raises:
+        CorruptRecordError: *body* is not an object, or a field is absent, of another kind, or a
+            number that is too large for arithmetic.
+    """
+    if not isinstance(body, dict):
+        raise damaged(key, f"it holds a {type(body).__name__}, not an object")
+    for name, kind in {**required, **optional}.items():
+        if name not in body and name in required:
+            raise damaged(key, f"it has no {name}")
+        if name in body and not _is(body[name], kind):
+            raise damaged(key, f"its {name} is {body[name]!r:.80}")
+
+
+def _is(value: object, kind: Kind) -> bool:
+    if isinstance(kind, re.Pattern):
+        return isinstance(value, str) and kind.fullmatch(value) is not None
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(_is(item, kind.__args__[0]) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int | float):
+        is_integer = isinstance(value, int) and isinstance(0.0, kind)
+        return abs(value) <= _LARGEST and (is_integer or isinstance(value, kind))
+    return isinstance(value, kind)
 
 
 def loads(text: str | bytes, key: str) -> object:
     """
-    The JSON value in *text*; unlike ``json.loads``, ``NaN`` and ``Infinity`` are errors.
+    The JSON value in *text*; unlike ``json.loads``, numbers that are not finite are errors.
 
     Raises:
-        CorruptRecordError: It is not JSON, or nested too deeply.
+        CorruptRecordError: It is not JSON, or nested deeper than a value that is stored.
     """
     try:
         text = (text if isinstance(text, str) else text.decode()).strip()
@@ -100,6 +159,9 @@ def loads(text: str | bytes, key: str) -> object:
         found, end = _decode(text)
         if end != len(text):
             raise ValueError("unexpected text after the value")
+        # Few texts have this many brackets, so that one has to look at how they nest.
+        if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(found):
+            raise ValueError("it is nested too deeply")
         return found
     except (ValueError, RecursionError) as exc:
         raise damaged(key, f"its {len(text)} bytes are not JSON ({exc})") from exc
@@ -109,7 +171,28 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        _refuse(digits)
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite).raw_decode
+
+
+def _is_too_deep(found: object) -> bool:
+    level: Any = [found]
+    for _ in range(MAX_DEPTH + _AROUND):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if type(inner) in (dict, list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def result_path(id: str, step: str, key: str) -> str:
@@ -170,25 +253,20 @@ def decode_result(data: bytes, path: str) -> StoredResult:
         CorruptRecordError: The bytes are not what was written.
         InvalidRequestError: The value is pickled.
     """
-    record = loads(data, path)
-    try:
-        if not isinstance(record, dict):
-            raise TypeError("it is not an object")
-        text = record["result"]
-        serializer = record["metadata"]["serializer"]
-        expires_at = record["metadata"].get("expiration")
-        storage_key = record["metadata"].get("storage_key")
-        metadata = record.get("pfl", {})
-        sha256 = metadata.get("sha256")
-        is_ours = bool(metadata)
-        for name in ("version", "sha256"):
-            metadata.pop(name, None)
-        if not all(isinstance(each, str) for each in (text, serializer["type"], storage_key or "")):
-            raise TypeError("a field is not a string")
-        if expires_at is not None and not MOMENT.fullmatch(expires_at):
-            raise ValueError(f"its expiry {expires_at!r} is not a time")
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise damaged(path, f"its {len(data)} bytes are not a result record ({exc!r})") from exc
+    record: Any = loads(data, path)
+    fields(record, path, {"metadata": dict, "result": str}, {"pfl": dict})
+    about, text, metadata = record["metadata"], record["result"], record.get("pfl", {})
+    fields(about, path, {"serializer": dict}, {"storage_key": str | None})
+    serializer, storage_key = about["serializer"], about.get("storage_key")
+    fields(serializer, path, {"type": str})
+    expires_at = about.get("expiration")
+    if expires_at is not None:
+        fields(about, path, {"expiration": MOMENT})
+    is_ours = bool(metadata)
+    metadata.pop("version", None)
+    sha256 = metadata.pop("sha256", None)
+    if is_ours:
+        fields(metadata, path, _METADATA, _LATER_METADATA)
     if storage_key and not storage_key.endswith(path):
         raise damaged(path, f"it holds the record of {storage_key}")
     if is_ours and sha256 != _result_digest(text, expires_at, metadata):
@@ -196,12 +274,12 @@ def decode_result(data: bytes, path: str) -> StoredResult:
     try:
         text = _decompress(text, serializer, path)
         return StoredResult(loads(text, path), len(text), expires_at, metadata)
-    except (ValueError, EOFError) as exc:
+    except ValueError as exc:
         raise damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
 
 
 def _decompress(text: str, serializer: JsonObject, path: str) -> str:
-    """The JSON text of a value; raises ValueError or EOFError if *serializer* did not write it."""
+    """The JSON text of a value; raises ValueError if *serializer* did not write it."""
     kind: str = serializer["type"]
     if kind.removeprefix("compressed/") == "pickle":
         raise InvalidRequestError(
@@ -220,15 +298,23 @@ def _decompress(text: str, serializer: JsonObject, path: str) -> str:
     library = serializer.get("compressionlib", "lzma")
     if library != "lzma":
         raise ValueError(f"unknown compression {library}")
+    decompressor = lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
     try:
-        return lzma.decompress(b64decode(text)).decode()
+        data = decompressor.decompress(b64decode(text), limit_bytes(path))
     except lzma.LZMAError as exc:
         raise ValueError(str(exc)) from exc
+    if not decompressor.eof:
+        raise ValueError(f"it is cut, or longer than {len(data)} bytes")
+    return data.decode()
 
 
 def now_iso(at: float | None = None) -> str:
-    """A moment as ISO 8601 in UTC, to the microsecond: ``2026-11-23T12:42:42.474939Z``."""
-    at = time.time() if at is None else at
+    """
+    A moment as ISO 8601 in UTC, to the microsecond: ``2026-11-23T12:42:42.474939Z``.
+
+    A stored time may be any number, so those before 1970 and after 9999 become these.
+    """
+    at = time.time() if at is None else min(max(at, 0.0), _YEAR_9999)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1e6):06d}Z"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import UnstorableValueError
 
+# Python reads JSON that is nested about a thousand times, less what has been called before.
+MAX_DEPTH = 500
 JsonObject = dict[str, Any]  # A JSON object whose shape somebody else decides.
 
 
@@ -58,6 +60,8 @@ def _find_problem(value: object, path: str, parents: list[int]) -> tuple[str, st
         return path, f"{name} is not JSON"
     if id(value) in parents:
         return path, "it contains itself"
+    if len(parents) == MAX_DEPTH:
+        return path, "it is nested too deeply"
     parents.append(id(value))
     if isinstance(value, dict):
         for key, item in value.items():

@@ -21,6 +21,7 @@ from ..core.cache import accept, bust, history, lease, lookup, publish, reasons
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord, Fields, RecordedInput
 from ..core.cache.lookup import Finding
+from ..core.declare import project
 from ..core.declare.flow import Flow
 from ..core.errors import BusyError, PflError, StepFailedError
 from ..core.event import Notify, Request, notify_nobody
@@ -483,6 +484,8 @@ class Invocation:
         try:
             compute(Work(self.flow.steps[name], arguments, finish, record, why))
         except BaseException as exc:
+            if name not in self._saved and isinstance(exc, Exception):
+                project.check_unchanged(name, fingerprint)
             is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
             if name not in self._saved and (is_crash or isinstance(exc, Terminated)):
                 self._record_failure(name, exc, started, fields)
@@ -575,6 +578,7 @@ class Invocation:
     ) -> Entry:
         request = self.request
         value, text = round_trip(value, step=name)
+        project.check_unchanged(name, self.prints[name])
         fields = fields | self._measured(started)
         ended = time.time()
         if name in request.bust:

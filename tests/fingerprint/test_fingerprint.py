@@ -474,13 +474,14 @@ def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with record_reads() as reads:
         importlib.import_module("sample")
-    assert reads.files == {str(tmp_path / "conf.json")}
-    assert reads.env == {"PFL_SOME", "PFL_MORE", "PFL_ASKED", "PFL_BYTES"}
-    assert (reads.looked, reads.folders) == ({str(tmp_path / "flag")}, {str(tmp_path)})
+    seen = {kind: set(states) for kind, states in reads.seen.items()}
+    assert seen["files"] == {str(tmp_path / "conf.json")}
+    assert seen["env"] == {"PFL_SOME", "PFL_MORE", "PFL_ASKED", "PFL_BYTES"}
+    assert (seen["looked"], seen["listings"]) == ({str(tmp_path / "flag")}, {str(tmp_path)})
     assert not reads.asked_folder and not reads.asked_others
     os.environ.get("PFL_LATER")
     (tmp_path / "conf.json").read_text()
-    assert len(reads.files) == 1 and "PFL_LATER" not in reads.env
+    assert len(reads.seen["files"]) == 1 and "PFL_LATER" not in reads.seen["env"]
     for name in ("sample", "other"):
         sys.modules.pop(name)
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+from .. import files
 from . import ownership
 from .analysis import Unit, analyse
 from .model import Part, tagged
@@ -86,6 +87,8 @@ class Collector:
         self.parts: list[Part] = []
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
+        self.declared: dict[tuple[str, str], str | None] = {}
+        self.late: dict[str, ModuleType] = {}
         self._known: _Known = {}
         # By key: the label, and the item, kept so that its identity is not used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
@@ -176,15 +179,19 @@ class Collector:
         paths = [path] if os.path.isfile(path) else []
         for folder, _, names in os.walk(path):
             if "__pycache__" not in folder:
-                self.files.add(os.path.abspath(folder))
+                self._declare("listings", folder)
                 paths += (os.path.join(folder, name) for name in names)
         content = {}
         for file in sorted(paths):
             if not file.endswith(endings):
-                self.files.add(os.path.abspath(file))
+                self._declare("files", file)
                 content[self.codebase.relative(file)] = ownership.content_of(file)
         name = self.codebase.relative(path)
         return self.link(Value(name, "declared", content, Location(name), ("file", path)))
+
+    def _declare(self, kind: str, path: str) -> None:
+        path = os.path.abspath(path)
+        self.declared[kind, path] = files.state(kind, path)
 
     # --- source
 

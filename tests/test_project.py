@@ -283,6 +283,32 @@ def test_old_manifests_are_removed(project):
     assert home / "manifest.json" not in kept
 
 
+SECRET = """
+import os
+AUTH = os.environ["MY_SECRET"]
+HEADERS = {"Authorization": "Bearer " + AUTH}
+@step
+def a(id: str) -> int:
+    return len(HEADERS)
+FLOWS = [flow("p", a)]
+"""
+
+
+def test_the_value_of_a_variable_is_neither_stored_nor_shown(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "s3cr3t-old")
+    project.write(SECRET)
+    project.call()
+    bake.bake(project.settings, tmp_path / "baked.json")
+    stored = [path for path in project.root.glob(".pfl/**/*") if path.is_file()]
+    for path in (*stored, *tmp_path.glob("baked.json*")):
+        assert b"s3cr3t" not in path.read_bytes()
+    monkeypatch.setenv("MY_SECRET", "s3cr3t-new")
+    [row] = project.call()["steps"]
+    assert row["why"] == (
+        "`HEADERS` in flows/pipeline.py:5: the value of MY_SECRET (from the environment) changed"
+    )
+
+
 @pytest.mark.parametrize("is_imported", [True, False])
 def test_a_warm_hit_reads_no_file_of_the_project(project, monkeypatch, is_imported):
     project.call()

@@ -16,7 +16,7 @@ from .. import files
 from . import ownership
 from .analysis import Unit, analyse
 from .model import Part, tagged
-from .rendering import render
+from .rendering import Renderer
 from .source import Globals, Source, load, root_name
 from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
 
@@ -80,6 +80,7 @@ class Collector:
         # A new module was imported: what was read until then may have changed.
         self.has_imported = False
         self.encoder = Encoder(codebase)
+        self.renderer = Renderer(self.encoder.variables)
         # The part that is read now, and the statements that create it if it may hide its state.
         self.label = ""
         self.creator: Location | None = None
@@ -150,6 +151,7 @@ class Collector:
 
     def add_opaque(self, location: Location, reason: str) -> None:
         """Add something that cannot be known about the current part."""
+        reason = self.encoder.variables.with_names(reason)
         self.opaque[self._part("opaque", location, (self.label, reason), reason)] = None
 
     def _part(self, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
@@ -167,7 +169,7 @@ class Collector:
                 self._known[key] = known
         _, encoded, texts = known
         if item.name not in texts:
-            texts[item.name] = render(item.name, item.value)
+            texts[item.name] = self.renderer.render(item.name, item.value)
         return encoded, texts[item.name]
 
     def link_files(self, path: str, endings: tuple[str, ...] = ()) -> str:

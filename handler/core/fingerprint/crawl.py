@@ -22,7 +22,6 @@ from . import ownership, visitors
 from .classes import visit_class
 from .collector import Collector, Location, SideEffects, Value, unwrap
 from .model import Fingerprint, digest_of
-from .rendering import render
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .source import load
@@ -134,7 +133,7 @@ def _codebase_of(function: object) -> ownership.Codebase:
     if code is None and not isinstance(inner, type):
         raise InvalidRequestError(
             f"a {type(function).__name__} has no Python source to fingerprint",
-            why=f"{render('', function)} is written in C or is not a function",
+            why="it is written in C or is not a function",
             hint="pass a function that is written in Python",
         )
     module = inner.__module__ or ""

@@ -15,6 +15,8 @@ from typing import Any
 from .. import files
 from . import ownership
 
+# What the project's code read, by name, while anything was recorded.
+recorded_variables: dict[str, str] = {}
 _active: list[Reads] = []
 _is_hooked = False
 
@@ -142,7 +144,10 @@ _WATCHED = {
 class _WatchedEnviron(os._Environ[Any]):
     def __getitem__(self, key: Any) -> Any:
         _record_variable(key)
-        return super().__getitem__(key)
+        value = super().__getitem__(key)
+        if _readers():
+            recorded_variables[os.fsdecode(key)] = os.fsdecode(value)
+        return value
 
     def __contains__(self, key: object) -> bool:
         _record_variable(key)

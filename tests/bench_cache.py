@@ -319,7 +319,8 @@ def main() -> None:
         os.environ["PFL_PROJECT"] = str(place)
         catalog.load(Settings(project=str(place)))
         baked = str(place / "manifest.json")
-        shutil.copy(place / ".pfl" / "manifest.json", baked)
+        [remembered] = (place / ".pfl").glob("manifest-*.json")
+        shutil.copy(remembered, baked)
         settings = Settings(
             project=str(place), manifest=baked, engine="direct", store=str(place / "store")
         )

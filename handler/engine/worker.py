@@ -21,6 +21,7 @@ from ..core.cache import accept, bust, history, lookup, publish, reasons
 from ..core.cache.entry import Entry
 from ..core.cache.history import Fields, RecordedInput
 from ..core.cache.publish import Publication, Publisher
+from ..core.declare import project
 from ..core.errors import BusyError, PflError
 from ..core.store import keys, records
 from ..core.store.values import round_trip
@@ -235,6 +236,8 @@ class Worker:
         try:
             compute(work)
         except BaseException as exc:
+            if name not in self.saved and isinstance(exc, Exception):
+                project.check_unchanged(name, call.prints[name])
             is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
             if name not in self.saved and (is_crash or isinstance(exc, Terminated)):
                 self._record_failure(name, exc, started, fields, run)
@@ -317,6 +320,7 @@ class Worker:
         call = self._call
         request = call.request
         value, text = round_trip(value, step=name)
+        project.check_unchanged(name, call.prints[name])
         fields = fields | self._measured(started)
         ended = time.time()
         key = lookup.result_key(request, name, found)

@@ -16,6 +16,8 @@ from corpus import REPOSITORY, Fresh
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import Part, fingerprint, record_reads
+from pfl.handler.core.fingerprint.changes import explain
+from pfl.handler.core.fingerprint.import_recorder import recorded_variables
 
 
 @pytest.fixture
@@ -124,6 +126,125 @@ def test_secrets_are_masked_by_name_and_by_shape(project):
     texts = json.dumps(fingerprint(module.step).to_json())
     for secret in ("hunter2", "pass@", "'abc'", "ghp_"):
         assert secret not in texts
+
+
+FROM_ENVIRONMENT = """
+import os, types
+from urllib.parse import urlsplit
+AUTH = os.environ["PFL_AUTH"]
+HEADERS = {"Authorization": "Bearer " + AUTH}
+KEY = AUTH.encode()
+PASSWORD = urlsplit(os.getenv("PFL_URL")).password
+DIALED = urlsplit(os.getenv("PFL_URL")).hostname
+PIN = int(os.environ["PFL_PIN"])
+DYNAMIC = os.environ.pop("PFL_" + "POPPED")
+class BaseSettings:
+    def __init__(self, **values):
+        vars(self).update(values)
+class Settings(BaseSettings):
+    token: str
+    __prefix__ = "MY_APP_"
+FOUND = {name.lower(): value for name, value in os.environ.items()}
+SETTINGS = Settings(token=FOUND["my_app_token"])
+def step(x):
+    return AUTH, HEADERS, KEY, PASSWORD, DIALED, PIN, DYNAMIC, SETTINGS
+"""
+SECRETS = {
+    "PFL_AUTH": "s3cr",
+    "PFL_URL": "db://me:hidden-word@inner.host/x",
+    "PFL_PIN": "40414243",
+    "PFL_POPPED": "popped-value",
+    "MY_APP_TOKEN": "tok'en\nof two lines",
+}
+
+
+def fingerprint_of_environment(project, monkeypatch, text=FROM_ENVIRONMENT, **changed):
+    for name, value in (SECRETS | changed).items():
+        monkeypatch.setenv(name, value)
+    sys.modules.pop("sample", None)
+    with record_reads():
+        return fingerprint(project(sample=text).step)
+
+
+def test_values_of_the_environment_do_not_stand_in_the_parts(project, monkeypatch):
+    found = fingerprint_of_environment(project, monkeypatch)
+    stored = json.dumps(found.to_json())
+    pieces = [
+        "s3cr",
+        "hidden-word",
+        "inner.host",
+        "40414243",
+        "popped-value",
+        "tok'en",
+        "two lines",
+    ]
+    assert [piece for piece in pieces if piece in stored] == []
+    texts = {name: part.text for name, part in by_name(found).items()}
+    assert texts["HEADERS"] == "{'Authorization': 'Bearer ***PFL_AUTH***'}"
+    assert (texts["KEY"], texts["PASSWORD"]) == ("b'***PFL_AUTH***'", "'***PFL_URL***'")
+    assert (texts["PIN"], texts["DYNAMIC"]) == ("***PFL_PIN***", "'***PFL_POPPED***'")
+    assert texts["SETTINGS"] == "Settings(token='***MY_APP_TOKEN***')"
+    plain = project(plain="AUTH = 's3' + 'cr'\ndef step(x):\n    return AUTH\n")
+    monkeypatch.delenv("PFL_AUTH")
+    monkeypatch.delitem(recorded_variables, "PFL_AUTH")
+    guessed = by_name(fingerprint(plain.step))["AUTH"]
+    assert guessed.text == "'s3cr'"
+    assert guessed.digest != by_name(found)["AUTH"].digest
+
+
+def test_a_value_of_the_environment_counts_and_is_explained_by_its_name(project, monkeypatch):
+    found = fingerprint_of_environment(project, monkeypatch)
+    assert fingerprint_of_environment(project, monkeypatch).digest == found.digest
+    changed = {
+        "PFL_AUTH": ["AUTH", "HEADERS", "KEY"],
+        "PFL_PIN": ["PIN"],
+        "MY_APP_TOKEN": ["SETTINGS"],
+    }
+    for name, parts in changed.items():
+        other = fingerprint_of_environment(project, monkeypatch, **{name: "98765432"})
+        said = explain(found.parts, other.parts)
+        assert [f"`{part}` in sample.py" in line for part, line in zip(parts, said, strict=True)]
+        assert all(f": the value of {name} (from the environment) changed" in line for line in said)
+
+
+def test_values_that_the_code_states_and_those_of_the_system_are_shown(project, monkeypatch):
+    text = """
+import os
+STAGE = os.environ.get("PFL_STAGE", "production")
+HOME = os.environ["HOME"]
+TABLE = {"production": 8080}
+PORT = int(os.environ["PFL_PORT"])
+UNREAD = "of ano" + "ther"
+def step(x):
+    return STAGE, HOME, TABLE, PORT, UNREAD
+"""
+    environ = {"PFL_STAGE": "production", "PFL_PORT": "8080", "Q" + "X": "another"}
+    found = fingerprint_of_environment(project, monkeypatch, text, HOME="/some/home", **environ)
+    texts = {name: part.text for name, part in by_name(found).items()}
+    assert texts["STAGE"] == "'production'"
+    assert texts["HOME"] == "'/some/home'"
+    assert texts["TABLE"] == "{'production': 8080}"
+    assert texts["PORT"] == "8080"
+    assert texts["UNREAD"] == "'of another'"
+
+
+def test_the_environment_counts_alike_in_every_process(tmp_path):
+    """Whether or not the reads of the import were recorded, and whatever else is set."""
+    (tmp_path / "sample.py").write_text(
+        FROM_ENVIRONMENT.replace('.pop("PFL_" + "POPPED")', '["PFL_POPPED"]')
+    )
+    code = "import sample\nfrom pfl.handler.core.fingerprint import fingerprint, record_reads\n"
+    recorded = (
+        "from pfl.handler.core.fingerprint import record_reads\n"
+        "with record_reads():\n    import sample\n"
+    )
+    end = "print(fingerprint(sample.step).digest)"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), **SECRETS}
+    digests = {
+        subprocess.check_output([sys.executable, "-c", start + code + end], env=environ | more)
+        for start, more in [("", {}), (recorded, {}), ("", {"UNREAD": "Bearer s3cr", "A": "s3cr"})]
+    }
+    assert len(digests) == 1
 
 
 def test_parts_survive_json(project):
@@ -474,13 +595,14 @@ def test_reads_at_import_are_recorded(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with record_reads() as reads:
         importlib.import_module("sample")
-    assert reads.files == {str(tmp_path / "conf.json")}
-    assert reads.env == {"PFL_SOME", "PFL_MORE", "PFL_ASKED", "PFL_BYTES"}
-    assert (reads.looked, reads.folders) == ({str(tmp_path / "flag")}, {str(tmp_path)})
+    seen = {kind: set(states) for kind, states in reads.seen.items()}
+    assert seen["files"] == {str(tmp_path / "conf.json")}
+    assert seen["env"] == {"PFL_SOME", "PFL_MORE", "PFL_ASKED", "PFL_BYTES"}
+    assert (seen["looked"], seen["listings"]) == ({str(tmp_path / "flag")}, {str(tmp_path)})
     assert not reads.asked_folder and not reads.asked_others
     os.environ.get("PFL_LATER")
     (tmp_path / "conf.json").read_text()
-    assert len(reads.files) == 1 and "PFL_LATER" not in reads.env
+    assert len(reads.seen["files"]) == 1 and "PFL_LATER" not in reads.seen["env"]
     for name in ("sample", "other"):
         sys.modules.pop(name)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import CorruptRecordError
 from ..settings import Settings
 from ..store.records import unseal
-from .manifest import VERSION, Manifest, ManifestBody, from_body, read_baked
+from .manifest import VERSION, Manifest, ManifestBody, from_body, read_baked, remembered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 
-# By path: the content of the file, and what it describes.
-_remembered: dict[Path, tuple[bytes, Sources, Manifest]] = {}
+# By path: the state of the file, and what it describes.
+_remembered: dict[Path, tuple[str, Sources, Manifest]] = {}
+# By project: the path of the manifest that was used last.
+_used: dict[Path, Path] = {}
 # An image cannot change, so its manifest is read once per process.
 baked = cache(read_baked)
 
@@ -41,19 +43,38 @@ def load(settings: Settings) -> Manifest:
 
 
 def _recall(root: Path) -> Manifest | None:
-    """The manifest in ``.pfl``; None if it has another version, is damaged, or is out of date."""
-    from . import sources  # Imported late: an image does not need it.
-
-    path = root / ".pfl" / "manifest.json"
+    """The manifest in ``.pfl`` that describes the project as this process sees it, if any does."""
+    if used := _used.get(root):
+        manifest = _recall_from(used, root)
+        if manifest is not None:
+            return manifest
     try:
-        data = path.read_bytes()
+        paths = remembered(root / ".pfl")
+    except OSError:
+        return None
+    for path in paths:
+        manifest = _recall_from(path, root)
+        if manifest is not None:
+            _used[root] = path
+            return manifest
+    return None
+
+
+def _recall_from(path: Path, root: Path) -> Manifest | None:
+    """The manifest in *path*; None if it has another version, is damaged, or is out of date."""
+    from .. import files  # Imported late, as the next: an image does not need them.
+    from . import sources
+
+    try:
+        state = files.state("files", str(path))
         known = _remembered.get(path)
-        if known is None or known[0] != data:
-            body: ManifestBody = unseal(data, str(path))
-            if body["version"] != VERSION:
+        if known is None or known[0] != state:
+            body: ManifestBody = unseal(path.read_bytes(), str(path))
+            if state is None or body["version"] != VERSION:
                 return None
-            known = _remembered[path] = (data, body["sources"], from_body(body))
+            known = _remembered[path] = (state, body["sources"], from_body(body))
         _, made_from, manifest = known
         return manifest if sources.is_current(made_from, root) else None
     except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
+        _remembered.pop(path, None)
         return None

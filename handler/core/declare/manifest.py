@@ -2,8 +2,9 @@
 What the image can run: flows, steps, parameters and fingerprints, without importing user code.
 
 An image contains its manifest as a file that is made by the build, and trusts it. Elsewhere it is
-made from the flows, and remembered in ``.pfl/manifest.json`` with the digest of all its sources:
-every edit is noticed, and touching a file without an edit does not count.
+made from the flows, and remembered in ``.pfl/manifest-….json`` with the digest of all its sources:
+every edit is noticed, and touching a file without an edit does not count. Processes that differ in
+interpreter, paths or variables that the flows read have a file each.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ..errors import CorruptRecordError
-from ..store.keys import plan_base
+from ..store.keys import canonical, digest, plan_base
 from ..store.records import seal, unseal
 from .params import Param
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 VERSION = 2
+_KEPT = 8
 
 
 class StepEntry(NamedTuple):
@@ -165,10 +167,21 @@ def read_baked(path: str) -> Manifest:
 
 def remember(body: ManifestBody, home: Path) -> None:
     """Keep a manifest in ``.pfl`` for the next process; failing to write costs only time."""
+    seen = body["sources"]["seen"]
+    differing = [body["sources"]["process"], seen["env"], sorted(seen["packages"])]
+    kind = digest(canonical(differing))[:12]
     try:
         home.mkdir(0o700, exist_ok=True)
-        draft = home / f"manifest.{os.getpid()}.tmp"
+        draft = home / f"manifest-{kind}.{os.getpid()}.tmp"
         draft.write_bytes(seal(body))
-        draft.replace(home / "manifest.json")
+        draft.replace(home / f"manifest-{kind}.json")
+        for old in remembered(home, "manifest*")[_KEPT:]:
+            old.unlink(missing_ok=True)
     except OSError:
         pass
+
+
+def remembered(home: Path, pattern: str = "manifest-*.json") -> list[Path]:
+    """The manifests in ``.pfl``, newest first."""
+    found = [path for path in home.glob(pattern) if path.is_file()]
+    return sorted(found, key=os.path.getmtime, reverse=True)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.machinery as machinery
+import importlib.util
+import io
+import linecache
 import os
 import sys
-import time
+import threading
 import types
-from collections.abc import Collection, Iterable
-from itertools import chain
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import fingerprint
-from ..errors import DeclarationError, InvalidRequestError, PflError
+from .. import files, fingerprint
+from ..errors import DeclarationError, InvalidRequestError, PflError, UnavailableError
 from ..fingerprint import ownership
 from ..settings import Settings
 from ..store.keys import canonical, digest
@@ -58,13 +61,22 @@ class _SourceLoader(machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> types.CodeType:
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        data = self.get_data(path)
+        code = self.source_to_code(data, path)
+        _keep_source(path, data)
+        return code
 
 
-# The project that was loaded last, with its sources.
+# Held while the flows are imported: two threads would remove each other's modules.
+_lock = threading.RLock()
+# The project that was loaded last, with its sources; None while it is being imported again.
 _current: tuple[sources.Sources, Project] | None = None
-# Modules that were imported before any flow: an edit of the flows does not concern them.
+# Modules that were imported before any flow, which are not imported again. Those of the project are
+# fingerprinted as they were: this process goes on running the old code after an edit.
 _before: set[str] = set()
+_files_before: set[str] = set()
+# The digests of the sources that this process runs, by path.
+_running: dict[str, str] = {}
 
 
 def load(settings: Settings) -> Project:
@@ -78,26 +90,54 @@ def load(settings: Settings) -> Project:
     """
     global _current
     root = settings.root
-    if settings.manifest:
-        return _load_image(root, settings.manifest)
-    if _current is not None and sources.is_current(_current[0], root):
-        return _current[1]
-    # What was imported has to be what was digested, so an edit meanwhile starts this again.
-    for _ in range(3):
-        started = time.time()
-        with fingerprint.record_reads() as reads:
-            flows = _import(root, from_source=True)
-            prints = _fingerprints(flows)
-        body = describe(flows, root, reads, prints)
-        if not _edited_since(body["sources"]["seen"]["files"], started):
-            break
-    # A process or a server may answer differently next time.
-    if not reads.asked_others:
-        manifest.remember(body, settings.home)
-    asked_others = reads.asked_others.removeprefix(f"{root}{os.sep}")
-    project = Project(flows, manifest.from_body(body), prints, body, asked_others)
-    _current = (body["sources"], project)
-    return project
+    with _lock:
+        if settings.manifest:
+            return _load_image(root, settings.manifest)
+        if _current is not None and sources.is_current(_current[0], root):
+            return _current[1]
+        _current = None
+        # What was read has to be what is remembered, so an edit meanwhile starts this again. After
+        # three times, the import itself changes what it reads.
+        for _ in range(3):
+            with fingerprint.record_reads() as reads:
+                flows = _import(root, from_source=True)
+                prints = _fingerprints(flows)
+            body = describe(flows, root, reads, prints)
+            if not _is_edited(body["sources"]["seen"], reads, prints):
+                break
+        asked_others = reads.asked_others.removeprefix(f"{root}{os.sep}")
+        project = Project(flows, manifest.from_body(body), prints, body, asked_others)
+        _current = (_without_old_code(body["sources"]), project)
+        # The next process starts without the variables that the import has set.
+        body["sources"]["seen"]["env"] |= reads.seen["env"]
+        # A process or a server may answer differently next time.
+        if not asked_others:
+            manifest.remember(body, settings.home)
+        return project
+
+
+def check_unchanged(step: str, print: fingerprint.Fingerprint) -> None:
+    """
+    Refuse the result of a step that may have seen another version of its files or modules.
+
+    Raises:
+        UnavailableError: A file in ``depends_on`` was edited while the step ran; or a module that
+            it imports was, and another thread has loaded the flows again.
+    """
+    declared = print.declared.items()
+    changed = [name for (kind, name), state in declared if files.state(kind, name) != state]
+    replaced = [name for name, module in print.late.items() if sys.modules.get(name) is not module]
+    if replaced:
+        with _lock:
+            prints = _current[1].prints if _current else {}
+        if step not in prints or prints[step].digest != print.digest:
+            changed += replaced
+    if changed:
+        raise UnavailableError(
+            f"step {step} was edited while it was running",
+            why=f"{changed[0]} has changed",
+            hint="call again",
+        )
 
 
 @functools.cache
@@ -167,6 +207,8 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
             hint="run pfl inside the project",
         )
     _forget_modules()
+    # Its texts may be those of an earlier import, by size and second.
+    linecache.clearcache()
     sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     importlib.invalidate_caches()
     if from_source:
@@ -188,9 +230,23 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
 def _forget_modules() -> None:
     """Remove the project's modules, so that they are imported again."""
     if not _before:
-        _before.update(name for name in sys.modules if name.split(".")[0] != "flows")
-    for name in _project_modules():
-        del sys.modules[name]
+        running = _project_modules()
+        _before.update(name for name in list(sys.modules) if name.split(".")[0] != "flows")
+        _files_before.update(running[name] for name in running.keys() & _before)
+        for path in _files_before:
+            with suppress(OSError, SyntaxError, ValueError):
+                _keep_source(path, Path(path).read_bytes())
+    for name, path in _project_modules().items():
+        sys.modules.pop(name, None)
+        _running.pop(path, None)
+
+
+def _keep_source(path: str, data: bytes) -> None:
+    """Keep a source as it runs, for its fingerprint and for tracebacks, whatever becomes of it."""
+    lines = io.StringIO(importlib.util.decode_source(data)).readlines()
+    # Without a time, linecache does not read it again.
+    linecache.cache[path] = (len(data), None, lines, path)
+    _running[path] = digest(data)
 
 
 def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
@@ -249,35 +305,52 @@ def _sources(
     modules = {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
     # The fingerprint has imported what the steps import when they run.
     modules.update(filter(None, _project_modules().values()))
-    declared = set(chain.from_iterable(each.files for each in prints))
-    installed = ("site-packages", "dist-packages")
-    names = {
-        "looked": reads.looked,
-        "listings": reads.folders | {path for path in declared if os.path.isdir(path)},
-        "packages": {path for path in sys.path if os.path.basename(path.rstrip("/")) in installed},
-        "env": reads.env | {"PYTHONPATH"},
-        "files": modules | reads.files | declared,
-        "folders": {str(root), *map(os.path.dirname, modules)},
-    }
-    return sources.snapshot(root, names, asked_folder=reads.asked_folder)
+    names = {kind: {*seen} for kind, seen in reads.seen.items()}
+    names["files"] |= modules
+    names["folders"] = {str(root), *map(os.path.dirname, modules)}
+    names["packages"] = {path for path in sys.path if _is_site(path)}
+    names["env"].add("PYTHONPATH")
+    for print in prints:
+        names["files"] |= print.files
+        for kind, name in print.declared:
+            names[kind].add(name)
+    found = sources.snapshot(root, names, asked_folder=reads.asked_folder)
+    seen = found["seen"]["files"]
+    seen.update((path, _running[path]) for path in seen.keys() & _running.keys())
+    return found
+
+
+def _is_site(path: str) -> bool:
+    return os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages")
+
+
+def _is_edited(seen: sources.Seen, reads: fingerprint.Reads, prints: Prints) -> bool:
+    """Whether a file or folder has changed since the flows or the fingerprints read it."""
+    # A variable that the import sets was read as it was before.
+    read = {**reads.seen, "env": {}}
+    if any(not states.items() <= seen[kind].items() for kind, states in read.items()):
+        return True
+    return any(
+        seen[kind][name] != state
+        for print in prints.values()
+        for (kind, name), state in print.declared.items()
+    )
+
+
+def _without_old_code(made_from: sources.Sources) -> sources.Sources:
+    """The sources of which an edit changes something in this process."""
+    seen = {kind: states.copy() for kind, states in made_from["seen"].items()}
+    for path in seen["files"].keys() & _files_before:
+        del seen["files"][path]
+    return {"process": made_from["process"], "seen": seen}
 
 
 def _project_modules() -> dict[str, str]:
     """The imported modules of the user's project, and the file of each; empty if it has none."""
     found: dict[str, str] = {}
     for name in sys.modules.keys() - _before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
         is_project = ownership.kind_of_file(file) == ownership.PROJECT
         if is_project or name.split(".")[0] == "flows":
             found[name] = file
     return found
-
-
-def _edited_since(files: Iterable[str], started: float) -> bool:
-    for path in files:
-        try:
-            if os.stat(path).st_mtime > started:
-                return True
-        except OSError:
-            continue
-    return False

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from .model import Part
+from .rendering import VARIABLE
 
 _SHOWN = 60
 _VALUES = ("constant", "default", "closure")
@@ -82,8 +83,12 @@ def _sentence(old: Part | None, new: Part | None, *, diff: bool) -> str:
     after = _clip(new.text)
     if new.kind in ("package", "python"):
         return f"{_name(new)} {before} → {after}"
-    if new.kind in (*_VALUES, "declared") and before != after:
-        return f"{subject}: {before} → {after}"
+    if new.kind in (*_VALUES, "declared"):
+        if before != after:
+            return f"{subject}: {before} → {after}"
+        if variables := VARIABLE.findall(new.text):
+            named = " or ".join(dict.fromkeys(variables))
+            return f"{subject}: the value of {named} (from the environment) changed"
     if new.kind not in _VALUES and old.text == new.text:
         return f"{subject} uses different code or values"
     return f"{subject} changed{_diff(old, new) if diff else ''}"

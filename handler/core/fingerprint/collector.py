@@ -12,10 +12,11 @@ from collections.abc import Collection, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+from .. import files
 from . import ownership
 from .analysis import Unit, analyse
 from .model import Part, tagged
-from .rendering import render
+from .rendering import Renderer
 from .source import Globals, Source, load, root_name
 from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
 
@@ -79,6 +80,7 @@ class Collector:
         # A new module was imported: what was read until then may have changed.
         self.has_imported = False
         self.encoder = Encoder(codebase)
+        self.renderer = Renderer(self.encoder.variables)
         # The part that is read now, and the statements that create it if it may hide its state.
         self.label = ""
         self.creator: Location | None = None
@@ -86,6 +88,8 @@ class Collector:
         self.parts: list[Part] = []
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
+        self.declared: dict[tuple[str, str], str | None] = {}
+        self.late: dict[str, ModuleType] = {}
         self._known: _Known = {}
         # By key: the label, and the item, kept so that its identity is not used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
@@ -147,6 +151,7 @@ class Collector:
 
     def add_opaque(self, location: Location, reason: str) -> None:
         """Add something that cannot be known about the current part."""
+        reason = self.encoder.variables.with_names(reason)
         self.opaque[self._part("opaque", location, (self.label, reason), reason)] = None
 
     def _part(self, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
@@ -164,7 +169,7 @@ class Collector:
                 self._known[key] = known
         _, encoded, texts = known
         if item.name not in texts:
-            texts[item.name] = render(item.name, item.value)
+            texts[item.name] = self.renderer.render(item.name, item.value)
         return encoded, texts[item.name]
 
     def link_files(self, path: str, endings: tuple[str, ...] = ()) -> str:
@@ -176,15 +181,19 @@ class Collector:
         paths = [path] if os.path.isfile(path) else []
         for folder, _, names in os.walk(path):
             if "__pycache__" not in folder:
-                self.files.add(os.path.abspath(folder))
+                self._declare("listings", folder)
                 paths += (os.path.join(folder, name) for name in names)
         content = {}
         for file in sorted(paths):
             if not file.endswith(endings):
-                self.files.add(os.path.abspath(file))
+                self._declare("files", file)
                 content[self.codebase.relative(file)] = ownership.content_of(file)
         name = self.codebase.relative(path)
         return self.link(Value(name, "declared", content, Location(name), ("file", path)))
+
+    def _declare(self, kind: str, path: str) -> None:
+        path = os.path.abspath(path)
+        self.declared[kind, path] = files.state(kind, path)
 
     # --- source
 

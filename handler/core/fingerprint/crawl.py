@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -19,7 +22,6 @@ from . import ownership, visitors
 from .classes import visit_class
 from .collector import Collector, Location, SideEffects, Value, unwrap
 from .model import Fingerprint, digest_of
-from .rendering import render
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .source import load
@@ -27,6 +29,9 @@ from .values import Folder, Package, is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000
+_guard = threading.Lock()
+_crawls = 0
+_limit = 0
 _VISITORS: dict[type, Any] = {
     Value: visitors.visit_value,
     Package: visitors.visit_package,
@@ -52,14 +57,27 @@ def fingerprint(function: object) -> Fingerprint:
         InvalidRequestError: It has no Python source, or a file that a step declares does not exist.
     """
     codebase = _codebase_of(function)
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _DEPTH))
-    try:
+    with _deep_recursion():
         return _crawl(function, codebase)
+
+
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Raise the limit of recursion until the last of several threads is done."""
+    global _crawls, _limit
+    with _guard:
+        if _crawls == 0:
+            _limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(max(_limit, _DEPTH))
+        _crawls += 1
+    try:
+        yield
     finally:
-        # A module that was imported may have set another limit.
-        if sys.getrecursionlimit() == _DEPTH:
-            sys.setrecursionlimit(limit)
+        with _guard:
+            _crawls -= 1
+            # A module that was imported may have set another limit.
+            if _crawls == 0 and sys.getrecursionlimit() == _DEPTH:
+                sys.setrecursionlimit(_limit)
 
 
 def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
@@ -83,6 +101,8 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
                 tuple(collector.parts),
                 tuple(opaque),
                 frozenset(collector.files),
+                collector.declared,
+                collector.late,
             )
         extras = collector.found_extras
     raise InvalidRequestError(f"{function!r} imports new modules each time pfl reads it")
@@ -113,7 +133,7 @@ def _codebase_of(function: object) -> ownership.Codebase:
     if code is None and not isinstance(inner, type):
         raise InvalidRequestError(
             f"a {type(function).__name__} has no Python source to fingerprint",
-            why=f"{render('', function)} is written in C or is not a function",
+            why="it is written in C or is not a function",
             hint="pass a function that is written in Python",
         )
     module = inner.__module__ or ""

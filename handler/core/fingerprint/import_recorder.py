@@ -6,40 +6,49 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from .. import files
 from . import ownership
 
+# What the project's code read, by name, while anything was recorded.
+recorded_variables: dict[str, str] = {}
 _active: list[Reads] = []
 _is_hooked = False
 
 
-@dataclass
 class Reads:
     """
     What an import read.
 
-    Args:
-        files: Absolute paths outside the standard library and installed packages, also of files
-            that do not exist; without the sources and bytecode of modules.
-        env: Names of variables; "*" if all names were listed.
-        folders: Folders whose names were listed.
-        looked: Paths whose existence or times were checked.
+    Attributes:
+        seen: By kind and name: the state when it was first read, which is what the import used; see
+            :func:`pfl.handler.core.files.state`. ``files`` and ``listings`` are outside the
+            standard library and installed packages, also those that do not exist, without the
+            sources and bytecode of modules. ``looked``: paths whose existence or times were
+            checked. ``env``: ``*`` if all names were listed.
         asked_folder: Whether the current folder, or a path relative to it, was read.
         asked_others: File and line where a process was started or a connection made: what these
             return is not in a file.
     """
 
-    files: set[str] = field(default_factory=set)
-    env: set[str] = field(default_factory=set)
-    folders: set[str] = field(default_factory=set)
-    looked: set[str] = field(default_factory=set)
-    asked_folder: bool = False
-    asked_others: str = ""
+    def __init__(self) -> None:
+        self.seen: dict[str, dict[str, str | None]] = {
+            kind: {} for kind in ("files", "env", "listings", "looked")
+        }
+        self.asked_folder = False
+        self.asked_others = ""
+        # What these do is no part of the import.
+        self.other_threads = sys._current_frames().keys() - {threading.get_ident()}
+
+    def add(self, kind: str, name: str) -> None:
+        """Note that something was read."""
+        if name not in self.seen[kind]:
+            self.seen[kind][name] = files.state(kind, name)
 
 
 @contextmanager
@@ -56,24 +65,26 @@ def record_reads() -> Iterator[Reads]:
         sys.addaudithook(_audit)
         _is_hooked = True
     reads = Reads()
-    before: Any = type(os.environ)
-    os.environ.__class__ = os.environb.__class__ = _WatchedEnviron
     _active.append(reads)
-    vars(os).update(_WATCHED)
+    _watch(_WATCHED, _WatchedEnviron)
     try:
         yield reads
     finally:
         _active.remove(reads)
         if not _active:
-            vars(os).update(_ORIGINALS)
-        os.environ.__class__ = os.environb.__class__ = before
+            _watch(_ORIGINALS, os._Environ)
         for module in list(sys.modules.values()):
             source = ownership.file_of(module) or ""
-            reads.files.discard(source)
-            reads.looked.discard(source)
+            for kind in ("files", "looked"):
+                reads.seen[kind].pop(source, None)
 
 
-_THIS_FOLDER = os.path.dirname(__file__) + os.sep
+def _watch(functions: dict[str, Any], environ: type) -> None:
+    vars(os).update(functions)
+    for each in (os.environ, os.environb):
+        each.__class__ = environ
+
+
 _OTHERS = {"subprocess.Popen", "os.system", "os.posix_spawn", "socket.connect"}
 
 
@@ -81,13 +92,12 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if not _active:
         return
     if event in ("os.listdir", "os.scandir"):
-        _record_path("folders", args[0] or ".")
+        _record_path("listings", args[0] or ".")
     elif event == "sqlite3.connect":
         _record_path("files", args[0])
     elif event in _OTHERS:
-        if place := _reader():
-            for reads in _active:
-                reads.asked_others = reads.asked_others or place
+        for reads, place in _readers():
+            reads.asked_others = reads.asked_others or place
     elif event == "open":
         path, mode, flags = args
         is_written = bool(set(mode) & set("wax")) if mode else isinstance(flags, int) and flags & 3
@@ -104,9 +114,9 @@ def _record_path(kind: str, given: Any) -> None:
     path = os.path.normpath(os.path.join(_ORIGINALS["getcwd"](), path))
     if path.endswith(".pyc") or path.startswith(("/proc/", "/sys/", "/dev/")):
         return
-    if ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED) and _reader():
-        for reads in _active:
-            getattr(reads, kind).add(path)
+    if ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED):
+        for reads, _ in _readers():
+            reads.add(kind, path)
             reads.asked_folder |= is_relative
 
 
@@ -117,9 +127,8 @@ def _stat(path: Any, *args: Any, **options: Any) -> Any:
 
 
 def _current_folder(name: str) -> Any:
-    if _active and _reader():
-        for reads in _active:
-            reads.asked_folder = True
+    for reads, _ in _readers():
+        reads.asked_folder = True
     return _ORIGINALS[name]()
 
 
@@ -135,7 +144,10 @@ _WATCHED = {
 class _WatchedEnviron(os._Environ[Any]):
     def __getitem__(self, key: Any) -> Any:
         _record_variable(key)
-        return super().__getitem__(key)
+        value = super().__getitem__(key)
+        if _readers():
+            recorded_variables[os.fsdecode(key)] = os.fsdecode(value)
+        return value
 
     def __contains__(self, key: object) -> bool:
         _record_variable(key)
@@ -147,23 +159,29 @@ class _WatchedEnviron(os._Environ[Any]):
 
 
 def _record_variable(name: object) -> None:
-    if isinstance(name, str | bytes) and _reader():
-        for reads in _active:
-            reads.env.add(os.fsdecode(name))
+    if isinstance(name, str | bytes):
+        for reads, _ in _readers():
+            reads.add("env", os.fsdecode(name))
 
 
-def _reader() -> str:
+# What pfl reads to make a fingerprint, and what Python reads to import a library, do not count.
+_OTHER_READERS = ("<frozen importlib", os.path.dirname(__file__) + os.sep, files.__file__)
+
+
+def _readers() -> list[tuple[Reads, str]]:
     """
-    File and line where the project's code reads, itself or through a library.
+    Who records what happens now, with file and line where the project's code reads.
 
-    Empty while a library is imported, and for what is read to make a fingerprint.
+    It reads itself or through a library. Empty if other code reads.
     """
-    frame: FrameType | None = sys._getframe(2)
+    thread = threading.get_ident()
+    recording = [reads for reads in _active if thread not in reads.other_threads]
+    frame: FrameType | None = sys._getframe(1) if recording else None
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(("<frozen importlib", _THIS_FOLDER)) and file != __file__:
-            return ""
+        if file.startswith(_OTHER_READERS) and file != __file__:
+            break
         if ownership.kind_of_file(file) == ownership.PROJECT:
-            return f"{file}:{frame.f_lineno}"
+            return [(reads, f"{file}:{frame.f_lineno}") for reads in recording]
         frame = frame.f_back
-    return ""
+    return []

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 
@@ -62,13 +63,18 @@ class Fingerprint:
         digest: 64 hex digits over the names and digests of *parts*.
         parts: In the order in which they were reached; the first is the function.
         opaque: What cannot be known, with the reason as text. Not part of the digest.
-        files: Absolute paths of the project's source files it depends on, and of declared files.
+        files: Absolute paths of the project's source files it depends on.
+        declared: Files and folders whose content counts, by kind and path: their state; see
+            :func:`pfl.handler.core.files.state`.
+        late: The project's modules that are imported when the function runs, by name.
     """
 
     digest: str
     parts: tuple[Part, ...]
     opaque: tuple[Part, ...]
     files: frozenset[str]
+    declared: Mapping[tuple[str, str], str | None] = field(default_factory=dict)
+    late: Mapping[str, ModuleType] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values, read back by `from_json`, without the paths of this machine."""

@@ -60,9 +60,13 @@ class Codebase:
         names.sort(key=len, reverse=True)
         self._roots = re.compile(f"(?:{'|'.join(names)})(?![\\w.-])") if names else None
 
+    def is_in_package(self, path: str) -> bool:
+        """Whether a file belongs to the package of the function."""
+        return path.startswith(self._package)
+
     def kind_of_file(self, path: str) -> str:
         """The owner of a file."""
-        return PROJECT if path.startswith(self._package) else kind_of_file(path)
+        return PROJECT if self.is_in_package(path) else kind_of_file(path)
 
     def kind_of_module(self, module: ModuleType) -> str:
         """The owner of a module."""

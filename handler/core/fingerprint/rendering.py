@@ -9,6 +9,7 @@ import types
 from typing import Any
 
 from .values import state_of
+from .variables import Variables
 
 _LENGTH = 400
 _ITEMS = 40
@@ -33,13 +34,8 @@ _BRACKETS: dict[type, tuple[str, str]] = {
     frozenset: ("frozenset({", "})"),
 }
 MASK = "***"
-
-
-def render(name: str, value: Any) -> str:
-    """A short repr that runs no code of the project; MASK if *name* or the value looks secret."""
-    if looks_secret(name) and not isinstance(value, bool | type(None)):
-        return MASK
-    return _short(_render(value, 4))
+# In place of the value of a variable.
+VARIABLE = re.compile(r"\*\*\*(\w+)\*\*\*")
 
 
 def looks_secret(name: str) -> bool:
@@ -47,65 +43,83 @@ def looks_secret(name: str) -> bool:
     return bool(_SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 90]} … {text[-80:]}"
+class Renderer:
+    """
+    Writes values without running code of the project.
 
+    Args:
+        variables: The variables whose values are not shown.
+    """
 
-def _render(value: Any, depth: int) -> str:
-    kind = type(value)
-    if kind in (str, bytes):
-        return _text(value)
-    if kind is int and value.bit_length() >= 4000:
-        # Python refuses to write a large number in decimal digits.
-        return hex(value)
-    if kind in _LITERALS:
+    def __init__(self, variables: Variables) -> None:
+        self.variables = variables
+
+    def render(self, name: str, value: Any) -> str:
+        """A short repr; MASK if *name* or the value looks secret."""
+        text = self._named(name, value, 4)
+        return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 90]} … {text[-80:]}"
+
+    def _render(self, value: Any, depth: int) -> str:
+        kind = type(value)
+        if kind in (str, bytes):
+            return self._text(value)
+        if kind is int and value.bit_length() >= 4000:
+            # Python refuses to write a large number in decimal digits.
+            return hex(value)
+        if kind is int and self.variables.include(value):
+            return self.variables.with_names(str(value))
+        if kind in _LITERALS:
+            return repr(value)
+        if depth == 0:
+            return "…"
+        if kind in _BRACKETS:
+            return self._items(value, kind, depth - 1)
+        if issubclass(kind, types.FunctionType | types.BuiltinFunctionType | type):
+            return str(value.__qualname__)
+        if kind is re.Pattern:
+            return f"re.compile({self._text(value.pattern)})"
+        if kind.__module__ in _PLAIN_MODULES:
+            return self.variables.with_names(repr(value))
+        try:
+            rows = [
+                f"{name}={self._named(name, item, depth - 1)}"
+                for name, item in state_of(value)[:20]
+                if not name.startswith("__")
+            ]
+        except Exception:
+            # An object that cannot be read is shown by its class.
+            rows = []
+        return f"{kind.__qualname__}({', '.join(rows)})"
+
+    def _text(self, value: Any) -> str:
+        value = self.variables.with_names(value)
+        if len(value) > _LENGTH:
+            value = value[: _LENGTH - 90] + value[-80:]
+        if isinstance(value, str):
+            value = _SECRET_SHAPE.sub(MASK, value)
+            if _RANDOM_LOOK.fullmatch(value):
+                value = MASK
         return repr(value)
-    if depth == 0:
-        return "…"
-    if kind in _BRACKETS:
-        return _items(value, kind, depth - 1)
-    if issubclass(kind, types.FunctionType | types.BuiltinFunctionType | type):
-        return str(value.__qualname__)
-    if kind is re.Pattern:
-        return f"re.compile({_text(value.pattern)})"
-    if kind.__module__ in _PLAIN_MODULES:
-        return repr(value)
-    try:
-        rows = [
-            f"{name}={_named(name, item, depth - 1)}"
-            for name, item in state_of(value)[:20]
-            if not name.startswith("__")
-        ]
-    except Exception:
-        # An object that cannot be read is shown by its class.
-        rows = []
-    return f"{kind.__qualname__}({', '.join(rows)})"
 
+    def _items(self, value: Any, kind: type, depth: int) -> str:
+        # A set has no order: what is shown is sorted as it is printed.
+        is_set = kind in (set, frozenset)
+        items = list(value)[: 1_000 if is_set else _ITEMS]
+        if kind is dict:
+            rows = [
+                f"{self._render(key, depth)}: {self._named(key, value[key], depth)}"
+                for key in items
+            ]
+        else:
+            rows = [self._render(item, depth) for item in items]
+        if is_set:
+            rows = sorted(rows)[:_ITEMS]
+        if len(value) > _ITEMS:
+            rows.append("…")
+        return f"{', '.join(rows)}".join(_BRACKETS[kind])
 
-def _text(value: str | bytes) -> str:
-    if len(value) > _LENGTH:
-        value = value[: _LENGTH - 90] + value[-80:]  # type: ignore[operator] # both are of one type
-    if isinstance(value, str):
-        value = _SECRET_SHAPE.sub(MASK, value)
-        if _RANDOM_LOOK.fullmatch(value):
-            value = MASK
-    return repr(value)
-
-
-def _items(value: Any, kind: type, depth: int) -> str:
-    # A set has no order: what is shown is sorted as it is printed.
-    is_set = kind in (set, frozenset)
-    items = list(value)[: 1_000 if is_set else _ITEMS]
-    if kind is dict:
-        rows = [f"{_render(key, depth)}: {_named(key, value[key], depth)}" for key in items]
-    else:
-        rows = [_render(item, depth) for item in items]
-    if is_set:
-        rows = sorted(rows)[:_ITEMS]
-    if len(value) > _ITEMS:
-        rows.append("…")
-    return f"{', '.join(rows)}".join(_BRACKETS[kind])
-
-
-def _named(name: object, value: Any, depth: int) -> str:
-    return repr(MASK) if isinstance(name, str) and looks_secret(name) else _render(value, depth)
+    def _named(self, name: object, value: Any, depth: int) -> str:
+        text = self._render(value, depth)
+        if isinstance(value, bool | type(None)) or VARIABLE.fullmatch(text.strip("b'")):
+            return text
+        return MASK if isinstance(name, str) and looks_secret(name) else text

@@ -85,7 +85,11 @@ class Resolver:
         if name in ("", "__future__"):
             return None
         module = self._import(name)
-        return f"failing import {name}" if module is None else self._follow(module, read)
+        if module is None:
+            return f"failing import {name}"
+        if self.collector.module_named(name).kind == PROJECT:
+            self.collector.late[name] = module
+        return self._follow(module, read)
 
     def _find_chosen(self, read: Read) -> str | None:
         """A module that a global names, or whose package it names, or one of those in a table."""

@@ -189,8 +189,13 @@ def load(path: str, module_globals: Globals) -> Source | None:
 
     It is read again when its time or size has changed, so that an edit is seen in the same process.
     """
+    return _parse(path, text_of_file(path, module_globals))
+
+
+def text_of_file(path: str, module_globals: Globals) -> str:
+    """The source at *path*, or that which its loader has; empty if there is none."""
     linecache.checkcache(path)
-    return _parse(path, "".join(linecache.getlines(path, module_globals)))
+    return "".join(linecache.getlines(path, module_globals))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from .model import tagged
 from .ownership import FRAMEWORK, GENERATED, INSTALLED, PROJECT, Codebase, kind_of_module
+from .variables import Variables
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
 MAX_VALUES = 50_000
@@ -121,6 +122,7 @@ class Encoder:
 
     def __init__(self, codebase: Codebase) -> None:
         self.codebase = codebase
+        self.variables = Variables(codebase)
         self.memo: dict[int, tuple[Any, Encoded]] = {}
         self._stack: dict[int, int] = {}
 
@@ -204,6 +206,10 @@ class Encoder:
 
     def _literal(self, value: Any) -> str:
         kind = type(value)
+        if kind is int and self.variables.include(value):
+            return f"int:{self.variables.with_digests(str(value))}"
+        if kind in (str, bytes):
+            value = self.variables.with_digests(value)
         if kind is not str:
             return _PRIMITIVES[kind](value)
         # In longer texts a search for paths takes too long.

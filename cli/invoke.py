@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -181,27 +180,21 @@ def _compare_code(chosen: Settings, reply: Reply) -> None:
         )
 
 
-_CAUSES = {
-    "FunctionTimedOutError": "timeout",
-    "FunctionOutOfMemoryError": "memory",
-    "FunctionExitedError": "exit",
-}
-
-
 def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
     """
     Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
 
     The next reap would mark them too, but without the cause.
     """
-    cause = _CAUSES.get(type(error).__name__)
-    if cause is None or not chosen.store:
+    if not (error.cause and chosen.store):
         return  # Nothing is on record, or not in a store that can be read from here.
     from ..handler.engine import reap
 
     results = objects.of(chosen)
     try:
-        for row in reap.reap_failed_request(results, chosen, error.request_id, cause, error.why):
+        for row in reap.reap_failed_request(
+            results, chosen, error.request_id, error.cause, error.why
+        ):
             output.say(f"{row['what']}: its runs are marked as Crashed")
     except errors.PflError as exc:
         output.say(f"warning: cannot mark its runs as Crashed: {exc}; run pfl runs reap")
@@ -378,9 +371,7 @@ def show_reply(reply: Reply, json: bool) -> None:
     Raises:
         Exit: The reply is an error.
     """
-    # Even if the reader of stdout is gone, the exit code is that of the call.
-    with suppress(SystemExit):
-        _show(reply, json)
+    _show(reply, json)
     if "error" in reply:
         raise typer.Exit(errors.exit_code(reply["error"]["type"]))
 

@@ -45,7 +45,7 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
             if value and name not in os.environ:
                 os.environ[name] = value
                 _from_dotenv.add(name)
-    settings = Settings.from_env(os.environ)
+    settings = Settings.from_env(os.environ).with_absolute_paths()
     from ..handler.engine.prefect import environment
 
     # Before the user's flows are imported, which may import Prefect.

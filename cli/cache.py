@@ -64,7 +64,7 @@ def list_entries(
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
     count = output.print_rows(
-        map(stored.as_json, found),
+        output.while_read(map(stored.as_json, found)),
         ("id", "flow", "step", "key", "bytes>", "computed"),
         lambda row: [
             row["id"],

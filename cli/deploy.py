@@ -172,7 +172,9 @@ def logs(
     service = _existing(name, stage)
     since_s = age_s(since, "--since")
     group = f"/aws/lambda/{service.function}"
-    for line in log.read(service.client("logs"), group, id=id, since_s=since_s, follow=follow):
+    client = service.client("logs")
+    lines = log.read(client, group, id=id, since_s=since_s, follow=follow)
+    for line in output.while_read(lines):
         if json:
             output.emit({**line, "at": stored.utc(line["at"])})
         else:

@@ -6,8 +6,9 @@ import json as js
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -143,16 +144,19 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _check_plot(path: str, plot: bool, plot_to: str | None, json: bool) -> bool:
-    """Whether a picture is wanted; checks the options for one."""
+def _picture(
+    path: str, plot: bool, plot_to: str | None, json: bool
+) -> Callable[[Iterable[Row]], None] | None:
+    """What draws records as the options ask for; None if they ask for no picture."""
     compare.parse_path(path)
     refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": json})
-    is_wanted = plot or plot_to is not None
-    if path != "$" and not is_wanted:
+    if plot or plot_to is not None:
+        return partial(draw.draw, path=path, file=plot_to)
+    if path != "$":
         raise InvalidRequestError(
             "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
         )
-    return is_wanted
+    return None
 
 
 @app.command("ls")
@@ -170,14 +174,15 @@ def list_records(
     json: Json = False,
 ) -> None:
     """List records, newest first."""
-    is_drawn = _check_plot(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to, json)
     reader = _Reader()
-    found = reader.rows(since, with_values=is_drawn, id=id, flow=flow, step=step, status=status)
+    with_values = draw_rows is not None
+    found = reader.rows(since, with_values=with_values, id=id, flow=flow, step=step, status=status)
     rows = islice(found, limit)
-    if is_drawn:
-        draw.draw(rows, path, plot_to)
+    if draw_rows is not None:
+        draw_rows(rows)
     else:
-        output.print_rows(rows, _COLUMNS, _cells, json=json)
+        output.print_rows(output.while_read(rows), _COLUMNS, _cells, json=json)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
@@ -197,14 +202,14 @@ def show(
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
     from ..handler.core.cache import reasons
 
-    is_drawn = _check_plot(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to, json)
     reader = _Reader()
     name, body = reader.record(record, id)
-    if is_drawn:
+    if draw_rows is not None:
         earlier = history.list_computed(
             reader.store, name.folder, name.step, reader.warn, until_ns=name.time_ns
         )
-        draw.draw((reader.row(*each) for each in islice(earlier, 1_000)), path, plot_to)
+        draw_rows(reader.row(*each) for each in islice(earlier, 1_000))
         return
     row = reader.row(name, body)
     parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
@@ -246,7 +251,8 @@ def tail(
             near.append(name)
         fresh = near[:lines] if is_first else [name for name in near if name not in seen]
         missing = set(fresh)
-        for name, body in history.read_all(reader.store, reversed(fresh), reader.warn):
+        found = history.read_all(reader.store, reversed(fresh), reader.warn)
+        for name, body in output.while_read(found):
             missing.remove(name)
             row = reader.row(name, body, with_value=False)
             if json:
@@ -543,7 +549,6 @@ def export(
 ) -> None:
     """Write all or selected records to a file."""
     import csv
-    import sys
     from contextlib import nullcontext
 
     if format == "parquet" and out is None:
@@ -551,7 +556,7 @@ def export(
             "parquet cannot be written to stdout", hint="--out history.parquet"
         )
     try:
-        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout)
+        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(output.Data())
     except OSError as exc:
         folder = shlex.quote(os.path.dirname(out or "") or ".")
         raise InvalidRequestError(
@@ -560,13 +565,14 @@ def export(
             hint=f"mkdir -p {folder}, or write to another folder",
         ) from exc
     reader = _Reader()
-    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
+    rows = output.while_read(reader.rows(since, id=id, flow=flow, step=step, status=status))
     with opened as file:
         if format == "parquet":
             with query.table(rows) as database:
                 database.execute("copy history to ? (format parquet)", [out])
         elif format == "jsonl":
-            file.writelines(js.dumps(row) + "\n" for row in rows)
+            for row in rows:
+                file.write(js.dumps(row) + "\n")
         else:
             table = csv.writer(file)
             table.writerow(query.COLUMNS)
@@ -581,7 +587,8 @@ def _csv_cell(cell: object, column: str) -> str | None:
     if column == "value" or not isinstance(cell, str):
         return js.dumps(cell)
     # A spreadsheet runs such text as a formula.
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    quote = "'" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
+    return quote + output.printable(cell)
 
 
 @app.command()
@@ -608,7 +615,7 @@ def sql(
         found = database.execute(select)
         columns = found.description or ()
         table = output.Table([name for name, *_ in columns])
-        for cells in iter(found.fetchone, None) if columns else ():
+        for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
             if json:
                 output.emit(_json_line(columns, cells))
             else:

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, Exception) as exc:
         code = _report(exc, arguments)
     # What cannot be written now would fail again when Python exits.
-    with suppress(SystemExit, UnavailableError):
+    with suppress(UnavailableError):
         output.write("", end="")
     sys.exit(code if isinstance(code, int) else 0)
 

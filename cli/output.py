@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
+from ..handler.engine.process import usable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -20,6 +21,7 @@ Row = TypeVar("Row")
 
 as_json = False  # Set by --json: then errors are printed as JSON too.
 _in_utc = False
+_is_unread = False  # Set when stdout cannot be written to any more.
 _live: Live | None = None
 _live_lock = threading.RLock()
 _last_progress = ""
@@ -57,10 +59,13 @@ def write(text: str, end: str = "\n") -> None:
     """
     Print *text* on stdout as it is: colours stay, so stored text has to be escaped first.
 
+    If the reader has closed stdout, as ``| head`` does, nothing is printed: a command that does or
+    checks something continues, and its exit code stays. Long lists end; see :func:`while_read`.
+
     Raises:
-        SystemExit: The reader has closed stdout, as ``| head`` does.
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
+    global _is_unread
     clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -68,13 +73,34 @@ def write(text: str, end: str = "\n") -> None:
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(exc, BrokenPipeError):
-            sys.exit(0)
-        raise UnavailableError(
-            "cannot write to stdout",
-            why=exc.strerror or str(exc),
-            hint="free some space, or write to another location",
-        ) from exc
+        _is_unread = True
+        if not isinstance(exc, BrokenPipeError):
+            raise UnavailableError(
+                "cannot write to stdout",
+                why=exc.strerror or str(exc),
+                hint="free some space, or write to another location",
+            ) from exc
+
+
+class Data:
+    """A file for what writes its data itself, such as ``csv``: it goes through :func:`write`."""
+
+    def write(self, text: str) -> None:
+        """Print *text* on stdout."""
+        write(text, end="")
+
+
+def while_read(rows: Iterable[Row]) -> Iterator[Row]:
+    """
+    The rows, for as long as they can be printed.
+
+    Raises:
+        SystemExit: The reader has closed stdout: the command is done.
+    """
+    for row in rows:
+        if _is_unread:
+            sys.exit()
+        yield row
 
 
 def say(text: str) -> None:
@@ -86,7 +112,7 @@ def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
     if as_json:
         # The exit code is that of this error, whatever becomes of stdout.
-        with suppress(SystemExit, UnavailableError):
+        with suppress(UnavailableError):
             emit({"version": 1, "status": error.status, "error": error.to_json()})
     explain(error.to_json())
 
@@ -100,7 +126,7 @@ def explain(error: ErrorBody) -> None:
     ):
         lines = [printable(line) for line in text.splitlines() if line.strip()]
         if lines:
-            _write_stderr(f"{_paint(label, colour, sys.stderr)} " + "\n       ".join(lines))
+            _write_stderr(f"{_paint(label, colour, _stderr())} " + "\n       ".join(lines))
 
 
 def printable(text: str) -> str:
@@ -264,7 +290,7 @@ def local_time(moment: str | None) -> str:
 def ask(question: str) -> bool:
     """Whether a person at the terminal answers *question* with yes."""
     clear_progress()
-    _print(f"{printable(question)} [y/N]: ", sys.stderr, end="")
+    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -321,7 +347,7 @@ def progress(step: str, doing: str) -> None:
     with _live_lock:
         if text == _last_progress:
             return
-        if _is_terminal(sys.stderr):
+        if _is_terminal(_stderr()):
             from rich.console import Console
             from rich.live import Live
             from rich.spinner import Spinner
@@ -330,7 +356,8 @@ def progress(step: str, doing: str) -> None:
             if _live is None:
                 # What steps print goes above the line. Data must not: it would end up on stderr.
                 is_kept_aside = sys.stdout is sys.stderr
-                console = Console(stderr=True)
+                # A stream of its own, which no step can close.
+                console = Console(file=open(2, "w", closefd=False))
                 _live = Live(console=console, transient=True, redirect_stdout=is_kept_aside)
                 _live.start()
             _live.update(Spinner("dots", Text(text)))
@@ -351,11 +378,15 @@ def clear_progress() -> None:
 
 @contextmanager
 def stdout_kept_for_data() -> Iterator[None]:
-    """Send what steps and their child processes print to stderr: stdout is for the reply."""
+    """
+    Send what steps and their child processes print to stderr: stdout is for the reply.
+
+    Whatever the steps do to the streams, both are as before in the end.
+    """
     clear_progress()
     sys.stdout.flush()
-    data = os.dup(1)
-    stream = sys.stdout
+    stdout, stderr = sys.stdout, sys.stderr
+    kept = os.dup(1), os.dup(2)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
@@ -363,10 +394,11 @@ def stdout_kept_for_data() -> Iterator[None]:
     finally:
         # It restores the streams that it found, so it has to go first.
         clear_progress()
-        sys.stderr.flush()
-        sys.stdout = stream
-        os.dup2(data, 1)
-        os.close(data)
+        for descriptor, copy in enumerate(kept, start=1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        sys.stdout = usable(stdout, 1)
+        sys.stderr = usable(stderr, 2)
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -398,7 +430,12 @@ def _write_stderr(text: str) -> None:
     clear_progress()
     # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
-        _print(text, sys.stderr)
+        _print(text, _stderr())
+
+
+def _stderr() -> TextIO:
+    """stderr, even while a step has closed it."""
+    return usable(sys.stderr, 2)
 
 
 def _print(text: str, stream: TextIO, end: str = "\n") -> None:

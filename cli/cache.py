@@ -21,14 +21,13 @@ from ..handler.core.errors import (
 )
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
+from .command import DatedCommand
 from .invoke import FlowName, Param, Step, event_of, forecast
 from .options import (
     DryRun,
-    Json,
     OnlyId,
     OnlyStep,
     TheId,
-    Utc,
     Yes,
     age_s,
     checked,
@@ -51,13 +50,11 @@ def _warn(warning: str) -> None:
     output.say(f"warning: {warning}")
 
 
-@app.command("ls")
+@app.command("ls", cls=DatedCommand)
 def list_entries(
     id: OnlyId = None,
     flow: FlowName = None,
     step: OnlyStep = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """List the stored results that answer calls; those of one ID in the order of steps."""
 
@@ -74,21 +71,18 @@ def list_entries(
             row["size_bytes"],
             output.local_time(row["computed_at"]),
         ],
-        json=json,
     )
     output.say(f"{count} stored")
     if id and not count:
         output.say(stored.elsewhere(store, id, flow, "pfl cache ls"))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def inspect(
     id: TheId,
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
     from ..handler.core import event
@@ -108,17 +102,15 @@ def inspect(
             hint=f"pfl invoke --id {shlex.quote(id)}{only}",
         )
     for number, row in enumerate(rows):
-        if json:
-            output.emit(row)
-            continue
+        output.emit(row)
         if number:
-            output.emit("")
+            output.show("")
         # As JSON, where "1" is not 1, and cut to a short line, even if it is a text.
         value = None if row["value"] is None else output.cut(row["value"], 200)
         output.pairs(stored.for_people(row) | {"value": value})
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def why(
     id: TheId,
     flow: FlowName = None,
@@ -127,17 +119,13 @@ def why(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show changed source as a unified diff.")
     ] = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     found = forecast(chosen, raw, diff=diff)
     for row in found.rows:
-        if json:
-            output.emit(row)
-            continue
+        output.emit(row)
         reasons = row["reasons"]
         if row["status"] == "hit":
             entry = found.finding.found.get(row["step"])
@@ -146,10 +134,10 @@ def why(
         label = {"hit": "hit,", "depends": "depends"}.get(row["status"], "miss, because")
         lines = "\n".join(reasons).split("\n")
         separator = " " if len(lines) == 1 else "\n  "
-        output.emit(separator.join([f"{row['step']}: {label}", *lines]))
+        output.show(separator.join([f"{row['step']}: {label}", *lines]))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def accept(
     step: Annotated[str, typer.Option(help="Step whose last edit changes no result.")],
     since: Annotated[
@@ -161,8 +149,6 @@ def accept(
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Declare the last edit of a step harmless: results of its older code stay valid."""
     import getpass
@@ -203,11 +189,10 @@ def accept(
             by = getpass.getuser()
             reply |= acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
             output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
-    if json:
-        output.emit(stored.as_json(reply))
+    output.emit(stored.as_json(reply))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def bust(
     id: OnlyId = None,
     step: OnlyStep = None,
@@ -225,8 +210,6 @@ def bust(
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Make stored results void, so that steps compute again. Undo: pfl cache restore."""
     if {id, step, older_than, prefix} == {None}:
@@ -260,8 +243,7 @@ def bust(
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
-    if not json:
-        output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
+    output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
     reply: stored.Row = {
         "version": 1,
         "bust": None,
@@ -284,8 +266,7 @@ def bust(
         reply |= {"bust": name, "plans": plans, "restorable_until": until}
         day = output.local_time(until)[:10]
         output.say(f"busted; to undo this until {day}: pfl cache restore {name}")
-    if json:
-        output.emit(reply)
+    output.emit(reply)
 
 
 def _counts(row: Mapping[str, Any]) -> list[object]:
@@ -293,7 +274,7 @@ def _counts(row: Mapping[str, Any]) -> list[object]:
     return [row["results"], row["bytes"], *moments]
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def restore(
     names: Annotated[
         list[str] | None,
@@ -303,8 +284,6 @@ def restore(
     step: OnlyStep = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Undo busts: old results become valid again and replace newer ones. --dry-run lists busts."""
     if not (names or id or step or dry_run):
@@ -316,20 +295,19 @@ def restore(
     flows = _flows(chosen)
     undone = _restorable(chosen, store, names or [], id, step)
     restored = [mark.to_json() for mark in undone]
-    if not json:
-        output.table(
-            ("bust", "id", "step", "before", "busted"),
-            (
-                [
-                    mark.name,
-                    mark.id_pattern,
-                    row["step"] or "all",
-                    output.local_time(row["before"]),
-                    output.local_time(row["busted_at"]),
-                ]
-                for mark, row in zip(undone, restored, strict=True)
-            ),
-        )
+    output.table(
+        ("bust", "id", "step", "before", "busted"),
+        (
+            [
+                mark.name,
+                mark.id_pattern,
+                row["step"] or "all",
+                output.local_time(row["before"]),
+                output.local_time(row["busted_at"]),
+            ]
+            for mark, row in zip(undone, restored, strict=True)
+        ),
+    )
     counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
@@ -339,8 +317,7 @@ def restore(
         counts = busts.restore(store, undone, dependents=reached, known=known)
         back = output.counted(counts["back"], "result")
         output.say(f"{back} restored, {counts['replaced']} in place of newer ones")
-    if json:
-        output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
+    output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
 
 
 def _restorable(
@@ -382,7 +359,6 @@ def verify(
     ] = False,
     after: Annotated[str, typer.Option(metavar="KEY", help="Continue after this key.")] = "",
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Read and check every object in the store; exit code 6 if damaged ones remain."""
     import signal
@@ -420,8 +396,8 @@ def verify(
             counts["aside"] += problem.aside is not None
             counts["left"] += problem.problem == "damaged" and problem.aside is None
             row = problem._asdict()
-            line = f"{problem.problem:<9} {problem.key}: {problem.why}"
-            output.emit({"object": row.pop("key"), **row} if json else line)
+            output.emit({"object": row.pop("key"), **row})
+            output.show(f"{problem.problem:<9} {problem.key}: {problem.why}")
     except BaseException:
         if last:
             options = f"{' --repair' if repair else ''} --after '{last}'"
@@ -434,8 +410,8 @@ def verify(
         raise typer.Exit(CorruptRecordError.exit_code)
 
 
-@app.command()
-def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
+@app.command(cls=DatedCommand)
+def stats(id: OnlyId = None) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
 
     chosen = settings.load()
@@ -451,7 +427,6 @@ def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
             row["history"],
             *_counts(row),
         ],
-        json=json,
     )
 
 

@@ -7,13 +7,12 @@ import typer
 
 from ..handler.core.settings import SETTINGS
 from . import output, settings
-from .options import Json
 
 app = typer.Typer(help="Show the current settings.", no_args_is_help=True)
 
 
 @app.command("show")
-def show(json: Json = False) -> None:
+def show() -> None:
     """Show each setting, its value and its source; secrets are masked."""
     from ..handler.engine.prefect import environment
 
@@ -34,7 +33,7 @@ def show(json: Json = False) -> None:
             {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
         )
     cells = itemgetter("name", "value", "source")
-    output.print_rows(rows, ("setting", "value", "from"), cells, json=json)
+    output.print_rows(rows, ("setting", "value", "from"), cells)
 
 
 def _mask(secret: str) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from ..handler.core.errors import NotFoundError, PflError
 from . import output, settings, stored
-from .options import DryRun, Engine, Json, OnlyId, Utc, Yes, age_s
+from .options import DryRun, Engine, OnlyId, Yes, age_s
 
 if TYPE_CHECKING:
     from ..serverless.deploy import Deployment
@@ -35,7 +35,6 @@ def deploy(
         bool, typer.Option("--install", help="Install osls if it is missing.")
     ] = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""
     from ..serverless.deploy import Deployment
@@ -45,7 +44,7 @@ def deploy(
     _offer_osls(service, install)
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
     if dry_run:
-        _show_plan(service, json)
+        _show_plan(service)
         return
     uri = service.find_image(build=True)
     service.deploy(uri)
@@ -53,42 +52,38 @@ def deploy(
         {"type": kind, "name": resource, "link": service.page(kind, resource)}
         for kind, resource in service.resources().values()
     ]
-    if json:
-        output.emit(
-            {
-                "version": 1,
-                "status": "deployed",
-                "function": service.function,
-                "image": uri,
-                "store_url": service.store,
-                "resources": made,
-            }
-        )
-        return
+    output.emit(
+        {
+            "version": 1,
+            "status": "deployed",
+            "function": service.function,
+            "image": uri,
+            "store_url": service.store,
+            "resources": made,
+        }
+    )
     output.table(("type", "name", "link"), (row.values() for row in made))
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"to read values that are too large for a reply: PFL_STORE={service.store}")
 
 
-def _show_plan(service: Deployment, json: bool) -> None:
+def _show_plan(service: Deployment) -> None:
     resources = list(service.planned())
     misses = list(service.changes())
-    if json:
-        output.emit(
-            {
-                "version": 1,
-                "status": "planned",
-                "function": service.function,
-                "resource_changes": resources,
-                "misses": misses,
-            }
-        )
-        return
+    output.emit(
+        {
+            "version": 1,
+            "status": "planned",
+            "function": service.function,
+            "resource_changes": resources,
+            "misses": misses,
+        }
+    )
     output.table(("resource", "type", "would"), (row.values() for row in resources))
     for miss in misses:
         then = f"; so will {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
-        output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
+        output.show(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
     count = output.counted(len(misses), "step")
     output.say(f"{count} will miss" if misses else "no step's code changed: hits stay hits")
 
@@ -117,7 +112,7 @@ def remove(
     output.say(f"{service.function} is removed{kept}")
 
 
-def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Json = False) -> None:
+def status(stage: Stage = "dev", name: Name = "pfl") -> None:
     """Show what is deployed, and whether it matches the code here."""
     from ..handler.core.declare import catalog
     from ..serverless import aws
@@ -147,10 +142,8 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
         "code": variables.get("PFL_CODE"),
         "is_current": variables.get("PFL_CODE") == code,
     }
-    if json:
-        output.emit(row)
-    else:
-        output.pairs(stored.for_people(row))
+    output.emit(row)
+    output.pairs(stored.for_people(row))
     if not row["is_current"]:
         output.say("warning: the deployed code differs from the code here: pfl deploy --dry-run")
 
@@ -163,8 +156,6 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
     since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
     from ..serverless import logs as log
@@ -175,11 +166,9 @@ def logs(
     client = service.client("logs")
     lines = log.read(client, group, id=id, since_s=since_s, follow=follow)
     for line in output.while_read(lines):
-        if json:
-            output.emit({**line, "at": stored.utc(line["at"])})
-        else:
-            text = line["text"] if line["call"] is None else _call_text(line["call"])
-            output.emit(f"{output.local_time(line['at'])}  {text}")
+        output.emit({**line, "at": stored.utc(line["at"])})
+        text = line["text"] if line["call"] is None else _call_text(line["call"])
+        output.show(f"{output.local_time(line['at'])}  {text}")
 
 
 def _call_text(call: dict[str, Any]) -> str:

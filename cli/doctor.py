@@ -17,7 +17,6 @@ from ..handler.core.settings import SETTINGS, Settings
 from ..handler.core.store import objects
 from ..handler.core.store.values import JsonObject
 from . import invoke, output, settings
-from .options import Json
 
 if TYPE_CHECKING:
     from ..handler.core.declare.project import Project
@@ -88,7 +87,6 @@ def doctor(
             "--fast", help="Skip slow checks: unstable fingerprints, and the test of the block."
         ),
     ] = False,
-    json: Json = False,
 ) -> None:
     """Check the whole setup; the exit code is 0, or that of the first failure."""
     from concurrent.futures import ThreadPoolExecutor
@@ -100,8 +98,8 @@ def doctor(
         for found in pool.map(doc.run, _CHECKS):
             rows += found
     cells = itemgetter("check", "status", "what")
-    output.print_rows(rows, ("check", "status", "found"), cells, json=json)
-    if not json:
+    output.print_rows(rows, ("check", "status", "found"), cells)
+    if not output.in_json:
         for fix in dict.fromkeys(f"{row['check']}: {row['fix']}" for row in rows if row["fix"]):
             output.say(fix)
     failed = [row for row in rows if row["status"] == "fail"]

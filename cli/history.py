@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as js
+import json
 import os
 import shlex
 import time
@@ -18,15 +18,14 @@ from ..handler.core.cache import history
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 from ..handler.core.store import keys, layout, objects
 from . import compare, draw, output, query, settings, stored
+from .command import Command, DatedCommand
 from .options import (
     DryRun,
-    Json,
     OnlyFlow,
     OnlyId,
     OnlyStep,
     Since,
     TheId,
-    Utc,
     Yes,
     moment_ns,
     refuse_together,
@@ -144,12 +143,10 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _picture(
-    path: str, plot: bool, plot_to: str | None, json: bool
-) -> Callable[[Iterable[Row]], None] | None:
+def _picture(path: str, plot: bool, plot_to: str | None) -> Callable[[Iterable[Row]], None] | None:
     """What draws records as the options ask for; None if they ask for no picture."""
     compare.parse_path(path)
-    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": json})
+    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": output.in_json})
     if plot or plot_to is not None:
         return partial(draw.draw, path=path, file=plot_to)
     if path != "$":
@@ -159,7 +156,7 @@ def _picture(
     return None
 
 
-@app.command("ls")
+@app.command("ls", cls=DatedCommand)
 def list_records(
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -170,11 +167,9 @@ def list_records(
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """List records, newest first."""
-    draw_rows = _picture(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
     with_values = draw_rows is not None
     found = reader.rows(since, with_values=with_values, id=id, flow=flow, step=step, status=status)
@@ -182,27 +177,25 @@ def list_records(
     if draw_rows is not None:
         draw_rows(rows)
     else:
-        output.print_rows(output.while_read(rows), _COLUMNS, _cells, json=json)
+        output.print_rows(output.while_read(rows), _COLUMNS, _cells)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def show(
     record: Annotated[str, typer.Argument(help="First digits of its name, or its whole key.")],
     id: OnlyId = None,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
     from ..handler.core.cache import reasons
 
-    draw_rows = _picture(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
     name, body = reader.record(record, id)
     if draw_rows is not None:
@@ -214,14 +207,12 @@ def show(
     row = reader.row(name, body)
     parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
     row["parts"] = [part.to_json() for part in parts]
-    if json:
-        output.emit(row)
-    else:
-        names = ", ".join(part.name for part in parts)
-        output.pairs(stored.for_people(row) | {"parts": names or None})
+    output.emit(row)
+    names = ", ".join(part.name for part in parts)
+    output.pairs(stored.for_people(row) | {"parts": names or None})
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def tail(
     id: OnlyId = None,
     step: OnlyStep = None,
@@ -231,8 +222,6 @@ def tail(
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Keep printing new records.")
     ] = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show the newest records, newest last; with -f, also each new one as it is written."""
     reader = _Reader()
@@ -255,10 +244,8 @@ def tail(
         for name, body in output.while_read(found):
             missing.remove(name)
             row = reader.row(name, body, with_value=False)
-            if json:
-                output.emit(row)
-            else:
-                table.add(_cells(row))
+            output.emit(row)
+            table.add(_cells(row))
         table.flush()
         # What points to a record exists before it: a record that is missing is read again.
         seen = set(near) - missing
@@ -299,7 +286,6 @@ def diff(
         str | None, typer.Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
     ] = None,
     key: Key = "id",
-    json: Json = False,
 ) -> None:
     """Show what differs between two records, runs or IDs, and why; exit code 1 if they differ."""
     reader = _Reader()
@@ -308,11 +294,10 @@ def diff(
     for pair in _pairs(reader, records or [], id or [], run or [], step):
         row = _difference(reader, *pair, key, within)
         rows.append(row)
-        if not (json or row["equal"]):
-            _emit_difference(row)
+        if not row["equal"]:
+            _show_difference(row)
     is_equal = all(row["equal"] for row in rows)
-    if json:
-        output.emit({"version": 1, "equal": is_equal, "steps": rows})
+    output.emit({"version": 1, "equal": is_equal, "steps": rows})
     result = "no difference" if is_equal else "different"
     reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
@@ -439,16 +424,16 @@ def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     ]
 
 
-def _emit_difference(row: Mapping[str, Any]) -> None:
+def _show_difference(row: Mapping[str, Any]) -> None:
     old, new = (_short(row[side]) for side in ("old_record", "new_record"))
-    output.emit(f"{row['step']}  {old} → {new}")
+    output.show(f"{row['step']}  {old} → {new}")
     for change in row["value_changes"]:
-        output.emit(_change_text(change))
+        output.show(_change_text(change))
     if row["trouble"]:
-        output.emit(f"  {row['trouble']}")
+        output.show(f"  {row['trouble']}")
     for label in ("code", "input", "param"):
         for sentence in row[f"{label}_changes"]:
-            output.emit(f"  {label}: {sentence}")
+            output.show(f"  {label}: {sentence}")
 
 
 def _short(path: str | None) -> str:
@@ -468,7 +453,7 @@ def _change_text(change: compare.Change) -> str:
     return "\n    ".join([text, *change.get("diff", ())])
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def bisect(
     id: TheId,
     step: Annotated[str, typer.Option(help="Step name.")],
@@ -478,8 +463,6 @@ def bisect(
     ] = None,
     since: Since = None,
     key: Key = "id",
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Find the first record where a value changed, or a condition became true, and why."""
     compare.parse_path(path)
@@ -515,14 +498,12 @@ def bisect(
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, key)
     old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
-    if json:
-        head = {"version": 1, "id": id, "path": path, "records": count}
-        output.emit({**head, "from": old, "to": new, **row})
-    else:
-        moment = output.local_time(found[0].written_at)
-        change = f"{path}: {output.cut(old)} → {output.cut(new)}"
-        output.emit(f"{found[0].short}  {moment}  {change}")
-        _emit_difference(row)
+    head = {"version": 1, "id": id, "path": path, "records": count}
+    output.emit({**head, "from": old, "to": new, **row})
+    moment = output.local_time(found[0].written_at)
+    change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+    output.show(f"{found[0].short}  {moment}  {change}")
+    _show_difference(row)
     reader.end(f"read {count} of {len(names)} records")
 
 
@@ -530,7 +511,7 @@ def _state(value: object) -> str | None:
     return None if value is compare.ABSENT else keys.canonical(value)
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     format: Annotated[
         Literal["jsonl", "csv", "parquet"],
@@ -572,7 +553,7 @@ def export(
                 database.execute("copy history to ? (format parquet)", [out])
         elif format == "jsonl":
             for row in rows:
-                file.write(js.dumps(row) + "\n")
+                file.write(json.dumps(row) + "\n")
         else:
             table = csv.writer(file)
             table.writerow(query.COLUMNS)
@@ -585,7 +566,7 @@ def _csv_cell(cell: object, column: str) -> str | None:
     if cell is None:
         return None
     if column == "value" or not isinstance(cell, str):
-        return js.dumps(cell)
+        return json.dumps(cell)
     # A spreadsheet runs such text as a formula.
     quote = "'" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     return quote + output.printable(cell)
@@ -601,7 +582,6 @@ def sql(
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    json: Json = False,
 ) -> None:
     """Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'."""
     if not select.strip():
@@ -616,20 +596,14 @@ def sql(
         columns = found.description or ()
         table = output.Table([name for name, *_ in columns])
         for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
-            if json:
-                output.emit(_json_line(columns, cells))
-            else:
-                table.add(map(_text, cells))
+            row = {
+                name: json.loads(cell) if kind == "JSON" and cell else cell
+                for (name, kind, *_), cell in zip(columns, cells, strict=True)
+            }
+            output.emit(row, default=_text)
+            table.add(map(_text, cells))
         table.flush()
     reader.end()
-
-
-def _json_line(columns: Iterable[tuple[Any, ...]], cells: Iterable[Any]) -> str:
-    row = {
-        name: js.loads(cell) if kind == "JSON" and cell else cell
-        for (name, kind, *_), cell in zip(columns, cells, strict=True)
-    }
-    return js.dumps(row, default=_text)
 
 
 def _text(cell: object) -> str:
@@ -646,7 +620,6 @@ def prune(
     id: OnlyId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    json: Json = False,
 ) -> None:
     """Delete old records permanently, but keep the newest value of each step and ID."""
     reader = _Reader()
@@ -662,4 +635,5 @@ def prune(
         output.say(
             "deleted; pfl cache verify --repair sets aside large values that no record refers to"
         )
-    output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else str(count))
+    output.emit({"version": 1, "pruned": count, "dry_run": dry_run})
+    output.show(str(count))

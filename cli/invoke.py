@@ -23,7 +23,7 @@ from ..handler.core.fingerprint import Part
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects, records
 from . import output, settings, stored
-from .options import Engine, Json, refuse_together
+from .options import Engine, refuse_together
 
 if TYPE_CHECKING:
     from ..handler.core.declare.project import Project
@@ -77,7 +77,6 @@ def invoke(
     ] = False,
     function: Annotated[str | None, typer.Option(help="Lambda function to call.")] = None,
     endpoint_url: Annotated[str, typer.Option(help="Endpoint URL of Lambda.")] = "",
-    json: Json = False,
 ) -> None:
     """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
@@ -114,9 +113,9 @@ def invoke(
     else:
         reply = _call(chosen, target, raw, endpoint_url, asynchronous)
         if asynchronous:
-            _show_queued(fields.get("id"), target, reply["request_id"], json)
+            _show_queued(fields.get("id"), target, reply["request_id"])
             return
-    show_reply(reply, json)
+    show_reply(reply)
 
 
 def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
@@ -156,10 +155,9 @@ def _call(
     return reply
 
 
-def _show_queued(id: object, target: Target, request_id: str, json: bool) -> None:
-    if json:
-        row = {"id": id, "function": target.function, "request_id": request_id}
-        output.emit({"version": 1, "status": "queued", **row})
+def _show_queued(id: object, target: Target, request_id: str) -> None:
+    row = {"id": id, "function": target.function, "request_id": request_id}
+    output.emit({"version": 1, "status": "queued", **row})
     only = f" --id {id}" if id else ""
     output.say(
         f"queued as {request_id}; to follow it: pfl logs -f{only},"
@@ -207,7 +205,6 @@ def plan(
     bust: Bust = None,
     skip: Skip = None,
     param: Param = None,
-    json: Json = False,
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
@@ -215,13 +212,11 @@ def plan(
     found = forecast(chosen, raw)
     for warning in found.finding.warnings:
         output.say(f"warning: {warning}")
-    if json:
-        request = found.request
-        head = {"version": 1, "id": request.id, "flow": request.flow.name}
-        output.emit({**head, "steps": found.rows})
-    else:
-        rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
-        output.table(["step", "would", "why"], rows)
+    request = found.request
+    head = {"version": 1, "id": request.id, "flow": request.flow.name}
+    output.emit({**head, "steps": found.rows})
+    rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
+    output.table(["step", "would", "why"], rows)
     statuses = [row["status"] for row in found.rows]
     if "compute" in statuses:
         _warn_of_unstable(found, chosen)
@@ -364,39 +359,33 @@ def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, o
     return values
 
 
-def show_reply(reply: Reply, json: bool) -> None:
+def show_reply(reply: Reply) -> None:
     """
     Print a reply.
 
     Raises:
         Exit: The reply is an error.
     """
-    _show(reply, json)
-    if "error" in reply:
-        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
-
-
-def _show(reply: Reply, json: bool) -> None:
     steps = reply["steps"]
     for warning in reply.get("warnings", ()):
         output.say(f"warning: {warning}")
-    if json:
-        output.emit(reply)
-    elif steps:
-        rows = []
-        for row in steps:
-            value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
-            status = (row["status"], row["url"])
-            rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
-        output.table(["step", "status", "value", "time>", "why"], rows)
+    output.emit(reply)
+    rows = []
+    for row in steps:
+        value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+        status = (row["status"], row["url"])
+        rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
+    output.table(["step", "status", "value", "time>", "why"], rows)
     if "error" in reply:
         output.explain(reply["error"])
-    elif not json:
+    elif not output.in_json:
         hits = sum(row["status"] == "hit" for row in steps)
         time = _duration(reply["ms"])
         output.say(f"{hits} of {len(steps)} steps from the cache, {time} in all")
     if reply.get("url"):
         output.say(f"flow run {reply['url']}")
+    if "error" in reply:
+        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
 
 
 def _duration(ms: float) -> str:

@@ -12,7 +12,8 @@ from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
 from ..handler.engine.prefect import environment
 from . import output, settings
-from .options import DryRun, Json, Utc, Yes, age_s, checked, refuse_together
+from .command import DatedCommand
+from .options import DryRun, Yes, age_s, checked, refuse_together
 
 app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
 Id = Annotated[str | None, typer.Option(callback=checked, help="Limit of this ID; needs --step.")]
@@ -20,8 +21,8 @@ Step = Annotated[str | None, typer.Option(help="Limit of this step; across all I
 Tag = Annotated[str | None, typer.Option(help="Limit of this tag.")]
 
 
-@app.command("ls")
-def list_limits(utc: Utc = False, json: Json = False) -> None:
+@app.command("ls", cls=DatedCommand)
+def list_limits() -> None:
     """List limits, with the holders of their slots and leaked slots."""
     from ..handler.engine.prefect import limits, runs
 
@@ -34,11 +35,9 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
             " to see all limits: pfl server start"
         )
     rows = list(_recorded(results) if api is None else limits.list_limits(api, results))
-    if json:
-        for row in rows:
-            output.emit(row)
-    else:
-        output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
+    for row in rows:
+        output.emit(row)
+    output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
     leaked = sum(row["leaked"] for row in rows)
     note = f", {leaked} slots leaked; to free them: pfl limits reset" if leaked else ""
     output.say(f"{output.counted(len(rows), 'limit')}{note}")
@@ -85,7 +84,6 @@ def set_limit(
     step: Step = None,
     tag: Tag = None,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Set a limit; running computations continue."""
     from ..handler.engine.prefect import limits
@@ -93,7 +91,7 @@ def set_limit(
     name = _tag(id, step, tag)
     if not dry_run:
         limits.set_limit(*_connect(), name, limit)
-    _show({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{limit} at once")
+    _show({"tag": name, "limit": limit, "dry_run": dry_run}, f"{limit} at once")
 
 
 @app.command("rm")
@@ -107,7 +105,6 @@ def remove_limits(
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Remove a limit, or the idle limits of single IDs."""
     from ..handler.engine.prefect import limits
@@ -129,15 +126,13 @@ def remove_limits(
     for name in names:
         if not dry_run:
             limits.remove_limit(api, results, name)
-        _show({"tag": name, "dry_run": dry_run}, json, "removed")
+        _show({"tag": name, "dry_run": dry_run}, "removed")
     done = "would be removed" if dry_run else "removed"
     output.say(f"{output.counted(len(names), 'limit')} {done}")
 
 
 @app.command("reset")
-def reset_limit(
-    id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
-) -> None:
+def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False) -> None:
     """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
     from ..handler.engine.prefect import limits
 
@@ -146,19 +141,17 @@ def reset_limit(
     row = limits.get_limit(api, results, name)
     freed = [] if dry_run else limits.reset(api, row)
     taken = limits.get_limit(api, results, name)["taken"]
-    if json:
-        output.emit(
-            {
-                "tag": name,
-                "leaked": row["leaked"],
-                "freed": freed,
-                "taken": taken,
-                "dry_run": dry_run,
-            }
-        )
-    else:
-        for line in freed:
-            output.emit(f"freed: {line}")
+    output.emit(
+        {
+            "tag": name,
+            "leaked": row["leaked"],
+            "freed": freed,
+            "taken": taken,
+            "dry_run": dry_run,
+        }
+    )
+    for line in freed:
+        output.show(f"freed: {line}")
     done = f"{row['leaked']} would be freed" if dry_run else f"{len(freed)} freed"
     output.say(f"{name}: {done}, {taken} of {row['limit']} taken")
 
@@ -188,6 +181,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
     return limit_tag(id, step)
 
 
-def _show(row: dict[str, object], json: bool, text: str) -> None:
+def _show(row: dict[str, object], text: str) -> None:
+    output.emit(row)
     not_done = " (not done: --dry-run)" if row["dry_run"] else ""
-    output.emit(row if json else f"{row['tag']}: {text}{not_done}")
+    output.show(f"{row['tag']}: {text}{not_done}")

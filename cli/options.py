@@ -9,15 +9,9 @@ import typer
 
 from ..handler.core import durations, event
 from ..handler.core.errors import InvalidRequestError
-from . import output
 
-Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-Utc = Annotated[
-    bool,
-    typer.Option("--utc", callback=output.set_utc, help="Show times in UTC instead of local time."),
-]
 Since = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,9 @@
-"""The terminal: data goes to stdout through ``emit``, messages go to stderr through ``say``."""
+"""
+The terminal: data on stdout, messages on stderr.
+
+A command prints its data in two forms: ``emit`` prints with ``--json`` only; ``show``, ``table``
+or ``pairs`` without it only, for people. ``say`` prints messages in either case.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 from ..handler.engine.process import usable
@@ -19,8 +24,8 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-as_json = False  # Set by --json: then errors are printed as JSON too.
-_in_utc = False
+in_json = False  # Set by --json.
+in_utc = False  # Set by --utc.
 _is_unread = False  # Set when stdout cannot be written to any more.
 _live: Live | None = None
 _live_lock = threading.RLock()
@@ -40,19 +45,17 @@ _STATUS_COLOURS = {
 }
 
 
-def set_utc(wanted: bool) -> None:
-    """Remember whether ``--utc`` was given."""
-    global _in_utc
-    _in_utc = wanted
-
-
-def emit(data: object) -> None:
-    """Print data on stdout: text for people, anything else as one line of JSON."""
-    if isinstance(data, str):
-        write(_clean(data))
-    else:
+def emit(data: object, default: Callable[[Any], object] | None = None) -> None:
+    """Print data as a line of JSON; *default* converts what JSON does not have."""
+    if in_json:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(printable(json.dumps(data, ensure_ascii=not is_unicode)))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=default)))
+
+
+def show(text: str) -> None:
+    """Print text for people."""
+    if not in_json:
+        write(_clean(text))
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -110,10 +113,9 @@ def say(text: str) -> None:
 
 def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
-    if as_json:
-        # The exit code is that of this error, whatever becomes of stdout.
-        with suppress(UnavailableError):
-            emit({"version": 1, "status": error.status, "error": error.to_json()})
+    # The exit code is that of this error, whatever becomes of stdout.
+    with suppress(UnavailableError):
+        emit({"version": 1, "status": error.status, "error": error.to_json()})
     explain(error.to_json())
 
 
@@ -142,7 +144,7 @@ def printable(text: str) -> str:
 
 class Table:
     """
-    A table on stdout that is printed as it grows: cut to fit a terminal, whole elsewhere.
+    A table for people that is printed as it grows: cut to fit a terminal, whole elsewhere.
 
     A terminal that is too narrow for it shows each row as lines of names and values.
 
@@ -159,6 +161,8 @@ class Table:
 
     def add(self, cells: Iterable[object]) -> None:
         """Add a row; a cell that is a pair is a text and its link."""
+        if in_json:
+            return
         from rich.cells import cell_len
 
         row = [_text_and_link(cell) for cell in cells]
@@ -222,16 +226,15 @@ class Table:
 
 
 def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout; see :class:`Table`."""
-    print_rows(rows, columns, lambda row: row, json=False)
+    """Print a table for people; see :class:`Table`."""
+    shown = Table(columns)
+    for row in rows:
+        shown.add(row)
+    shown.flush()
 
 
 def print_rows(
-    rows: Iterable[Row],
-    columns: Sequence[str],
-    cells: Callable[[Row], Iterable[object]],
-    *,
-    json: bool,
+    rows: Iterable[Row], columns: Sequence[str], cells: Callable[[Row], Iterable[object]]
 ) -> int:
     """
     Print rows as they come: as lines of JSON, or as a table.
@@ -240,7 +243,6 @@ def print_rows(
         rows: The rows.
         columns: The headings of the table.
         cells: The cells of a row.
-        json: Whether to print JSON.
 
     Returns:
         The number of rows.
@@ -249,21 +251,19 @@ def print_rows(
     shown = Table(columns)
     for row in rows:
         count += 1
-        if json:
-            emit(row)
-        else:
-            shown.add(cells(row))
+        emit(row)
+        shown.add(cells(row))
     shown.flush()
     return count
 
 
 def pairs(row: Mapping[str, object]) -> None:
-    """Print names and values on stdout, a line each; None is left out."""
+    """Print names and values for people, a line each; None is left out."""
     width = max(map(len, row), default=0)
     for name, value in row.items():
         if value is not None:
             text = value if isinstance(value, str) else cut(value, 200)
-            emit(f"{name:<{width}}  {printable(text)}")
+            show(f"{name:<{width}}  {printable(text)}")
 
 
 def cut(value: object, width: int = 60) -> str:
@@ -283,7 +283,7 @@ def local_time(moment: str | None) -> str:
         return ""
     from datetime import UTC, datetime
 
-    at = datetime.fromisoformat(moment).astimezone(UTC if _in_utc else None)
+    at = datetime.fromisoformat(moment).astimezone(UTC if in_utc else None)
     return at.isoformat(timespec="seconds")
 
 

@@ -13,7 +13,7 @@ import typer
 
 from ..handler.core.errors import InvalidRequestError
 from . import output, settings
-from .options import DryRun, Json, Pool, Yes
+from .options import DryRun, Pool, Yes
 
 if TYPE_CHECKING:
     from ..handler.core.settings import Settings
@@ -31,23 +31,21 @@ Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def make_blocks(
-    name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
-) -> None:
+def make_blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False) -> None:
     """Create the storage block for the results, and check that it works."""
-    _make([Kind.blocks], dry_run, json, name, with_keys)
+    _make([Kind.blocks], dry_run, name, with_keys)
 
 
 @app.command("deployments")
-def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+def make_deployments(pool: Pool = None, dry_run: DryRun = False) -> None:
     """Make the work pool and a deployment per flow: *Run* in Prefect's UI calls the function."""
-    _make([Kind.deployments], dry_run, json, pool=pool)
+    _make([Kind.deployments], dry_run, pool=pool)
 
 
 @app.command("automations")
-def make_automations(dry_run: DryRun = False, json: Json = False) -> None:
+def make_automations(dry_run: DryRun = False) -> None:
     """Have Prefect mark runs without heartbeats as crashed, as a second safeguard."""
-    _make([Kind.automations], dry_run, json)
+    _make([Kind.automations], dry_run)
 
 
 @app.command("all")
@@ -56,10 +54,9 @@ def make_all(
     with_keys: Keys = False,
     pool: Pool = None,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Make the storage block, the deployments and the automations."""
-    _make(list(Kind), dry_run, json, name, with_keys, pool)
+    _make(list(Kind), dry_run, name, with_keys, pool)
 
 
 @app.command("rm")
@@ -74,7 +71,6 @@ def remove(
     pool: Pool = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Remove what pfl created; keep results and runs."""
     chosen_kinds = set(kinds or Kind)
@@ -95,7 +91,7 @@ def remove(
         names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
-        _carry_out(planned, dry_run, json)
+        _carry_out(planned, dry_run)
 
 
 @contextmanager
@@ -111,7 +107,6 @@ def connected(chosen: Settings) -> Iterator[Api]:
 def _make(
     kinds: list[Kind],
     dry_run: bool,
-    json: bool,
     name: str = "cache",
     with_keys: bool = False,
     pool: str | None = None,
@@ -141,26 +136,22 @@ def _make(
                 planned += prefect_setup.deployments(api, chosen, pool=pool, function=function)
         if Kind.automations in kinds:
             planned += prefect_setup.automations(api)
-        _carry_out(planned, dry_run, json)
+        _carry_out(planned, dry_run)
 
 
-def _carry_out(planned: list[Planned], dry_run: bool, json: bool) -> None:
+def _carry_out(planned: list[Planned], dry_run: bool) -> None:
     """Make the changes, unless *dry_run*, and print them."""
     if not dry_run:
         for _, make in planned:
             make()
     rows: list[tuple[str, ...]] = []
     for change, _ in planned:
-        if json:
-            fields = {
-                field: {"old": old, "new": new} for field, (old, new) in change.fields.items()
-            }
-            output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
-            continue
+        fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
+        output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
         rows.append((change.kind, change.name, change.action, "", "", ""))
         for field, (old, new) in change.fields.items():
             rows.append(("", "", "", field, _cell(old), _cell(new)))
-        if change.note:
+        if change.note and not output.in_json:
             output.say(f"{change.kind} {change.name}: {change.note}")
     if rows:
         output.table(("kind", "name", "action", "field", "before", "value"), rows)

@@ -8,13 +8,14 @@ import typer
 
 from ..handler.core.errors import NotFoundError
 from . import output, settings
+from .command import Command
 from .options import Pool
 from .setup import connected
 
 app = typer.Typer(help="Pass runs scheduled in Prefect to the function.", no_args_is_help=True)
 
 
-@app.command("start")
+@app.command("start", cls=Command)
 def start(
     pool: Pool = None,
     name: Annotated[str | None, typer.Option(help="Worker name.")] = None,

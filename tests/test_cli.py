@@ -965,14 +965,14 @@ def test_rows_come_before_the_last_one_is_known(capsys):
         yield from range(150)
         assert "99" in capsys.readouterr().out
 
-    assert output.print_rows(rows(), ["number"], lambda number: [number], json=False) == 150
+    assert output.print_rows(rows(), ["number"], lambda number: [number]) == 150
 
 
-def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
+def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys, monkeypatch):
     evil = "\x1b]0;title\x07\x9b31m\u202e\r"
     output.table(["name"], [(evil,), ((evil, "http://x/" + evil),)])
     output.say(f"one {evil}\ntwo")
-    output.emit(f"one {evil}\ntwo")
+    output.show(f"one {evil}\ntwo")
     output.pairs({"name": evil})
     output.explain({"type": "", "what": evil, "why": evil, "hint": evil})
     output.progress("step", evil)
@@ -981,6 +981,7 @@ def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
     assert "\\u001b]0;title\\u0007" in captured.out and "one " in captured.err
     assert captured.err.count("\ntwo\n") == 1
+    monkeypatch.setattr(output, "in_json", True)
     value = {"value": f"{evil}\U000e0001\ud800"}
     output.emit(value)
     shown = capsys.readouterr().out
@@ -1046,15 +1047,12 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_times_are_local_with_their_offset_or_utc(berlin):
+def test_times_are_local_with_their_offset_or_utc(berlin, monkeypatch):
     assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T10:08:28+01:00"
     assert output.local_time("2026-07-01T09:08:28+00:00") == "2026-07-01T11:08:28+02:00"
     assert output.local_time(None) == ""
-    output.set_utc(True)
-    try:
-        assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T09:08:28+00:00"
-    finally:
-        output.set_utc(False)
+    monkeypatch.setattr(output, "in_utc", True)
+    assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T09:08:28+00:00"
 
 
 def test_a_time_without_an_offset_is_local(berlin):

@@ -5,12 +5,12 @@ import time
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
 from . import output, settings
-from .invoke import Event, call_here, run_python, show_reply
+from .invoke import Event, FlowName, call_here, run_python, show_reply
 from .options import Engine, checked
 
 _COLUMNS = (
@@ -31,14 +31,9 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 
 
 def bench(
-    flow: Annotated[
-        str | None,
-        typer.Option(help="Flow name (default: the first in flows/pipeline.py)."),
-    ] = None,
-    id: Annotated[str, typer.Option(callback=checked, help="ID to compute.")] = "bench",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=1_000, help="Number of misses and hits to run.")
-    ] = 3,
+    flow: FlowName = None,
+    id: Annotated[str, Option(callback=checked, help="ID to compute.")] = "bench",
+    rounds: Annotated[int, Option(min=1, max=1_000, help="Number of misses and hits to run.")] = 3,
     engine: Engine = None,
 ) -> None:
     """Measure what a hit saves: run a flow as misses and as hits in a temporary store."""

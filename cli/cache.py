@@ -6,12 +6,18 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
+from ..handler.core import event
+from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
+from ..handler.core.cache import verify as verification
+from ..handler.core.cache.reasons import parts
+from ..handler.core.declare import catalog, project
+from ..handler.core.declare.manifest import FlowEntry
 from ..handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
@@ -19,6 +25,8 @@ from ..handler.core.errors import (
     PflError,
     unknown,
 )
+from ..handler.core.fingerprint.changes import explain
+from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
 from .command import DatedCommand
@@ -34,14 +42,7 @@ from .options import (
     refuse_together,
 )
 
-if TYPE_CHECKING:
-    from ..handler.core.declare.manifest import FlowEntry
-    from ..handler.core.settings import Settings
-
-app = typer.Typer(
-    help="List, explain, bust, restore and verify stored results.",
-    no_args_is_help=True,
-)
+app = Typer(help="List, explain, bust, restore and verify stored results.")
 _COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
 _PROBLEMS = ("damaged", "orphaned", "expired", "stale")
 
@@ -85,9 +86,6 @@ def inspect(
     param: Param = None,
 ) -> None:
     """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
-    from ..handler.core import event
-    from ..handler.core.declare import catalog
-
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     request = event.parse(raw, catalog.load(chosen))
@@ -116,9 +114,7 @@ def why(
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
-    diff: Annotated[
-        bool, typer.Option("--diff", help="Show changed source as a unified diff.")
-    ] = False,
+    diff: Annotated[bool, Option("--diff", help="Show changed source as a unified diff.")] = False,
 ) -> None:
     """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
@@ -139,24 +135,19 @@ def why(
 
 @app.command(cls=DatedCommand)
 def accept(
-    step: Annotated[str, typer.Option(help="Step whose last edit changes no result.")],
+    step: Annotated[str, Option(help="Step whose last edit changes no result.")],
     since: Annotated[
         str | None,
-        typer.Option("--from", help="First digits of the older fingerprint (default: the latest)."),
+        Option("--from", help="First digits of the older fingerprint (default: the latest)."),
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Undo the acceptance of the current code.")
+        bool, Option("--undo", help="Undo the acceptance of the current code.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Declare the last edit of a step harmless: results of its older code stay valid."""
     import getpass
-
-    from ..handler.core.cache import accept as acceptance
-    from ..handler.core.cache.reasons import parts
-    from ..handler.core.declare import project
-    from ..handler.core.fingerprint.changes import explain
 
     refuse_together({"--undo": undo, "--from": since})
     chosen = settings.load()
@@ -197,16 +188,16 @@ def bust(
     id: OnlyId = None,
     step: OnlyStep = None,
     dependents: Annotated[
-        bool, typer.Option("--dependents", help="Also bust all steps that need it.")
+        bool, Option("--dependents", help="Also bust all steps that need it.")
     ] = False,
     upstream: Annotated[
-        bool, typer.Option("--upstream", help="Also bust all steps that it needs.")
+        bool, Option("--upstream", help="Also bust all steps that it needs.")
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Minimum age, such as 7d.")
+        str | None, Option(metavar="AGE", help="Minimum age, such as 7d.")
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(callback=checked, help="Only IDs that start with this.")
+        str | None, Option(callback=checked, help="Only IDs that start with this.")
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -278,7 +269,7 @@ def _counts(row: Mapping[str, Any]) -> list[object]:
 def restore(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
+        Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
     ] = None,
     id: OnlyId = None,
     step: OnlyStep = None,
@@ -355,15 +346,13 @@ def _restorable(
 def verify(
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Move unusable objects to aside/ in the store."),
+        Option("--repair", help="Move unusable objects to aside/ in the store."),
     ] = False,
-    after: Annotated[str, typer.Option(metavar="KEY", help="Continue after this key.")] = "",
+    after: Annotated[str, Option(metavar="KEY", help="Continue after this key.")] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Read and check every object in the store; exit code 6 if damaged ones remain."""
     import signal
-
-    from ..handler.core.cache import verify as verification
 
     if after and after.split("/")[0] not in verification.KINDS:
         raise InvalidRequestError(
@@ -407,7 +396,7 @@ def verify(
     moved = f"; {counts['aside']} set aside" if repair else ""
     output.say(f"{counts['checked']} checked: {summary}{moved}")
     if counts["left"]:
-        raise typer.Exit(CorruptRecordError.exit_code)
+        raise Exit(CorruptRecordError.exit_code)
 
 
 @app.command(cls=DatedCommand)
@@ -432,8 +421,6 @@ def stats(id: OnlyId = None) -> None:
 
 def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
     """The flows; none if they cannot be imported: the store exists anyway."""
-    from ..handler.core.declare import catalog
-
     try:
         return catalog.load(chosen).flows
     except PflError as exc:

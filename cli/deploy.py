@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Option
 
+from ..handler.core.declare import catalog
 from ..handler.core.errors import NotFoundError, PflError
+from ..serverless import aws
+from ..serverless import logs as log
+from ..serverless.deploy import OSLS, Deployment
 from . import output, settings, stored
 from .options import DryRun, Engine, OnlyId, Yes, age_s
 
-if TYPE_CHECKING:
-    from ..serverless.deploy import Deployment
-
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Name = Annotated[str, typer.Option(help="Service name.")]
-Stage = Annotated[str, typer.Option(help="Stage; each is a separate deployment.")]
+Name = Annotated[str, Option(help="Service name.")]
+Stage = Annotated[str, Option(help="Stage; each is a separate deployment.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[Arch, typer.Option(help="Processor.")] = Arch.x86_64,
-    image: Annotated[
-        str, typer.Option(help="Image to deploy, by digest, instead of building one.")
-    ] = "",
+    arch: Annotated[Arch, Option(help="Processor.")] = Arch.x86_64,
+    image: Annotated[str, Option(help="Image to deploy, by digest, instead of building one.")] = "",
     engine: Engine = None,
     plain_key: Annotated[
-        bool, typer.Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
+        bool, Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
     ] = False,
-    dirty: Annotated[bool, typer.Option("--dirty", help="Deploy uncommitted changes too.")] = False,
-    install: Annotated[
-        bool, typer.Option("--install", help="Install osls if it is missing.")
-    ] = False,
+    dirty: Annotated[bool, Option("--dirty", help="Deploy uncommitted changes too.")] = False,
+    install: Annotated[bool, Option("--install", help="Install osls if it is missing.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""
-    from ..serverless.deploy import Deployment
-
     chosen = settings.load(engine=engine)
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
     _offer_osls(service, install)
@@ -92,7 +87,7 @@ def remove(
     stage: Stage = "dev",
     name: Name = "pfl",
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete the bucket too: the cache and all history.")
+        bool, Option("--purge", help="Delete the bucket too: the cache and all history.")
     ] = False,
     yes: Yes = False,
 ) -> None:
@@ -114,9 +109,6 @@ def remove(
 
 def status(stage: Stage = "dev", name: Name = "pfl") -> None:
     """Show what is deployed, and whether it matches the code here."""
-    from ..handler.core.declare import catalog
-    from ..serverless import aws
-
     service = _existing(name, stage)
     with aws.converted_errors(f"function {service.function}"):
         found = service.client("lambda").get_function(FunctionName=service.function)
@@ -153,13 +145,11 @@ def logs(
     name: Name = "pfl",
     id: OnlyId = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
+        bool, Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
-    since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
+    since: Annotated[str, Option(help="How far back: 10m, 2h, 7d.")] = "1h",
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
-    from ..serverless import logs as log
-
     service = _existing(name, stage)
     since_s = age_s(since, "--since")
     group = f"/aws/lambda/{service.function}"
@@ -181,7 +171,6 @@ def _call_text(call: dict[str, Any]) -> str:
 
 
 def _existing(name: str, stage: str) -> Deployment:
-    from ..serverless.deploy import Deployment
 
     service = Deployment(settings.load(), name, stage, report=output.say)
     service.find_region()
@@ -192,8 +181,6 @@ def _existing(name: str, stage: str) -> Deployment:
 def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
-
-    from ..serverless.deploy import OSLS
 
     if OSLS.exists() or not shutil.which("npm"):
         return

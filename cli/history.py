@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import time
@@ -12,10 +13,12 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal, TypedDict
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
-from ..handler.core.cache import history
+from ..handler.core import event
+from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
 from . import compare, draw, output, query, settings, stored
 from .command import Command, DatedCommand
@@ -32,22 +35,17 @@ from .options import (
 )
 from .stored import Row
 
-app = typer.Typer(
-    help="List, compare, search and export the records of each step.",
-    no_args_is_help=True,
-)
+app = Typer(help="List, compare, search and export the records of each step.")
 
 
 Status = Annotated[
     Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
-    typer.Option(help="Only this status."),
+    Option(help="Only this status."),
 ]
-Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
-Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
-PlotTo = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Draw it in an .svg or .png file.")
-]
-Key = Annotated[str, typer.Option(help="Column that identifies the rows of a table.")]
+Path = Annotated[str, Option(help="Path into the value, such as $.rows[0].total.")]
+Plot = Annotated[bool, Option("--plot", help="Draw the value over time.")]
+PlotTo = Annotated[str | None, Option(metavar="FILE", help="Draw it in an .svg or .png file.")]
+Key = Annotated[str, Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
@@ -115,6 +113,10 @@ class _Reader:
                 row["value_missing"] = str(exc)
         return stored.as_json(row)
 
+    def computed(self, folder: str, step: str, until_ns: float = math.inf) -> Iterator[Found]:
+        """The records of what a step computed for an ID, newest first."""
+        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
+
     def end(self, summary: str = "") -> None:
         """Print a summary, and how many records were skipped."""
         if summary:
@@ -163,7 +165,7 @@ def list_records(
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records.")] = 20,
+    limit: Annotated[int, Option(min=1, help="Maximum number of records.")] = 20,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
@@ -186,22 +188,18 @@ def list_records(
 
 @app.command(cls=DatedCommand)
 def show(
-    record: Annotated[str, typer.Argument(help="First digits of its name, or its whole key.")],
+    record: Annotated[str, Argument(help="First digits of its name, or its whole key.")],
     id: OnlyId = None,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
 ) -> None:
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
-    from ..handler.core.cache import reasons
-
     draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
     name, body = reader.record(record, id)
     if draw_rows is not None:
-        earlier = history.list_computed(
-            reader.store, name.folder, name.step, reader.warn, until_ns=name.time_ns
-        )
+        earlier = reader.computed(name.folder, name.step, name.time_ns)
         draw_rows(reader.row(*each) for each in islice(earlier, 1_000))
         return
     row = reader.row(name, body)
@@ -217,11 +215,9 @@ def tail(
     id: OnlyId = None,
     step: OnlyStep = None,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, help="Number of records to start with.")
+        int, Option("-n", "--lines", min=0, help="Number of records to start with.")
     ] = 10,
-    follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Keep printing new records.")
-    ] = False,
+    follow: Annotated[bool, Option("-f", "--follow", help="Keep printing new records.")] = False,
 ) -> None:
     """Show the newest records, newest last; with -f, also each new one as it is written."""
     reader = _Reader()
@@ -272,18 +268,18 @@ class Difference(TypedDict):
 @app.command()
 def diff(
     records: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECORD RECORD]", help="Two records.")
+        list[str] | None, Argument(metavar="[RECORD RECORD]", help="Two records.")
     ] = None,
     id: Annotated[
         list[str] | None,
-        typer.Option(help="Compare the last two of this ID, or (given twice) two IDs."),
+        Option(help="Compare the last two of this ID, or (given twice) two IDs."),
     ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(help="First digits of a request or flow run ID; give two.")
+        list[str] | None, Option(help="First digits of a request or flow run ID; give two.")
     ] = None,
     step: OnlyStep = None,
     tolerance: Annotated[
-        str | None, typer.Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
+        str | None, Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
     ] = None,
     key: Key = "id",
 ) -> None:
@@ -301,15 +297,13 @@ def diff(
     result = "no difference" if is_equal else "different"
     reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _pairs(
     reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
 ) -> Iterable[Pair]:
     """What to compare, a pair for each step."""
-    from ..handler.core import event
-
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
     match len(records), len(runs), len(ids):
         case 2, 0, 0 | 1:
@@ -346,10 +340,7 @@ def _pairs_of_runs(
             return side[name]
         # A step that the run did not compute had the value that was stored then.
         last, _ = min(side.values(), key=lambda found: found[0].file)
-        earlier = history.list_computed(
-            reader.store, last.folder, name, reader.warn, until_ns=last.time_ns
-        )
-        return next(earlier, None)
+        return next(reader.computed(last.folder, name, last.time_ns), None)
 
     for name in [step] if step else sorted({**old, **new}):
         yield name, record(old, name), record(new, name)
@@ -358,7 +349,7 @@ def _pairs_of_runs(
 def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
     listed = (reader.store.folders(f"history/{folder}") for folder in folders)
     for name in [step] if step else sorted(set().union(*listed) - {history.ALL}):
-        found = [history.list_computed(reader.store, each, name, reader.warn) for each in folders]
+        found = [reader.computed(folder, name) for folder in folders]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
         old = next(found[0], None)
@@ -375,9 +366,6 @@ def _difference(
     within: compare.Closeness | None = None,
 ) -> Difference:
     """How two records differ: in value, code, inputs and parameters."""
-    from ..handler.core.cache import reasons
-    from ..handler.core.fingerprint import changes as code
-
     row: Difference = {
         "step": step,
         "old_record": old[0].path if old else None,
@@ -456,10 +444,10 @@ def _change_text(change: compare.Change) -> str:
 @app.command(cls=DatedCommand)
 def bisect(
     id: TheId,
-    step: Annotated[str, typer.Option(help="Step name.")],
+    step: Annotated[str, Option(help="Step name.")],
     path: Path = "$",
     when: Annotated[
-        str | None, typer.Option(help="Find when this became true, such as 'value > 100'.")
+        str | None, Option(help="Find when this became true, such as 'value > 100'.")
     ] = None,
     since: Since = None,
     key: Key = "id",
@@ -515,12 +503,10 @@ def _state(value: object) -> str | None:
 def export(
     format: Annotated[
         Literal["jsonl", "csv", "parquet"],
-        typer.Option(
-            help="File format. In csv, a quote (') precedes text that a spreadsheet would run."
-        ),
+        Option(help="File format. In csv, a quote (') precedes text that a spreadsheet would run."),
     ] = "jsonl",
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File to write; stdout if not given.")
+        str | None, Option(metavar="FILE", help="File to write; stdout if not given.")
     ] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -575,7 +561,7 @@ def _csv_cell(cell: object, column: str) -> str | None:
 @app.command()
 def sql(
     select: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
+        str, Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
     ],
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -614,9 +600,7 @@ def _text(cell: object) -> str:
 
 @app.command()
 def prune(
-    older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")
-    ],
+    older_than: Annotated[str, Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")],
     id: OnlyId = None,
     dry_run: DryRun = False,
     yes: Yes = False,

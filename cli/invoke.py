@@ -7,51 +7,49 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import uuid4
 
-import typer
+from typer import Exit, Option
 
 from ..handler.core import errors, event
 from ..handler.core.cache import accept
 from ..handler.core.cache import forecast as forecasts
 from ..handler.core.cache.lookup import Finding
-from ..handler.core.declare import catalog
+from ..handler.core.declare import catalog, project
 from ..handler.core.errors import InvalidRequestError, UnavailableError
 from ..handler.core.event import Reply, Request
 from ..handler.core.fingerprint import Part
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects, records
+from ..handler.engine import reap
+from ..serverless import remote
 from . import output, settings, stored
 from .options import Engine, refuse_together
-
-if TYPE_CHECKING:
-    from ..handler.core.declare.project import Project
-    from ..serverless.remote import FunctionCrashedError, Target
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
 
-Id = Annotated[str | None, typer.Option(help="ID to compute results for.")]
+Id = Annotated[str | None, Option(help="ID to compute results for.")]
 FlowName = Annotated[
     str | None,
-    typer.Option(help="Flow (default: the first in flows/pipeline.py)."),
+    Option(help="Flow (default: the first in flows/pipeline.py)."),
 ]
 Step = Annotated[
     str | None,
-    typer.Option(help="Step, and the steps it needs (default: all steps)."),
+    Option(help="Step, and the steps it needs (default: all steps)."),
 ]
 Bust = Annotated[
     list[str] | None,
-    typer.Option(help="Compute again: this, all, or a step; repeatable."),
+    Option(help="Compute again: this, all, or a step; repeatable."),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option(help="Use the newest stored value of this step; repeatable."),
+    Option(help="Use the newest stored value of this step; repeatable."),
 ]
 Param = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
+    Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
 ]
 
 
@@ -63,20 +61,20 @@ def invoke(
     skip: Skip = None,
     param: Param = None,
     cached_only: Annotated[
-        bool, typer.Option("--cached-only", help="Never compute; exit code 3 on a miss.")
+        bool, Option("--cached-only", help="Never compute; exit code 3 on a miss.")
     ] = False,
     engine: Engine = None,
     event_text: Annotated[
-        str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
+        str | None, Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
     ] = None,
     asynchronous: Annotated[
-        bool, typer.Option("--async", help="Do not wait; needs a deployed function.")
+        bool, Option("--async", help="Do not wait; needs a deployed function.")
     ] = False,
     local: Annotated[
-        bool, typer.Option("--local", help="Run here, even if a function is deployed.")
+        bool, Option("--local", help="Run here, even if a function is deployed.")
     ] = False,
-    function: Annotated[str | None, typer.Option(help="Lambda function to call.")] = None,
-    endpoint_url: Annotated[str, typer.Option(help="Endpoint URL of Lambda.")] = "",
+    function: Annotated[str | None, Option(help="Lambda function to call.")] = None,
+    endpoint_url: Annotated[str, Option(help="Endpoint URL of Lambda.")] = "",
 ) -> None:
     """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
@@ -126,19 +124,17 @@ def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
         return entry.handle(raw, chosen, results=objects.of(chosen), **options)
 
 
-def _target(chosen: Settings) -> Target | None:
+def _target(chosen: Settings) -> remote.Target | None:
     """The deployed function, if one exists; otherwise nothing of AWS is imported."""
     if not chosen.function and not (chosen.home / "deployed.json").exists():
         return None
-    from ..serverless import remote
 
     return remote.target(chosen)
 
 
 def _call(
-    chosen: Settings, target: Target, raw: Event, endpoint_url: str, asynchronous: bool
+    chosen: Settings, target: remote.Target, raw: Event, endpoint_url: str, asynchronous: bool
 ) -> Reply:
-    from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
     output.say(f"calling function {target.function}{region}")
@@ -155,7 +151,7 @@ def _call(
     return reply
 
 
-def _show_queued(id: object, target: Target, request_id: str) -> None:
+def _show_queued(id: object, target: remote.Target, request_id: str) -> None:
     row = {"id": id, "function": target.function, "request_id": request_id}
     output.emit({"version": 1, "status": "queued", **row})
     only = f" --id {id}" if id else ""
@@ -178,7 +174,7 @@ def _compare_code(chosen: Settings, reply: Reply) -> None:
         )
 
 
-def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
+def _mark_as_crashed(chosen: Settings, error: remote.FunctionCrashedError) -> None:
     """
     Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
 
@@ -186,7 +182,6 @@ def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
     """
     if not (error.cause and chosen.store):
         return  # Nothing is on record, or not in a store that can be read from here.
-    from ..handler.engine import reap
 
     results = objects.of(chosen)
     try:
@@ -231,13 +226,11 @@ class Forecast(NamedTuple):
     request: Request
     finding: Finding
     rows: list[forecasts.ForecastRow]
-    project: Project
+    project: project.Project
 
 
 def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    from ..handler.core.declare import project
-
     request = event.parse(raw, catalog.load(chosen))
     results = objects.of(chosen)
     finding = accept.find(request, results, [])
@@ -273,7 +266,7 @@ def _warn_of_unstable(found: Forecast, chosen: Settings) -> None:
                 output.say(f"warning: {row['step']} never hits: {where} differs in each process")
 
 
-def find_unstable(project: Project, chosen: Settings) -> dict[str, list[Part]]:
+def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[Part]]:
     """
     Values that differ from process to process, so that a step never hits, by step.
 
@@ -385,7 +378,7 @@ def show_reply(reply: Reply) -> None:
     if reply.get("url"):
         output.say(f"flow run {reply['url']}")
     if "error" in reply:
-        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
+        raise Exit(errors.exit_code(reply["error"]["type"]))
 
 
 def _duration(ms: float) -> str:

@@ -3,29 +3,27 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.declare import catalog
 from ..handler.core.errors import InvalidRequestError, unknown
 from ..handler.core.store import objects, records
 from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
-from ..handler.engine.prefect import environment
+from ..handler.engine.prefect import environment, limits, runs
 from . import output, settings
 from .command import DatedCommand
 from .options import DryRun, Yes, age_s, checked, refuse_together
 
-app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
-Id = Annotated[str | None, typer.Option(callback=checked, help="Limit of this ID; needs --step.")]
-Step = Annotated[str | None, typer.Option(help="Limit of this step; across all IDs without --id.")]
-Tag = Annotated[str | None, typer.Option(help="Limit of this tag.")]
+app = Typer(help="Limit how many computations of a step run at once.")
+Id = Annotated[str | None, Option(callback=checked, help="Limit of this ID; needs --step.")]
+Step = Annotated[str | None, Option(help="Limit of this step; across all IDs without --id.")]
+Tag = Annotated[str | None, Option(help="Limit of this tag.")]
 
 
 @app.command("ls", cls=DatedCommand)
 def list_limits() -> None:
     """List limits, with the holders of their slots and leaked slots."""
-    from ..handler.engine.prefect import limits, runs
-
     chosen = settings.load()
     results = objects.of(chosen)
     api = runs.find_api(chosen)
@@ -78,7 +76,7 @@ def _recorded(results: objects.Store) -> Iterator[JsonObject]:
 @app.command("set")
 def set_limit(
     limit: Annotated[
-        int, typer.Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
+        int, Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
     ],
     id: Id = None,
     step: Step = None,
@@ -86,8 +84,6 @@ def set_limit(
     dry_run: DryRun = False,
 ) -> None:
     """Set a limit; running computations continue."""
-    from ..handler.engine.prefect import limits
-
     name = _tag(id, step, tag)
     if not dry_run:
         limits.set_limit(*_connect(), name, limit)
@@ -101,14 +97,12 @@ def remove_limits(
     tag: Tag = None,
     idle: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
+        Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Remove a limit, or the idle limits of single IDs."""
-    from ..handler.engine.prefect import limits
-
     if idle is not None:
         refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
         idle_s = age_s(idle, "--idle")
@@ -134,8 +128,6 @@ def remove_limits(
 @app.command("reset")
 def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False) -> None:
     """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
-    from ..handler.engine.prefect import limits
-
     name = _tag(id, step, tag)
     api, results = _connect()
     row = limits.get_limit(api, results, name)
@@ -165,7 +157,6 @@ def _connect() -> tuple[environment.Api, objects.Store]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from ..handler.engine.prefect import limits
 
     if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(

@@ -59,6 +59,7 @@ for function, kind in (
 commands = app.registered_commands.copy()
 for module in (cache, config, history, limits, runs, server, setup, worker):
     group = module.app
+    group.info.no_args_is_help = True
     # The name of a group is that of its module.
     app.add_typer(group, name=module.__name__.rpartition(".")[2], short_help=group.info.help)
     commands += group.registered_commands

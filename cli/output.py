@@ -311,10 +311,10 @@ def confirm(question: str, *, yes: bool) -> None:
             hint="to answer yes: --yes",
         )
     if not ask(question):
-        import typer
+        from typer import Exit
 
         say("nothing was done")
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def optional(module: str, extra: str) -> ModuleType:

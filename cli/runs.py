@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.store import objects
+from ..handler.engine import reap
+from ..handler.engine.prefect import runs
 from . import output, settings
 from .command import DatedCommand
 from .options import DryRun, OnlyId
 
-if TYPE_CHECKING:
-    from ..handler.engine.prefect.runs import RunRow
-
-app = typer.Typer(help="List runs, and mark dead ones as crashed.", no_args_is_help=True)
+app = Typer(help="List runs, and mark dead ones as crashed.")
 
 
 @app.command("ls", cls=DatedCommand)
@@ -23,16 +22,14 @@ def list_runs(
     id: OnlyId = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Only runs with this status: running, crashed, completed, failed, …"),
+        Option(help="Only runs with this status: running, crashed, completed, failed, …"),
     ] = None,
     stuck: Annotated[
-        bool, typer.Option("--stuck", help="Only runs that look alive but whose process is dead.")
+        bool, Option("--stuck", help="Only runs that look alive but whose process is dead.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 50,
+    limit: Annotated[int, Option(min=1, help="Maximum number of runs.")] = 50,
 ) -> None:
     """List runs, newest first."""
-    from ..handler.engine.prefect import runs
-
     chosen = settings.load()
     api = runs.find_api(chosen)
     if api is None:
@@ -49,7 +46,7 @@ def list_runs(
     output.say(f"{output.counted(len(found), 'run')}{note}")
 
 
-def _cells(row: RunRow) -> tuple[object, ...]:
+def _cells(row: runs.RunRow) -> tuple[object, ...]:
     return (
         row["id"],
         row["flow"] or "",
@@ -63,8 +60,6 @@ def _cells(row: RunRow) -> tuple[object, ...]:
 @app.command("reap")
 def reap_runs(dry_run: DryRun = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from ..handler.engine import reap
-
     count = 0
     chosen = settings.load()
     results = objects.of(chosen)
@@ -78,10 +73,8 @@ def reap_runs(dry_run: DryRun = False) -> None:
 
 
 @app.command("open")
-def open_run(run: Annotated[str, typer.Argument(help="ID of a flow run or task run.")]) -> None:
+def open_run(run: Annotated[str, Argument(help="ID of a flow run or task run.")]) -> None:
     """Print the page of a run in Prefect's UI; on a terminal, open it."""
-    from ..handler.engine.prefect import runs
-
     url = runs.run_url(settings.load(), run, output.progress)
     output.emit({"url": url})
     output.show(url)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
+from typer import Typer
 
 from ..handler.core.errors import NotFoundError
+from ..handler.engine.prefect import server
 from . import output, settings, stored
 from .command import DatedCommand
 
-if TYPE_CHECKING:
-    from ..handler.engine.prefect.server import Server
-
-app = typer.Typer(help="Control the embedded Prefect server of this project.", no_args_is_help=True)
+app = Typer(help="Control the embedded Prefect server of this project.")
 
 
 @app.command("start", cls=DatedCommand)
 def start() -> None:
     """Start the server if it is not running; the first start creates its database."""
-    from ..handler.engine.prefect import server
-
     chosen = settings.load()
     running = server.ensure(
         chosen.home,
@@ -33,8 +27,6 @@ def start() -> None:
 @app.command("status", cls=DatedCommand)
 def status() -> None:
     """Show the running server; exit code 3 if none is running."""
-    from ..handler.engine.prefect import server
-
     running = server.find(settings.load().home)
     if running is None:
         raise NotFoundError("the embedded server is not running", hint="pfl server start")
@@ -44,8 +36,6 @@ def status() -> None:
 @app.command("stop")
 def stop() -> None:
     """Stop the server; keep its database."""
-    from ..handler.engine.prefect import server
-
     stopped = server.stop(settings.load().home)
     if stopped is None:
         output.say("the embedded server is not running")
@@ -54,7 +44,7 @@ def stop() -> None:
     output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
 
 
-def _show(server: Server) -> None:
+def _show(server: server.Server) -> None:
     row = {**server._asdict(), "log": str(server.log)}
     output.emit(row)
     output.pairs(stored.for_people(row))

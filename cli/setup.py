@@ -9,23 +9,22 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.errors import InvalidRequestError
+from ..handler.core.settings import Settings
+from ..handler.engine.prefect.environment import Api
+from ..serverless import remote
 from . import output, settings
 from .options import DryRun, Pool, Yes
 
 if TYPE_CHECKING:
-    from ..handler.core.settings import Settings
-    from ..handler.engine.prefect.environment import Api
     from ..serverless.prefect_setup import Planned
 
-app = typer.Typer(
-    help="Set up Prefect for pfl: storage block, deployments, automations.", no_args_is_help=True
-)
-Name = Annotated[str, typer.Option(help="Name of the block.")]
+app = Typer(help="Set up Prefect for pfl: storage block, deployments, automations.")
+Name = Annotated[str, Option(help="Name of the block.")]
 Keys = Annotated[
-    bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
+    bool, Option("--with-keys", help="Store the AWS keys of this environment in the block.")
 ]
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
@@ -63,9 +62,7 @@ def make_all(
 def remove(
     kinds: Annotated[
         list[Kind] | None,
-        typer.Argument(
-            metavar="[KIND]...", help="blocks, deployments, automations (default: all)."
-        ),
+        Argument(metavar="[KIND]...", help="blocks, deployments, automations (default: all)."),
     ] = None,
     name: Name = "cache",
     pool: Pool = None,
@@ -123,7 +120,7 @@ def _make(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
     with connected(chosen) as api:
-        from ..serverless import prefect_setup, remote
+        from ..serverless import prefect_setup
 
         planned: list[Planned] = []
         if Kind.blocks in kinds:

@@ -137,6 +137,13 @@ def _environ(more: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PFL_ENGINE": "direct", **more}
 
 
+@pytest.fixture(autouse=True)
+def without_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests run commands in this process, whose flags stay set."""
+    monkeypatch.setattr(output, "in_json", False)
+    monkeypatch.setattr(output, "in_utc", False)
+
+
 @pytest.fixture
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project as a person has it: found from the working directory."""

@@ -1,16 +1,17 @@
 """``pfl bench``: measures what the cache saves on a flow of this project."""
 
+import json
 import time
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
 from . import output, settings
-from .invoke import Event, call_here, run_python, show_reply
-from .options import Engine, Json, checked
+from .invoke import Event, FlowName, call_here, run_python, show_reply
+from .options import Engine, checked
 
 _COLUMNS = (
     "process",
@@ -30,16 +31,10 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 
 
 def bench(
-    flow: Annotated[
-        str | None,
-        typer.Option(help="Flow name (default: the first in flows/pipeline.py)."),
-    ] = None,
-    id: Annotated[str, typer.Option(callback=checked, help="ID to compute.")] = "bench",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=1_000, help="Number of misses and hits to run.")
-    ] = 3,
+    flow: FlowName = None,
+    id: Annotated[str, Option(callback=checked, help="ID to compute.")] = "bench",
+    rounds: Annotated[int, Option(min=1, max=1_000, help="Number of misses and hits to run.")] = 3,
     engine: Engine = None,
-    json: Json = False,
 ) -> None:
     """Measure what a hit saves: run a flow as misses and as hits in a temporary store."""
     from statistics import median
@@ -58,7 +53,7 @@ def bench(
                     last[case] = call(event, chosen._replace(store=store))
                     times.append((time.perf_counter() - started) * 1e3)
                     if "error" in last[case]:
-                        show_reply(last[case], json)
+                        show_reply(last[case])
         miss_ms = median(times_ms["miss"])
         for case, reply in last.items():
             ms = median(times_ms[case])
@@ -75,24 +70,20 @@ def bench(
                     "ratio": round(ms / miss_ms, 4),
                 }
             )
-    if json:
-        output.emit(
-            {
-                "version": 1,
-                "id": id,
-                "flow": reply["flow"],
-                "engine": chosen.engine,
-                "rounds": rounds,
-                "calls": rows,
-            }
-        )
-    else:
-        output.table(_COLUMNS, [row.values() for row in rows])
+    output.emit(
+        {
+            "version": 1,
+            "id": id,
+            "flow": reply["flow"],
+            "engine": chosen.engine,
+            "rounds": rounds,
+            "calls": rows,
+        }
+    )
+    output.table(_COLUMNS, [row.values() for row in rows])
 
 
 def _call_in_new_process(event: Event, chosen: Settings) -> Reply:
-    import json
-
     printed = run_python(
         chosen, "-c", _CALL, json.dumps(event), PFL_ENGINE=chosen.engine, PFL_STORE=chosen.store
     )

@@ -6,12 +6,18 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
+from ..handler.core import event
+from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
+from ..handler.core.cache import verify as verification
+from ..handler.core.cache.reasons import parts
+from ..handler.core.declare import catalog, project
+from ..handler.core.declare.manifest import FlowEntry
 from ..handler.core.errors import (
     CorruptRecordError,
     InvalidRequestError,
@@ -19,30 +25,24 @@ from ..handler.core.errors import (
     PflError,
     unknown,
 )
+from ..handler.core.fingerprint.changes import explain
+from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
+from .command import DatedCommand
 from .invoke import FlowName, Param, Step, event_of, forecast
 from .options import (
     DryRun,
-    Json,
     OnlyId,
     OnlyStep,
     TheId,
-    Utc,
     Yes,
     age_s,
     checked,
     refuse_together,
 )
 
-if TYPE_CHECKING:
-    from ..handler.core.declare.manifest import FlowEntry
-    from ..handler.core.settings import Settings
-
-app = typer.Typer(
-    help="List, explain, bust, restore and verify stored results.",
-    no_args_is_help=True,
-)
+app = Typer(help="List, explain, bust, restore and verify stored results.")
 _COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
 _PROBLEMS = ("damaged", "orphaned", "expired", "stale")
 
@@ -51,20 +51,18 @@ def _warn(warning: str) -> None:
     output.say(f"warning: {warning}")
 
 
-@app.command("ls")
+@app.command("ls", cls=DatedCommand)
 def list_entries(
     id: OnlyId = None,
     flow: FlowName = None,
     step: OnlyStep = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """List the stored results that answer calls; those of one ID in the order of steps."""
 
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
     count = output.print_rows(
-        map(stored.as_json, found),
+        output.while_read(map(stored.as_json, found)),
         ("id", "flow", "step", "key", "bytes>", "computed"),
         lambda row: [
             row["id"],
@@ -74,26 +72,20 @@ def list_entries(
             row["size_bytes"],
             output.local_time(row["computed_at"]),
         ],
-        json=json,
     )
     output.say(f"{count} stored")
     if id and not count:
         output.say(stored.elsewhere(store, id, flow, "pfl cache ls"))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def inspect(
     id: TheId,
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
-    from ..handler.core import event
-    from ..handler.core.declare import catalog
-
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     request = event.parse(raw, catalog.load(chosen))
@@ -108,36 +100,28 @@ def inspect(
             hint=f"pfl invoke --id {shlex.quote(id)}{only}",
         )
     for number, row in enumerate(rows):
-        if json:
-            output.emit(row)
-            continue
+        output.emit(row)
         if number:
-            output.emit("")
+            output.show("")
         # As JSON, where "1" is not 1, and cut to a short line, even if it is a text.
         value = None if row["value"] is None else output.cut(row["value"], 200)
         output.pairs(stored.for_people(row) | {"value": value})
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def why(
     id: TheId,
     flow: FlowName = None,
     step: Step = None,
     param: Param = None,
-    diff: Annotated[
-        bool, typer.Option("--diff", help="Show changed source as a unified diff.")
-    ] = False,
-    utc: Utc = False,
-    json: Json = False,
+    diff: Annotated[bool, Option("--diff", help="Show changed source as a unified diff.")] = False,
 ) -> None:
     """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
     chosen = settings.load()
     raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
     found = forecast(chosen, raw, diff=diff)
     for row in found.rows:
-        if json:
-            output.emit(row)
-            continue
+        output.emit(row)
         reasons = row["reasons"]
         if row["status"] == "hit":
             entry = found.finding.found.get(row["step"])
@@ -146,31 +130,24 @@ def why(
         label = {"hit": "hit,", "depends": "depends"}.get(row["status"], "miss, because")
         lines = "\n".join(reasons).split("\n")
         separator = " " if len(lines) == 1 else "\n  "
-        output.emit(separator.join([f"{row['step']}: {label}", *lines]))
+        output.show(separator.join([f"{row['step']}: {label}", *lines]))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def accept(
-    step: Annotated[str, typer.Option(help="Step whose last edit changes no result.")],
+    step: Annotated[str, Option(help="Step whose last edit changes no result.")],
     since: Annotated[
         str | None,
-        typer.Option("--from", help="First digits of the older fingerprint (default: the latest)."),
+        Option("--from", help="First digits of the older fingerprint (default: the latest)."),
     ] = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Undo the acceptance of the current code.")
+        bool, Option("--undo", help="Undo the acceptance of the current code.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Declare the last edit of a step harmless: results of its older code stay valid."""
     import getpass
-
-    from ..handler.core.cache import accept as acceptance
-    from ..handler.core.cache.reasons import parts
-    from ..handler.core.declare import project
-    from ..handler.core.fingerprint.changes import explain
 
     refuse_together({"--undo": undo, "--from": since})
     chosen = settings.load()
@@ -203,30 +180,27 @@ def accept(
             by = getpass.getuser()
             reply |= acceptance.accept(store, step, now.digest, older[0], by=by, changes=changes)
             output.say(f"accepted; to undo: pfl cache accept --step {step} --undo")
-    if json:
-        output.emit(stored.as_json(reply))
+    output.emit(stored.as_json(reply))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def bust(
     id: OnlyId = None,
     step: OnlyStep = None,
     dependents: Annotated[
-        bool, typer.Option("--dependents", help="Also bust all steps that need it.")
+        bool, Option("--dependents", help="Also bust all steps that need it.")
     ] = False,
     upstream: Annotated[
-        bool, typer.Option("--upstream", help="Also bust all steps that it needs.")
+        bool, Option("--upstream", help="Also bust all steps that it needs.")
     ] = False,
     older_than: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Minimum age, such as 7d.")
+        str | None, Option(metavar="AGE", help="Minimum age, such as 7d.")
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(callback=checked, help="Only IDs that start with this.")
+        str | None, Option(callback=checked, help="Only IDs that start with this.")
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Make stored results void, so that steps compute again. Undo: pfl cache restore."""
     if {id, step, older_than, prefix} == {None}:
@@ -260,8 +234,7 @@ def bust(
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
-    if not json:
-        output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
+    output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
     reply: stored.Row = {
         "version": 1,
         "bust": None,
@@ -284,8 +257,7 @@ def bust(
         reply |= {"bust": name, "plans": plans, "restorable_until": until}
         day = output.local_time(until)[:10]
         output.say(f"busted; to undo this until {day}: pfl cache restore {name}")
-    if json:
-        output.emit(reply)
+    output.emit(reply)
 
 
 def _counts(row: Mapping[str, Any]) -> list[object]:
@@ -293,18 +265,16 @@ def _counts(row: Mapping[str, Any]) -> list[object]:
     return [row["results"], row["bytes"], *moments]
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def restore(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
+        Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
     ] = None,
     id: OnlyId = None,
     step: OnlyStep = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Undo busts: old results become valid again and replace newer ones. --dry-run lists busts."""
     if not (names or id or step or dry_run):
@@ -316,20 +286,19 @@ def restore(
     flows = _flows(chosen)
     undone = _restorable(chosen, store, names or [], id, step)
     restored = [mark.to_json() for mark in undone]
-    if not json:
-        output.table(
-            ("bust", "id", "step", "before", "busted"),
-            (
-                [
-                    mark.name,
-                    mark.id_pattern,
-                    row["step"] or "all",
-                    output.local_time(row["before"]),
-                    output.local_time(row["busted_at"]),
-                ]
-                for mark, row in zip(undone, restored, strict=True)
-            ),
-        )
+    output.table(
+        ("bust", "id", "step", "before", "busted"),
+        (
+            [
+                mark.name,
+                mark.id_pattern,
+                row["step"] or "all",
+                output.local_time(row["before"]),
+                output.local_time(row["busted_at"]),
+            ]
+            for mark, row in zip(undone, restored, strict=True)
+        ),
+    )
     counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
@@ -339,8 +308,7 @@ def restore(
         counts = busts.restore(store, undone, dependents=reached, known=known)
         back = output.counted(counts["back"], "result")
         output.say(f"{back} restored, {counts['replaced']} in place of newer ones")
-    if json:
-        output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
+    output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
 
 
 def _restorable(
@@ -378,16 +346,13 @@ def _restorable(
 def verify(
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Move unusable objects to aside/ in the store."),
+        Option("--repair", help="Move unusable objects to aside/ in the store."),
     ] = False,
-    after: Annotated[str, typer.Option(metavar="KEY", help="Continue after this key.")] = "",
+    after: Annotated[str, Option(metavar="KEY", help="Continue after this key.")] = "",
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Read and check every object in the store; exit code 6 if damaged ones remain."""
     import signal
-
-    from ..handler.core.cache import verify as verification
 
     if after and after.split("/")[0] not in verification.KINDS:
         raise InvalidRequestError(
@@ -420,8 +385,8 @@ def verify(
             counts["aside"] += problem.aside is not None
             counts["left"] += problem.problem == "damaged" and problem.aside is None
             row = problem._asdict()
-            line = f"{problem.problem:<9} {problem.key}: {problem.why}"
-            output.emit({"object": row.pop("key"), **row} if json else line)
+            output.emit({"object": row.pop("key"), **row})
+            output.show(f"{problem.problem:<9} {problem.key}: {problem.why}")
     except BaseException:
         if last:
             options = f"{' --repair' if repair else ''} --after '{last}'"
@@ -431,11 +396,11 @@ def verify(
     moved = f"; {counts['aside']} set aside" if repair else ""
     output.say(f"{counts['checked']} checked: {summary}{moved}")
     if counts["left"]:
-        raise typer.Exit(CorruptRecordError.exit_code)
+        raise Exit(CorruptRecordError.exit_code)
 
 
-@app.command()
-def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
+@app.command(cls=DatedCommand)
+def stats(id: OnlyId = None) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
 
     chosen = settings.load()
@@ -451,14 +416,11 @@ def stats(id: OnlyId = None, utc: Utc = False, json: Json = False) -> None:
             row["history"],
             *_counts(row),
         ],
-        json=json,
     )
 
 
 def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
     """The flows; none if they cannot be imported: the store exists anyway."""
-    from ..handler.core.declare import catalog
-
     try:
         return catalog.load(chosen).flows
     except PflError as exc:

@@ -3,20 +3,18 @@
 import re
 from operator import itemgetter
 
-import typer
+from typer import Typer
 
 from ..handler.core.settings import SETTINGS
+from ..handler.engine.prefect import environment
 from . import output, settings
-from .options import Json
 
-app = typer.Typer(help="Show the current settings.", no_args_is_help=True)
+app = Typer(help="Show the current settings.")
 
 
 @app.command("show")
-def show(json: Json = False) -> None:
+def show() -> None:
     """Show each setting, its value and its source; secrets are masked."""
-    from ..handler.engine.prefect import environment
-
     chosen = settings.load()
     values = {**chosen._asdict(), "project": str(chosen.root)}
     values["store"] = chosen.store or str(chosen.home / "store")
@@ -34,7 +32,7 @@ def show(json: Json = False) -> None:
             {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
         )
     cells = itemgetter("name", "value", "source")
-    output.print_rows(rows, ("setting", "value", "from"), cells, json=json)
+    output.print_rows(rows, ("setting", "value", "from"), cells)
 
 
 def _mask(secret: str) -> str:

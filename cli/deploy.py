@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Option
 
+from ..handler.core.declare import catalog
 from ..handler.core.errors import NotFoundError, PflError
+from ..serverless import aws
+from ..serverless import logs as log
+from ..serverless.deploy import OSLS, Deployment
 from . import output, settings, stored
-from .options import DryRun, Engine, Json, OnlyId, Utc, Yes, age_s
-
-if TYPE_CHECKING:
-    from ..serverless.deploy import Deployment
+from .options import DryRun, Engine, OnlyId, Yes, age_s
 
 Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Name = Annotated[str, typer.Option(help="Service name.")]
-Stage = Annotated[str, typer.Option(help="Stage; each is a separate deployment.")]
+Name = Annotated[str, Option(help="Service name.")]
+Stage = Annotated[str, Option(help="Stage; each is a separate deployment.")]
 
 
 def deploy(
     stage: Stage = "dev",
     name: Name = "pfl",
-    arch: Annotated[Arch, typer.Option(help="Processor.")] = Arch.x86_64,
-    image: Annotated[
-        str, typer.Option(help="Image to deploy, by digest, instead of building one.")
-    ] = "",
+    arch: Annotated[Arch, Option(help="Processor.")] = Arch.x86_64,
+    image: Annotated[str, Option(help="Image to deploy, by digest, instead of building one.")] = "",
     engine: Engine = None,
     plain_key: Annotated[
-        bool, typer.Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
+        bool, Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
     ] = False,
-    dirty: Annotated[bool, typer.Option("--dirty", help="Deploy uncommitted changes too.")] = False,
-    install: Annotated[
-        bool, typer.Option("--install", help="Install osls if it is missing.")
-    ] = False,
+    dirty: Annotated[bool, Option("--dirty", help="Deploy uncommitted changes too.")] = False,
+    install: Annotated[bool, Option("--install", help="Install osls if it is missing.")] = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Build the image, push it, deploy it, and check that the function works."""
-    from ..serverless.deploy import Deployment
-
     chosen = settings.load(engine=engine)
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
     _offer_osls(service, install)
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
     if dry_run:
-        _show_plan(service, json)
+        _show_plan(service)
         return
     uri = service.find_image(build=True)
     service.deploy(uri)
@@ -53,42 +47,38 @@ def deploy(
         {"type": kind, "name": resource, "link": service.page(kind, resource)}
         for kind, resource in service.resources().values()
     ]
-    if json:
-        output.emit(
-            {
-                "version": 1,
-                "status": "deployed",
-                "function": service.function,
-                "image": uri,
-                "store_url": service.store,
-                "resources": made,
-            }
-        )
-        return
+    output.emit(
+        {
+            "version": 1,
+            "status": "deployed",
+            "function": service.function,
+            "image": uri,
+            "store_url": service.store,
+            "resources": made,
+        }
+    )
     output.table(("type", "name", "link"), (row.values() for row in made))
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"to read values that are too large for a reply: PFL_STORE={service.store}")
 
 
-def _show_plan(service: Deployment, json: bool) -> None:
+def _show_plan(service: Deployment) -> None:
     resources = list(service.planned())
     misses = list(service.changes())
-    if json:
-        output.emit(
-            {
-                "version": 1,
-                "status": "planned",
-                "function": service.function,
-                "resource_changes": resources,
-                "misses": misses,
-            }
-        )
-        return
+    output.emit(
+        {
+            "version": 1,
+            "status": "planned",
+            "function": service.function,
+            "resource_changes": resources,
+            "misses": misses,
+        }
+    )
     output.table(("resource", "type", "would"), (row.values() for row in resources))
     for miss in misses:
         then = f"; so will {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
-        output.emit(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
+        output.show(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
     count = output.counted(len(misses), "step")
     output.say(f"{count} will miss" if misses else "no step's code changed: hits stay hits")
 
@@ -97,7 +87,7 @@ def remove(
     stage: Stage = "dev",
     name: Name = "pfl",
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete the bucket too: the cache and all history.")
+        bool, Option("--purge", help="Delete the bucket too: the cache and all history.")
     ] = False,
     yes: Yes = False,
 ) -> None:
@@ -117,11 +107,8 @@ def remove(
     output.say(f"{service.function} is removed{kept}")
 
 
-def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Json = False) -> None:
+def status(stage: Stage = "dev", name: Name = "pfl") -> None:
     """Show what is deployed, and whether it matches the code here."""
-    from ..handler.core.declare import catalog
-    from ..serverless import aws
-
     service = _existing(name, stage)
     with aws.converted_errors(f"function {service.function}"):
         found = service.client("lambda").get_function(FunctionName=service.function)
@@ -147,10 +134,8 @@ def status(stage: Stage = "dev", name: Name = "pfl", utc: Utc = False, json: Jso
         "code": variables.get("PFL_CODE"),
         "is_current": variables.get("PFL_CODE") == code,
     }
-    if json:
-        output.emit(row)
-    else:
-        output.pairs(stored.for_people(row))
+    output.emit(row)
+    output.pairs(stored.for_people(row))
     if not row["is_current"]:
         output.say("warning: the deployed code differs from the code here: pfl deploy --dry-run")
 
@@ -160,24 +145,20 @@ def logs(
     name: Name = "pfl",
     id: OnlyId = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
+        bool, Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
-    since: Annotated[str, typer.Option(help="How far back: 10m, 2h, 7d.")] = "1h",
-    utc: Utc = False,
-    json: Json = False,
+    since: Annotated[str, Option(help="How far back: 10m, 2h, 7d.")] = "1h",
 ) -> None:
     """Show the function's log: a line per call, and what its steps printed."""
-    from ..serverless import logs as log
-
     service = _existing(name, stage)
     since_s = age_s(since, "--since")
     group = f"/aws/lambda/{service.function}"
-    for line in log.read(service.client("logs"), group, id=id, since_s=since_s, follow=follow):
-        if json:
-            output.emit({**line, "at": stored.utc(line["at"])})
-        else:
-            text = line["text"] if line["call"] is None else _call_text(line["call"])
-            output.emit(f"{output.local_time(line['at'])}  {text}")
+    client = service.client("logs")
+    lines = log.read(client, group, id=id, since_s=since_s, follow=follow)
+    for line in output.while_read(lines):
+        output.emit({**line, "at": stored.utc(line["at"])})
+        text = line["text"] if line["call"] is None else _call_text(line["call"])
+        output.show(f"{output.local_time(line['at'])}  {text}")
 
 
 def _call_text(call: dict[str, Any]) -> str:
@@ -190,7 +171,6 @@ def _call_text(call: dict[str, Any]) -> str:
 
 
 def _existing(name: str, stage: str) -> Deployment:
-    from ..serverless.deploy import Deployment
 
     service = Deployment(settings.load(), name, stage, report=output.say)
     service.find_region()
@@ -201,8 +181,6 @@ def _existing(name: str, stage: str) -> Deployment:
 def _offer_osls(service: Deployment, install: bool) -> None:
     import shutil
     import sys
-
-    from ..serverless.deploy import OSLS
 
     if OSLS.exists() or not shutil.which("npm"):
         return

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
-import typer
+from typer import Exit, Option
 
 from ..handler.core.cache import lease
+from ..handler.core.declare import project
 from ..handler.core.errors import NotFoundError, PflError
 from ..handler.core.settings import SETTINGS, Settings
 from ..handler.core.store import objects
 from ..handler.core.store.values import JsonObject
+from ..handler.engine import check
+from ..handler.engine.prefect import client, limits, runs
+from ..handler.engine.prefect.environment import Api
+from ..serverless import aws, remote
 from . import invoke, output, settings
-from .options import Json
-
-if TYPE_CHECKING:
-    from ..handler.core.declare.project import Project
-    from ..handler.engine.prefect.environment import Api
 
 # AWS refuses signatures that are 15 minutes off, and leases use the store's own clock.
 _SKEW_S = 30
@@ -84,11 +84,10 @@ class _SkippedError(Exception):
 def doctor(
     fast: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--fast", help="Skip slow checks: unstable fingerprints, and the test of the block."
         ),
     ] = False,
-    json: Json = False,
 ) -> None:
     """Check the whole setup; the exit code is 0, or that of the first failure."""
     from concurrent.futures import ThreadPoolExecutor
@@ -100,15 +99,15 @@ def doctor(
         for found in pool.map(doc.run, _CHECKS):
             rows += found
     cells = itemgetter("check", "status", "what")
-    output.print_rows(rows, ("check", "status", "found"), cells, json=json)
-    if not json:
+    output.print_rows(rows, ("check", "status", "found"), cells)
+    if not output.in_json:
         for fix in dict.fromkeys(f"{row['check']}: {row['fix']}" for row in rows if row["fix"]):
             output.say(fix)
     failed = [row for row in rows if row["status"] == "fail"]
     warned = output.counted(sum(row["status"] == "warn" for row in rows), "warning")
     output.say(f"{output.counted(len(rows), 'check')}, {len(failed)} failed, {warned}")
     if failed:
-        raise typer.Exit(failed[0]["exit_code"])
+        raise Exit(failed[0]["exit_code"])
 
 
 @dataclass
@@ -117,7 +116,7 @@ class Doctor:
 
     chosen: Settings
     fast: bool
-    loaded: Project | None = None
+    loaded: project.Project | None = None
 
     def run(self, name: str) -> list[JsonObject]:
         """The findings of a check; an exception becomes a finding, and other checks continue."""
@@ -142,8 +141,6 @@ class Doctor:
     @cached_property
     def api(self) -> Api:
         """Prefect's API: the configured one, or the embedded server if it runs."""
-        from ..handler.engine.prefect import runs
-
         api = runs.find_api(self.chosen)
         if api is None:
             raise _SkippedError("not configured: the embedded server starts when it is needed")
@@ -184,8 +181,6 @@ class Doctor:
 
     def flows(self) -> Iterator[Finding]:
         """Whether the flows can be imported, and their fingerprints are complete."""
-        from ..handler.core.declare import project
-
         self.loaded = project.load(self.chosen)
         for name, known in self.loaded.prints.items():
             places = sorted({f"{part.file}:{part.line}" for part in known.opaque})
@@ -213,8 +208,6 @@ class Doctor:
         from importlib.metadata import version
 
         from packaging.version import Version
-
-        from ..handler.engine.prefect import client
 
         # Needs the key, if the server wants one.
         client.ask(self.api, "/flows/filter", {"limit": 1})
@@ -256,8 +249,6 @@ class Doctor:
 
     def store(self) -> Iterator[Finding]:
         """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""
-        from ..handler.engine import check
-
         ahead_s = check.try_out(self.results)
         yield _found(f"{self.results.url} works, and creates objects only once")
         yield _clock(ahead_s)
@@ -266,7 +257,6 @@ class Doctor:
         """Whether the bucket is private, encrypted and versioned, and has a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
             raise _SkippedError("the store is not a bucket")
-        from ..serverless import aws
 
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
@@ -288,8 +278,6 @@ class Doctor:
 
     def function(self) -> Iterator[Finding]:
         """Whether the function exists, has this code, and reaches the store and Prefect."""
-        from ..serverless import remote
-
         target = remote.target(self.chosen)
         if target is None:
             raise _SkippedError("nothing is deployed from here: pfl invoke runs locally")
@@ -322,8 +310,6 @@ class Doctor:
 
     def slots(self) -> Iterator[Finding]:
         """Concurrency slots whose holders are dead."""
-        from ..handler.engine.prefect import limits
-
         rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
         what = f"{output.counted(leaked, 'slot')} leaked in {output.counted(len(rows), 'limit')}"

@@ -62,7 +62,7 @@ def _draw_in_terminal(lines: Lines, path: str) -> None:
     figure.height = 16
     figure.with_colors = output.has_colour(sys.stdout)
     figure.x_label = "time"
-    figure.y_label = path
+    figure.y_label = output.printable(path)
     for label, (times, numbers) in lines.items():
         figure.plot(times, numbers, label=output.printable(label))
     output.write(figure.show(legend=True))

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import json as js
+import json
+import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal, TypedDict
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
-from ..handler.core.cache import history
+from ..handler.core import event
+from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
+from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
 from . import compare, draw, output, query, settings, stored
+from .command import Command, DatedCommand
 from .options import (
     DryRun,
-    Json,
     OnlyFlow,
     OnlyId,
     OnlyStep,
     Since,
     TheId,
-    Utc,
     Yes,
     moment_ns,
     refuse_together,
 )
 from .stored import Row
 
-app = typer.Typer(
-    help="List, compare, search and export the records of each step.",
-    no_args_is_help=True,
-)
+app = Typer(help="List, compare, search and export the records of each step.")
 
 
 Status = Annotated[
     Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
-    typer.Option(help="Only this status."),
+    Option(help="Only this status."),
 ]
-Path = Annotated[str, typer.Option(help="Path into the value, such as $.rows[0].total.")]
-Plot = Annotated[bool, typer.Option("--plot", help="Draw the value over time.")]
-PlotTo = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Draw it in an .svg or .png file.")
-]
-Key = Annotated[str, typer.Option(help="Column that identifies the rows of a table.")]
+Path = Annotated[str, Option(help="Path into the value, such as $.rows[0].total.")]
+Plot = Annotated[bool, Option("--plot", help="Draw the value over time.")]
+PlotTo = Annotated[str | None, Option(metavar="FILE", help="Draw it in an .svg or .png file.")]
+Key = Annotated[str, Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
@@ -115,6 +113,10 @@ class _Reader:
                 row["value_missing"] = str(exc)
         return stored.as_json(row)
 
+    def computed(self, folder: str, step: str, until_ns: float = math.inf) -> Iterator[Found]:
+        """The records of what a step computed for an ID, newest first."""
+        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
+
     def end(self, summary: str = "") -> None:
         """Print a summary, and how many records were skipped."""
         if summary:
@@ -143,91 +145,79 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _check_plot(path: str, plot: bool, plot_to: str | None, json: bool) -> bool:
-    """Whether a picture is wanted; checks the options for one."""
+def _picture(path: str, plot: bool, plot_to: str | None) -> Callable[[Iterable[Row]], None] | None:
+    """What draws records as the options ask for; None if they ask for no picture."""
     compare.parse_path(path)
-    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": json})
-    is_wanted = plot or plot_to is not None
-    if path != "$" and not is_wanted:
+    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": output.in_json})
+    if plot or plot_to is not None:
+        return partial(draw.draw, path=path, file=plot_to)
+    if path != "$":
         raise InvalidRequestError(
             "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
         )
-    return is_wanted
+    return None
 
 
-@app.command("ls")
+@app.command("ls", cls=DatedCommand)
 def list_records(
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records.")] = 20,
+    limit: Annotated[int, Option(min=1, help="Maximum number of records.")] = 20,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """List records, newest first."""
-    is_drawn = _check_plot(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
-    found = reader.rows(since, with_values=is_drawn, id=id, flow=flow, step=step, status=status)
+    with_values = draw_rows is not None
+    found = reader.rows(since, with_values=with_values, id=id, flow=flow, step=step, status=status)
     rows = islice(found, limit)
-    if is_drawn:
-        draw.draw(rows, path, plot_to)
+    if draw_rows is not None:
+        draw_rows(rows)
     else:
-        output.print_rows(rows, _COLUMNS, _cells, json=json)
+        output.print_rows(output.while_read(rows), _COLUMNS, _cells)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def show(
-    record: Annotated[str, typer.Argument(help="First digits of its name, or its whole key.")],
+    record: Annotated[str, Argument(help="First digits of its name, or its whole key.")],
     id: OnlyId = None,
     path: Path = "$",
     plot: Plot = False,
     plot_to: PlotTo = None,
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
-    from ..handler.core.cache import reasons
-
-    is_drawn = _check_plot(path, plot, plot_to, json)
+    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
     name, body = reader.record(record, id)
-    if is_drawn:
-        earlier = history.list_computed(
-            reader.store, name.folder, name.step, reader.warn, until_ns=name.time_ns
-        )
-        draw.draw((reader.row(*each) for each in islice(earlier, 1_000)), path, plot_to)
+    if draw_rows is not None:
+        earlier = reader.computed(name.folder, name.step, name.time_ns)
+        draw_rows(reader.row(*each) for each in islice(earlier, 1_000))
         return
     row = reader.row(name, body)
     parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
     row["parts"] = [part.to_json() for part in parts]
-    if json:
-        output.emit(row)
-    else:
-        names = ", ".join(part.name for part in parts)
-        output.pairs(stored.for_people(row) | {"parts": names or None})
+    output.emit(row)
+    names = ", ".join(part.name for part in parts)
+    output.pairs(stored.for_people(row) | {"parts": names or None})
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def tail(
     id: OnlyId = None,
     step: OnlyStep = None,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, help="Number of records to start with.")
+        int, Option("-n", "--lines", min=0, help="Number of records to start with.")
     ] = 10,
-    follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Keep printing new records.")
-    ] = False,
-    utc: Utc = False,
-    json: Json = False,
+    follow: Annotated[bool, Option("-f", "--follow", help="Keep printing new records.")] = False,
 ) -> None:
     """Show the newest records, newest last; with -f, also each new one as it is written."""
     reader = _Reader()
@@ -246,13 +236,12 @@ def tail(
             near.append(name)
         fresh = near[:lines] if is_first else [name for name in near if name not in seen]
         missing = set(fresh)
-        for name, body in history.read_all(reader.store, reversed(fresh), reader.warn):
+        found = history.read_all(reader.store, reversed(fresh), reader.warn)
+        for name, body in output.while_read(found):
             missing.remove(name)
             row = reader.row(name, body, with_value=False)
-            if json:
-                output.emit(row)
-            else:
-                table.add(_cells(row))
+            output.emit(row)
+            table.add(_cells(row))
         table.flush()
         # What points to a record exists before it: a record that is missing is read again.
         seen = set(near) - missing
@@ -279,21 +268,20 @@ class Difference(TypedDict):
 @app.command()
 def diff(
     records: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECORD RECORD]", help="Two records.")
+        list[str] | None, Argument(metavar="[RECORD RECORD]", help="Two records.")
     ] = None,
     id: Annotated[
         list[str] | None,
-        typer.Option(help="Compare the last two of this ID, or (given twice) two IDs."),
+        Option(help="Compare the last two of this ID, or (given twice) two IDs."),
     ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(help="First digits of a request or flow run ID; give two.")
+        list[str] | None, Option(help="First digits of a request or flow run ID; give two.")
     ] = None,
     step: OnlyStep = None,
     tolerance: Annotated[
-        str | None, typer.Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
+        str | None, Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
     ] = None,
     key: Key = "id",
-    json: Json = False,
 ) -> None:
     """Show what differs between two records, runs or IDs, and why; exit code 1 if they differ."""
     reader = _Reader()
@@ -302,23 +290,20 @@ def diff(
     for pair in _pairs(reader, records or [], id or [], run or [], step):
         row = _difference(reader, *pair, key, within)
         rows.append(row)
-        if not (json or row["equal"]):
-            _emit_difference(row)
+        if not row["equal"]:
+            _show_difference(row)
     is_equal = all(row["equal"] for row in rows)
-    if json:
-        output.emit({"version": 1, "equal": is_equal, "steps": rows})
+    output.emit({"version": 1, "equal": is_equal, "steps": rows})
     result = "no difference" if is_equal else "different"
     reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _pairs(
     reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
 ) -> Iterable[Pair]:
     """What to compare, a pair for each step."""
-    from ..handler.core import event
-
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
     match len(records), len(runs), len(ids):
         case 2, 0, 0 | 1:
@@ -355,10 +340,7 @@ def _pairs_of_runs(
             return side[name]
         # A step that the run did not compute had the value that was stored then.
         last, _ = min(side.values(), key=lambda found: found[0].file)
-        earlier = history.list_computed(
-            reader.store, last.folder, name, reader.warn, until_ns=last.time_ns
-        )
-        return next(earlier, None)
+        return next(reader.computed(last.folder, name, last.time_ns), None)
 
     for name in [step] if step else sorted({**old, **new}):
         yield name, record(old, name), record(new, name)
@@ -367,7 +349,7 @@ def _pairs_of_runs(
 def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
     listed = (reader.store.folders(f"history/{folder}") for folder in folders)
     for name in [step] if step else sorted(set().union(*listed) - {history.ALL}):
-        found = [history.list_computed(reader.store, each, name, reader.warn) for each in folders]
+        found = [reader.computed(folder, name) for folder in folders]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
         old = next(found[0], None)
@@ -384,9 +366,6 @@ def _difference(
     within: compare.Closeness | None = None,
 ) -> Difference:
     """How two records differ: in value, code, inputs and parameters."""
-    from ..handler.core.cache import reasons
-    from ..handler.core.fingerprint import changes as code
-
     row: Difference = {
         "step": step,
         "old_record": old[0].path if old else None,
@@ -433,16 +412,16 @@ def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     ]
 
 
-def _emit_difference(row: Mapping[str, Any]) -> None:
+def _show_difference(row: Mapping[str, Any]) -> None:
     old, new = (_short(row[side]) for side in ("old_record", "new_record"))
-    output.emit(f"{row['step']}  {old} → {new}")
+    output.show(f"{row['step']}  {old} → {new}")
     for change in row["value_changes"]:
-        output.emit(_change_text(change))
+        output.show(_change_text(change))
     if row["trouble"]:
-        output.emit(f"  {row['trouble']}")
+        output.show(f"  {row['trouble']}")
     for label in ("code", "input", "param"):
         for sentence in row[f"{label}_changes"]:
-            output.emit(f"  {label}: {sentence}")
+            output.show(f"  {label}: {sentence}")
 
 
 def _short(path: str | None) -> str:
@@ -462,18 +441,16 @@ def _change_text(change: compare.Change) -> str:
     return "\n    ".join([text, *change.get("diff", ())])
 
 
-@app.command()
+@app.command(cls=DatedCommand)
 def bisect(
     id: TheId,
-    step: Annotated[str, typer.Option(help="Step name.")],
+    step: Annotated[str, Option(help="Step name.")],
     path: Path = "$",
     when: Annotated[
-        str | None, typer.Option(help="Find when this became true, such as 'value > 100'.")
+        str | None, Option(help="Find when this became true, such as 'value > 100'.")
     ] = None,
     since: Since = None,
     key: Key = "id",
-    utc: Utc = False,
-    json: Json = False,
 ) -> None:
     """Find the first record where a value changed, or a condition became true, and why."""
     compare.parse_path(path)
@@ -509,14 +486,12 @@ def bisect(
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, key)
     old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
-    if json:
-        head = {"version": 1, "id": id, "path": path, "records": count}
-        output.emit({**head, "from": old, "to": new, **row})
-    else:
-        moment = output.local_time(found[0].written_at)
-        change = f"{path}: {output.cut(old)} → {output.cut(new)}"
-        output.emit(f"{found[0].short}  {moment}  {change}")
-        _emit_difference(row)
+    head = {"version": 1, "id": id, "path": path, "records": count}
+    output.emit({**head, "from": old, "to": new, **row})
+    moment = output.local_time(found[0].written_at)
+    change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+    output.show(f"{found[0].short}  {moment}  {change}")
+    _show_difference(row)
     reader.end(f"read {count} of {len(names)} records")
 
 
@@ -524,16 +499,14 @@ def _state(value: object) -> str | None:
     return None if value is compare.ABSENT else keys.canonical(value)
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     format: Annotated[
         Literal["jsonl", "csv", "parquet"],
-        typer.Option(
-            help="File format. In csv, a quote (') precedes text that a spreadsheet would run."
-        ),
+        Option(help="File format. In csv, a quote (') precedes text that a spreadsheet would run."),
     ] = "jsonl",
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File to write; stdout if not given.")
+        str | None, Option(metavar="FILE", help="File to write; stdout if not given.")
     ] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -543,7 +516,6 @@ def export(
 ) -> None:
     """Write all or selected records to a file."""
     import csv
-    import sys
     from contextlib import nullcontext
 
     if format == "parquet" and out is None:
@@ -551,7 +523,7 @@ def export(
             "parquet cannot be written to stdout", hint="--out history.parquet"
         )
     try:
-        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(sys.stdout)
+        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(output.Data())
     except OSError as exc:
         folder = shlex.quote(os.path.dirname(out or "") or ".")
         raise InvalidRequestError(
@@ -560,13 +532,14 @@ def export(
             hint=f"mkdir -p {folder}, or write to another folder",
         ) from exc
     reader = _Reader()
-    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
+    rows = output.while_read(reader.rows(since, id=id, flow=flow, step=step, status=status))
     with opened as file:
         if format == "parquet":
             with query.table(rows) as database:
                 database.execute("copy history to ? (format parquet)", [out])
         elif format == "jsonl":
-            file.writelines(js.dumps(row) + "\n" for row in rows)
+            for row in rows:
+                file.write(json.dumps(row) + "\n")
         else:
             table = csv.writer(file)
             table.writerow(query.COLUMNS)
@@ -579,22 +552,22 @@ def _csv_cell(cell: object, column: str) -> str | None:
     if cell is None:
         return None
     if column == "value" or not isinstance(cell, str):
-        return js.dumps(cell)
+        return json.dumps(cell)
     # A spreadsheet runs such text as a formula.
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    quote = "'" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
+    return quote + output.printable(cell)
 
 
 @app.command()
 def sql(
     select: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
+        str, Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
     ],
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    json: Json = False,
 ) -> None:
     """Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'."""
     if not select.strip():
@@ -608,21 +581,15 @@ def sql(
         found = database.execute(select)
         columns = found.description or ()
         table = output.Table([name for name, *_ in columns])
-        for cells in iter(found.fetchone, None) if columns else ():
-            if json:
-                output.emit(_json_line(columns, cells))
-            else:
-                table.add(map(_text, cells))
+        for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
+            row = {
+                name: json.loads(cell) if kind == "JSON" and cell else cell
+                for (name, kind, *_), cell in zip(columns, cells, strict=True)
+            }
+            output.emit(row, default=_text)
+            table.add(map(_text, cells))
         table.flush()
     reader.end()
-
-
-def _json_line(columns: Iterable[tuple[Any, ...]], cells: Iterable[Any]) -> str:
-    row = {
-        name: js.loads(cell) if kind == "JSON" and cell else cell
-        for (name, kind, *_), cell in zip(columns, cells, strict=True)
-    }
-    return js.dumps(row, default=_text)
 
 
 def _text(cell: object) -> str:
@@ -633,13 +600,10 @@ def _text(cell: object) -> str:
 
 @app.command()
 def prune(
-    older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")
-    ],
+    older_than: Annotated[str, Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")],
     id: OnlyId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    json: Json = False,
 ) -> None:
     """Delete old records permanently, but keep the newest value of each step and ID."""
     reader = _Reader()
@@ -655,4 +619,5 @@ def prune(
         output.say(
             "deleted; pfl cache verify --repair sets aside large values that no record refers to"
         )
-    output.emit({"version": 1, "pruned": count, "dry_run": dry_run} if json else str(count))
+    output.emit({"version": 1, "pruned": count, "dry_run": dry_run})
+    output.show(str(count))

@@ -5,54 +5,51 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import uuid4
 
-import typer
+from typer import Exit, Option
 
 from ..handler.core import errors, event
 from ..handler.core.cache import accept
 from ..handler.core.cache import forecast as forecasts
 from ..handler.core.cache.lookup import Finding
-from ..handler.core.declare import catalog
+from ..handler.core.declare import catalog, project
 from ..handler.core.errors import InvalidRequestError, UnavailableError
 from ..handler.core.event import Reply, Request
 from ..handler.core.fingerprint import Part
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects, records
+from ..handler.engine import reap
+from ..serverless import remote
 from . import output, settings, stored
-from .options import Engine, Json, refuse_together
-
-if TYPE_CHECKING:
-    from ..handler.core.declare.project import Project
-    from ..serverless.remote import FunctionCrashedError, Target
+from .options import Engine, refuse_together
 
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
 
-Id = Annotated[str | None, typer.Option(help="ID to compute results for.")]
+Id = Annotated[str | None, Option(help="ID to compute results for.")]
 FlowName = Annotated[
     str | None,
-    typer.Option(help="Flow (default: the first in flows/pipeline.py)."),
+    Option(help="Flow (default: the first in flows/pipeline.py)."),
 ]
 Step = Annotated[
     str | None,
-    typer.Option(help="Step, and the steps it needs (default: all steps)."),
+    Option(help="Step, and the steps it needs (default: all steps)."),
 ]
 Bust = Annotated[
     list[str] | None,
-    typer.Option(help="Compute again: this, all, or a step; repeatable."),
+    Option(help="Compute again: this, all, or a step; repeatable."),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option(help="Use the newest stored value of this step; repeatable."),
+    Option(help="Use the newest stored value of this step; repeatable."),
 ]
 Param = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
+    Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
 ]
 
 
@@ -64,21 +61,20 @@ def invoke(
     skip: Skip = None,
     param: Param = None,
     cached_only: Annotated[
-        bool, typer.Option("--cached-only", help="Never compute; exit code 3 on a miss.")
+        bool, Option("--cached-only", help="Never compute; exit code 3 on a miss.")
     ] = False,
     engine: Engine = None,
     event_text: Annotated[
-        str | None, typer.Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
+        str | None, Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
     ] = None,
     asynchronous: Annotated[
-        bool, typer.Option("--async", help="Do not wait; needs a deployed function.")
+        bool, Option("--async", help="Do not wait; needs a deployed function.")
     ] = False,
     local: Annotated[
-        bool, typer.Option("--local", help="Run here, even if a function is deployed.")
+        bool, Option("--local", help="Run here, even if a function is deployed.")
     ] = False,
-    function: Annotated[str | None, typer.Option(help="Lambda function to call.")] = None,
-    endpoint_url: Annotated[str, typer.Option(help="Endpoint URL of Lambda.")] = "",
-    json: Json = False,
+    function: Annotated[str | None, Option(help="Lambda function to call.")] = None,
+    endpoint_url: Annotated[str, Option(help="Endpoint URL of Lambda.")] = "",
 ) -> None:
     """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
     chosen = settings.load(engine=engine, function=function)
@@ -115,9 +111,9 @@ def invoke(
     else:
         reply = _call(chosen, target, raw, endpoint_url, asynchronous)
         if asynchronous:
-            _show_queued(fields.get("id"), target, reply["request_id"], json)
+            _show_queued(fields.get("id"), target, reply["request_id"])
             return
-    show_reply(reply, json)
+    show_reply(reply)
 
 
 def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
@@ -128,19 +124,17 @@ def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
         return entry.handle(raw, chosen, results=objects.of(chosen), **options)
 
 
-def _target(chosen: Settings) -> Target | None:
+def _target(chosen: Settings) -> remote.Target | None:
     """The deployed function, if one exists; otherwise nothing of AWS is imported."""
     if not chosen.function and not (chosen.home / "deployed.json").exists():
         return None
-    from ..serverless import remote
 
     return remote.target(chosen)
 
 
 def _call(
-    chosen: Settings, target: Target, raw: Event, endpoint_url: str, asynchronous: bool
+    chosen: Settings, target: remote.Target, raw: Event, endpoint_url: str, asynchronous: bool
 ) -> Reply:
-    from ..serverless import remote
 
     region = f" in {target.region}" if target.region else ""
     output.say(f"calling function {target.function}{region}")
@@ -157,10 +151,9 @@ def _call(
     return reply
 
 
-def _show_queued(id: object, target: Target, request_id: str, json: bool) -> None:
-    if json:
-        row = {"id": id, "function": target.function, "request_id": request_id}
-        output.emit({"version": 1, "status": "queued", **row})
+def _show_queued(id: object, target: remote.Target, request_id: str) -> None:
+    row = {"id": id, "function": target.function, "request_id": request_id}
+    output.emit({"version": 1, "status": "queued", **row})
     only = f" --id {id}" if id else ""
     output.say(
         f"queued as {request_id}; to follow it: pfl logs -f{only},"
@@ -181,27 +174,20 @@ def _compare_code(chosen: Settings, reply: Reply) -> None:
         )
 
 
-_CAUSES = {
-    "FunctionTimedOutError": "timeout",
-    "FunctionOutOfMemoryError": "memory",
-    "FunctionExitedError": "exit",
-}
-
-
-def _mark_as_crashed(chosen: Settings, error: FunctionCrashedError) -> None:
+def _mark_as_crashed(chosen: Settings, error: remote.FunctionCrashedError) -> None:
     """
     Mark the runs of a call that died in Lambda as crashed, with the cause that Lambda reports.
 
     The next reap would mark them too, but without the cause.
     """
-    cause = _CAUSES.get(type(error).__name__)
-    if cause is None or not chosen.store:
+    if not (error.cause and chosen.store):
         return  # Nothing is on record, or not in a store that can be read from here.
-    from ..handler.engine import reap
 
     results = objects.of(chosen)
     try:
-        for row in reap.reap_failed_request(results, chosen, error.request_id, cause, error.why):
+        for row in reap.reap_failed_request(
+            results, chosen, error.request_id, error.cause, error.why
+        ):
             output.say(f"{row['what']}: its runs are marked as Crashed")
     except errors.PflError as exc:
         output.say(f"warning: cannot mark its runs as Crashed: {exc}; run pfl runs reap")
@@ -214,7 +200,6 @@ def plan(
     bust: Bust = None,
     skip: Skip = None,
     param: Param = None,
-    json: Json = False,
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
@@ -222,13 +207,11 @@ def plan(
     found = forecast(chosen, raw)
     for warning in found.finding.warnings:
         output.say(f"warning: {warning}")
-    if json:
-        request = found.request
-        head = {"version": 1, "id": request.id, "flow": request.flow.name}
-        output.emit({**head, "steps": found.rows})
-    else:
-        rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
-        output.table(["step", "would", "why"], rows)
+    request = found.request
+    head = {"version": 1, "id": request.id, "flow": request.flow.name}
+    output.emit({**head, "steps": found.rows})
+    rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
+    output.table(["step", "would", "why"], rows)
     statuses = [row["status"] for row in found.rows]
     if "compute" in statuses:
         _warn_of_unstable(found, chosen)
@@ -243,13 +226,11 @@ class Forecast(NamedTuple):
     request: Request
     finding: Finding
     rows: list[forecasts.ForecastRow]
-    project: Project
+    project: project.Project
 
 
 def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
     """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    from ..handler.core.declare import project
-
     request = event.parse(raw, catalog.load(chosen))
     results = objects.of(chosen)
     finding = accept.find(request, results, [])
@@ -285,7 +266,7 @@ def _warn_of_unstable(found: Forecast, chosen: Settings) -> None:
                 output.say(f"warning: {row['step']} never hits: {where} differs in each process")
 
 
-def find_unstable(project: Project, chosen: Settings) -> dict[str, list[Part]]:
+def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[Part]]:
     """
     Values that differ from process to process, so that a step never hits, by step.
 
@@ -371,41 +352,33 @@ def _params(chosen: Settings, flow: str | None, texts: list[str]) -> dict[str, o
     return values
 
 
-def show_reply(reply: Reply, json: bool) -> None:
+def show_reply(reply: Reply) -> None:
     """
     Print a reply.
 
     Raises:
         Exit: The reply is an error.
     """
-    # Even if the reader of stdout is gone, the exit code is that of the call.
-    with suppress(SystemExit):
-        _show(reply, json)
-    if "error" in reply:
-        raise typer.Exit(errors.exit_code(reply["error"]["type"]))
-
-
-def _show(reply: Reply, json: bool) -> None:
     steps = reply["steps"]
     for warning in reply.get("warnings", ()):
         output.say(f"warning: {warning}")
-    if json:
-        output.emit(reply)
-    elif steps:
-        rows = []
-        for row in steps:
-            value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
-            status = (row["status"], row["url"])
-            rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
-        output.table(["step", "status", "value", "time>", "why"], rows)
+    output.emit(reply)
+    rows = []
+    for row in steps:
+        value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+        status = (row["status"], row["url"])
+        rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
+    output.table(["step", "status", "value", "time>", "why"], rows)
     if "error" in reply:
         output.explain(reply["error"])
-    elif not json:
+    elif not output.in_json:
         hits = sum(row["status"] == "hit" for row in steps)
         time = _duration(reply["ms"])
         output.say(f"{hits} of {len(steps)} steps from the cache, {time} in all")
     if reply.get("url"):
         output.say(f"flow run {reply['url']}")
+    if "error" in reply:
+        raise Exit(errors.exit_code(reply["error"]["type"]))
 
 
 def _duration(ms: float) -> str:

@@ -3,28 +3,27 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.declare import catalog
 from ..handler.core.errors import InvalidRequestError, unknown
 from ..handler.core.store import objects, records
 from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
-from ..handler.engine.prefect import environment
+from ..handler.engine.prefect import environment, limits, runs
 from . import output, settings
-from .options import DryRun, Json, Utc, Yes, age_s, checked, refuse_together
+from .command import DatedCommand
+from .options import DryRun, Yes, age_s, checked, refuse_together
 
-app = typer.Typer(help="Limit how many computations of a step run at once.", no_args_is_help=True)
-Id = Annotated[str | None, typer.Option(callback=checked, help="Limit of this ID; needs --step.")]
-Step = Annotated[str | None, typer.Option(help="Limit of this step; across all IDs without --id.")]
-Tag = Annotated[str | None, typer.Option(help="Limit of this tag.")]
+app = Typer(help="Limit how many computations of a step run at once.")
+Id = Annotated[str | None, Option(callback=checked, help="Limit of this ID; needs --step.")]
+Step = Annotated[str | None, Option(help="Limit of this step; across all IDs without --id.")]
+Tag = Annotated[str | None, Option(help="Limit of this tag.")]
 
 
-@app.command("ls")
-def list_limits(utc: Utc = False, json: Json = False) -> None:
+@app.command("ls", cls=DatedCommand)
+def list_limits() -> None:
     """List limits, with the holders of their slots and leaked slots."""
-    from ..handler.engine.prefect import limits, runs
-
     chosen = settings.load()
     results = objects.of(chosen)
     api = runs.find_api(chosen)
@@ -34,11 +33,9 @@ def list_limits(utc: Utc = False, json: Json = False) -> None:
             " to see all limits: pfl server start"
         )
     rows = list(_recorded(results) if api is None else limits.list_limits(api, results))
-    if json:
-        for row in rows:
-            output.emit(row)
-    else:
-        output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
+    for row in rows:
+        output.emit(row)
+    output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
     leaked = sum(row["leaked"] for row in rows)
     note = f", {leaked} slots leaked; to free them: pfl limits reset" if leaked else ""
     output.say(f"{output.counted(len(rows), 'limit')}{note}")
@@ -79,21 +76,18 @@ def _recorded(results: objects.Store) -> Iterator[JsonObject]:
 @app.command("set")
 def set_limit(
     limit: Annotated[
-        int, typer.Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
+        int, Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
     ],
     id: Id = None,
     step: Step = None,
     tag: Tag = None,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Set a limit; running computations continue."""
-    from ..handler.engine.prefect import limits
-
     name = _tag(id, step, tag)
     if not dry_run:
         limits.set_limit(*_connect(), name, limit)
-    _show({"tag": name, "limit": limit, "dry_run": dry_run}, json, f"{limit} at once")
+    _show({"tag": name, "limit": limit, "dry_run": dry_run}, f"{limit} at once")
 
 
 @app.command("rm")
@@ -103,15 +97,12 @@ def remove_limits(
     tag: Tag = None,
     idle: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
+        Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
     ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Remove a limit, or the idle limits of single IDs."""
-    from ..handler.engine.prefect import limits
-
     if idle is not None:
         refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
         idle_s = age_s(idle, "--idle")
@@ -129,36 +120,30 @@ def remove_limits(
     for name in names:
         if not dry_run:
             limits.remove_limit(api, results, name)
-        _show({"tag": name, "dry_run": dry_run}, json, "removed")
+        _show({"tag": name, "dry_run": dry_run}, "removed")
     done = "would be removed" if dry_run else "removed"
     output.say(f"{output.counted(len(names), 'limit')} {done}")
 
 
 @app.command("reset")
-def reset_limit(
-    id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False, json: Json = False
-) -> None:
+def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False) -> None:
     """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
-    from ..handler.engine.prefect import limits
-
     name = _tag(id, step, tag)
     api, results = _connect()
     row = limits.get_limit(api, results, name)
     freed = [] if dry_run else limits.reset(api, row)
     taken = limits.get_limit(api, results, name)["taken"]
-    if json:
-        output.emit(
-            {
-                "tag": name,
-                "leaked": row["leaked"],
-                "freed": freed,
-                "taken": taken,
-                "dry_run": dry_run,
-            }
-        )
-    else:
-        for line in freed:
-            output.emit(f"freed: {line}")
+    output.emit(
+        {
+            "tag": name,
+            "leaked": row["leaked"],
+            "freed": freed,
+            "taken": taken,
+            "dry_run": dry_run,
+        }
+    )
+    for line in freed:
+        output.show(f"freed: {line}")
     done = f"{row['leaked']} would be freed" if dry_run else f"{len(freed)} freed"
     output.say(f"{name}: {done}, {taken} of {row['limit']} taken")
 
@@ -172,7 +157,6 @@ def _connect() -> tuple[environment.Api, objects.Store]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-    from ..handler.engine.prefect import limits
 
     if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(
@@ -188,6 +172,7 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
     return limit_tag(id, step)
 
 
-def _show(row: dict[str, object], json: bool, text: str) -> None:
+def _show(row: dict[str, object], text: str) -> None:
+    output.emit(row)
     not_done = " (not done: --dry-run)" if row["dry_run"] else ""
-    output.emit(row if json else f"{row['tag']}: {text}{not_done}")
+    output.show(f"{row['tag']}: {text}{not_done}")

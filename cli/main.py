@@ -7,8 +7,7 @@ from itertools import takewhile
 from typing import Annotated, NoReturn
 
 import typer
-from typer._click import Context
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand
 
 from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from . import (
@@ -26,6 +25,7 @@ from . import (
     setup,
     worker,
 )
+from .command import Command, DatedCommand, JsonCommand
 
 app = typer.Typer(
     name="pfl",
@@ -45,36 +45,27 @@ class Interrupted(PflError):  # noqa: N818  Its name is the type that --json rep
     status = "cancelled"
 
 
-class _Command(TyperCommand):
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Parse, but refuse an option that is given twice: all its values but one would be lost."""
-        _, _, params = self.make_parser(ctx).parse_args(args.copy())
-        for param in params:
-            if isinstance(param, TyperOption) and not (param.multiple or param.is_flag):
-                if params.count(param) > 1:
-                    ctx.fail(f"{param.opts[0]} is given twice")
-        return super().parse_args(ctx, args)
-
-
-for function in (
-    invoke.invoke,
-    invoke.plan,
-    deploy.deploy,
-    deploy.remove,
-    deploy.status,
-    deploy.logs,
-    bench.bench,
-    doctor.doctor,
+for function, kind in (
+    (invoke.invoke, JsonCommand),
+    (invoke.plan, JsonCommand),
+    (deploy.deploy, JsonCommand),
+    (deploy.remove, Command),
+    (deploy.status, DatedCommand),
+    (deploy.logs, DatedCommand),
+    (bench.bench, JsonCommand),
+    (doctor.doctor, JsonCommand),
 ):
-    app.command()(function)
+    app.command(cls=kind)(function)
 commands = app.registered_commands.copy()
 for module in (cache, config, history, limits, runs, server, setup, worker):
     group = module.app
+    group.info.no_args_is_help = True
     # The name of a group is that of its module.
     app.add_typer(group, name=module.__name__.rpartition(".")[2], short_help=group.info.help)
     commands += group.registered_commands
 for command in commands:
-    command.cls = _Command
+    if command.cls is TyperCommand:
+        command.cls = JsonCommand
     # In a list, Typer cuts the help to one line, but wraps a short help.
     sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
     command.short_help = f"{sentence.rstrip('.')}."
@@ -84,7 +75,7 @@ def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         from .. import __version__
 
-        output.emit(f"pfl {__version__}")
+        output.write(f"pfl {__version__}")
         raise typer.Exit
 
 
@@ -111,7 +102,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # The parent process has closed it.
             setattr(sys, name, open(os.devnull, "r+"))
-    output.as_json = "--json" in arguments
+    # For errors in the arguments; correct options set it again.
+    output.in_json = "--json" in arguments
     try:
         code = app(arguments, prog_name="pfl", standalone_mode=False)
         output.write("", end="")
@@ -120,7 +112,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, Exception) as exc:
         code = _report(exc, arguments)
     # What cannot be written now would fail again when Python exits.
-    with suppress(SystemExit, UnavailableError):
+    with suppress(UnavailableError):
         output.write("", end="")
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -5,31 +5,23 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from ..handler.core import durations, event
 from ..handler.core.errors import InvalidRequestError
-from . import output
 
-Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-Utc = Annotated[
-    bool,
-    typer.Option("--utc", callback=output.set_utc, help="Show times in UTC instead of local time."),
-]
+DryRun = Annotated[bool, Option("--dry-run", help="Only show what would be done.")]
+Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 Since = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="WHEN",
         help="Only newer ones: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
         "which is local if it has no offset.",
     ),
 ]
-Engine = Annotated[
-    Literal["prefect", "direct"] | None, typer.Option(help="Engine that computes a miss.")
-]
-Pool = Annotated[str | None, typer.Option(help="Work pool (default: PFL_WORK_POOL).")]
+Engine = Annotated[Literal["prefect", "direct"] | None, Option(help="Engine that computes a miss.")]
+Pool = Annotated[str | None, Option(help="Work pool (default: PFL_WORK_POOL).")]
 
 
 def checked(id: str | None) -> str | None:
@@ -38,10 +30,10 @@ def checked(id: str | None) -> str | None:
 
 
 # What to show.
-TheId = Annotated[str, typer.Option(callback=checked, help="The ID.")]
-OnlyId = Annotated[str | None, typer.Option(callback=checked, help="Only this ID.")]
-OnlyFlow = Annotated[str | None, typer.Option(help="Only this flow.")]
-OnlyStep = Annotated[str | None, typer.Option(help="Only this step.")]
+TheId = Annotated[str, Option(callback=checked, help="The ID.")]
+OnlyId = Annotated[str | None, Option(callback=checked, help="Only this ID.")]
+OnlyFlow = Annotated[str | None, Option(help="Only this flow.")]
+OnlyStep = Annotated[str | None, Option(help="Only this step.")]
 
 
 def age_s(text: str, flag: str) -> int:

@@ -1,4 +1,9 @@
-"""The terminal: data goes to stdout through ``emit``, messages go to stderr through ``say``."""
+"""
+The terminal: data on stdout, messages on stderr.
+
+A command prints its data in two forms: ``emit`` prints with ``--json`` only; ``show``, ``table``
+or ``pairs`` without it only, for people. ``say`` prints messages in either case.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
+from ..handler.engine.process import usable
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 Row = TypeVar("Row")
 
-as_json = False  # Set by --json: then errors are printed as JSON too.
-_in_utc = False
+in_json = False  # Set by --json.
+in_utc = False  # Set by --utc.
+_is_unread = False  # Set when stdout cannot be written to any more.
 _live: Live | None = None
 _live_lock = threading.RLock()
 _last_progress = ""
@@ -38,29 +45,30 @@ _STATUS_COLOURS = {
 }
 
 
-def set_utc(wanted: bool) -> None:
-    """Remember whether ``--utc`` was given."""
-    global _in_utc
-    _in_utc = wanted
-
-
-def emit(data: object) -> None:
-    """Print data on stdout: text for people, anything else as one line of JSON."""
-    if isinstance(data, str):
-        write(_clean(data))
-    else:
+def emit(data: object, default: Callable[[Any], object] | None = None) -> None:
+    """Print data as a line of JSON; *default* converts what JSON does not have."""
+    if in_json:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(printable(json.dumps(data, ensure_ascii=not is_unicode)))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=default)))
+
+
+def show(text: str) -> None:
+    """Print text for people."""
+    if not in_json:
+        write(_clean(text))
 
 
 def write(text: str, end: str = "\n") -> None:
     """
     Print *text* on stdout as it is: colours stay, so stored text has to be escaped first.
 
+    If the reader has closed stdout, as ``| head`` does, nothing is printed: a command that does or
+    checks something continues, and its exit code stays. Long lists end; see :func:`while_read`.
+
     Raises:
-        SystemExit: The reader has closed stdout, as ``| head`` does.
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
+    global _is_unread
     clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -68,13 +76,34 @@ def write(text: str, end: str = "\n") -> None:
     except OSError as exc:
         # What Python flushes at exit has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(exc, BrokenPipeError):
-            sys.exit(0)
-        raise UnavailableError(
-            "cannot write to stdout",
-            why=exc.strerror or str(exc),
-            hint="free some space, or write to another location",
-        ) from exc
+        _is_unread = True
+        if not isinstance(exc, BrokenPipeError):
+            raise UnavailableError(
+                "cannot write to stdout",
+                why=exc.strerror or str(exc),
+                hint="free some space, or write to another location",
+            ) from exc
+
+
+class Data:
+    """A file for what writes its data itself, such as ``csv``: it goes through :func:`write`."""
+
+    def write(self, text: str) -> None:
+        """Print *text* on stdout."""
+        write(text, end="")
+
+
+def while_read(rows: Iterable[Row]) -> Iterator[Row]:
+    """
+    The rows, for as long as they can be printed.
+
+    Raises:
+        SystemExit: The reader has closed stdout: the command is done.
+    """
+    for row in rows:
+        if _is_unread:
+            sys.exit()
+        yield row
 
 
 def say(text: str) -> None:
@@ -84,10 +113,9 @@ def say(text: str) -> None:
 
 def fail(error: PflError) -> None:
     """Print an error: as text on stderr, and with ``--json`` as an object on stdout too."""
-    if as_json:
-        # The exit code is that of this error, whatever becomes of stdout.
-        with suppress(SystemExit, UnavailableError):
-            emit({"version": 1, "status": error.status, "error": error.to_json()})
+    # The exit code is that of this error, whatever becomes of stdout.
+    with suppress(UnavailableError):
+        emit({"version": 1, "status": error.status, "error": error.to_json()})
     explain(error.to_json())
 
 
@@ -100,7 +128,7 @@ def explain(error: ErrorBody) -> None:
     ):
         lines = [printable(line) for line in text.splitlines() if line.strip()]
         if lines:
-            _write_stderr(f"{_paint(label, colour, sys.stderr)} " + "\n       ".join(lines))
+            _write_stderr(f"{_paint(label, colour, _stderr())} " + "\n       ".join(lines))
 
 
 def printable(text: str) -> str:
@@ -116,7 +144,7 @@ def printable(text: str) -> str:
 
 class Table:
     """
-    A table on stdout that is printed as it grows: cut to fit a terminal, whole elsewhere.
+    A table for people that is printed as it grows: cut to fit a terminal, whole elsewhere.
 
     A terminal that is too narrow for it shows each row as lines of names and values.
 
@@ -133,6 +161,8 @@ class Table:
 
     def add(self, cells: Iterable[object]) -> None:
         """Add a row; a cell that is a pair is a text and its link."""
+        if in_json:
+            return
         from rich.cells import cell_len
 
         row = [_text_and_link(cell) for cell in cells]
@@ -196,16 +226,15 @@ class Table:
 
 
 def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout; see :class:`Table`."""
-    print_rows(rows, columns, lambda row: row, json=False)
+    """Print a table for people; see :class:`Table`."""
+    shown = Table(columns)
+    for row in rows:
+        shown.add(row)
+    shown.flush()
 
 
 def print_rows(
-    rows: Iterable[Row],
-    columns: Sequence[str],
-    cells: Callable[[Row], Iterable[object]],
-    *,
-    json: bool,
+    rows: Iterable[Row], columns: Sequence[str], cells: Callable[[Row], Iterable[object]]
 ) -> int:
     """
     Print rows as they come: as lines of JSON, or as a table.
@@ -214,7 +243,6 @@ def print_rows(
         rows: The rows.
         columns: The headings of the table.
         cells: The cells of a row.
-        json: Whether to print JSON.
 
     Returns:
         The number of rows.
@@ -223,21 +251,19 @@ def print_rows(
     shown = Table(columns)
     for row in rows:
         count += 1
-        if json:
-            emit(row)
-        else:
-            shown.add(cells(row))
+        emit(row)
+        shown.add(cells(row))
     shown.flush()
     return count
 
 
 def pairs(row: Mapping[str, object]) -> None:
-    """Print names and values on stdout, a line each; None is left out."""
+    """Print names and values for people, a line each; None is left out."""
     width = max(map(len, row), default=0)
     for name, value in row.items():
         if value is not None:
             text = value if isinstance(value, str) else cut(value, 200)
-            emit(f"{name:<{width}}  {printable(text)}")
+            show(f"{name:<{width}}  {printable(text)}")
 
 
 def cut(value: object, width: int = 60) -> str:
@@ -257,14 +283,14 @@ def local_time(moment: str | None) -> str:
         return ""
     from datetime import UTC, datetime
 
-    at = datetime.fromisoformat(moment).astimezone(UTC if _in_utc else None)
+    at = datetime.fromisoformat(moment).astimezone(UTC if in_utc else None)
     return at.isoformat(timespec="seconds")
 
 
 def ask(question: str) -> bool:
     """Whether a person at the terminal answers *question* with yes."""
     clear_progress()
-    _print(f"{printable(question)} [y/N]: ", sys.stderr, end="")
+    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -285,10 +311,10 @@ def confirm(question: str, *, yes: bool) -> None:
             hint="to answer yes: --yes",
         )
     if not ask(question):
-        import typer
+        from typer import Exit
 
         say("nothing was done")
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def optional(module: str, extra: str) -> ModuleType:
@@ -321,7 +347,7 @@ def progress(step: str, doing: str) -> None:
     with _live_lock:
         if text == _last_progress:
             return
-        if _is_terminal(sys.stderr):
+        if _is_terminal(_stderr()):
             from rich.console import Console
             from rich.live import Live
             from rich.spinner import Spinner
@@ -330,7 +356,8 @@ def progress(step: str, doing: str) -> None:
             if _live is None:
                 # What steps print goes above the line. Data must not: it would end up on stderr.
                 is_kept_aside = sys.stdout is sys.stderr
-                console = Console(stderr=True)
+                # A stream of its own, which no step can close.
+                console = Console(file=open(2, "w", closefd=False))
                 _live = Live(console=console, transient=True, redirect_stdout=is_kept_aside)
                 _live.start()
             _live.update(Spinner("dots", Text(text)))
@@ -351,11 +378,15 @@ def clear_progress() -> None:
 
 @contextmanager
 def stdout_kept_for_data() -> Iterator[None]:
-    """Send what steps and their child processes print to stderr: stdout is for the reply."""
+    """
+    Send what steps and their child processes print to stderr: stdout is for the reply.
+
+    Whatever the steps do to the streams, both are as before in the end.
+    """
     clear_progress()
     sys.stdout.flush()
-    data = os.dup(1)
-    stream = sys.stdout
+    stdout, stderr = sys.stdout, sys.stderr
+    kept = os.dup(1), os.dup(2)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
@@ -363,10 +394,11 @@ def stdout_kept_for_data() -> Iterator[None]:
     finally:
         # It restores the streams that it found, so it has to go first.
         clear_progress()
-        sys.stderr.flush()
-        sys.stdout = stream
-        os.dup2(data, 1)
-        os.close(data)
+        for descriptor, copy in enumerate(kept, start=1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        sys.stdout = usable(stdout, 1)
+        sys.stderr = usable(stderr, 2)
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -398,7 +430,12 @@ def _write_stderr(text: str) -> None:
     clear_progress()
     # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
-        _print(text, sys.stderr)
+        _print(text, _stderr())
+
+
+def _stderr() -> TextIO:
+    """stderr, even while a step has closed it."""
+    return usable(sys.stderr, 2)
 
 
 def _print(text: str, stream: TextIO, end: str = "\n") -> None:

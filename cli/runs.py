@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.store import objects
+from ..handler.engine import reap
+from ..handler.engine.prefect import runs
 from . import output, settings
-from .options import DryRun, Json, OnlyId, Utc
+from .command import DatedCommand
+from .options import DryRun, OnlyId
 
-if TYPE_CHECKING:
-    from ..handler.engine.prefect.runs import RunRow
-
-app = typer.Typer(help="List runs, and mark dead ones as crashed.", no_args_is_help=True)
+app = Typer(help="List runs, and mark dead ones as crashed.")
 
 
-@app.command("ls")
+@app.command("ls", cls=DatedCommand)
 def list_runs(
     id: OnlyId = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Only runs with this status: running, crashed, completed, failed, …"),
+        Option(help="Only runs with this status: running, crashed, completed, failed, …"),
     ] = None,
     stuck: Annotated[
-        bool, typer.Option("--stuck", help="Only runs that look alive but whose process is dead.")
+        bool, Option("--stuck", help="Only runs that look alive but whose process is dead.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 50,
-    utc: Utc = False,
-    json: Json = False,
+    limit: Annotated[int, Option(min=1, help="Maximum number of runs.")] = 50,
 ) -> None:
     """List runs, newest first."""
-    from ..handler.engine.prefect import runs
-
     chosen = settings.load()
     api = runs.find_api(chosen)
     if api is None:
@@ -44,13 +40,13 @@ def list_runs(
     results = objects.of(chosen)
     found = list(runs.list_runs(results, api, id=id, status=status, stuck=stuck, limit=limit))
     columns = ["id", "flow", "step", "status", "started", "run"]
-    output.print_rows(found, columns, _cells, json=json)
+    output.print_rows(found, columns, _cells)
     dead = sum(row["stuck"] for row in found)
     note = f", {dead} stuck: pfl runs reap" if dead else ""
     output.say(f"{output.counted(len(found), 'run')}{note}")
 
 
-def _cells(row: RunRow) -> tuple[object, ...]:
+def _cells(row: runs.RunRow) -> tuple[object, ...]:
     return (
         row["id"],
         row["flow"] or "",
@@ -62,34 +58,27 @@ def _cells(row: RunRow) -> tuple[object, ...]:
 
 
 @app.command("reap")
-def reap_runs(dry_run: DryRun = False, json: Json = False) -> None:
+def reap_runs(dry_run: DryRun = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
-    from ..handler.engine import reap
-
     count = 0
     chosen = settings.load()
     results = objects.of(chosen)
     for row in reap.reap(results, chosen, dry_run=dry_run, notify=output.progress):
         count += 1
-        if json:
-            output.emit({**row, "dry_run": dry_run})
-        else:
-            steps = ",".join(row["steps"]) or "-"
-            output.emit(f"{row['flow']}/{row['id']}/{steps}: {row['what']}")
+        output.emit({**row, "dry_run": dry_run})
+        steps = ",".join(row["steps"]) or "-"
+        output.show(f"{row['flow']}/{row['id']}/{steps}: {row['what']}")
     done = "would be marked" if dry_run else "marked"
     output.say(f"{output.counted(count, 'dead run')} {done} as Crashed")
 
 
 @app.command("open")
-def open_run(
-    run: Annotated[str, typer.Argument(help="ID of a flow run or task run.")], json: Json = False
-) -> None:
+def open_run(run: Annotated[str, Argument(help="ID of a flow run or task run.")]) -> None:
     """Print the page of a run in Prefect's UI; on a terminal, open it."""
-    from ..handler.engine.prefect import runs
-
     url = runs.run_url(settings.load(), run, output.progress)
-    output.emit({"url": url} if json else url)
-    if sys.stdout.isatty() and not json:
+    output.emit({"url": url})
+    output.show(url)
+    if sys.stdout.isatty() and not output.in_json:
         import webbrowser
 
         webbrowser.open(url)

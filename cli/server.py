@@ -2,62 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import typer
+from typer import Typer
 
 from ..handler.core.errors import NotFoundError
-from . import output, settings
-from .options import Json, Utc
+from ..handler.engine.prefect import server
+from . import output, settings, stored
+from .command import DatedCommand
 
-if TYPE_CHECKING:
-    from ..handler.engine.prefect.server import Server
-
-app = typer.Typer(help="Control the embedded Prefect server of this project.", no_args_is_help=True)
+app = Typer(help="Control the embedded Prefect server of this project.")
 
 
-@app.command("start")
-def start(utc: Utc = False, json: Json = False) -> None:
+@app.command("start", cls=DatedCommand)
+def start() -> None:
     """Start the server if it is not running; the first start creates its database."""
-    from ..handler.engine.prefect import server
-
     chosen = settings.load()
     running = server.ensure(
         chosen.home,
         idle_s=chosen.server_idle_s,
         progress=lambda text: output.progress("", text),
     )
-    _show(running, json)
+    _show(running)
 
 
-@app.command("status")
-def status(utc: Utc = False, json: Json = False) -> None:
+@app.command("status", cls=DatedCommand)
+def status() -> None:
     """Show the running server; exit code 3 if none is running."""
-    from ..handler.engine.prefect import server
-
     running = server.find(settings.load().home)
     if running is None:
         raise NotFoundError("the embedded server is not running", hint="pfl server start")
-    _show(running, json)
+    _show(running)
 
 
 @app.command("stop")
-def stop(json: Json = False) -> None:
+def stop() -> None:
     """Stop the server; keep its database."""
-    from ..handler.engine.prefect import server
-
     stopped = server.stop(settings.load().home)
     if stopped is None:
         output.say("the embedded server is not running")
     else:
         output.say(f"stopped the server at {stopped.url}")
-    if json:
-        output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
+    output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
 
 
-def _show(server: Server, json: bool) -> None:
+def _show(server: server.Server) -> None:
     row = {**server._asdict(), "log": str(server.log)}
-    if json:
-        output.emit(row)
-    else:
-        output.pairs({**row, "started_at": output.local_time(server.started_at)})
+    output.emit(row)
+    output.pairs(stored.for_people(row))

@@ -2,21 +2,22 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..handler.core.errors import InvalidRequestError
 from ..handler.core.settings import Settings
+from ..handler.engine.prefect import environment
 from . import output
 
 _from_dotenv: set[str] = set()
 
 
-def load(*, engine: str | None = None, function: str | None = None) -> Settings:
+def load(**flags: Any) -> Settings:
     """
     The settings; the variables of the project's ``.env`` are added to the environment first.
 
     Args:
-        engine: The flag ``--engine``; None if it was not given.
-        function: The flag ``--function``; None if it was not given.
+        flags: The values of flags by the name of their setting; None if it was not given.
 
     Raises:
         InvalidRequestError: ``.env`` cannot be read, or a setting is invalid.
@@ -38,23 +39,18 @@ def load(*, engine: str | None = None, function: str | None = None) -> Settings:
         from dotenv import dotenv_values
 
         try:
-            given = dotenv_values(path)
+            variables = dotenv_values(path)
         except (OSError, UnicodeDecodeError) as exc:
             raise InvalidRequestError(f"{path} cannot be read", why=str(exc)) from exc
-        for name, value in given.items():
+        for name, value in variables.items():
             if value and name not in os.environ:
                 os.environ[name] = value
                 _from_dotenv.add(name)
-    settings = Settings.from_env(os.environ)
-    from ..handler.engine.prefect import environment
-
+    settings = Settings.from_env(os.environ).with_absolute_paths()
     # Before the user's flows are imported, which may import Prefect.
     environment.prepare(settings)
-    if engine is not None:
-        settings = settings._replace(engine=engine)
-    if function is not None:
-        settings = settings._replace(function=function)
-    return settings
+    given = {name: value for name, value in flags.items() if value is not None}
+    return settings._replace(**given)
 
 
 def source(env: str) -> str:

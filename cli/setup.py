@@ -9,45 +9,42 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from ..handler.core.errors import InvalidRequestError
+from ..handler.core.settings import Settings
+from ..handler.engine.prefect.environment import Api
+from ..serverless import remote
 from . import output, settings
-from .options import DryRun, Json, Pool, Yes
+from .options import DryRun, Pool, Yes
 
 if TYPE_CHECKING:
-    from ..handler.core.settings import Settings
-    from ..handler.engine.prefect.environment import Api
     from ..serverless.prefect_setup import Planned
 
-app = typer.Typer(
-    help="Set up Prefect for pfl: storage block, deployments, automations.", no_args_is_help=True
-)
-Name = Annotated[str, typer.Option(help="Name of the block.")]
+app = Typer(help="Set up Prefect for pfl: storage block, deployments, automations.")
+Name = Annotated[str, Option(help="Name of the block.")]
 Keys = Annotated[
-    bool, typer.Option("--with-keys", help="Store the AWS keys of this environment in the block.")
+    bool, Option("--with-keys", help="Store the AWS keys of this environment in the block.")
 ]
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def make_blocks(
-    name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False, json: Json = False
-) -> None:
+def make_blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False) -> None:
     """Create the storage block for the results, and check that it works."""
-    _make([Kind.blocks], dry_run, json, name, with_keys)
+    _make([Kind.blocks], dry_run, name, with_keys)
 
 
 @app.command("deployments")
-def make_deployments(pool: Pool = None, dry_run: DryRun = False, json: Json = False) -> None:
+def make_deployments(pool: Pool = None, dry_run: DryRun = False) -> None:
     """Make the work pool and a deployment per flow: *Run* in Prefect's UI calls the function."""
-    _make([Kind.deployments], dry_run, json, pool=pool)
+    _make([Kind.deployments], dry_run, pool=pool)
 
 
 @app.command("automations")
-def make_automations(dry_run: DryRun = False, json: Json = False) -> None:
+def make_automations(dry_run: DryRun = False) -> None:
     """Have Prefect mark runs without heartbeats as crashed, as a second safeguard."""
-    _make([Kind.automations], dry_run, json)
+    _make([Kind.automations], dry_run)
 
 
 @app.command("all")
@@ -56,25 +53,21 @@ def make_all(
     with_keys: Keys = False,
     pool: Pool = None,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Make the storage block, the deployments and the automations."""
-    _make(list(Kind), dry_run, json, name, with_keys, pool)
+    _make(list(Kind), dry_run, name, with_keys, pool)
 
 
 @app.command("rm")
 def remove(
     kinds: Annotated[
         list[Kind] | None,
-        typer.Argument(
-            metavar="[KIND]...", help="blocks, deployments, automations (default: all)."
-        ),
+        Argument(metavar="[KIND]...", help="blocks, deployments, automations (default: all)."),
     ] = None,
     name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
     dry_run: DryRun = False,
-    json: Json = False,
 ) -> None:
     """Remove what pfl created; keep results and runs."""
     chosen_kinds = set(kinds or Kind)
@@ -95,7 +88,7 @@ def remove(
         names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
-        _carry_out(planned, dry_run, json)
+        _carry_out(planned, dry_run)
 
 
 @contextmanager
@@ -111,7 +104,6 @@ def connected(chosen: Settings) -> Iterator[Api]:
 def _make(
     kinds: list[Kind],
     dry_run: bool,
-    json: bool,
     name: str = "cache",
     with_keys: bool = False,
     pool: str | None = None,
@@ -128,7 +120,7 @@ def _make(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
     with connected(chosen) as api:
-        from ..serverless import prefect_setup, remote
+        from ..serverless import prefect_setup
 
         planned: list[Planned] = []
         if Kind.blocks in kinds:
@@ -141,26 +133,22 @@ def _make(
                 planned += prefect_setup.deployments(api, chosen, pool=pool, function=function)
         if Kind.automations in kinds:
             planned += prefect_setup.automations(api)
-        _carry_out(planned, dry_run, json)
+        _carry_out(planned, dry_run)
 
 
-def _carry_out(planned: list[Planned], dry_run: bool, json: bool) -> None:
+def _carry_out(planned: list[Planned], dry_run: bool) -> None:
     """Make the changes, unless *dry_run*, and print them."""
     if not dry_run:
         for _, make in planned:
             make()
     rows: list[tuple[str, ...]] = []
     for change, _ in planned:
-        if json:
-            fields = {
-                field: {"old": old, "new": new} for field, (old, new) in change.fields.items()
-            }
-            output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
-            continue
+        fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
+        output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
         rows.append((change.kind, change.name, change.action, "", "", ""))
         for field, (old, new) in change.fields.items():
             rows.append(("", "", "", field, _cell(old), _cell(new)))
-        if change.note:
+        if change.note and not output.in_json:
             output.say(f"{change.kind} {change.name}: {change.note}")
     if rows:
         output.table(("kind", "name", "action", "field", "before", "value"), rows)

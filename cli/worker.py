@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option, Typer
 
 from ..handler.core.errors import NotFoundError
 from . import output, settings
+from .command import Command
 from .options import Pool
 from .setup import connected
 
-app = typer.Typer(help="Pass runs scheduled in Prefect to the function.", no_args_is_help=True)
+app = Typer(help="Pass runs scheduled in Prefect to the function.")
 
 
-@app.command("start")
+@app.command("start", cls=Command)
 def start(
     pool: Pool = None,
-    name: Annotated[str | None, typer.Option(help="Worker name.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of runs at once.")
-    ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for runs.")] = 2,
-    once: Annotated[bool, typer.Option("--once", help="Start what is due, and exit.")] = False,
+    name: Annotated[str | None, Option(help="Worker name.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Maximum number of runs at once.")] = None,
+    every: Annotated[float, Option(min=0.1, help="Seconds between checks for runs.")] = 2,
+    once: Annotated[bool, Option("--once", help="Start what is due, and exit.")] = False,
 ) -> None:
     """Pass scheduled runs to the function until the worker is stopped."""
     import os

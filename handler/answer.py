@@ -103,19 +103,20 @@ def _fill(
         reply["url"] = None
         return
 
-    from .engine import compute  # This imports Prefect, and nothing before it does.
+    from .engine import compute, process  # This imports Prefect, and nothing before it does.
 
-    invocation = compute.missing(
-        request,
-        finding,
-        results,
-        settings,
-        request_id=reply["request_id"],
-        notify=notify,
-        kill_at=deadline,
-        is_cold=reply["cold_start"],
-        flow_run=flow_run,
-    )
+    with process.left_unchanged():
+        invocation = compute.missing(
+            request,
+            finding,
+            results,
+            settings,
+            request_id=reply["request_id"],
+            notify=notify,
+            kill_at=deadline,
+            is_cold=reply["cold_start"],
+            flow_run=flow_run,
+        )
     outcomes = invocation.scheduler.outcomes
     reply["steps"] = _rows(request, invocation.found, outcomes)
     reply["url"] = invocation.run.url

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from . import answer
@@ -61,7 +62,7 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     else:
         reply = handle(raw, settings, request_id=request_id, deadline=deadline)
     if context is not None:
-        print(_log_line(reply), flush=True)  # noqa: T201 - Lambda logs stdout.
+        _log(reply)
         reply = envelope.drop_large_values(reply)
     return wrap(reply)
 
@@ -102,7 +103,7 @@ def handle(
         )
     started = time.perf_counter()
     reply = event.new_reply()
-    reply["action"] = fields.get("action")
+    reply["action"] = event.text_or_none(fields.get("action"))
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
     try:
@@ -163,8 +164,8 @@ def _refused(raw: object, error: PflError, request_id: str) -> Reply:
     return reply
 
 
-def _log_line(reply: Reply) -> str:
-    """One line of JSON for the log: the call, its outcome, and its duration."""
+def _log(reply: Reply) -> None:
+    """Write a line of JSON to stdout, which Lambda logs: the call, its outcome, its duration."""
     line: dict[str, object] = {"pfl": 1}
     for name in _LOGGED:
         line[name] = reply.get(name)
@@ -172,7 +173,9 @@ def _log_line(reply: Reply) -> str:
     for name in _LOGGED_IF_ANY:
         if value := reply.get(name):
             line[name] = value
-    return _to_json(line)
+    # Not through sys.stdout: a step may have closed or replaced it.
+    with suppress(OSError), open(1, "wb", closefd=False) as stdout:
+        stdout.write(f"{_to_json(line)}\n".encode())
 
 
 def _preload() -> None:

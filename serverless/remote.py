@@ -17,7 +17,6 @@ import base64
 import json
 import random
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -29,6 +28,7 @@ from ..handler.core.errors import (
     UnavailableError,
 )
 from ..handler.core.event import Reply
+from ..handler.core.retry import retry
 from ..handler.core.settings import Settings
 from ..handler.core.store.values import JsonObject
 from . import aws
@@ -65,18 +65,26 @@ class FunctionCrashedError(UnavailableError):
     """The function ended without a reply."""
 
     request_id = ""
+    # A cause of handler/engine/causes.py; empty if it is none of them.
+    cause = ""
 
 
 class FunctionTimedOutError(FunctionCrashedError):
     """It ran into its time limit."""
 
+    cause = "timeout"
+
 
 class FunctionOutOfMemoryError(FunctionCrashedError):
     """It ran out of memory, or something killed its process."""
 
+    cause = "memory"
+
 
 class FunctionExitedError(FunctionCrashedError):
     """Its process ended by itself."""
+
+    cause = "exit"
 
 
 class FunctionImportError(FunctionCrashedError):
@@ -190,24 +198,31 @@ def _invoke(
     client: BaseClient, request: JsonObject, name: str, report: Callable[[str], None]
 ) -> JsonObject:
     """Return Lambda's answer, after retries if Lambda throttles the call."""
-    number = 1
-    while True:
-        try:
-            with aws.converted_errors(name):
-                return cast(JsonObject, client.invoke(**request))
-        except UnavailableError as exc:
-            if aws.code(exc.__cause__) not in _THROTTLED:
-                raise
-            if number == _TRIES:
-                raise UnavailableError(
-                    f"{name} is throttled",
-                    why=f"refused {_TRIES} times: {exc.why}",
-                    hint="raise its reserved concurrency in serverless.yml, or call it less often",
-                ) from exc
-        pause_s = _PAUSE_S * 2**number * random.uniform(0.5, 1)
-        report(f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})")
-        time.sleep(pause_s)
-        number += 1
+
+    def is_throttled(exc: Exception) -> bool:
+        return aws.code(exc.__cause__) in _THROTTLED
+
+    def invoke() -> JsonObject:
+        with aws.converted_errors(name):
+            return cast(JsonObject, client.invoke(**request))
+
+    try:
+        return retry(
+            invoke,
+            (_PAUSE_S * 2**number * random.uniform(0.5, 1) for number in range(1, _TRIES)),
+            may_pass=is_throttled,
+            on_retry=lambda number, pause_s: report(
+                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
+            ),
+        )
+    except UnavailableError as exc:
+        if not is_throttled(exc):
+            raise
+        raise UnavailableError(
+            f"{name} is throttled",
+            why=f"refused {_TRIES} times: {exc.why}",
+            hint="raise its reserved concurrency in serverless.yml, or call it less often",
+        ) from exc
 
 
 def fetch(reply: Reply, settings: Settings) -> None:

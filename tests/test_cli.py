@@ -137,6 +137,13 @@ def _environ(more: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PFL_ENGINE": "direct", **more}
 
 
+@pytest.fixture(autouse=True)
+def without_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests run commands in this process, whose flags stay set."""
+    monkeypatch.setattr(output, "in_json", False)
+    monkeypatch.setattr(output, "in_utc", False)
+
+
 @pytest.fixture
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project as a person has it: found from the working directory."""
@@ -765,11 +772,15 @@ def test_no_sentence_of_a_list_of_commands_is_cut_off(group, capsys, monkeypatch
         ["invoke", "--id", "abc"],
         ["config", "show"],
         ["cache", "ls", "--nope", "--json"],
+        ["history", "export"],
+        ["history", "export", "--format", "csv"],
+        ["history", "sql", "select 1"],
         ["--version"],
         ["--help"],
     ],
 )
 def test_a_full_disk_is_an_error_and_no_traceback(here, arguments):
+    here.call()
     with open("/dev/full", "wb") as full:
         process = forked.Popen(
             [*PFL, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=_environ({})
@@ -788,6 +799,10 @@ def test_a_full_disk_is_an_error_and_no_traceback(here, arguments):
         (["invoke", "--id", "abc", "--flow", "good", "--cached-only"], 3),
         (["cache", "inspect", "--id", "abc"], 3),
         (["config", "show"], 0),
+        (["history", "diff", "--id", "changed"], 1),
+        (["cache", "verify"], 6),
+        (["history", "sql", "select 1"], 0),
+        (["limits", "rm", "--step", "good", "--yes"], 5),
     ],
 )
 @pytest.mark.parametrize("json", [["--json"], []])
@@ -801,17 +816,89 @@ def test_a_reader_that_is_gone_does_not_change_the_exit_code(here, arguments, co
         def bad(id: str):
             raise ValueError("not today")
 
-        FLOWS = [flow("good", good), flow("bad", bad)]
+        @step
+        def turn(id: str, previous=None):
+            return (previous or 0) + 1
+
+        FLOWS = [flow("good", good), flow("bad", bad), flow("turn", turn)]
     """)
+    for bust in (None, "all"):
+        here.call("changed", flow="turn", bust=bust)
+    damaged = here.root / ".pfl" / "store" / "results" / "damaged" / "good" / "key"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
+    done, err = _unread(*arguments, *json, **NOWHERE)
+    assert done == code
+    assert "Traceback" not in err and "Broken pipe" not in err
+
+
+def _unread(*arguments: str, **environ: str) -> tuple[int, str]:
+    """The exit code and the messages of ``pfl`` on a pipe whose reader is gone."""
     reader, writer = os.pipe()
     os.close(reader)
     process = forked.Popen(
-        [*PFL, *arguments, *json], stdout=writer, stderr=subprocess.PIPE, env=_environ({})
+        [*PFL, *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environ(environ),
     )
     os.close(writer)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert b"Traceback" not in err and b"Broken pipe" not in err
+    return process.returncode, err
+
+
+def test_a_command_that_repairs_does_all_of_it_without_a_reader(here):
+    here.call()
+    results = here.root / ".pfl" / "store" / "results"
+    for number in range(3):
+        path = results / f"id-{number}" / "a" / "key"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"damaged")
+    code, err = _unread("cache", "verify", "--repair")
+    assert code == 0 and "3 set aside" in err
+    assert not [path for path in results.rglob("key") if path.read_bytes() == b"damaged"]
+
+
+@pytest.mark.parametrize("arguments", [["export"], ["export", "--format", "csv"], ["ls", "--json"]])
+def test_a_list_ends_quietly_without_a_reader(here, arguments):
+    for number in range(30):
+        here.call(f"id-{number}", step="a")
+    code, err = _unread("history", *arguments)
+    assert code == 0 and "record" not in err
+
+
+CLOSING = {
+    "with": "with open(os.devnull, 'w') as sys.stdout: print('noise')",
+    "close": "sys.stdout.close()",
+    "both": "sys.stdout.close(), sys.stderr.close()",
+    "None": "sys.stdout = sys.stderr = None",
+    "replaced": "sys.stdout = sys.stderr = io.StringIO()",
+    "descriptors": "os.close(1), os.close(2)",
+}
+
+
+@pytest.mark.parametrize("closing", CLOSING.values(), ids=CLOSING)
+@pytest.mark.parametrize("terminals", ["", "err"])
+def test_a_step_that_closes_the_streams_leaves_the_reply_and_the_messages(here, closing, terminals):
+    here.write(f"""
+        import io, os, sys
+
+        @step
+        def quiet(id: str) -> int:
+            {closing}
+            return 1
+
+        @step
+        def after(quiet: int):
+            raise ValueError("not today")
+
+        FLOWS = [flow("quiet", quiet, after)]
+    """)
+    ran = pfl_on(terminals, "invoke", "--id", "abc", "--json")
+    assert ran.code == 4
+    assert [row["status"] for row in ran.data["steps"]] == ["computed", "failed"]
+    assert "not today" in ran.err
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 3), ("", 1, 3), ("y", 0, 0)])
@@ -885,14 +972,14 @@ def test_rows_come_before_the_last_one_is_known(capsys):
         yield from range(150)
         assert "99" in capsys.readouterr().out
 
-    assert output.print_rows(rows(), ["number"], lambda number: [number], json=False) == 150
+    assert output.print_rows(rows(), ["number"], lambda number: [number]) == 150
 
 
-def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
+def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys, monkeypatch):
     evil = "\x1b]0;title\x07\x9b31m\u202e\r"
     output.table(["name"], [(evil,), ((evil, "http://x/" + evil),)])
     output.say(f"one {evil}\ntwo")
-    output.emit(f"one {evil}\ntwo")
+    output.show(f"one {evil}\ntwo")
     output.pairs({"name": evil})
     output.explain({"type": "", "what": evil, "why": evil, "hint": evil})
     output.progress("step", evil)
@@ -901,10 +988,60 @@ def test_no_text_that_was_stored_reaches_the_terminal_as_it_is(capsys):
     assert not [c for c in shown if not c.isprintable() and c != "\n"]
     assert "\\u001b]0;title\\u0007" in captured.out and "one " in captured.err
     assert captured.err.count("\ntwo\n") == 1
+    monkeypatch.setattr(output, "in_json", True)
     value = {"value": f"{evil}\U000e0001\ud800"}
     output.emit(value)
     shown = capsys.readouterr().out
     assert shown.removesuffix("\n").isprintable() and json.loads(shown) == value
+
+
+EVIL = "\x1b]52;c;cHduZWQ=\x07\u202e"
+# What decides where an object belongs, and what it is.
+IDENTITY = ("id", "step", "key", "sha256", "fingerprint", "status", "digest", "kind", "at")
+
+
+def _poisoned(value: object, name: str = "") -> object:
+    """*value* with an escape sequence after each text in it."""
+    if isinstance(value, dict):
+        return {name: _poisoned(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_poisoned(each, name) for each in value]
+    is_free = isinstance(value, str) and name not in IDENTITY and not name.endswith("_at")
+    return value + EVIL if is_free else value
+
+
+def test_no_command_lets_a_poisoned_store_steer_the_terminal(here):
+    here.call()
+    here.call(bust="all")
+    store = here.root / ".pfl" / "store"
+    for kind in ("history", "code", "recent"):
+        for path in (store / kind).rglob("*.json"):
+            body = records.unseal(path.read_bytes(), f"{path.relative_to(store)}")
+            path.write_bytes(records.seal(_poisoned(body)))
+    source = here.root / "flows" / "a.py"
+    source.write_text(source.read_text().replace("1234", "1235"))
+    record = pfl("history", "ls", "--json").rows[0]["short"]
+    evil = 0
+    for words in (
+        "plan --id abc",
+        "cache why --id abc --diff",
+        "cache inspect --id abc",
+        "cache accept --step a --dry-run",
+        "cache accept --step a --yes --json",
+        "cache accept --step a --undo",
+        "history ls",
+        f"history show {record}",
+        "history diff --id abc",
+        "history sql select*from(history)",
+        "history export",
+        "history export --format=csv",
+    ):
+        ran = pfl(*words.split())
+        shown = ran.out + ran.err
+        # csv ends its lines as RFC 4180 wants.
+        assert not [c for c in shown if not c.isprintable() and c not in "\r\n"], words
+        evil += "cHduZWQ" in shown
+    assert evil > 7
 
 
 @pytest.fixture
@@ -917,15 +1054,12 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_times_are_local_with_their_offset_or_utc(berlin):
+def test_times_are_local_with_their_offset_or_utc(berlin, monkeypatch):
     assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T10:08:28+01:00"
     assert output.local_time("2026-07-01T09:08:28+00:00") == "2026-07-01T11:08:28+02:00"
     assert output.local_time(None) == ""
-    output.set_utc(True)
-    try:
-        assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T09:08:28+00:00"
-    finally:
-        output.set_utc(False)
+    monkeypatch.setattr(output, "in_utc", True)
+    assert output.local_time("2026-11-30T09:08:28.123456Z") == "2026-11-30T09:08:28+00:00"
 
 
 def test_a_time_without_an_offset_is_local(berlin):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -252,6 +253,66 @@ def test_no_event_whatever_makes_the_handler_raise(flows, raw):
     json.dumps(reply)
 
 
+def _nested(depth: int) -> object:
+    value: object = "abc"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def _http(raw: object) -> dict:
+    return {"requestContext": {"http": {}}, "body": json.dumps(raw)}
+
+
+NOT_IN_JSON = {
+    "NaN": float("nan"),
+    "infinite": float("inf"),
+    "half a surrogate pair": "abc\ud800",
+    "NaN inside": {"x": [float("nan")]},
+    "deep": _nested(900),
+    "too deep": _nested(100_000),
+    "bytes": b"abc",
+    "too many digits": 10**5_000,
+}
+
+
+class Sandbox:
+    """Lambda's context object."""
+
+    aws_request_id = "lambda-7"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+@pytest.mark.parametrize("field", ["id", "flow", "step", "action", "flow_run_id", "params", "bust"])
+@pytest.mark.parametrize("value", NOT_IN_JSON.values(), ids=NOT_IN_JSON)
+def test_the_reply_to_any_event_is_json_in_utf_8(flows, monkeypatch, capfd, field, value):
+    monkeypatch.setenv("PFL_ENGINE", "direct")
+    raw = {"id": "abc", field: value}
+    replies = [entry.lambda_handler(raw, Sandbox())]
+    with suppress(TypeError, ValueError, RecursionError):
+        replies += [entry.lambda_handler(_http(raw), Sandbox())]
+        replies += [json.loads(replies[1]["body"], parse_constant=pytest.fail)]
+    for reply in replies:
+        assert json.dumps(reply, allow_nan=False, ensure_ascii=False).encode()
+    for line in capfd.readouterr().out.splitlines():
+        assert json.loads(line, parse_constant=pytest.fail)["status"] == "invalid"
+
+
+def test_the_reply_to_a_step_whose_error_is_not_unicode_is_json_in_utf_8(project):
+    project.write(r"""
+        @step
+        def a(id: str):
+            raise ValueError("half \ud800")
+
+        FLOWS = [flow("f", a)]
+    """)
+    reply = project.call()
+    assert reply["error"]["why"] == r"ValueError: half \ud800"
+    assert json.dumps(reply, ensure_ascii=False).encode()
+
+
 def test_an_unknown_name_is_told_with_the_known_ones(flows):
     assert refused(flows.call(step="z"))["hint"] == "the steps are a, b, c, side"
     assert refused(flows.call(flow="z"))["hint"] == "the flows are first, second"
@@ -374,14 +435,8 @@ def test_one_asked_step_gets_one_row_when_it_hits(project):
 
 
 def test_the_handler_reads_its_settings_from_the_environment(project, monkeypatch):
-    class Context:
-        aws_request_id = "lambda-7"
-
-        def get_remaining_time_in_millis(self) -> int:
-            return 60_000
-
     monkeypatch.setenv("PFL_ENGINE", "direct")
-    reply = entry.lambda_handler({"id": "xyz"}, Context())
+    reply = entry.lambda_handler({"id": "xyz"}, Sandbox())
     assert (reply["status"], reply["engine"], reply["request_id"]) == (
         "completed",
         "direct",

@@ -15,7 +15,7 @@ import pytest
 from conftest import statuses, values
 from test_bust import OUTSIDE, change
 
-from pfl.cli import compare
+from pfl.cli import compare, output
 from pfl.cli import main as cli
 from pfl.handler.core.cache import bust, history
 from pfl.handler.core.errors import InvalidRequestError
@@ -631,7 +631,7 @@ def test_a_spreadsheet_runs_no_text_of_an_exported_table(counting, start):
     put(counting.results, 1, f"{start}1", id="=cmd", why=f"{start}HYPERLINK(1)")
     put(counting.results, 2, -5, id="=cmd")
     rows = list(csv.DictReader(io.StringIO(pfl("history", "export", "--format", "csv")[1])))
-    assert rows[1]["why"] == f"'{start}HYPERLINK(1)"
+    assert rows[1]["why"] == "'" + output.printable(f"{start}HYPERLINK(1)")
     assert [row["value"] for row in rows] == ["-5", json.dumps(f"{start}1")]
 
 

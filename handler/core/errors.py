@@ -59,7 +59,12 @@ class PflError(Exception):
 
     def to_json(self) -> ErrorBody:
         """The ``error`` object of a reply."""
-        return {"type": type(self).__name__, "what": self.what, "why": self.why, "hint": self.hint}
+        return {
+            "type": type(self).__name__,
+            "what": valid_unicode(self.what),
+            "why": valid_unicode(self.why),
+            "hint": valid_unicode(self.hint),
+        }
 
 
 class InvalidRequestError(PflError):
@@ -121,6 +126,11 @@ class RunCancelledError(PflError):
 
     exit_code = 130
     status = "cancelled"
+
+
+def valid_unicode(text: str) -> str:
+    """*text* with half surrogate pairs as escapes: UTF-8, and so a reply, cannot hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unknown(

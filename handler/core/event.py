@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, NotRequired, Required, TypedDict, TypeVar
 
 from .declare.manifest import FlowEntry, Manifest
-from .errors import ErrorBody, InvalidRequestError, PflError, unknown
+from .errors import ErrorBody, InvalidRequestError, PflError, unknown, valid_unicode
 from .store.keys import plan_key
 
 ID_BYTES = 512
@@ -83,8 +83,8 @@ class Reply(TypedDict):
     """The reply to every event, including one that failed; see ``docs/event.md``."""
 
     version: int
-    id: object
-    flow: object
+    id: str | None
+    flow: str | None
     status: str
     steps: list[StepRow]
     engine: str | None
@@ -97,7 +97,7 @@ class Reply(TypedDict):
     store: NotRequired[dict[str, int]]
     ms: NotRequired[float]
     # The reply to an action:
-    action: NotRequired[object]
+    action: NotRequired[str | None]
     fingerprints: NotRequired[dict[str, dict[str, str]]]
     reaped: NotRequired[list[Mapping[str, object]]]
     runs: NotRequired[list[dict[str, object]]]
@@ -245,11 +245,11 @@ def check_action(event: Event) -> str:
         InvalidRequestError: The event is invalid; the message names the field.
     """
     action = "run" if "flow_run_id" in event else event["action"]
-    if not isinstance(action, str) or action not in _ACTIONS:
-        raise InvalidRequestError(
-            f"unknown action {action!r}",
-            hint='{"action": "reap"}, {"action": "poll"} or {"action": "check"}',
-        )
+    hint = '{"action": "reap"}, {"action": "poll"} or {"action": "check"}'
+    if not isinstance(action, str):
+        raise _wrong_kind("action", action, str, hint)
+    if action not in _ACTIONS:
+        raise InvalidRequestError(f"unknown action {action!r}", hint=hint)
     fields = _ACTIONS[action]
     for name, value in event.items():
         if name not in fields:
@@ -261,8 +261,19 @@ def check_action(event: Event) -> str:
 
 def new_reply(id: object = None, flow: object = None) -> Reply:
     """A reply with the fields that every reply has; the others are added as they become known."""
-    status = "completed"
-    return {"version": 1, "id": id, "flow": flow, "status": status, "steps": [], "engine": None}
+    return {
+        "version": 1,
+        "id": text_or_none(id),
+        "flow": text_or_none(flow),
+        "status": "completed",
+        "steps": [],
+        "engine": None,
+    }
+
+
+def text_or_none(value: object) -> str | None:
+    """A field of an unchecked event as a reply repeats it: valid Unicode, None if not text."""
+    return valid_unicode(value) if isinstance(value, str) else None
 
 
 def add_error(reply: Reply, error: PflError) -> None:

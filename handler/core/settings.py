@@ -130,6 +130,19 @@ class Settings(NamedTuple):
         """
         return cls._make(_value(setting, environ.get(setting.env)) for setting in SETTINGS.values())
 
+    def with_absolute_paths(self) -> Settings:
+        """The same settings, whatever the working directory becomes: a step may change it."""
+        store = self.store
+        scheme = "file://" if store.startswith("file://") else ""
+        path = store.removeprefix(scheme)
+        if path and ":" not in path:
+            store = scheme + os.path.abspath(path)
+        return self._replace(
+            project=os.path.abspath(self.project or self.root),
+            store=store,
+            manifest=self.manifest and os.path.abspath(self.manifest),
+        )
+
     @property
     def home(self) -> Path:
         """The project's directory ``.pfl``: its manifest, embedded store and embedded server."""
@@ -156,7 +169,7 @@ Settings.__new__.__defaults__ = tuple(setting.default for setting in SETTINGS.va
 @cache
 def of_process() -> Settings:
     """The settings of this process, read once: reading them takes a fifth of a warm hit."""
-    return Settings.from_env(os.environ)
+    return Settings.from_env(os.environ).with_absolute_paths()
 
 
 def _value(setting: Setting, text: str | None) -> str | float:

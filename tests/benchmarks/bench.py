@@ -27,7 +27,7 @@ from benchmarks import concurrency, report, scale, steps  # noqa: E402
 from benchmarks.rig import ENGINES, Rig, has_moto  # noqa: E402
 from pfl.cli import main as command  # noqa: E402
 from pfl.cli import output  # noqa: E402
-from pfl.cli.options import Json  # noqa: E402
+from pfl.cli.command import JsonCommand  # noqa: E402
 from pfl.handler.core.errors import (  # noqa: E402
     InvalidRequestError,
     NotFoundError,
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         command.main(arguments)
 
 
-@app.command()
+@app.command(cls=JsonCommand)
 def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="The essentials, in two or three minutes.")
@@ -128,7 +128,6 @@ def bench(
             help="File for the run; its tables and its chart go next to it.",
         ),
     ] = None,
-    json: Json = False,
 ) -> None:
     """Measure the same steps as functions, with both engines and in plain Prefect."""
     sections = _unique(only)
@@ -215,7 +214,8 @@ def bench(
     )
     if out is not None:
         report.write(run, out)
-    output.emit(run if json else report.markdown(run).rstrip())
+    output.emit(run)
+    output.show(report.markdown(run).rstrip())
 
 
 def _unique(given: list | None) -> list:

@@ -11,6 +11,7 @@ import textwrap
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -192,6 +193,33 @@ def on_prefect(project: Project, prefect_server) -> Project:
     """The project, computing through the Prefect server."""
     project.knobs |= {"engine": "prefect", "prefect_api_url": prefect_server.url}
     return project
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """The API paths that are asked for, by whichever client; not those of a busy server."""
+    import httpx
+
+    from pfl.handler.engine.prefect import connections
+
+    paths: list[str] = []
+    exchange = connections.exchange
+
+    def noted(method, url, *args):
+        status, body = exchange(method, url, *args)
+        if status != 503:
+            paths.append(urlsplit(url).path)
+        return status, body
+
+    monkeypatch.setattr(connections, "exchange", noted)
+    for kind in (httpx.Client, httpx.AsyncClient):
+
+        def send(self, request, *args, real=kind.send, **more):
+            paths.append(request.url.path)
+            return real(self, request, *args, **more)
+
+        monkeypatch.setattr(kind, "send", send)
+    return paths
 
 
 def statuses(reply: dict) -> dict[str, str]:

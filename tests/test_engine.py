@@ -732,24 +732,14 @@ def test_without_prefect_a_hit_still_works_and_a_miss_says_what_to_do(broken_api
     assert project.call("elsewhere", engine="direct")["status"] == "completed"
 
 
-def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(
-    on_prefect, prefect_server, monkeypatch
-):
-    from prefect import settings as knobs
-
-    from pfl.handler.engine.prefect import session
-
-    monkeypatch.setattr(session, "FLUSH_S", 0.1)  # No events come through the proxy.
+def test_a_prefect_that_is_too_busy_to_make_a_run_is_asked_again(on_prefect, prefect_server):
     made, api = iter([503, 503, 503]), prefect_server.url.removesuffix("/api")
 
     def answer(method: str, path: str) -> servers.Answer | None:
         status = next(made, None) if path == "/api/flow_runs/" else None
         return None if status is None else (status, b'{"exception_message": "Service Unavailable"}')
 
-    with (
-        servers.Loopback(answer, api) as proxy,
-        knobs.temporary_settings(updates={knobs.PREFECT_CLIENT_MAX_RETRIES: 0}),
-    ):
+    with servers.Loopback(answer, api) as proxy:
         proxy.drops = {"accept-encoding"}
         on_prefect.knobs["prefect_api_url"] = proxy.url + "/api"
         assert on_prefect.call("busy")["status"] == "completed"

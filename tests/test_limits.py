@@ -6,11 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 import uuid
 
-import httpx
 import pytest
 from test_lease import GATED, open_gate, reply_of, start, until
 from test_reap import killed, pfl, states
@@ -31,27 +28,6 @@ def on_server(project, prefect_server, monkeypatch):
 @pytest.fixture
 def id() -> str:
     return f"lim-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def asked(monkeypatch) -> list[str]:
-    """The API paths that are asked for, by whichever client."""
-    paths: list[str] = []
-    real_open = urllib.request.urlopen
-
-    def urlopen(request, *args, **more):
-        paths.append(urllib.parse.urlsplit(request.full_url).path)
-        return real_open(request, *args, **more)
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    for kind in (httpx.Client, httpx.AsyncClient):
-
-        def send(self, request, *args, real=kind.send, **more):
-            paths.append(request.url.path)
-            return real(self, request, *args, **more)
-
-        monkeypatch.setattr(kind, "send", send)
-    return paths
 
 
 def client_of(project):

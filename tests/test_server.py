@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -180,13 +181,67 @@ def test_a_project_is_one_however_its_path_is_written(
     assert server.ensure(Path(".pfl")) == running
 
 
-def test_links_to_runs_are_served_and_foreign_pages_kept_out(running: server.Server) -> None:
-    headers = {"accept": "text/html", "origin": "http://x"}
+def test_links_to_runs_are_served(running: server.Server) -> None:
+    headers = {"accept": "text/html"}
     link = urllib.request.Request(f"{running.ui_url}/runs/flow-run/abc", headers=headers)
     with urllib.request.urlopen(link, timeout=30) as page:
         assert b"<html" in page.read()
-        assert "access-control-allow-origin" not in page.headers
     assert call(f"{running.ui_url}/ui-settings")["api_url"] == running.url
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:{port}", None, 200),
+        ("127.0.0.1:{port}", "http://127.0.0.1:{port}", 200),
+        ("127.0.0.1:{port}", "http://localhost:{port}", 200),
+        ("localhost:1234", "http://localhost:1234", 200),
+        ("[::1]:{port}", None, 200),
+        ("LocalHost", None, 200),
+        ("evil.example", None, 403),
+        ("evil.example:{port}", "http://evil.example:{port}", 403),
+        ("localhost.evil.example:{port}", None, 403),
+        ("127.0.0.1:{port}", "https://evil.example", 403),
+        ("127.0.0.1:{port}", "http://localhost:3000", 403),
+        ("127.0.0.1:{port}", "null", 403),
+    ],
+)
+def test_only_this_machine_and_the_own_pages_are_answered(
+    running: server.Server, host: str, origin: str | None, status: int
+) -> None:
+    headers = {"host": host.format(port=running.port), "content-type": "application/json"}
+    if origin is not None:
+        headers["origin"] = origin.format(port=running.port)
+    body = b'{"name": "made-by-a-page"}' if status == 403 else b"{}"
+    path = "/api/flows/" if status == 403 else "/api/flows/filter"
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+    connection.request("POST", path, body, headers)
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+def test_a_web_socket_of_a_foreign_page_is_refused() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(*args: Any) -> None:
+        sent.append("passed on")
+
+    guarded = server_process.Guarded(app, 4200)
+    for origin in (b"http://evil.example", b"http://127.0.0.1:4200"):
+        headers = [(b"host", b"127.0.0.1:4200"), (b"origin", origin)]
+        asyncio.run(guarded({"type": "websocket", "headers": headers}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}, "passed on"]
+
+
+def test_others_on_this_machine_cannot_read_the_database(
+    running: server.Server, project: Path
+) -> None:
+    assert (project / "prefect").stat().st_mode & 0o077 == 0
+    for path in (project / "server.log", *(project / "prefect").glob("*.db*")):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_the_client_side_imports_the_standard_library_only() -> None:

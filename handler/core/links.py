@@ -22,11 +22,16 @@ class Links(NamedTuple):
     artifact: str | None = None
 
 
+def is_cloud(api_url: str) -> bool:
+    """Whether an API is that of Prefect Cloud."""
+    return api_url.startswith(_CLOUD_API)
+
+
 def base_of(api_url: str, environ: Mapping[str, str]) -> str:
     """Where an API's pages are: ``PREFECT_UI_URL``, Prefect Cloud's, or a server's second UI."""
     if base := environ.get("PREFECT_UI_URL", "").rstrip("/"):
         return base
-    if api_url.startswith(_CLOUD_API):
+    if is_cloud(api_url):
         return api_url.replace(_CLOUD_API, _CLOUD_UI).replace("/workspaces/", "/workspace/")
     return api_url.removesuffix("/api") + "/v2"
 

@@ -10,7 +10,6 @@ from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord
 from ..core.cache.publish import Publication
 from ..core.declare.step import AnyStep
-from ..core.store.values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class RunState:
         reap_reason: What a reaper has to do after the call has ended; empty: nothing.
         tasks: Task runs that have begun and not ended, by ID.
         finished: Task runs that ended by themselves, by ID.
-        artifacts: Artifacts that Prefect does not have yet.
         interrupted: The interruption that ended the flow in Prefect.
     """
 
@@ -89,5 +87,4 @@ class RunState:
     reap_reason: str = ""
     tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
     finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
-    artifacts: list[JsonObject] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None

@@ -8,7 +8,6 @@ its versions are the step's history.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,12 +15,10 @@ from typing import TYPE_CHECKING
 
 from ...core import links
 from ...core.cache.entry import Entry
-from ...core.errors import PflError
 from ...core.event import Request
 from ...core.store.values import JsonObject
 from ..work import Work
-from . import client
-from .environment import Api
+from . import plain
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun
@@ -59,12 +56,12 @@ def show_inputs(task_run: TaskRun, arguments: dict[str, object], cache_key: str 
         # Here Prefect keeps links to the runs that a value came from; they follow the value.
         inputs = task_run.task_inputs.get(name, ())
         others = [each for each in inputs if not isinstance(each, Parameter)]
-        shown = value if isinstance(value, str) else _text(value, _CELL)
-        task_run.task_inputs[name] = [Parameter(name=shown), *others]
+        text = plain.text(value, _VALUE) if isinstance(value, str) else plain.shown(value, _CELL)
+        task_run.task_inputs[name] = [Parameter(name=text), *others]
 
 
 def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
-    """The artifact of a computed step, for :func:`publish`."""
+    """The artifact of a computed step, as Prefect's API takes it."""
     run_url, task_url, _ = links.of_record(entry._asdict())
     rows = [
         ("computed", f"{entry.computed_at}, {_escape(work.why)}"),
@@ -76,7 +73,7 @@ def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
     if before is not None and (older := links.of_record(before)[2]):
         fingerprint = before["fingerprint"][:12]
         rows.append(("before", f"[{before['computed_at']}]({older}), fingerprint `{fingerprint}`"))
-    inputs = [(name, _code(_text(value, _CELL))) for name, value in work.arguments.items()]
+    inputs = [(name, _code(plain.shown(value, _CELL))) for name, value in work.arguments.items()]
     parts = (
         f"# {_escape(entry.step)} of {_escape(request.id)}",
         _table(("", ""), rows),
@@ -95,16 +92,6 @@ def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
     }
 
 
-def publish(artifacts: list[JsonObject], api: Api, warnings: list[str]) -> None:
-    """Send *artifacts*, and take them off the list; a failure is only a warning."""
-    try:
-        while artifacts:
-            client.ask(api, "/artifacts/", artifacts[0])
-            artifacts.pop(0)
-    except PflError as exc:
-        warnings.append(f"{len(artifacts)} artifacts were not written ({exc})")
-
-
 def _encode(part: str) -> str:
     if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", part) and len(part) <= 80:
         return part
@@ -119,27 +106,21 @@ def _render(value: object) -> str:
         columns = dict.fromkeys(chain(*shown))
         if 0 < len(columns) <= _COLUMNS:
             rows = [
-                [_code(_text(row[name], 60)) if name in row else "" for name in columns]
+                [_code(plain.shown(row[name], 60)) if name in row else "" for name in columns]
                 for row in shown
             ]
             rest = len(value) - len(shown)
             note = f"\n\n{rest} more rows" if rest else ""
-            return _table([_escape(name) for name in columns], rows) + note
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+            return _table([_escape(name[:60]) for name in columns], rows) + note
+    text = plain.shown(value, _VALUE, indent=2)
     fence = _fence(text, 3)
-    rest = len(text) - _VALUE
-    note = f"\n\n{rest} more characters: `pfl cache inspect` shows them" if rest > 0 else ""
-    return f"{fence}json\n{text[:_VALUE]}\n{fence}{note}"
+    note = "\n\nThe rest: `pfl cache inspect` shows it" if len(text) >= _VALUE else ""
+    return f"{fence}json\n{text}\n{fence}{note}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _text(value: object, longest: int) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _fence(text: str, shortest: int) -> str:

@@ -26,11 +26,13 @@ import prefect
 import prefect.task_engine
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # Not in its __all__.
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
 from prefect.states import Cancelled, Completed, Crashed
 from prefect.task_engine import run_task
+from prefect.utilities.annotations import quote
 
 from ...core import event, links
 from ...core.cache import lookup
@@ -44,11 +46,11 @@ from ...core.store import objects, records
 from .. import reap
 from ..call import Call
 from ..causes import TERMINATED, out_of_time
-from ..deadline import Stopped, Terminated, raise_on_sigterm
+from ..deadline import Abandoned, Stopped, Terminated, raise_on_sigterm
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Run, Work
-from . import artifacts, client, environment, limits
+from . import artifacts, client, environment, limits, outbox, plain
 
 # Set while pfl runs a flow itself; a run that Prefect started has none, and creates one.
 current: ContextVar[Invocation | None] = ContextVar("current", default=None)
@@ -82,7 +84,14 @@ def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     body.__doc__ = _docstring(flow)
     body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     vars(body)["__signature__"] = signature
-    return prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+    made = prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+    # Prefect stores no results here, but would ask its server twice per run where to store them.
+    results = prefect.settings.get_current_settings().results
+    made.result_storage = None if results.default_storage_block else results.local_storage_path
+    return made
+
+
+build_once = functools.lru_cache(maxsize=8)(build)
 
 
 def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State[Any]:
@@ -96,11 +105,41 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     invocation = ours or _from_parameters(flow, bound.arguments)
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
-        invocation.run.flow_run_id = str(context.flow_run.id)
-        invocation.run.url = environment.flow_run_url(current_api().url, invocation.run.flow_run_id)
+        begin(invocation, context.flow_run)
         if ours is None:
             tag_scheduled_run(context.flow_run, invocation)
-    sigterm = raise_on_sigterm(replace=True) if ours else nullcontext()
+    if ours:
+        returned = run_steps(invocation)
+    else:
+        box = outbox.Outbox(current_api())
+        token = outbox.current.set(box)
+        try:
+            returned = run_steps(invocation)
+        finally:
+            outbox.current.reset(token)
+            invocation.end()
+            box.wait(outbox.FLUSH_S)
+    if isinstance(returned, State):
+        return returned
+    if invocation.error is not None:
+        raise plain.presentable(invocation.error)
+    return {name: entry.value for name, entry in invocation.found.items()}
+
+
+def begin(invocation: Invocation, run: FlowRun) -> None:
+    """Note in which flow run a call computes."""
+    invocation.run.flow_run_id = str(run.id)
+    invocation.run.url = environment.flow_run_url(current_api().url, invocation.run.flow_run_id)
+
+
+def run_steps(invocation: Invocation) -> State[Any] | None:
+    """
+    Find or compute the steps of a call inside its flow run.
+
+    Returns:
+        The state in which the run was stopped; None if it was not.
+    """
+    sigterm = raise_on_sigterm(replace=True) if current.get() else nullcontext()
     # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()), sigterm:
         try:
@@ -108,17 +147,11 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
             return _interrupted(exc)
-        finally:
-            if ours is None:
-                invocation.end()
     if isinstance(invocation.error, OutOfTimeError):
         return Crashed(message=invocation.error.lines)
     if invocation.call.flow_run is not None:
         _show_hits(invocation)
-    artifacts.publish(invocation.run.artifacts, current_api(), invocation.call.warnings)
-    if invocation.error is not None:
-        raise invocation.error
-    return {name: entry.value for name, entry in invocation.found.items()}
+    return None
 
 
 def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
@@ -145,9 +178,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
     reap.reap_predecessors(invocation, api=api)
     tags = limits.tags_for(invocation, step, api)
     task_run_id = work.task_run_id
-    state_of_run = invocation.run
-    url = state_of_run.url and links.task_run(state_of_run.url.split("/runs/")[0], task_run_id)
-    run = Run("prefect", state_of_run.flow_run_id, task_run_id, url)
+    url = invocation.run.url and links.task_run(invocation.run.url.split("/runs/")[0], task_run_id)
+    run = Run("prefect", invocation.run.flow_run_id, task_run_id, url)
     invocation.run.tasks[task_run_id] = {
         "flow_run_id": run.flow_run_id,
         "step": step.name,
@@ -158,7 +190,8 @@ def _compute(invocation: Invocation, work: Work) -> None:
     state = run_task(
         _task(invocation, work, run, tags, raised),
         task_run_id=UUID(task_run_id),
-        parameters=work.arguments,
+        # Prefect would look for futures in the values, however large or deep they are.
+        parameters={name: quote(value) for name, value in work.arguments.items()},
         return_type="state",
     )
     if state.is_completed() or state.is_failed():
@@ -195,10 +228,13 @@ def _task(
             entry = work.finish(call_step(step, arguments, in_prefect=True), run)
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
-                invocation.run.artifacts.append(
-                    artifacts.describe(invocation.call.request, work, entry)
-                )
-        except (Exception, KeyboardInterrupt, Stopped) as exc:
+                box = outbox.current.get()
+                box.artifact(artifacts.describe(invocation.call.request, work, entry))
+        except Abandoned:
+            raise
+        except BaseException as exc:
+            if type(exc).__module__.startswith("prefect._internal."):
+                raise  # Its timeout.
             raised.append(exc)
             if isinstance(exc, KeyboardInterrupt):
                 return _interrupted(exc)
@@ -207,7 +243,9 @@ def _task(
                     f"step {step.name} was stopped", invocation.call.settings.margin_s
                 )
                 return Crashed(message=error.lines)
-            raise
+            if isinstance(exc, TerminationSignal) and not current.get():
+                raise  # Prefect, which started this run, ends it.
+            raise plain.presentable(exc) from exc.__cause__
         return Completed(data=_reference(invocation, entry))
 
     functools.update_wrapper(body, step.function)
@@ -317,7 +355,7 @@ def current_api() -> environment.Api:
     api = prefect.settings.get_current_settings().api
     key = api.key.get_secret_value() if api.key else ""
     auth = api.auth_string.get_secret_value() if api.auth_string else ""
-    return environment.Api(api.url or "", key, "the current run", auth)
+    return environment.api_at(api.url or "", key, "the current run", auth)
 
 
 # Annotations that are made at run time, for Prefect's form.

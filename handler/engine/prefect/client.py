@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from http.client import HTTPException
 from itertools import count
 from typing import Any, TypeVar
 
@@ -22,10 +19,11 @@ from ...core import retry
 from ...core.errors import BusyError, UnavailableError
 from ...core.store.values import JsonObject
 from ...core.tags import call_tag
+from . import connections
 from .environment import Api
+from .plain import plain
 
 T = TypeVar("T")
-TIMEOUT_S = 20
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 # How long a run waits for a Prefect that does not answer.
 AWAY_S = 30
@@ -33,9 +31,9 @@ _PAGE = 200
 _PAUSE_S = 0.3
 # A server that does not answer is tried this often, one that is busy as often as the caller allows.
 _UNANSWERED_TRIES = 3
-_BUSY = (429, 502, 503, 504)
+BUSY = (429, 502, 503, 504)
 _OLD = "Prefect's server may be too old for this: pfl doctor compares the versions"
-_HINTS = {
+HINTS = {
     401: "check PREFECT_API_KEY",
     403: "PREFECT_API_KEY lacks a permission: ask for a role that has it",
     404: _OLD,
@@ -46,6 +44,15 @@ _HINTS = {
 # A task run that pfl recorded: its ``flow_run_id``, ``step``, ``id`` and ``tags``, and if it ended,
 # the ``type`` of its state.
 TaskInfo = Mapping[str, object]
+
+
+class RefusedError(Exception):
+    """The status with which Prefect refused a request, and what it wrote."""
+
+    def __init__(self, status: int, text: bytes) -> None:
+        shown = " ".join(text[:500].decode(errors="replace").split())
+        super().__init__(f"HTTP {status}: {shown}")
+        self.status = status
 
 
 def ask(
@@ -72,38 +79,37 @@ def ask(
     Raises:
         UnavailableError: Prefect did not answer, or refused.
     """
-    data = None if body is None else json.dumps(body).encode()
+    data = None if body is None else json.dumps(plain(body)).encode()
     headers = {"content-type": "application/json", "user-agent": "pfl"}
     if api.key:
         headers["authorization"] = f"Bearer {api.key}"
     elif api.auth:
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
-    request = urllib.request.Request(api.url + path, data, headers, method=method or None)
-    context = _trusted() if api.url.startswith("https://") else None
+    verb = method or ("GET" if data is None else "POST")
     # Not retry.retry: how often depends on the failure.
     for number in count(1):
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
-                text = response.read()
-            return json.loads(text) if text else {}
-        except urllib.error.HTTPError as exc:
-            if exc.code in none:
-                return None
-            # The server may have done its work: every request of pfl can be repeated.
-            if number >= tries or exc.code not in _BUSY:
-                why = f"HTTP {exc.code}: {exc.read(500).decode(errors='replace')}"
-                raise UnavailableError(
-                    f"Prefect at {api.url} refused {path}",
-                    why=" ".join(why.split()),
-                    hint=_HINTS.get(exc.code, ""),
-                ) from exc
-        except (OSError, ValueError) as exc:
+            status, text = connections.exchange(verb, api.url + path, data, headers)
+            if status < 300:
+                return json.loads(text) if text else {}
+        except (OSError, HTTPException, ValueError) as exc:
             if number >= _UNANSWERED_TRIES:
                 raise UnavailableError(
                     f"Prefect at {api.url} did not answer",
                     why=" ".join(str(exc).split())[:500],
                     hint="is the server up, and PREFECT_API_URL right?",
                 ) from exc
+        else:
+            if status in none:
+                return None
+            # The server may have done its work: every request of pfl can be repeated.
+            if number >= tries or status not in BUSY:
+                refusal = RefusedError(status, text)
+                raise UnavailableError(
+                    f"Prefect at {api.url} refused {path}",
+                    why=str(refusal),
+                    hint=HINTS.get(status, ""),
+                ) from refusal
         time.sleep(_PAUSE_S * 2 ** (number - 1))
 
 
@@ -130,7 +136,7 @@ def _is_away(exc: Exception) -> bool:
     if not isinstance(exc, UnavailableError) or isinstance(exc, BusyError):
         return False
     cause = exc.__cause__
-    return not isinstance(cause, urllib.error.HTTPError) or cause.code in (429, *range(500, 600))
+    return not isinstance(cause, RefusedError) or cause.status in (429, *range(500, 600))
 
 
 def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
@@ -266,14 +272,3 @@ def _end_task_runs(
 
 def _state(type: str, message: str) -> dict[str, str]:
     return {"type": type, "name": type.capitalize(), "message": message}
-
-
-@cache
-def _trusted() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not context.get_ca_certs():
-        # This Python does not find the machine's certificates; certifi comes with Prefect.
-        import certifi
-
-        context.load_verify_locations(certifi.where())
-    return context

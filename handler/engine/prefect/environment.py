@@ -7,6 +7,7 @@ import importlib
 import os
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ...core import links
 from ...core.errors import InvalidRequestError, UnavailableError
@@ -16,7 +17,7 @@ from .. import aws
 
 _NEEDED_BY_A_RUN = (
     "pfl.handler.engine.prefect.builder",
-    "prefect.flow_engine",
+    "prefect.events.worker",
     "prefect.logging.handlers",
 )
 
@@ -38,6 +39,17 @@ class Api(NamedTuple):
     auth: str = ""
 
 
+def api_at(url: str, key: str, source: str, auth: str = "") -> Api:
+    """
+    The API at *url*.
+
+    A user and a password in the URL go to *auth*, so that no error, link or record shows them.
+    """
+    parts = urlsplit(url.rstrip("/"))
+    user, _, host = parts.netloc.rpartition("@")
+    return Api(urlunsplit(parts._replace(netloc=host)), key, source, auth or unquote(user))
+
+
 def configured(settings: Settings) -> Api | None:
     """
     Return the API that the user chose in the settings, or else in the active Prefect profile; None
@@ -52,11 +64,11 @@ def configured(settings: Settings) -> Api | None:
         return _profile()
     if not url.startswith(("http://", "https://")):
         raise InvalidRequestError(
-            f"PREFECT_API_URL is not a URL: {url!r}",
+            f"PREFECT_API_URL is not a URL: {url.rpartition('@')[2]!r}",
             hint="PREFECT_API_URL=http://127.0.0.1:4200/api",
         )
     auth = os.environ.get("PREFECT_API_AUTH_STRING", "")
-    return Api(url.rstrip("/"), settings.prefect_api_key, "PREFECT_API_URL", auth)
+    return api_at(url, settings.prefect_api_key, "PREFECT_API_URL", auth)
 
 
 def choose(settings: Settings, notify: Notify) -> Api:
@@ -152,4 +164,4 @@ def _profile() -> Api | None:
     if not url:
         return None
     auth = environ.get("PREFECT_API_AUTH_STRING") or str(profile.get("PREFECT_API_AUTH_STRING", ""))
-    return Api(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}", auth)
+    return api_at(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}", auth)

@@ -37,7 +37,7 @@ from ...core.settings import Settings
 from ...core.store.objects import Store
 from ...core.store.values import JsonObject
 from .. import aws, causes, deadline
-from . import client, environment, session
+from . import client, environment, outbox, session
 from .environment import Api
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _run_ordinary(
         client.end(api, "CRASHED", error.lines, flow_runs=[run_id], force=True)
         raise error from None
     finally:
-        session.flush(caller.deadline)
+        outbox.Outbox(api).flush(caller.deadline)
         reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     assert isinstance(state, State)
     if not state.is_completed():

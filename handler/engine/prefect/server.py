@@ -262,10 +262,12 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
     """
     log = home / "server.log"
     try:
-        (home / "prefect").mkdir(exist_ok=True)
+        # What is in it may hold secrets.
+        (home / "prefect").mkdir(mode=0o700, exist_ok=True)
+        (home / "prefect").chmod(0o700)
         if _size(log) > LOG_MAX_BYTES:
             log.replace(log.with_suffix(".log.old"))
-        with log.open("ab") as out:
+        with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as out:
             subprocess.run(
                 [
                     sys.executable,

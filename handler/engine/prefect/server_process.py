@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+# The names of this machine in a URL.
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 # If no request came for this long, which is enough for a client to import Prefect, none waits.
 QUIET_S = 10.0
 PATIENCE_S = 120.0
@@ -86,6 +88,38 @@ class Watched:
         finally:
             self.in_use -= is_use
             self.used_at = time.monotonic()
+
+
+class Guarded:
+    """
+    An ASGI app for this machine and its own pages alone.
+
+    The API has no password. A web page may send requests to it from the browser, and a host name
+    that a page's owner points to 127.0.0.1 makes them look like requests of the UI itself.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.own = {f"{host}:{port}" for host in _LOOPBACK}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self.is_ours(dict(scope["headers"])):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            body = b"This server answers this machine and its own pages only."
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    def is_ours(self, headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin")
+        if host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
+            return False
+        # A tunnel has another port, and then the page was loaded through it.
+        own = {f"http://{each}" for each in (*self.own, host)}
+        return origin is None or origin.decode("latin-1").lower() in own
 
 
 def _serve(home: Path, lock: int, idle_s: float) -> None:
@@ -166,7 +200,7 @@ def _create_app(home: Path, port: int) -> Watched:
     gc.disable()
     from prefect.server.api.server import create_app
 
-    app = Watched(create_app())
+    app = Watched(Guarded(create_app(), port))
     gc.freeze()
     gc.enable()
     return app
@@ -269,6 +303,8 @@ def main() -> None:
     """
     home, lock, idle_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     os.set_inheritable(lock, False)
+    # The database, its backups and the log may hold secrets of blocks.
+    os.umask(0o077)
     # The client waits for this process only; the server is a child of neither.
     if os.fork():
         os._exit(0)

@@ -1,0 +1,188 @@
+"""
+What Prefect's engine reports during a call: logs and events, sent in bulk beside the steps.
+
+A task run's states are events. Prefect sends them through a websocket, which takes four round trips
+to open and one to close, and each artifact waits for the one before. Here they are collected:
+
+    steps      a ──────────── b ──────────── c ── end
+    requests         (1 s) events, logs            └ events, logs, artifacts, state: at once
+
+Prefect Cloud receives its events from Prefect's own websocket.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from ...core import links
+from ...core.errors import PflError
+from ...core.store.values import JsonObject
+from . import client
+from .environment import Api
+
+if TYPE_CHECKING:
+    from prefect.events import Event
+
+# The longest wait for what Prefect still has to receive.
+FLUSH_S = 10
+# How long a report waits for others to go with it.
+_PAUSE_S = 1
+# How many lines and events are kept for a Prefect that does not answer, and sent at once.
+_KEPT = 20_000
+_BATCH = 500
+current: ContextVar[Outbox] = ContextVar("current")
+_open: list[Outbox] = []
+
+
+class Outbox:
+    """
+    Collects what one call reports to a Prefect API.
+
+    Attributes:
+        api: The API.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self._problems: dict[str, list[PflError]] = {}
+        self._logs: deque[JsonObject] = deque(maxlen=_KEPT)
+        self._events: deque[JsonObject] = deque(maxlen=_KEPT)
+        self._has_logged = False
+        self._sending: list[threading.Thread] = []
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()
+
+    def put(self, item: tuple[str, Event]) -> None:
+        """Take an event from Prefect's worker, as the queue of its forwarding client."""
+        self._events.append(item[1].model_dump(mode="json"))
+        self._send_soon()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take a line of a run's log."""
+        line.pop("__payload_size__", None)
+        self._logs.append(line)
+        self._send_soon()
+
+    def artifact(self, body: JsonObject) -> None:
+        """Send an artifact, beside the steps that follow."""
+        self._send("artifacts", "/artifacts/", body)
+
+    def flush(self, deadline: float | None, beside: Callable[[], None] = lambda: None) -> None:
+        """
+        Send all that is left, while this thread does *beside*, and wait until Prefect has it.
+
+        Args:
+            deadline: When the process will be killed, as a ``time.monotonic()`` reading.
+            beside: Another request.
+        """
+        from prefect.logging.handlers import APILogWorker
+
+        remaining_s = (deadline or inf) - time.monotonic() - 0.5
+        longest_s = min(FLUSH_S, max(0.1, remaining_s))
+
+        def send_last() -> None:
+            # Prefect's worker attaches to each event what the event is about.
+            APILogWorker.drain_all(timeout=longest_s)
+            self._send_collected()
+
+        if self._timer is not None:
+            self._timer.cancel()
+        last = _start(send_last)
+        try:
+            beside()
+        finally:
+            until = time.monotonic() + longest_s
+            last.join(longest_s)
+            self.wait(until - time.monotonic())
+
+    def wait(self, longest_s: float) -> None:
+        """Wait for the requests that are under way."""
+        until = time.monotonic() + longest_s
+        for thread in self._sending:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what was not sent, and why, once."""
+        while self._problems:
+            what, problems = self._problems.popitem()
+            yield f"{len(problems)} {what} were not written ({problems[0]})"
+        if any(thread.is_alive() for thread in self._sending):
+            yield "Prefect has not received all logs and states yet"
+
+    def _send_soon(self) -> None:
+        with self._lock:
+            if self._timer is None or not self._timer.is_alive():
+                self._timer = threading.Timer(_PAUSE_S, self._send_collected)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _send_collected(self) -> None:
+        with self._lock:
+            self._send_all("events", "/events", self._events)
+            # A log of nothing but the states that the page shows anyway is not worth a request.
+            if self._has_logged or any(map(_is_news, self._logs)):
+                self._has_logged = True
+                self._send_all("lines of log", "/logs/", self._logs)
+
+    def _send_all(self, what: str, path: str, collected: deque[JsonObject]) -> None:
+        while collected:
+            size = min(_BATCH, len(collected))
+            self._send(what, path, [collected.popleft() for _ in range(size)])
+
+    def _send(self, what: str, path: str, body: object) -> None:
+        def post() -> None:
+            try:
+                client.patiently(partial(client.ask, self.api, path, body))
+            except PflError as exc:
+                self._problems.setdefault(what, []).append(exc)
+
+        with self._lock:
+            self._sending = [thread for thread in self._sending if thread.is_alive()]
+            self._sending.append(_start(post))
+
+
+@contextmanager
+def collecting(api: Api) -> Iterator[Outbox]:
+    """Collect what Prefect's engine reports in this process, until the end of the block."""
+    outbox = Outbox(api)
+    token = current.set(outbox)
+    _open.append(outbox)
+    _connect()
+    try:
+        yield outbox
+    finally:
+        _open.remove(outbox)
+        _connect()
+        current.reset(token)
+
+
+def _connect() -> None:
+    """Connect Prefect's engine with the newest outbox that is open, or with Prefect itself."""
+    from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
+    from prefect.logging.handlers import set_api_log_sink
+
+    newest = _open[-1] if _open else None
+    set_api_log_sink(None if newest is None else newest.log)
+    if newest is None or links.is_cloud(newest.api.url):
+        EventsWorker.set_client_override(None)
+    else:
+        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=newest)
+
+
+def _is_news(line: JsonObject) -> bool:
+    return not line["message"].startswith("Finished in state Completed(")
+
+
+def _start(act: Callable[[], None]) -> threading.Thread:
+    # A daemon: a Prefect that does not answer does not keep the process alive.
+    thread = threading.Thread(target=act, name="to Prefect", daemon=True)
+    thread.start()
+    return thread

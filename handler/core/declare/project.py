@@ -226,8 +226,6 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
             hint="run pfl inside the project",
         )
     _forget_modules()
-    # Its texts may be those of an earlier import, by size and second.
-    linecache.clearcache()
     sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     importlib.invalidate_caches()
     sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _SourceFinder)]
@@ -259,6 +257,8 @@ def _forget_modules() -> None:
     for name, path in _project_modules().items():
         sys.modules.pop(name, None)
         _running.pop(path, None)
+        # It would be read again only if its size or time differs.
+        linecache.cache.pop(path, None)
 
 
 def _keep_source(path: str, data: bytes) -> None:

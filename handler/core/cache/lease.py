@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -50,6 +51,38 @@ SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
 WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
+# The kinds of the fields of a lease that pfl relies on.
+_REQUIRED: Mapping[str, records.Kind] = {
+    "call": re.compile("[0-9a-f]{16}"),
+    "id": str,
+    "step": str,
+    "ttl_s": float,
+    "since": records.MOMENT,
+    "host": dict | None,
+}
+_OPTIONAL: Mapping[str, records.Kind] = {
+    "plan_key": re.compile("[0-9a-f]{64}"),
+    "task_run_id": re.compile("[0-9a-f-]{36}"),
+    "needs": list[str],
+    "tags": list[str],
+    "fingerprint": str,
+    "flow": str | None,
+    "target": str | None,
+    "request_id": str,
+    "engine": str,
+    "flow_run_id": str | None,
+    "expires_at": records.MOMENT,
+    "is_bounded": bool,
+    "attempt": int,
+    "reaped": bool,
+}
+_HOST: Mapping[str, records.Kind] = {
+    "name": str,
+    "boot": str,
+    "space": str,
+    "pid": int,
+    "started": str,
+}
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
 
@@ -417,21 +450,14 @@ def _read_listed(store: Store, listed: ObjectInfo) -> Lease | None:
     data = store.get(listed.key)
     if data is None:
         return None
-    try:
-        body = cast(Body, records.unseal(data, listed.key))
-        folder, step, _ = listed.key.removeprefix("leases/").split("=")
-        is_whole = (
-            isinstance(body.get("call"), str)
-            and body["call"].isalnum()
-            and encode_id(body["id"]).lower() == folder.lower()
-            and body["step"] == step
-            and isinstance(body.get("ttl_s"), int | float)
-            and isinstance(body.get("host"), dict | None)
-        )
-        if is_whole:
-            return Lease(listed.key, listed.modified, body)
-    except (CorruptRecordError, LookupError, TypeError, ValueError, AttributeError):
-        pass
+    with suppress(CorruptRecordError):
+        body = records.unseal(data, listed.key)
+        records.fields(body, listed.key, _REQUIRED, _OPTIONAL)
+        place = f"leases/{encode_id(body['id'])}={body['step']}="
+        if body["host"] is not None:
+            records.fields(body["host"], listed.key, _HOST)
+        if listed.key.lower().startswith(place.lower()):
+            return Lease(listed.key, listed.modified, cast(Body, body))
     return Lease(listed.key, listed.modified, _damaged(data))
 
 

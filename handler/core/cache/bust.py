@@ -24,6 +24,7 @@ call deletes fences, too. Results stay, so a bust is undone by removing its mark
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -39,6 +40,9 @@ from .entry import Entry, ignore, parse_plan, read_plan, seal_fence
 
 ALL = history.ALL
 _DAY_S = 86_400
+_MARK = re.compile(
+    r"busts/([^/]+)/([^/]+)/(x?[0-9a-f]{17})~(\d{0,17})~([^/~]*)~((?:[0-9a-f]{64})?)\.json"
+)
 
 
 class MarkBody(TypedDict):
@@ -196,15 +200,10 @@ def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
 def parse_marks(paths: Iterable[str]) -> Iterator[Mark]:
     """The marks with these keys; other keys are skipped, and ``verify`` reports them."""
     for path in paths:
-        try:
-            _, folder, step, rest = path.split("/")
-            name, before, prefix, result = rest.removesuffix(".json").split("~")
+        if match := _MARK.fullmatch(path):
+            folder, step, name, before, prefix, result = match.groups()
             moment = records.now_iso(int(before) / 1e6) if before else None
-            mark = Mark(path, name, folder, step, moment, prefix, result)
-            mark.at  # noqa: B018 — it raises for a name without a time
-        except ValueError:
-            continue
-        yield mark
+            yield Mark(path, name, folder, step, moment, prefix, result)
 
 
 def new_name(*, from_call: bool = False) -> str:

@@ -32,6 +32,8 @@ from .keys import canonical, digest, encode_id
 from .objects import limit_bytes
 from .values import MAX_DEPTH, JsonObject
 
+# 64 hex digits: a key, or the digest of a value.
+DIGEST = re.compile("[0-9a-f]{64}")
 # What a field may hold; see :func:`fields`.
 Kind = type | UnionType | GenericAlias | re.Pattern[str]
 

@@ -303,7 +303,8 @@ def _sources(
     names = {kind: {*seen} for kind, seen in reads.seen.items()}
     names["files"] |= modules
     names["folders"] = {str(root), *map(os.path.dirname, modules)}
-    names["packages"] = {path for path in sys.path if _is_site(path)}
+    sites = ("site-packages", "dist-packages")
+    names["packages"] = {path for path in sys.path if os.path.basename(path.rstrip("/")) in sites}
     names["env"].add("PYTHONPATH")
     for print in prints:
         names["files"] |= print.files
@@ -311,10 +312,6 @@ def _sources(
     seen = found["seen"]["files"]
     seen.update((path, _running[path]) for path in seen.keys() & _running.keys())
     return found
-
-
-def _is_site(path: str) -> bool:
-    return os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages")
 
 
 def _is_edited(now: files.Seen, read: files.Seen) -> bool:

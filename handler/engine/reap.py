@@ -289,7 +289,7 @@ def _complete(store: Store, body: lease.Body) -> None:
     entry = _plan_entry(store, body)
     if entry is None:
         return
-    path = records.result_path(body["id"], step, entry.result or entry.key)
+    path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
     file = parse_result(data, path).record if data is not None else None
     if file is None:

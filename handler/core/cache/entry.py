@@ -51,6 +51,11 @@ class Entry(NamedTuple):
     value: object = NOT_LOADED
     record: str | None = None
 
+    @property
+    def file(self) -> str:
+        """The file name of its result."""
+        return self.result or self.key
+
 
 class Plan(TypedDict):
     """
@@ -100,7 +105,7 @@ def parse_result(data: bytes, path: str) -> Entry:
 
 def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
     """*entry* with its value, read from its result; None if that is gone or differs."""
-    path = records.result_path(request.id, entry.step, entry.result or entry.key)
+    path = records.result_path(request.id, entry.step, entry.file)
     data = store.get(path)
     if data is None:
         return None

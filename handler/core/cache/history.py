@@ -225,11 +225,16 @@ def append(store: Store, name: Name, fields: Mapping[str, object]) -> None:
 
 def point(store: Store, names: Collection[Name]) -> None:
     """Write the object that points to the records that one call wrote for an ID."""
+    store.put(*pointer(names))
+
+
+def pointer(names: Collection[Name]) -> tuple[str, bytes]:
+    """The key and the bytes of the object that points to records of one ID."""
     newest = min(names, key=_by_time)
     digits = newest.file[:19]
     place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{newest.short}={newest.folder}.json"
     body = {"records": [f"{name.step}/{name.file}" for name in names]}
-    store.put(f"recent/{place}", records.seal(body))
+    return f"recent/{place}", records.seal(body)
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
@@ -615,7 +620,7 @@ def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str
     if entry.after:
         metadata["after"] = list(entry.after)
     metadata["record"] = name.file
-    path = records.result_path(id, entry.step, entry.result or entry.key)
+    path = records.result_path(id, entry.step, entry.file)
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
@@ -692,7 +697,7 @@ def written_at(store: Store, id: str, entry: Entry) -> str | None:
     """When a result without a record was written, by its record's name or its object's age."""
     if entry.record:
         return Name("", "", entry.record).written_at
-    path = records.result_path(id, entry.step, entry.result or entry.key)
+    path = records.result_path(id, entry.step, entry.file)
     listed = store.list(path.rpartition("/")[0])
     return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
 

@@ -114,7 +114,7 @@ class Publisher:
             store.put(records.value_path(request.id, entry.sha256), text.encode())
         while True:
             data = history.encode_result(name, request.id, fingerprint, entry, text)
-            path = records.result_path(request.id, entry.step, entry.result or entry.key)
+            path = records.result_path(request.id, entry.step, entry.file)
             try:
                 store.put(path, data, mode="create")
                 return entry, fields

@@ -306,9 +306,7 @@ def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
     """Where Prefect finds the value."""
     return ResultRecordMetadata.model_validate(
         {
-            "storage_key": records.result_path(
-                invocation.call.request.id, entry.step, entry.result or entry.key
-            ),
+            "storage_key": records.result_path(invocation.call.request.id, entry.step, entry.file),
             "expiration": entry.expires_at,
             "serializer": JSONSerializer(object_encoder=None, object_decoder=None),
         }

@@ -227,7 +227,7 @@ def _task(
             entry = work.finish(call_step(step, arguments, in_prefect=True), run)
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.settings.artifacts:
-                box = outbox.current.get()
+                box = outbox.current.get() or outbox.Outbox(current_api())
                 box.artifact(artifacts.describe(invocation.request, work, entry))
         except Abandoned:
             raise

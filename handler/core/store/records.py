@@ -4,7 +4,7 @@ The objects in the store: their paths, and how they are encoded and checked.
 results/<id>/<step>/<result key>          a Prefect result record: stock Prefect can read it
 plans/<id>/<step>/<plan key>.json         where a plan's result is, and its values if they are small
 history/<id>/<step>/<newest first>.json   one per computed result, or what else happened to it
-recent/…                                  what the newest calls wrote, see pfl.handler.core.cache.history
+recent/…                                  what the newest calls wrote, see cache/history.py
 values/<id>/<sha256>                      a value too large for history, as JSON
 code/<step>/<fingerprint>.json            the parts of a fingerprint, to report what changed
 busts/<id>/<step>/…                       what was busted, see pfl.handler.core.cache.bust

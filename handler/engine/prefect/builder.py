@@ -228,7 +228,7 @@ def _task(
             entry = work.finish(call_step(step, arguments, in_prefect=True), run)
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
-                box = outbox.current.get()
+                box = outbox.current.get() or outbox.Outbox(current_api())
                 box.artifact(artifacts.describe(invocation.call.request, work, entry))
         except Abandoned:
             raise

@@ -38,8 +38,8 @@ _PAUSE_S = 1
 # How many lines and events are kept for a Prefect that does not answer, and sent at once.
 _KEPT = 20_000
 _BATCH = 500
-current: ContextVar[Outbox] = ContextVar("current")
-_open: list[Outbox] = []
+# The outbox of this call.
+current: ContextVar[Outbox | None] = ContextVar("current", default=None)
 
 
 class Outbox:
@@ -152,29 +152,27 @@ class Outbox:
 @contextmanager
 def collecting(api: Api) -> Iterator[Outbox]:
     """Collect what Prefect's engine reports in this process, until the end of the block."""
+    outer = current.get()
     outbox = Outbox(api)
     token = current.set(outbox)
-    _open.append(outbox)
-    _connect()
+    _connect(outbox)
     try:
         yield outbox
     finally:
-        _open.remove(outbox)
-        _connect()
+        _connect(outer)
         current.reset(token)
 
 
-def _connect() -> None:
-    """Connect Prefect's engine with the newest outbox that is open, or with Prefect itself."""
+def _connect(outbox: Outbox | None) -> None:
+    """Connect Prefect's engine with an outbox, or with Prefect itself."""
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
     from prefect.logging.handlers import set_api_log_sink
 
-    newest = _open[-1] if _open else None
-    set_api_log_sink(None if newest is None else newest.log)
-    if newest is None or links.is_cloud(newest.api.url):
+    set_api_log_sink(None if outbox is None else outbox.log)
+    if outbox is None or links.is_cloud(outbox.api.url):
         EventsWorker.set_client_override(None)
     else:
-        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=newest)
+        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=outbox)
 
 
 def _is_news(line: JsonObject) -> bool:

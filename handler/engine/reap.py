@@ -143,8 +143,7 @@ def _reap(
             tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
             wait_s=arrival_s * dead.is_recent,
         )
-    for held in call.leases:
-        _complete(store, held.body)
+    _complete(store, call)
     for body in dead.under_way:
         _record_crash(store, body, dead.cause, dead.error)
     lease.mark_reaped(store, call)
@@ -283,20 +282,25 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     return None if stored is None else stored[1][body["step"]]
 
 
-def _complete(store: Store, body: lease.Body) -> None:
-    """Write the record of a result whose call died after the plan, before the record."""
+def _complete(store: Store, call: lease.OpenCall) -> None:
+    """Write what a dead call had not yet written about results that have a plan."""
+    names = [name for held in call.leases if (name := _write_record(store, held.body))]
+    if names:
+        history.point(store, names)
+
+
+def _write_record(store: Store, body: lease.Body) -> history.Name | None:
+    """The record of a dead call's result, written if it is missing; None without a result."""
     step = body["step"]
     entry = _plan_entry(store, body)
     if entry is None:
-        return
+        return None
     path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
     file = parse_result(data, path).record if data is not None else None
     if file is None:
-        return
+        return None
     name = history.Name(keys.encode_id(body["id"]), step, file)
-    if store.get(name.path) is not None:
-        return
     fields = {
         "flow": body.get("flow"),
         "id": body["id"],
@@ -306,9 +310,10 @@ def _complete(store: Store, body: lease.Body) -> None:
         "request_id": body.get("request_id"),
         "repaired": True,
     }
-    has_value = entry.value is not NOT_LOADED
-    history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
-    history.point(store, [name])
+    if store.get(name.path) is None:
+        has_value = entry.value is not NOT_LOADED
+        history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
+    return name
 
 
 def _record_crash(store: Store, body: lease.Body, cause: str, error: PflError) -> None:

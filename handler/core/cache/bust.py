@@ -289,7 +289,10 @@ def fence(
         body = held.body
         place, step, _ = held.key.removeprefix("leases/").split("=")
         plan_key = body.get("plan_key")
-        if plan_key and body["call"] != own_call and is_reached(place, step):
+        if not plan_key or body["call"] == own_call or not is_reached(place, step):
+            continue
+        # A dead call that cannot wake needs no fence, which would cost each hit a second read.
+        if not lease.cannot_wake(body) or lease.is_alive(store, held):
             kept |= _put_fence(store, body["id"], step, plan_key, name, is_void)
     return kept
 

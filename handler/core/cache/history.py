@@ -311,7 +311,9 @@ def _recent(store: Store) -> Iterator[Name]:
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
         for name in _pointed(key, data):
-            heapq.heappush(waiting, (name.file, name))
+            # A reaper may have written a second pointer.
+            if (name.file, name) not in waiting:
+                heapq.heappush(waiting, (name.file, name))
     while waiting:
         yield heapq.heappop(waiting)[1]
 

@@ -164,7 +164,9 @@ class Publisher:
         elif self.store.is_local:
             self._write(publication)
         else:
-            thread = threading.Thread(target=self._write, args=(publication,), name="publish")
+            thread = threading.Thread(
+                target=self._write, args=(publication,), name="publish", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 

@@ -21,7 +21,7 @@ from ..core.cache.entry import (
     parse_result,
     read_plan,
 )
-from ..core.errors import PflError
+from ..core.errors import CorruptRecordError, InvalidRequestError, PflError
 from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
 from ..core.store import keys, layout, records
@@ -297,7 +297,10 @@ def _write_record(store: Store, body: lease.Body) -> history.Name | None:
         return None
     path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
-    file = parse_result(data, path).record if data is not None else None
+    try:
+        file = parse_result(data or b"", path).record
+    except (CorruptRecordError, InvalidRequestError):
+        file = None  # It is gone or damaged.
     if file is None:
         return None
     name = history.Name(keys.encode_id(body["id"]), step, file)

@@ -56,6 +56,7 @@ class Outbox:
         self._logs: deque[JsonObject] = deque(maxlen=_KEPT)
         self._events: deque[JsonObject] = deque(maxlen=_KEPT)
         self._has_logged = False
+        self._has_sent = False
         self._sending: list[threading.Thread] = []
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
@@ -120,12 +121,15 @@ class Outbox:
     def _send_soon(self) -> None:
         with self._lock:
             if self._timer is None or not self._timer.is_alive():
-                self._timer = threading.Timer(_PAUSE_S, self._send_collected)
+                # The first soon: a reaper waits for what a killed process has not sent.
+                pause_s = _PAUSE_S if self._has_sent else _PAUSE_S / 4
+                self._timer = threading.Timer(pause_s, self._send_collected)
                 self._timer.daemon = True
                 self._timer.start()
 
     def _send_collected(self) -> None:
         with self._lock:
+            self._has_sent = True
             self._send_all("events", "/events", self._events)
             # A log of nothing but the states that the page shows anyway is not worth a request.
             if self._has_logged or any(map(_is_news, self._logs)):

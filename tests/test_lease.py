@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import forked
 import pytest
 
 from pfl.handler import entry
-from pfl.handler.core.cache import lease
-from pfl.handler.core.cache.lease import Claim, HeldByOther, LeaseHolder
-from pfl.handler.core.errors import LeaseLostError, exit_code
-from pfl.handler.core.store import records
+from pfl.handler.core import event
+from pfl.handler.core.cache import history, lease
+from pfl.handler.core.cache.lease import Held, LeaseHolder
+from pfl.handler.core.declare import catalog
+from pfl.handler.core.errors import UnavailableError, exit_code
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def nothing(waited: dict) -> None:
-    return None
+FIRST = "leases/abc=b=first.json"
 
 
-def call(store, **more) -> LeaseHolder:
-    return LeaseHolder(store, "abc", {"request_id": "req"}, **{"ttl_s": 600, **more})
+@pytest.fixture
+def call(store):
+    """A function that makes a call which may take leases; all of them end with the test."""
+    made: list[LeaseHolder] = []
+
+    def make(**options) -> LeaseHolder:
+        options = {"ttl_s": 600, **options}
+        made.append(LeaseHolder(store, "abc", {"request_id": "req"}, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture
+def bounded_call(call, monkeypatch, tmp_path):
+    """A function that makes a call of Lambda, which kills it at its deadline."""
+    monkeypatch.setattr(lease, "SANDBOX_NOTE", str(tmp_path / "pfl-call"))
+
+    def make(*steps: str) -> LeaseHolder:
+        holder = call(deadline=time.monotonic() + 300)
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_LAMBDA_FUNCTION_NAME", "f")
+            assert take(holder, *steps) == {}
+        return holder
+
+    return make
+
+
+def take(holder: LeaseHolder, *steps: str) -> dict[str, Held]:
+    """Claim steps; returns those that others hold."""
+    return holder.claim({step: {} for step in steps})
 
 
 def later(monkeypatch, seconds: float) -> None:
@@ -35,172 +63,86 @@ def later(monkeypatch, seconds: float) -> None:
     monkeypatch.setattr(lease, "store_now", lambda store, **more: real(store, **more) + seconds)
 
 
-def numbers(store) -> list[int]:
-    return sorted(int(entry.key[-17:-5]) for entry in store.list("leases/abc/b"))
+def left(store) -> list[str]:
+    """What calls have left behind."""
+    return sorted(each.key for kind in ("leases", "calls") for each in store.list(kind))
 
 
-def test_one_of_two_calls_gets_a_step_and_the_other_is_told_by_whom_it_is_held(store):
-    first, second = call(store), call(store)
-    assert isinstance(first.try_claim("b", None, nothing), Claim)
-    held = second.try_claim("b", None, nothing)
-    assert isinstance(held, HeldByOther)
-    assert held.description.startswith(f"held by process {os.getpid()} on ")
-    assert isinstance(second.try_claim("c", None, nothing), Claim)
+def count(store) -> int:
+    return sum(store.counts.values())
 
 
-def test_a_waiter_is_given_what_was_computed_instead_of_the_lease(store):
-    first, second = call(store), call(store)
-    first.try_claim("b", None, nothing)
-    held = second.try_claim("b", None, nothing)
-    first.release("b")
-    assert second.try_claim("b", held, lambda waited: waited["state"]) == "free"
-    assert isinstance(second.try_claim("b", held, nothing), Claim)
+# Claims.
 
 
-def test_a_poll_of_a_held_step_is_one_request(store):
-    first, second = call(store), call(store)
-    first.try_claim("b", None, nothing)
-    held = second.try_claim("b", None, nothing)
-    before = sum(store.counts.values())
-    assert second.try_claim("b", held, nothing) is held
-    assert sum(store.counts.values()) == before + 1
+def test_one_of_two_calls_gets_a_step_and_the_other_learns_by_whom_it_is_held(store, call):
+    first, second = call(), call()
+    assert take(first, "b") == {}
+    held = take(second, "b", "c")
+    assert list(held) == ["b"]
+    assert held["b"].description.startswith(f"held by process {os.getpid()} on ")
+    assert list(second.claims) == ["c"]
 
 
-def test_a_folder_keeps_its_two_newest_numbers_and_a_call_nothing(store):
-    for _ in range(4):
-        one = call(store)
-        one.try_claim("b", None, nothing)
-        one.note("b", task_run_id="t")
+def test_nothing_is_left_of_calls_that_have_ended(store, call):
+    for _ in range(3):
+        one = call()
+        assert take(one, "b", "c") == {}
+        one.note_attempt("b", 2)
+        one.release(["c"])
+        assert left(store) == [FIRST]
         one.end()
-    assert numbers(store) == [11, 12]
-    assert list(store.list("calls")) == []
+        assert left(store) == []
 
 
-def test_a_late_create_of_a_number_that_was_there_before_is_no_claim(store, monkeypatch):
-    """It listed an empty folder; while it slept, others came, went and tidied up."""
-    slow, real = call(store), lease._create
-    done = []
-
-    def create(target, path, body):
-        if path.startswith("leases/") and not done:
-            done.append(path)
-            for _ in range(3):
-                other = call(store)
-                other.try_claim("b", None, nothing)
-                other.end()
-            holding = call(store)
-            holding.try_claim("b", None, nothing)
-        return real(target, path, body)
-
-    monkeypatch.setattr(lease, "_create", create)
-    assert isinstance(slow.try_claim("b", None, nothing), HeldByOther)
-    assert done == ["leases/abc/b/000000000001.json"]
-    assert numbers(store)[0] > 1
+def test_a_lease_holds_how_often_its_step_was_tried(store, call):
+    one = call()
+    take(one, "b")
+    one.note_attempt("b", 2)
+    [found] = lease.list_leases(store)
+    assert (found.body["call"], found.body["step"], found.body["attempt"]) == (one.token, "b", 2)
 
 
-def test_an_expired_call_loses_its_step_and_may_publish_nothing(store, monkeypatch):
-    first, second = call(store, deadline=time.monotonic() + 600), call(store)
-    first.try_claim("b", None, nothing)
-    first.check("b")
-    assert isinstance(second.try_claim("b", None, nothing), HeldByOther)
-    later(monkeypatch, 603)
-    assert isinstance(second.try_claim("b", None, nothing), Claim)
-    assert second.dead == [first.token]
-    for attempt in (first.check, first.note):
-        with pytest.raises(LeaseLostError):
-            attempt("b")
-    first.release("b")
-    second.check("b")
+def test_a_poll_of_a_held_step_is_one_request(store, call):
+    first, second = call(), call()
+    take(first, "b")
+    held = take(second, "b")["b"]
+    before = count(store)
+    assert second.still_held(held) is held
+    assert count(store) == before + 1
 
 
-def test_a_call_past_its_deadline_may_not_publish_even_if_nobody_took_over(store):
-    now = [100.0]
-    one = call(store, deadline=105.0, clock=lambda: now[0])
-    one.try_claim("b", None, nothing)
-    one.check("b")
-    now[0] = 105.5
-    with pytest.raises(LeaseLostError):
-        one.check("b")
+def test_a_released_step_is_free_for_the_call_that_waits(store, call):
+    first, second = call(), call()
+    take(first, "b")
+    held = take(second, "b")["b"]
+    first.release(["b"])
+    assert second.still_held(held) is None
+    assert take(second, "b") == {}
 
 
-def test_a_call_that_woke_late_goes_on_if_nobody_took_it_for_dead(store, monkeypatch):
-    now = [100.0]
-    one, other = [call(store, clock=lambda: now[0]) for _ in range(2)]
-    one.try_claim("b", None, nothing)
-    other.try_claim("c", None, nothing)
-    later(monkeypatch, 700)
-    assert lease.claim_dead_call(store, other.token) is not None
-    now[0] = 800.0
-    one.check("b")
-    with pytest.raises(LeaseLostError, match="counted as dead"):
-        other.check("c")
+def test_a_step_that_is_held_again_by_a_third_call_is_not_still_held_by_the_first(store, call):
+    first, second, third = call(), call(), call()
+    take(first, "b")
+    held = take(second, "b")["b"]
+    first.release(["b"])
+    take(third, "b")
+    assert second.still_held(held) is None
+    assert take(second, "b")["b"].body["call"] == third.token
 
 
-@pytest.mark.parametrize("skew_s", [-3600, -60, 60, 3600])
-def test_the_clocks_of_the_machines_do_not_matter(store, monkeypatch, skew_s):
-    real = time.time
-    first, second = call(store, ttl_s=30), call(store)
-    monkeypatch.setattr(time, "time", lambda: real() + skew_s)
-    first.try_claim("b", None, nothing)
-    monkeypatch.setattr(time, "time", real)
-    assert isinstance(second.try_claim("b", None, nothing), HeldByOther)
-    later(monkeypatch, 35)
-    assert isinstance(second.try_claim("b", None, nothing), Claim)
-
-
-def test_a_renewed_call_lives(store, monkeypatch):
-    one = call(store, ttl_s=30)
-    one.try_claim("b", None, nothing)
-    later(monkeypatch, 20)
-    one._renew()
-    (entries,) = lease.open_calls(store).values()
-    assert [entry.key[-6:-5] for entry in entries] == ["1", "2"]
-    assert lease.call_state(store, one.token).is_alive
+def test_a_damaged_lease_belongs_to_nobody(store, call):
+    store.put(FIRST, b"?")
+    one = call()
+    assert take(one, "b") == {}
+    assert one.claims["b"].key.startswith("leases/abc=b=after-")
     one.end()
-    assert list(store.list("calls")) == []
+    assert left(store) == []
 
 
-def test_of_many_that_bury_a_dead_call_one_gets_it(store, monkeypatch):
-    one = call(store)
-    one.try_claim("b", None, nothing)
-    assert lease.claim_dead_call(store, one.token) is None
-    with monkeypatch.context() as patch:
-        later(patch, 700)
-        assert lease.claim_dead_call(store, one.token) is not None
-    assert [lease.claim_dead_call(store, one.token) for _ in range(3)] == [None] * 3
-    later(monkeypatch, 70)  # The one that had it died too.
-    assert lease.claim_dead_call(store, one.token).body["call"] == one.token
-    lease.forget_call(store, one.token)
-    assert lease.claim_dead_call(store, one.token) is None
-
-
-def test_a_late_word_about_a_buried_call_leaves_nothing_behind(store, monkeypatch):
-    one, real = call(store), lease._create
-    one.try_claim("b", None, nothing)
-    later(monkeypatch, 700)
-
-    def create(target, path, body):
-        lease.forget_call(store, one.token)
-        return real(target, path, body)
-
-    monkeypatch.setattr(lease, "_create", create)
-    assert lease.claim_dead_call(store, one.token) is None
-    assert list(store.list("calls")) == []
-
-
-def test_a_claim_whose_call_is_not_on_record_is_free(store):
-    one, two = call(store), call(store)
-    one.try_claim("b", None, nothing)
-    lease.forget_call(store, one.token)
-    assert isinstance(two.try_claim("b", None, nothing), Claim)
-
-
-def test_a_damaged_lease_is_held_by_nobody(store):
-    store.put("leases/abc/b/000000000007.json", b"?")
-    assert call(store).try_claim("b", None, nothing).number == 8
-
-
-def test_an_answer_that_was_lost_is_not_taken_for_anothers_claim(store, monkeypatch):
+def test_an_answer_that_was_lost_is_not_taken_for_the_claim_of_another_call(
+    store, call, monkeypatch
+):
     """The first request was carried out, its answer lost, and the request sent again."""
     real = store.put
 
@@ -210,14 +152,209 @@ def test_an_answer_that_was_lost_is_not_taken_for_anothers_claim(store, monkeypa
             real(key, data, **more)
 
     monkeypatch.setattr(store, "put", put)
-    assert call(store).try_claim("b", None, nothing).number == 1
+    first, second = call(), call()
+    assert take(first, "b") == {}
+    assert list(take(second, "b")) == ["b"]
 
+
+def test_a_claim_that_fails_midway_leaves_no_lease(store, call, monkeypatch):
+    real = store.put
+
+    def put(key, data, **more):
+        if "=c=" in key:
+            raise UnavailableError("the store blinked")
+        real(key, data, **more)
+
+    monkeypatch.setattr(store, "put", put)
+    one = call()
+    with pytest.raises(UnavailableError):
+        take(one, "b", "c")
+    one.end()
+    assert left(store) == []
+
+
+# Calls that died.
+
+
+def test_an_expired_lease_is_taken_over_and_stays_if_its_process_may_wake(store, call, monkeypatch):
+    first, second = call(), call()
+    take(first, "b")
+    assert list(take(second, "b")) == ["b"]
+    with monkeypatch.context() as patch:
+        later(patch, 603)
+        assert take(second, "b") == {}
+    [claim] = second.claims.values()
+    assert claim.key == f"leases/abc=b=after-{first.token}.json"
+    assert [dead.body["call"] for dead in claim.dead] == [first.token]
+    second.end()
+    assert left(store) == [FIRST]
+    first.end()
+    assert left(store) == []
+
+
+def test_a_takeover_is_taken_over_in_turn(store, bounded_call, call, monkeypatch):
+    first = bounded_call("b")
+    later(monkeypatch, 303)
+    second = bounded_call("b")
+    later(monkeypatch, 303)
+    third = call()
+    assert take(third, "b") == {}
+    [claim] = third.claims.values()
+    assert claim.key == f"leases/abc=b=after-{second.token}.json"
+    assert [dead.body["call"] for dead in claim.dead] == [first.token, second.token]
+
+
+def test_a_dead_lease_that_was_cleaned_up_is_deleted_before_the_lease_that_took_it_over(
+    store, bounded_call, call, monkeypatch
+):
+    first = bounded_call("b")
+    later(monkeypatch, 303)
+    second = call()
+    take(second, "b")
+    lease.mark_reaped(store, lease.open_calls(store)[first.token])
+    second.reaped.add(first.token)
+    deleted: list[str] = []
+    real = store.delete
+    monkeypatch.setattr(store, "delete", lambda keys: real(noted(keys, deleted)))
+    second.release(["b"])
+    assert deleted == [FIRST, f"leases/abc=b=after-{first.token}.json"]
+    assert left(store) == []
+
+
+def noted(keys, deleted: list[str]) -> list[str]:
+    deleted += (keys := list(keys))
+    return keys
+
+
+def test_a_dead_lease_that_nobody_cleaned_up_stays_for_a_reaper(
+    store, bounded_call, call, monkeypatch
+):
+    first = bounded_call("b")
+    later(monkeypatch, 303)
+    second = call()
+    take(second, "b")
+    second.end()
+    assert left(store) == [FIRST]
+    assert list(lease.open_calls(store)) == [first.token]
+
+
+def test_a_takeover_of_a_lease_that_was_deleted_meanwhile_is_none(store, call, monkeypatch):
+    first, second = call(), call()
+    take(first, "b")
+    later(monkeypatch, 603)
+    real = lease._create
+
+    def create(target, key, data):
+        if "after-" in key:
+            first.end()
+        return real(target, key, data)
+
+    monkeypatch.setattr(lease, "_create", create)
+    assert take(second, "b") == {}
+    [claim] = second.claims.values()
+    assert (claim.key, claim.dead) == (FIRST, ())
+    assert left(store) == [FIRST]
+
+
+def test_a_takeover_of_a_lease_that_a_third_call_holds_meanwhile_is_none(store, call, monkeypatch):
+    """The dead call was cleaned up between two requests, and the name of its lease used again."""
+    first, second, third = call(), call(), call()
+    take(first, "b")
+    real_alive, real_create = lease.is_alive, lease._create
+
+    def is_alive(target, found, **more):
+        return found.body["call"] != first.token and real_alive(target, found, **more)
+
+    def create(target, key, data):
+        if "after-" in key and not third.claims:
+            first.end()
+            assert take(third, "b") == {}
+        return real_create(target, key, data)
+
+    monkeypatch.setattr(lease, "is_alive", is_alive)
+    monkeypatch.setattr(lease, "_create", create)
+    assert take(second, "b")["b"].body["call"] == third.token
+    assert left(store) == [FIRST]
+
+
+@pytest.mark.parametrize("skew_s", [-36_000, -60, 60, 36_000])
+def test_the_clocks_of_the_machines_do_not_matter(store, call, monkeypatch, skew_s):
+    first, second = call(ttl_s=30), call()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + skew_s)
+    take(first, "b")
+    monkeypatch.setattr(time, "time", real)
+    assert list(take(second, "b")) == ["b"]
+    later(monkeypatch, 35)
+    assert take(second, "b") == {}
+
+
+def test_a_call_that_gives_a_sign_of_life_is_alive(store, call, monkeypatch):
+    first, second = call(ttl_s=30), call()
+    take(first, "b")
+    first.renew()
+    real = store.list
+
+    def aged(prefix, **more):
+        for each in real(prefix, **more):
+            age_s = 100 if prefix == "leases" else 0
+            yield each._replace(modified=each.modified - age_s)
+
+    monkeypatch.setattr(store, "list", aged)
+    assert list(take(second, "b")) == ["b"]
+    store.delete([f"calls/{first.token}-alive.json"])
+    assert take(second, "b") == {}
+    second.end()
+    first.renew()
+    first.end()
+    assert left(store) == []
+
+
+def test_a_call_with_a_deadline_is_alive_until_then_without_a_sign_of_life(
+    store, call, monkeypatch
+):
+    first, second = call(ttl_s=1, deadline=time.monotonic() + 600), call()
+    take(first, "b")
+    later(monkeypatch, 590)
+    assert list(take(second, "b")) == ["b"]
+
+
+def test_a_call_that_recorded_its_end_is_dead_at_once_and_its_leases_stay(store, call):
+    first, second = call(), call()
+    take(first, "b")
+    first.end("Prefect does not know yet", outcome="COMPLETED")
+    assert left(store) == [f"calls/{first.token}-ended.json", FIRST]
+    assert lease.read_end(store, first.token)["outcome"] == "COMPLETED"
+    assert take(second, "b") == {}
+    first.release(["b"])
+    store.delete([f"calls/{first.token}-ended.json"])
+
+
+def test_a_clock_object_that_a_killed_process_left_is_removed(store, monkeypatch):
+    store.put("calls/clock-0123456789abcdef", b"")
+    real = store.list
+
+    def aged(prefix, **more):
+        for each in real(prefix, **more):
+            age_s = 3_600 if each.key.endswith("abcdef") else 0
+            yield each._replace(modified=each.modified - age_s)
+
+    monkeypatch.setattr(store, "list", aged)
+    lease.store_now(store)
+    assert left(store) == []
+
+
+# Real processes.
 
 CHILD = """
 import json, os, sys, uuid
 from pfl.handler import entry
+from pfl.handler.core.cache import lease
 from pfl.handler.core.settings import Settings
 settings = Settings.from_env(os.environ)
+if ahead_s := float(os.environ.get("AHEAD_S", 0)):
+    real = lease.store_now
+    lease.store_now = lambda store, **more: real(store, **more) + ahead_s
 tell = lambda step, doing: print(json.dumps([step, doing]), flush=True)
 reply = entry.handle(json.loads(sys.argv[1]), settings, request_id=str(uuid.uuid4()), notify=tell)
 print(json.dumps(reply), flush=True)
@@ -240,8 +377,16 @@ FLOWS = [flow("gated", a, b)]
 """
 
 
-def start(project, **event) -> subprocess.Popen:
-    env = {**os.environ, "PFL_ENGINE": "direct"}
+def start(project, *, ahead_s: float = 0, **event) -> subprocess.Popen:
+    """
+    A process that makes a call.
+
+    Args:
+        project: Its project.
+        ahead_s: How long nobody has written, as it believes, in seconds.
+        event: The event of the call, besides its ID.
+    """
+    env = {**os.environ, "PFL_ENGINE": "direct", "AHEAD_S": str(ahead_s)}
     command = [sys.executable, "-c", CHILD, json.dumps({"id": "abc", **event})]
     return forked.Popen(command, cwd=project.root, env=env, stdout=subprocess.PIPE, text=True)
 
@@ -284,9 +429,11 @@ def test_of_sixteen_processes_that_call_at_once_one_computes(gated, place, reque
     assert len((gated.root / "ran").read_text().splitlines()) == 2
     seen = sorted(reply["steps"][0]["status"] for reply in replies)
     assert seen == ["computed"] + ["joined"] * 15
+    if place == "directory":
+        assert left(gated.results) == []
 
 
-def test_a_killed_holder_is_followed_at_once_by_who_waits(gated):
+def test_a_killed_holder_is_followed_at_once_by_the_call_that_waits(gated):
     first = start(gated)
     until(first, "computing")
     second = start(gated)
@@ -296,11 +443,79 @@ def test_a_killed_holder_is_followed_at_once_by_who_waits(gated):
     until(second, "computing")
     open_gate(gated)
     assert reply_of(second)["steps"][0]["status"] == "computed"
+    assert left(gated.results) == []
 
 
-def test_who_cannot_wait_until_its_deadline_says_who_computes_and_until_when(gated):
+DRAWN = """
+import os
+@step
+def a(id: str, previous=None) -> list:
+    with open("ran", "a") as log:
+        log.write(f"{os.getpid()}\\n")
+    if not os.path.exists("no-gate"):
+        open("gate").read()
+    return [*(previous or ["x" * SIZE]), os.getpid()]
+FLOWS = [flow("drawn", a)]
+"""
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+@pytest.mark.parametrize("place", ["directory", "s3"])
+def test_a_holder_that_pauses_past_its_lease_publishes_nothing_when_another_call_has(
+    gated, place, size, request, monkeypatch
+):
+    """The value is drawn, so that the calls compute different ones; a large one is not inline."""
+    if place == "s3":
+        monkeypatch.setenv("PFL_STORE", f"s3://{request.getfixturevalue('bucket')}/pfl")
+        gated.knobs["store"] = os.environ["PFL_STORE"]
+    gated.write(DRAWN.replace("SIZE", str(size)))
+    assert size == 1 or size > gated.settings.inline_bytes
+    paused = start(gated)
+    until(paused, "computing")
+    gate = os.open(gated.root / "gate", os.O_WRONLY)  # It is inside the step now.
+    paused.send_signal(signal.SIGSTOP)
+    (gated.root / "no-gate").touch()
+    second = reply_of(start(gated, ahead_s=3_600))
+    assert [row["status"] for row in second["steps"]] == ["computed"]
+    paused.send_signal(signal.SIGCONT)
+    os.close(gate)
+    first = reply_of(paused)
+    assert len((gated.root / "ran").read_text().splitlines()) == 2
+    values = [reply["steps"][0]["value"] for reply in (first, second, gated.call())]
+    assert values[0] == values[1] == values[2]
+    assert first["steps"][0]["computed_at"] == second["steps"][0]["computed_at"]
+    found = list(history.list_records(gated.results, id="abc", step="a", warn=pytest.fail))
+    assert [record["status"] for _, record in found if record["status"] == "computed"] == [
+        "computed"
+    ]
+    assert left(gated.results) == []
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a bust makes way for its own value, whatever was published meanwhile"
+)
+def test_a_paused_holder_that_busts_its_step_replaces_no_value_that_another_call_published(gated):
+    """Each call adds a turn to a conversation, and each reply stays part of it."""
+    gated.write(DRAWN.replace("SIZE", "1"))
+    (gated.root / "no-gate").touch()
+    gated.call()
+    (gated.root / "no-gate").unlink()
+    paused = start(gated, bust=["a"])
+    until(paused, "computing")
+    gate = os.open(gated.root / "gate", os.O_WRONLY)
+    paused.send_signal(signal.SIGSTOP)
+    (gated.root / "no-gate").touch()
+    second = reply_of(start(gated, ahead_s=3_600, bust=["a"]))["steps"][0]["value"]
+    paused.send_signal(signal.SIGCONT)
+    os.close(gate)
+    first = reply_of(paused)["steps"][0]["value"]
+    assert len(second) == 3
+    assert first == second == gated.call()["steps"][0]["value"]
+
+
+def test_a_call_that_cannot_wait_until_its_deadline_replies_who_computes_and_until_when(gated):
     other = LeaseHolder(gated.results, "abc", {"request_id": "first"}, ttl_s=600)
-    other.try_claim("a", None, nothing)
+    take(other, "a")
     reply = entry.handle(
         {"id": "abc"}, gated.settings, request_id="second", deadline=time.monotonic() + 2
     )
@@ -310,16 +525,16 @@ def test_who_cannot_wait_until_its_deadline_says_who_computes_and_until_when(gat
     assert " until 20" in reply["error"]["why"]
     assert [row["status"] for row in reply["steps"]] == ["busy"]
     assert lease.open_calls(gated.results).keys() == {other.token}
+    other.end()
 
 
 def test_a_hit_takes_no_lease(project):
     project.call()
-    before = [entry.key for entry in project.results.list("leases")]
     assert {verb: count for verb, count in project.call()["store"].items() if count} == {"get": 1}
-    assert [entry.key for entry in project.results.list("leases")] == before
+    assert left(project.results) == []
 
 
-def test_a_step_that_fails_gives_its_lease_back(project):
+def test_a_step_that_fails_releases_its_lease(project):
     project.write(
         """
         @step
@@ -328,34 +543,9 @@ def test_a_step_that_fails_gives_its_lease_back(project):
         FLOWS = [flow("failing", a)]
         """
     )
-    assert project.call()["error"]["type"] == "StepFailedError"
-    assert list(project.results.list("calls")) == []
-    bodies = [
-        records.unseal(project.results.get(e.key), e.key) for e in project.results.list("leases")
-    ]
-    assert sorted(body["state"] for body in bodies) == ["free", "held"]
-    assert project.call()["error"]["type"] == "StepFailedError"
-
-
-def test_a_call_that_lost_its_lease_saves_nothing_and_says_so(project):
-    project.write(
-        """
-        import os
-        from pfl.handler.core.cache import lease
-        from pfl.handler.core.store import objects as store
-        from pfl.handler.core.settings import Settings
-        @step(depends_on=())
-        def a(id: str) -> int:
-            results = store.of(Settings.from_env(os.environ))
-            (call,) = lease.open_calls(results)
-            lease.free(results, lease.claims_of(results, id, call)[0])
-            return 1
-        FLOWS = [flow("lost", a)]
-        """
-    )
-    reply = project.call()
-    assert (reply["error"]["type"], reply["status"]) == ("LeaseLostError", "failed")
-    assert list(project.results.list("results")) + list(project.results.list("plans")) == []
+    for _ in range(2):
+        assert project.call()["error"]["type"] == "StepFailedError"
+        assert left(project.results) == []
 
 
 def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(project):
@@ -373,25 +563,26 @@ def test_independent_steps_of_two_calls_do_not_wait_for_each_other_in_a_circle(p
     )
     children = [start(project) for _ in range(6)]
     assert [reply_of(child)["status"] for child in children] == ["completed"] * 6
+    assert left(project.results) == []
 
 
-def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monkeypatch):
+def test_a_call_that_waits_makes_about_four_requests_a_second_at_most(gated, monkeypatch):
     """Counted in requests per second of intended sleep, checks of the holder included."""
-    from pfl.handler.engine import invocation
+    from pfl.handler.engine import claims
 
     gated.write(GATED.replace('open("gate").read()', "pass"))
     gated.store = gated.results
     other = LeaseHolder(gated.store, "abc", {"request_id": "first"}, ttl_s=600)
-    other.try_claim("a", None, nothing)
+    take(other, "a")
     pauses, asked = [], []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
-        asked.append(sum(gated.store.counts.values()))
+        asked.append(count(gated.store))
         if len(pauses) == 60:
             other.end()
 
-    monkeypatch.setattr(invocation, "_sleep", sleep)
+    monkeypatch.setattr(claims, "_sleep", sleep)
     monkeypatch.setitem(
         LeaseHolder.__init__.__kwdefaults__, "clock", lambda: time.monotonic() + sum(pauses)
     )
@@ -402,7 +593,7 @@ def test_who_waits_asks_the_store_about_four_times_a_second_at_most(gated, monke
     assert (asked[-1] - asked[0]) / sum(pauses[1:]) < 4.2
 
 
-def test_who_waits_for_a_call_that_fails_fails_with_it_and_computes_nothing(gated):
+def test_calls_that_wait_for_a_call_that_fails_fail_with_it_and_compute_nothing(gated):
     gated.write(GATED.replace("return 7", "raise ValueError('no')"))
     children = [start(gated) for _ in range(4)]
     for child in children:
@@ -412,36 +603,45 @@ def test_who_waits_for_a_call_that_fails_fails_with_it_and_computes_nothing(gate
     assert [reply["error"]["why"] for reply in replies] == ["ValueError: no"] * 4
     assert {reply["error"]["hint"] for reply in replies} == {"see flows/pipeline.py:9"}
     assert len((gated.root / "ran").read_text().splitlines()) == 1
-    assert lease.open_calls(gated.results) == {}
+    assert left(gated.results) == []
 
 
-def test_a_failure_with_other_parameters_is_not_taken_over(project):
+@pytest.mark.parametrize(
+    ("failed_rate", "rate", "outcome"), [(1, 2, "computed"), (3, 3, "failed"), (3, 4, "computed")]
+)
+def test_the_failure_of_another_call_is_taken_over_only_with_the_same_parameters(
+    project, monkeypatch, failed_rate, rate, outcome
+):
+    from pfl.handler.engine import claims
+
     project.write(
         """
         @step
         def a(id: str, rate: int = 1) -> int:
-            if rate == 1:
-                raise ValueError("no")
             return rate
         FLOWS = [flow("rated", a)]
         """
     )
-    results = project.store = project.results
-    other = LeaseHolder(results, "abc", {"request_id": "first"}, ttl_s=600)
-    real = LeaseHolder.try_claim
-    other.try_claim("a", None, nothing)
-    told = {
-        "failure": {"what": "step a failed", "why": "ValueError: no", "hint": ""},
-        "failed_plan": "of rate 1",
-    }
+    project.store = project.results
+    raw = {"id": "abc", "params": {"rate": failed_rate}}
+    failed = event.parse(raw, catalog.load(project.settings), engine="direct")
+    other = LeaseHolder(project.store, "abc", {"request_id": "first"}, ttl_s=600)
+    other.claim({"a": {"plan_key": failed.plan_key("a")}})
 
-    def try_claim(self, step, held, look):
-        if held is not None and other._claims:
-            other.release("a", **told)
-        return real(self, step, held, look)
+    def fail_meanwhile(seconds: float) -> None:
+        if not other.claims:
+            return
+        error = {"type": "ValueError", "what": "no", "why": "", "hint": "see flows/pipeline.py:3"}
+        fields = {
+            "id": "abc",
+            "request_id": "first",
+            "plan_key": failed.plan_key("a"),
+            "error": error,
+        }
+        history.note(project.store, "abc", "a", history.FAILED, fields)
+        other.end()
 
-    LeaseHolder.try_claim = try_claim
-    try:
-        assert project.call(params={"rate": 2})["steps"][0]["value"] == 2
-    finally:
-        LeaseHolder.try_claim = real
+    monkeypatch.setattr(claims, "_sleep", fail_meanwhile)
+    [row] = project.call(params={"rate": rate})["steps"]
+    assert (row["status"], row["value"]) == (outcome, rate if outcome == "computed" else None)
+    assert left(project.results) == []

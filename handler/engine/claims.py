@@ -208,6 +208,8 @@ class Claims:
         may_join = name not in call.request.bust
         if held is not None:
             self._polls[name] += 1
+            if self._polls[name] == 1:
+                call.notify(name, f"waiting: it is {held.description}")
             is_same = held.body.get("plan_key") == call.request.plan_key(name)
             if may_join and is_same and self._polls[name] % 2:
                 return self._find(name) or False
@@ -217,8 +219,6 @@ class Claims:
             self._raise_its_failure(name, held)
         result = self.holder.claim({name: self._about(name)})
         if name in result:
-            if held is None:
-                call.notify(name, f"waiting: it is {result[name].description}")
             self._held[name] = result[name]
             return False
         with self._lock:

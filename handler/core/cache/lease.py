@@ -83,6 +83,8 @@ _HOST: Mapping[str, records.Kind] = {
     "pid": int,
     "started": str,
 }
+# How long a measurement of the store's clock is used.
+_CLOCK_S = 60
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
 
@@ -241,15 +243,9 @@ class LeaseHolder:
         self._begin()
         names = list(steps)
         results = at_once(self.store, [partial(self._claim, name, steps[name]) for name in names])
-        held: dict[str, Held] = {}
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, Held):
-                held[name] = result
-            else:
-                self.claims[name] = result
-        return held
+        return {name: held for name, held in zip(names, results, strict=True) if held is not None}
 
-    def _claim(self, step: str, about: Body) -> Claim | Held:
+    def _claim(self, step: str, about: Body) -> Held | None:
         place = f"leases/{encode_id(self.id)}={step}="
         body: Body = {**self._body(), **about, "step": step}
         data = records.seal(body)
@@ -258,8 +254,10 @@ class LeaseHolder:
         while True:
             if _create(self.store, key, data):
                 # A takeover of a lease that has been deleted meanwhile is none.
-                if not dead or self.store.get(dead[-1].key) is not None:
-                    return Claim(key, body, tuple(dead))
+                if not dead or self._is_there(dead[-1]):
+                    # Noted at once: if the claim of another step fails, this one is released.
+                    self.claims[step] = Claim(key, body, tuple(dead))
+                    return None
                 self.store.delete([key])
                 key = f"{place}first.json"
                 dead = []
@@ -273,6 +271,11 @@ class LeaseHolder:
             else:
                 dead.append(found)
                 key = f"{place}after-{found.body['call']}.json"
+
+    def _is_there(self, dead: Lease) -> bool:
+        """Whether a lease exists; another call may have a lease with its name by now."""
+        data = self.store.get(dead.key)
+        return data is not None and _parse(dead.key, data)["call"] == dead.body["call"]
 
     def _is_alive(self, found: Lease) -> bool:
         return is_alive(self.store, found, clock=self._clock)
@@ -446,22 +449,19 @@ def read(store: Store, key: str) -> Lease | None:
 
 
 def _read_listed(store: Store, listed: ObjectInfo) -> Lease | None:
-    """The lease; one that is damaged belongs to no call, and counts as that of a dead one."""
     data = store.get(listed.key)
-    if data is None:
-        return None
+    return None if data is None else Lease(listed.key, listed.modified, _parse(listed.key, data))
+
+
+def _parse(key: str, data: bytes) -> Body:
+    """What a lease holds; one that is damaged belongs to no call, and counts as a dead one's."""
     with suppress(CorruptRecordError):
-        body = records.unseal(data, listed.key)
-        records.fields(body, listed.key, _REQUIRED, _OPTIONAL)
-        place = f"leases/{encode_id(body['id'])}={body['step']}="
+        body = records.unseal(data, key)
+        records.fields(body, key, _REQUIRED, _OPTIONAL)
         if body["host"] is not None:
-            records.fields(body["host"], listed.key, _HOST)
-        if listed.key.lower().startswith(place.lower()):
-            return Lease(listed.key, listed.modified, cast(Body, body))
-    return Lease(listed.key, listed.modified, _damaged(data))
-
-
-def _damaged(data: bytes) -> Body:
+            records.fields(body["host"], key, _HOST)
+        if key.lower().startswith(f"leases/{encode_id(body['id'])}={body['step']}=".lower()):
+            return cast(Body, body)
     return {"call": digest(data)[:16], "reaped": True, "is_bounded": True, "ttl_s": 0.0}
 
 
@@ -472,13 +472,16 @@ _offsets: WeakKeyDictionary[Store, tuple[float, float]] = WeakKeyDictionary()
 def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> float:
     """The store's own time, in seconds since 1970, or a little earlier; measured once a minute."""
     measured = _offsets.get(store)
-    if measured is None or not 0 <= clock() - measured[1] < 60:
+    if measured is None or not 0 <= clock() - measured[1] < _CLOCK_S:
         key = f"calls/clock-{secrets.token_hex(8)}"
         store.put(key, b"")
-        found = next((entry.modified for entry in store.list("calls") if entry.key == key), None)
-        store.delete([key])
+        times = {each.key: each.modified for each in store.list("calls") if "/clock-" in each.key}
+        found = times.get(key)
         if found is None:
+            store.delete([key])
             raise UnavailableError(f"the store {store.url} does not list what was just written")
+        # Those that killed processes left go, too.
+        store.delete(each for each, at in times.items() if each == key or at < found - _CLOCK_S)
         measured = _offsets[store] = (found - clock(), clock())
     return clock() + measured[0]
 

@@ -46,7 +46,6 @@ _FIELDS_OF_LEASE_ONLY = (
     "is_bounded",
     "tags",
     "needs",
-    "reaped",
 )
 
 
@@ -95,27 +94,29 @@ def reap(
     if not dry_run:
         layout.check(store)
     for call in lease.open_calls(store, folder).values():
-        if only is not None and call.call not in only:
+        if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
-        if lease.is_call_alive(store, call):
-            continue
+        is_reaped = "id" not in call.body or lease.is_reaped(store, call.call)
         if dry_run:
-            yield _Dead(store, call).row
+            if not is_reaped:
+                yield _Dead(store, call).row
             continue
-        reaper = lease.LeaseHolder(
-            store, call.body["id"], {"request_id": "reaper"}, ttl_s=_REAPING_S
-        )
-        steps = [held.body["step"] for held in call.leases]
+        about: lease.Body = {"request_id": "reaper"}
+        reaper = lease.LeaseHolder(store, call.body.get("id", ""), about, ttl_s=_REAPING_S)
         try:
-            reaper.claim({step: {} for step in steps})
-            taken = [dead for claim in reaper.claims.values() for dead in claim.dead]
-            # Others have taken over the rest; if they took over all, they clean up, too.
-            if any(held.body["call"] == call.call for held in taken):
+            # If other calls have taken over all its leases, they clean up, too.
+            if not any([reaper.claim_after(held) for held in call.leases]):
+                continue
+            if is_reaped:
+                _complete(store, call)
+            else:
                 row, api = _reap(store, settings, call, api, arrival_s, notify)
-                reaper.reaped.add(call.call)
                 yield row
+            reaper.reaped.add(call.call)
         finally:
             reaper.end()
+    if not dry_run:
+        lease.sweep(store)
 
 
 def _reap(
@@ -146,7 +147,7 @@ def _reap(
     _complete(store, call)
     for body in dead.under_way:
         _record_crash(store, body, dead.cause, dead.error)
-    lease.mark_reaped(store, call)
+    lease.mark_reaped(store, call.call)
     return row, api
 
 
@@ -234,16 +235,30 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     while claims.dead:
         dead = claims.dead.pop()
         token = dead.body["call"]
-        if api is None and dead.body.get("engine") == "prefect":
-            continue
         try:
-            opened = lease.open_calls(call.store, call.folder).get(token)
-            if opened is not None:
-                row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
-                call.notify("", f"{row['what']}: its runs are marked as Crashed")
-            claims.holder.reaped.add(token)
+            if "id" not in dead.body:
+                claims.holder.reaped.add(token)  # It is damaged: nothing is known about it.
+            elif lease.is_reaped(call.store, token):
+                # It may have woken after that.
+                if lease.cannot_wake(dead.body):
+                    _complete(call.store, lease.OpenCall(token, (dead,)))
+                    claims.holder.reaped.add(token)
+            elif api is not None or dead.body.get("engine") != "prefect":
+                _reap_predecessor(invocation, dead, api)
         except PflError as exc:
             call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
+
+
+def _reap_predecessor(
+    invocation: Invocation, dead: lease.Lease, api: environment.Api | None
+) -> None:
+    call = invocation.call
+    token = dead.body["call"]
+    opened = lease.open_calls(call.store, call.folder).get(token)
+    if opened is not None:
+        row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
+        call.notify("", f"{row['what']}: its runs are marked as Crashed")
+    invocation.claims.holder.reaped.add(token)
 
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:

@@ -105,14 +105,15 @@ def reap(
         reaper = lease.LeaseHolder(store, call.body.get("id", ""), about, ttl_s=_REAPING_S)
         try:
             # If other calls have taken over all its leases, they clean up, too.
-            if not any([reaper.claim_after(held) for held in call.leases]):
+            taken = [reaper.claim_after(held) for held in call.leases]
+            if not any(taken):
                 continue
             if is_reaped:
                 _complete(store, call)
             else:
                 row, api = _reap(store, settings, call, api, arrival_s, notify)
                 yield row
-            reaper.reaped.add(call.call)
+            reaper.reaped[call.call] = len(call.leases)
         finally:
             reaper.end()
     if not dry_run:
@@ -132,21 +133,25 @@ def _reap(
     row = dead.row
     row["runs"] = []
     if row["engine"] == "prefect":
-        flow_runs = (held.body.get("flow_run_id") for held in call.leases)
+        known = (held.body.get("flow_run_id") for held in call.leases)
         api = api or environment.choose(settings, notify)
         row["runs"] = client.end(
             api,
             dead.end.get("outcome", "CRASHED"),
             dead.error.lines,
             call=call.call,
-            flow_runs=filter(None, flow_runs),
+            flow_runs=filter(None, known),
             finished=dead.end.get("finished") or _find_saved(store, call),
             tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
             wait_s=arrival_s * dead.is_recent,
         )
     _complete(store, call)
     for body in dead.under_way:
-        _record_crash(store, body, dead.cause, dead.error)
+        tasks = {each.get("task_run_id") for each in dead.under_way}
+        flow_runs = [id for id in row["runs"] if id not in tasks]
+        flow_run_id = body.get("flow_run_id") or next(iter(flow_runs), None)
+        found: lease.Body = {**body, "flow_run_id": flow_run_id}
+        _record_crash(store, found, dead.cause, dead.error)
     lease.mark_reaped(store, call.call)
     return row, api
 
@@ -234,16 +239,9 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     claims = invocation.claims
     while claims.dead:
         dead = claims.dead.pop()
-        token = dead.body["call"]
         try:
-            if "id" not in dead.body:
-                claims.holder.reaped.add(token)  # It is damaged: nothing is known about it.
-            elif lease.is_reaped(call.store, token):
-                # It may have woken after that.
-                if lease.cannot_wake(dead.body):
-                    _complete(call.store, lease.OpenCall(token, (dead,)))
-                    claims.holder.reaped.add(token)
-            elif api is not None or dead.body.get("engine") != "prefect":
+            # Nothing is known about a damaged lease.
+            if "id" in dead.body:
                 _reap_predecessor(invocation, dead, api)
         except PflError as exc:
             call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
@@ -255,10 +253,16 @@ def _reap_predecessor(
     call = invocation.call
     token = dead.body["call"]
     opened = lease.open_calls(call.store, call.folder).get(token)
-    if opened is not None:
+    if opened is None:
+        return  # It was reaped, and may wake.
+    if lease.is_reaped(call.store, token):
+        _complete(call.store, opened)  # It may have woken since.
+    elif api is not None or dead.body.get("engine") != "prefect":
         row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
         call.notify("", f"{row['what']}: its runs are marked as Crashed")
-    invocation.claims.holder.reaped.add(token)
+    else:
+        return
+    invocation.claims.holder.reaped[token] = len(opened.leases)
 
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
@@ -294,7 +298,12 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     if not plan_key:
         return None
     stored = read_plan(store, records.plan_path(body["id"], body["step"], plan_key), ignore)
-    return None if stored is None else stored[1][body["step"]]
+    if stored is None:
+        return None
+    entry = stored[1][body["step"]]
+    # The plan of a busted step may be that of the value before; one clock wrote both times.
+    is_older = (entry.computed_at or "") < body["since"]
+    return None if body.get("is_busted") and is_older else entry
 
 
 def _complete(store: Store, call: lease.OpenCall) -> None:

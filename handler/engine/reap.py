@@ -9,6 +9,7 @@ claim, and what a dead call had not yet written about a result is written under 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
@@ -94,26 +95,30 @@ def reap(
     """
     if not dry_run:
         layout.check(store)
-    for call in lease.open_calls(store, folder).values():
+    for call in lease.open_calls(store, folder, with_reapers=True).values():
         if only is not None and call.call not in only:
             continue
         if lease.is_call_alive(store, call):
             continue
+        is_reaper = call.body.get("is_reaper", False)
         if dry_run:
-            yield _Dead(store, call).row
+            if not is_reaper:
+                yield _Dead(store, call).row
             continue
-        reaper = lease.LeaseHolder(
-            store, call.body["id"], {"request_id": "reaper"}, ttl_s=_REAPING_S
-        )
-        steps = [held.body["step"] for held in call.leases]
+        info: lease.Body = {"request_id": "reaper", "is_reaper": True}
+        reaper = lease.LeaseHolder(store, call.body["id"], info, ttl_s=_REAPING_S)
         try:
-            reaper.claim({step: {} for step in steps})
-            taken = [dead for claim in reaper.claims.values() for dead in claim.dead]
+            reaper.claim({held.body["step"]: {} for held in call.leases})
             # Others have taken over the rest; if they took over all, they clean up, too.
-            if any(held.body["call"] == call.call for held in taken):
-                row, api = _reap(store, settings, call, api, arrival_s, notify)
+            if not reaper.adopt(call):
+                continue
+            if is_reaper:
+                lease.mark_reaped(store, call)
                 reaper.reaped.add(call.call)
-                yield row
+                continue
+            row, api = _reap(store, settings, call, api, arrival_s, notify)
+            reaper.reaped.add(call.call)
+            yield row
         finally:
             reaper.end()
 
@@ -130,15 +135,19 @@ def _reap(
     dead = _Dead(store, call)
     row = dead.row
     row["runs"] = []
+    flow_run_id = call.body.get("flow_run_id")
     if row["engine"] == "prefect":
-        flow_runs = (held.body.get("flow_run_id") for held in call.leases)
         api = api or environment.choose(settings, notify)
+        flow_runs = client.runs_of_call(api, call.call)
+        if flow_run_id is None:
+            flow_run_id = next(iter(flow_runs), None)
+        else:
+            flow_runs.append(flow_run_id)
         row["runs"] = client.end(
             api,
             dead.end.get("outcome", "CRASHED"),
             dead.error.lines,
-            call=call.call,
-            flow_runs=filter(None, flow_runs),
+            flow_runs=flow_runs,
             finished=dead.end.get("finished") or _find_saved(store, call),
             tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
             wait_s=arrival_s * dead.is_recent,
@@ -146,7 +155,7 @@ def _reap(
     for held in call.leases:
         _complete(store, held.body)
     for body in dead.under_way:
-        _record_crash(store, body, dead.cause, dead.error)
+        _record_crash(store, {**body, "flow_run_id": flow_run_id}, dead.cause, dead.error)
     lease.mark_reaped(store, call)
     return row, api
 
@@ -171,7 +180,7 @@ class _Dead:
         self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
         self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
         bodies = [held.body for held in call.leases]
-        open_steps = {each["step"] for each in bodies if _plan_entry(store, each) is None}
+        open_steps = {each["step"] for each in bodies if not _is_saved(store, each)}
         self.under_way = [
             each
             for each in bodies
@@ -265,13 +274,27 @@ def _find_saved(store: Store, call: lease.OpenCall) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
     for held in call.leases:
-        folder = keys.encode_id(held.body["id"])
-        newest = islice(history.list_computed(store, folder, held.body["step"], ignore), 1)
-        for _, record in newest:
-            task_run_id = record["task_run_id"]
-            if task_run_id and record.get("request_id") == held.body.get("request_id"):
-                found[task_run_id] = {**record, "type": "COMPLETED"}
+        record = _own_record(store, held.body)
+        if record is not None and (task_run_id := record["task_run_id"]):
+            found[task_run_id] = {**record, "type": "COMPLETED"}
     return found
+
+
+def _own_record(store: Store, body: lease.Body) -> history.ComputedRecord | None:
+    """The record of what a dead call computed for a step."""
+    folder = keys.encode_id(body["id"])
+    for _, record in islice(history.list_computed(store, folder, body["step"], ignore), 1):
+        if record.get("request_id") == body.get("request_id"):
+            return record
+    return None
+
+
+def _is_saved(store: Store, body: lease.Body) -> bool:
+    """Whether a dead call saved its result for a step; a plan alone may be that of an older one."""
+    if _own_record(store, body) is not None:
+        return True
+    entry = _plan_entry(store, body)
+    return entry is not None and _missing_record(store, body, entry) is not None
 
 
 def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
@@ -283,19 +306,25 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     return None if stored is None else stored[1][body["step"]]
 
 
-def _complete(store: Store, body: lease.Body) -> None:
-    """Write the record of a result whose call died after the plan, before the record."""
+def _missing_record(store: Store, body: lease.Body, entry: Entry) -> history.Name | None:
+    """The name of the record of a result, if the record was not written."""
     step = body["step"]
-    entry = _plan_entry(store, body)
-    if entry is None:
-        return
     path = records.result_path(body["id"], step, entry.result or entry.key)
     data = store.get(path)
-    file = parse_result(data, path).record if data is not None else None
+    file = None
+    with suppress(PflError):  # A damaged result has no record to complete.
+        file = parse_result(data, path).record if data is not None else None
     if file is None:
-        return
+        return None
     name = history.Name(keys.encode_id(body["id"]), step, file)
-    if store.get(name.path) is not None:
+    return name if store.get(name.path) is None else None
+
+
+def _complete(store: Store, body: lease.Body) -> None:
+    """Write the record of a result whose call died after the plan, before the record."""
+    entry = _plan_entry(store, body)
+    name = None if entry is None else _missing_record(store, body, entry)
+    if entry is None or name is None:
         return
     fields = {
         "flow": body.get("flow"),

@@ -73,7 +73,7 @@ class Body(TypedDict, total=False):
     ``plan_key`` is the plan that the call is going to write, ``needs`` are the steps that the step
     needs, ``target`` is the step that was asked for. ``is_bounded``: Lambda kills the
     process at ``expires_at``. ``reaped``: the call counts as dead and was cleaned up, but its
-    process may still wake.
+    process may still wake. ``is_reaper``: it computes nothing, but cleans up after a dead call.
     """
 
     version: int
@@ -97,6 +97,7 @@ class Body(TypedDict, total=False):
     host: Host | None
     attempt: int
     reaped: bool
+    is_reaper: bool
 
 
 class Ended(TypedDict, total=False):
@@ -258,6 +259,22 @@ class LeaseHolder:
             return None
         return held._replace(check_at=self._clock() + _CHECK_INTERVAL_S)
 
+    def adopt(self, call: OpenCall) -> bool:
+        """
+        Whether this call holds a step of a dead call, so that it may clean up.
+
+        The leases of the dead call are deleted together with the claims of this one, also those
+        that are out of reach: of a call that was killed while it deleted leases.
+        """
+        found = False
+        for lease in call.leases:
+            claim = self.claims.get(lease.body["step"])
+            if claim is not None and self._is_there(lease):
+                found = True
+                if lease.key not in [dead.key for dead in claim.dead]:
+                    self.claims[lease.body["step"]] = claim._replace(dead=(*claim.dead, lease))
+        return found
+
     def note_attempt(self, step: str, attempt: int) -> None:
         """Note in a lease how often its step was tried."""
         claim = self.claims[step]
@@ -353,12 +370,15 @@ def list_leases(store: Store, folder: str | None = None) -> list[Lease]:
     return [lease for lease in found if lease is not None]
 
 
-def open_calls(store: Store, folder: str | None = None) -> dict[str, OpenCall]:
+def open_calls(
+    store: Store, folder: str | None = None, *, with_reapers: bool = False
+) -> dict[str, OpenCall]:
     """The calls that hold leases, by token; without those that were cleaned up."""
     found: dict[str, OpenCall] = {}
     for lease in list_leases(store, folder):
         call = lease.body["call"]
-        if not lease.body.get("reaped"):
+        is_counted = with_reapers or not lease.body.get("is_reaper")
+        if is_counted and not lease.body.get("reaped"):
             before = found.get(call, OpenCall(call, ()))
             found[call] = OpenCall(call, (*before.leases, lease))
     return found

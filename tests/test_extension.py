@@ -165,8 +165,8 @@ def test_without_its_store_the_extension_leaves_the_call_to_the_next_reap(projec
     call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "r", "engine": "direct"}, ttl_s=600
     )
-    call.try_claim("b", None, lambda waited: None)
-    (tmp_path / "pfl-call").write_text(call.token)
+    call.claim({"b": {}})
+    (tmp_path / "pfl-call").write_text(json.dumps({"call": call.token, "id": "abc"}))
     script = (
         "import time; from pfl.serverless import extension; "
         "extension.end_dead_call('timeout', killed_for_memory=False, until=time.time() + 2)"
@@ -201,7 +201,7 @@ def test_the_receiver_of_a_function_error_ends_the_call_with_its_cause(project):
     call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "req-7", "engine": "direct"}, ttl_s=600
     )
-    call.try_claim("a", None, lambda waited: None)
+    call.claim({"a": {}})
     assert reap.reap_failed_request(project.results, project.settings, "req-8", "memory", "") == []
     (row,) = reap.reap_failed_request(
         project.results, project.settings, "req-7", "memory", "Runtime.OutOfMemory"

@@ -13,9 +13,10 @@ import sys
 
 import forked
 import pytest
-from test_lease import GATED, later, open_gate, reply_of, start, until
+from test_lease import GATED, later, left, open_gate, reply_of, start, until
 
 from pfl.handler.core.cache import history, lease
+from pfl.handler.core.store import records
 
 CLI = "from pfl.cli.main import main; main()"
 
@@ -77,14 +78,6 @@ def crashed(project, id: str = "abc") -> list[dict]:
     return [body for _, body in bodies if body.get("status") == "crashed"]
 
 
-def leases(project, id: str = "abc") -> list[str]:
-    return [
-        call
-        for call in lease.open_calls(project.results)
-        if lease.claims_of(project.results, id, call)
-    ]
-
-
 def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server):
     id = "reap-1"
     killed(on_server, id=id, engine="prefect")
@@ -140,15 +133,15 @@ def test_a_live_run_and_a_finished_one_are_left_alone(on_server):
 
 
 def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server):
-    """It died after Prefect took its end, and before it was off the record."""
+    """It died after Prefect took its end, and before it deleted its leases."""
     id = "reap-4"
     child = start(on_server, id=id, engine="prefect")
     until(child, '"computing"')
-    (call,) = lease.open_calls(on_server.results)
-    body = lease.call_state(on_server.results, call).body
+    kept = {each.key: each.body for each in lease.list_leases(on_server.results)}
     open_gate(on_server)
     assert reply_of(child)["status"] == "completed"
-    lease._create(on_server.results, lease._call_path(call, 1), body)
+    for key, body in kept.items():
+        on_server.results.put(key, records.seal(body))
     assert [row["runs"] for row in on_server.handle({"action": "reap"})["reaped"]] == [[]]
     assert states(on_server, id)[:2] == (["COMPLETED"], ["COMPLETED", "COMPLETED"])
     assert crashed(on_server, id) == []
@@ -173,15 +166,47 @@ def test_reapers_side_by_side_mark_and_tell_once(on_server):
 
 
 def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
-    from pfl.handler.engine import reap
-
+    """The first of them leaves its own lease, which is no lease of a step that anyone computed."""
     killed(gated)
-    (call,) = lease.open_calls(gated.results)
-    life = lease.claim_dead_call(gated.results, call)
-    (claim,) = lease.claims_of(gated.results, "abc", call)
-    reap._record_crash(gated.results, claim, "killed", reap._error(life, [claim], "killed"))
+    [dead] = lease.open_calls(gated.results)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
+        patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
+        with pytest.raises(SystemExit):
+            gated.handle({"action": "reap"})
+    assert len(lease.open_calls(gated.results, with_reapers=True)) == 2
     later(monkeypatch, 100)
-    assert len(gated.handle({"action": "reap"})["reaped"]) == 1
+    assert [row["call"] for row in gated.handle({"action": "reap", "dry_run": True})["reaped"]] == [
+        dead
+    ]
+    assert [row["call"] for row in gated.handle({"action": "reap"})["reaped"]] == [dead]
+    assert len(crashed(gated)) == 1
+    assert lease.open_calls(gated.results) == {}
+
+
+def test_a_call_that_follows_a_dead_reaper_cleans_up_after_both(gated, monkeypatch):
+    killed(gated)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
+        patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
+        with pytest.raises(SystemExit):
+            gated.handle({"action": "reap"})
+    later(monkeypatch, 100)
+    gated.write(GATED.replace('open("gate").read()', "pass"))
+    assert gated.call()["status"] == "completed"
+    assert len(crashed(gated)) == 1
+    assert lease.open_calls(gated.results) == {}
+
+
+def test_a_lease_of_a_call_that_was_killed_while_it_deleted_leases_is_reaped(gated):
+    """It had taken over from a dead call, and the older lease was gone already."""
+    killed(gated)
+    for dead in lease.list_leases(gated.results):
+        gated.results.put(dead.key.replace("first", "after-0123"), records.seal(dead.body))
+        gated.results.delete([dead.key])
+    [row] = gated.handle({"action": "reap"})["reaped"]
+    assert row["call"] == dead.body["call"]
+    assert left(gated.results) == []
     assert len(crashed(gated)) == 1
 
 
@@ -294,8 +319,8 @@ def test_a_reap_starts_the_embedded_server_of_the_project_if_it_is_a_run_of_its_
     call = lease.LeaseHolder(
         project.results, "abc", {"request_id": "r", "engine": "prefect"}, ttl_s=600
     )
-    call.try_claim("a", None, lambda waited: None)
-    lease.report(project.results, call.token, "killed", "")
+    call.claim({"a": {}})
+    lease.write_end(project.results, call.token, {"cause": "killed", "why": ""})
     (shown,) = [
         json.loads(line)
         for line in pfl(project, "runs", "ls", "--stuck", "--json").stdout.splitlines()

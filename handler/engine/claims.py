@@ -119,7 +119,6 @@ class Claims:
         id = request.id
         return {
             "plan_key": request.plan_key(name),
-            "is_busted": name in request.bust,
             "fingerprint": request.flow.steps[name].fingerprint,
             "needs": list(request.flow.steps[name].upstream),
             "task_run_id": self.task_run_ids[name],

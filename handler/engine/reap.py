@@ -9,6 +9,7 @@ claim, and what a dead call had not yet written about a result is written under 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict
 
@@ -21,7 +22,7 @@ from ..core.cache.entry import (
     parse_result,
     read_plan,
 )
-from ..core.errors import CorruptRecordError, InvalidRequestError, PflError
+from ..core.errors import PflError
 from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
 from ..core.store import keys, layout, records
@@ -93,23 +94,28 @@ def reap(
     """
     if not dry_run:
         layout.check(store)
-    for call in lease.open_calls(store, folder).values():
+    for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
-        is_reaped = "id" not in call.body or lease.is_reaped(store, call.call)
+        # Nothing is left to do about a dead reaper, or a damaged lease, but to delete the lease.
+        is_done = (
+            "id" not in call.body
+            or call.body.get("is_reaper", False)
+            or lease.is_reaped(store, call.call)
+        )
         if dry_run:
-            if not is_reaped:
+            if not is_done:
                 yield _Dead(store, call).row
             continue
-        about: lease.Body = {"request_id": "reaper"}
-        reaper = lease.LeaseHolder(store, call.body.get("id", ""), about, ttl_s=_REAPING_S)
+        info: lease.Body = {"request_id": "reaper", "is_reaper": True}
+        reaper = lease.LeaseHolder(store, call.body.get("id", ""), info, ttl_s=_REAPING_S)
         try:
             # If other calls have taken over all its leases, they clean up, too.
             taken = [reaper.claim_after(held) for held in call.leases]
             if not any(taken):
                 continue
-            if is_reaped:
-                _complete(store, call)
+            if is_done:
+                _complete(store, call)  # It may have woken after it was reaped.
             else:
                 row, api = _reap(store, settings, call, api, arrival_s, notify)
                 yield row
@@ -132,26 +138,26 @@ def _reap(
     dead = _Dead(store, call)
     row = dead.row
     row["runs"] = []
+    flow_run_id = call.body.get("flow_run_id")
     if row["engine"] == "prefect":
-        known = (held.body.get("flow_run_id") for held in call.leases)
         api = api or environment.choose(settings, notify)
+        flow_runs = client.runs_of_call(api, call.call)
+        if flow_run_id is None:
+            flow_run_id = next(iter(flow_runs), None)
+        else:
+            flow_runs.append(flow_run_id)
         row["runs"] = client.end(
             api,
             dead.end.get("outcome", "CRASHED"),
             dead.error.lines,
-            call=call.call,
-            flow_runs=filter(None, known),
+            flow_runs=flow_runs,
             finished=dead.end.get("finished") or _find_saved(store, call),
             tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
             wait_s=arrival_s * dead.is_recent,
         )
     _complete(store, call)
     for body in dead.under_way:
-        tasks = {each.get("task_run_id") for each in dead.under_way}
-        flow_runs = [id for id in row["runs"] if id not in tasks]
-        flow_run_id = body.get("flow_run_id") or next(iter(flow_runs), None)
-        found: lease.Body = {**body, "flow_run_id": flow_run_id}
-        _record_crash(store, found, dead.cause, dead.error)
+        _record_crash(store, {**body, "flow_run_id": flow_run_id}, dead.cause, dead.error)
     lease.mark_reaped(store, call.call)
     return row, api
 
@@ -176,7 +182,7 @@ class _Dead:
         self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
         self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
         bodies = [held.body for held in call.leases]
-        open_steps = {each["step"] for each in bodies if _plan_entry(store, each) is None}
+        open_steps = {each["step"] for each in bodies if not _is_saved(store, each)}
         self.under_way = [
             each
             for each in bodies
@@ -283,13 +289,28 @@ def _find_saved(store: Store, call: lease.OpenCall) -> dict[str, JsonObject]:
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, JsonObject] = {}
     for held in call.leases:
-        folder = keys.encode_id(held.body["id"])
-        newest = islice(history.list_computed(store, folder, held.body["step"], ignore), 1)
-        for _, record in newest:
-            task_run_id = record["task_run_id"]
-            if task_run_id and record.get("request_id") == held.body.get("request_id"):
-                found[task_run_id] = {**record, "type": "COMPLETED"}
+        record = _own_record(store, held.body)
+        if record is not None and (task_run_id := record["task_run_id"]):
+            found[task_run_id] = {**record, "type": "COMPLETED"}
     return found
+
+
+def _own_record(store: Store, body: lease.Body) -> history.ComputedRecord | None:
+    """The record of what a dead call computed for a step."""
+    folder = keys.encode_id(body["id"])
+    for _, record in islice(history.list_computed(store, folder, body["step"], ignore), 1):
+        if record.get("request_id") == body.get("request_id"):
+            return record
+    return None
+
+
+def _is_saved(store: Store, body: lease.Body) -> bool:
+    """Whether a dead call saved its result for a step; a plan alone may be that of an older one."""
+    if _own_record(store, body) is not None:
+        return True
+    entry = _plan_entry(store, body)
+    name = None if entry is None else _record_name(store, body, entry)
+    return name is not None and store.get(name.path) is None
 
 
 def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
@@ -298,36 +319,37 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     if not plan_key:
         return None
     stored = read_plan(store, records.plan_path(body["id"], body["step"], plan_key), ignore)
-    if stored is None:
-        return None
-    entry = stored[1][body["step"]]
-    # The plan of a busted step may be that of the value before; one clock wrote both times.
-    is_older = (entry.computed_at or "") < body["since"]
-    return None if body.get("is_busted") and is_older else entry
+    return None if stored is None else stored[1][body["step"]]
 
 
 def _complete(store: Store, call: lease.OpenCall) -> None:
-    """Write what a dead call had not yet written about results that have a plan."""
-    names = [name for held in call.leases if (name := _write_record(store, held.body))]
+    """Write what a dead call had not yet written about its results that have a plan."""
+    names = []
+    for held in call.leases:
+        if "plan_key" not in held.body:
+            continue
+        entry = _plan_entry(store, held.body)
+        name = None if entry is None else _record_name(store, held.body, entry)
+        if entry is None or name is None:
+            continue
+        names.append(name)
+        if store.get(name.path) is None:
+            _write_record(store, held.body, entry, name)
     if names:
         history.point(store, names)
 
 
-def _write_record(store: Store, body: lease.Body) -> history.Name | None:
-    """The record of a dead call's result, written if it is missing; None without a result."""
-    step = body["step"]
-    entry = _plan_entry(store, body)
-    if entry is None:
-        return None
-    path = records.result_path(body["id"], step, entry.file)
-    data = store.get(path)
-    try:
-        file = parse_result(data or b"", path).record
-    except (CorruptRecordError, InvalidRequestError):
-        file = None  # It is gone or damaged.
-    if file is None:
-        return None
-    name = history.Name(keys.encode_id(body["id"]), step, file)
+def _record_name(store: Store, body: lease.Body, entry: Entry) -> history.Name | None:
+    """The name of the record of a result, whether or not it was written."""
+    path = records.result_path(body["id"], body["step"], entry.file)
+    with suppress(PflError):  # A damaged result has no record to complete.
+        file = parse_result(store.get(path) or b"", path).record
+        if file is not None:
+            return history.Name(keys.encode_id(body["id"]), body["step"], file)
+    return None
+
+
+def _write_record(store: Store, body: lease.Body, entry: Entry, name: history.Name) -> None:
     fields = {
         "flow": body.get("flow"),
         "id": body["id"],
@@ -337,10 +359,8 @@ def _write_record(store: Store, body: lease.Body) -> history.Name | None:
         "request_id": body.get("request_id"),
         "repaired": True,
     }
-    if store.get(name.path) is None:
-        has_value = entry.value is not NOT_LOADED
-        history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
-    return name
+    has_value = entry.value is not NOT_LOADED
+    history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
 
 
 def _record_crash(store: Store, body: lease.Body, cause: str, error: PflError) -> None:

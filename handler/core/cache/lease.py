@@ -75,7 +75,7 @@ _OPTIONAL: Mapping[str, records.Kind] = {
     "flow_run_id": str | None,
     "expires_at": records.MOMENT,
     "is_bounded": bool,
-    "is_busted": bool,
+    "is_reaper": bool,
     "attempt": int,
 }
 _HOST: Mapping[str, records.Kind] = {
@@ -106,9 +106,9 @@ class Body(TypedDict, total=False):
     """
     A lease as JSON.
 
-    ``plan_key`` is the plan that the call is going to write, ``is_busted``: it replaces one. ``needs`` are the steps that the step
+    ``plan_key`` is the plan that the call is going to write, ``needs`` are the steps that the step
     needs, ``target`` is the step that was asked for. ``is_bounded``: Lambda kills the process at
-    ``expires_at``.
+    ``expires_at``. ``is_reaper``: it computes nothing, but cleans up after a dead call.
     """
 
     version: int
@@ -116,7 +116,6 @@ class Body(TypedDict, total=False):
     id: str
     step: str
     plan_key: str | None
-    is_busted: bool
     fingerprint: str
     needs: list[str]
     task_run_id: str | None
@@ -132,6 +131,7 @@ class Body(TypedDict, total=False):
     is_bounded: bool
     host: Host | None
     attempt: int
+    is_reaper: bool
 
 
 class Ended(TypedDict, total=False):
@@ -430,7 +430,9 @@ def list_leases(store: Store, folder: str | None = None) -> list[Lease]:
     return [lease for lease in found if lease is not None]
 
 
-def open_calls(store: Store, folder: str | None = None) -> dict[str, OpenCall]:
+def open_calls(
+    store: Store, folder: str | None = None, *, with_reapers: bool = False
+) -> dict[str, OpenCall]:
     """
     The calls that hold leases, by token.
 
@@ -440,7 +442,8 @@ def open_calls(store: Store, folder: str | None = None) -> dict[str, OpenCall]:
     reaped = {entry.key for entry in store.list("calls")}
     for lease in list_leases(store, folder):
         call = lease.body["call"]
-        if reaped_key(call) not in reaped or cannot_wake(lease.body):
+        is_counted = with_reapers or not lease.body.get("is_reaper")
+        if is_counted and (reaped_key(call) not in reaped or cannot_wake(lease.body)):
             before = found.get(call, OpenCall(call, ()))
             found[call] = OpenCall(call, (*before.leases, lease))
     return found

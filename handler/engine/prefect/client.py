@@ -158,6 +158,12 @@ def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, forc
     return answer is not None and answer["status"] == "ACCEPT"
 
 
+def runs_of_call(api: Api, call: str) -> list[str]:
+    """The IDs of the flow runs with the tag of a call, given its token."""
+    tagged = {"flow_runs": {"tags": {"all_": [call_tag(call)]}}}
+    return [run["id"] for run in pages(api, "/flow_runs/filter", tagged)]
+
+
 def end(
     api: Api,
     type: str,
@@ -197,8 +203,7 @@ def end(
     """
     ids = set(flow_runs)
     if call:
-        tagged = {"flow_runs": {"tags": {"all_": [call_tag(call)]}}}
-        ids |= {run["id"] for run in pages(api, "/flow_runs/filter", tagged)}
+        ids |= set(runs_of_call(api, call))
     if not ids:
         return []
     chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}

@@ -169,7 +169,9 @@ def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
     """The first of them leaves its own lease, which is no lease of a step that anyone computed."""
     killed(gated)
     [dead] = lease.open_calls(gated.results)
+    gone = lease.list_leases(gated.results)[0].body["host"]
     with monkeypatch.context() as patch:
+        patch.setattr(lease, "_this_process", lambda: gone)
         patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
         patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
         with pytest.raises(SystemExit):
@@ -186,7 +188,9 @@ def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
 
 def test_a_call_that_follows_a_dead_reaper_cleans_up_after_both(gated, monkeypatch):
     killed(gated)
+    gone = lease.list_leases(gated.results)[0].body["host"]
     with monkeypatch.context() as patch:
+        patch.setattr(lease, "_this_process", lambda: gone)
         patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
         patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
         with pytest.raises(SystemExit):

@@ -77,11 +77,12 @@ class Held(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A result, and whether its record may be missing."""
+    """A result, whether its record may be missing, and whether it may have a plan."""
 
     name: str
     seen: tuple[str, ...]
     needs_record: bool
+    is_valid: bool = True
 
 
 def call(me: str, busts: bool = False) -> Actor:
@@ -216,13 +217,24 @@ def _compute(me: str, busts: bool, claim: Claim, seen: tuple[str, ...], free: st
     if LATE_MARKS in faults and (yield "choose", False, True):
         # Another step of the same call, which was held, has been claimed meanwhile.
         seen = yield "list", "mark/"
+    marks: Collection[str] = ()
     if busts:
-        yield from _bust_result(me, seen)
+        yield from _bust_result(me, seen, claim)
         seen = (*seen, own)
-    yield "become", _commit, me, claim, value, seen, free
+        if OWN_FENCE not in faults:
+            marks = yield "list", "mark/"
+    yield "become", _commit, me, claim, value, seen, free, tuple(marks)
 
 
-def _commit(me: str, claim: Claim, value: str, seen: tuple[str, ...], free: str) -> Actor:
+def _commit(
+    me: str,
+    claim: Claim,
+    value: str,
+    seen: tuple[str, ...],
+    free: str,
+    known: tuple[str, ...],
+) -> Actor:
+    """Create the result; it gets no plan if *known* marks make it void."""
     while not (yield "create", free, (value, seen, False)):
         marks = yield "list", "mark/"
         found = yield from _find_result(marks)
@@ -230,7 +242,7 @@ def _commit(me: str, claim: Claim, value: str, seen: tuple[str, ...], free: str)
             value, seen, _ = found
             break
         free = found
-    yield "become", _publish, me, claim, Value(value, seen, True)
+    yield "become", _publish, me, claim, Value(value, seen, True, set(known) <= set(seen))
 
 
 def _publish(me: str, claim: Claim, result: Value) -> Actor:
@@ -244,7 +256,7 @@ def _publish(me: str, claim: Claim, result: Value) -> Actor:
 
 def _write_plan(me: str, claim: Claim, result: Value, name: str, tries: int) -> Actor:
     """``Publisher.write_plan`` and ``_make_way``, then the record if it is not there yet."""
-    if not (yield "create", name, ("plan", result.name, result.seen, False)):
+    if result.is_valid and not (yield "create", name, ("plan", result.name, result.seen, False)):
         if tries == _MOST_TRIES:
             yield "note", "never ends"
         name = yield from _make_way(me, name, tries)
@@ -310,7 +322,7 @@ def _delete_leases(me: str, claim: Claim) -> Part:
     yield "delete", claim.name, f"reaped/{me}"
 
 
-def _bust_result(me: str, seen: tuple[str, ...]) -> Part:
+def _bust_result(me: str, seen: tuple[str, ...], claim: Claim) -> Part:
     """``bust.bust_result``."""
     mark = f"mark/x{me}"
     yield "put", mark, ""
@@ -320,10 +332,10 @@ def _bust_result(me: str, seen: tuple[str, ...]) -> Part:
         if older in seen:
             yield "delete", older
     kept = yield from _fence(f"x{me}", mark, me)
-    if OWN_FENCE not in faults:
-        yield "put", "plan", ("fence", f"plan~x{me}")
-    elif "plan" not in kept:
-        yield "delete", "plan"
+    if not kept:
+        while not (yield "delete_unless", "plan", "lease/", (claim.name,)):
+            if (yield from _fence(f"x{me}", mark, me)):
+                break
 
 
 def _fence(bust: str, mark: str | None, own_call: str = "") -> Part:
@@ -336,22 +348,17 @@ def _fence(bust: str, mark: str | None, own_call: str = "") -> Part:
 
 
 def _put_fence(bust: str, mark: str | None) -> Part:
-    passed: set[str] = set()
     name = "plan"
-    while name not in passed:
-        fence = ("fence", f"plan~{bust}")
-        if (yield "create", name, fence):
-            return passed | {name}
+    for _ in range(_MOST_FENCES):
         plan = yield "get", name
-        if plan is None:
-            continue
-        passed.add(name)
-        if plan[0] == "plan":
-            if mark is None or mark not in plan[2]:
-                yield "put", name, fence
+        if plan is None or plan[0] == "plan":
             break
         name = plan[1]
-    return passed
+    is_valid = plan is not None and plan[0] == "plan" and not plan[3]
+    if mark is None or not is_valid or mark not in plan[2]:
+        # What is behind an older fence is cut off.
+        yield "put", "plan", ("fence", f"plan~{bust}")
+    return {"plan"}
 
 
 def held_by(at: tuple[Any, ...]) -> tuple[str, str] | None:

@@ -268,8 +268,13 @@ def pairs(row: Mapping[str, object]) -> None:
 
 def cut(value: object, width: int = 60) -> str:
     """A value on one line, as JSON, cut to *width* characters."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    text = ""
+    # In parts: a large value is not encoded as a whole.
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        text += part
+        if len(text) > width:
+            return text[: width - 1] + "…"
+    return text
 
 
 def counted(number: int, what: str) -> str:

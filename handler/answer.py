@@ -148,7 +148,7 @@ def _row(
     step: str, status: str, entry: Entry | None, why: str | None = None, ms: float = 0.0
 ) -> StepRow:
     entry = entry or _NO_ENTRY
-    return {
+    row: StepRow = {
         "step": step,
         "status": status,
         "value": entry.value,
@@ -161,6 +161,9 @@ def _row(
         "task_run_id": entry.task_run_id,
         "url": entry.url,
     }
+    if entry.result:
+        row["result"] = entry.result
+    return row
 
 
 def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:

@@ -418,7 +418,7 @@ class Deployment:
                 "ssm:GetParameter" if is_parameter else "secretsmanager:GetSecretValue"
             ),
             "PFL_SECRET_RESOURCE": secret or no_secret,
-            "PREFECT_API_URL": self.api.url,
+            "PREFECT_API_URL": self.api.url_with_password,
         }
         image.run(
             [str(OSLS), command, "--stage", self.stage],

@@ -244,7 +244,9 @@ def fetch(reply: Reply, settings: Settings) -> None:
                 why="it is in the function's store, and no store is configured here",
                 hint="PFL_STORE=s3://bucket/prefix, as pfl deploy printed it",
             )
-        path = records.result_path(str(reply["id"]), row["step"], str(row["key"]))
+        path = records.result_path(
+            str(reply["id"]), row["step"], row.get("result") or str(row["key"])
+        )
         data = objects.shared(settings).get(path)
         if data is None:
             raise NotFoundError(

@@ -198,9 +198,9 @@ def fill(opened: objects.Store, numbers: range, directory: str, *, whole: int = 
         id, key, is_plan = f"id{number // 50:06}", f"{number:064x}", number % 2 == 0
         path = (records.plan_path if is_plan else records.result_path)(id, "b", key)
         if number < whole and is_plan:
-            row = Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:12]
+            row = Entry("b", key, value_digest(1), 1, records.now_iso(), None, value=1)[:13]
             body = {
-                "version": 2,
+                "version": 3,
                 "flow": "meaning",
                 "id": id,
                 "step": "b",

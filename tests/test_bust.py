@@ -554,7 +554,7 @@ def whole_plans(outside) -> list[stores.ObjectInfo]:
 
 def test_a_new_store_notes_its_format_and_is_asked_once(outside):
     outside.call()
-    assert outside.results.get(layout.KEY) == b'{"version": 1, "by": "pfl"}'
+    assert outside.results.get(layout.KEY) == b'{"version": 2, "by": "pfl"}'
     asked = outside.results.counts["get"]
     layout.check(outside.results)
     assert outside.results.counts["get"] == asked

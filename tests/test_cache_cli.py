@@ -256,7 +256,7 @@ def test_inspect_tells_of_a_bust(pfl, project):
 
 def test_a_store_of_another_format_is_not_written_by_any_command(pfl, project):
     project.call()
-    project.results.put("format.json", b'{"version": 2}')
+    project.results.put("format.json", b'{"version": 7}')
     for words in (["bust", "--id", "abc", "--yes"], ["verify", "--repair"]):
         code, _, err = pfl("cache", *words)
         assert (code, "format 2" in err) == (2, True)

@@ -232,7 +232,7 @@ def test_the_stack_grants_no_more_than_the_function_uses(here):
     assert all(held["PublicAccessBlockConfiguration"].values())
     assert held["BucketEncryption"]
     assert {rule["Prefix"] for rule in held["LifecycleConfiguration"]["Rules"]} == {
-        f"pfl/{name}/" for name in ("plans", "results", "leases", "calls", "publishing")
+        f"pfl/{name}/" for name in ("plans", "results", "leases", "calls")
     }
     (tls,) = template["Resources"]["StorePolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": False}})

@@ -14,8 +14,7 @@ from test_engine import ask
 from test_setup import forget_blocks, inside  # noqa: F401
 from test_worker import Pool
 
-from pfl.handler.core.cache import history
-from pfl.handler.core.store import records
+from pfl.handler.core.cache import history, lease
 from pfl.handler.engine.prefect import client, session
 from pfl.handler.engine.prefect.environment import Api
 
@@ -74,15 +73,9 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     """)
     (here.root / ".env").write_text("PFL_STOER=x\n")
     (here.root / ".env").chmod(0o644)
-    body = {
-        "version": 1,
-        "state": "ended",
-        "call": "dead",
-        "id": "abc",
-        "ttl_s": 0,
-        "expires_at": records.now_iso(),
-    }
-    here.results.put("calls/dead-000000000001.json", records.seal(body))
+    dead = lease.LeaseHolder(here.results, "abc", {"request_id": "dead"}, ttl_s=600)
+    dead.claim({"a": {}})
+    lease.write_end(here.results, dead.token, {"cause": "killed", "why": ""})
     Pool(here, prefect_server.url, "doctor").set_up()
     ask(prefect_server.url, "/concurrency_limits/", {"tag": "doctored", "concurrency_limit": 1})
     api = Api(prefect_server.url, "", "")

@@ -399,7 +399,8 @@ def test_previous_is_the_last_output_for_this_id_and_no_part_of_the_key(computin
     assert statuses(computing.call("p")) == {"a": "hit"}
     assert values(computing.call("p", bust="all")) == {"a": ["p", "p"]}
     assert values(computing.call("q")) == {"a": ["q"]}
-    assert len(objects(computing, f"results/{keys.encode_id('p')}")) == 1
+    stored = objects(computing, f"results/{keys.encode_id('p')}")
+    assert len({path.partition("~")[0] for path in stored}) == 1
 
 
 def test_previous_is_the_last_output_also_when_the_code_has_changed(project):

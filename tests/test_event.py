@@ -471,7 +471,6 @@ def test_every_error_of_the_tree_has_its_own_exit_code():
         "StepFailedError": 4,
         "UnavailableError": 5,
         "BusyError": 5,
-        "LeaseLostError": 5,
         "OutOfTimeError": 5,
         "CorruptRecordError": 6,
         "RunCancelledError": 130,

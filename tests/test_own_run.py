@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 
@@ -11,6 +12,7 @@ from conftest import Project, statuses
 from test_engine import ask, flow_runs, task_runs
 
 from pfl.handler import entry
+from pfl.handler.core.declare import project as projects
 from pfl.handler.core.settings import Settings
 from pfl.handler.engine.prefect import client, connections, environment, outbox, own_run, plain
 
@@ -103,6 +105,8 @@ def test_what_a_step_logs_and_a_nested_flow_are_shown(on_prefect):
 def test_a_flow_that_was_deleted_in_prefect_is_created_again(on_prefect):
     on_prefect.call("before")
     (run,) = flow_runs(on_prefect, "before")
+    # The server drops events together with those of a run that it does not know.
+    task_runs(on_prefect, run["id"], 3)
     api = environment.configured(on_prefect.settings)
     client.ask(api, f"/flows/{run['flow_id']}", method="DELETE")
     assert on_prefect.call("after")["status"] == "completed"
@@ -191,6 +195,13 @@ RAISED = {
 }
 
 
+@pytest.fixture
+def unlogged(monkeypatch):
+    """No log, which would have half a character that pytest cannot report."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+
+
+@pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("kind", RAISED)
 def test_whatever_a_step_raises_its_runs_end_as_failed(on_prefect, kind):
     on_prefect.write(f"@step\ndef a(id):\n    {RAISED[kind]}\nFLOWS = [flow('raising', a)]")
@@ -202,6 +213,25 @@ def test_whatever_a_step_raises_its_runs_end_as_failed(on_prefect, kind):
     assert run["state"]["message"].startswith("Flow run encountered an exception: ")
     (task,) = task_runs(on_prefect, run["id"], 1)
     assert task["state_type"] == "FAILED"
+
+
+@pytest.mark.usefixtures("unlogged")
+@pytest.mark.parametrize("kind", RAISED)
+def test_whatever_a_step_raises_a_run_that_prefect_started_ends_too(on_prefect, kind):
+    from prefect import settings as knobs
+
+    on_prefect.write(f"@step\ndef a(id):\n    {RAISED[kind]}\nFLOWS = [flow('raising', a)]")
+    id = f"p-{uuid.uuid4().hex[:8]}"
+    url = on_prefect.settings.prefect_api_url
+    with (
+        knobs.temporary_settings(updates={knobs.PREFECT_API_URL: url}),
+        pytest.raises(BaseException),  # noqa: B017  # Whatever it is.
+    ):
+        projects.load(on_prefect.settings).flows["raising"].to_prefect()(id=id)
+    (run,) = flow_runs(on_prefect, id)
+    assert run["state_type"] in ("FAILED", "CRASHED")
+    (task,) = task_runs(on_prefect, run["id"], 1)
+    assert task["state_type"] in ("FAILED", "CRASHED")
 
 
 def test_the_errors_of_a_group_are_in_the_state_of_both_runs(on_prefect):

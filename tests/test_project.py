@@ -238,6 +238,8 @@ from pathlib import Path
 from pfl.handler.entry import lambda_handler
 values = [lambda_handler({"id": "x"})["steps"][0]["value"]]
 Path("shared.py").write_text("def get():\\n    return 2\\n")
+with open("flows/pipeline.py", "a") as file:
+    file.write("# The flows are imported again.\\n")
 values += [lambda_handler({"id": id})["steps"][0]["value"] for id in ("x", "y")]
 print(json.dumps(values))
 """

@@ -17,15 +17,9 @@ from pfl import step
 
 # An installer writes these, so they differ between two installs of one wheel. Scripts differ too:
 # each names its Python.
-_BY_INSTALLER = {
-    "INSTALLER",
-    "RECORD",
-    "RECORD.jws",
-    "RECORD.p7s",
-    "REQUESTED",
-    "direct_url.json",
-    "uv_cache.json",
-}
+_BY_INSTALLER = set(
+    "INSTALLER RECORD RECORD.jws RECORD.p7s REQUESTED direct_url.json uv_cache.json".split()
+)
 _SCRIPTS = {"bin", "Scripts"}
 
 

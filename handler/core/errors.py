@@ -9,7 +9,6 @@ PflError                  exit 1   any error that pfl expects
 │   └── UnstorableValueError       a step returned a value that is not JSON
 ├── UnavailableError      exit 5   a service did not answer, or time ran out: try again
 │   ├── BusyError                  another call computes the step, and no time is left to wait
-│   ├── LeaseLostError             the call lost its lease while it computed: it may not publish
 │   └── OutOfTimeError             the Lambda deadline came first
 ├── CorruptRecordError    exit 6   stored bytes are not what was written
 └── RunCancelledError     exit 130 someone cancelled the run in Prefect
@@ -105,10 +104,6 @@ class BusyError(UnavailableError):
     """Another call computes the step, and no time is left to wait for it."""
 
     status = "busy"
-
-
-class LeaseLostError(UnavailableError):
-    """The call lost its lease while it computed, so it may not publish: another may compute now."""
 
 
 class OutOfTimeError(UnavailableError):

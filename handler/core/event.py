@@ -77,6 +77,7 @@ class StepRow(TypedDict):
     task_run_id: str | None
     url: str | None
     value_bytes: NotRequired[int]
+    result: NotRequired[str]
 
 
 class Reply(TypedDict):

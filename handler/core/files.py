@@ -16,6 +16,9 @@ import os
 import time
 from collections.abc import Callable
 
+# By kind and name: a state.
+Seen = dict[str, dict[str, str | None]]
+
 # The coarsest clock of a file system (FAT), which also covers clocks that differ by this much.
 _RESOLUTION_NS = 2_000_000_000
 # By kind and path: identity, size and times, and the digest.
@@ -47,6 +50,16 @@ def state(kind: str, name: str) -> str | None:
         return _digest_of(sorted(os.environ) if name == "*" else [os.environ[name]])
     except (OSError, KeyError):
         return None
+
+
+def changed(seen: Seen) -> list[str]:
+    """The names of the sources that are not as they were."""
+    return [
+        name
+        for kind, states in seen.items()
+        for name, was in states.items()
+        if state(kind, name) != was
+    ]
 
 
 def _content(kind: str, path: str) -> str:

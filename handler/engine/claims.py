@@ -141,7 +141,7 @@ class Claims:
         seen = {dead.body["call"] for dead in self.dead}
         for claim in self.holder.claims.values():
             for dead in claim.dead:
-                if dead.body["call"] not in seen and not dead.body.get("reaped"):
+                if dead.body["call"] not in seen:
                     seen.add(dead.body["call"])
                     self.dead.append(dead)
 
@@ -156,13 +156,14 @@ class Claims:
                 found = accept.include_accepted(call.request, found, store)
             self.finding = found
 
-        def list_marks() -> None:
-            self.marks = bust.list_marks(store, call.folder)
-
-        at_once(store, [find, list_marks])
+        at_once(store, [find, self.list_marks])
         missing = self.finding.missing
         read = at_once(store, [partial(self._read_previous, name) for name in missing])
         self._previous = dict(zip(missing, read, strict=True))
+
+    def list_marks(self) -> None:
+        """Look for busts again."""
+        self.marks = bust.list_marks(self._call.store, self._call.folder)
 
     def _read_previous(self, name: str) -> Previous | None:
         call = self._call
@@ -225,7 +226,7 @@ class Claims:
             self._held.pop(name, None)
             self._note_dead()
             self.is_new = False
-            self.marks = bust.list_marks(call.store, call.folder)
+            self.list_marks()
         self._previous[name] = self._read_previous(name)
         return (may_join and self._find(name)) or True
 

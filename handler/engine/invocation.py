@@ -38,16 +38,16 @@ class Invocation:
             self.claims.read()
         else:
             self.claims.take()
-        publisher = Publisher(
+        self._publisher = Publisher(
             call.request,
             call.store,
             self.claims.marks,
             call.warnings,
             call.settings.inline_bytes,
-            self.claims.holder.token,
+            self.claims.holder.is_bounded,
         )
-        self._worker = Worker(call, self.claims, publisher)
-        self.scheduler = Scheduler(call, self.claims, self._worker, publisher)
+        worker = Worker(call, self.claims, self._publisher)
+        self.scheduler = Scheduler(call, self.claims, worker, self._publisher)
 
     @property
     def found(self) -> dict[str, Entry]:
@@ -85,9 +85,11 @@ class Invocation:
     def end(self) -> None:
         """Release what it holds; what is left for a reaper stays on record."""
         outcome = "COMPLETED" if self.scheduler.is_complete else "CRASHED"
+        why = self.run.reap_reason
+        if self._publisher.is_writing:
+            # A bust has to see that a plan may still appear.
+            why = why or "the store did not answer in time"
         try:
-            self.claims.holder.end(
-                self.run.reap_reason, finished=self.run.finished, outcome=outcome
-            )
+            self.claims.holder.end(why, finished=self.run.finished, outcome=outcome)
         except PflError as exc:
             self.call.warnings.append(f"the leases of this call were not released ({exc})")

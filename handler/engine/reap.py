@@ -8,9 +8,7 @@ claim, and what a dead call had not yet written about a result is written under 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease
@@ -22,12 +20,11 @@ from ..core.cache.entry import (
     parse_result,
     read_plan,
 )
-from ..core.errors import PflError
+from ..core.errors import CorruptRecordError, InvalidRequestError, PflError
 from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
 from ..core.store import keys, layout, records
 from ..core.store.objects import Store
-from ..core.store.values import JsonObject
 from .causes import CAUSES
 from .prefect import client, environment
 
@@ -47,7 +44,7 @@ _FIELDS_OF_LEASE_ONLY = (
     "is_bounded",
     "tags",
     "needs",
-    "reaped",
+    "is_reaper",
 )
 
 
@@ -96,31 +93,33 @@ def reap(
     if not dry_run:
         layout.check(store)
     for call in lease.open_calls(store, folder, with_reapers=True).values():
-        if only is not None and call.call not in only:
+        if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
-        if lease.is_call_alive(store, call):
-            continue
+        is_reaped = "id" not in call.body or lease.is_reaped(store, call.call)
         is_reaper = call.body.get("is_reaper", False)
         if dry_run:
-            if not is_reaper:
+            if not is_reaped and not is_reaper:
                 yield _Dead(store, call).row
             continue
-        info: lease.Body = {"request_id": "reaper", "is_reaper": True}
-        reaper = lease.LeaseHolder(store, call.body["id"], info, ttl_s=_REAPING_S)
+        about: lease.Body = {"request_id": "reaper", "is_reaper": True}
+        reaper = lease.LeaseHolder(store, call.body.get("id", ""), about, ttl_s=_REAPING_S)
         try:
-            reaper.claim({held.body["step"]: {} for held in call.leases})
-            # Others have taken over the rest; if they took over all, they clean up, too.
-            if not reaper.adopt(call):
+            taken = [reaper.claim_after(held) for held in call.leases]
+            # If other calls have taken over all its leases, they clean up, too.
+            if not any(taken):
                 continue
             if is_reaper:
-                lease.mark_reaped(store, call)
-                reaper.reaped.add(call.call)
-                continue
-            row, api = _reap(store, settings, call, api, arrival_s, notify)
+                lease.mark_reaped(store, call.call)
+            elif is_reaped:
+                _complete(store, call)
+            else:
+                row, api = _reap(store, settings, call, api, arrival_s, notify)
+                yield row
             reaper.reaped.add(call.call)
-            yield row
         finally:
             reaper.end()
+    if not dry_run:
+        lease.sweep(store)
 
 
 def _reap(
@@ -138,25 +137,25 @@ def _reap(
     flow_run_id = call.body.get("flow_run_id")
     if row["engine"] == "prefect":
         api = api or environment.choose(settings, notify)
+        # It made a run of its own after it took its leases.
         flow_runs = client.runs_of_call(api, call.call)
-        if flow_run_id is None:
-            flow_run_id = next(iter(flow_runs), None)
-        else:
-            flow_runs.append(flow_run_id)
+        flow_run_id = flow_run_id or next(iter(flow_runs), None)
+        in_run: lease.Body = {"flow_run_id": flow_run_id}
         row["runs"] = client.end(
             api,
             dead.end.get("outcome", "CRASHED"),
             dead.error.lines,
-            flow_runs=flow_runs,
-            finished=dead.end.get("finished") or _find_saved(store, call),
-            tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
+            flow_runs={*flow_runs, *filter(None, [flow_run_id])},
+            finished=dead.end.get("finished") or _find_saved(store, call, in_run),
+            tasks={
+                id: {**body, **in_run} for body in dead.under_way if (id := body.get("task_run_id"))
+            },
             wait_s=arrival_s * dead.is_recent,
         )
-    for held in call.leases:
-        _complete(store, held.body)
+    _complete(store, call)
     for body in dead.under_way:
         _record_crash(store, {**body, "flow_run_id": flow_run_id}, dead.cause, dead.error)
-    lease.mark_reaped(store, call)
+    lease.mark_reaped(store, call.call)
     return row, api
 
 
@@ -180,7 +179,7 @@ class _Dead:
         self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
         self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
         bodies = [held.body for held in call.leases]
-        open_steps = {each["step"] for each in bodies if not _is_saved(store, each)}
+        open_steps = {held.body["step"] for held in call.leases if not _is_settled(store, held)}
         self.under_way = [
             each
             for each in bodies
@@ -244,16 +243,30 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     while claims.dead:
         dead = claims.dead.pop()
         token = dead.body["call"]
-        if api is None and dead.body.get("engine") == "prefect":
-            continue
         try:
-            opened = lease.open_calls(call.store, call.folder).get(token)
-            if opened is not None:
-                row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
-                call.notify("", f"{row['what']}: its runs are marked as Crashed")
-            claims.holder.reaped.add(token)
+            if "id" not in dead.body or dead.body.get("is_reaper"):
+                claims.holder.reaped.add(token)  # It is damaged, or has computed nothing.
+            elif lease.is_reaped(call.store, token):
+                # It may have woken after that.
+                if lease.cannot_wake(dead.body):
+                    _complete(call.store, lease.OpenCall(token, (dead,)))
+                    claims.holder.reaped.add(token)
+            elif api is not None or dead.body.get("engine") != "prefect":
+                _reap_predecessor(invocation, dead, api)
         except PflError as exc:
             call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
+
+
+def _reap_predecessor(
+    invocation: Invocation, dead: lease.Lease, api: environment.Api | None
+) -> None:
+    call = invocation.call
+    token = dead.body["call"]
+    opened = lease.open_calls(call.store, call.folder).get(token)
+    if opened is not None:
+        row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
+        call.notify("", f"{row['what']}: its runs are marked as Crashed")
+    invocation.claims.holder.reaped.add(token)
 
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
@@ -270,31 +283,41 @@ def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str)
     return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
 
 
-def _find_saved(store: Store, call: lease.OpenCall) -> dict[str, JsonObject]:
+def _find_saved(
+    store: Store, call: lease.OpenCall, in_run: lease.Body
+) -> dict[str, Mapping[str, object]]:
     """The task runs of a dead call whose results are saved, and so are complete."""
-    found: dict[str, JsonObject] = {}
+    found: dict[str, Mapping[str, object]] = {}
     for held in call.leases:
-        record = _own_record(store, held.body)
-        if record is not None and (task_run_id := record["task_run_id"]):
-            found[task_run_id] = {**record, "type": "COMPLETED"}
+        body = held.body
+        folder = keys.encode_id(body["id"])
+        computed = history.list_computed(store, folder, body["step"], ignore)
+        _, record = next(computed, (None, None))
+        if record is not None and record.get("request_id") == body.get("request_id"):
+            if task_run_id := record["task_run_id"]:
+                found[task_run_id] = {**record, "type": "COMPLETED"}
+        elif _has_result(store, held) and (task_run_id := body.get("task_run_id")):
+            found[task_run_id] = {**body, **in_run, "type": "COMPLETED"}
     return found
 
 
-def _own_record(store: Store, body: lease.Body) -> history.ComputedRecord | None:
-    """The record of what a dead call computed for a step."""
-    folder = keys.encode_id(body["id"])
-    for _, record in islice(history.list_computed(store, folder, body["step"], ignore), 1):
-        if record.get("request_id") == body.get("request_id"):
-            return record
-    return None
+def _has_result(store: Store, held: lease.Lease) -> bool:
+    """Whether a result of its step was created while a dead call held a lease."""
+    place = f"results/{keys.encode_id(held.body['id'])}/{held.body['step']}"
+    return any(result.modified >= held.modified for result in store.list(place))
 
 
-def _is_saved(store: Store, body: lease.Body) -> bool:
-    """Whether a dead call saved its result for a step; a plan alone may be that of an older one."""
-    if _own_record(store, body) is not None:
+def _is_settled(store: Store, held: lease.Lease) -> bool:
+    """Whether a dead call had a result for a step, its own or one that it found by its inputs."""
+    if _has_result(store, held):
         return True
-    entry = _plan_entry(store, body)
-    return entry is not None and _missing_record(store, body, entry) is not None
+    body = held.body
+    if _plan_entry(store, body) is None:
+        return False
+    # A bust may have left an older plan where it is until there is a new result.
+    path = records.plan_path(body["id"], body["step"], body["plan_key"] or "")
+    plans = store.list(path.rpartition("/")[0])
+    return any(plan.key == path and plan.modified >= held.modified for plan in plans)
 
 
 def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
@@ -306,26 +329,28 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     return None if stored is None else stored[1][body["step"]]
 
 
-def _missing_record(store: Store, body: lease.Body, entry: Entry) -> history.Name | None:
-    """The name of the record of a result, if the record was not written."""
+def _complete(store: Store, call: lease.OpenCall) -> None:
+    """Write what a dead call had not yet written about results that have a plan."""
+    names = [name for held in call.leases if (name := _write_record(store, held.body))]
+    if names:
+        history.point(store, names)
+
+
+def _write_record(store: Store, body: lease.Body) -> history.Name | None:
+    """The record of a dead call's result, written if it is missing; None without a result."""
     step = body["step"]
-    path = records.result_path(body["id"], step, entry.result or entry.key)
+    entry = _plan_entry(store, body)
+    if entry is None:
+        return None
+    path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
-    file = None
-    with suppress(PflError):  # A damaged result has no record to complete.
-        file = parse_result(data, path).record if data is not None else None
+    try:
+        file = parse_result(data or b"", path).record
+    except (CorruptRecordError, InvalidRequestError):
+        file = None  # It is gone or damaged.
     if file is None:
         return None
     name = history.Name(keys.encode_id(body["id"]), step, file)
-    return name if store.get(name.path) is None else None
-
-
-def _complete(store: Store, body: lease.Body) -> None:
-    """Write the record of a result whose call died after the plan, before the record."""
-    entry = _plan_entry(store, body)
-    name = None if entry is None else _missing_record(store, body, entry)
-    if entry is None or name is None:
-        return
     fields = {
         "flow": body.get("flow"),
         "id": body["id"],
@@ -335,9 +360,10 @@ def _complete(store: Store, body: lease.Body) -> None:
         "request_id": body.get("request_id"),
         "repaired": True,
     }
-    has_value = entry.value is not NOT_LOADED
-    history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
-    history.point(store, [name])
+    if store.get(name.path) is None:
+        has_value = entry.value is not NOT_LOADED
+        history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
+    return name
 
 
 def _record_crash(store: Store, body: lease.Body, cause: str, error: PflError) -> None:

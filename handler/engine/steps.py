@@ -52,7 +52,7 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
     except BaseException as exc:
         if type(exc).__module__.split(".")[0] in ("pfl", "prefect"):
             raise  # An interruption by pfl or Prefect, not by the step.
-        what = f"the step raised {type(exc).__name__}({text_of(exc)!r})"
+        what = f"the step raised {shown(exc)}"
         raise RuntimeError(what).with_traceback(exc.__traceback__) from exc
 
 
@@ -134,6 +134,14 @@ def is_repeatable(error: ErrorBody) -> bool:
     """Whether a call that computes the same would fail in the same way."""
     kind = getattr(errors, error["type"], None)
     return kind is None or issubclass(kind, StepFailedError)
+
+
+def shown(exc: BaseException) -> str:
+    """An exception as Python shows it."""
+    try:
+        return repr(exc)
+    except Exception:
+        return f"{type(exc).__name__}({text_of(exc)!r})"
 
 
 def text_of(exc: BaseException) -> str:

@@ -192,7 +192,10 @@ class Worker:
             return None
         known = {**self._claims.finding.known, **found}
         others = (needed & known.keys()) - {name}
-        return [*(known[other] for other in self._call.flow.steps if other in others), entry]
+        entries = [*(known[other] for other in self._call.flow.steps if other in others), entry]
+        # An input may have been busted before this call had its lease on this step.
+        marks = self._claims.marks
+        return None if marks.first_invalidating(self._call.folder, *entries) else entries
 
     # Computing and saving.
 
@@ -222,7 +225,10 @@ class Worker:
         # Chosen once, so that every retry of this computation receives the same.
         value = previous.entry.value if previous is not None else None
         arguments = call.arguments(name, found, previous=value)
-        finish = partial(self._save, name, found, started, fields)
+        key = lookup.result_key(call.request, name, found)
+        # Before the step runs: it may not have seen what a later bust is about.
+        seen = self._claims.marks.seen(call.folder, name, key)
+        finish = partial(self._save, name, key, seen, found, started, fields)
         history.store_in_use.set(call.store)
         record = previous.record if previous is not None else None
         work = Work(
@@ -311,6 +317,8 @@ class Worker:
     def _save(
         self,
         name: str,
+        key: str,
+        seen: tuple[str, ...],
         found: Mapping[str, Entry],
         started: float,
         fields: Fields,
@@ -323,8 +331,6 @@ class Worker:
         project.check_unchanged(name, call.prints[name])
         fields = fields | self._measured(started)
         ended = time.time()
-        key = lookup.result_key(request, name, found)
-        seen = self._claims.marks.seen(call.folder, name, key)
         if name in request.bust:
             own = bust.bust_result(
                 call.store,
@@ -337,6 +343,7 @@ class Worker:
                 own_call=self._claims.holder.token,
             )
             seen = (*seen, own)
+            self._claims.list_marks()
         cache_for_s = call.flow.steps[name].cache_for_s
         expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
         free = self._free.get(name, key)

@@ -111,7 +111,7 @@ def _paths(asked: Counter) -> dict[str, int]:
         path = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", request.split("?")[0]).replace(
             "/api/", "/"
         )
-        if not path.endswith(("/logs/", "/events/in", "GET /flow_runs/…")):
+        if not path.endswith(("/logs/", "/events", "GET /flow_runs/…")):
             found[path] += count  # A refused request does not count.
     return dict(sorted((+found).items()))
 

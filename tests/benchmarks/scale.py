@@ -181,25 +181,21 @@ def _fill(settings: Settings, place: Path, numbers: range, size: int, now_ns: in
     body = _only(place / "plans" / TEMPLATE / STEP)
     assert body["plan_key"] == keys.plan_key(bases[STEP], TEMPLATE)
     record = _only(place / "history" / TEMPLATE / STEP)
-    last = empty = ""
+    last = ""
     for number in numbers:
         id = f"id{number}"
         body["id"], body["plan_key"] = id, keys.plan_key(bases[STEP], id)
-        if number == size // 2:  # The ID that the commands look at.
-            os.makedirs(f"{place}/plans/{id}/{STEP}")
-        else:
-            os.makedirs(f"{place}/shared/{number // 1_000}/{STEP}", exist_ok=True)
-            os.symlink(f"../shared/{number // 1_000}", f"{place}/plans/{id}")
+        os.makedirs(f"{place}/plans/{id}/{STEP}")
         _write(f"{place}/{records.plan_path(id, STEP, body['plan_key'])}", records.seal(body))
         name = history.new_name(
             id, STEP, record["key"][:16], time_ns=now_ns - (number + 1) * _SPREAD_NS // size
         )
-        os.makedirs(folder := os.path.dirname(f"{place}/{name.pointer_path}"), exist_ok=True)
+        key, pointer = history.pointer([name])
+        folder = os.path.dirname(f"{place}/{key}")
         if folder != last:
             last = folder
-            _write(empty := f"{place}/{name.pointer_path}", b"")
-        else:
-            os.link(empty, f"{place}/{name.pointer_path}")
+            os.makedirs(folder, exist_ok=True)
+        _write(f"{place}/{key}", pointer)
         if number < _WHOLE or number == size // 2:
             os.makedirs(f"{place}/history/{id}/{STEP}")
             _write(f"{place}/{name.path}", records.seal(record | {"id": id}))

@@ -24,7 +24,12 @@ spec = spec_from_file_location(
 )
 sys.modules["pfl"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pfl"])
-main = import_module("pfl.handler.core.fingerprint.__main__").main
+import_module("pfl.handler.core.fingerprint")
+spec = spec_from_file_location(
+    "fingerprint_command", os.path.join(ROOT, "tests", "fingerprint", "command.py")
+)
+command = module_from_spec(spec)
+spec.loader.exec_module(command)
 
 
 def run(job):
@@ -37,7 +42,7 @@ def run(job):
             os.chdir(job["folder"])
             sys.path[1:1] = [job["folder"], *job["path"]]
             try:
-                code = main(job["arguments"])
+                code = command.main(job["arguments"])
             except BaseException:
                 traceback.print_exc()
                 code = 1

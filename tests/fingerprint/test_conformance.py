@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpus import CASES, REPOSITORY, Case, copy_all, folder_of, load_cases, run_all
+from corpus import CASES, HERE, REPOSITORY, Case, copy_all, folder_of, load_cases, run_all
 
 ALL = load_cases()
 RUNNABLE = [case for case in ALL if case.can_run()]
@@ -120,6 +120,6 @@ def test_the_command_gives_what_a_forked_process_gives(results, place):
             **os.environ,
             "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder / 'site-packages'}",
         }
-        command = [sys.executable, "-m", "pfl.handler.core.fingerprint", case.target]
+        command = [sys.executable, str(HERE / "command.py"), case.target]
         said = subprocess.check_output(command, cwd=folder, env=environ, text=True)
         assert said.startswith(results[case.name]["before"]["digest"])

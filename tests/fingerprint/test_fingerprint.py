@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from corpus import REPOSITORY, Fresh
+from corpus import HERE, REPOSITORY, Fresh
 
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.fingerprint import Part, fingerprint, record_reads
@@ -282,7 +282,7 @@ def test_bytecode_makes_no_difference(tmp_path):
     (tmp_path / "sample.py").write_text(SAMPLE)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environ["PYTHONPATH"] = str(REPOSITORY)
-    command = [sys.executable, "-m", "pfl.handler.core.fingerprint", "sample:step"]
+    command = [sys.executable, str(HERE / "command.py"), "sample:step"]
     outputs = [subprocess.check_output(command, cwd=tmp_path, env=environ) for _ in range(2)]
     assert list((tmp_path / "__pycache__").glob("sample*.pyc"))
     assert outputs[0] == outputs[1]

@@ -152,7 +152,12 @@ def find_result(
             mark = marks.first_invalidating(folder, recorded or entry)
             if mark is None and not records.is_past(entry.expires_at):
                 return entry, recorded
-        name = f"{key}~{digest(data)[:8]}"
+        name = next_name(key, data)
+
+
+def next_name(key: str, data: bytes) -> str:
+    """The file name of the result that takes the place of one that has these bytes."""
+    return f"{key}~{digest(data)[:8]}"
 
 
 def find_missing(

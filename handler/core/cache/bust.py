@@ -24,21 +24,27 @@ call deletes fences, too. Results stay, so a bust is undone by removing its mark
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple, TypedDict
 
 from ..errors import CorruptRecordError, InvalidRequestError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import history, lease, shared
-from .entry import Entry, ignore, parse_plan, read_plan, seal_fence
+from .entry import Entry, ignore, read_plan, seal_fence
 
 ALL = history.ALL
 _DAY_S = 86_400
+# Plans that are deleted at once.
+_BATCH = 1_000
+_MARK = re.compile(
+    r"busts/([^/]+)/([^/]+)/(x?[0-9a-f]{17})~(\d{0,17})~([^/~]*)~((?:[0-9a-f]{64})?)\.json"
+)
 
 
 class MarkBody(TypedDict):
@@ -196,15 +202,10 @@ def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
 def parse_marks(paths: Iterable[str]) -> Iterator[Mark]:
     """The marks with these keys; other keys are skipped, and ``verify`` reports them."""
     for path in paths:
-        try:
-            _, folder, step, rest = path.split("/")
-            name, before, prefix, result = rest.removesuffix(".json").split("~")
+        if match := _MARK.fullmatch(path):
+            folder, step, name, before, prefix, result = match.groups()
             moment = records.now_iso(int(before) / 1e6) if before else None
-            mark = Mark(path, name, folder, step, moment, prefix, result)
-            mark.at  # noqa: B018 — it raises for a name without a time
-        except ValueError:
-            continue
-        yield mark
+            yield Mark(path, name, folder, step, moment, prefix, result)
 
 
 def new_name(*, from_call: bool = False) -> str:
@@ -283,52 +284,34 @@ def fence(
         own_call: The call that busts; it is not fenced.
 
     Returns:
-        The keys of the plans that a call may still write, and of fences: they must not be deleted.
+        The keys of plans that a call may still write: neither they nor what took their place may
+        be deleted; see :func:`_is_kept`.
     """
     kept: set[str] = set()
     for held in lease.list_leases(store, folder):
         body = held.body
         place, step, _ = held.key.removeprefix("leases/").split("=")
         plan_key = body.get("plan_key")
-        if plan_key and body["call"] != own_call and is_reached(place, step):
-            kept |= _put_fence(store, body["id"], step, plan_key, name, is_void)
+        if not plan_key or body["call"] == own_call or not is_reached(place, step):
+            continue
+        # A dead call that cannot wake needs no fence, which would cost each hit a second read.
+        if lease.cannot_wake(body) and not lease.is_alive(store, held):
+            continue
+        path = records.plan_path(body["id"], step, plan_key)
+        kept.add(path)
+        plan = read_plan(store, path, ignore)
+        if plan is not None and not records.is_past(plan[0]["expires_at"]):
+            if not is_void(place, plan[1].values()):
+                continue
+        # Always at the first key, so that a hit never follows more than one fence. A plan behind
+        # an older fence is cut off, which loses nothing: a plan only saves reads.
+        store.put(path, seal_fence(body["id"], step, plan_key, f"{plan_key}~{name}"))
     return kept
 
 
-def _put_fence(
-    store: Store,
-    id: str,
-    step: str,
-    plan_key: str,
-    name: str,
-    is_void: Callable[[str, Collection[Entry]], bool],
-) -> set[str]:
-    """Put a fence in place of a plan that is absent or void; returns the keys on the way to it."""
-    passed: set[str] = set()
-    current = plan_key
-    while True:
-        path = records.plan_path(id, step, current)
-        if path in passed:
-            return passed
-        body = seal_fence(id, step, current, f"{plan_key}~{name}")
-        try:
-            store.put(path, body, mode="create")
-            return passed | {path}
-        except AlreadyExistsError:
-            data = store.get(path)
-        if data is None:
-            continue
-        passed.add(path)
-        try:
-            plan, entries = parse_plan(data, path)
-        except CorruptRecordError:
-            store.put(path, body)
-            return passed
-        if "next" not in plan:
-            if is_void(keys.encode_id(id), entries.values()):
-                store.put(path, body)
-            return passed
-        current = plan["next"]
+def _is_kept(path: str, kept: set[str]) -> bool:
+    """Whether a plan, or a plan that took its place, is among those that must not be deleted."""
+    return f"{path.removesuffix('.json').partition('~')[0]}.json" in kept
 
 
 def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
@@ -416,6 +399,11 @@ def bust_result(
     folder = keys.encode_id(id)
     name = new_name(from_call=True)
     made = Marks((create_mark(store, name, step, Scope(folder), result=result, seen=seen),))
+    # Plans for equal inputs come back by their inputs.
+    stale = [records.plan_path(id, step, plan_key)]
+    for other in dependents:
+        stale += [entry.key for entry in store.list(f"plans/{folder}/{other}")]
+    # Last before the deletion: another bust may put a fence for a call that it meets.
     kept = fence(
         store,
         folder,
@@ -424,11 +412,7 @@ def bust_result(
         lambda _, entries: made.first_invalidating(folder, *entries) is not None,
         own_call=own_call,
     )
-    # Plans for equal inputs come back by their inputs.
-    stale = [records.plan_path(id, step, plan_key)]
-    for other in dependents:
-        stale += [entry.key for entry in store.list(f"plans/{folder}/{other}")]
-    store.delete(path for path in stale if path not in kept)
+    store.delete(path for path in stale if not _is_kept(path, kept))
     return name
 
 
@@ -545,13 +529,8 @@ def _remove_plans(
     def is_removed(folder: str, entries: Collection[Entry]) -> bool:
         return made is not None and is_void(folder, entries)
 
-    only = None if scope.folder == ALL else scope.folder
-    kept = fence(store, only, name, is_reached, is_void)
-
     def to_remove() -> Iterator[str]:
         for listed in _list_objects(store, "plans", scope):
-            if listed.key in kept:
-                continue
             _, folder, step, _ = listed.key.split("/")
             is_dependent = is_reached(folder, step)
             is_old = scope.before is None or listed.modified < scope.before
@@ -563,7 +542,15 @@ def _remove_plans(
                 if plan is not None and is_removed(folder, plan[1].values()):
                     yield listed.key
 
-    return store.delete(to_remove())
+    only = None if scope.folder == ALL else scope.folder
+    fence(store, only, name, is_reached, is_void)
+    count = 0
+    plans = to_remove()
+    while batch := list(islice(plans, _BATCH)):
+        # Last before each deletion: another bust may put a fence for a call that it meets.
+        kept = fence(store, only, name, is_reached, is_void)
+        count += store.delete(path for path in batch if not _is_kept(path, kept))
+    return count
 
 
 def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -15,6 +16,8 @@ NOT_LOADED = object()
 _PLAN_VERSION = 3
 # A row of a plan holds this many fields of an entry, the value being the last.
 _ROW_LENGTH = 13
+# The file name of a result that takes the place of another.
+_LATER_RESULT = re.compile("[0-9a-f]{64}~[0-9a-f]{8}")
 # A longer chain of fences is not followed: it is a miss.
 _MAX_FENCES = 100
 
@@ -47,6 +50,11 @@ class Entry(NamedTuple):
     result: str = ""
     value: object = NOT_LOADED
     record: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The file name of its result."""
+        return self.result or self.key
 
 
 class Plan(TypedDict):
@@ -97,7 +105,7 @@ def parse_result(data: bytes, path: str) -> Entry:
 
 def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
     """*entry* with its value, read from its result; None if that is gone or differs."""
-    path = records.result_path(request.id, entry.step, entry.result or entry.key)
+    path = records.result_path(request.id, entry.step, entry.file)
     data = store.get(path)
     if data is None:
         return None
@@ -175,7 +183,7 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
             "flow" in plan
             and ("next" in plan or plan["step"] in entries)
             and (expires_at is None or records.MOMENT.fullmatch(expires_at) is not None)
-            and all(len(row) in lengths and type(row[3]) is int for row in plan["entries"])
+            and all(len(row) in lengths and _is_row(row) for row in plan["entries"])
         )
     except (LookupError, TypeError, AttributeError) as exc:
         raise records.damaged(path, f"it is not a plan ({exc!r})") from exc
@@ -184,6 +192,17 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
     if own_path != path:
         raise records.damaged(path, f"it holds the plan of {plan['step']} for {plan['id']!r}")
     return plan, entries
+
+
+def _is_row(row: Sequence[Any]) -> bool:
+    """Whether a row of a plan can be used: what keys are made of it leaves no folder."""
+    return (
+        records.DIGEST.fullmatch(row[1]) is not None
+        and records.DIGEST.fullmatch(row[2]) is not None
+        and type(row[3]) is int
+        and type(row[10]) is list
+        and (row[11] == "" or _LATER_RESULT.fullmatch(row[11]) is not None)
+    )
 
 
 def read_plan(store: Store, path: str, warn: Warn) -> tuple[Plan, dict[str, Entry]] | None:

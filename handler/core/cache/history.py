@@ -50,6 +50,30 @@ _MAX_STREAMS = 32
 _NEWEST_FIRST = 10**19
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
+# What the record of a result has to hold, and what it may hold.
+_OF_RESULT: Mapping[str, records.Kind] = {
+    "key": records.DIGEST,
+    "sha256": records.DIGEST,
+    "fingerprint": str,
+    "size_bytes": int,
+    "computed_at": str | None,
+    "expires_at": str | None,
+    "engine": str | None,
+    "flow_run_id": str | None,
+    "task_run_id": str | None,
+    "flow": str | None,
+}
+_OF_COMPUTATION: Mapping[str, records.Kind] = {
+    "status": re.compile("computed"),
+    "after": list[str],
+    "result": re.compile("[0-9a-f]{64}~[0-9a-f]{8}"),
+    "record": str | None,
+    "previous": str | None,
+    "started_at": str,
+    "called_at": str,
+    "ms": float,
+    "url": str | None,
+}
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
@@ -201,11 +225,16 @@ def append(store: Store, name: Name, fields: Mapping[str, object]) -> None:
 
 def point(store: Store, names: Collection[Name]) -> None:
     """Write the object that points to the records that one call wrote for an ID."""
+    store.put(*pointer(names))
+
+
+def pointer(names: Collection[Name]) -> tuple[str, bytes]:
+    """The key and the bytes of the object that points to records of one ID."""
     newest = min(names, key=_by_time)
     digits = newest.file[:19]
     place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{newest.short}={newest.folder}.json"
     body = {"records": [f"{name.step}/{name.file}" for name in names]}
-    store.put(f"recent/{place}", records.seal(body))
+    return f"recent/{place}", records.seal(body)
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
@@ -282,7 +311,9 @@ def _recent(store: Store) -> Iterator[Name]:
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
         for name in _pointed(key, data):
-            heapq.heappush(waiting, (name.file, name))
+            # A reaper may have written a second pointer.
+            if (name.file, name) not in waiting:
+                heapq.heappush(waiting, (name.file, name))
     while waiting:
         yield heapq.heappop(waiting)[1]
 
@@ -294,10 +325,10 @@ def _folder_of_pointer(key: str) -> str:
 def _pointed(key: str, data: bytes | None) -> list[Name]:
     """The records that a pointer names; none if it is damaged."""
     with suppress(CorruptRecordError):
-        listed = records.unseal(data or b"", key).get("records")
+        body = records.unseal(data or b"", key)
+        records.fields(body, key, {"records": list[str]})
         folder = _folder_of_pointer(key)
-        texts = [text for text in listed or () if isinstance(text, str)]
-        names = (parse_path(f"history/{folder}/{text}") for text in texts)
+        names = (parse_path(f"history/{folder}/{text}") for text in body["records"])
         return [name for name in names if name is not None]
     return []
 
@@ -543,9 +574,7 @@ def check(name: Name, record: Record) -> bool:
     if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
         raise records.damaged(name.path, "its inputs or parameters are not an object")
     if name.status == COMPUTED:
-        missing = ComputedRecord.__required_keys__ - record.keys()
-        if missing or record.get("status", COMPUTED) != COMPUTED:
-            raise records.damaged(name.path, "it does not describe a result")
+        records.fields(record, name.path, _OF_RESULT, _OF_COMPUTATION)
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 
@@ -593,7 +622,7 @@ def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str
     if entry.after:
         metadata["after"] = list(entry.after)
     metadata["record"] = name.file
-    path = records.result_path(id, entry.step, entry.result or entry.key)
+    path = records.result_path(id, entry.step, entry.file)
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
@@ -670,7 +699,7 @@ def written_at(store: Store, id: str, entry: Entry) -> str | None:
     """When a result without a record was written, by its record's name or its object's age."""
     if entry.record:
         return Name("", "", entry.record).written_at
-    path = records.result_path(id, entry.step, entry.result or entry.key)
+    path = records.result_path(id, entry.step, entry.file)
     listed = store.list(path.rpartition("/")[0])
     return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
 

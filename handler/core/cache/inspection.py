@@ -67,6 +67,8 @@ def entries(
         if stored is None:
             continue  # Damaged, or removed since it was listed.
         plan, found = stored
+        if not listed.key.endswith(f"/{plan['plan_key']}.json"):
+            continue  # A fence; the plan that it leads to is listed, too.
         if id in (None, plan["id"]) and flow in (None, plan["flow"]):
             head = {name: plan[name] for name in ("id", "flow", "step", "plan_key")}
             yield head | entry_json(found[plan["step"]], with_value=False)
@@ -102,7 +104,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
             "key": record["key"],
             "plan_key": record.get("plan_key"),
             "fingerprint": record["fingerprint"],
-            "path": records.result_path(request.id, step, record["key"]),
+            "path": records.result_path(request.id, step, history.entry_of(record).file),
             **{name: record.get(name) for name in _RECORD_FIELDS},
             "busted_at": None if mark is None else records.now_iso(mark.at),
             "url": url,

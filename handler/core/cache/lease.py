@@ -6,6 +6,7 @@ died is noticed.
     leases/<id>=<step>=after-<call>.json    the same, taken over from a call that counts as dead
     calls/<call>-alive.json                 rewritten while a call without a deadline is long
     calls/<call>-ended.json                 how a call ended that left its leases behind
+    calls/<call>-reaped.json                a call that counts as dead, and was cleaned up
 
 Only one call can create an object, so only one holds a lease. It deletes its own lease at the end:
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -50,10 +52,43 @@ SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
 WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
+# The kinds of the fields of a lease that pfl relies on.
+_REQUIRED: Mapping[str, records.Kind] = {
+    "call": re.compile("[0-9a-f]{16}"),
+    "id": str,
+    "step": str,
+    "ttl_s": float,
+    "since": records.MOMENT,
+    "host": dict | None,
+}
+_OPTIONAL: Mapping[str, records.Kind] = {
+    "plan_key": re.compile("[0-9a-f]{64}"),
+    "task_run_id": re.compile("[0-9a-f-]{36}"),
+    "needs": list[str],
+    "tags": list[str],
+    "fingerprint": str,
+    "flow": str | None,
+    "target": str | None,
+    "request_id": str,
+    "engine": str,
+    "flow_run_id": str | None,
+    "expires_at": records.MOMENT,
+    "is_bounded": bool,
+    "attempt": int,
+    "is_reaper": bool,
+}
+_HOST: Mapping[str, records.Kind] = {
+    "name": str,
+    "boot": str,
+    "space": str,
+    "pid": int,
+    "started": str,
+}
 # How long a measurement of the store's clock is used.
 _CLOCK_S = 60
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
+_DAY_S = 86_400
 
 
 class Host(TypedDict):
@@ -71,9 +106,8 @@ class Body(TypedDict, total=False):
     A lease as JSON.
 
     ``plan_key`` is the plan that the call is going to write, ``needs`` are the steps that the step
-    needs, ``target`` is the step that was asked for. ``is_bounded``: Lambda kills the
-    process at ``expires_at``. ``reaped``: the call counts as dead and was cleaned up, but its
-    process may still wake. ``is_reaper``: it computes nothing, but cleans up after a dead call.
+    needs, ``target`` is the step that was asked for. ``is_bounded``: Lambda kills the process at
+    ``expires_at``. ``is_reaper``: it computes nothing, but cleans up after a dead call.
     """
 
     version: int
@@ -96,7 +130,6 @@ class Body(TypedDict, total=False):
     is_bounded: bool
     host: Host | None
     attempt: int
-    reaped: bool
     is_reaper: bool
 
 
@@ -137,11 +170,25 @@ class Held(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A step that this call holds, and the leases of dead calls before it in the same folder."""
+    """
+    A step that this call holds.
+
+    Attributes:
+        key: The key of its lease.
+        body: What that holds.
+        dead: The leases of dead calls before it, the oldest first.
+        is_gone: For each of them, whether its process was gone for certain.
+    """
 
     key: str
     body: Body
-    dead: tuple[Lease, ...]
+    dead: tuple[Lease, ...] = ()
+    is_gone: tuple[bool, ...] = ()
+
+    @property
+    def has_sleeper(self) -> bool:
+        """Whether a dead call before it may still wake."""
+        return not all(self.is_gone)
 
 
 class OpenCall(NamedTuple):
@@ -197,6 +244,8 @@ class LeaseHolder:
         self._ended = threading.Event()
         self._renewer: threading.Thread | None = None
         self._has_renewed = False
+        # Whether Lambda kills this process at the deadline of the call.
+        self.is_bounded = deadline is not None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 
     def claim(self, steps: Mapping[str, Body]) -> dict[str, Held]:
         """
@@ -213,24 +262,38 @@ class LeaseHolder:
         results = at_once(self.store, [partial(self._claim, name, steps[name]) for name in names])
         return {name: held for name, held in zip(names, results, strict=True) if held is not None}
 
-    def _claim(self, step: str, about: Body) -> Held | None:
+    def claim_after(self, dead: Lease) -> bool:
+        """Take over one lease of a dead call, to clean up after it; False if another call did."""
+        self._begin()
+        step = dead.body["step"]
+        return self._claim(step, {}, dead) is None and step in self.claims
+
+    def _claim(self, step: str, about: Body, after: Lease | None = None) -> Held | None:
         place = f"leases/{encode_id(self.id)}={step}="
         body: Body = {**self._body(), **about, "step": step}
         data = records.seal(body)
         key = f"{place}first.json"
         dead: list[Lease] = []
+        if after is not None:
+            dead = [after]
+            key = f"{place}after-{after.body['call']}.json"
         while True:
             if _create(self.store, key, data):
                 # A takeover of a lease that has been deleted meanwhile is none.
-                if not dead or self._is_there(dead[-1]):
+                is_gone = tuple(cannot_wake(each.body) for each in dead)
+                if all(self._is_there(each) for each in dead):
                     # Noted at once: if the claim of another step fails, this one is released.
-                    self.claims[step] = Claim(key, body, tuple(dead))
+                    self.claims[step] = Claim(key, body, tuple(dead), is_gone)
                     return None
                 self.store.delete([key])
+                if after is not None:
+                    return None
                 key = f"{place}first.json"
                 dead = []
                 continue
             found = read(self.store, key)
+            if found is None and after is not None:
+                return None
             if found is None:
                 key = f"{place}first.json"
                 dead = []
@@ -259,22 +322,6 @@ class LeaseHolder:
             return None
         return held._replace(check_at=self._clock() + _CHECK_INTERVAL_S)
 
-    def adopt(self, call: OpenCall) -> bool:
-        """
-        Whether this call holds a step of a dead call, so that it may clean up.
-
-        The leases of the dead call are deleted together with the claims of this one, also those
-        that are out of reach: of a call that was killed while it deleted leases.
-        """
-        found = False
-        for lease in call.leases:
-            claim = self.claims.get(lease.body["step"])
-            if claim is not None and self._is_there(lease):
-                found = True
-                if lease.key not in [dead.key for dead in claim.dead]:
-                    self.claims[lease.body["step"]] = claim._replace(dead=(*claim.dead, lease))
-        return found
-
     def note_attempt(self, step: str, attempt: int) -> None:
         """Note in a lease how often its step was tried."""
         claim = self.claims[step]
@@ -285,15 +332,19 @@ class LeaseHolder:
     def release(self, steps: Iterable[str]) -> None:
         """Delete the leases of *steps*, and those of dead calls that can never wake."""
         claims = [self.claims.pop(step) for step in list(steps) if step in self.claims]
-        dead = [lease for claim in claims for lease in claim.dead if cannot_wake(lease.body)]
         gone = [
-            lease.key
-            for lease in dead
-            if lease.body.get("reaped") or lease.body["call"] in self.reaped
+            dead.key
+            for claim in claims
+            for number, dead in enumerate(claim.dead)
+            # A call that may wake deletes its own lease, and so uncovers those before it.
+            if dead.body["call"] in self.reaped and all(claim.is_gone[number:])
         ]
         # In this order: who sees the older one gone knows that its own takeover is none.
         self.store.delete(gone)
-        self.store.delete(claim.key for claim in claims)
+        if claims:
+            # If this call counted as dead meanwhile, it was reaped.
+            keys = [claim.key for claim in claims]
+            self.store.delete([*keys, reaped_key(self.token)])
 
     def end(self, why: str = "", **ended: object) -> None:
         """
@@ -339,7 +390,6 @@ class LeaseHolder:
         ttl_s = self._ttl_s
         if self._deadline is not None:
             ttl_s = max(0.0, self._deadline - self._clock())
-        in_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
         return {
             "version": 2,
             "call": self.token,
@@ -348,7 +398,7 @@ class LeaseHolder:
             "since": records.now_iso(),
             "ttl_s": ttl_s,
             "expires_at": records.now_iso(time.time() + ttl_s),
-            "is_bounded": in_lambda and self._deadline is not None,
+            "is_bounded": self.is_bounded,
             "host": _this_process(),
         }
 
@@ -373,12 +423,18 @@ def list_leases(store: Store, folder: str | None = None) -> list[Lease]:
 def open_calls(
     store: Store, folder: str | None = None, *, with_reapers: bool = False
 ) -> dict[str, OpenCall]:
-    """The calls that hold leases, by token; without those that were cleaned up."""
+    """
+    The calls that hold leases, by token.
+
+    Without those that were cleaned up, unless they can never wake: then their leases can go.
+    """
     found: dict[str, OpenCall] = {}
+    reaped = {entry.key for entry in store.list("calls")}
     for lease in list_leases(store, folder):
         call = lease.body["call"]
-        is_counted = with_reapers or not lease.body.get("is_reaper")
-        if is_counted and not lease.body.get("reaped"):
+        if lease.body.get("is_reaper") and not with_reapers:
+            continue
+        if reaped_key(call) not in reaped or cannot_wake(lease.body):
             before = found.get(call, OpenCall(call, ()))
             found[call] = OpenCall(call, (*before.leases, lease))
     return found
@@ -392,11 +448,11 @@ def is_call_alive(store: Store, call: OpenCall) -> bool:
 def is_alive(store: Store, lease: Lease, *, clock: Callable[[], float] = time.monotonic) -> bool:
     """Whether the call that holds *lease* is alive."""
     body = lease.body
-    if body.get("reaped") or is_gone(body.get("host")):
+    if is_gone(body.get("host")):
         return False
     modified = lease.modified
     for sign in store.list("calls"):
-        if sign.key == _ended_key(body["call"]):
+        if sign.key in (_ended_key(body["call"]), reaped_key(body["call"])):
             return False
         if sign.key == _alive_key(body["call"]):
             modified = max(modified, sign.modified)
@@ -408,11 +464,29 @@ def cannot_wake(body: Body) -> bool:
     return bool(body.get("is_bounded")) or is_gone(body.get("host"))
 
 
-def mark_reaped(store: Store, call: OpenCall) -> None:
+def is_reaped(store: Store, call: str) -> bool:
+    """Whether a dead call was cleaned up."""
+    return store.get(reaped_key(call)) is not None
+
+
+def mark_reaped(store: Store, call: str) -> None:
     """Note that a dead call was cleaned up; who took over its leases deletes them."""
-    for lease in call.leases:
-        store.put(lease.key, records.seal({**lease.body, "reaped": True}))
-    store.delete([_alive_key(call.call), _ended_key(call.call)])
+    store.put(reaped_key(call), records.seal({"version": 1}))
+    store.delete([_alive_key(call), _ended_key(call)])
+
+
+def sweep(store: Store) -> None:
+    """Delete the notes about calls that hold no lease any more, a day after they were written."""
+    notes = [entry for entry in store.list("calls") if entry.key.endswith(".json")]
+    if not notes:
+        return
+    holders = {lease.body["call"] for lease in list_leases(store)}
+    oldest = store_now(store) - _DAY_S
+    store.delete(
+        note.key
+        for note in notes
+        if note.modified < oldest and note.key[len("calls/") :].partition("-")[0] not in holders
+    )
 
 
 def write_end(store: Store, call: str, ended: Mapping[str, object]) -> bool:
@@ -442,22 +516,14 @@ def _read_listed(store: Store, listed: ObjectInfo) -> Lease | None:
 
 def _parse(key: str, data: bytes) -> Body:
     """What a lease holds; one that is damaged belongs to no call, and counts as a dead one's."""
-    try:
-        body = cast(Body, records.unseal(data, key))
-        folder, step, _ = key.removeprefix("leases/").split("=")
-        is_whole = (
-            isinstance(body.get("call"), str)
-            and body["call"].isalnum()
-            and encode_id(body["id"]).lower() == folder.lower()
-            and body["step"] == step
-            and isinstance(body.get("ttl_s"), int | float)
-            and isinstance(body.get("host"), dict | None)
-        )
-        if is_whole:
-            return body
-    except (CorruptRecordError, LookupError, TypeError, ValueError, AttributeError):
-        pass
-    return {"call": digest(data)[:16], "reaped": True, "is_bounded": True, "ttl_s": 0.0}
+    with suppress(CorruptRecordError):
+        body = records.unseal(data, key)
+        records.fields(body, key, _REQUIRED, _OPTIONAL)
+        if body["host"] is not None:
+            records.fields(body["host"], key, _HOST)
+        if key.lower().startswith(f"leases/{encode_id(body['id'])}={body['step']}=".lower()):
+            return cast(Body, body)
+    return {"call": digest(data)[:16], "is_bounded": True, "ttl_s": -1e9}
 
 
 # By store: how far its clock is ahead of ours, and when that was measured.
@@ -530,6 +596,11 @@ def _create(store: Store, key: str, data: bytes) -> bool:
 
 def _alive_key(call: str) -> str:
     return f"calls/{call}-alive.json"
+
+
+def reaped_key(call: str) -> str:
+    """The key of the note that a dead call was cleaned up."""
+    return f"calls/{call}-reaped.json"
 
 
 def _ended_key(call: str) -> str:

@@ -30,7 +30,7 @@ from ..store import keys, records
 from ..store.at_once import at_once
 from ..store.objects import AlreadyExistsError, Store
 from ..store.values import encode
-from . import accept, bust, history, lease
+from . import accept, bust, history
 from .entry import NOT_LOADED, Entry, entry_json, parse_plan, plan_body, seal_fence
 
 
@@ -59,7 +59,7 @@ class Publisher:
         marks: The busts that the results of the call have seen.
         warnings: Receives a line about each damaged object.
         inline_bytes: A longer value is stored next to its record, and not in its plan.
-        call: The token of the call.
+        is_bounded: Whether Lambda kills this process at the deadline of the call.
 
     Attributes:
         errors: What could not be written, by step.
@@ -72,14 +72,16 @@ class Publisher:
         marks: bust.Marks,
         warnings: list[str],
         inline_bytes: int,
-        call: str,
+        is_bounded: bool,
     ) -> None:
         self.request = request
         self.store = store
         self.marks = marks
         self._warnings = warnings
         self._inline_bytes = inline_bytes
-        self._call = call
+        self._is_bounded = is_bounded
+        self._writing = 0
+        self._lock = threading.Lock()
         self._folder = keys.encode_id(request.id)
         self._names: list[history.Name] = []
         self._last: list[Publication] = []
@@ -114,7 +116,7 @@ class Publisher:
             store.put(records.value_path(request.id, entry.sha256), text.encode())
         while True:
             data = history.encode_result(name, request.id, fingerprint, entry, text)
-            path = records.result_path(request.id, entry.step, entry.result or entry.key)
+            path = records.result_path(request.id, entry.step, entry.file)
             try:
                 store.put(path, data, mode="create")
                 return entry, fields
@@ -164,7 +166,9 @@ class Publisher:
         elif self.store.is_local:
             self._write(publication)
         else:
-            thread = threading.Thread(target=self._write, args=(publication,), name="publish")
+            thread = threading.Thread(
+                target=self._write, args=(publication,), name="publish", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
@@ -174,10 +178,22 @@ class Publisher:
             self._try(publication.step, publication.write_plan)
 
     def _try(self, step: str, write: Callable[[], None]) -> None:
+        self._count(1)
         try:
             write()
         except PflError as exc:
             self.errors.setdefault(step, exc)
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._writing += change
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is still being written, because :meth:`finish` was interrupted."""
+        return self._writing > 0
 
     def finish(self) -> None:
         """Write what is left, and wait until all is written."""
@@ -252,22 +268,16 @@ class Publisher:
             is_void = marks.first_invalidating(self._folder, *stored.values()) is not None
             if not is_void and not records.is_past(plan["expires_at"]):
                 return ""
-        if not self._has_rival(step, first):
+        if self._is_bounded:
+            # Lambda kills this call before another one takes its place.
             self.store.delete([path])
             return plan_key
-        # A bust may have put a fence there meanwhile, for a call that pauses: a fence has to stay.
+        # This call may pause here, count as dead and wake, when a bust has put a fence there for
+        # the next one: so it puts a fence itself.
         free = f"{first}~{bust.new_name()}"
-        self.store.put(path, seal_fence(self.request.id, step, plan_key, free))
+        fence = seal_fence(self.request.id, step, first, free)
+        self.store.put(records.plan_path(self.request.id, step, first), fence)
         return free
-
-    def _has_rival(self, step: str, plan_key: str) -> bool:
-        """Whether another call may still write the same plan."""
-        for held in lease.list_leases(self.store, self._folder):
-            body = held.body
-            is_same = (body.get("step"), body.get("plan_key")) == (step, plan_key)
-            if is_same and body["call"] != self._call:
-                return True
-        return False
 
 
 def _write_nothing() -> None:

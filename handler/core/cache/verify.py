@@ -28,10 +28,10 @@ from typing import NamedTuple
 from ..errors import CorruptRecordError, InvalidRequestError, PflError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
-from . import bust, history, lease
+from . import accept, bust, history, lease
 from .entry import NOT_LOADED, Entry, parse_plan
 
-KINDS = ("accepted", "busts", "code", "history", "plans", "publishing", "results", "values")
+KINDS = ("accepted", "busts", "code", "history", "plans", "results", "values")
 # The writer of a younger object may still be at work.
 _WRITING_S = 86_400
 
@@ -142,10 +142,6 @@ class _Check:
         if not list(bust.parse_marks([listed.key])):
             raise records.damaged(listed.key, "its name is not the name of a bust")
 
-    def _publishing(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
-        if not self._is_young(listed):
-            raise _UnusableError("orphaned", "the call that announced a plan here has died")
-
     def _history(self, listed: ObjectInfo, data: bytes, *place: str) -> None:
         name = history.Name(*place)
         record = records.unseal(data, listed.key)
@@ -161,17 +157,31 @@ class _Check:
 
     def _plans(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
         plan, entries = parse_plan(data, listed.key)
+        if "next" in plan:
+            return  # A fence; the next bust removes it.
         self._check_time(plan["expires_at"])
         for entry in entries.values():
             _check_value(entry)
         mark = self.marks_of(folder).first_invalidating(folder, *entries.values())
         if mark is not None:
             raise _UnusableError("stale", f"busted by {mark.name}")
-        path = records.result_path(plan["id"], step, entries[step].key)
+        path = records.result_path(plan["id"], step, entries[step].file)
         if entries[step].value is NOT_LOADED and self.store.get(path) is None:
             raise _UnusableError("orphaned", "its result is gone")
 
-    def _results(self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str) -> None:
+    def _results(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
+        key = name.partition("~")[0]
+        try:
+            self._check_result(listed, data, folder, step, key)
+        except (_UnusableError, CorruptRecordError):
+            # A result that took its place is found through it.
+            later = f"results/{folder}/{step}/{accept.next_name(key, data)}"
+            if self.store.get(later) is None:
+                raise
+
+    def _check_result(
+        self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str
+    ) -> None:
         try:
             _, _, expires_at, metadata = records.decode_result(data, listed.key)
         except InvalidRequestError:  # It is pickled: opening it would run code.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -44,20 +45,18 @@ def load(settings: Settings) -> Manifest:
 
 def _recall(root: Path) -> Manifest | None:
     """The manifest in ``.pfl`` that describes the project as this process sees it, if any does."""
-    if used := _used.get(root):
-        manifest = _recall_from(used, root)
-        if manifest is not None:
-            return manifest
-    try:
-        paths = remembered(root / ".pfl")
-    except OSError:
-        return None
-    for path in paths:
+    for path in _candidates(root):
         manifest = _recall_from(path, root)
         if manifest is not None:
             _used[root] = path
             return manifest
     return None
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    if root in _used:
+        yield _used[root]
+    yield from remembered(root / ".pfl")
 
 
 def _recall_from(path: Path, root: Path) -> Manifest | None:

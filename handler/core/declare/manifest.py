@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ..errors import CorruptRecordError
@@ -170,18 +171,17 @@ def remember(body: ManifestBody, home: Path) -> None:
     seen = body["sources"]["seen"]
     differing = [body["sources"]["process"], seen["env"], sorted(seen["packages"])]
     kind = digest(canonical(differing))[:12]
-    try:
+    with suppress(OSError):
         home.mkdir(0o700, exist_ok=True)
         draft = home / f"manifest-{kind}.{os.getpid()}.tmp"
         draft.write_bytes(seal(body))
         draft.replace(home / f"manifest-{kind}.json")
         for old in remembered(home, "manifest*")[_KEPT:]:
             old.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def remembered(home: Path, pattern: str = "manifest-*.json") -> list[Path]:
-    """The manifests in ``.pfl``, newest first."""
-    found = [path for path in home.glob(pattern) if path.is_file()]
-    return sorted(found, key=os.path.getmtime, reverse=True)
+    """The manifests in ``.pfl``, newest first; another process may remove some meanwhile."""
+    with suppress(OSError):
+        return sorted(home.glob(pattern), key=os.path.getmtime, reverse=True)
+    return []

@@ -9,12 +9,7 @@ from ..errors import InvalidRequestError, PflError
 from ..store.values import round_trip
 
 KIND_OF: dict[object, str] = {
-    bool: "bool",
-    int: "int",
-    float: "float",
-    str: "str",
-    list: "list",
-    dict: "dict",
+    **{kind: kind.__name__ for kind in (bool, int, float, str, list, dict)},
     type(None): "null",
 }
 

@@ -12,10 +12,10 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .. import files, fingerprint
 from ..errors import DeclarationError, InvalidRequestError, PflError, UnavailableError
@@ -26,9 +26,6 @@ from ..store.records import unseal
 from . import manifest, sources
 from .flow import Flow
 from .step import AnyStep
-
-if TYPE_CHECKING:
-    from _typeshed.importlib import PathEntryFinderProtocol
 
 Prints = dict[str, fingerprint.Fingerprint]
 
@@ -67,6 +64,25 @@ class _SourceLoader(machinery.SourceFileLoader):
         return code
 
 
+class _SourceFinder:
+    """Has modules of the project compiled from source, those that steps import late included."""
+
+    def __init__(self, root: Path) -> None:
+        self.prefix = f"{root}{os.sep}"
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> machinery.ModuleSpec | None:
+        """Where a module is imported from; None if it is not the project's source."""
+        spec = machinery.PathFinder.find_spec(name, path, target)
+        file = (spec and spec.origin) or ""
+        is_inside = file.startswith(self.prefix) and file.endswith(".py")
+        if spec is None or not is_inside or ownership.kind_of_file(file) != ownership.PROJECT:
+            return None
+        spec.loader = _SourceLoader(name, file)
+        return spec
+
+
 # Held while the flows are imported: two threads would remove each other's modules.
 _lock = threading.RLock()
 # The project that was loaded last, with its sources; None while it is being imported again.
@@ -102,8 +118,12 @@ def load(settings: Settings) -> Project:
             with fingerprint.record_reads() as reads:
                 flows = _import(root, from_source=True)
                 prints = _fingerprints(flows)
+            for print in prints.values():
+                for kind, states in print.declared.items():
+                    # What was read first is what the import used.
+                    reads.seen[kind] = states | reads.seen[kind]
             body = describe(flows, root, reads, prints)
-            if not _is_edited(body["sources"]["seen"], reads, prints):
+            if not _is_edited(body["sources"]["seen"], reads.seen):
                 break
         asked_others = reads.asked_others.removeprefix(f"{root}{os.sep}")
         project = Project(flows, manifest.from_body(body), prints, body, asked_others)
@@ -124,8 +144,7 @@ def check_unchanged(step: str, print: fingerprint.Fingerprint) -> None:
         UnavailableError: A file in ``depends_on`` was edited while the step ran; or a module that
             it imports was, and another thread has loaded the flows again.
     """
-    declared = print.declared.items()
-    changed = [name for (kind, name), state in declared if files.state(kind, name) != state]
+    changed = files.changed(print.declared)
     replaced = [name for name, module in print.late.items() if sys.modules.get(name) is not module]
     if replaced:
         with _lock:
@@ -207,12 +226,11 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
             hint="run pfl inside the project",
         )
     _forget_modules()
-    # Its texts may be those of an earlier import, by size and second.
-    linecache.clearcache()
     sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     importlib.invalidate_caches()
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _SourceFinder)]
     if from_source:
-        _compile_from_source(str(root))
+        sys.meta_path.insert(0, _SourceFinder(root))
     if not (root / "flows" / "__init__.py").is_file():
         # Without it, another package of this name on the path would win over the project's folder.
         package = sys.modules["flows"] = types.ModuleType("flows")
@@ -239,6 +257,8 @@ def _forget_modules() -> None:
     for name, path in _project_modules().items():
         sys.modules.pop(name, None)
         _running.pop(path, None)
+        # It would be read again only if its size or time differs.
+        linecache.cache.pop(path, None)
 
 
 def _keep_source(path: str, data: bytes) -> None:
@@ -247,31 +267,6 @@ def _keep_source(path: str, data: bytes) -> None:
     # Without a time, linecache does not read it again.
     linecache.cache[path] = (len(data), None, lines, path)
     _running[path] = digest(data)
-
-
-def _find_in_project(root: str, path: str) -> PathEntryFinderProtocol:
-    """The path hook that compiles the project's modules from source, and no others."""
-    is_inside = f"{path}/".startswith(f"{root}/")
-    if not is_inside or ownership.kind_of_file(f"{path}/_.py") != ownership.PROJECT:
-        raise ImportError(f"{path} is outside the project")
-    open_folder = machinery.FileFinder.path_hook(
-        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
-        (_SourceLoader, machinery.SOURCE_SUFFIXES),
-        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
-    )
-    return open_folder(path)
-
-
-def _compile_from_source(root: str) -> None:
-    """Import the project's modules from source, including those imported later by steps."""
-    hook = functools.partial(_find_in_project, root)
-    others = [
-        each for each in sys.path_hooks if getattr(each, "func", None) is not _find_in_project
-    ]
-    sys.path_hooks[:] = [hook, *others]
-    for path in list(sys.path_importer_cache):
-        if f"{path}/".startswith(f"{root}/"):
-            del sys.path_importer_cache[path]
 
 
 def _listed(pipeline: types.ModuleType) -> dict[str, Flow]:
@@ -308,33 +303,22 @@ def _sources(
     names = {kind: {*seen} for kind, seen in reads.seen.items()}
     names["files"] |= modules
     names["folders"] = {str(root), *map(os.path.dirname, modules)}
-    names["packages"] = {path for path in sys.path if _is_site(path)}
+    sites = ("site-packages", "dist-packages")
+    names["packages"] = {path for path in sys.path if os.path.basename(path.rstrip("/")) in sites}
     names["env"].add("PYTHONPATH")
     for print in prints:
         names["files"] |= print.files
-        for kind, name in print.declared:
-            names[kind].add(name)
     found = sources.snapshot(root, names, asked_folder=reads.asked_folder)
     seen = found["seen"]["files"]
     seen.update((path, _running[path]) for path in seen.keys() & _running.keys())
     return found
 
 
-def _is_site(path: str) -> bool:
-    return os.path.basename(path.rstrip("/")) in ("site-packages", "dist-packages")
-
-
-def _is_edited(seen: sources.Seen, reads: fingerprint.Reads, prints: Prints) -> bool:
+def _is_edited(now: files.Seen, read: files.Seen) -> bool:
     """Whether a file or folder has changed since the flows or the fingerprints read it."""
     # A variable that the import sets was read as it was before.
-    read = {**reads.seen, "env": {}}
-    if any(not states.items() <= seen[kind].items() for kind, states in read.items()):
-        return True
-    return any(
-        seen[kind][name] != state
-        for print in prints.values()
-        for (kind, name), state in print.declared.items()
-    )
+    kinds = read.keys() - {"env"}
+    return any(not read[kind].items() <= now[kind].items() for kind in kinds)
 
 
 def _without_old_code(made_from: sources.Sources) -> sources.Sources:

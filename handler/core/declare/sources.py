@@ -10,8 +10,6 @@ from typing import TypedDict
 
 from .. import files
 
-Seen = dict[str, dict[str, str | None]]
-
 
 class Sources(TypedDict):
     """
@@ -24,7 +22,7 @@ class Sources(TypedDict):
     """
 
     process: list[object]
-    seen: Seen
+    seen: files.Seen
 
 
 def snapshot(root: Path, names: Mapping[str, Iterable[str]], *, asked_folder: bool) -> Sources:
@@ -45,13 +43,8 @@ def snapshot(root: Path, names: Mapping[str, Iterable[str]], *, asked_folder: bo
 
 def is_current(sources: Sources, root: Path) -> bool:
     """Whether all sources are as they were."""
-    if sources["process"] != _process(root, sources["process"][-1] is not None):
-        return False
-    return all(
-        files.state(kind, name) == state
-        for kind, seen in sources["seen"].items()
-        for name, state in seen.items()
-    )
+    process = _process(root, sources["process"][-1] is not None)
+    return sources["process"] == process and not files.changed(sources["seen"])
 
 
 def _process(root: Path, asked_folder: bool) -> list[object]:

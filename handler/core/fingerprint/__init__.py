@@ -1,8 +1,7 @@
 """
 A digest of a function and of all code and values it reaches.
 
-It changes when what the function computes can change. Print it with
-``python -m pfl.handler.core.fingerprint MODULE:FUNCTION``.
+It changes when what the function computes can change.
 """
 
 from __future__ import annotations
@@ -10,6 +9,5 @@ from __future__ import annotations
 from .crawl import fingerprint
 from .import_recorder import Reads, record_reads
 from .model import Fingerprint, Part
-from .target import find
 
-__all__ = ["Fingerprint", "Part", "Reads", "find", "fingerprint", "record_reads"]
+__all__ = ["Fingerprint", "Part", "Reads", "fingerprint", "record_reads"]

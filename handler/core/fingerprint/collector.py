@@ -88,7 +88,7 @@ class Collector:
         self.parts: list[Part] = []
         self.opaque: dict[Part, None] = {}
         self.files: set[str] = set()
-        self.declared: dict[tuple[str, str], str | None] = {}
+        self.declared: files.Seen = {"files": {}, "listings": {}}
         self.late: dict[str, ModuleType] = {}
         self._known: _Known = {}
         # By key: the label, and the item, kept so that its identity is not used twice.
@@ -193,7 +193,7 @@ class Collector:
 
     def _declare(self, kind: str, path: str) -> None:
         path = os.path.abspath(path)
-        self.declared[kind, path] = files.state(kind, path)
+        self.declared[kind][path] = files.state(kind, path)
 
     # --- source
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -29,9 +27,8 @@ from .values import Folder, Package, is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000
-_guard = threading.Lock()
-_crawls = 0
-_limit = 0
+# The limit of recursion is that of all threads.
+_lock = threading.RLock()
 _VISITORS: dict[type, Any] = {
     Value: visitors.visit_value,
     Package: visitors.visit_package,
@@ -57,27 +54,15 @@ def fingerprint(function: object) -> Fingerprint:
         InvalidRequestError: It has no Python source, or a file that a step declares does not exist.
     """
     codebase = _codebase_of(function)
-    with _deep_recursion():
-        return _crawl(function, codebase)
-
-
-@contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Raise the limit of recursion until the last of several threads is done."""
-    global _crawls, _limit
-    with _guard:
-        if _crawls == 0:
-            _limit = sys.getrecursionlimit()
-            sys.setrecursionlimit(max(_limit, _DEPTH))
-        _crawls += 1
-    try:
-        yield
-    finally:
-        with _guard:
-            _crawls -= 1
+    with _lock:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _DEPTH))
+        try:
+            return _crawl(function, codebase)
+        finally:
             # A module that was imported may have set another limit.
-            if _crawls == 0 and sys.getrecursionlimit() == _DEPTH:
-                sys.setrecursionlimit(_limit)
+            if sys.getrecursionlimit() == _DEPTH:
+                sys.setrecursionlimit(limit)
 
 
 def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:

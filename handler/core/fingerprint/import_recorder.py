@@ -37,9 +37,7 @@ class Reads:
     """
 
     def __init__(self) -> None:
-        self.seen: dict[str, dict[str, str | None]] = {
-            kind: {} for kind in ("files", "env", "listings", "looked")
-        }
+        self.seen: files.Seen = {kind: {} for kind in ("files", "env", "listings", "looked")}
         self.asked_folder = False
         self.asked_others = ""
         # What these do is no part of the import.

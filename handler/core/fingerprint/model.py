@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ..files import Seen
+
 
 def tagged(tag: str, *items: str) -> str:
     """The digest of *tag* and *items*, in this order: 64 hex digits."""
@@ -64,7 +66,7 @@ class Fingerprint:
         parts: In the order in which they were reached; the first is the function.
         opaque: What cannot be known, with the reason as text. Not part of the digest.
         files: Absolute paths of the project's source files it depends on.
-        declared: Files and folders whose content counts, by kind and path: their state; see
+        declared: Files and folders whose content counts, with their state; see
             :func:`pfl.handler.core.files.state`.
         late: The project's modules that are imported when the function runs, by name.
     """
@@ -73,7 +75,7 @@ class Fingerprint:
     parts: tuple[Part, ...]
     opaque: tuple[Part, ...]
     files: frozenset[str]
-    declared: Mapping[tuple[str, str], str | None] = field(default_factory=dict)
+    declared: Seen = field(default_factory=dict)
     late: Mapping[str, ModuleType] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

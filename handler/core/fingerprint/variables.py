@@ -19,10 +19,9 @@ import hashlib
 import os
 import re
 import sys
-import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ..settings import SETTINGS
 from .import_recorder import recorded_variables
@@ -42,16 +41,6 @@ _SYSTEM = re.compile(
     r"|AWS_EXECUTION_ENV|AWS_LAMBDA_\w+|LAMBDA_\w+)$"
 )
 _PUBLIC = {setting.env for setting in SETTINGS.values() if not setting.secret}
-
-
-class _Module(NamedTuple):
-    """The words of a module in capitals, and its literals."""
-
-    words: set[str]
-    literals: set[str]
-
-
-_modules: weakref.WeakKeyDictionary[ModuleType, _Module] = weakref.WeakKeyDictionary()
 
 
 class Variables:
@@ -92,10 +81,10 @@ class Variables:
         if inside:
             pattern = "|".join(map(re.escape, inside))
             return re.sub(pattern, lambda match: replacement(match[0]), text)
-        if len(text) >= _SHORTEST_PIECE and text in self._joined:
-            if any(text in value and self._is_secret(text, value) for value in self._values):
-                return replacement(text)
-        return text
+        if len(text) < _SHORTEST_PIECE:
+            return text
+        is_piece = any(text in value and self._is_secret(text, value) for value in self._values)
+        return replacement(text) if is_piece else text
 
     @functools.cached_property
     def _values(self) -> dict[str, list[str]]:
@@ -107,45 +96,53 @@ class Variables:
         return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
     @functools.cached_property
-    def _joined(self) -> str:
-        return "\0".join(self._values)
+    def _texts(self) -> dict[str, str]:
+        """The sources of the project's modules, by file."""
+        modules = [each for each in list(sys.modules.values()) if isinstance(each, ModuleType)]
+        files = {file_of(module) or "": vars(module) for module in modules}
+        return {
+            file: text_of_file(file, names)
+            for file, names in files.items()
+            if self._codebase.kind_of_file(file) == PROJECT
+        }
 
     @functools.cached_property
-    def _project(self) -> _Module:
-        """The words of the project, and the literals of the package."""
-        found = _Module(set(), set())
-        for module in list(sys.modules.values()):
-            if not isinstance(module, ModuleType):
-                continue
-            file = file_of(module) or ""
-            if self._codebase.kind_of_file(file) == PROJECT:
-                if module not in _modules:
-                    text = text_of_file(file, vars(module))
-                    literals = set(map("".join, _LITERAL.findall(text)))
-                    words = set(re.findall(r"\w+", text.upper()))
-                    _modules[module] = _Module(words, literals)
-                words, literals = _modules[module]
-                found.words.update(words)
-                if self._codebase.is_in_package(file):
-                    found.literals.update(literals)
-        return found
+    def _words(self) -> set[str]:
+        """The words of the project, in capitals."""
+        return set().union(*map(_words_in, self._texts.values()))
+
+    @functools.cached_property
+    def _literals(self) -> set[str]:
+        """The literals of the package."""
+        texts = self._texts.items()
+        package = [text for file, text in texts if self._codebase.is_in_package(file)]
+        return set().union(*map(_literals_in, package))
 
     def _is_secret(self, text: str, value: str) -> bool:
         """Whether *text*, which is part of *value*, is that of a variable and of no literal."""
         if text not in self._names:
             name = next(filter(self._is_read, self._values[value]), "")
-            if text in self._project.literals or self._codebase.shorten(text) == "<root>":
+            if text in self._literals or self._codebase.shorten(text) == "<root>":
                 name = ""
             self._names[text] = name
         return self._names[text] != ""
 
     def _is_read(self, name: str) -> bool:
         """Whether the project names a variable, or its prefix and its field as for pydantic."""
-        words = self._project.words
-        prefixes = ["", *(word for word in words if word.endswith("_"))]
+        prefixes = ["", *(word for word in self._words if word.endswith("_"))]
         rests = [name.upper().removeprefix(prefix) for prefix in prefixes]
-        is_named = any(words.issuperset(rest.split("__")) for rest in rests)
+        is_named = any(self._words.issuperset(rest.split("__")) for rest in rests)
         return is_named or name in recorded_variables
+
+
+@functools.lru_cache(maxsize=4096)
+def _words_in(text: str) -> list[str]:
+    return re.findall(r"\w+", text.upper())
+
+
+@functools.lru_cache(maxsize=4096)
+def _literals_in(text: str) -> list[str]:
+    return ["".join(groups) for groups in _LITERAL.findall(text)]
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from ..errors import CorruptRecordError, InvalidRequestError
 from . import records
 from .objects import AlreadyExistsError, Store
 
-VERSION = 1
+VERSION = 2
 KEY = "format.json"
 
 

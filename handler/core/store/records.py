@@ -4,11 +4,12 @@ The objects in the store: their paths, and how they are encoded and checked.
 results/<id>/<step>/<result key>          a Prefect result record: stock Prefect can read it
 plans/<id>/<step>/<plan key>.json         where a plan's result is, and its values if they are small
 history/<id>/<step>/<newest first>.json   one per computed result, or what else happened to it
-recent/…                                  the newest records, see pfl.handler.core.cache.history
+recent/…                                  what the newest calls wrote, see cache/history.py
 values/<id>/<sha256>                      a value too large for history, as JSON
 code/<step>/<fingerprint>.json            the parts of a fingerprint, to report what changed
 busts/<id>/<step>/…                       what was busted, see pfl.handler.core.cache.bust
-publishing/<id>~…                         a call that is about to write a plan
+ids/<id>                                  that something is stored for the ID
+shared.json                               see pfl.handler.core.cache.shared
 aside/…                                   what verify set aside, under the name it had
 format.json                               the version of all this
 
@@ -32,6 +33,8 @@ from .keys import canonical, digest, encode_id
 from .objects import limit_bytes
 from .values import MAX_DEPTH, JsonObject
 
+# 64 hex digits: a key, or the digest of a value.
+DIGEST = re.compile("[0-9a-f]{64}")
 # What a field may hold; see :func:`fields`.
 Kind = type | UnionType | GenericAlias | re.Pattern[str]
 

@@ -228,7 +228,7 @@ def _task(
             entry = work.finish(call_step(step, arguments, in_prefect=True), run)
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
-                box = outbox.current.get()
+                box = outbox.current.get() or outbox.Outbox(current_api())
                 box.artifact(artifacts.describe(invocation.call.request, work, entry))
         except Abandoned:
             raise
@@ -306,9 +306,7 @@ def _reference(invocation: Invocation, entry: Entry) -> ResultRecordMetadata:
     """Where Prefect finds the value."""
     return ResultRecordMetadata.model_validate(
         {
-            "storage_key": records.result_path(
-                invocation.call.request.id, entry.step, entry.result or entry.key
-            ),
+            "storage_key": records.result_path(invocation.call.request.id, entry.step, entry.file),
             "expiration": entry.expires_at,
             "serializer": JSONSerializer(object_encoder=None, object_decoder=None),
         }

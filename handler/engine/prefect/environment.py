@@ -7,7 +7,7 @@ import importlib
 import os
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ...core import links
 from ...core.errors import InvalidRequestError, UnavailableError
@@ -37,6 +37,15 @@ class Api(NamedTuple):
     key: str
     source: str
     auth: str = ""
+
+    @property
+    def url_with_password(self) -> str:
+        """Its URL for another process, which has no other way to learn user and password."""
+        if not self.auth:
+            return self.url
+        scheme, _, rest = self.url.partition("://")
+        user, _, password = self.auth.partition(":")
+        return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
 
 
 def api_at(url: str, key: str, source: str, auth: str = "") -> Api:

@@ -38,8 +38,8 @@ _PAUSE_S = 1
 # How many lines and events are kept for a Prefect that does not answer, and sent at once.
 _KEPT = 20_000
 _BATCH = 500
-current: ContextVar[Outbox] = ContextVar("current")
-_open: list[Outbox] = []
+# The outbox of this call.
+current: ContextVar[Outbox | None] = ContextVar("current", default=None)
 
 
 class Outbox:
@@ -56,6 +56,7 @@ class Outbox:
         self._logs: deque[JsonObject] = deque(maxlen=_KEPT)
         self._events: deque[JsonObject] = deque(maxlen=_KEPT)
         self._has_logged = False
+        self._has_sent = False
         self._sending: list[threading.Thread] = []
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
@@ -120,12 +121,15 @@ class Outbox:
     def _send_soon(self) -> None:
         with self._lock:
             if self._timer is None or not self._timer.is_alive():
-                self._timer = threading.Timer(_PAUSE_S, self._send_collected)
+                # The first soon: a reaper waits for what a killed process has not sent.
+                pause_s = _PAUSE_S if self._has_sent else _PAUSE_S / 4
+                self._timer = threading.Timer(pause_s, self._send_collected)
                 self._timer.daemon = True
                 self._timer.start()
 
     def _send_collected(self) -> None:
         with self._lock:
+            self._has_sent = True
             self._send_all("events", "/events", self._events)
             # A log of nothing but the states that the page shows anyway is not worth a request.
             if self._has_logged or any(map(_is_news, self._logs)):
@@ -152,29 +156,27 @@ class Outbox:
 @contextmanager
 def collecting(api: Api) -> Iterator[Outbox]:
     """Collect what Prefect's engine reports in this process, until the end of the block."""
+    outer = current.get()
     outbox = Outbox(api)
     token = current.set(outbox)
-    _open.append(outbox)
-    _connect()
+    _connect(outbox)
     try:
         yield outbox
     finally:
-        _open.remove(outbox)
-        _connect()
+        _connect(outer)
         current.reset(token)
 
 
-def _connect() -> None:
-    """Connect Prefect's engine with the newest outbox that is open, or with Prefect itself."""
+def _connect(outbox: Outbox | None) -> None:
+    """Connect Prefect's engine with an outbox, or with Prefect itself."""
     from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
     from prefect.logging.handlers import set_api_log_sink
 
-    newest = _open[-1] if _open else None
-    set_api_log_sink(None if newest is None else newest.log)
-    if newest is None or links.is_cloud(newest.api.url):
+    set_api_log_sink(None if outbox is None else outbox.log)
+    if outbox is None or links.is_cloud(outbox.api.url):
         EventsWorker.set_client_override(None)
     else:
-        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=newest)
+        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=outbox)
 
 
 def _is_news(line: JsonObject) -> bool:

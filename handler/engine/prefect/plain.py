@@ -32,20 +32,18 @@ def plain(value: object, depth: int = _DEPTH, items: int | None = None) -> objec
     """
     if isinstance(value, str):
         return text(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if value in _INTEGERS else _number(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value in _INTEGERS else text(str(value), 1_000)
     if isinstance(value, float):
         return value if abs(value) < inf else str(value)
-    if not isinstance(value, dict | list | tuple):
-        return text(str(value))
-    if not depth:
+    if isinstance(value, dict | list | tuple) and not depth:
         return "…"
     if isinstance(value, dict):
         kept = islice(value.items(), items)
-        return {text(str(name)): plain(item, depth - 1, items) for name, item in kept}
-    return [plain(item, depth - 1, items) for item in islice(value, items)]
+        return {text(name): plain(item, depth - 1, items) for name, item in kept}
+    if isinstance(value, list | tuple):
+        return [plain(item, depth - 1, items) for item in islice(value, items)]
+    return value
 
 
 def text(value: str, longest: int = _TEXT) -> str:
@@ -108,10 +106,3 @@ def presentable(exc: BaseException) -> Exception:
     stand_in: Exception = type(name, (Exception,), {})(message)
     stand_in.__cause__ = exc
     return stand_in
-
-
-def _number(value: int) -> str:
-    try:
-        return text(str(value), 1_000)
-    except ValueError:  # Python limits the digits.
-        return text(hex(value), 1_000)

@@ -46,50 +46,57 @@ def compute(invocation: Invocation) -> None:
         session(invocation.call.settings, invocation.call.notify, create) as api,
         outbox.collecting(api) as box,
     ):
-        from prefect.exceptions import TerminationSignal
-
         from . import builder
 
         token = builder.current.set(invocation)
         invocation.run.reap_reason = END_NOT_RECORDED
         try:
-            # A reaper finds the run by its tag if the process dies before it knows its run.
-            with watch_cancellation(api, lambda: invocation.run.flow_run_id) as watched:
-                state_type, why = _run(invocation, api, box, *created)
-            error = invocation.error
-            if invocation.run.interrupted is not None or state_type == "CANCELLED":
-                raise invocation.run.interrupted or KeyboardInterrupt
-            if state_type == "COMPLETED" or error is not None:
-                invocation.run.reap_reason = ""
-            if isinstance(error, PflError) and (
-                invocation.run.tasks or isinstance(error, OutOfTimeError)
-            ):
-                _end(invocation, api, "CRASHED", error.lines)
-        except (Terminated, TerminationSignal) as exc:
-            _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
-            raise Terminated from exc
-        except KeyboardInterrupt:
-            _end(invocation, api, "CANCELLED", "interrupted", force=True)
-            if watched.was_poked:
-                raise RunCancelledError(
-                    "the run was cancelled in Prefect", hint="call again to compute it"
-                ) from None
-            raise
-        except UnavailableError as exc:
-            raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
-        except PflError:
-            raise
-        except Exception as exc:
-            outcomes = invocation.scheduler.outcomes.values()
-            if any(isinstance(outcome.error, KeyboardInterrupt) for outcome in outcomes):
-                raise KeyboardInterrupt from exc
-            raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
+            state_type, why = _run_to_its_end(invocation, api, box, *created)
         finally:
             builder.current.reset(token)
             box.flush(invocation.call.deadline)
             invocation.call.warnings.extend(box.warnings())
     if state_type != "COMPLETED" and invocation.error is None:
         raise unavailable(api, why, invocation.scheduler.outcomes)
+
+
+def _run_to_its_end(
+    invocation: Invocation, api: environment.Api, box: outbox.Outbox, *created: Future[JsonObject]
+) -> tuple[str, object]:
+    """Run the flow, and end in Prefect what an interruption or an error leaves open."""
+    from prefect.exceptions import TerminationSignal
+
+    try:
+        # A reaper finds the run by its tag if the process dies before it knows its run.
+        with watch_cancellation(api, lambda: invocation.run.flow_run_id) as watched:
+            state_type, why = _run(invocation, api, box, *created)
+        error = invocation.error
+        if invocation.run.interrupted is not None or state_type == "CANCELLED":
+            raise invocation.run.interrupted or KeyboardInterrupt
+        if state_type == "COMPLETED" or error is not None:
+            invocation.run.reap_reason = ""
+        if isinstance(error, PflError) and (
+            invocation.run.tasks or isinstance(error, OutOfTimeError)
+        ):
+            _end(invocation, api, "CRASHED", error.lines)
+    except (Terminated, TerminationSignal) as exc:
+        _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
+        raise Terminated from exc
+    except KeyboardInterrupt:
+        _end(invocation, api, "CANCELLED", "interrupted", force=True)
+        if watched.was_poked:
+            raise RunCancelledError(
+                "the run was cancelled in Prefect", hint="call again to compute it"
+            ) from None
+        raise
+    except Exception as exc:
+        outcomes = invocation.scheduler.outcomes
+        if any(isinstance(each.error, KeyboardInterrupt) for each in outcomes.values()):
+            raise KeyboardInterrupt from exc
+        if isinstance(exc, PflError) and not isinstance(exc, UnavailableError):
+            raise
+        raise unavailable(api, exc, outcomes) from exc
+    return state_type, why
 
 
 def _run(
@@ -210,12 +217,9 @@ def unavailable(
     why = " ".join(str(exc).split())[:500] or type(exc).__name__
     saved = [name for name, each in outcomes.items() if each.status == "computed"]
     hint = "to compute without Prefect: pfl invoke --engine direct"
-    status = getattr(getattr(exc, "response", None), "status_code", None)
     if isinstance(exc, UnavailableError):
         why = exc.why
         hint = "; ".join(filter(None, (exc.hint, hint)))
-    elif status is not None:
-        hint = "; ".join(filter(None, (client.HINTS.get(status), hint)))
     if saved:
         return UnavailableError(
             f"Prefect at {api.url} stopped answering during the run",

@@ -13,7 +13,7 @@ import sys
 
 import forked
 import pytest
-from test_lease import GATED, later, left, open_gate, reply_of, start, until
+from test_lease import GATED, left, open_gate, reply_of, start, until
 
 from pfl.handler.core.cache import history, lease
 from pfl.handler.core.store import records
@@ -132,16 +132,14 @@ def test_a_live_run_and_a_finished_one_are_left_alone(on_server):
     assert states(on_server, id)[0] == ["COMPLETED"]
 
 
-def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server):
+def test_a_terminal_state_stays_though_the_call_is_still_on_record(on_server, monkeypatch):
     """It died after Prefect took its end, and before it deleted its leases."""
     id = "reap-4"
-    child = start(on_server, id=id, engine="prefect")
-    until(child, '"computing"')
-    kept = {each.key: each.body for each in lease.list_leases(on_server.results)}
-    open_gate(on_server)
-    assert reply_of(child)["status"] == "completed"
-    for key, body in kept.items():
-        on_server.results.put(key, records.seal(body))
+    on_server.write(GATED.replace('open("gate").read()', "pass"))
+    with monkeypatch.context() as patch:
+        patch.setattr(lease.LeaseHolder, "end", lambda holder, *args, **ended: holder._ended.set())
+        assert on_server.call(id)["status"] == "completed"
+    monkeypatch.setattr(lease, "is_gone", lambda host: True)
     assert [row["runs"] for row in on_server.handle({"action": "reap"})["reaped"]] == [[]]
     assert states(on_server, id)[:2] == (["COMPLETED"], ["COMPLETED", "COMPLETED"])
     assert crashed(on_server, id) == []
@@ -165,41 +163,35 @@ def test_reapers_side_by_side_mark_and_tell_once(on_server):
     assert lease.open_calls(on_server.results) == {}
 
 
-def test_a_reaper_that_died_midway_is_followed_by_another(gated, monkeypatch):
+DYING_REAPER = """
+import os, signal
+from pfl.cli.main import main
+from pfl.handler.core.cache import lease
+lease.mark_reaped = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+main(["runs", "reap"])
+"""
+
+
+def test_a_reaper_that_died_midway_is_followed_by_another(gated):
     """The first of them leaves its own lease, which is no lease of a step that anyone computed."""
     killed(gated)
     [dead] = lease.open_calls(gated.results)
-    gone = lease.list_leases(gated.results)[0].body["host"]
-    with monkeypatch.context() as patch:
-        patch.setattr(lease, "_this_process", lambda: gone)
-        patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
-        patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
-        with pytest.raises(SystemExit):
-            gated.handle({"action": "reap"})
+    forked.run([sys.executable, "-c", DYING_REAPER], cwd=gated.root)
     assert len(lease.open_calls(gated.results, with_reapers=True)) == 2
-    later(monkeypatch, 100)
-    assert [row["call"] for row in gated.handle({"action": "reap", "dry_run": True})["reaped"]] == [
-        dead
-    ]
-    assert [row["call"] for row in gated.handle({"action": "reap"})["reaped"]] == [dead]
+    for is_dry in (True, False):
+        reply = gated.handle({"action": "reap", "dry_run": is_dry})
+        assert [row["call"] for row in reply["reaped"]] == [dead]
     assert len(crashed(gated)) == 1
-    assert lease.open_calls(gated.results) == {}
+    assert left(gated.results) == []
 
 
-def test_a_call_that_follows_a_dead_reaper_cleans_up_after_both(gated, monkeypatch):
+def test_a_call_that_follows_a_dead_reaper_cleans_up_after_both(gated):
     killed(gated)
-    gone = lease.list_leases(gated.results)[0].body["host"]
-    with monkeypatch.context() as patch:
-        patch.setattr(lease, "_this_process", lambda: gone)
-        patch.setattr(lease, "mark_reaped", lambda store, call: sys.exit("killed"))
-        patch.setattr(lease.LeaseHolder, "end", lambda holder: None)
-        with pytest.raises(SystemExit):
-            gated.handle({"action": "reap"})
-    later(monkeypatch, 100)
+    forked.run([sys.executable, "-c", DYING_REAPER], cwd=gated.root)
     gated.write(GATED.replace('open("gate").read()', "pass"))
     assert gated.call()["status"] == "completed"
     assert len(crashed(gated)) == 1
-    assert lease.open_calls(gated.results) == {}
+    assert left(gated.results) == []
 
 
 def test_a_lease_of_a_call_that_was_killed_while_it_deleted_leases_is_reaped(gated):

@@ -8,9 +8,7 @@ claim, and what a dead call had not yet written about a result is written under 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease
@@ -27,7 +25,6 @@ from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
 from ..core.store import keys, layout, records
 from ..core.store.objects import Store
-from ..core.store.values import JsonObject
 from .causes import CAUSES
 from .prefect import client, environment
 
@@ -47,6 +44,7 @@ _FIELDS_OF_LEASE_ONLY = (
     "is_bounded",
     "tags",
     "needs",
+    "is_reaper",
 )
 
 
@@ -141,18 +139,19 @@ def _reap(
     flow_run_id = call.body.get("flow_run_id")
     if row["engine"] == "prefect":
         api = api or environment.choose(settings, notify)
+        # It made a run of its own after it took its leases.
         flow_runs = client.runs_of_call(api, call.call)
-        if flow_run_id is None:
-            flow_run_id = next(iter(flow_runs), None)
-        else:
-            flow_runs.append(flow_run_id)
+        flow_run_id = flow_run_id or next(iter(flow_runs), None)
+        in_run: lease.Body = {"flow_run_id": flow_run_id}
         row["runs"] = client.end(
             api,
             dead.end.get("outcome", "CRASHED"),
             dead.error.lines,
-            flow_runs=flow_runs,
-            finished=dead.end.get("finished") or _find_saved(store, call),
-            tasks={id: body for body in dead.under_way if (id := body.get("task_run_id"))},
+            flow_runs={*flow_runs, *filter(None, [flow_run_id])},
+            finished=dead.end.get("finished") or _find_saved(store, call, in_run),
+            tasks={
+                id: {**body, **in_run} for body in dead.under_way if (id := body.get("task_run_id"))
+            },
             wait_s=arrival_s * dead.is_recent,
         )
     _complete(store, call)
@@ -182,7 +181,7 @@ class _Dead:
         self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
         self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
         bodies = [held.body for held in call.leases]
-        open_steps = {each["step"] for each in bodies if not _is_saved(store, each)}
+        open_steps = {held.body["step"] for held in call.leases if not _is_settled(store, held)}
         self.under_way = [
             each
             for each in bodies
@@ -285,32 +284,41 @@ def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str)
     return PflError(f"{holder} {CAUSES[cause].what}{doing}", why=why, hint=CAUSES[cause].hint)
 
 
-def _find_saved(store: Store, call: lease.OpenCall) -> dict[str, JsonObject]:
+def _find_saved(
+    store: Store, call: lease.OpenCall, in_run: lease.Body
+) -> dict[str, Mapping[str, object]]:
     """The task runs of a dead call whose results are saved, and so are complete."""
-    found: dict[str, JsonObject] = {}
+    found: dict[str, Mapping[str, object]] = {}
     for held in call.leases:
-        record = _own_record(store, held.body)
-        if record is not None and (task_run_id := record["task_run_id"]):
-            found[task_run_id] = {**record, "type": "COMPLETED"}
+        body = held.body
+        folder = keys.encode_id(body["id"])
+        computed = history.list_computed(store, folder, body["step"], ignore)
+        _, record = next(computed, (None, None))
+        if record is not None and record.get("request_id") == body.get("request_id"):
+            if task_run_id := record["task_run_id"]:
+                found[task_run_id] = {**record, "type": "COMPLETED"}
+        elif _has_result(store, held) and (task_run_id := body.get("task_run_id")):
+            found[task_run_id] = {**body, **in_run, "type": "COMPLETED"}
     return found
 
 
-def _own_record(store: Store, body: lease.Body) -> history.ComputedRecord | None:
-    """The record of what a dead call computed for a step."""
-    folder = keys.encode_id(body["id"])
-    for _, record in islice(history.list_computed(store, folder, body["step"], ignore), 1):
-        if record.get("request_id") == body.get("request_id"):
-            return record
-    return None
+def _has_result(store: Store, held: lease.Lease) -> bool:
+    """Whether a result of its step was created while a dead call held a lease."""
+    place = f"results/{keys.encode_id(held.body['id'])}/{held.body['step']}"
+    return any(result.modified >= held.modified for result in store.list(place))
 
 
-def _is_saved(store: Store, body: lease.Body) -> bool:
-    """Whether a dead call saved its result for a step; a plan alone may be that of an older one."""
-    if _own_record(store, body) is not None:
+def _is_settled(store: Store, held: lease.Lease) -> bool:
+    """Whether a dead call had a result for a step, its own or one that it found by its inputs."""
+    if _has_result(store, held):
         return True
-    entry = _plan_entry(store, body)
-    name = None if entry is None else _record_name(store, body, entry)
-    return name is not None and store.get(name.path) is None
+    body = held.body
+    if _plan_entry(store, body) is None:
+        return False
+    # A bust may have left an older plan where it is until there is a new result.
+    path = records.plan_path(body["id"], body["step"], body["plan_key"] or "")
+    plans = store.list(path.rpartition("/")[0])
+    return any(plan.key == path and plan.modified >= held.modified for plan in plans)
 
 
 def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
@@ -324,32 +332,25 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
 
 def _complete(store: Store, call: lease.OpenCall) -> None:
     """Write what a dead call had not yet written about its results that have a plan."""
-    names = []
-    for held in call.leases:
-        if "plan_key" not in held.body:
-            continue
-        entry = _plan_entry(store, held.body)
-        name = None if entry is None else _record_name(store, held.body, entry)
-        if entry is None or name is None:
-            continue
-        names.append(name)
-        if store.get(name.path) is None:
-            _write_record(store, held.body, entry, name)
+    names = [name for held in call.leases if (name := _write_record(store, held.body))]
     if names:
         history.point(store, names)
 
 
-def _record_name(store: Store, body: lease.Body, entry: Entry) -> history.Name | None:
-    """The name of the record of a result, whether or not it was written."""
-    path = records.result_path(body["id"], body["step"], entry.file)
-    with suppress(PflError):  # A damaged result has no record to complete.
-        file = parse_result(store.get(path) or b"", path).record
-        if file is not None:
-            return history.Name(keys.encode_id(body["id"]), body["step"], file)
-    return None
-
-
-def _write_record(store: Store, body: lease.Body, entry: Entry, name: history.Name) -> None:
+def _write_record(store: Store, body: lease.Body) -> history.Name | None:
+    """The record of a dead call's result, written if it is missing; None without a result."""
+    step = body["step"]
+    entry = _plan_entry(store, body)
+    if entry is None:
+        return None
+    path = records.result_path(body["id"], step, entry.file)
+    data = store.get(path)
+    file = None
+    with suppress(PflError):  # It is gone or damaged.
+        file = parse_result(data or b"", path).record
+    if file is None:
+        return None
+    name = history.Name(keys.encode_id(body["id"]), step, file)
     fields = {
         "flow": body.get("flow"),
         "id": body["id"],
@@ -359,8 +360,10 @@ def _write_record(store: Store, body: lease.Body, entry: Entry, name: history.Na
         "request_id": body.get("request_id"),
         "repaired": True,
     }
-    has_value = entry.value is not NOT_LOADED
-    history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
+    if store.get(name.path) is None:
+        has_value = entry.value is not NOT_LOADED
+        history.append(store, name, {**entry_json(entry, with_value=has_value), **fields})
+    return name
 
 
 def _record_crash(store: Store, body: lease.Body, cause: str, error: PflError) -> None:

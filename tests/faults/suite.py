@@ -168,8 +168,9 @@ def marked_wrongly(settings: Settings, reply: dict) -> bool:
 
 
 def taken(results: objects.Store) -> list[str]:
-    """Leases and notes of calls that are left."""
-    return [item.key for kind in ("leases", "calls") for item in results.list(kind)]
+    """What calls have left behind; a note that a dead call was cleaned up stays for a day."""
+    listed = [item.key for kind in ("leases", "calls") for item in results.list(kind)]
+    return [key for key in listed if not key.endswith("-reaped.json")]
 
 
 def every_point(

@@ -9,6 +9,7 @@ claim, and what a dead call had not yet written about a result is written under 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease

@@ -54,7 +54,10 @@ def _with_moments(row: Mapping[str, Any], shown: Callable[[str], str]) -> Row:
 
 def utc(moment: str) -> str:
     """A moment in the format of all JSON output; without an offset it is in UTC already."""
-    at = datetime.fromisoformat(moment)
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment  # Such as month 13, in a store that others write to.
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 

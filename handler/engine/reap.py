@@ -96,18 +96,18 @@ def reap(
     for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
-        # Nothing is left to do about a dead reaper, or a damaged lease, but to delete the lease.
-        is_done = (
-            "id" not in call.body
-            or call.body.get("is_reaper", False)
-            or lease.is_reaped(store, call.call)
-        )
+        if "id" not in call.body:
+            if not dry_run:  # It is damaged, so nothing more is known about it.
+                store.delete(held.key for held in call.leases)
+            continue
+        # Nothing is left to do about a dead reaper but to delete its lease.
+        is_done = call.body.get("is_reaper", False) or lease.is_reaped(store, call.call)
         if dry_run:
             if not is_done:
                 yield _Dead(store, call).row
             continue
         info: lease.Body = {"request_id": "reaper", "is_reaper": True}
-        reaper = lease.LeaseHolder(store, call.body.get("id", ""), info, ttl_s=_REAPING_S)
+        reaper = lease.LeaseHolder(store, call.body["id"], info, ttl_s=_REAPING_S)
         try:
             # If other calls have taken over all its leases, they clean up, too.
             taken = [reaper.claim_after(held) for held in call.leases]
@@ -180,7 +180,9 @@ class _Dead:
         self.end = lease.read_end(store, call.call)
         # If a call has expired, all of its events arrived long ago.
         self.is_recent = bool(self.end) or lease.is_gone(body.get("host"))
-        self.cause = self.end.get("cause") or ("killed" if self.is_recent else "gone")
+        self.cause = self.end.get("cause", "")
+        if self.cause not in CAUSES:
+            self.cause = "killed" if self.is_recent else "gone"
         bodies = [held.body for held in call.leases]
         open_steps = {held.body["step"] for held in call.leases if not _is_settled(store, held)}
         self.under_way = [

@@ -39,6 +39,17 @@ class Acceptance(TypedDict):
     changes: list[str]
 
 
+_FIELDS: Mapping[str, records.Kind] = {
+    "version": int,
+    "step": str,
+    "fingerprint": str,
+    "stands_for": list[str],
+    "by": str,
+    "at": records.MOMENT,
+    "changes": list[str],
+}
+
+
 class Stored(NamedTuple):
     """
     A result that was found by its inputs.
@@ -234,10 +245,11 @@ def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Accepta
     if not dry_run:
         store.delete(entry.key for entry in made)
         shared.refresh(store)
-    body = cast(Acceptance, records.unseal(data, newest.key))
+    body = records.unseal(data, newest.key)
+    records.fields(body, newest.key, _FIELDS)
     if not dry_run:
-        _record(store, body, "undone")
-    return body
+        _record(store, cast(Acceptance, body), "undone")
+    return cast(Acceptance, body)
 
 
 def _record(store: Store, acceptance: Acceptance, why: str) -> None:

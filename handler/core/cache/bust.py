@@ -290,9 +290,12 @@ def fence(
     kept: set[str] = set()
     for held in lease.list_leases(store, folder):
         body = held.body
-        place, step, _ = held.key.removeprefix("leases/").split("=")
         plan_key = body.get("plan_key")
-        if not plan_key or body["call"] == own_call or not is_reached(place, step):
+        if not plan_key or body["call"] == own_call:
+            continue
+        place = keys.encode_id(body["id"])
+        step = body["step"]
+        if not is_reached(place, step):
             continue
         # A dead call that cannot wake needs no fence, which would cost each hit a second read.
         if lease.cannot_wake(body) and not lease.is_alive(store, held):

@@ -74,6 +74,7 @@ _OF_COMPUTATION: Mapping[str, records.Kind] = {
     "ms": float,
     "url": str | None,
 }
+_MOMENTS = ("computed_at", "expires_at", "started_at", "called_at", "noted_at", "before")
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
@@ -575,6 +576,9 @@ def check(name: Name, record: Record) -> bool:
         raise records.damaged(name.path, "its inputs or parameters are not an object")
     if name.status == COMPUTED:
         records.fields(record, name.path, _OF_RESULT, _OF_COMPUTATION)
+    moments = (cast(Mapping[str, object], record).get(field) for field in _MOMENTS)
+    if not all(at is None or records.MOMENT.fullmatch(str(at)) for at in moments):
+        raise records.damaged(name.path, "one of its times is not a time")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 

@@ -78,6 +78,7 @@ _OPTIONAL: Mapping[str, records.Kind] = {
     "is_reaper": bool,
     "attempt": int,
 }
+_OF_END: Mapping[str, records.Kind] = {"outcome": str, "finished": dict}
 _HOST: Mapping[str, records.Kind] = {
     "name": str,
     "boot": str,
@@ -508,7 +509,9 @@ def read_end(store: Store, call: str) -> Ended:
     data = store.get(_ended_key(call))
     if data is not None:
         with suppress(CorruptRecordError):
-            return cast(Ended, records.unseal(data, _ended_key(call)))
+            body = records.unseal(data, _ended_key(call))
+            records.fields(body, _ended_key(call), {"cause": str, "why": str}, _OF_END)
+            return cast(Ended, body)
     return {}
 
 

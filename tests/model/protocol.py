@@ -87,8 +87,9 @@ class Value(NamedTuple):
 
 def call(me: str, busts: bool = False) -> Actor:
     """One call; *busts*: it replaces what is stored (``--bust this``)."""
-    plan = yield from _find()
+    first = yield "get", "plan"
     yield "note", "begins"
+    plan = yield from _behind(first)
     if plan is not None and not busts:
         yield "note", "replies", plan[1]
         return
@@ -105,14 +106,17 @@ def call(me: str, busts: bool = False) -> Actor:
 
 def _find() -> Part:
     """The plan behind all fences, unless it is expired."""
-    name = "plan"
+    plan = yield "get", "plan"
+    return (yield from _behind(plan))
+
+
+def _behind(plan: tuple[Any, ...] | None) -> Part:
     for _ in range(_MOST_FENCES):
-        plan = yield "get", name
         if plan is None:
             return None
         if plan[0] == "plan":
             return None if plan[3] else plan
-        name = plan[1]
+        plan = yield "get", plan[1]
     return None
 
 

@@ -29,7 +29,6 @@ from ..errors import (
     UnavailableError,
     UnstorableValueError,
 )
-from ..retry import retry
 from ..settings import Settings
 from .keys import is_key
 
@@ -213,8 +212,9 @@ class Store:
             )
         self.counts["put"] += 1
         self._enter(os.path.dirname(key), create=True)
-        with suppress(OSError):  # An empty directory may be in the place of the object.
-            os.rmdir(f"{self._directory}/{key}")
+        if self._directory is not None:
+            with suppress(OSError, ValueError):  # An empty directory may be in its place.
+                os.rmdir(f"{self._directory}/{key}")
 
         def write() -> None:
             try:
@@ -331,6 +331,7 @@ class Store:
         self, verb: str, key: str, send: Callable[[], T], *, may_be_absent: bool = True
     ) -> T | None:
         """The result of *send*, retried if its failure may pass; None if the object is absent."""
+        from ..retry import retry  # A hit in a directory does not need it.
 
         try:
             return retry(send, _PAUSES_S, may_pass=_may_pass)

@@ -144,6 +144,24 @@ def test_a_store_that_fails_from_any_write_on_ends_the_call(two, monkeypatch, co
     assert values(recalled(two, monkeypatch)) == {"a": 1, "b": 2, "c": 3}
 
 
+@pytest.mark.parametrize("put", ["results/", "history/", "plans/", "recent/", "code/"])
+def test_an_error_that_nobody_expected_ends_the_call_with_it(two, monkeypatch, put):
+    real = stores.Store.put
+
+    def failing_put(store, key, data, **more):
+        if key.startswith(put):
+            raise MemoryError("no room")
+        real(store, key, data, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Store, "put", failing_put)
+        reply = two.call()
+    assert reply["status"] == "failed"
+    assert reply["error"]["why"] == "MemoryError: no room"
+    assert left(two.store) == []
+    assert values(recalled(two, monkeypatch)) == {"a": 1, "b": 2, "c": 3}
+
+
 # What a step may raise.
 
 RAISED = {

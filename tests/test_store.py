@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from pfl.handler.core.declare import catalog
 from pfl.handler.core.errors import (
-    CorruptRecordError,
     InvalidRequestError,
     UnavailableError,
     UnstorableValueError,
@@ -594,6 +593,21 @@ def test_what_is_not_an_object_is_moved_and_deleted_itself(shared, put):
     assert listed(store, "aside") == []
 
 
+def test_a_directory_in_the_place_of_an_object_is_replaced_if_it_is_empty(shared):
+    store = open_store(str(shared), environ={})
+    (shared / "f" / "k").mkdir()
+    assert store.get("f/k") is None
+    store.put("f/k", b"x")
+    assert store.get("f/k") == b"x"
+    (shared / "f" / "full").mkdir()
+    store.put("f/full/x", b"x")
+    with pytest.raises(UnavailableError, match="Is a directory") as caught:
+        store.put("f/full", b"x")
+    assert "remove this directory" in caught.value.hint
+    store.move("f/full/x", "aside/f/full/x")
+    store.put("f/full", b"x")
+
+
 def test_a_fifo_with_a_writer_is_not_waited_for(shared):
     os.mkfifo(shared / "f" / "k")
     writer = os.open(shared / "f" / "k", os.O_RDWR)
@@ -657,13 +671,19 @@ def test_the_store_itself_may_be_a_link(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["f/../../secret", "../secret", "f//a", "/f/a", "f/./a", "f/a\0", "f/\udcff", "f/a/", ""]
+    "key", ["f/../../secret", "../secret", "f//a", "f/./a", "f/a\0", "f/a\nb", "f/\udcff"]
 )
 def test_a_key_that_could_leave_its_folder_is_absent_and_cannot_be_written(store, key):
     store.put("f/a", b"x")
     assert store.get(key) is None
-    with pytest.raises(CorruptRecordError, match="cannot be the key"):
+    with pytest.raises(UnavailableError, match="the store"):
         store.put(key, b"x")
+
+
+@pytest.mark.parametrize("key", ["/f/a", "f/a/", "", ".", "f/.a", "f/\x85"])
+def test_a_key_that_pfl_does_not_write_is_absent(store, key):
+    store.put("f/a", b"x")
+    assert store.get(key) is None
 
 
 @pytest.mark.parametrize(("kind", "most"), [("plans", 64 << 20), ("results", 1 << 30)])
@@ -713,3 +733,17 @@ def test_only_its_user_may_look_into_a_directory_that_the_manifest_created(proje
     catalog.load(Settings(project=str(project.root)))
     assert (project.root / ".pfl" / "manifest.json").exists()
     assert mode(project.root / ".pfl") == 0o700
+
+
+@pytest.mark.parametrize("key", ["f//x", "f/../x", "f/./x"])
+def test_a_key_that_s3_cannot_be_listed_past_is_named(bucket, s3_client, s3_env, key):
+    store = open_store(f"s3://{bucket}/p", environ=s3_env)
+    store.put("f/k", b"x")
+    try:
+        s3_client.put_object(Bucket=bucket, Key=f"p/{key}", Body=b"")
+    except s3_client.exceptions.ClientError:
+        pytest.skip("this S3 refuses such a key")
+    with pytest.raises(UnavailableError, match="did not list f") as caught:
+        listed(store, "f")
+    assert f"p/{key}" in caught.value.why
+    assert "delete the object with this key" in caught.value.hint

@@ -9,6 +9,7 @@ claim, and what a dead call had not yet written about a result is written under 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypedDict
 
 from ..core.cache import history, lease
@@ -20,7 +21,7 @@ from ..core.cache.entry import (
     parse_result,
     read_plan,
 )
-from ..core.errors import CorruptRecordError, InvalidRequestError, PflError
+from ..core.errors import PflError
 from ..core.event import Notify, notify_nobody
 from ..core.settings import Settings
 from ..core.store import keys, layout, records
@@ -95,27 +96,29 @@ def reap(
     for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
-        is_reaped = "id" not in call.body or lease.is_reaped(store, call.call)
-        is_reaper = call.body.get("is_reaper", False)
+        # Nothing is left to do about a dead reaper, or a damaged lease, but to delete the lease.
+        is_done = (
+            "id" not in call.body
+            or call.body.get("is_reaper", False)
+            or lease.is_reaped(store, call.call)
+        )
         if dry_run:
-            if not is_reaped and not is_reaper:
+            if not is_done:
                 yield _Dead(store, call).row
             continue
-        about: lease.Body = {"request_id": "reaper", "is_reaper": True}
-        reaper = lease.LeaseHolder(store, call.body.get("id", ""), about, ttl_s=_REAPING_S)
+        info: lease.Body = {"request_id": "reaper", "is_reaper": True}
+        reaper = lease.LeaseHolder(store, call.body.get("id", ""), info, ttl_s=_REAPING_S)
         try:
-            taken = [reaper.claim_after(held) for held in call.leases]
             # If other calls have taken over all its leases, they clean up, too.
+            taken = [reaper.claim_after(held) for held in call.leases]
             if not any(taken):
                 continue
-            if is_reaper:
-                lease.mark_reaped(store, call.call)
-            elif is_reaped:
-                _complete(store, call)
+            if is_done:
+                _complete(store, call)  # It may have woken after it was reaped.
             else:
                 row, api = _reap(store, settings, call, api, arrival_s, notify)
                 yield row
-            reaper.reaped.add(call.call)
+            reaper.reaped[call.call] = len(call.leases)
         finally:
             reaper.end()
     if not dry_run:
@@ -242,16 +245,9 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     claims = invocation.claims
     while claims.dead:
         dead = claims.dead.pop()
-        token = dead.body["call"]
         try:
-            if "id" not in dead.body or dead.body.get("is_reaper"):
-                claims.holder.reaped.add(token)  # It is damaged, or has computed nothing.
-            elif lease.is_reaped(call.store, token):
-                # It may have woken after that.
-                if lease.cannot_wake(dead.body):
-                    _complete(call.store, lease.OpenCall(token, (dead,)))
-                    claims.holder.reaped.add(token)
-            elif api is not None or dead.body.get("engine") != "prefect":
+            # Nothing is known about a damaged lease.
+            if "id" in dead.body:
                 _reap_predecessor(invocation, dead, api)
         except PflError as exc:
             call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
@@ -263,10 +259,16 @@ def _reap_predecessor(
     call = invocation.call
     token = dead.body["call"]
     opened = lease.open_calls(call.store, call.folder).get(token)
-    if opened is not None:
+    if opened is None:
+        return  # It was reaped, and may wake.
+    if lease.is_reaped(call.store, token):
+        _complete(call.store, opened)  # It may have woken since.
+    elif api is not None or dead.body.get("engine") != "prefect":
         row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
         call.notify("", f"{row['what']}: its runs are marked as Crashed")
-    invocation.claims.holder.reaped.add(token)
+    else:
+        return
+    invocation.claims.holder.reaped[token] = len(opened.leases)
 
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
@@ -330,7 +332,7 @@ def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
 
 
 def _complete(store: Store, call: lease.OpenCall) -> None:
-    """Write what a dead call had not yet written about results that have a plan."""
+    """Write what a dead call had not yet written about its results that have a plan."""
     names = [name for held in call.leases if (name := _write_record(store, held.body))]
     if names:
         history.point(store, names)
@@ -344,10 +346,9 @@ def _write_record(store: Store, body: lease.Body) -> history.Name | None:
         return None
     path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
-    try:
+    file = None
+    with suppress(PflError):  # It is gone or damaged.
         file = parse_result(data or b"", path).record
-    except (CorruptRecordError, InvalidRequestError):
-        file = None  # It is gone or damaged.
     if file is None:
         return None
     name = history.Name(keys.encode_id(body["id"]), step, file)

@@ -1,5 +1,5 @@
 """
-Today's protocol for one step of one ID: ``lease``, ``publish`` and ``bust`` of the room cache.
+The protocol before results decided, for one step of one ID: numbered leases, a plan that is put.
 
 The model finds two faults in it: a holder that pauses between its check and its writes publishes
 although it has lost its lease, and a bust does not stop a publisher that pauses before it writes
@@ -19,10 +19,10 @@ def _newest(names: Iterable[str]) -> int:
 
 def call(me: str) -> Actor:
     """Look up, claim, compute, check, publish."""
-    yield "note", "begins"
     plan = yield "get", "plan"
+    yield "note", "begins"
     if plan is not None:
-        yield "note", "replies", plan[0]
+        yield "note", "replies", plan[1]
         return
     while True:
         marks = yield "list", "bust/"
@@ -59,7 +59,7 @@ def call(me: str) -> Actor:
     yield "put", f"publishing/{me}", ""
     marks = yield "list", "bust/"
     if set(marks) <= set(seen):
-        yield "put", "plan", (me, seen)
+        yield "put", "plan", ("plan", me, seen, False)
     yield "delete", f"publishing/{me}"
     yield "create", f"lease/{mine + 1}", ("free", "")
     yield "note", "replies", me
@@ -67,8 +67,8 @@ def call(me: str) -> Actor:
 
 def bust(me: str) -> Actor:
     """Mark, wait for calls that have announced a plan, remove the plan."""
-    yield "note", "bust begins"
     yield "put", f"bust/{me}", ""
+    yield "note", "bust begins"
     for name in (yield "list", "publishing/"):
         yield "wait", name, "", name.removeprefix("publishing/")
     yield "delete", "plan"

@@ -4,45 +4,77 @@ from __future__ import annotations
 
 import pytest
 
-from model import current, proposed
-from model.explore import Actors, InvariantError, explore
-from model.invariants import find_fault
+from model import protocol, two_steps
+from model.explore import InvariantError
+from model.scenarios import (
+    BUSTED,
+    LARGE,
+    OLD_CALL_AND_BUST,
+    PUBLISHER,
+    SMALL,
+    TWO_OLD_CALLS,
+    Scenario,
+    calls,
+    faulty,
+)
 
-BOTH = frozenset({"A", "B"})
-
-
-def two_calls(protocol) -> Actors:
-    return {"A": lambda: protocol.call("A"), "B": lambda: protocol.call("B")}
-
-
-def call_and_bust(protocol) -> Actors:
-    return {"X": lambda: protocol.bust("X"), "A": lambda: protocol.call("A")}
-
-
-@pytest.mark.parametrize("protocol", [current, proposed])
-def test_two_calls_of_which_one_crashes_compute_once_and_agree(protocol):
-    assert explore(two_calls(protocol), find_fault, crashes=1, may_fail=BOTH) > 1_000
+LOST_LEASE = r"A holds lease/first, where"
+HIT_OF_BUSTED = r"a hit would be answered with \w+, which was busted"
 
 
-@pytest.mark.parametrize("protocol", [current, proposed])
-def test_a_bust_wins_over_a_call_that_does_not_pause(protocol):
-    assert explore(call_and_bust(protocol), find_fault, crashes=1, may_fail=BOTH) > 500
+@pytest.mark.parametrize("scenario", [pytest.param(SMALL[name], id=name) for name in SMALL])
+def test_no_interleaving_has_a_fault(scenario):
+    assert scenario.explore() > 100
 
 
-def test_the_model_sees_that_a_paused_holder_publishes_after_it_lost_its_lease():
+@pytest.mark.parametrize(
+    ("fault", "scenario", "message"),
+    [
+        (protocol.UNVERIFIED, LARGE["three calls, a pause"], LOST_LEASE),
+        (protocol.IN_LEASE, LARGE["three calls, a pause"], LOST_LEASE),
+        (protocol.FROM_FIRST, SMALL["two calls, a crash and a pause"], "is never reaped"),
+        (
+            protocol.REAPED_ONCE,
+            LARGE["two calls, a reaper, a crash and a pause"],
+            "has a plan and no record",
+        ),
+        (protocol.MAKES_ROOM, PUBLISHER, HIT_OF_BUSTED),
+        (protocol.OWN_FENCE, SMALL["a call that busts, a bust, a crash"], HIT_OF_BUSTED),
+        (protocol.LATE_DELETE, SMALL["a call, two busts"], HIT_OF_BUSTED),
+        (protocol.LATE_MARKS, SMALL["a call, a bust, a pause"], HIT_OF_BUSTED),
+    ],
+)
+def test_the_model_sees_each_fault_that_the_protocol_could_have(fault, scenario, message):
+    with faulty(protocol, fault), pytest.raises(InvariantError, match=message):
+        scenario.explore()
+
+
+def test_the_model_sees_that_a_plan_may_hold_a_void_input():
+    scenario = LARGE["two steps, two calls, a bust"]
+    with (
+        faulty(two_steps, two_steps.VOID_INPUTS),
+        pytest.raises(InvariantError, match=HIT_OF_BUSTED),
+    ):
+        scenario.explore()
+
+
+def test_a_call_that_waits_takes_the_value_of_the_holder():
+    # A second computation would be a second value.
+    assert Scenario(calls("A", "B"), store=BUSTED).explore() > 100
+
+
+def test_the_model_sees_that_a_paused_holder_published_after_it_lost_its_lease():
+    scenario = TWO_OLD_CALLS._replace(pauses=1)
     with pytest.raises(InvariantError, match="history has two values"):
-        explore(two_calls(current), find_fault, pauses=1, may_fail=BOTH)
+        scenario.explore()
 
 
-def test_the_model_sees_that_a_bust_does_not_stop_a_paused_publisher():
+def test_the_model_sees_that_a_bust_did_not_stop_a_paused_publisher():
+    scenario = OLD_CALL_AND_BUST._replace(pauses=1)
     with pytest.raises(InvariantError, match="which was busted"):
-        explore(call_and_bust(current), find_fault, pauses=1, may_fail=BOTH)
+        scenario.explore()
 
 
-def test_in_the_proposed_protocol_a_paused_holder_takes_the_value_of_its_successor():
-    states = explore(two_calls(proposed), find_fault, crashes=1, pauses=1, may_fail=BOTH)
-    assert states > 5_000
-
-
-def test_in_the_proposed_protocol_a_bust_wins_over_a_paused_call():
-    assert explore(call_and_bust(proposed), find_fault, pauses=1, may_fail=BOTH) > 1_000
+@pytest.mark.parametrize("scenario", [TWO_OLD_CALLS, OLD_CALL_AND_BUST], ids=["calls", "bust"])
+def test_the_old_protocol_is_well_without_a_pause(scenario):
+    assert scenario._replace(crashes=1).explore() > 100

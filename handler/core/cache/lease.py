@@ -33,6 +33,7 @@ import re
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -74,8 +75,8 @@ _OPTIONAL: Mapping[str, records.Kind] = {
     "flow_run_id": str | None,
     "expires_at": records.MOMENT,
     "is_bounded": bool,
-    "attempt": int,
     "is_reaper": bool,
+    "attempt": int,
 }
 _HOST: Mapping[str, records.Kind] = {
     "name": str,
@@ -219,7 +220,7 @@ class LeaseHolder:
     Attributes:
         token: Names the call.
         claims: The steps that it holds.
-        reaped: Dead calls that this one cleaned up.
+        reaped: The dead calls that this one cleaned up, and how many leases each has.
     """
 
     def __init__(
@@ -236,7 +237,7 @@ class LeaseHolder:
         self.id = id
         self.token = secrets.token_hex(8)
         self.claims: dict[str, Claim] = {}
-        self.reaped: set[str] = set()
+        self.reaped: dict[str, int] = {}
         self._info = info
         self._clock = clock
         self._ttl_s = ttl_s
@@ -244,8 +245,11 @@ class LeaseHolder:
         self._ended = threading.Event()
         self._renewer: threading.Thread | None = None
         self._has_renewed = False
-        # Whether Lambda kills this process at the deadline of the call.
-        self.is_bounded = deadline is not None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether Lambda kills this process at the deadline of the call."""
+        return self._deadline is not None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 
     def claim(self, steps: Mapping[str, Body]) -> dict[str, Held]:
         """
@@ -333,18 +337,24 @@ class LeaseHolder:
         """Delete the leases of *steps*, and those of dead calls that can never wake."""
         claims = [self.claims.pop(step) for step in list(steps) if step in self.claims]
         gone = [
-            dead.key
+            dead
             for claim in claims
             for number, dead in enumerate(claim.dead)
             # A call that may wake deletes its own lease, and so uncovers those before it.
-            if dead.body["call"] in self.reaped and all(claim.is_gone[number:])
+            if self._is_clean(dead) and all(claim.is_gone[number:])
         ]
+        count = Counter(dead.body["call"] for dead in gone)
+        notes = [reaped_key(call) for call in count if count[call] == self.reaped.get(call)]
         # In this order: who sees the older one gone knows that its own takeover is none.
-        self.store.delete(gone)
+        self.store.delete([*(dead.key for dead in gone), *notes])
         if claims:
             # If this call counted as dead meanwhile, it was reaped.
             keys = [claim.key for claim in claims]
             self.store.delete([*keys, reaped_key(self.token)])
+
+    def _is_clean(self, dead: Lease) -> bool:
+        """Whether nothing is left to do about a dead call; nothing is known of a damaged lease."""
+        return dead.body["call"] in self.reaped or "id" not in dead.body
 
     def end(self, why: str = "", **ended: object) -> None:
         """
@@ -432,9 +442,8 @@ def open_calls(
     reaped = {entry.key for entry in store.list("calls")}
     for lease in list_leases(store, folder):
         call = lease.body["call"]
-        if lease.body.get("is_reaper") and not with_reapers:
-            continue
-        if reaped_key(call) not in reaped or cannot_wake(lease.body):
+        is_counted = with_reapers or not lease.body.get("is_reaper")
+        if is_counted and (reaped_key(call) not in reaped or cannot_wake(lease.body)):
             before = found.get(call, OpenCall(call, ()))
             found[call] = OpenCall(call, (*before.leases, lease))
     return found

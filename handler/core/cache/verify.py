@@ -70,10 +70,9 @@ def walk(
     check = _Check(store, now, bust.by_folder(marks), {mark.name for mark in over})
     for kind in KINDS:
         for listed in store.list(kind, after=after):
-            data = store.get(listed.key)
-            problem = None if data is None else check(listed, data)
-            if repair and problem and data is not None:
-                problem = check.set_aside(problem, listed, data)
+            problem = check(listed, store.get(listed.key))
+            if repair and problem:
+                problem = check.set_aside(listed, problem)
             yield CheckedObject(listed.key, problem)
     if repair and not after:
         # All that they made invalid is set aside by now.
@@ -101,7 +100,9 @@ class _Check:
     marks_of: Callable[[str], bust.Marks]
     over: set[str]
 
-    def __call__(self, listed: ObjectInfo, data: bytes) -> Problem | None:
+    def __call__(self, listed: ObjectInfo, data: bytes | None) -> Problem | None:
+        if data is None:
+            return None
         kind, *place = listed.key.split("/")
         try:
             getattr(self, f"_{kind}")(listed, data, *place)
@@ -113,16 +114,16 @@ class _Check:
             return Problem(listed.key, "damaged", f"its content does not match its name ({exc!r})")
         return None
 
-    def set_aside(self, problem: Problem, listed: ObjectInfo, data: bytes) -> Problem:
-        """Move an object aside, unless a call needs it by now."""
+    def set_aside(self, listed: ObjectInfo, problem: Problem) -> Problem:
+        """Move an object aside; back, if it has been rewritten, or a call needs it by now."""
         aside = f"aside/{listed.key}"
-        if self.store.get(listed.key) == data:
-            self.store.move(listed.key, aside)
-            moved = self.store.get(aside)
-            if moved == data and self(listed, data):
-                return problem._replace(aside=aside)
+        self.store.move(listed.key, aside)
+        moved = self.store.get(aside)
+        if self(listed, moved):
+            return problem._replace(aside=aside)
+        if moved is not None:
             with suppress(AlreadyExistsError):
-                self.store.put(listed.key, moved or b"", mode="create")
+                self.store.put(listed.key, moved, mode="create")
             self.store.delete([aside])
         return problem._replace(why=f"{problem.why}; it has been rewritten since")
 

@@ -24,7 +24,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from ..errors import (
-    CorruptRecordError,
     InvalidRequestError,
     PflError,
     UnavailableError,
@@ -60,6 +59,7 @@ _HINTS = (
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
     ("No space left", "free some space, or set PFL_STORE to another location"),
+    ("invalid path", "delete the object with this key: S3 cannot be listed past it"),
     ("Is a directory", "remove this directory, which is in the place of an object"),
     ("Read-only file system", "set PFL_STORE to a writable location"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
@@ -199,16 +199,12 @@ class Store:
 
         Raises:
             AlreadyExistsError: *mode* is ``"create"``, and the object exists with other content.
-            CorruptRecordError: *key* could leave its folder.
-            UnavailableError: The store did not accept it.
+            UnavailableError: The store did not accept it, or *key* could leave its folder.
             UnstorableValueError: It is too large to be read again.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError as ExistsError
 
-        if not is_key(key):
-            why = "a part of it is empty, starts with a dot or holds a control character"
-            raise CorruptRecordError(f"{key!r} cannot be the key of an object", why=why)
         if len(data) > limit_bytes(key):
             raise UnstorableValueError(
                 f"{key} is too large to store",
@@ -217,6 +213,8 @@ class Store:
             )
         self.counts["put"] += 1
         self._enter(os.path.dirname(key), create=True)
+        with suppress(OSError):  # An empty directory may be in the place of the object.
+            os.rmdir(f"{self._directory}/{key}")
 
         def write() -> None:
             try:
@@ -394,21 +392,17 @@ def _is_name(name: str) -> bool:
 def _walk(root: str, folder: str) -> Iterator[ObjectInfo]:
     """What is below a folder, in order of key; folders that are links are not entered."""
     with os.scandir(f"{root}/{folder}") as found:
-        entries = sorted((f"{each.name}{'/' * _is_folder(each)}", each) for each in found)
-    for name, entry in entries:
+        entries = sorted(found, key=lambda it: it.name + "/" * it.is_dir(follow_symlinks=False))
+    for entry in entries:
         key = f"{folder}/{entry.name}".lstrip("/")
         if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
             continue
         with suppress(*_ABSENT):  # It was deleted since it was listed.
-            if name.endswith("/"):
+            if entry.is_dir(follow_symlinks=False):
                 yield from _walk(root, key)
             else:
                 info = entry.stat(follow_symlinks=False)
                 yield ObjectInfo(key, info.st_size, info.st_mtime)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
 
 
 def _read(root: str, key: str) -> bytes:

@@ -592,3 +592,51 @@ def test_a_record_of_history_with_another_status_is_no_last_value(outside):
     body = {"id": "abc", "step": "b", "status": "crashed"}
     outside.results.put(history.new_name("abc", "b", "f" * 16).path, records.seal(body))
     assert values(outside.call(step="c", skip=["b"]))["b"] == 4
+
+
+# What the clocks of machines have to do with it: nothing.
+
+
+@pytest.mark.parametrize("skew_s", [-36_000, -61, 61, 36_000])
+def test_a_bust_by_a_machine_with_another_clock_voids_what_a_call_is_about_to_publish(
+    outside, monkeypatch, skew_s
+):
+    """It comes after the call computed the step, and before each of its writes."""
+    for kind in ("results/abc/b", "plans/abc/b", "plans/abc/c"):
+        store = outside.store = stores.open_store(f"memory://{uuid.uuid4().hex}", environ={})
+        change(outside, 1)
+        busts: list[str] = []
+
+        def put(key, data, store=store, real=store.put, kind=kind, busts=busts, **more):
+            if key.startswith(kind) and not busts:
+                busts.append(key)
+                change(outside, 5)
+                with monkeypatch.context() as patch:
+                    clock = time.time
+                    patch.setattr(time, "time", lambda: clock() + skew_s)
+                    busted(outside, "b")
+            real(key, data, **more)
+
+        monkeypatch.setattr(store, "put", put)
+        assert outside.call()["status"] == "completed"
+        assert len(busts) == 1
+        assert values(outside.call()) == {"a": 3, "b": 8, "c": 80}, kind
+
+
+@pytest.mark.parametrize("age_s", [-2 * DAY_S, 0, 2 * DAY_S])
+def test_a_call_that_busts_one_result_brings_none_back_that_an_earlier_call_busted(
+    outside, monkeypatch, age_s
+):
+    """However old the earlier bust is; the result is looked for by its inputs after an edit."""
+    text = OUTSIDE.replace("b * rate", "b * rate + int(Path('outside.txt').read_text())")
+    outside.write(text)
+    outside.call()
+    change(outside, 5)
+    clock = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: clock() - age_s)
+        assert values(outside.call(bust=["c"]))["c"] == 45
+    outside.call(bust=["c"], params={"rate": 3})
+    outside.write(text.replace("return len(id)", "return 0 + len(id)"))
+    reply = outside.call()
+    assert (statuses(reply), values(reply)["c"]) == (of(NEW, HIT, HIT), 45)

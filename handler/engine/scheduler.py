@@ -210,7 +210,9 @@ class Scheduler:
 
     def _note_errors(self) -> None:
         for name, error in self._publisher.errors.items():
-            self.outcomes[name] = replace(self.outcomes[name], status="failed", error=error)
+            # A call that was interrupted may have saved a step without noting its outcome.
+            outcome = self.outcomes.get(name, Outcome("failed"))
+            self.outcomes[name] = replace(outcome, status="failed", error=error)
             self.found.pop(name, None)
 
     def stop_now_or_later(self) -> bool:

@@ -43,15 +43,15 @@ def call_step(step: AnyStep, arguments: dict[str, object], *, in_prefect: bool =
     try:
         if step.is_async:
             awaitable = cast("Awaitable[object]", step.function(**copies))
-            return _call_outside_loop(lambda: asyncio.run(_with_timeout(awaitable, timeout_s)))
+            return _call_outside_loop(lambda: _run(_with_timeout(awaitable, timeout_s)))
         if timeout_s is None:
             return step.function(**copies)
         return _call_within(timeout_s, lambda: step.function(**copies))
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         raise
     except BaseException as exc:
-        if type(exc).__module__.split(".")[0] in ("pfl", "prefect"):
-            raise  # An interruption by pfl or Prefect, not by the step.
+        if _is_interruption(exc):
+            raise
         what = f"the step raised {shown(exc)}"
         raise RuntimeError(what).with_traceback(exc.__traceback__) from exc
 
@@ -64,6 +64,31 @@ async def _with_timeout(awaitable: Awaitable[object], timeout_s: float | None) -
         if timeout_s is not None and scope.expired():
             raise timed_out(timeout_s) from None
         raise
+
+
+def _run(step: Awaitable[object]) -> object:
+    """
+    What an async step returns.
+
+    When ``asyncio.run()`` puts the handler of Ctrl-C back, it shows its task, with all that this
+    returned or raised. If that cannot be shown, every later ``asyncio.run()`` fails. So the task
+    itself returns nothing.
+    """
+    returned: list[object] = []
+    raised: list[BaseException] = []
+
+    async def task() -> None:
+        try:
+            returned.append(await step)
+        except asyncio.CancelledError:
+            raise  # Ctrl-C arrives like this.
+        except BaseException as exc:
+            raised.append(exc)
+
+    asyncio.run(task())
+    if raised:
+        raise raised.pop()
+    return returned.pop()
 
 
 def _call_outside_loop(call: Callable[[], object]) -> object:
@@ -140,17 +165,35 @@ def shown(exc: BaseException) -> str:
     """An exception as Python shows it."""
     try:
         return repr(exc)
-    except Exception:
+    except BaseException as trouble:
+        if _is_interruption(trouble):
+            raise
         return f"{type(exc).__name__}({text_of(exc)!r})"
 
 
-def text_of(exc: BaseException) -> str:
-    """The text of an exception, and of those in a group; it may raise instead of returning one."""
+def text_of(exc: BaseException, *, levels: int = 5) -> str:
+    """
+    The text of an exception, which may raise instead of returning one.
+
+    Args:
+        exc: The exception.
+        levels: The texts of the exceptions in a group are included, and so on for so many levels.
+    """
     try:
         text = str(exc)
-    except Exception as trouble:
+    except BaseException as trouble:
+        if _is_interruption(trouble):
+            raise
         return f"its text cannot be shown: str() raised {type(trouble).__name__}"
-    if isinstance(exc, BaseExceptionGroup):
-        inner = "; ".join(f"{type(each).__name__}: {text_of(each)}" for each in exc.exceptions)
-        return f"{text}: {inner}"
+    if isinstance(exc, BaseExceptionGroup) and levels:
+        texts = (
+            f"{type(each).__name__}: {text_of(each, levels=levels - 1)}" for each in exc.exceptions
+        )
+        return f"{text}: {'; '.join(texts)}"
     return text
+
+
+def _is_interruption(exc: BaseException) -> bool:
+    """Whether the user, pfl or Prefect interrupts a step; the step itself did not raise this."""
+    is_ours = type(exc).__module__.split(".")[0] in ("pfl", "prefect")
+    return isinstance(exc, KeyboardInterrupt) or (is_ours and not isinstance(exc, Exception))

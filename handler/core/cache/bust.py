@@ -39,7 +39,6 @@ from . import history, lease, shared
 from .entry import Entry, ignore, read_plan, seal_fence
 
 ALL = history.ALL
-_DAY_S = 86_400
 # Plans that are deleted at once.
 _BATCH = 1_000
 _MARK = re.compile(
@@ -254,12 +253,10 @@ def create_mark(
 def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]) -> bool:
     if old.name == new.name:
         return False
-    if old.is_from_call and old.at + _DAY_S < new.at:
-        return True
     is_covered = new.before is None or (old.before is not None and old.before <= new.before)
     if not is_covered or (old.prefix, old.result) != (new.prefix, new.result):
         return False
-    # A call's mark only concerns other calls that computed the same result meanwhile.
+    # A call's mark has to stay while the result that the call replaced is stored.
     return old.name in seen if old.is_from_call else old.at + retention_s < new.at
 
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from ..errors import CorruptRecordError, PflError
+from ..errors import CorruptRecordError
 from ..event import Request
 from ..fingerprint import Fingerprint
 from ..store import keys, records
@@ -86,7 +86,7 @@ class Publisher:
         self._names: list[history.Name] = []
         self._last: list[Publication] = []
         self._threads: list[threading.Thread] = []
-        self.errors: dict[str, PflError] = {}
+        self.errors: dict[str, Exception] = {}
 
     def commit(
         self, entry: Entry, text: str, fields: history.Fields
@@ -181,7 +181,7 @@ class Publisher:
         self._count(1)
         try:
             write()
-        except PflError as exc:
+        except Exception as exc:  # A thread that dies of it reports nothing.
             self.errors.setdefault(step, exc)
         finally:
             self._count(-1)

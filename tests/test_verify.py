@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import values
+from conftest import statuses, values
 from test_bust import DAY_S, OUTSIDE, busted, change
 
 from pfl.handler.core.cache import accept, bust, inspection, lease, verify
@@ -450,3 +450,16 @@ def test_busts_of_other_ids_cost_an_object_nothing(one, monkeypatch):
     assert problems(one) == {}
     assert len(list(bust.list_results(one.results, bust.Scope(steps=("b",))))) == 1
     assert asked == []
+
+
+def test_a_result_through_which_a_later_one_is_found_stays_with_its_bust(one):
+    """Without the bust, a call would find the old value first."""
+    change(one, 5)
+    busted(one, "b")
+    one.call(step="b")
+    for _ in range(2):
+        found = list(verify.walk(one.results, repair=True, retention_s=-1))
+        assert [each.key for each in found if each.problem and "/b/" in each.key] == []
+    one.results.delete([each.key for each in one.results.list("plans/abc/b")])
+    reply = one.call(step="b")
+    assert (statuses(reply)["b"], values(reply)["b"]) == ("hit", 8)

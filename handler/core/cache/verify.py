@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import CorruptRecordError, InvalidRequestError, PflError
@@ -75,8 +75,8 @@ def walk(
                 problem = check.set_aside(listed, problem)
             yield CheckedObject(listed.key, problem)
     if repair and not after:
-        # All that they made invalid is set aside by now.
-        store.delete(mark.key for mark in over)
+        # All that the others made invalid is set aside by now.
+        store.delete(mark.key for mark in over if mark.name not in check.needed)
 
 
 class _UnusableError(Exception):
@@ -93,12 +93,16 @@ class _Check:
         now: The present time, in seconds since 1970.
         marks_of: Finds the marks that may apply to the ID of a folder.
         over: The names of busts that cannot be restored any more.
+        needed: The names of busts of results that stay, because a later one is found through them.
+        blamed: The names of the busts of the result that is being checked.
     """
 
     store: Store
     now: float
     marks_of: Callable[[str], bust.Marks]
     over: set[str]
+    needed: set[str] = field(default_factory=set)
+    blamed: set[str] = field(default_factory=set)
 
     def __call__(self, listed: ObjectInfo, data: bytes | None) -> Problem | None:
         if data is None:
@@ -179,6 +183,7 @@ class _Check:
             later = f"results/{folder}/{step}/{accept.next_name(key, data)}"
             if self.store.get(later) is None:
                 raise
+            self.needed |= self.blamed
 
     def _check_result(
         self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str
@@ -196,9 +201,12 @@ class _Check:
         # lost for good.
         written_at = records.now_iso(listed.modified)
         entry = Entry(step, key, "", len(data), written_at, None, after=metadata.get("after", ()))
-        busts = [mark.name for mark in self.marks_of(folder) if mark.invalidates(folder, entry)]
-        if busts and self.over.issuperset(busts):
-            raise _UnusableError("expired", f"busted by {busts[0]}, and cannot be restored")
+        self.blamed = {
+            mark.name for mark in self.marks_of(folder) if mark.invalidates(folder, entry)
+        }
+        if self.blamed and self.over.issuperset(self.blamed):
+            first = min(self.blamed)
+            raise _UnusableError("expired", f"busted by {first}, and cannot be restored")
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:

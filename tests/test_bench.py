@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from benchmarks import bench, chart, expect, publish, report, rig, scale, steps, workloads
+from benchmarks import bench, chart, expect, latency, publish, report, rig, scale, steps, workloads
 from benchmarks.relay import Relay
 from conftest import ROOT
 
@@ -441,6 +441,43 @@ def test_a_relay_passes_on_what_it_counts_and_counts_no_refusal():
         late.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert late.recv(1) == b"", "somebody answered"
         raise ConnectionError
+
+
+def test_the_latency_benchmark_counts_the_requests_of_each_row(prefect_server):
+    with rig.Rig(lambda text: None, api=prefect_server.url) as made:
+        only = ("pfl-direct", "pfl-prefect", "pfl-directory", "redun")
+        run = latency.measure(made, sys.executable, calls=1, only=only, store_ms=0.2, api_ms=0.2)
+    calls = {name: call for name, [call] in run["calls"].items()}
+    rows = {row["tool"]: row for row in run["rows"]}
+    direct, prefect, directory = "pfl, `direct`", "pfl, `prefect`", "pfl, `direct`, directory"
+    assert list(rows) == list(calls) == [direct, prefect, directory]
+    for name, row in rows.items():
+        call = calls[name]
+        assert (row["calls"], row["store_requests"]) == (1, len(call.store))
+        assert row["api_requests"] == len(call.api)
+        assert 0 < call.overhead_ms < call.ms
+        assert all(each.began_s < each.ended_s for each in call.store + call.api)
+    for name in (direct, prefect):
+        assert rows[name]["store_requests"] == calls[name].counted > 0
+    asked = {name: [each.request for each in call.api] for name, call in calls.items()}
+    assert asked[direct] == asked[directory] == calls[directory].store == []
+    assert asked[prefect].count("POST /api/flow_runs/") == 1
+    assert len(latency.timeline(calls[direct])) == calls[direct].counted
+    missing = "redun is not installed: pip install -e '.[rivals]'"
+    assert run["left_out"] == [{"what": "redun", "why": missing}]
+    assert latency.tables(run)[1:] == [f"- redun: {missing}"]
+
+
+def test_the_ratios_of_the_latency_benchmark_divide_pfl_by_each_other_tool():
+    def row(tool: str, median_ms: float) -> dict:
+        counts = {"store_requests": 6, "api_requests": 0}
+        return {"tool": tool, "version": "", "store": "S3", "min_ms": 1, **counts} | {
+            "median_ms": median_ms
+        }
+
+    rows = [row("pfl, `direct`", 150.0), row("slow", 300.0), row("fast", 100.0)]
+    [_, ratios] = latency.tables({"rows": rows, "left_out": []})
+    assert ratios.splitlines()[2:] == ["| pfl, `direct` / … | 0.500 × | 1.50 × |"]
 
 
 def test_both_copies_of_a_step_take_an_edit_and_the_way_back(tmp_path):

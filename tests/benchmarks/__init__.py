@@ -8,6 +8,7 @@ rig          the temporary project, servers, relays and processes of a run; all 
 ├── workloads    the same steps for pfl and for plain Prefect, and two edits of them
 ├── relay        a loopback proxy that delays and counts
 └── sandbox      a process that answers calls, as a Lambda sandbox does
+latency      a miss over a network with latency, in pfl and in other tools
 publish      a run and other tools (rivals, rival), written to docs/benchmarks.md
 expect       counts that must not change unnoticed, written to expected.json
 """

@@ -6,25 +6,50 @@ import asyncio
 import re
 import threading
 from collections import Counter
+from dataclasses import dataclass
 
 _REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1")
+
+
+@dataclass
+class Exchange:
+    """
+    A request and its answer, as the client sees them.
+
+    Attributes:
+        request: Method and path.
+        began_s: When it was sent, as a ``time.monotonic()`` reading.
+        ended_s: When the last byte of the answer arrived.
+    """
+
+    request: str
+    began_s: float
+    ended_s: float
 
 
 class Relay:
     """
     Passes bytes on to a port, WebSockets too, each after half of *rtt_ms*.
 
-    A new connection costs one round trip more.
+    Args:
+        port: The port on loopback.
+        rtt_ms: The round-trip time that it adds.
+        connect_ms: What a new connection costs in addition; None: one round trip.
 
     Attributes:
         url: Its address.
+        connections: How many connections were opened.
+        exchanges: All requests, in the order in which they were sent.
         asked: How many requests with each method and path were answered.
         refused: How many answers were 503. Prefect on SQLite sends it when it is busy, and its
             clients try again.
     """
 
-    def __init__(self, port: int, rtt_ms: float = 0) -> None:
+    def __init__(self, port: int, rtt_ms: float = 0, connect_ms: float | None = None) -> None:
         self.rtt_s = rtt_ms / 1e3
+        self.connect_s = self.rtt_s if connect_ms is None else connect_ms / 1e3
+        self.connections = 0
+        self.exchanges: list[Exchange] = []
         self.asked: Counter[str] = Counter()
         self.refused = 0
         self._port = port
@@ -60,25 +85,38 @@ class Relay:
         except OSError:
             writer.close()
             return
-        last = [""]
+        self.connections += 1
+        last: Exchange | None = None
         task = asyncio.current_task()
         self._serving.add(task)
 
-        def asks(data: bytes) -> None:
+        def asks(data: bytes, due_s: float) -> None:
+            nonlocal last
             # Clients wait for an answer before they send again, so a request starts a piece.
             if found := _REQUEST.match(data):
-                last[0] = f"{found[1].decode()} {found[2].decode()}"
-                self.asked[last[0]] += 1
+                now_s = self._loop.time()
+                last = Exchange(f"{found[1].decode()} {found[2].decode()}", now_s, now_s)
+                self.exchanges.append(last)
+                self.asked[last.request] += 1
 
-        def answers(data: bytes) -> None:
+        def answers(data: bytes, due_s: float) -> None:
+            nonlocal last
+            if last is None:
+                return  # A message of a WebSocket, or the end of the connection.
             if data.startswith(b"HTTP/1.1 503"):
-                self.asked[last[0]] -= 1
+                self.asked[last.request] -= 1
                 self.refused += 1
+            if data:
+                last.ended_s = due_s
+            if data.startswith(b"HTTP/1.1 101"):
+                last = None
 
         try:
-            there = self._pass_on(reader, behind[1], asks, self.rtt_s)
+            there = self._pass_on(reader, behind[1], asks, self.connect_s)
             await asyncio.gather(there, self._pass_on(behind[0], writer, answers, 0))
             await asyncio.sleep(self.rtt_s)  # Bytes on their way still arrive.
+        except asyncio.CancelledError:
+            pass  # The relay ends. asyncio would print a traceback for a task that was cancelled.
         finally:
             writer.close()
             behind[1].close()
@@ -95,7 +133,7 @@ class Relay:
                 data = await reader.read(65536)
             except OSError:
                 data = b""
-            note(data)
             # Timers that are due at the same moment would run in any order.
             due_s = max(due_s + 1e-6, self._loop.time() + self.rtt_s / 2)
+            note(data, due_s)
             self._loop.call_at(due_s, *((writer.write, data) if data else (writer.close,)))

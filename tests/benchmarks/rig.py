@@ -55,6 +55,7 @@ class Rig(ExitStack):
         self._own_s3 = s3
         self._api = api
         self._s3: Relay | None = None
+        self._s3_url = ""
         self._relays: dict[tuple[int, float], Relay] = {}
         self._kinds_with_block: set[str] = set()
         self._limited: set[str] = set()
@@ -88,7 +89,7 @@ class Rig(ExitStack):
                 self.callback(self.wipe, "s3")
         elif self._s3 is None and has_moto():
             self.report("starting an S3 (moto)")
-            url = self.enter_context(servers.s3(1_000))
+            url = self._s3_url = self.enter_context(servers.s3(1_000))
             self._s3 = self._relay(urlsplit(url).port, 0)
             self.s3_env = {
                 "AWS_ENDPOINT_URL": self._s3.url,
@@ -109,6 +110,16 @@ class Rig(ExitStack):
             )
             client_of_moto.create_bucket(Bucket="bench")
         return self._s3
+
+    def slow_s3(self, ms: float) -> Relay:
+        """Another relay to moto, which delays each request by *ms*."""
+        self.s3()
+        return self.enter_context(Relay(urlsplit(self._s3_url).port, ms, connect_ms=0))
+
+    def slow_api(self, ms: float) -> Relay:
+        """Another relay to the Prefect server, which delays each request by *ms*."""
+        self.api(0)
+        return self.enter_context(Relay(urlsplit(self._api).port, ms, connect_ms=0))
 
     def store_url(self, kind: str, engine: str) -> str:
         """The store of *engine*."""

@@ -77,7 +77,9 @@ def hamilton():
     return _counted(lambda id: built.execute(["c"], inputs={"id": id})["c"])
 
 
-def powertools(**options: bool):
+def _idempotent(**options: bool):
+    """Powertools' decorator."""
+    import functools
     from types import SimpleNamespace
 
     from aws_lambda_powertools.utilities.idempotency import (
@@ -86,13 +88,19 @@ def powertools(**options: bool):
         idempotent_function,
     )
 
-    a, b, c = _steps()
     layer = DynamoDBPersistenceLayer(table_name=os.environ["BENCH_TABLE"])
     config = IdempotencyConfig(expires_after_seconds=86_400, **options)
     # As its guide recommends, so that it knows when a call that died has ended.
     config.register_lambda_context(SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000))
+    return functools.partial(
+        idempotent_function, data_keyword_argument="event", persistence_store=layer, config=config
+    )
 
-    @idempotent_function(data_keyword_argument="event", persistence_store=layer, config=config)
+
+def powertools(**options: bool):
+    a, b, c = _steps()
+
+    @_idempotent(**options)()
     def handler(*, event: dict) -> float:
         first = a(event["id"])
         return c(event["id"], b(event["id"], first))
@@ -102,6 +110,49 @@ def powertools(**options: bool):
 
 def powertools_local():
     return powertools(use_local_cache=True)
+
+
+def powertools_steps():
+    """Each step is kept."""
+    a, b, c = _steps()
+    idempotent = _idempotent()
+
+    @idempotent()
+    def kept_a(*, event: dict):
+        return a(event["id"])
+
+    @idempotent()
+    def kept_b(*, event: dict):
+        return b(event["id"], event["a"])
+
+    @idempotent()
+    def kept_c(*, event: dict):
+        return c(event["id"], event["b"])
+
+    def answer(id: str):
+        first = kept_a(event={"id": id})
+        second = kept_b(event={"id": id, "a": first})
+        return kept_c(event={"id": id, "b": second})
+
+    return _counted(answer)
+
+
+def prefect():
+    """Prefect with nothing but kept results: no tags, no limits."""
+    from prefect import flow, task
+    from prefect.cache_policies import INPUTS
+
+    storage = os.environ["BENCH_BLOCK"]
+    a, b, c = (
+        task(step, cache_policy=INPUTS, persist_result=True, result_storage=storage)
+        for step in _steps()
+    )
+
+    @flow
+    def chain(id: str):
+        return c(id, b(id, a(id)))
+
+    return _counted(chain)
 
 
 if __name__ == "__main__":

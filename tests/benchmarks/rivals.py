@@ -59,11 +59,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
 
     rows, left_out = [], []
     with rigs.Rig(lambda text: print(text, file=sys.stderr)) as rig:
-        for path in (rig.project / "plain").glob("[abc].py"):  # Each step records that it ran.
-            code = path.read_text()
-            record = f'getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")'
-            code = code.replace("    return ", f"    {record}\n    return ")
-            path.write_text("import sys\n" + code)
+        record_runs(rig.project)
         rig.bake()
         rig.limit(["id0"])
         s3 = rig.s3()
@@ -77,7 +73,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
             makers[S3] = lambda first: rig.sandbox("pfl-direct", "s3", 0, first)
             versions[S3] = "this"
             where[S3] = "S3 (moto)"
-            _tables(rig.s3_env)
+            make_tables(rig.s3_env, "powertools", "powertools_local")
         for tool, (package, name, store) in TOOLS.items():
             found = installed(python, package)
             if not found or (tool.startswith("powertools") and s3 is None):
@@ -87,7 +83,7 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
                 continue
             versions[name] = found
             where[name] = store
-            makers[name] = _maker(rig, python, tool)
+            makers[name] = maker(rig, python, tool)
         order = {"flow": FLOW, "id": "id0"}
         found = {name: {"cold": [], "warm": [], "modules": 0} for name in makers}
 
@@ -136,6 +132,15 @@ def measure(python: str, rounds: int, calls: int) -> tuple[list[dict], list[dict
     return sorted(rows, key=lambda row: row["cold_ms"]), left_out
 
 
+def record_runs(project: Path) -> None:
+    """Let each plain step record that it ran."""
+    for path in (project / "plain").glob("[abc].py"):
+        code = path.read_text()
+        record = f'getattr(sys.modules["__main__"], "_ran", []).append("{path.stem}")'
+        code = code.replace("    return ", f"    {record}\n    return ")
+        path.write_text("import sys\n" + code)
+
+
 def _note(times: list[float], answer: dict) -> None:
     if answer["computed"]:
         raise UnavailableError("it computed where a hit was expected")
@@ -146,7 +151,8 @@ def _left_out(what: str, why: str) -> dict:
     return {"what": what, "why": why, "section": "rivals"}
 
 
-def _maker(rig, python: str, tool: str):
+def maker(rig, python: str, tool: str, **extra: str):
+    """A function that starts a process of *tool* with its first order and *extra* variables."""
     from benchmarks.rig import Sandbox
 
     place = rig.place / "rivals" / tool
@@ -160,12 +166,14 @@ def _maker(rig, python: str, tool: str):
             "HOME": str(rig.place),
             "HAMILTON_TELEMETRY_ENABLED": "false",
         }
+        | extra
     )
     command = [python, str(ROOT / "tests" / "benchmarks" / "rival.py"), tool]
     return lambda first: Sandbox([*command, json.dumps(first)], environ, rig.project)
 
 
-def _tables(environ: dict[str, str]) -> None:
+def make_tables(environ: dict[str, str], *names: str) -> None:
+    """Make tables of that name in DynamoDB."""
     import boto3
 
     given = {
@@ -180,7 +188,7 @@ def _tables(environ: dict[str, str]) -> None:
         "KeySchema": [key | {"KeyType": "HASH"}],
         "AttributeDefinitions": [key | {"AttributeType": "S"}],
     }
-    for table in ("powertools", "powertools_local"):
+    for table in names:
         boto3.client("dynamodb", **given).create_table(TableName=table, **options)
 
 

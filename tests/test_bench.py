@@ -120,7 +120,7 @@ def test_a_small_run_tells_all_of_itself_and_leaves_nothing(project, temporary, 
             row["hits_per_s"] > 0
             and row["operations"]["history ls"]["requests"]
             > row["operations"]["runs reap"]["requests"]
-            == 1
+            == 2
         )
     assert (
         "1 of 8: chain-3, directory, 0 ms: miss" in said.err.splitlines()

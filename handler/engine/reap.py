@@ -93,6 +93,7 @@ def reap(
     """
     if not dry_run:
         layout.check(store)
+    has_dead = False
     for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
@@ -119,9 +120,10 @@ def reap(
                 row, api = _reap(store, settings, call, api, arrival_s, notify)
                 yield row
             reaper.reaped[call.call] = len(call.leases)
+            has_dead = True
         finally:
             reaper.end()
-    if not dry_run:
+    if has_dead:
         lease.sweep(store)
 
 

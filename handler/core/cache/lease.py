@@ -354,8 +354,10 @@ class LeaseHolder:
             self.store.delete([*keys, reaped_key(self.token)])
 
     def _is_clean(self, dead: Lease) -> bool:
-        """Whether nothing is left to do about a dead call; nothing is known of a damaged lease."""
-        return dead.body["call"] in self.reaped or "id" not in dead.body
+        """Whether nothing is left to do about a dead call."""
+        if "id" not in dead.body or dead.body.get("is_reaper"):
+            return True  # It is damaged, or has computed nothing.
+        return dead.body["call"] in self.reaped
 
     def end(self, why: str = "", **ended: object) -> None:
         """

@@ -494,9 +494,6 @@ def test_a_holder_that_pauses_past_its_lease_publishes_nothing_when_another_call
     assert left(gated.results) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a bust makes way for its own value, whatever was published meanwhile"
-)
 def test_a_paused_holder_that_busts_its_step_replaces_no_value_that_another_call_published(gated):
     """Each call adds a turn to a conversation, and each reply stays part of it."""
     gated.write(DRAWN.replace("SIZE", "1"))

@@ -228,6 +228,10 @@ class Worker:
         key = lookup.result_key(call.request, name, found)
         # Before the step runs: it may not have seen what a later bust is about.
         seen = self._claims.marks.seen(call.folder, name, key)
+        if name in call.request.bust:
+            is_same = previous is not None and previous.entry.key == key
+            start = previous.entry.file if previous is not None and is_same else key
+            self._free[name] = accept.find_free(call.store, call.request.id, name, key, start)
         finish = partial(self._save, name, key, seen, found, started, fields)
         history.store_in_use.set(call.store)
         record = previous.record if previous is not None else None
@@ -331,19 +335,9 @@ class Worker:
         project.check_unchanged(name, call.prints[name])
         fields = fields | self._measured(started)
         ended = time.time()
-        if name in request.bust:
-            own = bust.bust_result(
-                call.store,
-                request.id,
-                name,
-                key,
-                plan_key=request.plan_key(name),
-                dependents=request.flow.dependents([name]) - {name},
-                seen=seen,
-                own_call=self._claims.holder.token,
-            )
-            seen = (*seen, own)
-            self._claims.list_marks()
+        is_busted = name in request.bust
+        if is_busted:
+            seen = (*seen, bust.new_name(from_call=True))
         cache_for_s = call.flow.steps[name].cache_for_s
         expires_at = None if cache_for_s is None else records.now_iso(ended + cache_for_s)
         free = self._free.get(name, key)
@@ -361,11 +355,32 @@ class Worker:
         )
         with self.guard:
             self.saved[name] = None
-        entry, fields = self._publisher.commit(entry, text, fields)
+        entry, fields = self._publisher.commit(entry, text, fields, replaces=is_busted)
+        if is_busted:
+            self._bust_others(name, entry)
         publication = self._publication(name, entry, fields, found)
         assert publication is not None, "a result has a record"
         self.saved[name] = Saved(entry, publication)
         return entry
+
+    def _bust_others(self, name: str, entry: Entry) -> None:
+        """Invalidate the results that *entry* has replaced."""
+        own = [mark for mark in entry.after if mark.startswith("x")]
+        if not own:
+            return  # Another call has replaced a result that was void already.
+        request = self._call.request
+        bust.bust_result(
+            self._call.store,
+            request.id,
+            name,
+            entry.key,
+            plan_key=request.plan_key(name),
+            dependents=request.flow.dependents([name]) - {name},
+            name=own[-1],
+            seen=entry.after[:-1],
+            own_call=self._claims.holder.token,
+        )
+        self._claims.list_marks()
 
 
 def _describe(entry: Entry) -> RecordedInput:

@@ -180,7 +180,10 @@ def _read(me: str, busts: bool, claim: Claim) -> Actor:
     """Read what is stored: ``Claims.read``, ``Worker.find``."""
     marks = yield "list", "mark/"
     if busts:
-        yield "become", _compute, me, busts, claim, marks, "result"
+        name = "result"
+        while (result := (yield "get", name)) is not None:
+            name = f"result~{result[0]}"
+        yield "become", _compute, me, busts, claim, marks, name
     plan = yield from _find()
     if plan is not None:
         yield "become", _release, me, claim, plan[1]
@@ -221,31 +224,33 @@ def _compute(me: str, busts: bool, claim: Claim, seen: tuple[str, ...], free: st
     if LATE_MARKS in faults and (yield "choose", False, True):
         # Another step of the same call, which was held, has been claimed meanwhile.
         seen = yield "list", "mark/"
-    marks: Collection[str] = ()
     if busts:
-        yield from _bust_result(me, seen, claim)
         seen = (*seen, own)
-        if OWN_FENCE not in faults:
-            marks = yield "list", "mark/"
-    yield "become", _commit, me, claim, value, seen, free, tuple(marks)
+    yield "become", _commit, me, busts, claim, value, seen, free
 
 
 def _commit(
-    me: str,
-    claim: Claim,
-    value: str,
-    seen: tuple[str, ...],
-    free: str,
-    known: tuple[str, ...],
+    me: str, busts: bool, claim: Claim, value: str, seen: tuple[str, ...], free: str
 ) -> Actor:
-    """Create the result; it gets no plan if *known* marks make it void."""
     while not (yield "create", free, (value, seen, False)):
+        if busts:
+            # The name decides which call has replaced what was there.
+            value, seen, _ = yield "get", free
+            break
         marks = yield "list", "mark/"
         found = yield from _find_result(marks)
         if not isinstance(found, str):
             value, seen, _ = found
             break
         free = found
+    known: Collection[str] = ()
+    own = [mark for mark in seen if mark.startswith("mark/x")]
+    if busts and own:
+        yield from _bust_result(me, own[-1], seen, claim)
+        if OWN_FENCE not in faults:
+            known = yield "list", "mark/"
+        if own[-1] != f"mark/x{me}":
+            yield "note", "bust ends", own[-1]
     yield "become", _publish, me, claim, Value(value, seen, True, set(known) <= set(seen))
 
 
@@ -326,14 +331,13 @@ def _delete_leases(me: str, claim: Claim) -> Part:
     yield "delete", claim.name, f"reaped/{me}"
 
 
-def _bust_result(me: str, seen: tuple[str, ...], claim: Claim) -> Part:
+def _bust_result(me: str, mark: str, seen: tuple[str, ...], claim: Claim) -> Part:
     """``bust.bust_result``."""
-    mark = f"mark/x{me}"
     yield "put", mark, ""
     yield "note", "bust begins", mark
     yield "create", "marker", ""
     for older in (yield "list", "mark/x"):
-        if older in seen:
+        if older in seen and older != mark:
             yield "delete", older
     kept = yield from _fence(f"x{me}", mark, me)
     if not kept:

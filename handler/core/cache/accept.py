@@ -166,6 +166,14 @@ def find_result(
         name = next_name(key, data)
 
 
+def find_free(store: Store, id: str, step: str, key: str, start: str) -> str:
+    """The first free name in the chain of results of a key, from the result *start* on."""
+    name = start
+    while (data := store.get(records.result_path(id, step, name))) is not None:
+        name = next_name(key, data)
+    return name
+
+
 def next_name(key: str, data: bytes) -> str:
     """The file name of the result that takes the place of one that has these bytes."""
     return f"{key}~{digest(data)[:8]}"

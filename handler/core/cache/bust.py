@@ -380,11 +380,15 @@ def bust_result(
     *,
     plan_key: str,
     dependents: Collection[str],
+    name: str,
     seen: Collection[str],
     own_call: str,
-) -> str:
+) -> None:
     """
-    Invalidate one result, which a call is about to replace; returns the name of the bust.
+    Invalidate the results with one key that a call has just replaced.
+
+    The new result names this bust, so it is the only one that stays valid. It is created first:
+    of two calls that replace the same result, the create decides, and both make the same mark.
 
     Args:
         store: The store to write.
@@ -393,11 +397,11 @@ def bust_result(
         result: The key of the result.
         plan_key: The key of the plan that the call is going to write.
         dependents: The steps that need the step, without itself.
+        name: The name of the bust.
         seen: Marks that the call had seen before it computed.
         own_call: The token of the call.
     """
     folder = keys.encode_id(id)
-    name = new_name(from_call=True)
     made = Marks((create_mark(store, name, step, Scope(folder), result=result, seen=seen),))
     # Plans for equal inputs come back by their inputs.
     stale = [records.plan_path(id, step, plan_key)]
@@ -413,7 +417,6 @@ def bust_result(
         own_call=own_call,
     )
     store.delete(path for path in stale if not _is_kept(path, kept))
-    return name
 
 
 def restore(

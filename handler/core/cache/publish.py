@@ -31,7 +31,15 @@ from ..store.at_once import at_once
 from ..store.objects import AlreadyExistsError, Store
 from ..store.values import encode
 from . import accept, bust, history
-from .entry import NOT_LOADED, Entry, entry_json, parse_plan, plan_body, seal_fence
+from .entry import (
+    NOT_LOADED,
+    Entry,
+    entry_json,
+    parse_plan,
+    parse_result,
+    plan_body,
+    seal_fence,
+)
 
 
 class Publication(NamedTuple):
@@ -89,7 +97,7 @@ class Publisher:
         self.errors: dict[str, Exception] = {}
 
     def commit(
-        self, entry: Entry, text: str, fields: history.Fields
+        self, entry: Entry, text: str, fields: history.Fields, *, replaces: bool = False
     ) -> tuple[Entry, history.Fields]:
         """
         Make *entry* the result of its key.
@@ -98,6 +106,7 @@ class Publisher:
             entry: The result; ``result`` is the file name to try first.
             text: Its value as JSON.
             fields: What its record holds besides: parameters, inputs, timings, the reason.
+            replaces: Whether it replaces valid results, so that the file name decides alone.
 
         Returns:
             The result and the fields of its record: those of another call, if that was faster.
@@ -123,6 +132,8 @@ class Publisher:
             except AlreadyExistsError:
                 # The marks may be older than what is there.
                 self.marks = bust.list_marks(store, self._folder)
+            if replaces and (other := self._other(path)) is not None:
+                return other, {**fields, "repaired": True}
             found = accept.find_result(
                 request.id, entry.step, entry.key, store, self.marks, self._warnings
             )
@@ -131,6 +142,14 @@ class Publisher:
                 continue
             stored, recorded = found
             return recorded or stored, {**fields, "repaired": True}
+
+    def _other(self, path: str) -> Entry | None:
+        """The result of the call that was faster; None if it is damaged."""
+        with suppress(CorruptRecordError):
+            stored = parse_result(self.store.get(path) or b"", path)
+            warn = self._warnings.append
+            return history.add_run(self.store, self.request.id, stored, warn) or stored
+        return None
 
     def publication(
         self,

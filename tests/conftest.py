@@ -65,6 +65,17 @@ def clean_environ() -> Iterator[None]:
     sys.path[:] = path
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Escape half characters in what a test printed: a worker cannot send them."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
+
+
 class Project:
     """
     A directory with flows, and the handler called on it.

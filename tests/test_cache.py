@@ -594,9 +594,10 @@ def test_an_expired_result_that_is_found_again_leaves_the_rest_cached(timed, lat
     timed.call()
     later(3_601)
     assert statuses(timed.call()) == of(HIT, NEW, HIT)
-    assert timed.call()["store"] == {"get": 1}
+    # Outside Lambda the plan is behind a fence: this process could have paused before it wrote it.
+    assert timed.call()["store"] == {"get": 2}
     later(3_500)
-    assert timed.call()["store"] == {"get": 1}
+    assert timed.call()["store"] == {"get": 2}
 
 
 def test_an_expired_value_can_still_be_skipped_to(timed, later):
@@ -724,7 +725,8 @@ def test_a_damaged_plan_is_a_miss_with_a_warning_that_names_it(chain, damage):
     assert values(reply) == {"c": 70}
     assert [path in warning for warning in reply["warnings"]] == [True]
     assert chain.call(step="c")["warnings"] == []
-    assert chain.call(step="c")["store"] == {"get": 1}
+    # Outside Lambda the plan is behind a fence: this process could have paused before it wrote it.
+    assert chain.call(step="c")["store"] == {"get": 2}
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

@@ -1014,7 +1014,7 @@ def test_no_command_lets_a_poisoned_store_steer_the_terminal(here):
     here.call()
     here.call(bust="all")
     store = here.root / ".pfl" / "store"
-    for kind in ("history", "code", "recent"):
+    for kind in ("history", "code"):
         for path in (store / kind).rglob("*.json"):
             body = records.unseal(path.read_bytes(), f"{path.relative_to(store)}")
             path.write_bytes(records.seal(_poisoned(body)))

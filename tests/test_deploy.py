@@ -513,7 +513,7 @@ def test_prefect_is_imported_without_fastapi(on_prefect):
         "PREFECT_API_URL": on_prefect.settings.prefect_api_url,
     }
     loaded = loaded_after(program, on_prefect.root, **environ)
-    assert "prefect.flow_engine" in loaded
+    assert "prefect.task_engine" in loaded
     assert "fastapi" not in loaded
 
 

@@ -151,7 +151,8 @@ def test_a_computed_step_writes_in_the_order_that_is_drawn(project, monkeypatch)
     written.clear()
     project.knobs["inline_bytes"] = 1
     assert values(project.call(step="a")) == {"a": 1234}
-    kinds = [key.split("/")[0] for key in written]
+    # At the end it also deletes a note that only a call has which counted as dead.
+    kinds = [key.split("/")[0] for key in written if not key.startswith("calls/")]
     assert kinds.pop(2) == "values"  # A large value is stored before it is decided.
     assert kinds == [kinds_of.get(word, word) for word in drawn]
 

@@ -577,7 +577,7 @@ def test_with_preload_prefect_is_imported_before_the_first_call(deployed):
         PFL_PROJECT=str(deployed.root),
         PREFECT_API_URL="http://127.0.0.1:9/api",
     )
-    assert {"prefect.flow_engine", "pfl.handler.engine.prefect.session", "flows.pipeline"} <= loaded
+    assert {"prefect.context", "pfl.handler.engine.prefect.session", "flows.pipeline"} <= loaded
 
 
 def test_errors_name_what_is_wrong_with_a_name_or_the_credentials(deployed):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -151,7 +152,8 @@ class Claims:
         store = call.store
 
         def find() -> None:
-            found = lookup.find(call.request, store, call.warnings)
+            before = self.finding.found
+            found = lookup.find(call.request, store, call.warnings, skipped=before)
             if found.missing:
                 found = accept.include_accepted(call.request, found, store)
             self.finding = found
@@ -194,9 +196,9 @@ class Claims:
         """Whether another call held the step when this call looked last."""
         return name in self._held
 
-    def try_again(self, name: str) -> Entry | bool:
+    def try_again(self, name: str, found: Mapping[str, Entry]) -> Entry | bool:
         """
-        Look again at a step that this call does not hold.
+        Look again at a step that this call does not hold, and whose inputs are in *found*.
 
         Returns:
             The result of the call that held it; or else whether this call holds the step now.
@@ -213,7 +215,7 @@ class Claims:
                 call.notify(name, f"waiting: it is {held.description}")
             is_same = held.body.get("plan_key") == call.request.plan_key(name)
             if may_join and is_same and self._polls[name] % 2:
-                return self._find(name) or False
+                return self._find(name, found) or False
             if still := self.holder.still_held(held):
                 self._held[name] = still
                 return False
@@ -228,12 +230,12 @@ class Claims:
             self.is_new = False
             self.list_marks()
         self._previous[name] = self._read_previous(name)
-        return (may_join and self._find(name)) or True
+        return (may_join and self._find(name, found)) or True
 
-    def _find(self, name: str) -> Entry | None:
+    def _find(self, name: str, found: Mapping[str, Entry]) -> Entry | None:
         """The result of a step by its plan, if another call has written it."""
         call = self._call
-        return lookup.find_step(call.request, name, call.store, self.finding)
+        return lookup.find_step(call.request, name, call.store, self.finding, found)
 
     def _raise_its_failure(self, name: str, held: Held) -> None:
         call = self._call

@@ -132,7 +132,7 @@ class Worker:
         return None
 
     def _try_again(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
-        result = self._claims.try_again(name)
+        result = self._claims.try_again(name, found)
         if isinstance(result, Entry):
             return Outcome("joined", result)
         if not result:

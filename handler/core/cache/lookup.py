@@ -39,7 +39,12 @@ class Finding(NamedTuple):
 
 
 def find(
-    request: Request, store: Store, warnings: list[str], *, only_targets: bool = False
+    request: Request,
+    store: Store,
+    warnings: list[str],
+    *,
+    only_targets: bool = False,
+    skipped: Mapping[str, Entry] = {},
 ) -> Finding:
     """
     Look up the plan of the requested step, and those of the steps before it only where that misses.
@@ -48,6 +53,7 @@ def find(
         request: The request.
         store: The store to read.
         warnings: Receives a line about each damaged object, even if this raises.
+        skipped: Values of steps to skip that were read before.
         only_targets: Read no plan of a step before the requested one: it counts as missing.
 
     Raises:
@@ -70,7 +76,8 @@ def find(
         if name not in wanted:
             continue
         if name in request.skip:
-            finding.found[name] = _last_value(request, name, store, warnings)
+            last = skipped.get(name)
+            finding.found[name] = last or _last_value(request, name, store, warnings)
         elif name in undecided or not (
             (finding.known and _take_known(request, name, store, finding))
             or (may_read(name) and _take_plan(request, name, store, finding))
@@ -80,10 +87,20 @@ def find(
     return finding._replace(missing=tuple(reversed(missing))) if missing else finding
 
 
-def find_step(request: Request, step: str, store: Store, finding: Finding) -> Entry | None:
-    """The result of one step by its plan; *finding* receives what else the plan holds."""
+def find_step(
+    request: Request, step: str, store: Store, finding: Finding, found: Mapping[str, Entry]
+) -> Entry | None:
+    """
+    The result of one step by its plan; *finding* receives what else the plan holds.
+
+    None, too, if it was computed from other values than those in *found*: after a bust, another
+    call may have computed its inputs again.
+    """
     own = Finding({}, {}, (), finding.warnings)
     _take_plan(request, step, store, own)
+    for name in own.known.keys() & found.keys():
+        if own.known[name].sha256 != found[name].sha256:
+            return None
     finding.known.update(own.known)
     return own.found.get(step)
 

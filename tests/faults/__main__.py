@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def points(root: Path) -> None:
-    """Kill at every point."""
+    """Kill at every point, and pause at every point."""
     for engine, kind, _ in LOADS:
         where = root / f"points-{kind}-{engine}"
         _store(kind, f"points-{engine}")
@@ -75,6 +75,11 @@ def points(root: Path) -> None:
         print(f"{engine}, {kind}: killed at every point, {len(wrong)} wrong", flush=True)
         for point, told in wrong.items():
             print(f"    {point}: {told}", flush=True)
+        if engine == "direct":
+            paused = suite.every_pause(where, suite.settings_of(where), engine)
+            print(f"{engine}, {kind}: paused at every point, {len(paused)} wrong", flush=True)
+            for point, told in paused.items():
+                print(f"    {point}: {told}", flush=True)
 
 
 def load(root: Path, kills: int) -> None:

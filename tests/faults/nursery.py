@@ -2,7 +2,8 @@
 A process that has imported everything and forks a child per order: a call that is killed.
 
 An order is a connection to the Unix socket that is named on the command line, with a line of JSON:
-``{"event": …, "kill_at": 7}``.
+``{"event": …, "kill_at": 7}``. With ``pause_at`` the child is stopped instead; with ``ahead_s`` the
+leases of others look so much older to it.
 The child answers with its process ID, and at its end with a line of JSON: the reply, and the points
 it passed. A point is before or after a write to the store, or a change of a state in Prefect.
 """
@@ -25,9 +26,17 @@ def invocation(order: dict) -> dict:
 
     passed: list[str] = []
 
+    if ahead_s := order.get("ahead_s"):
+        from pfl.handler.core.cache import lease
+
+        real_now = lease.store_now
+        lease.store_now = lambda store, **more: real_now(store, **more) + ahead_s
+
     def point(name: str) -> None:
         if len(passed) == order.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if len(passed) == order.get("pause_at"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         passed.append(name)
 
     def around(owner: object, attribute: str, name) -> None:
@@ -47,8 +56,10 @@ def invocation(order: dict) -> dict:
         import prefect.task_engine
         from prefect.client.orchestration import SyncPrefectClient
 
-        from pfl.handler.engine.prefect import limits
+        from pfl.handler.engine.prefect import client, limits
 
+        # Creating the flow run, its states, and what is sent in bulk.
+        around(client, "ask", lambda args: f"ask {args[1].split('/')[1]}")
         around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
         around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
         around(limits, "_take", lambda args: "take a slot")

@@ -16,10 +16,12 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from pfl.handler import entry
+from pfl.handler.core.cache import history
 from pfl.handler.core.settings import Settings
 from pfl.handler.core.store import objects
 from pfl.handler.core.tags import limit_tag
@@ -62,12 +64,20 @@ class Nursery:
         assert self._process.stdout.readline() == "ready\n"
 
     def order(
-        self, event: dict, kill_at: int | None = None, kill_after_s: float | None = None
+        self,
+        event: dict,
+        kill_at: int | None = None,
+        kill_after_s: float | None = None,
+        *,
+        ahead_s: float = 0,
     ) -> dict:
         """The answer of a child; its ``pid`` alone if it was killed, at a point or by the clock."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._path)
-            connection.sendall(json.dumps({"event": event, "kill_at": kill_at}).encode() + b"\n")
+            connection.sendall(
+                json.dumps({"event": event, "kill_at": kill_at, "ahead_s": ahead_s}).encode()
+                + b"\n"
+            )
             told = b""
             while told.count(b"\n") < 1:
                 told += connection.recv(65536)
@@ -91,6 +101,21 @@ class Nursery:
             os.close(process)
         return {"pid": int(pid)} | (json.loads(told) if told.endswith(b"\n") else {})
 
+    def paused(self, event: dict, pause_at: int, meanwhile: Callable[[], None]) -> dict:
+        """The answer of a child that is stopped at a point, and woken after *meanwhile*."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._path)
+            order = {"event": event, "pause_at": pause_at}
+            connection.sendall(json.dumps(order).encode() + b"\n")
+            with connection.makefile("r") as lines:
+                pid = int(lines.readline())
+                while not _is_stopped(pid):
+                    os.sched_yield()
+                meanwhile()
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+                return json.loads(lines.readline())
+
     def __enter__(self) -> Nursery:
         return self
 
@@ -101,11 +126,25 @@ class Nursery:
         shutil.rmtree(self._folder)
 
 
+def _is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, or has ended without that."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "TZ"
+    except FileNotFoundError:
+        return True
+
+
 def project(root: Path) -> Settings:
     """A project with the flow of the faults."""
     (root / "flows").mkdir(parents=True)
     (root / "flows" / "__init__.py").touch()
     (root / "flows" / "pipeline.py").write_text(FLOW)
+    return settings_of(root)
+
+
+def settings_of(root: Path) -> Settings:
+    """The settings of a project with the flow of the faults."""
     os.environ["PFL_PROJECT"] = str(root)
     return Settings.from_env(os.environ)
 
@@ -222,6 +261,41 @@ def every_point(
                 told.append("computed too often")
             if told:
                 wrong[f"{number} {point}"] = "; ".join(told)
+    return wrong
+
+
+def every_pause(root: Path, settings: Settings, engine: str) -> dict[str, str]:
+    """
+    Stop an invocation at each of its points, let another one take it for dead, and wake it.
+
+    Both must reply with one value, history must have it once, and no lease may stay.
+
+    Returns:
+        What was wrong, by point; empty where all is right.
+    """
+    results, wrong, name = objects.of(settings), {}, uuid.uuid4().hex[:6]
+    with Nursery(root) as nursery:
+        nursery.order({"id": f"{name}-first", "engine": engine})
+        points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
+        for number, point in enumerate(points):
+            id, others = f"{name}-{number}", []
+            event = {"id": id, "engine": engine}
+
+            def call_meanwhile(event: dict = event, others: list = others) -> None:
+                others.append(nursery.order(event, ahead_s=3_600)["reply"])
+
+            woken = nursery.paused(event, number, call_meanwhile)["reply"]
+            replies = [values(reply) for reply in (woken, *others)]
+            found = [
+                step
+                for step in "ab"
+                for _ in history.list_computed(results, id, step, lambda warning: None)
+            ]
+            if replies != [right(id)] * 2 or found != ["a", "b"]:
+                wrong[f"{number} {point}"] = f"replied {replies}, history has {found}"
+    entry.handle({"action": "reap"}, settings, results=results)
+    if left := taken(results):
+        wrong["leases left"] = str(left)
     return wrong
 
 

@@ -18,6 +18,11 @@ def test_a_death_at_any_point_is_repaired_by_the_next_call(tmp_path, monkeypatch
     assert suite.every_point(tmp_path / "project", settings, "direct", once=place == "s3") == {}
 
 
+def test_a_pause_at_any_point_leaves_one_value_though_another_call_took_over(tmp_path):
+    settings = suite.project(tmp_path / "project")
+    assert suite.every_pause(tmp_path / "project", settings, "direct") == {}
+
+
 def test_a_saved_step_is_completed_in_prefect_though_its_process_died_before_reporting_it(
     tmp_path, prefect_server
 ):
@@ -42,7 +47,7 @@ def test_a_death_at_any_change_of_a_flow_runs_state_or_around_a_slot_leaves_noth
     settings = suite.project(tmp_path / "project")
     assert (
         suite.every_point(
-            tmp_path / "project", settings, "prefect", only="flow run|slot", once=True
+            tmp_path / "project", settings, "prefect", only="flow_runs|slot", once=True
         )
         == {}
     )

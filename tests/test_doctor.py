@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 
@@ -116,7 +117,9 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
         ("warn", "work pool doctor is paused"),
         ("warn", "0 workers running for doctor"),
     ]
-    assert found["slots"][0][0] == "warn" and found["slots"][0][1].startswith("1 slot leaked")
+    # Other tests may have left slots on this server, too.
+    assert found["slots"][0][0] == "warn"
+    assert re.match(r"[1-9]\d* slots? leaked in", found["slots"][0][1])
     assert found["block"] == [("warn", "local-file-system/cache points to another location")]
     assert again["block"][0] == ("warn", "local-file-system/cache does not exist")
     assert again["block"][1][1].startswith("local-file-system/renamed has the same location")

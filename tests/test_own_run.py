@@ -118,7 +118,7 @@ def test_a_run_whose_creation_was_not_answered_is_created_once(on_prefect, behin
     behind.answer = lambda method, path: path == "/api/flow_runs/" and next(lost, None) or None
     id = f"lost-{uuid.uuid4().hex[:8]}"
     assert through(on_prefect, behind, id)["status"] == "completed"
-    assert [path for _, path in behind.asked].count("/api/flow_runs/") == 2
+    assert [path for _, path in behind.asked].count("/api/flow_runs/") >= 2
     assert len(flow_runs(on_prefect, id)) == 1
 
 

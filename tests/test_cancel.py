@@ -76,6 +76,7 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_taken(on_server):
     child, gate = begun(on_server, "stop-1")
     with child:
         child.send_signal(signal.SIGINT)
+        child.stdout.read()  # Until it ends: a pipe that is closed before would end it otherwise.
     os.close(gate)
     assert child.returncode == 130
     all_free(on_server, "stop-1")
@@ -99,6 +100,7 @@ def test_ctrl_c_ends_the_wait_for_a_slot_that_another_keeps(on_server):
             pass
         assert limits.count_waiting(api, tag) == 1
         child.send_signal(signal.SIGINT)
+        child.stdout.read()  # Until it ends: a pipe that is closed before would end it otherwise.
     assert child.returncode == 130
     all_free(on_server, "stop-3", taken=1)
 
@@ -107,6 +109,7 @@ def test_sigterm_leaves_a_crash_with_our_cause_and_advice(on_server):
     child, gate = begun(on_server, "stop-4")
     with child:
         child.send_signal(signal.SIGTERM)
+        child.stdout.read()  # Until it ends: a pipe that is closed before would end it otherwise.
     os.close(gate)
     assert child.returncode == 130
     all_free(on_server, "stop-4", "CRASHED")

@@ -82,7 +82,7 @@ class Delayed(stores.Store):
         return count
 
     def cost(self) -> tuple[int, int, int]:
-        """Requests, round trips and listings since the last time; counts anew."""
+        """Requests, round trips and listings since the last call of this."""
         lists = sum(verb == "list" for verb, *_ in self.requests)
         found = (len(self.requests), self.round_trips, lists)
         self.requests.clear()

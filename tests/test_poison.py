@@ -120,8 +120,6 @@ WRONG = [None, True, -1, 10**30, 1e300, "", "\ud800", "../../../etc/passwd", [],
 
 
 SORTS = ("bytes", "json", "sealed", "other", "missing", "mistyped", "huge", "value")
-# What is still wrong: kind and sort, and the functions that take a stored body as it is.
-FAULTS: dict[tuple[str, str], str] = {}
 
 
 def cases() -> Iterator[object]:
@@ -130,9 +128,7 @@ def cases() -> Iterator[object]:
         for sort in SORTS if kind != "all" else SORTS[:3]:
             if sort == "value" and kind != "results":
                 continue
-            reason = FAULTS.get((kind, sort))
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            yield pytest.param(kind, sort, marks=marks)
+            yield pytest.param(kind, sort)
 
 
 # Nonsense.

@@ -33,8 +33,7 @@ def request_of(one) -> event.Request:
 
 
 def publisher(one, *, inline_bytes: int = 1_000, is_bounded: bool = False) -> Publisher:
-    marks = bust.list_marks(one.results, "abc")
-    return Publisher(request_of(one), one.results, marks, [], inline_bytes, is_bounded)
+    return Publisher(request_of(one), one.results, [], inline_bytes, is_bounded)
 
 
 def entry(one, value: object, **more: object) -> tuple[Entry, str]:

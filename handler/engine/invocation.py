@@ -41,7 +41,6 @@ class Invocation:
         self._publisher = Publisher(
             call.request,
             call.store,
-            self.claims.marks,
             call.warnings,
             call.settings.inline_bytes,
             self.claims.holder.is_bounded,

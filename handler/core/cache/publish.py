@@ -11,7 +11,7 @@ no harm. A plan is created, too, never overwritten; a bust keeps it from being c
 :mod:`pfl.handler.core.cache.bust`.
 
 After a crash before the plan, the next call is a miss that finds the result by its inputs. The
-result holds the name of its record, and whoever finds that the record is missing writes it.
+result holds the name of its record, and a call that finds no such record writes it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class Publisher:
     Args:
         request: The request.
         store: The store to write.
-        marks: The busts that the results of the call have seen.
         warnings: Receives a line about each damaged object.
         inline_bytes: A longer value is stored next to its record, and not in its plan.
         is_bounded: Whether Lambda kills this process at the deadline of the call.
@@ -77,14 +76,12 @@ class Publisher:
         self,
         request: Request,
         store: Store,
-        marks: bust.Marks,
         warnings: list[str],
         inline_bytes: int,
         is_bounded: bool,
     ) -> None:
         self.request = request
         self.store = store
-        self.marks = marks
         self._warnings = warnings
         self._inline_bytes = inline_bytes
         self._is_bounded = is_bounded
@@ -131,11 +128,11 @@ class Publisher:
                 return entry, fields
             except AlreadyExistsError:
                 # The marks may be older than what is there.
-                self.marks = bust.list_marks(store, self._folder)
+                marks = bust.list_marks(store, self._folder)
             if replaces and (other := self._other(path)) is not None:
                 return other, {**fields, "repaired": True}
             found = accept.find_result(
-                request.id, entry.step, entry.key, store, self.marks, self._warnings
+                request.id, entry.step, entry.key, store, marks, self._warnings
             )
             if isinstance(found, accept.NotStored):
                 entry = entry._replace(result=found.free if "~" in found.free else "")
@@ -265,8 +262,8 @@ class Publisher:
             except AlreadyExistsError:
                 plan_key = self._make_way(path, step, first, plan_key)
             # The marks after the way was free: a later bust finds this call's lease.
-            self.marks = bust.list_marks(self.store, self._folder)
-            if not plan_key or self.marks.first_invalidating(self._folder, *entries):
+            marks = bust.list_marks(self.store, self._folder)
+            if not plan_key or marks.first_invalidating(self._folder, *entries):
                 return
 
     def _make_way(self, path: str, step: str, first: str, plan_key: str) -> str:

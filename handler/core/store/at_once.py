@@ -14,11 +14,11 @@ _MAX_THREADS = 16
 
 def at_once(store: Store, requests: Sequence[Callable[[], T]]) -> list[T]:
     """
-    The results of *requests*, in order; all of them are made, even if one fails.
+    The results of *requests*, in order.
 
     Args:
-        store: The store that they go to; in a directory they are made one after another, since
-            that is faster there than threads.
+        store: The store that they go to. In a directory they are made one after another, which is
+            faster there than threads, and the first failure ends them; elsewhere all are made.
         requests: The requests, as functions.
 
     Raises:

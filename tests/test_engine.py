@@ -529,12 +529,12 @@ def test_what_could_not_be_saved_fails_the_call_and_is_computed_again(
         )
         reply = project.call("saved", engine=engine)
         assert (reply["status"], reply["error"]["type"]) == ("failed", "UnavailableError"), reply
-        # Only the result decides; the rest is written while the next step computes.
+        # It is written while the next step computes; in Prefect, a result is created before that.
         assert set(statuses(reply).values()) == {"failed"}
         assert "grant this identity access" in reply["error"]["hint"]
-        assert len(
-            [1 for method, path in proxy.asked if method == "PUT" and f"/{kind}/" in path]
-        ) == len(reply["steps"])
+        written = sum(method == "PUT" and f"/{kind}/" in path for method, path in proxy.asked)
+        expected = (1, 2) if (kind, engine) == ("results", "direct") else (len(reply["steps"]),)
+        assert written in expected
         assert project.call("saved", cached_only=True)["status"] == (
             "miss" if kind == "results" else "completed"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from conftest import values
 
 from pfl.handler.core import event
 from pfl.handler.core.cache import bust, history, lease, lookup
@@ -12,6 +13,7 @@ from pfl.handler.core.cache.entry import Entry
 from pfl.handler.core.cache.publish import Publisher
 from pfl.handler.core.declare import catalog, project
 from pfl.handler.core.store import keys, records
+from pfl.handler.core.store import objects as stores
 
 FLOW = """
 @step
@@ -49,7 +51,7 @@ def published(one, value: object, **more: object) -> Entry:
     made, text = entry(one, value, **more)
     found, fields = maker.commit(made, text, {"status": "computed"})
     print = project.load(one.settings).prints["a"]
-    maker.publish(maker.publication(found, fields, [found], print), is_last=True)
+    maker.publish(maker.publication(found, fields, [found], print))
     maker.finish()
     assert maker.errors == {}
     return found
@@ -138,7 +140,7 @@ def test_an_expired_plan_makes_way(one, is_bounded):
     made, text = entry(one, 2)
     found, fields = maker.commit(made, text, {})
     print = project.load(one.settings).prints["a"]
-    maker.publish(maker.publication(found, fields, [found], print), is_last=True)
+    maker.publish(maker.publication(found, fields, [found], print))
     maker.finish()
     assert found.value == 2
     # Only a call that certainly cannot wake later may delete the old plan.
@@ -152,7 +154,7 @@ def test_what_cannot_be_written_is_an_error_of_its_step(one, monkeypatch):
     made, text = entry(one, 1)
     found, fields = maker.commit(made, text, {"status": "computed"})
     print = project.load(one.settings).prints["a"]
-    maker.publish(maker.publication(found, fields, [found], print), is_last=True)
+    maker.publish(maker.publication(found, fields, [found], print))
 
     def refuse(*args: object, **more: object) -> None:
         raise UnavailableError("no")
@@ -161,3 +163,48 @@ def test_what_cannot_be_written_is_an_error_of_its_step(one, monkeypatch):
     maker.finish()
     assert maker.errors.keys() == {"a"}
     assert not maker.is_writing
+
+
+COUNTING = """
+import itertools
+counter = itertools.count(1)
+@step
+def a(id: str) -> int:
+    return next(counter)
+@step
+def b(a: int) -> int:
+    return a * 10
+@step
+def c(b: int) -> int:
+    return b + 1
+FLOWS = [flow("counting", a, b, c)]
+"""
+
+
+def test_a_call_that_went_on_with_a_value_which_came_second_is_made_again(project, monkeypatch):
+    """It counted as dead before it created its first result, and another call took over."""
+    project.write(COUNTING)
+    project.store = stores.open_store(f"memory://{id(project)}", environ={}, create=True)
+    put = stores.Store.put
+    others: list[dict] = []
+
+    def put_late(store, key, data, **more):
+        if key.startswith("results/abc/a/") and not others:
+            others.append({})
+            store.delete([each.key for each in store.list("leases")])
+            others[0] = project.call()
+        put(store, key, data, **more)
+
+    monkeypatch.setattr(stores.Store, "put", put_late)
+    reply = project.call()
+    assert values(others[0]) == {"a": 2, "b": 20, "c": 21}
+    assert values(reply) == {"a": 2, "b": 20, "c": 21}
+    assert reply["status"] == "completed"
+    store = project.store
+    found = {
+        step: [record["value"] for _, record in history.list_computed(store, "abc", step, print)]
+        for step in "abc"
+    }
+    assert found == {"a": [2], "b": [20], "c": [21]}
+    assert list(store.list("leases")) == []
+    assert values(project.call(cached_only=True)) == values(reply)

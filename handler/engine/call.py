@@ -37,6 +37,7 @@ class Call:
         notify: Called with a step and what happens to it.
         deadline: When Lambda kills the process, as a ``time.monotonic()`` reading.
         flow_run: The flow run in Prefect that made this call, if Prefect started it.
+        is_again: Whether it was begun again, because another call had created one of its results.
         called_at: When it began.
     """
 
@@ -51,6 +52,7 @@ class Call:
     notify: Notify = notify_nobody
     deadline: float | None = None
     flow_run: FlowRun | None = None
+    is_again: bool = False
     called_at: str = field(default_factory=records.now_iso)
 
     @property

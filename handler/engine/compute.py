@@ -32,6 +32,7 @@ def missing(
     kill_at: float | None,
     is_cold: bool,
     flow_run: FlowRun | None,
+    is_again: bool = False,
 ) -> Invocation:
     """
     Compute every step of *request* that is missing in *finding*.
@@ -63,6 +64,7 @@ def missing(
         notify,
         kill_at,
         flow_run,
+        is_again,
     )
     invocation = Invocation(call, finding)
     if request.cached_only:
@@ -74,7 +76,20 @@ def missing(
             _compute(invocation)
     finally:
         invocation.end()
-    return invocation
+    if not invocation.is_superseded:
+        return invocation
+    return missing(
+        request,
+        lookup.find(request, store, finding.warnings, only_targets=True),
+        store,
+        settings,
+        request_id=request_id,
+        notify=notify,
+        kill_at=kill_at,
+        is_cold=is_cold,
+        flow_run=flow_run,
+        is_again=True,
+    )
 
 
 def _shape(flow: FlowEntry) -> dict[str, StepEntry]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..core import tags
 from ..core.cache.entry import Entry
 from ..core.cache.lookup import Finding
-from ..core.cache.publish import Publisher
+from ..core.cache.publish import Publisher, SupersededError
 from ..core.errors import PflError
 from ..core.store import layout
 from .call import Call
@@ -59,6 +60,12 @@ class Invocation:
         return self.scheduler.error
 
     @property
+    def is_superseded(self) -> bool:
+        """Whether it went on with a value, and another call had created that result before."""
+        errors = self._publisher.errors.values()
+        return any(isinstance(error, SupersededError) for error in errors)
+
+    @property
     def run_tags(self) -> set[str]:
         """The tags of its flow run in Prefect."""
         request = self.call.request
@@ -71,10 +78,12 @@ class Invocation:
                 return as_error(name, outcome.error, self.call.flow)
         return None
 
-    def settle(self, compute: Compute | None) -> None:
+    def settle(
+        self, compute: Compute | None, when_computed: Callable[[], None] = lambda: None
+    ) -> None:
         """Find or compute every missing step; see :meth:`Scheduler.run`."""
         run = Run(self.call.request.engine, self.run.flow_run_id, url=self.run.url)
-        self.scheduler.run(compute, run)
+        self.scheduler.run(compute, run, when_computed)
 
     def use_direct_engine(self, why: str) -> None:
         """Go on without Prefect; the reply and each record note *why*."""

@@ -89,13 +89,14 @@ class Scheduler:
         self._finish()
         return False
 
-    def run(self, compute: Compute | None, run: Run) -> None:
+    def run(self, compute: Compute | None, run: Run, when_computed: Callable[[], None]) -> None:
         """
         Find or compute every missing step; those that need a failed step are left out.
 
         Args:
             compute: Computes one step and finishes it; None if nothing may be computed.
             run: Where steps are computed.
+            when_computed: Called once all steps have results, while the last ones are published.
         """
 
         def settle(name: str) -> Outcome:
@@ -106,6 +107,8 @@ class Scheduler:
         done: _Done = queue.SimpleQueue()
         try:
             self._run(settle, started, running, done)
+            if self.is_complete:
+                when_computed()
         except KeyboardInterrupt as exc:
             self._interrupt(running, done, type(exc), _PATIENCE_S)
             raise
@@ -199,8 +202,7 @@ class Scheduler:
         if outcome.entry is not None:
             self.found[name] = outcome.entry
         if outcome.publication is not None:
-            is_last = len(self.outcomes) == len(self._missing)
-            self._publisher.publish(outcome.publication, is_last=is_last)
+            self._publisher.publish(outcome.publication)
         self._note_errors()
 
     def _finish(self) -> None:
@@ -209,11 +211,17 @@ class Scheduler:
         self._note_errors()
 
     def _note_errors(self) -> None:
-        for name, error in self._publisher.errors.items():
+        for name, error in list(self._publisher.errors.items()):
             # A call that was interrupted may have saved a step without noting its outcome.
             outcome = self.outcomes.get(name, Outcome("failed"))
+            if outcome.error is None:
+                self._worker.release(name)
             self.outcomes[name] = replace(outcome, status="failed", error=error)
             self.found.pop(name, None)
+            for other in self._call.request.flow.dependents([name]) - {name}:
+                # It may have gone on with a result that could not be saved.
+                self.outcomes.pop(other, None)
+                self.found.pop(other, None)
 
     def stop_now_or_later(self) -> bool:
         """
@@ -232,7 +240,8 @@ class Scheduler:
         for name in self._missing:
             if name in self.outcomes:
                 continue
-            if (saved := self._worker.saved.get(name)) is not None:
+            saved = self._worker.saved.get(name)
+            if saved is not None and self._publisher.is_decided(saved.publication):
                 self.outcomes[name] = Outcome("computed", saved.entry)
                 self.found[name] = saved.entry
             elif self.error is None:

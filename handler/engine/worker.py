@@ -38,7 +38,7 @@ _SHOWN_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Saved:
-    """A result that is decided, and what is left to write about it."""
+    """A result, and what is left to write about it."""
 
     entry: Entry
     publication: Publication
@@ -88,7 +88,7 @@ class Worker:
         except BaseException as exc:  # A step may raise anything, SystemExit included.
             outcome = self.to_outcome(name, exc)
             if compute is not None and not isinstance(exc, Stopped):
-                self._release(name)
+                self.release(name)
         return replace(outcome, ms=(time.perf_counter() - started) * 1e3)
 
     def try_to_settle(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
@@ -112,7 +112,7 @@ class Worker:
             exc = out_of_time(what, self._call.settings.margin_s)
         return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
 
-    def _release(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Release a step that failed, so that calls that wait for it go on."""
         try:
             self._claims.holder.release([name])
@@ -172,13 +172,20 @@ class Worker:
         return Outcome("hit", entry, publication=self._publication(name, entry, fields, found))
 
     def _publication(
-        self, name: str, entry: Entry, fields: Fields | None, found: Mapping[str, Entry]
+        self,
+        name: str,
+        entry: Entry,
+        fields: Fields | None,
+        found: Mapping[str, Entry],
+        *,
+        text: str | None = None,
     ) -> Publication | None:
         """What is left to write about a result: its record, unless *fields* is None, and a plan."""
         entries = self._plan_entries(name, entry, found)
         if fields is None and entries is None:
             return None
-        return self._publisher.publication(entry, fields, entries, self._call.prints[name])
+        print = self._call.prints[name]
+        return self._publisher.publication(entry, fields, entries, print, text=text)
 
     def _plan_entries(
         self, name: str, entry: Entry, found: Mapping[str, Entry]
@@ -355,13 +362,27 @@ class Worker:
         )
         with self.guard:
             self.saved[name] = None
-        entry, fields = self._publisher.commit(entry, text, fields, replaces=is_busted)
+        may_go_on = self._may_go_on(name, run)
+        if may_go_on:
+            entry = self._publisher.with_record(entry, fields)
+        else:
+            entry, fields = self._publisher.commit(entry, text, fields, replaces=is_busted)
         if is_busted:
             self._bust_others(name, entry)
-        publication = self._publication(name, entry, fields, found)
+        left = text if may_go_on else None
+        publication = self._publication(name, entry, fields, found, text=left)
         assert publication is not None, "a result has a record"
         self.saved[name] = Saved(entry, publication)
         return entry
+
+    def _may_go_on(self, name: str, run: Run) -> bool:
+        """
+        Whether steps that need this one may begin before its result is decided.
+
+        In Prefect, the task run fails if its result cannot be saved. A bust decides by its result.
+        """
+        is_decided_first = self._call.is_again or name in self._call.request.bust
+        return run.engine == "direct" and not self._call.store.is_local and not is_decided_first
 
     def _bust_others(self, name: str, entry: Entry) -> None:
         """Invalidate the results that *entry* has replaced."""

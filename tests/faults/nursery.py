@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import uuid
 
 
@@ -25,6 +26,7 @@ def invocation(order: dict) -> dict:
     from pfl.handler.core.store import objects
 
     passed: list[str] = []
+    counting = threading.Lock()
 
     if ahead_s := order.get("ahead_s"):
         from pfl.handler.core.cache import lease
@@ -33,11 +35,13 @@ def invocation(order: dict) -> dict:
         lease.store_now = lambda store, **more: real_now(store, **more) + ahead_s
 
     def point(name: str) -> None:
-        if len(passed) == order.get("kill_at"):
+        with counting:  # Requests that are made at once come here in several threads.
+            number = len(passed)
+            passed.append(name)
+        if number == order.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if len(passed) == order.get("pause_at"):
+        if number == order.get("pause_at"):
             os.kill(os.getpid(), signal.SIGSTOP)
-        passed.append(name)
 
     def around(owner: object, attribute: str, name) -> None:
         real = getattr(owner, attribute)

@@ -264,11 +264,19 @@ def every_point(
     return wrong
 
 
-def every_pause(root: Path, settings: Settings, engine: str) -> dict[str, str]:
+def every_pause(
+    root: Path, settings: Settings, engine: str, *, once: bool = False
+) -> dict[str, str]:
     """
     Stop an invocation at each of its points, let another one take it for dead, and wake it.
 
     Both must reply with one value, history must have it once, and no lease may stay.
+
+    Args:
+        root: The project.
+        settings: Its settings.
+        engine: Which computes.
+        once: Just the first point of each name.
 
     Returns:
         What was wrong, by point; empty where all is right.
@@ -278,6 +286,8 @@ def every_pause(root: Path, settings: Settings, engine: str) -> dict[str, str]:
         nursery.order({"id": f"{name}-first", "engine": engine})
         points = nursery.order({"id": f"{name}-all", "engine": engine})["points"]
         for number, point in enumerate(points):
+            if once and point in points[:number]:
+                continue
             id, others = f"{name}-{number}", []
             event = {"id": id, "engine": engine}
 

@@ -18,9 +18,14 @@ def test_a_death_at_any_point_is_repaired_by_the_next_call(tmp_path, monkeypatch
     assert suite.every_point(tmp_path / "project", settings, "direct", once=place == "s3") == {}
 
 
-def test_a_pause_at_any_point_leaves_one_value_though_another_call_took_over(tmp_path):
+@pytest.mark.parametrize("place", ["directory", "s3"])
+def test_a_pause_at_any_point_leaves_one_value_though_another_call_took_over(
+    tmp_path, monkeypatch, place, request
+):
+    if place == "s3":
+        monkeypatch.setenv("PFL_STORE", f"s3://{request.getfixturevalue('bucket')}/pfl")
     settings = suite.project(tmp_path / "project")
-    assert suite.every_pause(tmp_path / "project", settings, "direct") == {}
+    assert suite.every_pause(tmp_path / "project", settings, "direct", once=place == "s3") == {}
 
 
 def test_a_saved_step_is_completed_in_prefect_though_its_process_died_before_reporting_it(

@@ -1,14 +1,17 @@
 """
 Publishes what a call computes, in an order that survives a crash between any two requests.
 
-    create result ─┬─ the next step computes ...
-                   └─ record, then plan                      (the last step: both at once)
+    create result ─ record and plan         beside the next steps, in a thread for each step
     end of the call: pointer to the records ─ leases deleted
 
 Creating the result decides: the store lets one call create it, and a call that comes second takes
 the value that is there. So nothing has to be checked first, and a call that paused for hours does
 no harm. A plan is created, too, never overwritten; a bust keeps it from being created, see
 :mod:`pfl.handler.core.cache.bust`.
+
+A call that holds a lease hardly ever comes second. So the next step may begin before the result is
+decided, if the engine allows that. Record and plan of a step wait until the results of all steps it
+rests on are decided. If one of them comes second after all, the call is made again from the start.
 
 After a crash before the plan, the next call is a miss that finds the result by its inputs. The
 result holds the name of its record, and a call that finds no such record writes it.
@@ -42,17 +45,25 @@ from .entry import (
 )
 
 
+class SupersededError(Exception):
+    """Another call has created a result on whose value this one has already gone on."""
+
+
 class Publication(NamedTuple):
     """
-    What is left to write about a result that is decided.
+    What is left to write about a result.
 
     Attributes:
         step: Its step.
+        needs: The steps that it rests on, and itself.
+        create_result: Creates the result; None: it is decided already.
         write_record: Writes the record.
         write_plan: Writes the plan.
     """
 
     step: str
+    needs: frozenset[str]
+    create_result: Callable[[], object] | None
     write_record: Callable[[], None]
     write_plan: Callable[[], None]
 
@@ -89,12 +100,18 @@ class Publisher:
         self._lock = threading.Lock()
         self._folder = keys.encode_id(request.id)
         self._names: list[history.Name] = []
-        self._last: list[Publication] = []
         self._threads: list[threading.Thread] = []
+        self._decided: dict[str, threading.Event] = {}
         self.errors: dict[str, Exception] = {}
 
     def commit(
-        self, entry: Entry, text: str, fields: history.Fields, *, replaces: bool = False
+        self,
+        entry: Entry,
+        text: str,
+        fields: history.Fields,
+        *,
+        replaces: bool = False,
+        is_final: bool = False,
     ) -> tuple[Entry, history.Fields]:
         """
         Make *entry* the result of its key.
@@ -104,19 +121,20 @@ class Publisher:
             text: Its value as JSON.
             fields: What its record holds besides: parameters, inputs, timings, the reason.
             replaces: Whether it replaces valid results, so that the file name decides alone.
+            is_final: Whether this call has gone on with it, so that no other one can take its
+                place.
 
         Returns:
             The result and the fields of its record: those of another call, if that was faster.
 
         Raises:
             UnavailableError: The store did not accept it; no call will be answered with it.
+            SupersededError: Another call was faster, and *is_final*.
         """
         store = self.store
         request = self.request
-        name = history.new_name(
-            self._folder, entry.step, entry.key[:16], after=fields.get("previous")
-        )
-        entry = entry._replace(record=name.file)
+        entry = self.with_record(entry, fields)
+        name = self._name(entry)
         fingerprint = request.flow.steps[entry.step].fingerprint
         if entry.size_bytes > self._inline_bytes:
             store.put(records.value_path(request.id, entry.sha256), text.encode())
@@ -127,6 +145,8 @@ class Publisher:
                 store.put(path, data, mode="create")
                 return entry, fields
             except AlreadyExistsError:
+                if is_final:
+                    raise SupersededError(path) from None
                 # The marks may be older than what is there.
                 marks = bust.list_marks(store, self._folder)
             if replaces and (other := self._other(path)) is not None:
@@ -139,6 +159,19 @@ class Publisher:
                 continue
             stored, recorded = found
             return recorded or stored, {**fields, "repaired": True}
+
+    def with_record(self, entry: Entry, fields: history.Fields) -> Entry:
+        """*entry* with the name of its record, if it has none yet."""
+        if entry.record:
+            return entry
+        name = history.new_name(
+            self._folder, entry.step, entry.key[:16], after=fields.get("previous")
+        )
+        return entry._replace(record=name.file)
+
+    def _name(self, entry: Entry) -> history.Name:
+        name = history.new_name(self._folder, entry.step, entry.key[:16])
+        return name._replace(file=entry.record) if entry.record else name
 
     def _other(self, path: str) -> Entry | None:
         """The result of the call that was faster; None if it is damaged."""
@@ -154,6 +187,8 @@ class Publisher:
         fields: history.Fields | None,
         entries: Sequence[Entry] | None,
         print: Fingerprint,
+        *,
+        text: str | None = None,
     ) -> Publication:
         """
         What is left to write about a result.
@@ -164,22 +199,25 @@ class Publisher:
             entries: The results of all steps that it rests on, for its plan, its own last; None:
                 it gets no plan, since not every call may use it.
             print: The fingerprint of its code.
+            text: Its value as JSON, if the result is still to be created.
         """
-        write_record = _write_nothing
+        create_result: Callable[[], object] | None = None
+        write_record = write_plan = _write_nothing
+        if text is not None:
+            create_result = partial(self.commit, entry, text, fields or {}, is_final=True)
         if fields is not None:
-            name = history.new_name(self._folder, entry.step, entry.key[:16])
-            if entry.record:
-                name = name._replace(file=entry.record)
+            name = self._name(entry)
             self._names.append(name)
             write_record = partial(self._write_record, name, entry, fields, print)
-        write_plan = partial(self.write_plan, entries) if entries else _write_nothing
-        return Publication(entry.step, write_record, write_plan)
+        if entries:
+            write_plan = partial(self.write_plan, entries)
+        needs = self.request.flow.closure([entry.step])
+        return Publication(entry.step, needs, create_result, write_record, write_plan)
 
-    def publish(self, publication: Publication, *, is_last: bool) -> None:
-        """Write what is left about a result: at :meth:`finish` if it is the last one, else now."""
-        if is_last:
-            self._last.append(publication)
-        elif self.store.is_local:
+    def publish(self, publication: Publication) -> None:
+        """Write what is left about a result; in a store over the network, beside other work."""
+        self._decided[publication.step] = threading.Event()
+        if self.store.is_local:
             self._write(publication)
         else:
             thread = threading.Thread(
@@ -189,11 +227,18 @@ class Publisher:
             self._threads.append(thread)
 
     def _write(self, publication: Publication) -> None:
-        self._try(publication.step, publication.write_record)
-        if publication.step not in self.errors:
-            self._try(publication.step, publication.write_plan)
+        step = publication.step
+        if publication.create_result is not None:
+            self._try(step, publication.create_result)
+        self._decided[step].set()
+        # What it rests on was published before it.
+        for needed in publication.needs & self._decided.keys():
+            self._decided[needed].wait()
+        if self.errors.keys().isdisjoint(publication.needs):
+            writes = [publication.write_record, publication.write_plan]
+            at_once(self.store, [partial(self._try, step, write) for write in writes])
 
-    def _try(self, step: str, write: Callable[[], None]) -> None:
+    def _try(self, step: str, write: Callable[[], object]) -> None:
         self._count(1)
         try:
             write()
@@ -206,6 +251,15 @@ class Publisher:
         with self._lock:
             self._writing += change
 
+    def is_decided(self, publication: Publication) -> bool:
+        """Whether the results that it rests on, and its own, are known to be created."""
+        if publication.create_result is None:
+            return True
+        if not self.errors.keys().isdisjoint(publication.needs):
+            return False
+        decided = [self._decided.get(step) for step in publication.needs]
+        return all(event is not None and event.is_set() for event in decided)
+
     @property
     def is_writing(self) -> bool:
         """Whether something is still being written, because :meth:`finish` was interrupted."""
@@ -213,15 +267,10 @@ class Publisher:
 
     def finish(self) -> None:
         """Write what is left, and wait until all is written."""
-        writes: list[Callable[[], None]] = []
-        for step, write_record, write_plan in self._last:
-            writes += [partial(self._try, step, write_record), partial(self._try, step, write_plan)]
         if self._names:
             point = partial(history.point, self.store, self._names)
-            writes.append(partial(self._try, self._names[-1].step, point))
-        self._last = []
+            self._try(self._names[-1].step, point)
         self._names = []
-        at_once(self.store, writes)
         for thread in self._threads:
             thread.join()
 

@@ -15,7 +15,7 @@ import os
 import random
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from types import GenericAlias
@@ -132,9 +132,15 @@ def begin(invocation: Invocation, run: FlowRun) -> None:
     invocation.run.url = environment.flow_run_url(current_api().url, invocation.run.flow_run_id)
 
 
-def run_steps(invocation: Invocation) -> State[Any] | None:
+def run_steps(
+    invocation: Invocation, when_computed: Callable[[], None] = lambda: None
+) -> State[Any] | None:
     """
     Find or compute the steps of a call inside its flow run.
+
+    Args:
+        invocation: The call.
+        when_computed: Called once all steps have results, while the last ones are published.
 
     Returns:
         The state in which the run was stopped; None if it was not.
@@ -143,7 +149,7 @@ def run_steps(invocation: Invocation) -> State[Any] | None:
     # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()), sigterm:
         try:
-            invocation.settle(functools.partial(_compute, invocation))
+            invocation.settle(functools.partial(_compute, invocation), when_computed)
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
             return _interrupted(exc)

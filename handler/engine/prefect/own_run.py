@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...core import retry
 from ...core.errors import UnavailableError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.context import SyncClientContext
 
+T = TypeVar("T")
 # The longest wait for a busy server to create the run: SQLite needs 40 s for 64 at once.
 BUSY_S = 60
 # The ID of a flow by API and name; it stays the same for as long as the server's database.
@@ -38,24 +39,30 @@ _clients: dict[Api, SyncClientContext] = {}
 
 def start(invocation: Invocation, api: Api) -> Future[JsonObject]:
     """Create the flow run in Prefect while Prefect is imported here; returns the run."""
-    created: Future[JsonObject] = Future()
+    longest_s = min(BUSY_S, invocation.call.stop_at - time.monotonic())
+    create = partial(
+        retry.retry,
+        partial(_create, api, invocation),
+        retry.pauses_for(longest_s),
+        # A busy server has created no run, or returns the same one next time.
+        may_pass=lambda exc: _status(exc) in client.BUSY,
+    )
+    return _begin(create)
 
-    def create() -> None:
-        longest_s = min(BUSY_S, invocation.call.stop_at - time.monotonic())
+
+def _begin(act: Callable[[], T]) -> Future[T]:
+    """What *act* returns, once it has; it is done beside other work."""
+    future: Future[T] = Future()
+
+    def run() -> None:
         try:
-            run = retry.retry(
-                partial(_create, api, invocation),
-                retry.pauses_for(longest_s),
-                # A busy server has created no run, or returns the same one next time.
-                may_pass=lambda exc: _status(exc) in client.BUSY,
-            )
-            created.set_result(run)
+            future.set_result(act())
         except BaseException as exc:
-            created.set_exception(exc)
+            future.set_exception(exc)
 
     # A daemon: a Prefect that does not answer does not keep the process alive.
-    threading.Thread(target=create, name="create flow run", daemon=True).start()
-    return created
+    threading.Thread(target=run, name="flow run", daemon=True).start()
+    return future
 
 
 def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObject]) -> str:
@@ -74,8 +81,26 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
+    ending: list[Future[bool]] = []
+
+    def end(type: str, message: str, *, force: bool = False) -> bool:
+        accepted: list[bool] = []
+
+        def set_state() -> None:
+            longest_s = min(FLUSH_S, invocation.call.stop_at - time.monotonic())
+            request = partial(client.set_state, api, "flow_runs", str(flow_run.id), type, message)
+            answer = client.patiently(partial(request, force=force), longest_s=longest_s)
+            accepted.append(answer)
+
+        box.flush(invocation.call.deadline, set_state)
+        return accepted.pop()
+
+    def when_computed() -> None:
+        ending.append(_begin(lambda: end("COMPLETED", "")))
+
     with _run_context(flow, flow_run, _parameters(invocation), client_context):
-        stopped = builder.run_steps(invocation)
+        stopped = builder.run_steps(invocation, when_computed)
+    is_completed = bool(ending) and ending[0].result()
     type, message = "COMPLETED", ""
     if stopped is not None:
         type, message = stopped.type.value, stopped.message or ""
@@ -83,16 +108,10 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
         described = plain.describe(invocation.error)
         type, message = "FAILED", f"Flow run encountered an exception: {described}"
         flow_run_logger(flow_run, flow).error(message)
-    is_accepted = False
-
-    def end() -> None:
-        nonlocal is_accepted
-        set_state = partial(client.set_state, api, "flow_runs", str(flow_run.id), type, message)
-        longest_s = min(FLUSH_S, invocation.call.stop_at - time.monotonic())
-        is_accepted = client.patiently(partial(set_state, force=False), longest_s=longest_s)
-
-    box.flush(invocation.call.deadline, end)
-    if is_accepted:
+    if is_completed and type == "COMPLETED":
+        return type
+    # If it was completed, its last step could not be published after that.
+    if (is_completed or not ending) and end(type, message, force=is_completed):
         return type
     # Somebody else ended it meanwhile.
     return str((client.ask(api, f"/flow_runs/{flow_run.id}") or {}).get("state_type"))

@@ -34,6 +34,12 @@ Part = Generator[Request, Any, Any]
 faults: frozenset[str] = frozenset()
 FIRST = "lease/first"
 _MOST_FENCES = 12
+# What a call does about results that are there.
+ONCE = ""
+# It replaces what is stored: ``--bust this``.
+BUSTS = "busts"
+# It has gone on with a value which came second, and is made again.
+AGAIN = "again"
 # A call that tries to write its plan more often than this never ends.
 _MOST_TRIES = 12
 
@@ -85,23 +91,36 @@ class Value(NamedTuple):
     is_valid: bool = True
 
 
-def call(me: str, busts: bool = False) -> Actor:
-    """One call; *busts*: it replaces what is stored (``--bust this``)."""
+def call(me: str, kind: str = ONCE) -> Actor:
+    """One call; *kind*: what it does about results that are there."""
     first = yield "get", "plan"
     yield "note", "begins"
     plan = yield from _behind(first)
-    if plan is not None and not busts:
+    if plan is not None and kind != BUSTS:
         yield "note", "replies", plan[1]
         return
     hint = (yield "get", "hint") or ()
     claim = yield from _claim(me, True)
     is_new = yield "create", "marker", me
     if isinstance(claim, Held):
-        yield "become", _wait, me, busts, claim
+        yield "become", _wait, me, kind, claim
     elif is_new:
-        yield "become", _compute, me, busts, claim, hint, "result"
+        yield "become", _compute, me, kind, claim, hint, "result"
     else:
-        yield "become", _read, me, busts, claim
+        yield "become", _read, me, kind, claim
+
+
+def _call_again(me: str) -> Actor:
+    """The same call, once it has noticed that its value came second: ``compute.missing``."""
+    plan = yield from _find()
+    if plan is not None:
+        yield "note", "replies", plan[1]
+        return
+    claim = yield from _claim(me, True)
+    if isinstance(claim, Held):
+        yield "become", _wait, me, AGAIN, claim
+    else:
+        yield "become", _read, me, AGAIN, claim
 
 
 def _find() -> Part:
@@ -161,35 +180,35 @@ def _claim(me: str, is_planned: bool, after: tuple[str, Any] | None = None) -> P
             name = f"lease/after-{found[1]}"
 
 
-def _wait(me: str, busts: bool, held: Held) -> Actor:
+def _wait(me: str, kind: str, held: Held) -> Actor:
     """Poll the plan and the lease in turn, then claim: ``Claims.try_again``."""
-    yield "wait" if busts else "wait_for_plan", *held, held.lease[1]
+    yield "wait" if kind == BUSTS else "wait_for_plan", *held, held.lease[1]
     if (yield "choose", "plan", "lease") == "plan":
         plan = yield from _find()
-        if plan is not None and not busts:
+        if plan is not None and kind != BUSTS:
             yield "note", "replies", plan[1]
             return
     claim = yield from _claim(me, True)
     if isinstance(claim, Held):
-        yield "become", _wait, me, busts, claim
+        yield "become", _wait, me, kind, claim
     else:
-        yield "become", _read, me, busts, claim
+        yield "become", _read, me, kind, claim
 
 
-def _read(me: str, busts: bool, claim: Claim) -> Actor:
+def _read(me: str, kind: str, claim: Claim) -> Actor:
     """Read what is stored: ``Claims.read``, ``Worker.find``."""
     marks = yield "list", "mark/"
-    if busts:
+    if kind == BUSTS:
         name = "result"
         while (result := (yield "get", name)) is not None:
             name = f"result~{result[0]}"
-        yield "become", _compute, me, busts, claim, marks, name
+        yield "become", _compute, me, kind, claim, marks, name
     plan = yield from _find()
     if plan is not None:
         yield "become", _release, me, claim, plan[1]
     found = yield from _find_result(marks)
     if isinstance(found, str):
-        yield "become", _compute, me, busts, claim, marks, found
+        yield "become", _compute, me, kind, claim, marks, found
     value, seen, _ = found
     is_recorded = (yield "get", f"history/{value}") is not None
     yield "become", _publish, me, claim, Value(value, seen, not is_recorded)
@@ -208,7 +227,7 @@ def _find_result(marks: Collection[str]) -> Part:
         name = f"result~{value}"
 
 
-def _compute(me: str, busts: bool, claim: Claim, seen: tuple[str, ...], free: str) -> Actor:
+def _compute(me: str, kind: str, claim: Claim, seen: tuple[str, ...], free: str) -> Actor:
     """Clean up who was dead, compute, create the result: ``reap_predecessors``, ``commit``."""
     for index, (_, (_, holder, _, is_reaped)) in enumerate(claim.dead):
         # If it may have woken since it was reaped, it may have written a plan.
@@ -218,25 +237,29 @@ def _compute(me: str, busts: bool, claim: Claim, seen: tuple[str, ...], free: st
             if leases:
                 yield from _reap(leases)
             claim = claim._replace(reaped=claim.reaped | {holder})
-    value = f"{me}1"
+    value = f"{me}{2 if kind == AGAIN else 1}"
     own = f"mark/x{me}"
-    yield "note", "computes", value, *([{own}] if busts else [])
+    yield "note", "computes", value, *([{own}] if kind == BUSTS else [])
     if LATE_MARKS in faults and (yield "choose", False, True):
         # Another step of the same call, which was held, has been claimed meanwhile.
         seen = yield "list", "mark/"
-    if busts:
+    if kind == BUSTS:
         seen = (*seen, own)
-    yield "become", _commit, me, busts, claim, value, seen, free
+    yield "become", _commit, me, kind, claim, value, seen, free
 
 
 def _commit(
-    me: str, busts: bool, claim: Claim, value: str, seen: tuple[str, ...], free: str
+    me: str, kind: str, claim: Claim, value: str, seen: tuple[str, ...], free: str
 ) -> Actor:
     while not (yield "create", free, (value, seen, False)):
-        if busts:
+        if kind == BUSTS:
             # The name decides which call has replaced what was there.
             value, seen, _ = yield "get", free
             break
+        if kind == ONCE and (yield "choose", False, True):
+            # Its next step has begun: ``SupersededError``.
+            yield from _delete_leases(me, claim)
+            yield "become", _call_again, me
         marks = yield "list", "mark/"
         found = yield from _find_result(marks)
         if not isinstance(found, str):
@@ -245,7 +268,7 @@ def _commit(
         free = found
     known: Collection[str] = ()
     own = [mark for mark in seen if mark.startswith("mark/x")]
-    if busts and own:
+    if kind == BUSTS and own:
         yield from _bust_result(me, own[-1], seen, claim)
         if OWN_FENCE not in faults:
             known = yield "list", "mark/"

@@ -78,7 +78,7 @@ def busts(*names: str, module: Any = protocol) -> dict[str, tuple[Any, ...]]:
 
 
 BUST_OF_ALL = {"X": (protocol.bust, "X", True)}
-CALL_THAT_BUSTS = {"A": (protocol.call, "A", True)}
+CALL_THAT_BUSTS = {"A": (protocol.call, "A", protocol.BUSTS)}
 REAPER = {"R": (protocol.reaper, "R")}
 RESTORE = {"X": (protocol.restore, "X", "W")}
 
@@ -100,7 +100,7 @@ PUBLISHER = Scenario(
         "A": (
             protocol._wait,
             "A",
-            False,
+            protocol.ONCE,
             protocol.Held("lease/first", _LEASE),
         ),
         **busts("X"),
@@ -142,7 +142,7 @@ LARGE = {
     "a call, two busts, a pause": Scenario({**calls("A"), **busts("X", "Y")}, 0, 1),
     "a call, two busts, expired": Scenario({**calls("A"), **busts("X", "Y")}, 0, 0, EXPIRED),
     "two calls that bust, a pause": Scenario(
-        {**CALL_THAT_BUSTS, "B": (protocol.call, "B", True)}, 0, 1, STORED
+        {**CALL_THAT_BUSTS, "B": (protocol.call, "B", protocol.BUSTS)}, 0, 1, STORED
     ),
     "a call that busts, a call, a bust, a pause": Scenario(
         {**CALL_THAT_BUSTS, **calls("B"), **busts("X")}, 0, 1, STORED

@@ -71,6 +71,9 @@ def _settle_a(me: str, claimed: tuple[str, ...], marks: tuple[str, ...], a: Any)
     if result is None:
         result = (f"{me}a", marks)
         yield "note", "computes", result[0]
+        if (yield "choose", False, True):
+            # The next step has begun, and its result is created first.
+            yield "create", f"result/b-{result[0]}", ""
         while not (yield "create", name, result):
             marks = yield "list", "mark/"
             name = "result/a"

@@ -42,6 +42,13 @@ class Delayed(stores.Store):
         finally:
             self._note("get", key, started)
 
+    def info(self, key):
+        started = self._delay()
+        try:
+            return super().info(key)
+        finally:
+            self._note("get", key, started)
+
     def put(self, key, data, *, mode="overwrite"):
         started = self._delay()
         try:
@@ -122,7 +129,8 @@ def test_a_miss_of_a_chain_of_n_steps(delayed, count):
         assert project.call(f"id-{number}")["status"] == "completed"
         costs.append(project.store.cost())
     assert all(requests <= 4 * count + 6 for requests, _, _ in costs)
-    assert min(round_trips for _, round_trips, _ in costs) <= count + 5
+    # Whatever the length of the chain: results, records and plans are written beside the steps.
+    assert min(round_trips for _, round_trips, _ in costs) <= 6
     assert all(lists == 0 for _, _, lists in costs)
 
 

@@ -14,6 +14,7 @@ from pfl.handler.core.cache.publish import Publisher
 from pfl.handler.core.declare import catalog, project
 from pfl.handler.core.store import keys, records
 from pfl.handler.core.store import objects as stores
+from pfl.handler.engine import claims
 
 FLOW = """
 @step
@@ -181,10 +182,17 @@ FLOWS = [flow("counting", a, b, c)]
 """
 
 
-def test_a_call_that_went_on_with_a_value_which_came_second_is_made_again(project, monkeypatch):
-    """It counted as dead before it created its first result, and another call took over."""
+@pytest.fixture
+def networked(project):
+    """A project whose store is not a directory."""
     project.write(COUNTING)
     project.store = stores.open_store(f"memory://{id(project)}", environ={}, create=True)
+    return project
+
+
+def test_a_call_that_went_on_with_a_value_which_came_second_is_made_again(networked, monkeypatch):
+    """It counted as dead before it created its first result, and another call took over."""
+    project = networked
     put = stores.Store.put
     others: list[dict] = []
 
@@ -208,3 +216,36 @@ def test_a_call_that_went_on_with_a_value_which_came_second_is_made_again(projec
     assert found == {"a": [2], "b": [20], "c": [21]}
     assert list(store.list("leases")) == []
     assert values(project.call(cached_only=True)) == values(reply)
+
+
+def test_nobody_computes_while_a_call_that_found_the_id_new_takes_its_leases(
+    networked, monkeypatch
+):
+    other = lease.LeaseHolder(networked.store, "abc", {}, ttl_s=600)
+    networked.store.put("ids/abc", other.marker())
+    computed_meanwhile: list[list[str]] = []
+
+    def settle(pause_s: float) -> None:
+        computed_meanwhile.append(kept(networked, "results"))
+        networked.store.put("ids/abc", b"settled")
+
+    monkeypatch.setattr(claims, "_sleep", settle)
+    assert networked.call()["status"] == "completed"
+    assert computed_meanwhile == [[]]
+
+
+def test_a_call_that_died_while_it_took_its_leases_holds_up_nobody(networked):
+    other = lease.LeaseHolder(networked.store, "abc", {}, ttl_s=600)
+    networked.store.put("ids/abc", other.marker())
+    lease.write_end(networked.store, other.token, {"cause": "killed", "why": ""})
+    assert networked.call()["status"] == "completed"
+    assert lease.read_marker(networked.store, "ids/abc") is None
+
+
+def test_a_new_id_is_marked_as_claimed_once_its_call_has_taken_its_leases(networked):
+    assert networked.call()["status"] == "completed"
+    assert kept(networked, "ids") == ["ids/abc"]
+    for thread in threading.enumerate():
+        if thread.name == "settle":
+            thread.join()
+    assert lease.read_marker(networked.store, "ids/abc") is None

@@ -1,8 +1,12 @@
 """
 What a call may compute: the steps that it holds a lease on, and what is stored for them.
 
-    take leases ─ create the marker of the ID ─┬─ created: nothing is stored, everything is computed
-                                               └─ it is there: read plans, busts and history
+    take leases, create the marker of the ID ─┬─ created: nothing is stored, everything is computed
+                                              └─ it is there: read plans, busts and history
+
+Over a network, leases and marker are created at the same time. The marker may then exist before
+the leases do, so it names the call until that has taken its leases. Nobody else publishes
+meanwhile: a step could be computed and its lease deleted before this call creates its own.
 
 A call holds only steps that it can compute without waiting for another call, so two calls never
 wait for each other.
@@ -79,6 +83,8 @@ class Claims:
         self.task_run_ids = {name: str(uuid4()) for name in call.flow.steps}
         self.dead: list[lease.Lease] = []
         self._call = call
+        self._marker = bust.marker_path(call.folder)
+        self._settled = self.holder.token.encode()
         self._held: dict[str, Held] = {}
         self._polls: Counter[str] = Counter()
         self._previous: dict[str, Previous | None] = {}
@@ -105,13 +111,19 @@ class Claims:
         def read_shared() -> None:
             self.shared = shared.read(call.store)
 
-        at_once(call.store, [claim, read_shared])
+        def mark() -> None:
+            self.is_new = not call.request.skip and self._mark_id()
+
+        try:
+            at_once(call.store, [claim, read_shared, mark])
+        finally:
+            if self.is_new and not call.store.is_local:
+                self._settle_beside()
         self._note_dead()
-        self.is_new = not call.request.skip and self._mark_id()
         if self.is_new:
             self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
         else:
-            self.read()
+            at_once(call.store, [self.read, self._wait_for_marker])
             self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
         self._release_blocked()
 
@@ -130,13 +142,34 @@ class Claims:
 
     def _mark_id(self) -> bool:
         """Create the object that shows that something is stored for the ID; False if it exists."""
+        store = self._call.store
+        # In a directory, the leases have been taken before.
+        body = self._settled if store.is_local else self.holder.marker()
         try:
             # No two calls write the same bytes, so an answer that got lost is not taken for ours.
-            token = self.holder.token.encode()
-            self._call.store.put(bust.marker_path(self._call.folder), token, mode="create")
+            store.put(self._marker, body, mode="create")
         except AlreadyExistsError:
             return False
         return True
+
+    def _settle_beside(self) -> None:
+        """Note in the marker that this call has taken its leases, beside the first step."""
+
+        def settle() -> None:
+            with suppress(PflError):  # Then others wait until this call counts as dead.
+                self._call.store.put(self._marker, self._settled)
+
+        threading.Thread(target=settle, name="settle", daemon=True).start()
+
+    def _wait_for_marker(self) -> None:
+        """Wait while the call that found the ID new takes its leases, or until it is dead."""
+        store = self._call.store
+        while not store.is_local and (other := lease.read_marker(store, self._marker)):
+            if lease.is_alive(store, other):
+                what = f"{self._call.request.id!r} is being claimed by another call"
+                self._pause(what, f"it is held by {lease.describe_holder(other.body)}")
+            else:
+                store.put(self._marker, self._settled)
 
     def _note_dead(self) -> None:
         seen = {dead.body["call"] for dead in self.dead}
@@ -258,12 +291,11 @@ class Claims:
         Raises:
             BusyError: There is no time left to wait.
         """
-        call = self._call
+        what = f"step {name} of {self._call.request.id!r} is being computed by another call"
+        self._pause(what, f"it is {self._held[name].description}")
+
+    def _pause(self, what: str, why: str) -> None:
         pause_s = jitter_s()
-        if time.monotonic() + pause_s >= call.stop_at:
-            raise BusyError(
-                f"step {name} of {call.request.id!r} is being computed by another call",
-                why=f"it is {self._held[name].description}",
-                hint="call again",
-            )
+        if time.monotonic() + pause_s >= self._call.stop_at:
+            raise BusyError(what, why=why, hint="call again")
         _sleep(pause_s)

@@ -3,6 +3,8 @@ The miss path of ``core/cache`` and ``engine``, for one step of one ID.
 
     call      get plan ─ create lease ─ create marker ─┬─ created: compute
                                                        └─ list marks ─ find result ─ or compute
+              Over a network, lease and marker are created in any order. Until both are, the marker
+              names the call, and nobody else computes.
               create result ─ create record, create plan ─ delete lease
     takeover  of dead A: create lease/after-A ─ is A's lease still there?
     bust      put mark ─ list leases ─ fence the plans of calls under way ─ delete the other plans
@@ -16,7 +18,8 @@ The objects:
     lease/first, lease/after-<call>
                             ("lease", call, whether it is going to write the plan, whether reaped)
     reaped/<call>           this call was cleaned up
-    mark/<bust>, marker, hint
+    marker                  ("claiming", call) or anything else
+    mark/<bust>, hint
 
 The functions are named after those that they stand for. Each of ``FAULTS`` is a way to do one thing
 in fewer requests that the model finds to be wrong; :func:`tests.model.scenarios.faulty` puts it in.
@@ -52,8 +55,10 @@ OWN_FENCE = "a call that busts deletes its own plan, and any fence there"
 LATE_DELETE = "a bust deletes plans long after it has looked for calls under way"
 LATE_MARKS = "a result names the marks that exist when it is saved, if another step listed them"
 REAPED_ONCE = "a call that was reaped, woke and then died is not looked at again"
+UNSETTLED = "a call that found the ID new may create its lease when another one is done"
 FAULTS = frozenset(
     {
+        UNSETTLED,
         UNVERIFIED,
         FROM_FIRST,
         IN_LEASE,
@@ -100,8 +105,15 @@ def call(me: str, kind: str = ONCE) -> Actor:
         yield "note", "replies", plan[1]
         return
     hint = (yield "get", "hint") or ()
-    claim = yield from _claim(me, True)
-    is_new = yield "create", "marker", me
+    if (yield "choose", "lease first", "marker first") == "lease first":
+        claim = yield from _claim(me, True)
+        is_new = yield "create", "marker", me
+    else:
+        marker = me if UNSETTLED in faults else ("claiming", me)
+        is_new = yield "create", "marker", marker
+        claim = yield from _claim(me, True)
+        if is_new:
+            yield "put", "marker", me
     if isinstance(claim, Held):
         yield "become", _wait, me, kind, claim
     elif is_new:
@@ -202,16 +214,27 @@ def _read(me: str, kind: str, claim: Claim) -> Actor:
         name = "result"
         while (result := (yield "get", name)) is not None:
             name = f"result~{result[0]}"
+        yield from _wait_for_marker()
         yield "become", _compute, me, kind, claim, marks, name
     plan = yield from _find()
     if plan is not None:
         yield "become", _release, me, claim, plan[1]
     found = yield from _find_result(marks)
+    yield from _wait_for_marker()
     if isinstance(found, str):
         yield "become", _compute, me, kind, claim, marks, found
     value, seen, _ = found
     is_recorded = (yield "get", f"history/{value}") is not None
     yield "become", _publish, me, claim, Value(value, seen, not is_recorded)
+
+
+def _wait_for_marker() -> Part:
+    """Wait for the call that found the ID new: ``Claims._wait_for_marker``."""
+    while (marker := (yield "get", "marker")) and marker[0] == "claiming":
+        if (yield "is_alive", marker[1]):
+            yield "wait", "marker", marker, marker[1]
+        else:
+            yield "put", "marker", "settled"
 
 
 def _find_result(marks: Collection[str]) -> Part:

@@ -38,6 +38,7 @@ def test_no_interleaving_has_a_fault(scenario):
             LARGE["two calls, a reaper, a crash and a pause"],
             "has a plan and no record",
         ),
+        (protocol.UNSETTLED, Scenario(calls("A", "B")), "computed 2 times"),
         (protocol.MAKES_ROOM, PUBLISHER, HIT_OF_BUSTED),
         (protocol.OWN_FENCE, SMALL["a call that busts, a bust, a crash"], HIT_OF_BUSTED),
         (protocol.LATE_DELETE, SMALL["a call, two busts"], HIT_OF_BUSTED),

@@ -7,6 +7,8 @@ died is noticed.
     calls/<call>-alive.json                 rewritten while a call without a deadline is long
     calls/<call>-ended.json                 how a call ended that left its leases behind
     calls/<call>-reaped.json                a call that counts as dead, and was cleaned up
+    ids/<id>                                while it holds a lease: the call that found the ID new
+                                            still takes its leases
 
 Only one call can create an object, so only one holds a lease. It deletes its own lease at the end:
 
@@ -267,6 +269,10 @@ class LeaseHolder:
         results = at_once(self.store, [partial(self._claim, name, steps[name]) for name in names])
         return {name: held for name, held in zip(names, results, strict=True) if held is not None}
 
+    def marker(self) -> bytes:
+        """The marker of an ID, while this call still takes leases; see :func:`read_marker`."""
+        return records.seal({**self._body(), "step": WHOLE_RUN})
+
     def claim_after(self, dead: Lease) -> bool:
         """Take over one lease of a dead call, to clean up after it; False if another call did."""
         self._begin()
@@ -469,6 +475,18 @@ def is_alive(store: Store, lease: Lease, *, clock: Callable[[], float] = time.mo
         if sign.key == _alive_key(body["call"]):
             modified = max(modified, sign.modified)
     return store_now(store, clock=clock) - modified <= body["ttl_s"] + COARSE_S
+
+
+def read_marker(store: Store, key: str) -> Lease | None:
+    """The call that created the marker of an ID, if it has not noted that it took its leases."""
+    data = store.get(key)
+    try:
+        body = records.unseal(data or b"", key)
+        records.fields(body, key, _REQUIRED, _OPTIONAL)
+    except CorruptRecordError:
+        return None
+    info = store.info(key)
+    return info and Lease(key, info.modified, cast(Body, body))
 
 
 def cannot_wake(body: Body) -> bool:

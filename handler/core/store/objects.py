@@ -185,6 +185,14 @@ class Store:
 
         return self._request("read", key, read)
 
+    def info(self, key: str) -> ObjectInfo | None:
+        """What a listing has about an object, or None if it does not exist."""
+        import obstore
+
+        self.counts["get"] += 1
+        meta = self._request("read", key, partial(obstore.head, self._backend, key))
+        return meta and ObjectInfo(key, meta["size"], meta["last_modified"].timestamp())
+
     def put(
         self, key: str, data: bytes, *, mode: Literal["overwrite", "create"] = "overwrite"
     ) -> None:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
-from ..core.cache import accept, bust, history, lease, lookup, shared
+from ..core.cache import accept, bust, history, lease, lookup, reasons, shared
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord
 from ..core.cache.lease import Held
@@ -191,10 +191,14 @@ class Claims:
                 found = accept.include_accepted(call.request, found, store)
             self.finding = found
 
-        at_once(store, [find, self.list_marks])
-        missing = self.finding.missing
-        read = at_once(store, [partial(self._read_previous, name) for name in missing])
-        self._previous = dict(zip(missing, read, strict=True))
+        names = self.finding.missing
+
+        def read_previous(name: str) -> None:
+            self._previous[name] = self._read_previous(name)
+
+        reads: list[Callable[[], None]] = [find, self.list_marks]
+        reads += [partial(read_previous, name) for name in names]
+        at_once(store, reads)
 
     def list_marks(self) -> None:
         """Look for busts again."""
@@ -206,6 +210,9 @@ class Claims:
         for listed, record in history.list_computed(call.store, call.folder, name, warn):
             entry = history.load_entry(call.store, record, warn)
             if entry is not None:
+                if record["fingerprint"] != call.request.flow.steps[name].fingerprint:
+                    # Remembered for when the step explains why it is computed.
+                    reasons.parts(call.store, name, record["fingerprint"])
                 return Previous(listed.path, record, entry)
         return None
 

@@ -63,6 +63,8 @@ class Worker:
         self._publisher = publisher
         self._busted: dict[str, bust.Mark] = {}
         self._free: dict[str, str] = {}
+        # Steps that this call holds, and whose results were not found since.
+        self._absent: set[str] = set()
 
     def settle(
         self, name: str, found: Mapping[str, Entry], compute: Compute | None, run: Run
@@ -78,7 +80,7 @@ class Worker:
         """
         started = time.perf_counter()
         try:
-            outcome = self.find(name, found)
+            outcome = None if name in self._absent else self.find(name, found)
             if outcome is None and compute is not None:
                 outcome = self._wait(name, found)
             if outcome is None:
@@ -96,7 +98,10 @@ class Worker:
         started = time.perf_counter()
         try:
             outcome = self.find(name, found) if not self._claims.is_held(name) else None
-            result = outcome or self._claims.has(name) or self._try_again(name, found)
+            if outcome is None and self._claims.has(name):
+                self._absent.add(name)
+                return True
+            result = outcome or self._try_again(name, found)
         except Exception as exc:
             result = self.to_outcome(name, exc)
         if isinstance(result, Outcome):

@@ -57,15 +57,13 @@ class Publication(NamedTuple):
         step: Its step.
         needs: The steps that it rests on, and itself.
         create_result: Creates the result; None: it is decided already.
-        write_record: Writes the record.
-        write_plan: Writes the plan.
+        writes: Write the record, the code that it names, and the plan.
     """
 
     step: str
     needs: frozenset[str]
     create_result: Callable[[], object] | None
-    write_record: Callable[[], None]
-    write_plan: Callable[[], None]
+    writes: tuple[Callable[[], None], ...]
 
 
 class Publisher:
@@ -202,17 +200,18 @@ class Publisher:
             text: Its value as JSON, if the result is still to be created.
         """
         create_result: Callable[[], object] | None = None
-        write_record = write_plan = _write_nothing
+        writes: list[Callable[[], None]] = []
         if text is not None:
             create_result = partial(self.commit, entry, text, fields or {}, is_final=True)
         if fields is not None:
             name = self._name(entry)
             self._names.append(name)
-            write_record = partial(self._write_record, name, entry, fields, print)
+            writes.append(partial(self._write_record, name, entry, fields))
+            writes.append(partial(_save_code, self.store, entry.step, print))
         if entries:
-            write_plan = partial(self.write_plan, entries)
+            writes.append(partial(self.write_plan, entries))
         needs = self.request.flow.closure([entry.step])
-        return Publication(entry.step, needs, create_result, write_record, write_plan)
+        return Publication(entry.step, needs, create_result, tuple(writes))
 
     def publish(self, publication: Publication) -> None:
         """Write what is left about a result; in a store over the network, beside other work."""
@@ -235,8 +234,8 @@ class Publisher:
         for needed in publication.needs & self._decided.keys():
             self._decided[needed].wait()
         if self.errors.keys().isdisjoint(publication.needs):
-            writes = [publication.write_record, publication.write_plan]
-            at_once(self.store, [partial(self._try, step, write) for write in writes])
+            writes = [partial(self._try, step, write) for write in publication.writes]
+            at_once(self.store, writes)
 
     def _try(self, step: str, write: Callable[[], object]) -> None:
         self._count(1)
@@ -274,11 +273,8 @@ class Publisher:
         for thread in self._threads:
             thread.join()
 
-    def _write_record(
-        self, name: history.Name, entry: Entry, fields: history.Fields, print: Fingerprint
-    ) -> None:
+    def _write_record(self, name: history.Name, entry: Entry, fields: history.Fields) -> None:
         request = self.request
-        _save_code(self.store, entry.step, print)
         is_inline = entry.size_bytes <= self._inline_bytes
         if fields.get("repaired") and not is_inline and entry.value is not NOT_LOADED:
             # The writer may have died before it stored the value.
@@ -343,10 +339,6 @@ class Publisher:
         fence = seal_fence(self.request.id, step, first, free)
         self.store.put(records.plan_path(self.request.id, step, first), fence)
         return free
-
-
-def _write_nothing() -> None:
-    """There is nothing to write."""
 
 
 # The code whose parts this process has stored, by store, step and fingerprint.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ..errors import CorruptRecordError
 from ..event import Request
@@ -72,16 +73,17 @@ def explain(
     return reasons or [GONE]
 
 
-def parts(store: Store, step: str, fingerprint: str) -> list[Part]:
+@lru_cache(maxsize=256)
+def parts(store: Store, step: str, fingerprint: str) -> tuple[Part, ...]:
     """The parts of an older fingerprint; empty if the store does not have them."""
     path = records.code_path(step, fingerprint)
     data = store.get(path)
     if data is None:
-        return []
+        return ()
     try:
-        return [Part.from_json(row) for row in records.unseal(data, path)["parts"]]
+        return tuple(Part.from_json(row) for row in records.unseal(data, path)["parts"])
     except (CorruptRecordError, KeyError, TypeError):
-        return []
+        return ()
 
 
 def _cut(value: object) -> str:

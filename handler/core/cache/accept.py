@@ -35,19 +35,8 @@ class Acceptance(TypedDict):
     fingerprint: str
     stands_for: list[str]
     by: str
-    at: str
+    at: records.Moment
     changes: list[str]
-
-
-_FIELDS: Mapping[str, records.Kind] = {
-    "version": int,
-    "step": str,
-    "fingerprint": str,
-    "stands_for": list[str],
-    "by": str,
-    "at": records.MOMENT,
-    "changes": list[str],
-}
 
 
 class Stored(NamedTuple):
@@ -254,7 +243,7 @@ def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Accepta
         store.delete(entry.key for entry in made)
         shared.refresh(store)
     body = records.unseal(data, newest.key)
-    records.fields(body, newest.key, _FIELDS)
+    records.check(body, newest.key, Acceptance)
     if not dry_run:
         _record(store, cast(Acceptance, body), "undone")
     return cast(Acceptance, body)

@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from functools import partial
 from itertools import islice, takewhile
 from operator import attrgetter
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, cast
 
 from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
@@ -50,31 +50,6 @@ _MAX_STREAMS = 32
 _NEWEST_FIRST = 10**19
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
-# What the record of a result has to hold, and what it may hold.
-_OF_RESULT: Mapping[str, records.Kind] = {
-    "key": records.DIGEST,
-    "sha256": records.DIGEST,
-    "fingerprint": str,
-    "size_bytes": int,
-    "computed_at": str | None,
-    "expires_at": str | None,
-    "engine": str | None,
-    "flow_run_id": str | None,
-    "task_run_id": str | None,
-    "flow": str | None,
-}
-_OF_COMPUTATION: Mapping[str, records.Kind] = {
-    "status": re.compile("computed"),
-    "after": list[str],
-    "result": re.compile("[0-9a-f]{64}~[0-9a-f]{8}"),
-    "record": str | None,
-    "previous": str | None,
-    "started_at": str,
-    "called_at": str,
-    "ms": float,
-    "url": str | None,
-}
-_MOMENTS = ("computed_at", "expires_at", "started_at", "called_at", "noted_at", "before")
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
@@ -91,19 +66,21 @@ class Fields(TypedDict, total=False):
     """What any record may hold."""
 
     status: str
-    noted_at: str
+    noted_at: records.Moment | None
     url: str | None
     after: list[str]
+    result: Annotated[str, re.compile("[0-9a-f]{64}~[0-9a-f]{8}")]
     value: object
     record: str | None
     params: dict[str, object]
     inputs: dict[str, RecordedInput]
-    plan_key: str
+    plan_key: str | None
     why: str
     previous: str | None
-    request_id: str
-    called_at: str
-    started_at: str
+    request_id: str | None
+    called_at: records.Moment | None
+    started_at: records.Moment | None
+    before: records.Moment | None
     ms: float
     error: ErrorBody
     cause: str
@@ -114,15 +91,20 @@ class Fields(TypedDict, total=False):
     repaired: bool
 
 
-class Record(Fields, total=False):
-    """A record with any status; ``id`` and ``step`` are None in one about all of them."""
-
+class _Head(TypedDict):
     version: int
     id: str | None
     step: str | None
-    flow: str
-    fingerprint: str
+
+
+class Record(_Head, Fields, total=False):
+    """A record with any status; ``id`` and ``step`` are None in one about all of them."""
+
+    flow: str | None
+    fingerprint: str | None
     prefix: str | None
+    computed_at: records.Moment | None
+    expires_at: records.Moment | None
 
 
 class ComputedRecord(Fields):
@@ -133,11 +115,11 @@ class ComputedRecord(Fields):
     step: str
     flow: str
     fingerprint: str
-    key: str
-    sha256: str
+    key: records.Digest
+    sha256: records.Digest
     size_bytes: int
-    computed_at: str | None
-    expires_at: str | None
+    computed_at: records.Moment | None
+    expires_at: records.Moment | None
     engine: str | None
     flow_run_id: str | None
     task_run_id: str | None
@@ -564,21 +546,12 @@ def check(name: Name, record: Record) -> bool:
     Raises:
         CorruptRecordError: It is not what was written there.
     """
-    try:
-        id = record["id"]
-        folder = name.folder if id is None else keys.encode_id(id)
-        step = record["step"] or ALL
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise records.damaged(name.path, f"it is not a record ({exc!r})") from exc
+    records.check(record, name.path, ComputedRecord if name.status == COMPUTED else Record)
+    id = record["id"]
+    folder = name.folder if id is None else keys.encode_id(id)
+    step = record["step"] or ALL
     if folder.lower() != name.folder.lower() or step != name.step:
         raise records.damaged(name.path, f"it belongs to step {step} of {id!r}")
-    if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
-        raise records.damaged(name.path, "its inputs or parameters are not an object")
-    if name.status == COMPUTED:
-        records.fields(record, name.path, _OF_RESULT, _OF_COMPUTATION)
-    moments = (cast(Mapping[str, object], record).get(field) for field in _MOMENTS)
-    if not all(at is None or records.MOMENT.fullmatch(str(at)) for at in moments):
-        raise records.damaged(name.path, "one of its times is not a time")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 

@@ -53,18 +53,19 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    wrap = envelope.wrapper_for(raw)
     try:
-        raw = envelope.unwrap(raw)
+        plain = envelope.unwrap(raw)
         settings = of_process()
     except PflError as exc:
-        reply = _refused(raw, exc, request_id)
+        reply = event.reply_to(event.fields_or_empty(raw), request_id, is_cold=_is_cold)
+        with event.answering(reply):
+            raise exc
     else:
-        reply = handle(raw, settings, request_id=request_id, deadline=deadline)
+        reply = handle(plain, settings, request_id=request_id, deadline=deadline)
     if context is not None:
         _log(reply)
         reply = envelope.drop_large_values(reply)
-    return wrap(reply)
+    return envelope.wrap(raw, reply)
 
 
 def handle(
@@ -101,17 +102,10 @@ def handle(
             notify=notify,
             is_cold=is_cold,
         )
-    started = time.perf_counter()
-    reply = event.new_reply()
+    reply = event.reply_to(fields, request_id, is_cold=is_cold)
     reply["action"] = event.text_or_none(fields.get("action"))
-    reply["cold_start"] = is_cold
-    reply["request_id"] = request_id
-    try:
+    with event.answering(reply):
         _act(reply, fields, settings, results, deadline, notify)
-    except PflError as exc:
-        event.add_error(reply, exc)
-    # A flow run that ran here has already measured its duration.
-    reply.setdefault("ms", round((time.perf_counter() - started) * 1e3, 3))
     return reply
 
 
@@ -149,19 +143,9 @@ def _act(
         if action == "run":
             reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
         else:
-            reply["runs"] = scheduled_runs.poll(str(fields.get("pool", settings.work_pool)), caller)
-
-
-def _refused(raw: object, error: PflError, request_id: str) -> Reply:
-    """The reply if the event cannot be unwrapped, or if the settings are invalid."""
-    fields = raw if isinstance(raw, Mapping) else {}
-    reply = event.new_reply(fields.get("id"), fields.get("flow"))
-    reply["cold_start"] = _is_cold
-    reply["request_id"] = request_id
-    reply["code"] = ""
-    reply["ms"] = 0.0
-    event.add_error(reply, error)
-    return reply
+            reply["runs"] = scheduled_runs.poll(
+                str(fields.get("pool") or settings.work_pool), caller
+            )
 
 
 def _log(reply: Reply) -> None:

@@ -488,14 +488,11 @@ def _list_restorable(store: Store, scope: Scope, undone: Marks) -> Iterator[tupl
 
 def _stored_entry(store: Store, listed: ObjectInfo) -> Entry | None:
     """A result with the time of its computation, without its value; None if it is not readable."""
-    _, folder, step, _ = listed.key.split("/")
     try:
         entry = parse_result(store.get(listed.key) or b"", listed.key)
-    except (CorruptRecordError, InvalidRequestError):
+    except CorruptRecordError:
         return None
-    at = records.now_iso(listed.modified)
-    if entry.record:
-        at = history.Name(folder, step, entry.record).written_at
+    at = history.written_at(entry) or records.now_iso(listed.modified)
     return entry._replace(computed_at=at, value=NOT_LOADED)
 
 

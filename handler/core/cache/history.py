@@ -17,7 +17,6 @@ import math
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -48,6 +47,8 @@ _READ_AHEAD = 16
 _MAX_STREAMS = 32
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
+# The fields of a result that only its record holds.
+_OF_RUN = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
@@ -101,6 +102,7 @@ class Record(_Head, Fields, total=False):
     """A record with any status; ``id`` and ``step`` are None in one about all of them."""
 
     flow: str | None
+    flow_run_id: str | None
     fingerprint: str | None
     prefix: str | None
     computed_at: records.Moment | None
@@ -229,23 +231,18 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
         "noted_at": records.now_iso(),
     }
     name = new_name(folder, step, status)
-    at_once(
-        store,
-        [partial(append, store, name, {**head, **fields}), partial(point, store, [name])],
-    )
+    append(store, name, {**head, **fields})
+    point(store, [name])
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:
     """Delete records, and then the objects that point to no other record."""
-    deleted: dict[str, set[Name]] = {}
-    remaining = iter(names)
-    while batch := list(islice(remaining, 1_000)):
-        store.delete([name.path for name in batch])
-        for name in batch:
-            deleted.setdefault(name.folder, set()).add(name)
-    for key in _pointers(store):
-        folder = _folder_of_pointer(key)
-        if folder in deleted and deleted[folder].issuperset(_pointed(key, store.get(key))):
+    deleted = set(names)
+    folders = {name.folder for name in deleted}
+    store.delete(name.path for name in deleted)
+    pointers = (key for key in _pointers(store) if _folder_of_pointer(key) in folders)
+    for key, data in _fetch(store, pointers, str):
+        if deleted.issuperset(_pointed(key, data)):
             store.delete([key])
 
 
@@ -272,24 +269,21 @@ def list_names(
     for each in (folder, ALL):
         steps = {ALL, step} if step else store.folders(f"history/{each}")
         if len(steps) > _MAX_STREAMS:
-            parsed = (parse_path(entry.key) for entry in store.list(f"history/{each}"))
-            streams.append(sorted(filter(None, parsed), key=_by_time))
+            streams.append(sorted(_below(store, f"history/{each}"), key=_by_time))
         else:
-            streams += [_of_step(store, each, name) for name in steps]
+            streams += [_below(store, f"history/{each}/{name}") for name in steps]
     yield from heapq.merge(*streams, key=_by_time)
 
 
-def _of_step(store: Store, folder: str, step: str) -> Iterator[Name]:
-    for file in store.names(f"history/{folder}/{step}"):
-        if _NAME.fullmatch(file):
-            yield Name(folder, step, file)
+def _below(store: Store, prefix: str) -> Iterator[Name]:
+    return filter(None, (parse_path(entry.key) for entry in store.list(prefix)))
 
 
 def _recent(store: Store) -> Iterator[Name]:
     # A pointer bears the time of the newest record that it names, so records that are newer than
     # the next pointer can be returned.
     waiting: list[tuple[str, Name]] = []
-    for key, data in _fetch(store, _pointers(store), lambda key: key):
+    for key, data in _fetch(store, _pointers(store), str):
         digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
@@ -317,13 +311,7 @@ def _pointed(key: str, data: bytes | None) -> list[Name]:
 
 
 def _pointers(store: Store) -> Iterator[str]:
-    if store.is_ordered:
-        yield from (entry.key for entry in store.list("recent"))
-        return
-    for first in store.folders("recent"):
-        for second in store.folders(f"recent/{first}"):
-            for name in store.names(f"recent/{first}/{second}"):
-                yield f"recent/{first}/{second}/{name}"
+    return (entry.key for entry in store.list("recent"))
 
 
 def list_records(
@@ -382,7 +370,7 @@ def list_computed(
         until_ns: Only records written until then, in nanoseconds since 1970.
         containing: Only records whose file name contains this, such as the start of a result key.
     """
-    names = _of_step(store, folder, step)
+    names = _below(store, f"history/{folder}/{step}")
     if containing and store.is_ordered:
         names = islice(names, NEAR)  # Each request lists a thousand names.
     found = (
@@ -465,24 +453,21 @@ def find_run(
         NotFoundError: The call is not found.
     """
     found: dict[str, tuple[Name, Record]] = {}
-    began_ns = 0
-    listed = list_names(store, folder=folder)
-    if folder is None:
-        listed = islice(listed, NEAR)
+    began_at = ""
+    names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
     # The folder is known once the first record is found, so no other one is read after it.
-    candidates = (name for name in listed if folder in (None, name.folder))
+    candidates = (name for name in names if folder in (None, name.folder))
     for name, record in read_all(store, candidates, warn):
-        if name.time_ns < began_ns:
+        if name.written_at < began_at:
             break
-        ids = (record.get("request_id"), record.get("flow_run_id"))
-        step = record.get("step")
-        if not start or not step or not any(str(each or "").startswith(start) for each in ids):
+        ids = (record.get("request_id") or "", record.get("flow_run_id") or "")
+        step = record["step"]
+        if not start or not step or not any(each.startswith(start) for each in ids):
             continue
         if not found:
             # This is the call's last record, so all others lie between its start and here.
             folder = name.folder
-            began = record.get("called_at") or record.get("started_at")
-            began_ns = parse_time_ns(began) if began else 0
+            began_at = record.get("called_at") or record.get("started_at") or ""
         found.setdefault(step, (name, record))
     if not found:
         raise NotFoundError(
@@ -559,29 +544,14 @@ def check(name: Name, record: Record) -> bool:
 def _fetch(
     store: Store, items: Iterable[T], key_of: Callable[[T], str]
 ) -> Iterator[tuple[T, bytes | None]]:
-    """Read the objects of *items* on demand."""
+    """Read the objects of *items* on demand: on S3 one, then more and more at once."""
     remaining = iter(items)
-    # On S3 the newest is read by itself: a caller that needs only one pays for only one.
-    for item in islice(remaining, 1 if store.is_ordered else None):
-        yield item, store.get(key_of(item))
-    if not store.is_ordered:
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    under_way: deque[tuple[T, Future[bytes | None]]] = deque()
-    ahead = 3
-    pool = ThreadPoolExecutor(_READ_AHEAD)
-    try:
-        for item in remaining:
-            under_way.append((item, pool.submit(store.get, key_of(item))))
-            if len(under_way) == ahead:
-                first, future = under_way.popleft()
-                yield first, future.result()
-                ahead = min(ahead + 2, _READ_AHEAD)
-        for item, future in under_way:
-            yield item, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    size = 1
+    while batch := list(islice(remaining, size)):
+        requests = [partial(store.get, key_of(item)) for item in batch]
+        yield from zip(batch, at_once(store, requests), strict=True)
+        if store.is_ordered:
+            size = min(2 * size, _READ_AHEAD)
 
 
 # Values.
@@ -595,30 +565,27 @@ def entry_of(record: ComputedRecord) -> Entry:
 
 def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str) -> bytes:
     """The stored result of an entry whose value is *text*; *name* is that of its record."""
-    metadata: records.ResultMetadata = {"id": id, "step": entry.step, "fingerprint": fingerprint}
+    metadata: records.ResultMetadata = {
+        "id": id,
+        "step": entry.step,
+        "fingerprint": fingerprint,
+        "record": name.file,
+    }
     if entry.after:
         metadata["after"] = list(entry.after)
-    metadata["record"] = name.file
     path = records.result_path(id, entry.step, entry.file)
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
 def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None:
     """The result that a record is about, with its value; None if that is gone or damaged."""
-    entry = entry_of(record)
-    path = records.value_path(record["id"], entry.sha256)
     try:
-        if entry.value is NOT_LOADED:
-            data = store.get(path)
-            if data is None:
-                return None
-            entry = entry._replace(value=records.loads(data, path))
-        if keys.value_digest(entry.value) != entry.sha256:
-            raise records.damaged(path, "its digest does not match its name")
+        return _load(store, record)
     except CorruptRecordError as exc:
         warn(str(exc))
-        return None
-    return entry
+    except NotFoundError:
+        pass
+    return None
 
 
 def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
@@ -629,21 +596,26 @@ def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
         NotFoundError: The record is not about a value, or the value is gone.
         CorruptRecordError: The value is damaged.
     """
-    if name.status != COMPUTED:
-        raise NotFoundError(
-            f"record {name.short} has no value",
-            why=f"{record.get('step')} {record.get('status')}",
-            hint="pfl history ls --status computed",
-        )
-    computed = cast(ComputedRecord, record)
-    warnings: list[str] = []
-    entry = load_entry(store, computed, warnings.append)
-    if entry is not None:
-        return entry.value
-    if warnings:
-        raise CorruptRecordError(f"the value of record {name.short} is damaged", why=warnings[0])
-    path = records.value_path(computed["id"], computed["sha256"])
-    raise NotFoundError(f"the value of record {name.short} is gone", why=f"{path} does not exist")
+    if name.status == COMPUTED:
+        return _load(store, cast(ComputedRecord, record)).value
+    raise NotFoundError(
+        f"record {name.short} has no value",
+        why=f"{record.get('step')} {record.get('status')}",
+        hint="pfl history ls --status computed",
+    )
+
+
+def _load(store: Store, record: ComputedRecord) -> Entry:
+    entry = entry_of(record)
+    path = records.value_path(record["id"], entry.sha256)
+    if entry.value is NOT_LOADED:
+        data = store.get(path)
+        if data is None:
+            raise NotFoundError("the value of this record is gone", why=f"{path} does not exist")
+        entry = entry._replace(value=records.loads(data, path))
+    if keys.value_digest(entry.value) != entry.sha256:
+        raise records.damaged(path, "its digest does not match its name")
+    return entry
 
 
 def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
@@ -662,23 +634,14 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     for _, found in read_all(store, [name], warn):
         record = cast(ComputedRecord, found)
         if record["key"] == entry.key and record["sha256"] == entry.sha256:
-            return entry_of(record)._replace(
-                expires_at=entry.expires_at,
-                after=entry.after,
-                result=entry.result,
-                value=entry.value,
-                record=entry.record,
-            )
+            run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
+            return entry._replace(**run)
     return None
 
 
-def written_at(store: Store, id: str, entry: Entry) -> str | None:
-    """When a result without a record was written, by its record's name or its object's age."""
-    if entry.record:
-        return Name("", "", entry.record).written_at
-    path = records.result_path(id, entry.step, entry.file)
-    listed = store.list(path.rpartition("/")[0])
-    return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
+def written_at(entry: Entry) -> str | None:
+    """When a result was written, by the name of its record; None if it has none."""
+    return Name("", "", entry.record).written_at if entry.record else None
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NotRequired, TypedDict
+from typing import Any
 
 from .. import links
 from ..event import Request
@@ -27,20 +27,8 @@ _RECORD_FIELDS = (
 )
 
 
-# The kinds of objects that are counted for each step.
-Kind = Literal["results", "plans", "history"]
-
-
-class Totals(TypedDict):
-    """What is stored for a step; ``oldest`` and ``newest`` are when its results were written."""
-
-    step: str
-    results: int
-    bytes: int
-    oldest: str | None
-    newest: str | None
-    plans: NotRequired[int]
-    history: NotRequired[int]
+# What is stored for a step; ``oldest`` and ``newest`` are when its results were written.
+Totals = dict[str, Any]
 
 
 def entries(
@@ -127,9 +115,7 @@ def _newest_record(
     return history.newest(store, folder, step, warn)
 
 
-def count(
-    store: Store, flows: Mapping[str, str], *, folder: str | None = None
-) -> list[dict[str, object]]:
+def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) -> list[Totals]:
     """
     Count the objects of each step.
 
@@ -139,10 +125,9 @@ def count(
         folder: Only the ID with this folder.
 
     Returns:
-        A row for each step: its ``flow``, and the fields of :class:`Totals`.
+        A row for each step: its ``flow``, and its totals.
     """
     totals: dict[str, Totals] = {}
-    kind: Kind
     for kind in ("results", "plans", "history"):
         for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
             if listed.key.count("/") == 3:
@@ -158,7 +143,7 @@ def no_totals(step: str) -> Totals:
     return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
 
 
-def add(totals: dict[str, Totals], listed: ObjectInfo, kind: Kind) -> None:
+def add(totals: dict[str, Totals], listed: ObjectInfo, kind: str) -> None:
     """Add an object to the totals of its step; only results count for the age."""
     step = listed.key.split("/")[2]
     row = totals.setdefault(step, no_totals(step))

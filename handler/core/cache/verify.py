@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import CorruptRecordError, InvalidRequestError, PflError
+from ..errors import CorruptRecordError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import accept, bust, history, lease
@@ -188,14 +188,7 @@ class _Check:
     def _check_result(
         self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str
     ) -> None:
-        try:
-            _, _, expires_at, metadata = records.decode_result(data, listed.key)
-        except InvalidRequestError:  # It is pickled: opening it would run code.
-            expires_at, metadata = None, {}
-        if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
-            raise records.damaged(
-                listed.key, f"it belongs to {metadata['step']} of {metadata['id']!r}"
-            )
+        _, _, expires_at, metadata = records.decode_result(data, listed.key)
         self._check_time(expires_at)
         # The age of the object is that of the result, or younger: enough to find those that are
         # lost for good.
@@ -215,21 +208,13 @@ class _Check:
             raise _UnusableError("orphaned", "no record and no result refers to it")
 
     def _is_named(self, value: ObjectInfo) -> bool:
-        """Whether a record or a result refers to a value, or is damaged and may do so."""
+        """Whether a record names a value, or a result is so large that it may hold it."""
         _, folder, sha256 = value.key.split("/")
-        for record in self.store.list(f"history/{folder}"):
-            if sha256.encode() in (self.store.get(record.key) or b""):
-                return True
-        for result in self.store.list(f"results/{folder}"):
-            # The next call makes a record of a result that has none.
-            if result.size_bytes > value.size_bytes:
-                try:
-                    stored = records.decode_result(self.store.get(result.key) or b"", result.key)
-                    if keys.value_digest(stored.value) == sha256:
-                        return True
-                except PflError:
-                    return True
-        return False
+        # The next call makes a record of a result that has none.
+        if any(each.size_bytes > value.size_bytes for each in self.store.list(f"results/{folder}")):
+            return True
+        listed = self.store.list(f"history/{folder}")
+        return any(sha256.encode() in (self.store.get(record.key) or b"") for record in listed)
 
     def _is_under_way(self, folder: str) -> bool:
         """Whether a call holds a lease for the ID of a folder."""

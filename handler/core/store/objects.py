@@ -15,7 +15,6 @@ import errno
 import os
 import re
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from ..settings import Settings
 from .keys import is_key
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import MemoryStore, ObjectStore, S3Config, S3Store
 
@@ -86,6 +86,7 @@ _CONFLICT = "status code: 409|(?s:performing PUT.*<Code>NoSuchKey</Code>)"
 # Source: Amazon S3 API Reference, "PutObject" and "Error responses".
 _PASSING = re.compile(f"{_CONFLICT}|<Code>RequestTimeout</Code>|HTTP error:")
 _PAUSES_S = (0.05, 0.2, 0.8)
+_PAGE = 1_000  # S3 lists and deletes this many objects per request.
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # obstore's options for S3, and the variables that set each; the first one that is set counts.
@@ -249,46 +250,34 @@ class Store:
             return
         import obstore
 
-        pauses = iter(_PAUSES_S)
-        while True:
-            try:
-                for batch in obstore.list(self._backend, f"{folder}/", offset=after or None):
-                    for meta in batch:
-                        after = meta["path"]
-                        yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
-                return
-            except Exception as exc:
-                pause_s = next(pauses, None) if _may_pass(exc) else None
-                if pause_s is None:
-                    self._failed("list", prefix, exc)
-                    return
-                time.sleep(pause_s)
+        def read() -> Sequence[ObjectMeta]:
+            stream = obstore.list(
+                self._backend, f"{folder}/", offset=after or None, chunk_size=_PAGE
+            )
+            return next(stream, [])
 
-    def names(self, folder: str) -> Iterator[str]:
-        """The names of the objects in a folder, in order; faster than :meth:`list`."""
-        if self._directory is None:
-            listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
-            yield from listed
-            return
-        self.counts["list"] += 1
-        try:
-            self._enter(folder)
-            yield from sorted(filter(_is_name, os.listdir(f"{self._directory}/{folder}")))
-        except OSError as exc:
-            self._failed("list", folder, exc)
+        while True:
+            page = self._request("list", prefix, read)
+            for meta in page or ():
+                yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp())
+            if not page or len(page) < _PAGE:
+                return
+            after = page[-1]["path"]
 
     def folders(self, folder: str) -> Sequence[str]:
         """The names of the folders in a folder that holds nothing else, in order."""
-        if self._directory is not None:
-            return list(self.names(folder))
-        import obstore
-
         self.counts["list"] += 1
-        found = self._request(
-            "list", folder, partial(obstore.list_with_delimiter, self._backend, f"{folder}/")
-        )
-        paths = found["common_prefixes"] if found else ()
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+        self._enter(folder)
+
+        def read() -> Iterable[str]:
+            if self._directory is not None:
+                return filter(_is_name, os.listdir(f"{self._directory}/{folder}"))
+            import obstore
+
+            paths = obstore.list_with_delimiter(self._backend, f"{folder}/")["common_prefixes"]
+            return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+        return sorted(self._request("list", folder, read) or ())
 
     def delete(self, keys: Iterable[str]) -> int:
         """
@@ -300,7 +289,7 @@ class Store:
 
         count = 0
         rest = iter(keys)
-        while some := list(islice(rest, 1_000)):
+        while some := list(islice(rest, _PAGE)):
             count += len(some)
             self.counts["delete"] += 1
             if self._directory is None:

@@ -39,7 +39,7 @@ from typing import (
     is_typeddict,
 )
 
-from ..errors import CorruptRecordError, InvalidRequestError
+from ..errors import CorruptRecordError
 from .keys import canonical, digest, encode_id
 from .values import MAX_DEPTH, JsonObject
 
@@ -277,7 +277,6 @@ def decode_result(data: bytes, path: str) -> StoredResult:
 
     Raises:
         CorruptRecordError: The bytes are not what was written.
-        InvalidRequestError: The value is pickled.
     """
     record: Any = loads(data, path)
     fields(record, path, {"metadata": dict, "result": str}, {"pfl": dict})
@@ -293,17 +292,11 @@ def decode_result(data: bytes, path: str) -> StoredResult:
         metadata.pop("version", None)
         sha256 = metadata.pop("sha256", None)
         check(metadata, path, ResultMetadata)
-        if sha256 != _result_digest(text, expires_at, metadata):
+        folder = result_path(metadata["id"], metadata["step"], "")
+        if sha256 != _result_digest(text, expires_at, metadata) or not path.startswith(folder):
             raise damaged(path, "its value or its metadata differs from what was written")
-    kind: str = serializer["type"]
-    if kind.endswith("pickle"):
-        raise InvalidRequestError(
-            f"{path} holds a pickled value, which pfl does not read",
-            why="anyone who can write to the store could run code here",
-            hint="to compute the step again: pfl cache bust",
-        )
-    if kind != "json":
-        raise damaged(path, f"its {kind} value cannot be decoded")
+    if serializer["type"] != "json":
+        raise damaged(path, f"its value is a {serializer['type']}, and pfl reads only JSON")
     return StoredResult(loads(text, path), len(text), expires_at, metadata)
 
 

@@ -162,7 +162,8 @@ class Worker:
         if entry is None:
             if not may_write and not request.cached_only:
                 return None  # Its writer may be about to write its record.
-            entry = stored.entry._replace(computed_at=history.written_at(stored.entry))
+            at = history.written_at(call.store, request.id, stored.entry)
+            entry = stored.entry._replace(computed_at=at)
         if not may_write:
             return Outcome("hit", entry)
         fields: Fields | None = None

@@ -492,7 +492,9 @@ def _stored_entry(store: Store, listed: ObjectInfo) -> Entry | None:
         entry = parse_result(store.get(listed.key) or b"", listed.key)
     except CorruptRecordError:
         return None
-    at = history.written_at(entry) or records.now_iso(listed.modified)
+    at = records.now_iso(listed.modified)
+    if entry.record:
+        at = history.Name("", "", entry.record).written_at
     return entry._replace(computed_at=at, value=NOT_LOADED)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, cast
 
@@ -43,8 +43,6 @@ VERSION = 1
 NEAR = 10_000
 # On S3: how many reads are under way at once.
 _READ_AHEAD = 16
-# If an ID has more steps than this, its folder is listed at once, not step by step.
-_MAX_STREAMS = 32
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
 # The fields of a result that only its record holds.
@@ -260,19 +258,12 @@ def list_names(
         folder: Only records of the ID with this folder, and those about all IDs.
         step: Only records of this step, and those about all steps.
     """
-    if folder is None:
-        for name in _recent(store):
-            if step in (None, name.step) or name.step == ALL:
-                yield name
-        return
-    streams: list[Iterable[Name]] = []
-    for each in (folder, ALL):
-        steps = {ALL, step} if step else store.folders(f"history/{each}")
-        if len(steps) > _MAX_STREAMS:
-            streams.append(sorted(_below(store, f"history/{each}"), key=_by_time))
-        else:
-            streams += [_below(store, f"history/{each}/{name}") for name in steps]
-    yield from heapq.merge(*streams, key=_by_time)
+    found: Iterable[Name] = _recent(store)
+    if folder is not None:
+        # One listing of the ID: its records are few beside those of the store.
+        both = chain(_below(store, f"history/{folder}"), _below(store, f"history/{ALL}"))
+        found = sorted(both, key=_by_time)
+    return (name for name in found if step in (None, name.step) or name.step == ALL)
 
 
 def _below(store: Store, prefix: str) -> Iterator[Name]:
@@ -639,9 +630,13 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     return None
 
 
-def written_at(entry: Entry) -> str | None:
-    """When a result was written, by the name of its record; None if it has none."""
-    return Name("", "", entry.record).written_at if entry.record else None
+def written_at(store: Store, id: str, entry: Entry) -> str | None:
+    """When a result was written, by the name of its record or the age of its object."""
+    if entry.record:
+        return Name("", "", entry.record).written_at
+    path = records.result_path(id, entry.step, entry.file)
+    ages = {each.key: each.modified for each in store.list(path.rpartition("/")[0])}
+    return records.now_iso(ages[path]) if path in ages else None
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 # As an element of S3's answer, since the bare word can be part of a key.
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
-_FORBIDDEN = "status code: 403"
 # What the message of the system or of S3 contains, and the hint for it; the first match counts.
 # Source: Amazon S3 API Reference, "Error responses".
 _HINTS = (
@@ -54,7 +53,7 @@ _HINTS = (
     ),
     ("RequestTimeTooSkewed", "set this machine's clock"),
     (
-        f"{_FORBIDDEN}|status code: 401",
+        "status code: 40[13]|Permission denied",
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
     ("No space left", "free some space, or set PFL_STORE to another location"),
@@ -89,16 +88,19 @@ _PAUSES_S = (0.05, 0.2, 0.8)
 _PAGE = 1_000  # S3 lists and deletes this many objects per request.
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
-# obstore's options for S3, and the variables that set each; the first one that is set counts.
-_S3_VARIABLES = {
-    "access_key_id": ("AWS_ACCESS_KEY_ID",),
-    "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
-    "session_token": ("AWS_SESSION_TOKEN",),
-    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-}
+# What each variable that obstore takes may be: it would panic, and end the process.
 _HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)"
-_ENDPOINT = rf"(https?://{_HOST}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?)?"
+_ENDPOINT = rf"https?://{_HOST}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?"
+_REGION = "[a-z0-9-]+"
+_S3_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": ".+",
+    "AWS_SECRET_ACCESS_KEY": ".+",
+    "AWS_SESSION_TOKEN": ".+",
+    "AWS_REGION": _REGION,
+    "AWS_DEFAULT_REGION": _REGION,
+    "AWS_ENDPOINT_URL_S3": _ENDPOINT,
+    "AWS_ENDPOINT_URL": _ENDPOINT,
+}
 
 T = TypeVar("T")
 # memory://name is one store per process, as a directory is one per machine.
@@ -174,9 +176,10 @@ class Store:
             try:
                 return _read(self._directory, key)
             except OSError as exc:
-                if exc.errno not in _ODD:
-                    self._failed("read", key, exc)
-                return b"" if exc.errno in _ODD else None
+                if exc.errno in _ODD:
+                    return b""
+                self._failed("read", key, exc)
+                return None
         import obstore
 
         def read() -> bytes:
@@ -339,12 +342,7 @@ class Store:
             if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
                 return
             text = f"{self._directory} does not exist any more"
-        evidence = text
-        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
-            evidence += f" {_FORBIDDEN}"
-        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
+        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, text))
         raise UnavailableError(
             f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
         ) from exc
@@ -472,16 +470,12 @@ def _open_s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> S3Store:
 
     import obstore.store
 
-    config: dict[str, str] = {}
-    for option, variables in _S3_VARIABLES.items():
-        for name in variables:
-            if environ.get(name):
-                config.setdefault(option, environ[name])
-    endpoint = config.get("endpoint", "")
     _check_for_s3("PFL_STORE", bucket, r"[A-Za-z0-9._-]{3,63}", "PFL_STORE=s3://my-bucket/pfl")
-    _check_for_s3("AWS_REGION", config.get("region", ""), r"[a-z0-9-]*", "AWS_REGION=eu-west-1")
-    _check_for_s3("AWS_ENDPOINT_URL", endpoint, _ENDPOINT, "AWS_ENDPOINT_URL=https://…")
-    has_keys = {"access_key_id", "secret_access_key"} <= config.keys()
+    config = {name: environ[name] for name in _S3_VARIABLES if environ.get(name)}
+    for name, text in config.items():
+        _check_for_s3(name, text, _S3_VARIABLES[name], f"unset {name}, or correct it")
+    endpoint = config.get("AWS_ENDPOINT_URL_S3") or config.get("AWS_ENDPOINT_URL", "")
+    has_keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= config.keys()
     return obstore.store.S3Store(
         bucket,
         prefix=prefix or None,
@@ -498,7 +492,6 @@ def _open_s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> S3Store:
 
 
 def _check_for_s3(name: str, text: str, pattern: str, hint: str) -> None:
-    # obstore would panic, and end the process.
     if not re.fullmatch(pattern, text):
         raise InvalidRequestError(f"{name} cannot be used for S3", why=f"it is {text!r}", hint=hint)
 

@@ -61,11 +61,26 @@ class RecordedInput(TypedDict, total=False):
     value: object
 
 
-class Fields(TypedDict, total=False):
-    """What any record may hold."""
+class Record(TypedDict, total=False):
+    """A record; ``id`` and ``step`` are None in one about all of them."""
 
+    version: int
+    id: str | None
+    step: str | None
+    flow: str
+    prefix: str | None
     status: str
     noted_at: records.Moment | None
+    before: records.Moment | None
+    fingerprint: str
+    key: records.Digest | None
+    sha256: records.Digest
+    size_bytes: int
+    computed_at: records.Moment | None
+    expires_at: records.Moment | None
+    engine: str | None
+    flow_run_id: str | None
+    task_run_id: str | None
     url: str | None
     after: list[str]
     result: Annotated[str, re.compile("[0-9a-f]{64}~[0-9a-f]{8}")]
@@ -79,7 +94,6 @@ class Fields(TypedDict, total=False):
     request_id: str | None
     called_at: records.Moment | None
     started_at: records.Moment | None
-    before: records.Moment | None
     ms: float
     error: ErrorBody
     cause: str
@@ -90,39 +104,23 @@ class Fields(TypedDict, total=False):
     repaired: bool
 
 
-class _Head(TypedDict):
-    version: int
-    id: str | None
-    step: str | None
-
-
-class Record(_Head, Fields, total=False):
-    """A record with any status; ``id`` and ``step`` are None in one about all of them."""
-
-    flow: str | None
-    flow_run_id: str | None
-    fingerprint: str | None
-    prefix: str | None
-    computed_at: records.Moment | None
-    expires_at: records.Moment | None
-
-
-class ComputedRecord(Fields):
-    """The record of a computed result."""
-
-    version: int
-    id: str
-    step: str
-    flow: str
-    fingerprint: str
-    key: records.Digest
-    sha256: records.Digest
-    size_bytes: int
-    computed_at: records.Moment | None
-    expires_at: records.Moment | None
-    engine: str | None
-    flow_run_id: str | None
-    task_run_id: str | None
+Fields = Record  # What a caller adds to a record.
+ComputedRecord = Record
+# What the record of a result has to hold.
+_OF_RESULT = (
+    "id",
+    "step",
+    "flow",
+    "fingerprint",
+    "key",
+    "sha256",
+    "size_bytes",
+    "computed_at",
+    "expires_at",
+    "engine",
+    "flow_run_id",
+    "task_run_id",
+)
 
 
 class Name(NamedTuple):
@@ -349,7 +347,7 @@ def list_computed(
     *,
     until_ns: float = math.inf,
     containing: str = "",
-) -> Iterator[tuple[Name, ComputedRecord]]:
+) -> Iterator[tuple[Name, Record]]:
     """
     The records of what a step computed for an ID, newest first, read on demand.
 
@@ -369,11 +367,10 @@ def list_computed(
         for name in names
         if containing in name.file and name.status == COMPUTED and name.time_ns <= until_ns
     )
-    for name, record in read_all(store, found, warn):
-        yield name, cast(ComputedRecord, record)
+    yield from read_all(store, found, warn)
 
 
-def newest(store: Store, folder: str, step: str, warn: Warn) -> ComputedRecord | None:
+def newest(store: Store, folder: str, step: str, warn: Warn) -> Record | None:
     """The record of what a step computed last for an ID."""
     return next((record for _, record in list_computed(store, folder, step, warn)), None)
 
@@ -522,7 +519,10 @@ def check(name: Name, record: Record) -> bool:
     Raises:
         CorruptRecordError: It is not what was written there.
     """
-    records.check(record, name.path, ComputedRecord if name.status == COMPUTED else Record)
+    is_result = name.status == COMPUTED
+    records.check(record, name.path, Record, *(_OF_RESULT if is_result else ("id", "step")))
+    if is_result and not record["key"]:
+        raise records.damaged(name.path, "it has no key")
     id = record["id"]
     folder = name.folder if id is None else keys.encode_id(id)
     step = record["step"] or ALL
@@ -548,7 +548,7 @@ def _fetch(
 # Values.
 
 
-def entry_of(record: ComputedRecord) -> Entry:
+def entry_of(record: Record) -> Entry:
     """The result that a record is about."""
     fields = cast(Mapping[str, Any], record)
     return Entry(**{name: fields[name] for name in Entry._fields[:-1] if name in fields})
@@ -568,7 +568,7 @@ def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
-def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None:
+def load_entry(store: Store, record: Record, warn: Warn) -> Entry | None:
     """The result that a record is about, with its value; None if that is gone or damaged."""
     try:
         return _load(store, record)
@@ -579,7 +579,7 @@ def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None
     return None
 
 
-def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
+def value(store: Store, name: Name, record: Record) -> object:
     """
     The value that a record is about, wherever it is stored.
 
@@ -588,7 +588,7 @@ def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
         CorruptRecordError: The value is damaged.
     """
     if name.status == COMPUTED:
-        return _load(store, cast(ComputedRecord, record)).value
+        return _load(store, record).value
     raise NotFoundError(
         f"record {name.short} has no value",
         why=f"{record.get('step')} {record.get('status')}",
@@ -596,9 +596,9 @@ def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
     )
 
 
-def _load(store: Store, record: ComputedRecord) -> Entry:
+def _load(store: Store, record: Record) -> Entry:
     entry = entry_of(record)
-    path = records.value_path(record["id"], entry.sha256)
+    path = records.value_path(record["id"] or "", entry.sha256)
     if entry.value is NOT_LOADED:
         data = store.get(path)
         if data is None:
@@ -622,8 +622,7 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     if entry.record is None:
         return None
     name = Name(keys.encode_id(id), entry.step, entry.record)
-    for _, found in read_all(store, [name], warn):
-        record = cast(ComputedRecord, found)
+    for _, record in read_all(store, [name], warn):
         if record["key"] == entry.key and record["sha256"] == entry.sha256:
             run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
             return entry._replace(**run)

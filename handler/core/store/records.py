@@ -25,7 +25,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from types import UnionType
 from typing import (
     Annotated,
@@ -72,15 +72,12 @@ JSON_SERIALIZER: JsonObject = {
 }
 
 
-class _OwnMetadata(TypedDict):
+class ResultMetadata(TypedDict, total=False):
+    """What pfl stores with a result, in a field that Prefect ignores; Prefect's own have none."""
+
     id: str
     step: str
     fingerprint: str
-
-
-class ResultMetadata(_OwnMetadata, total=False):
-    """What pfl stores with a result, in a field that Prefect ignores; Prefect's own have none."""
-
     after: list[str]
     record: Annotated[str, re.compile(r"\d{19}-[0-9a-f]{16}-[0-9a-f]+\.json")]
 
@@ -146,17 +143,21 @@ def fields(
             raise damaged(key, f"its {name} is {body[name]!r:.80}")
 
 
-def check(body: object, key: str, shape: type) -> None:
-    """Check that the object at *key* has the fields of a TypedDict; see :func:`fields`."""
-    required, kinds = _kinds(shape)
-    fields(body, key, required, kinds)
+def check(body: object, key: str, shape: Any, *required: str) -> None:
+    """
+    Check that the object at *key* has the fields of a TypedDict; see :func:`fields`.
+
+    Args:
+        body: A JSON value.
+        key: The object that holds it.
+        shape: The TypedDict.
+        required: The fields that have to be there; default: those that the TypedDict requires.
+    """
+    kinds = _hints(shape)
+    fields(body, key, {name: kinds[name] for name in required or shape.__required_keys__}, kinds)
 
 
-@cache
-def _kinds(shape: Any) -> tuple[dict[str, Kind], dict[str, Kind]]:
-    """The kinds of the required fields of a TypedDict, and those of all its fields."""
-    kinds = get_type_hints(shape, include_extras=True)
-    return {name: kinds[name] for name in shape.__required_keys__}, kinds
+_hints = cache(partial(get_type_hints, include_extras=True))
 
 
 def _is(value: object, kind: Kind) -> bool:
@@ -291,7 +292,7 @@ def decode_result(data: bytes, path: str) -> StoredResult:
     if metadata:
         metadata.pop("version", None)
         sha256 = metadata.pop("sha256", None)
-        check(metadata, path, ResultMetadata)
+        check(metadata, path, ResultMetadata, "id", "step", "fingerprint")
         folder = result_path(metadata["id"], metadata["step"], "")
         if sha256 != _result_digest(text, expires_at, metadata) or not path.startswith(folder):
             raise damaged(path, "its value or its metadata differs from what was written")

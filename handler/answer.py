@@ -113,7 +113,14 @@ def _report(reply: Reply, request: Request, invocation: Invocation) -> None:
     reply["url"] = invocation.run.url
     if any(outcome.status in ("computed", "failed") for outcome in outcomes.values()):
         reply["engine"] = invocation.call.request.engine
-    error = invocation.error_to_report() or _miss(request, outcomes)
+    error = invocation.error_to_report()
+    for step, outcome in outcomes.items():
+        if outcome.status == "miss" and error is None:
+            error = NotFoundError(
+                f"step {step} is not in the cache for {request.id!r}",
+                why=outcome.why or "",
+                hint="call again without cached_only",
+            )
     if error is not None:
         event.add_error(reply, error)
 
@@ -150,15 +157,3 @@ def _row(
     if entry and entry.result:
         row["result"] = entry.result
     return cast(StepRow, row)
-
-
-def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:
-    """The error of a ``cached_only`` call that missed a result; None for any other call."""
-    for step, outcome in outcomes.items():
-        if outcome.status == "miss":
-            return NotFoundError(
-                f"step {step} is not in the cache for {request.id!r}",
-                why=outcome.why or "",
-                hint="call again without cached_only",
-            )
-    return None

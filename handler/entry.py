@@ -17,7 +17,7 @@ from . import answer
 from .core import envelope, event
 from .core.declare import catalog
 from .core.errors import PflError
-from .core.event import Event, Notify, Reply
+from .core.event import Notify, Reply
 from .core.settings import Settings, of_process
 from .core.store import objects
 from .core.store.objects import Store
@@ -105,58 +105,46 @@ def handle(
     reply = event.reply_to(fields, request_id, is_cold=is_cold)
     reply["action"] = event.text_or_none(fields.get("action"))
     with event.answering(reply):
-        _act(reply, fields, settings, results, deadline, notify)
-    return reply
+        # Each result goes into the reply at once, so that no error loses it.
+        action = event.check_action(fields)
+        if action == "check":
+            from .engine import check
 
+            flows = catalog.load(settings)
+            reply["code"] = flows.digest
+            reply["fingerprints"] = flows.fingerprints()
+        results = results or objects.shared(settings)
+        if action == "check":
+            check.reach(settings, results)
+        elif action == "reap":
+            from .engine import reap
 
-def _act(
-    reply: Reply,
-    fields: Event,
-    settings: Settings,
-    results: Store | None,
-    deadline: float | None,
-    notify: Notify,
-) -> None:
-    """Carry out an action; each result goes into *reply* at once, so that no error loses it."""
-    action = event.check_action(fields)
-    if action == "check":
-        from .engine import check
-
-        flows = catalog.load(settings)
-        reply["code"] = flows.digest
-        reply["fingerprints"] = flows.fingerprints()
-    results = results or objects.shared(settings)
-    if action == "check":
-        check.reach(settings, results)
-    elif action == "reap":
-        from .engine import reap
-
-        reaped = reply["reaped"] = []
-        reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
-    else:
-        from .engine.prefect import scheduled_runs
-
-        request_id = reply["request_id"]
-        caller = scheduled_runs.Caller(
-            answer.answer, settings, results, request_id, deadline, notify
-        )
-        if action == "run":
-            reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
+            reaped = reply["reaped"] = []
+            reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
         else:
-            reply["runs"] = scheduled_runs.poll(
-                str(fields.get("pool") or settings.work_pool), caller
+            from .engine.prefect import scheduled_runs
+
+            request_id = reply["request_id"]
+            caller = scheduled_runs.Caller(
+                answer.answer, settings, results, request_id, deadline, notify
             )
+            if action == "run":
+                reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
+            else:
+                reply["runs"] = scheduled_runs.poll(
+                    str(fields.get("pool") or settings.work_pool), caller
+                )
+    return reply
 
 
 def _log(reply: Reply) -> None:
     """Write a line of JSON to stdout, which Lambda logs: the call, its outcome, its duration."""
-    line: dict[str, object] = {"pfl": 1}
-    for name in _LOGGED:
-        line[name] = reply.get(name)
-    line["steps"] = {row["step"]: row["status"] for row in reply["steps"]}
-    for name in _LOGGED_IF_ANY:
-        if value := reply.get(name):
-            line[name] = value
+    line = {
+        "pfl": 1,
+        **{name: reply.get(name) for name in _LOGGED},
+        "steps": {row["step"]: row["status"] for row in reply["steps"]},
+        **{name: value for name in _LOGGED_IF_ANY if (value := reply.get(name))},
+    }
     # Not through sys.stdout: a step may have closed or replaced it.
     with suppress(OSError), open(1, "wb", closefd=False) as stdout:
         stdout.write(f"{_to_json(line)}\n".encode())

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from .declare.manifest import FlowEntry, Manifest
@@ -212,19 +213,19 @@ def check_id(id: object) -> str:
     try:
         size_bytes = len(id.encode())
     except UnicodeEncodeError as exc:
-        raise _invalid_id("the ID is not valid Unicode", exc.reason) from exc
+        raise _invalid_id("the ID is not valid Unicode", why=exc.reason) from exc
     if size_bytes > ID_BYTES:
-        raise _invalid_id("the ID is too long", f"{size_bytes} bytes, {ID_BYTES} at most")
+        raise _invalid_id("the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most")
     # Unicode's category Cc, which never grows.
     if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f]", id)):
         why = f"U+{ord(found[0]):04X} at position {found.start()}"
-        raise _invalid_id("the ID has a control character", why)
+        raise _invalid_id("the ID has a control character", why=why)
     return id
 
 
-def _invalid_id(what: str, why: str = "") -> InvalidRequestError:
-    hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
-    return InvalidRequestError(what, why=why, hint=hint)
+_invalid_id = partial(
+    InvalidRequestError, hint=f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
+)
 
 
 def check_action(event: Event) -> str:
@@ -338,9 +339,10 @@ def _steps(flow: FlowEntry, given: Event, name: str, targets: tuple[str, ...]) -
         return frozenset(targets) if is_one else needed
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         shown = repr(steps) if isinstance(steps, str) else _kind(steps)
-        words = '"this", "all" or ' if name == "bust" else ""
         raise InvalidRequestError(
-            f"{name} is {shown}", why=f"it must be {words}a list of steps", hint=_EXAMPLES[name]
+            f"{name} is {shown}",
+            why='it must be a list of steps; bust may also be "this" or "all"',
+            hint=_EXAMPLES[name],
         )
     for step in steps:
         _check_step(flow, step)

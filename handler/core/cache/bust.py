@@ -32,11 +32,11 @@ from contextlib import suppress
 from itertools import groupby, islice
 from typing import NamedTuple, TypedDict
 
-from ..errors import CorruptRecordError, InvalidRequestError
+from ..errors import InvalidRequestError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import history, lease, shared
-from .entry import NOT_LOADED, Entry, ignore, parse_result, read_plan, seal_fence
+from .entry import NOT_LOADED, Entry, ignore, read_plan, read_result, seal_fence
 
 ALL = history.ALL
 # Plans that are deleted at once.
@@ -257,16 +257,16 @@ def create_mark(
         with suppress(AlreadyExistsError):
             store.put(marker_path(scope.folder), b"", mode="create")
     older = parse_marks(entry.key for entry in store.list(folder))
-    store.delete(mark.key for mark in older if _is_obsolete(mark, made, retention_s, seen))
+    store.delete(
+        old.key
+        for old in older
+        if old.name != name
+        and (old.prefix, old.result) == (made.prefix, made.result)
+        and (old.before or ALL) <= (made.before or ALL)
+        # A call's mark has to stay while the result that the call replaced is stored.
+        and (old.name in seen if old.is_from_call else old.at + retention_s < made.at)
+    )
     return made
-
-
-def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]) -> bool:
-    is_covered = (old.before or ALL) <= (new.before or ALL)
-    is_alike = (old.prefix, old.result) == (new.prefix, new.result)
-    # A call's mark has to stay while the result that the call replaced is stored.
-    is_over = old.name in seen if old.is_from_call else old.at + retention_s < new.at
-    return is_covered and is_alike and is_over and old.name != new.name
 
 
 def fence(
@@ -274,7 +274,7 @@ def fence(
     folder: str | None,
     name: str,
     is_reached: Callable[[str, str], bool],
-    is_void: Callable[[str, Collection[Entry]], bool],
+    made: Marks,
     *,
     own_call: str = "",
 ) -> set[str]:
@@ -286,7 +286,7 @@ def fence(
         folder: Only calls for the ID of this folder.
         name: Names the bust, and the plans that take the place of fenced ones.
         is_reached: Whether the plans of an ID's folder and a step are concerned.
-        is_void: Whether entries of a plan in a folder are void.
+        made: The marks of the bust; none: the values of every plan count as void.
         own_call: The call that busts; it is not fenced.
 
     Returns:
@@ -310,7 +310,7 @@ def fence(
         kept.add(plan_key)
         plan = read_plan(store, path, ignore)
         if plan is not None and not records.is_past(plan[0]["expires_at"]):
-            if not is_void(place, plan[1].values()):
+            if made and not made.first_invalidating(place, *plan[1].values()):
                 continue
         # Always at the first key, so that a hit never follows more than one fence. A plan behind
         # an older fence is cut off, which loses nothing: a plan only saves reads.
@@ -412,7 +412,7 @@ def bust_result(
         folder,
         name,
         lambda _, other: other == step or other in dependents,
-        lambda _, entries: made.first_invalidating(folder, *entries) is not None,
+        made,
         own_call=own_call,
     )
     _delete_plans(store, stale, kept)
@@ -488,9 +488,8 @@ def _list_restorable(store: Store, scope: Scope, undone: Marks) -> Iterator[tupl
 
 def _stored_entry(store: Store, listed: ObjectInfo) -> Entry | None:
     """A result with the time of its computation, without its value; None if it is not readable."""
-    try:
-        entry = parse_result(store.get(listed.key) or b"", listed.key)
-    except CorruptRecordError:
+    entry = read_result(store, listed.key, ignore)
+    if entry is None:
         return None
     at = records.now_iso(listed.modified)
     if entry.record:
@@ -500,9 +499,8 @@ def _stored_entry(store: Store, listed: ObjectInfo) -> Entry | None:
 
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
     for mark in marks:
-        id = None if mark.folder == ALL else keys.decode_id(mark.folder)
-        fields = {**mark.to_json(), "id": id, "why": f"{status}: {mark.name}"}
-        history.note(store, mark.folder, mark.step, status, fields)
+        head = {"id": keys.decode_id(mark.folder), "why": f"{status}: {mark.name}"}
+        history.note(store, mark.folder, mark.step, status, {**mark.to_json(), **head})
 
 
 def _remove_plans(
@@ -529,9 +527,6 @@ def _remove_plans(
         is_dependent = ALL in scope.steps or step in dependents or step not in known
         return is_dependent and has_prefix(folder, scope.prefix)
 
-    def is_void(folder: str, entries: Collection[Entry]) -> bool:
-        return not made or made.first_invalidating(folder, *entries) is not None
-
     def is_removed(listed: ObjectInfo) -> bool:
         _, folder, step, _ = listed.key.split("/")
         if is_reached(folder, step):
@@ -543,11 +538,11 @@ def _remove_plans(
         plan = read_plan(store, listed.key, ignore)
         return plan is not None and made.first_invalidating(folder, *plan[1].values()) is not None
 
-    fence(store, scope.only, name, is_reached, is_void)
+    fence(store, scope.only, name, is_reached, made)
     count = 0
     plans = (listed.key for listed in scope.list_objects(store, "plans") if is_removed(listed))
     while batch := list(islice(plans, _BATCH)):
         # Last before each deletion: another bust may put a fence for a call that it meets.
-        kept = fence(store, scope.only, name, is_reached, is_void)
+        kept = fence(store, scope.only, name, is_reached, made)
         count += _delete_plans(store, batch, kept)
     return count

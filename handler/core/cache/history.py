@@ -327,10 +327,8 @@ def list_records(
     """
     folder = None if id is None else keys.encode_id(id)
     names: Iterator[Name] = list_names(store, folder=folder, step=step)
-    if since_ns is not None:
-        names = takewhile(lambda name: name.time_ns >= since_ns, names)
-    if status is not None:
-        names = (name for name in names if name.status == status)
+    names = takewhile(lambda name: name.time_ns >= (since_ns or 0), names)
+    names = (name for name in names if status in (None, name.status))
     for name, record in read_all(store, names, warn):
         if flow not in (None, record.get("flow")):
             continue
@@ -378,15 +376,19 @@ def newest(store: Store, folder: str, step: str, warn: Warn) -> Record | None:
 def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
     """Records older than *before_ns*, except the newest readable value of each step of each ID."""
     newest: dict[tuple[str, str], str] = {}
-    for entry in store.list("history" if folder is None else f"history/{folder}"):
-        name = parse_path(entry.key)
-        if name is None or name.time_ns >= before_ns:
+    for name in _below(store, "history" if folder is None else f"history/{folder}"):
+        if name.time_ns >= before_ns:
             continue
         place = (name.folder, name.step)
         if place not in newest:
             newest[place] = next((kept.file for kept, _ in _with_values(store, *place)), "")
         if name.file != newest[place]:
             yield name
+
+
+def steps(store: Store, folder: str) -> list[str]:
+    """The steps that have records of the ID with this folder."""
+    return sorted({name.step for name in _below(store, f"history/{folder}")} - {ALL})
 
 
 # Finding one.

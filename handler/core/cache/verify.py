@@ -94,7 +94,6 @@ class _Check:
         marks_of: Finds the marks that may apply to the ID of a folder.
         over: The names of busts that cannot be restored any more.
         needed: The names of busts of results that stay, because a later one is found through them.
-        blamed: The names of the busts of the result that is being checked.
     """
 
     store: Store
@@ -102,7 +101,6 @@ class _Check:
     marks_of: Callable[[str], bust.Marks]
     over: set[str]
     needed: set[str] = field(default_factory=set)
-    blamed: set[str] = field(default_factory=set)
 
     def __call__(self, listed: ObjectInfo, data: bytes | None) -> Problem | None:
         if data is None:
@@ -176,35 +174,32 @@ class _Check:
 
     def _results(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
         key = name.partition("~")[0]
+        blamed: set[str] = set()
         try:
-            self._check_result(listed, data, folder, step, key)
+            _, _, expires_at, metadata = records.decode_result(data, listed.key)
+            self._check_time(expires_at)
+            # The age of the object is that of the result, or younger: enough to find those that
+            # are lost for good.
+            written_at = records.now_iso(listed.modified)
+            after = metadata.get("after", ())
+            entry = Entry(step, key, "", len(data), written_at, None, after=after)
+            marks = self.marks_of(folder)
+            blamed = {mark.name for mark in marks if mark.invalidates(folder, entry)}
+            if blamed and self.over.issuperset(blamed):
+                why = f"busted by {min(blamed)}, and cannot be restored"
+                raise _UnusableError("expired", why)
         except (_UnusableError, CorruptRecordError):
             # A result that took its place is found through it.
             later = f"results/{folder}/{step}/{accept.next_name(key, data)}"
             if self.store.get(later) is None:
                 raise
-            self.needed |= self.blamed
-
-    def _check_result(
-        self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str
-    ) -> None:
-        _, _, expires_at, metadata = records.decode_result(data, listed.key)
-        self._check_time(expires_at)
-        # The age of the object is that of the result, or younger: enough to find those that are
-        # lost for good.
-        written_at = records.now_iso(listed.modified)
-        entry = Entry(step, key, "", len(data), written_at, None, after=metadata.get("after", ()))
-        self.blamed = {
-            mark.name for mark in self.marks_of(folder) if mark.invalidates(folder, entry)
-        }
-        if self.blamed and self.over.issuperset(self.blamed):
-            first = min(self.blamed)
-            raise _UnusableError("expired", f"busted by {first}, and cannot be restored")
+            self.needed |= blamed
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
             raise records.damaged(listed.key, "its digest does not match its name")
-        if not (self._is_young(listed) or self._is_named(listed) or self._is_under_way(folder)):
+        is_young = listed.modified + _WRITING_S > self.now
+        if not (is_young or self._is_named(listed) or self._is_under_way(folder)):
             raise _UnusableError("orphaned", "no record and no result refers to it")
 
     def _is_named(self, value: ObjectInfo) -> bool:
@@ -220,9 +215,6 @@ class _Check:
         """Whether a call holds a lease for the ID of a folder."""
         names = (f"leases/{folder}/", f"leases/{folder}=")
         return any(listed.key.startswith(names) for listed in self.store.list("leases"))
-
-    def _is_young(self, listed: ObjectInfo) -> bool:
-        return listed.modified + _WRITING_S > self.now
 
     def _check_time(self, expires_at: str | None) -> None:
         if records.is_past(expires_at, records.now_iso(self.now)):

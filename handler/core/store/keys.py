@@ -100,7 +100,7 @@ def escape_id(id: str) -> str:
 
 
 def decode_id(folder: str) -> str | None:
-    """The ID of a folder name; None if the name holds only the ID's digest."""
+    """The ID of a folder name; None if the name is ``~``, or holds only the ID's digest."""
     from urllib.parse import unquote
 
     return None if "~" in folder else unquote(folder)

@@ -215,8 +215,10 @@ class Store:
                 hint="return less, such as the location of a file; or lower PFL_INLINE_BYTES",
             )
         self.counts["put"] += 1
-        self._enter(os.path.dirname(key), create=True)
+        self._enter(os.path.dirname(key))
         if self._directory is not None:
+            if self._may_vanish:
+                _check_directory(self._directory, self.url, create=True)
             with suppress(OSError, ValueError):  # An empty directory may be in its place.
                 os.rmdir(f"{self._directory}/{key}")
 
@@ -266,21 +268,6 @@ class Store:
             if not page or len(page) < _PAGE:
                 return
             after = page[-1]["path"]
-
-    def folders(self, folder: str) -> Sequence[str]:
-        """The names of the folders in a folder that holds nothing else, in order."""
-        self.counts["list"] += 1
-        self._enter(folder)
-
-        def read() -> Iterable[str]:
-            if self._directory is not None:
-                return filter(_is_name, os.listdir(f"{self._directory}/{folder}"))
-            import obstore
-
-            paths = obstore.list_with_delimiter(self._backend, f"{folder}/")["common_prefixes"]
-            return [path.rstrip("/").rpartition("/")[2] for path in paths]
-
-        return sorted(self._request("list", folder, read) or ())
 
     def delete(self, keys: Iterable[str]) -> int:
         """
@@ -347,12 +334,10 @@ class Store:
             f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
         ) from exc
 
-    def _enter(self, folder: str, *, create: bool = False) -> None:
+    def _enter(self, folder: str) -> None:
         """Check that no link leads from a folder of the directory to elsewhere."""
         if self._directory is None:
             return
-        if create and self._may_vanish:
-            _check_directory(self._directory, self.url, create=True)
         path = f"{self._directory}/{folder}".rstrip("/")
         if os.path.realpath(path) != path:
             raise UnavailableError(

@@ -53,15 +53,10 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    try:
+    reply = event.reply_to(event.fields_or_empty(raw), request_id, is_cold=_is_cold)
+    with event.answering(reply):
         plain = envelope.unwrap(raw)
-        settings = of_process()
-    except PflError as exc:
-        reply = event.reply_to(event.fields_or_empty(raw), request_id, is_cold=_is_cold)
-        with event.answering(reply):
-            raise exc
-    else:
-        reply = handle(plain, settings, request_id=request_id, deadline=deadline)
+        reply = handle(plain, of_process(), request_id=request_id, deadline=deadline)
     if context is not None:
         _log(reply)
         reply = envelope.drop_large_values(reply)

@@ -358,8 +358,8 @@ def list_computed(
         containing: Only records whose file name contains this, such as the start of a result key.
     """
     names = _below(store, f"history/{folder}/{step}")
-    if containing and store.is_ordered:
-        names = islice(names, NEAR)  # Each request lists a thousand names.
+    if containing:
+        names = islice(names, NEAR)  # On S3, each request lists a thousand names.
     found = (
         name
         for name in names
@@ -537,13 +537,13 @@ def check(name: Name, record: Record) -> bool:
 def _fetch(
     store: Store, items: Iterable[T], key_of: Callable[[T], str]
 ) -> Iterator[tuple[T, bytes | None]]:
-    """Read the objects of *items* on demand: on S3 one, then more and more at once."""
+    """Read the objects of *items* on demand; outside a directory, more and more at once."""
     remaining = iter(items)
     size = 1
     while batch := list(islice(remaining, size)):
         requests = [partial(store.get, key_of(item)) for item in batch]
         yield from zip(batch, at_once(store, requests), strict=True)
-        if store.is_ordered:
+        if not store.is_local:
             size = min(2 * size, _READ_AHEAD)
 
 

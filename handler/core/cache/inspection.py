@@ -11,7 +11,7 @@ from ..store import records
 from ..store.keys import encode_id
 from ..store.objects import ObjectInfo, Store
 from . import accept, bust, history
-from .entry import Entry, Warn, entry_json, read_plan
+from .entry import Warn, entry_json, read_plan
 
 _RECORD_FIELDS = (
     "size_bytes",
@@ -75,7 +75,11 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
     found, _ = accept.find_missing(request, finding, store, marks)
     for step in request.flow.steps if request.step is None else [request.step]:
         current = found.get(step)
-        record = _newest_record(store, folder, step, current, warnings.append)
+        sha256 = current.sha256 if current else ""
+        start = current.key[:16] if current else ""
+        listed = history.list_computed(store, folder, step, warnings.append, containing=start)
+        same = (each for _, each in listed if sha256 in ("", each["sha256"]))
+        record = next(same, None) or history.newest(store, folder, step, warnings.append)
         if record is None:
             continue
         entry = history.load_entry(store, record, warnings.append)
@@ -101,18 +105,6 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
         }
     for warning in dict.fromkeys(warnings):
         warn(warning)
-
-
-def _newest_record(
-    store: Store, folder: str, step: str, current: Entry | None, warn: Warn
-) -> history.ComputedRecord | None:
-    """The record of *current*, else the newest one of the step."""
-    if current is not None:
-        start = current.key[:16]
-        for _, record in history.list_computed(store, folder, step, warn, containing=start):
-            if record["sha256"] == current.sha256:
-                return record
-    return history.newest(store, folder, step, warn)
 
 
 def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) -> list[Totals]:

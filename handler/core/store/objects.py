@@ -131,7 +131,6 @@ class Store:
 
     Attributes:
         counts: Number of requests to the backend by verb: ``get``, ``put``, ``list``, ``delete``.
-        is_ordered: Whether S3 lists it, a thousand keys in order of key per request.
         is_local: Whether it is a directory, where threads cost more than they save.
         format: The version of the store's format, once it has been read.
     """
@@ -151,7 +150,6 @@ class Store:
         self._directory = directory
         self._may_vanish = may_vanish
         self.counts: Counter[str] = Counter()
-        self.is_ordered = url.startswith("s3://")
         self.is_local = directory is not None
 
     @property
@@ -357,18 +355,13 @@ def _may_pass(exc: Exception) -> bool:
     return _PASSING.search(text) is not None and " retries, max_retries" not in text
 
 
-def _is_name(name: str) -> bool:
-    # Others are not pfl's: obstore's drafts, and names that are not UTF-8.
-    return is_key(name) and not re.search(r"#\d+$", name)
-
-
 def _walk(root: str, folder: str) -> Iterator[ObjectInfo]:
     """What is below a folder, in order of key; folders that are links are not entered."""
     with os.scandir(f"{root}/{folder}") as found:
         entries = sorted(found, key=lambda it: it.name + "/" * it.is_dir(follow_symlinks=False))
     for entry in entries:
         key = f"{folder}/{entry.name}".lstrip("/")
-        if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
+        if not is_key(entry.name) or key.count("/") > _MAX_DEPTH:
             continue
         with suppress(*_ABSENT):  # It was deleted since it was listed.
             if entry.is_dir(follow_symlinks=False):

@@ -82,9 +82,6 @@ class ResultMetadata(TypedDict, total=False):
     record: Annotated[str, re.compile(r"\d{19}-[0-9a-f]{16}-[0-9a-f]+\.json")]
 
 
-_NONE: Mapping[str, Kind] = {}
-
-
 class StoredResult(NamedTuple):
     """A decoded result record: the value, its length as JSON, its expiry, and what pfl added."""
 
@@ -117,7 +114,7 @@ def unseal(data: bytes, key: str) -> Any:
 
 
 def fields(
-    body: object, key: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] = _NONE
+    body: object, key: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] = {}
 ) -> None:
     """
     Check the fields of a stored object before its values are used.

@@ -131,14 +131,14 @@ def _rows(
     """A row for each step that the call asked for or computed, in the order of the flow."""
     rows: list[StepRow] = []
     for name in request.flow.steps:
+        entry = found.get(name)
         if outcome := outcomes.get(name):
-            entry = outcome.entry
-            rows.append(_row(name, outcome.status, entry, outcome.why, round(outcome.ms, 3)))
-        elif entry := found.get(name):
-            if name in request.skip:
-                rows.append(_row(name, "skipped", entry))
-            elif request.step in (None, name):
-                rows.append(_row(name, "hit", entry))
+            ms = round(outcome.ms, 3)
+            rows.append(_row(name, outcome.status, outcome.entry, outcome.why, ms))
+        elif entry and name in request.skip:
+            rows.append(_row(name, "skipped", entry))
+        elif entry and request.step in (None, name):
+            rows.append(_row(name, "hit", entry))
     return rows
 
 

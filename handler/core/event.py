@@ -79,32 +79,35 @@ class StepRow(TypedDict):
     result: NotRequired[str]
 
 
-class Reply(TypedDict):
-    """The reply to every event, including one that failed; see ``docs/event.md``."""
-
+class _Reply(TypedDict):
     version: int
     id: str | None
     flow: str | None
     status: str
     steps: list[StepRow]
     engine: str | None
-    error: NotRequired[ErrorBody]
-    cold_start: NotRequired[bool]
-    request_id: NotRequired[str]
-    code: NotRequired[str]
-    url: NotRequired[str | None]
-    warnings: NotRequired[list[str]]
-    store: NotRequired[dict[str, int]]
-    ms: NotRequired[float]
+
+
+class Reply(_Reply, total=False):
+    """The reply to every event, including one that failed; see ``docs/event.md``."""
+
+    error: ErrorBody
+    cold_start: bool
+    request_id: str
+    code: str
+    url: str | None
+    warnings: list[str]
+    store: dict[str, int]
+    ms: float
     # The reply to an action:
-    action: NotRequired[str | None]
-    fingerprints: NotRequired[dict[str, dict[str, str]]]
-    reaped: NotRequired[list[Mapping[str, object]]]
-    runs: NotRequired[list[dict[str, object]]]
+    action: str | None
+    fingerprints: dict[str, dict[str, str]]
+    reaped: list[Mapping[str, object]]
+    runs: list[dict[str, object]]
     # The reply to a flow run that Prefect scheduled:
-    claimed: NotRequired[bool]
-    why: NotRequired[str]
-    flow_run_id: NotRequired[str]
+    claimed: bool
+    why: str
+    flow_run_id: str
 
 
 class Request(NamedTuple):

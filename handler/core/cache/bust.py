@@ -132,12 +132,15 @@ class Marks(tuple[Mark, ...]):
 
     def seen(self, folder: str, step: str, result: str) -> tuple[str, ...]:
         """The marks that a result has to name if its computation begins now."""
-        names = [
-            mark.name
-            for mark in self
-            if mark.before is None and mark.result in ("", result) and mark.applies_to(folder, step)
-        ]
-        return tuple(sorted(names))
+        return tuple(
+            sorted(
+                mark.name
+                for mark in self
+                if mark.before is None
+                and mark.result in ("", result)
+                and mark.applies_to(folder, step)
+            )
+        )
 
     def first_invalidating(self, folder: str, *entries: Entry) -> Mark | None:
         """A mark that invalidates one of the entries, if one does."""

@@ -468,13 +468,10 @@ def find_run(
 
 
 def parse_time_ns(moment: str) -> int:
-    """An ISO 8601 time, in UTC unless it has an offset, as nanoseconds since 1970."""
-    from datetime import UTC, datetime
+    """An ISO 8601 time with an offset, as nanoseconds since 1970."""
+    from datetime import datetime
 
-    at = datetime.fromisoformat(moment)
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return int(at.timestamp() * 1e6) * 1_000
+    return int(datetime.fromisoformat(moment).timestamp() * 1e6) * 1_000
 
 
 # Reading.
@@ -614,8 +611,7 @@ def _load(store: Store, record: Record) -> Entry:
 def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
     """What a step computed for an ID, newest first, without values that are damaged or gone."""
     for name, record in list_computed(store, folder, step, ignore):
-        entry = load_entry(store, record, ignore)
-        if entry is not None:
+        if entry := load_entry(store, record, ignore):
             yield name, entry.value
 
 

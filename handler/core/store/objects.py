@@ -426,20 +426,18 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
 
 
 def _check_directory(path: str, url: str, *, create: bool) -> None:
-    hint = "set PFL_STORE to another location"
     try:
         if create:
             # Results and logs may hold secrets; makedirs gives its mode to the last folder only.
             for each in (os.path.dirname(path), path):
                 os.makedirs(each, 0o700, exist_ok=True)
-        if not os.path.exists(path):
-            hint = f"mkdir -p {path}, or {hint}"
-            raise FileNotFoundError(f"{path} does not exist")
         if not os.path.isdir(path):
-            raise NotADirectoryError(f"{path} is not a directory")
+            raise NotADirectoryError(f"{path} does not exist, or is not a directory")
     except OSError as exc:
         raise UnavailableError(
-            f"the store {url} cannot be opened", why=str(exc), hint=hint
+            f"the store {url} cannot be opened",
+            why=str(exc),
+            hint=f"mkdir -p {path}, or set PFL_STORE to another location",
         ) from exc
 
 

@@ -347,8 +347,8 @@ def _pairs_of_runs(
 
 
 def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
-    listed = (reader.store.folders(f"history/{folder}") for folder in folders)
-    for name in [step] if step else sorted(set().union(*listed) - {history.ALL}):
+    listed = (history.steps(reader.store, folder) for folder in folders)
+    for name in [step] if step else sorted(set().union(*listed)):
         found = [reader.computed(folder, name) for folder in folders]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)

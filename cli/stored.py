@@ -86,7 +86,7 @@ def elsewhere(store: Store, id: str, flow: str | None = None, command: str = "")
 def _steps_by_flow(store: Store, id: str) -> dict[str, list[str]]:
     folder = keys.encode_id(id)
     flows: dict[str, list[str]] = {}
-    for step in store.folders(f"history/{folder}"):
+    for step in history.steps(store, folder):
         for _, body in islice(history.list_computed(store, folder, step, ignore), 1):
             flows.setdefault(body["flow"], []).append(step)
     return flows

@@ -7,16 +7,14 @@ neither Prefect nor the user's code.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from .core import event
 from .core.cache import lookup
 from .core.cache.entry import Entry
 from .core.declare import catalog
-from .core.errors import NotFoundError, PflError
+from .core.errors import NotFoundError
 from .core.event import Notify, Reply, Request, StepRow
 from .core.settings import Settings
 from .core.store import objects
@@ -25,11 +23,20 @@ from .core.store.objects import Store
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+    from .engine.invocation import Invocation
     from .engine.work import Outcome
 
 
-# What a step without a result has instead of one.
-_NO_ENTRY = Entry._make(repeat(None, len(Entry._fields)))
+# What a row has of the result of its step, if there is one.
+_OF_ENTRY = (
+    "value",
+    "key",
+    "computed_at",
+    "expires_at",
+    "flow_run_id",
+    "task_run_id",
+    "url",
+)
 
 
 def answer(
@@ -56,14 +63,10 @@ def answer(
         flow_run: The flow run that made this call, if Prefect started it; a hit ends it, too.
         is_cold: Whether this is the first call of the process.
     """
-    started = time.perf_counter()
     fields = event.fields_or_empty(raw)
-    reply = event.new_reply(fields.get("id"), fields.get("flow"))
-    reply["cold_start"] = is_cold
-    reply["request_id"] = request_id
-    reply["code"] = ""
+    reply = event.reply_to(fields, request_id, is_cold=is_cold)
     warnings: list[str] = []
-    try:
+    with event.answering(reply):
         flows = catalog.load(settings)
         reply["code"] = flows.digest
         request = event.parse(raw, flows, engine=settings.engine)
@@ -71,58 +74,53 @@ def answer(
         reply["flow"] = request.flow.name
         results = results or objects.shared(settings)
         before = results.counts.copy()
-        _fill(reply, request, settings, results, warnings, deadline, notify, flow_run)
-        reply["warnings"] = list(dict.fromkeys(warnings))
+        finding = lookup.find(request, results, warnings, only_targets=True)
+        if finding.missing:
+            from .core.cache import accept
+
+            finding = accept.include_accepted(request, finding, results)
+        if not finding.missing and flow_run is None:
+            reply["steps"] = _rows(request, finding.found, {})
+            reply["url"] = None
+        else:
+            # This imports Prefect, and nothing before it does.
+            from .engine import compute, process
+
+            with process.left_unchanged():
+                invocation = compute.missing(
+                    request,
+                    finding,
+                    results,
+                    settings,
+                    request_id=request_id,
+                    notify=notify,
+                    kill_at=deadline,
+                    is_cold=is_cold,
+                    flow_run=flow_run,
+                )
+            _report(reply, request, invocation)
         reply["store"] = dict(results.counts - before)
-    except PflError as exc:
-        event.add_error(reply, exc)
-        if warnings:
-            reply["warnings"] = warnings
-    reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
+        reply["warnings"] = []
+    if warnings or "warnings" in reply:
+        reply["warnings"] = list(dict.fromkeys(warnings))
     return reply
 
 
-def _fill(
-    reply: Reply,
-    request: Request,
-    settings: Settings,
-    results: Store,
-    warnings: list[str],
-    deadline: float | None,
-    notify: Notify,
-    flow_run: FlowRun | None,
-) -> None:
-    """Look up the results, have the missing ones computed, and add a row for each step."""
-    finding = lookup.find(request, results, warnings, only_targets=True)
-    if finding.missing:
-        from .core.cache import accept
-
-        finding = accept.include_accepted(request, finding, results)
-    if not finding.missing and flow_run is None:
-        reply["steps"] = _rows(request, finding.found, {})
-        reply["url"] = None
-        return
-
-    from .engine import compute, process  # This imports Prefect, and nothing before it does.
-
-    with process.left_unchanged():
-        invocation = compute.missing(
-            request,
-            finding,
-            results,
-            settings,
-            request_id=reply["request_id"],
-            notify=notify,
-            kill_at=deadline,
-            is_cold=reply["cold_start"],
-            flow_run=flow_run,
-        )
+def _report(reply: Reply, request: Request, invocation: Invocation) -> None:
+    """Put what the engine did into *reply*."""
     outcomes = invocation.scheduler.outcomes
     reply["steps"] = _rows(request, invocation.found, outcomes)
     reply["url"] = invocation.run.url
     if any(outcome.status in ("computed", "failed") for outcome in outcomes.values()):
         reply["engine"] = invocation.call.request.engine
-    error = invocation.error_to_report() or _miss(request, outcomes)
+    error = invocation.error_to_report()
+    for step, outcome in outcomes.items():
+        if outcome.status == "miss" and error is None:
+            error = NotFoundError(
+                f"step {step} is not in the cache for {request.id!r}",
+                why=outcome.why or "",
+                hint="call again without cached_only",
+            )
     if error is not None:
         event.add_error(reply, error)
 
@@ -133,46 +131,29 @@ def _rows(
     """A row for each step that the call asked for or computed, in the order of the flow."""
     rows: list[StepRow] = []
     for name in request.flow.steps:
+        entry = found.get(name)
         if outcome := outcomes.get(name):
-            entry = outcome.entry
-            rows.append(_row(name, outcome.status, entry, outcome.why, round(outcome.ms, 3)))
-        elif entry := found.get(name):
-            if name in request.skip:
-                rows.append(_row(name, "skipped", entry))
-            elif request.step in (None, name):
-                rows.append(_row(name, "hit", entry))
+            ms = round(outcome.ms, 3)
+            rows.append(_row(name, outcome.status, outcome.entry, outcome.why, ms))
+        elif entry and name in request.skip:
+            rows.append(_row(name, "skipped", entry))
+        elif entry and request.step in (None, name):
+            rows.append(_row(name, "hit", entry))
     return rows
 
 
 def _row(
     step: str, status: str, entry: Entry | None, why: str | None = None, ms: float = 0.0
 ) -> StepRow:
-    entry = entry or _NO_ENTRY
-    row: StepRow = {
+    row: dict[str, Any] = {
         "step": step,
         "status": status,
-        "value": entry.value,
-        "key": entry.key,
+        "value": None,
+        "key": None,
         "why": why,
         "ms": ms,
-        "computed_at": entry.computed_at,
-        "expires_at": entry.expires_at,
-        "flow_run_id": entry.flow_run_id,
-        "task_run_id": entry.task_run_id,
-        "url": entry.url,
     }
-    if entry.result:
+    row |= {name: getattr(entry, name, None) for name in _OF_ENTRY}
+    if entry and entry.result:
         row["result"] = entry.result
-    return row
-
-
-def _miss(request: Request, outcomes: Mapping[str, Outcome]) -> NotFoundError | None:
-    """The error of a ``cached_only`` call that missed a result; None for any other call."""
-    for step, outcome in outcomes.items():
-        if outcome.status == "miss":
-            return NotFoundError(
-                f"step {step} is not in the cache for {request.id!r}",
-                why=outcome.why or "",
-                hint="call again without cached_only",
-            )
-    return None
+    return cast(StepRow, row)

@@ -17,7 +17,7 @@ from . import answer
 from .core import envelope, event
 from .core.declare import catalog
 from .core.errors import PflError
-from .core.event import Event, Notify, Reply
+from .core.event import Notify, Reply
 from .core.settings import Settings, of_process
 from .core.store import objects
 from .core.store.objects import Store
@@ -53,18 +53,14 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    wrap = envelope.wrapper_for(raw)
-    try:
-        raw = envelope.unwrap(raw)
-        settings = of_process()
-    except PflError as exc:
-        reply = _refused(raw, exc, request_id)
-    else:
-        reply = handle(raw, settings, request_id=request_id, deadline=deadline)
+    reply = event.reply_to(event.fields_or_empty(raw), request_id, is_cold=_is_cold)
+    with event.answering(reply):
+        plain = envelope.unwrap(raw)
+        reply = handle(plain, of_process(), request_id=request_id, deadline=deadline)
     if context is not None:
         _log(reply)
         reply = envelope.drop_large_values(reply)
-    return wrap(reply)
+    return envelope.wrap(raw, reply)
 
 
 def handle(
@@ -101,78 +97,49 @@ def handle(
             notify=notify,
             is_cold=is_cold,
         )
-    started = time.perf_counter()
-    reply = event.new_reply()
+    reply = event.reply_to(fields, request_id, is_cold=is_cold)
     reply["action"] = event.text_or_none(fields.get("action"))
-    reply["cold_start"] = is_cold
-    reply["request_id"] = request_id
-    try:
-        _act(reply, fields, settings, results, deadline, notify)
-    except PflError as exc:
-        event.add_error(reply, exc)
-    # A flow run that ran here has already measured its duration.
-    reply.setdefault("ms", round((time.perf_counter() - started) * 1e3, 3))
-    return reply
+    with event.answering(reply):
+        # Each result goes into the reply at once, so that no error loses it.
+        action = event.check_action(fields)
+        if action == "check":
+            from .engine import check
 
+            flows = catalog.load(settings)
+            reply["code"] = flows.digest
+            reply["fingerprints"] = flows.fingerprints()
+        results = results or objects.shared(settings)
+        if action == "check":
+            check.reach(settings, results)
+        elif action == "reap":
+            from .engine import reap
 
-def _act(
-    reply: Reply,
-    fields: Event,
-    settings: Settings,
-    results: Store | None,
-    deadline: float | None,
-    notify: Notify,
-) -> None:
-    """Carry out an action; each result goes into *reply* at once, so that no error loses it."""
-    action = event.check_action(fields)
-    if action == "check":
-        from .engine import check
-
-        flows = catalog.load(settings)
-        reply["code"] = flows.digest
-        reply["fingerprints"] = flows.fingerprints()
-    results = results or objects.shared(settings)
-    if action == "check":
-        check.reach(settings, results)
-    elif action == "reap":
-        from .engine import reap
-
-        reaped = reply["reaped"] = []
-        reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
-    else:
-        from .engine.prefect import scheduled_runs
-
-        request_id = reply["request_id"]
-        caller = scheduled_runs.Caller(
-            answer.answer, settings, results, request_id, deadline, notify
-        )
-        if action == "run":
-            reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
+            reaped = reply["reaped"] = []
+            reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
         else:
-            reply["runs"] = scheduled_runs.poll(str(fields.get("pool", settings.work_pool)), caller)
+            from .engine.prefect import scheduled_runs
 
-
-def _refused(raw: object, error: PflError, request_id: str) -> Reply:
-    """The reply if the event cannot be unwrapped, or if the settings are invalid."""
-    fields = raw if isinstance(raw, Mapping) else {}
-    reply = event.new_reply(fields.get("id"), fields.get("flow"))
-    reply["cold_start"] = _is_cold
-    reply["request_id"] = request_id
-    reply["code"] = ""
-    reply["ms"] = 0.0
-    event.add_error(reply, error)
+            request_id = reply["request_id"]
+            caller = scheduled_runs.Caller(
+                answer.answer, settings, results, request_id, deadline, notify
+            )
+            if action == "run":
+                reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
+            else:
+                reply["runs"] = scheduled_runs.poll(
+                    str(fields.get("pool") or settings.work_pool), caller
+                )
     return reply
 
 
 def _log(reply: Reply) -> None:
     """Write a line of JSON to stdout, which Lambda logs: the call, its outcome, its duration."""
-    line: dict[str, object] = {"pfl": 1}
-    for name in _LOGGED:
-        line[name] = reply.get(name)
-    line["steps"] = {row["step"]: row["status"] for row in reply["steps"]}
-    for name in _LOGGED_IF_ANY:
-        if value := reply.get(name):
-            line[name] = value
+    line = {
+        "pfl": 1,
+        **{name: reply.get(name) for name in _LOGGED},
+        "steps": {row["step"]: row["status"] for row in reply["steps"]},
+        **{name: value for name in _LOGGED_IF_ANY if (value := reply.get(name))},
+    }
     # Not through sys.stdout: a step may have closed or replaced it.
     with suppress(OSError), open(1, "wb", closefd=False) as stdout:
         stdout.write(f"{_to_json(line)}\n".encode())

@@ -356,6 +356,29 @@ def test_a_bust_of_all_ids_is_restored_for_all(outside):
         assert statuses(outside.call(id)) == of(HIT, HIT, HIT)
 
 
+def test_a_bust_of_an_id_too_long_for_its_folder_is_restored(outside):
+    id = "é" * 100
+    outside.call(id)
+    change(outside, 5)
+    name = busted(outside, "b", id=id)
+    assert values(outside.call(id))["c"] == 1050
+    assert restored(outside, name) == {"back": 1, "replaced": 1, "plans": 2}
+    assert values(outside.call(id))["c"] == 1010
+
+
+def test_the_fence_of_an_id_too_long_for_its_folder_stays_while_a_call_may_write(outside):
+    id = "é" * 100
+    outside.call(id, step="b")
+    folder = keys.encode_id(id)
+    [plan] = [each.key for each in outside.results.list(f"plans/{folder}/b")]
+    asleep = lease.LeaseHolder(outside.results, id, {"request_id": "asleep"}, ttl_s=600)
+    asleep.claim({"b": {"plan_key": plan.rpartition("/")[2].removesuffix(".json")}})
+    busted(outside, "b", id=id)
+    busted(outside, "b", id=id)
+    assert "next" in records.unseal(outside.results.get(plan), plan)
+    asleep.end()
+
+
 # Races.
 
 

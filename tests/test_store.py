@@ -620,7 +620,6 @@ def test_names_that_pfl_does_not_write_are_not_listed(shared):
         (Path(os.fsdecode(os.fsencode(shared / "f") + b"/" + name))).write_bytes(b"x")
     store = open_store(str(shared), environ={})
     assert listed(store, "f") == ["f/a"]
-    assert list(store.names("f")) == ["a"]
 
 
 def test_folders_that_are_links_are_not_listed(shared):
@@ -641,7 +640,7 @@ def test_folders_without_end_are_listed_to_the_depth_that_keys_have(shared):
     subprocess.run(["rm", "-r", str(shared / "f")], check=True)
 
 
-@pytest.mark.parametrize("verb", ["write", "list", "delete", "move", "names"])
+@pytest.mark.parametrize("verb", ["write", "list", "delete", "move"])
 def test_a_folder_that_is_a_link_is_neither_listed_nor_written(tmp_path, verb):
     inside, outside = tmp_path / "store", tmp_path / "outside"
     for place in (inside, outside):
@@ -651,7 +650,6 @@ def test_a_folder_that_is_a_link_is_neither_listed_nor_written(tmp_path, verb):
     store = open_store(str(inside), environ={})
     more = {
         "move": lambda: store.move("f/k", "aside/f/k"),
-        "names": lambda: list(store.names("f")),
     }
     with pytest.raises(UnavailableError, match="cannot be used in f") as caught:
         (verbs(store) | more)[verb]()

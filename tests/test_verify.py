@@ -364,10 +364,9 @@ def test_a_pickled_result_is_not_opened(one):
         "expiration": None,
         "serializer": {"type": "pickle"},
     }
-    one.results.put(
-        "results/abc/a/x", json.dumps({"metadata": metadata, "result": "gASVAAAA"}).encode()
-    )
-    assert problems(one) == {}
+    key = "results/abc/a/x"
+    one.results.put(key, json.dumps({"metadata": metadata, "result": "gASVAAAA"}).encode())
+    assert problems(one) == {key: "damaged"}
 
 
 class Alive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from .errors import InvalidRequestError, exit_code
 from .event import Reply, StepRow
@@ -24,7 +24,6 @@ _FOREIGN = (
     "RequestType",
     "tasks",
 )
-_SHORT = (int, float, bool, type(None))
 
 
 def unwrap(raw: object) -> object:
@@ -32,7 +31,8 @@ def unwrap(raw: object) -> object:
     The plain event in *raw*.
 
     A request (function URL, or API Gateway payload 2.0) holds the event in its body and is answered
-    with an HTTP status. A schedule holds it in its ``detail``; without one, it asks for ``reap``.
+    with an HTTP status: 200, 400, 404, 409, 500, or 503 if a service did not answer. A schedule
+    holds it in its ``detail``; without one, it asks for ``reap``.
 
     Raises:
         InvalidRequestError: *raw* has another shape.
@@ -54,9 +54,19 @@ def unwrap(raw: object) -> object:
     return raw
 
 
-def wrapper_for(raw: object) -> Callable[[Reply], Mapping[str, object]]:
-    """The function that turns the reply to *raw* into the caller's answer."""
-    return _over_http if _is_http(raw) else _unchanged
+def wrap(raw: object, reply: Reply) -> Mapping[str, object]:
+    """*reply* as the caller that sent *raw* expects it; see :func:`unwrap`."""
+    if not _is_http(raw):
+        return reply
+    status = _HTTP.get(reply["status"], 500)
+    error = reply.get("error")
+    if status == 500 and error and exit_code(error["type"]) == 5:
+        status = 503
+    return {
+        "statusCode": status,
+        "headers": {"content-type": "application/json"},
+        "body": json.dumps(reply),
+    }
 
 
 def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
@@ -67,10 +77,6 @@ def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_B
     the store by the row's ``key``.
     """
     rows = reply["steps"]
-    # Most replies are small: do not encode those twice just to measure them.
-    has_few_rows = len(rows) < 1_000 and not reply.get("warnings")
-    if has_few_rows and all(_is_short(row["value"]) for row in rows):
-        return reply
     size_bytes = _size_bytes(reply)
     if size_bytes <= limit_bytes:
         return reply
@@ -90,27 +96,6 @@ def _is_http(raw: object) -> bool:
         return False
     context = raw.get("requestContext")
     return isinstance(context, Mapping) and isinstance(context.get("http"), Mapping)
-
-
-def _unchanged(reply: Reply) -> Mapping[str, object]:
-    return reply
-
-
-def _over_http(reply: Reply) -> Mapping[str, object]:
-    """*reply* as an HTTP answer: 200, 400, 404, 409, 500, or 503 if a service did not answer."""
-    status = _HTTP.get(reply["status"], 500)
-    error = reply.get("error")
-    if status == 500 and error and exit_code(error["type"]) == 5:
-        status = 503
-    return {
-        "statusCode": status,
-        "headers": {"content-type": "application/json"},
-        "body": json.dumps(reply),
-    }
-
-
-def _is_short(value: object) -> bool:
-    return type(value) in _SHORT or (type(value) is str and len(value) < 400)
 
 
 def _size_bytes(value: object) -> int:

@@ -138,10 +138,5 @@ def unknown(
 
 def exit_code(name: str) -> int:
     """The exit code of the error class *name*; 1 for a class that is not ours."""
-    todo: list[type[PflError]] = [PflError]
-    while todo:
-        kind = todo.pop()
-        if kind.__name__ == name:
-            return kind.exit_code
-        todo.extend(kind.__subclasses__())
-    return 1
+    kind = globals().get(name)
+    return kind.exit_code if isinstance(kind, type) and issubclass(kind, PflError) else 1

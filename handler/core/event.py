@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, NotRequired, Required, TypedDict, TypeVar
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from .declare.manifest import FlowEntry, Manifest
 from .errors import ErrorBody, InvalidRequestError, PflError, unknown, valid_unicode
 from .store.keys import plan_key
 
 ID_BYTES = 512
+# What a call may contain, see ``docs/event.md``; a field that is None counts as absent.
+_CALL: dict[str, type] = {
+    "id": object,
+    "flow": str,
+    "step": str,
+    "bust": object,
+    "skip": object,
+    "params": dict,
+    "engine": str,
+    "cached_only": bool,
+}
 _ACTIONS: dict[str, dict[str, type]] = {
     "reap": {"action": str, "dry_run": bool},
     "poll": {"action": str, "pool": str},
@@ -26,6 +40,9 @@ _EXAMPLES = {
     "params": '"params": {"rate": 2}',
     "engine": '"engine": "direct"',
     "cached_only": '"cached_only": true',
+    "dry_run": '"dry_run": true',
+    "pool": '"pool": "pfl"',
+    "flow_run_id": '"flow_run_id": "9e3cfa79-…"',
 }
 _KINDS: dict[type, str] = {
     dict: "an object",
@@ -38,28 +55,10 @@ _KINDS: dict[type, str] = {
 }
 _NO_STEPS: frozenset[str] = frozenset()
 
-T = TypeVar("T")
-D = TypeVar("D")
 # An event before it is checked: any field may be missing, unknown or of a wrong type.
 Event = Mapping[str, object]
 # Called with a step, and what happens to it.
 Notify = Callable[[str, str], None]
-
-
-class CallEvent(TypedDict, total=False):
-    """A valid event of a call; see ``docs/event.md``. A field that is None counts as absent."""
-
-    id: Required[str]
-    flow: str | None
-    step: str | None
-    bust: str | list[str] | None
-    skip: list[str] | None
-    params: dict[str, object] | None
-    engine: str | None
-    cached_only: bool | None
-
-
-_FIELDS = CallEvent.__annotations__
 
 
 class StepRow(TypedDict):
@@ -80,32 +79,35 @@ class StepRow(TypedDict):
     result: NotRequired[str]
 
 
-class Reply(TypedDict):
-    """The reply to every event, including one that failed; see ``docs/event.md``."""
-
+class _Reply(TypedDict):
     version: int
     id: str | None
     flow: str | None
     status: str
     steps: list[StepRow]
     engine: str | None
-    error: NotRequired[ErrorBody]
-    cold_start: NotRequired[bool]
-    request_id: NotRequired[str]
-    code: NotRequired[str]
-    url: NotRequired[str | None]
-    warnings: NotRequired[list[str]]
-    store: NotRequired[dict[str, int]]
-    ms: NotRequired[float]
+
+
+class Reply(_Reply, total=False):
+    """The reply to every event, including one that failed; see ``docs/event.md``."""
+
+    error: ErrorBody
+    cold_start: bool
+    request_id: str
+    code: str
+    url: str | None
+    warnings: list[str]
+    store: dict[str, int]
+    ms: float
     # The reply to an action:
-    action: NotRequired[str | None]
-    fingerprints: NotRequired[dict[str, dict[str, str]]]
-    reaped: NotRequired[list[Mapping[str, object]]]
-    runs: NotRequired[list[dict[str, object]]]
+    action: str | None
+    fingerprints: dict[str, dict[str, str]]
+    reaped: list[Mapping[str, object]]
+    runs: list[dict[str, object]]
     # The reply to a flow run that Prefect scheduled:
-    claimed: NotRequired[bool]
-    why: NotRequired[str]
-    flow_run_id: NotRequired[str]
+    claimed: bool
+    why: str
+    flow_run_id: str
 
 
 class Request(NamedTuple):
@@ -159,38 +161,32 @@ def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Reques
         InvalidRequestError: The event is invalid; the message names the field.
     """
     event = _object(raw)
-    for name in event:
-        if name not in _FIELDS:
-            raise unknown("field", name, _FIELDS, " in the event")
-    id = check_id(event.get("id"))
-    flow_name = _typed(event, "flow", str, manifest.default)
+    _check_fields(event, _CALL)
+    given: dict[str, Any] = {name: value for name, value in event.items() if value is not None}
+    id = check_id(given.get("id"))
+    flow_name = given.get("flow", manifest.default)
     flow = manifest.flows.get(flow_name)
     if flow is None:
         raise unknown("flow", flow_name, manifest.flows)
-    params, bases = flow.defaults, flow.default_bases
-    # Most events contain only an ID.
-    if len(event) == 1:
-        return Request(
-            id, flow, None, flow.sinks, _NO_STEPS, _NO_STEPS, params, bases, engine, False
-        )
-    step = _typed(event, "step", str, None)
+    step = given.get("step")
     targets = flow.sinks
     if step is not None:
         _check_step(flow, step)
         targets = (step,)
-    skip = _steps(flow, event, "skip", targets)
-    bust = _steps(flow, event, "bust", targets)
+    skip = _steps(flow, given, "skip", targets)
+    bust = _steps(flow, given, "bust", targets)
     if both := sorted(bust & skip):
         raise InvalidRequestError(
             f"step {both[0]} is both busted and skipped", hint=f"remove {both[0]} from one of them"
         )
-    engine = _typed(event, "engine", str, engine)
+    engine = given.get("engine", engine)
     if engine not in ("prefect", "direct"):
         raise InvalidRequestError(f"unknown engine {engine!r}", hint='use "prefect" or "direct"')
-    cached_only = _typed(event, "cached_only", bool, False)
-    if event.get("params") is not None:
-        params = _params(flow, event)
+    params, bases = flow.defaults, flow.default_bases
+    if "params" in given:
+        params = _params(flow, given["params"])
         bases = flow.bases(params)
+    cached_only = given.get("cached_only", False)
     return Request(id, flow, step, targets, bust, skip, params, bases, engine, cached_only)
 
 
@@ -220,19 +216,19 @@ def check_id(id: object) -> str:
     try:
         size_bytes = len(id.encode())
     except UnicodeEncodeError as exc:
-        raise _invalid_id("the ID is not valid Unicode", exc.reason) from exc
+        raise _invalid_id("the ID is not valid Unicode", why=exc.reason) from exc
     if size_bytes > ID_BYTES:
-        raise _invalid_id("the ID is too long", f"{size_bytes} bytes, {ID_BYTES} at most")
+        raise _invalid_id("the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most")
     # Unicode's category Cc, which never grows.
     if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f]", id)):
         why = f"U+{ord(found[0]):04X} at position {found.start()}"
-        raise _invalid_id("the ID has a control character", why)
+        raise _invalid_id("the ID has a control character", why=why)
     return id
 
 
-def _invalid_id(what: str, why: str = "") -> InvalidRequestError:
-    hint = f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
-    return InvalidRequestError(what, why=why, hint=hint)
+_invalid_id = partial(
+    InvalidRequestError, hint=f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
+)
 
 
 def check_action(event: Event) -> str:
@@ -246,18 +242,24 @@ def check_action(event: Event) -> str:
         InvalidRequestError: The event is invalid; the message names the field.
     """
     action = "run" if "flow_run_id" in event else event["action"]
-    hint = '{"action": "reap"}, {"action": "poll"} or {"action": "check"}'
-    if not isinstance(action, str):
-        raise _wrong_kind("action", action, str, hint)
-    if action not in _ACTIONS:
-        raise InvalidRequestError(f"unknown action {action!r}", hint=hint)
-    fields = _ACTIONS[action]
-    for name, value in event.items():
-        if name not in fields:
-            raise unknown("field", name, fields, " in the event")
-        if type(value) is not fields[name] or value == "":
-            raise _wrong_kind(name, value, fields[name], f"the fields are {', '.join(fields)}")
+    if not isinstance(action, str) or action not in _ACTIONS:
+        hint = '{"action": "reap"}, {"action": "poll"} or {"action": "check"}'
+        shown = repr(action) if isinstance(action, str) else _kind(action)
+        raise InvalidRequestError(f"unknown action: {shown}", hint=hint)
+    _check_fields(event, _ACTIONS[action])
     return action
+
+
+def _check_fields(event: Event, kinds: Mapping[str, type]) -> None:
+    for name, value in event.items():
+        if name not in kinds:
+            raise unknown("field", name, kinds, " in the event")
+        if value is not None and not isinstance(value, kinds[name]):
+            raise InvalidRequestError(
+                f"{name} is {_kind(value)}",
+                why=f"it has to be {_KINDS[kinds[name]]}",
+                hint=_EXAMPLES[name],
+            )
 
 
 def new_reply(id: object = None, flow: object = None) -> Reply:
@@ -270,6 +272,27 @@ def new_reply(id: object = None, flow: object = None) -> Reply:
         "steps": [],
         "engine": None,
     }
+
+
+def reply_to(event: Event, request_id: str, *, is_cold: bool) -> Reply:
+    """A new reply to an event that may be invalid."""
+    reply = new_reply(event.get("id"), event.get("flow"))
+    reply["cold_start"] = is_cold
+    reply["request_id"] = request_id
+    reply["code"] = ""
+    return reply
+
+
+@contextmanager
+def answering(reply: Reply) -> Iterator[None]:
+    """Put the duration of what is done into *reply*, and an error that pfl expects."""
+    started = time.perf_counter()
+    try:
+        yield
+    except PflError as exc:
+        add_error(reply, exc)
+    # A flow run that ran here has already measured its duration.
+    reply.setdefault("ms", round((time.perf_counter() - started) * 1e3, 3))
 
 
 def text_or_none(value: object) -> str | None:
@@ -303,40 +326,26 @@ def _object(raw: object) -> Event:
     return raw
 
 
-def _typed(event: Event, name: str, kind: type[T], default: D) -> T | D:
-    value = event.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise _wrong_kind(name, value, kind, _EXAMPLES[name])
-    return value
-
-
-def _wrong_kind(name: str, value: object, kind: type, hint: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{name} is {_kind(value)}", why=f"it has to be {_KINDS[kind]}", hint=hint
-    )
-
-
 def _check_step(flow: FlowEntry, step: str) -> None:
     if step not in flow.steps:
         raise unknown("step", step, flow.steps, f" in flow {flow.name}")
 
 
-def _steps(flow: FlowEntry, event: Event, name: str, targets: tuple[str, ...]) -> frozenset[str]:
-    steps = event.get(name)
+def _steps(flow: FlowEntry, given: Event, name: str, targets: tuple[str, ...]) -> frozenset[str]:
+    steps = given.get(name)
     if steps is None:
         return _NO_STEPS
     needed = flow.closure(targets)
     if name == "bust" and steps in ("this", "all"):
         # A call without a step asks for all of them.
-        is_one = steps == "this" and event.get("step") is not None
+        is_one = steps == "this" and "step" in given
         return frozenset(targets) if is_one else needed
     if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
         shown = repr(steps) if isinstance(steps, str) else _kind(steps)
-        words = '"this", "all" or ' if name == "bust" else ""
         raise InvalidRequestError(
-            f"{name} is {shown}", why=f"it must be {words}a list of steps", hint=_EXAMPLES[name]
+            f"{name} is {shown}",
+            why='it must be a list of steps; bust may also be "this" or "all"',
+            hint=_EXAMPLES[name],
         )
     for step in steps:
         _check_step(flow, step)
@@ -348,8 +357,7 @@ def _steps(flow: FlowEntry, event: Event, name: str, targets: tuple[str, ...]) -
     return frozenset(steps)
 
 
-def _params(flow: FlowEntry, event: Event) -> dict[str, object]:
-    given: dict[str, object] = _typed(event, "params", dict, {})
+def _params(flow: FlowEntry, given: Mapping[str, object]) -> dict[str, object]:
     for name in given:
         if name not in flow.params:
             raise unknown("parameter", name, flow.params, f" of flow {flow.name}")

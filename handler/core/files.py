@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
-from collections.abc import Callable
 
 # By kind and name: a state.
 Seen = dict[str, dict[str, str | None]]
@@ -75,7 +75,7 @@ def _content(kind: str, path: str) -> str:
         with open(path, "rb") as file:
             found = hashlib.sha256(file.read()).hexdigest()
     else:
-        found = _digest_of(sorted(filter(_COUNTS[kind], os.listdir(path))))
+        found = _digest_of(sorted(filter(_COUNTS[kind].fullmatch, os.listdir(path))))
     if max(changed_ns) < now_ns - _RESOLUTION_NS:
         _known[kind, path] = (signature, found)
     return found
@@ -85,16 +85,9 @@ def _digest_of(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode(errors="surrogateescape")).hexdigest()
 
 
-def _is_importable(name: str) -> bool:
-    # A new module can shadow an old one.
-    if name.startswith((".", "__pycache__")):
-        return False
-    return "." not in name or name.endswith(".py")
-
-
-# By kind of folder: whether a name in it counts.
-_COUNTS: dict[str, Callable[[str], bool]] = {
-    "listings": lambda name: name != "__pycache__",
-    "folders": _is_importable,
-    "packages": lambda name: name.endswith((".dist-info", ".egg-info")),
+# By kind of folder: the names in it that count.
+_COUNTS = {
+    "listings": re.compile(r"(?s)(?!__pycache__$).*"),
+    "folders": re.compile(r"(?s)(?!\.|__pycache__)([^.]*|.*\.py)"),  # A module can shadow another.
+    "packages": re.compile(r"(?s).*\.(dist|egg)-info"),
 }

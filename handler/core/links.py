@@ -51,14 +51,12 @@ def task_run(base: str, id: str, tab: str = "TaskInputs") -> str:
 
 def of_record(body: Mapping[str, object]) -> Links:
     """The pages of a record of history, or of an entry of a plan."""
-    url = body.get("url")
-    flow_run_id = body.get("flow_run_id")
-    task_run_id = body.get("task_run_id")
+    names = ("url", "flow_run_id", "task_run_id")
+    url, flow_run_id, task_run_id = (str(body.get(name) or "") for name in names)
     if not url or not flow_run_id:
         return Links()
-    base = str(url).split("/runs/")[0]
-    page = flow_run(base, str(flow_run_id))
+    base = url.split("/runs/")[0]
+    page = flow_run(base, flow_run_id)
     if not task_run_id:
         return Links(page)
-    id = str(task_run_id)
-    return Links(page, task_run(base, id), task_run(base, id, "Artifacts"))
+    return Links(page, task_run(base, task_run_id), task_run(base, task_run_id, "Artifacts"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
-from ..errors import CorruptRecordError, InvalidRequestError, NotFoundError
+from ..errors import CorruptRecordError, NotFoundError
 from ..event import Request
 from ..store import records
 from ..store.keys import digest, encode_id
@@ -35,19 +35,8 @@ class Acceptance(TypedDict):
     fingerprint: str
     stands_for: list[str]
     by: str
-    at: str
+    at: records.Moment
     changes: list[str]
-
-
-_FIELDS: Mapping[str, records.Kind] = {
-    "version": int,
-    "step": str,
-    "fingerprint": str,
-    "stands_for": list[str],
-    "by": str,
-    "at": records.MOMENT,
-    "changes": list[str],
-}
 
 
 class Stored(NamedTuple):
@@ -95,8 +84,7 @@ def include_accepted(request: Request, finding: Finding, store: Store) -> Findin
         for name, step in request.flow.steps.items()
         if step.fingerprint in accepted
     }
-    longest = max((len(fingerprints) for fingerprints in older.values()), default=0)
-    for depth in range(longest):
+    for depth in range(max(map(len, older.values()), default=0)):
         as_before = {name: each[min(depth, len(each) - 1)] for name, each in older.items()}
         found = lookup.find(request.with_fingerprints(as_before), store, finding.warnings)
         if len(found.missing) < len(finding.missing):
@@ -154,10 +142,6 @@ def find_result(
             entry = parse_result(data, path)
         except CorruptRecordError as exc:
             warnings.append(str(exc))
-        except InvalidRequestError:  # It is pickled: a bust makes room for another.
-            mark = marks.first_invalidating(folder, Entry(step, key, "", 0, None, None))
-            if mark is None:
-                raise
         else:
             recorded = history.add_run(store, id, entry, warnings.append)
             mark = marks.first_invalidating(folder, recorded or entry)
@@ -242,21 +226,19 @@ def undo(store: Store, step: str, new: str, *, dry_run: bool = False) -> Accepta
     Raises:
         NotFoundError: Nothing is accepted for this code.
     """
-    made = [entry for entry in store.list(f"accepted/{step}") if f"/{new}~" in entry.key]
-    newest = max(made, key=lambda entry: entry.modified, default=None)
-    data = None if newest is None else store.get(newest.key)
-    if newest is None or data is None:
+    listed = (entry for entry in store.list(f"accepted/{step}") if f"/{new}~" in entry.key)
+    made = [entry.key for entry in sorted(listed, key=lambda entry: entry.modified)]
+    if not made:
         raise NotFoundError(
             f"step {step} has no accepted edit for its current code",
             hint=f"pfl cache accept --step {step}",
         )
+    body = records.unseal(store.get(made[-1]) or b"", made[-1])
+    records.check(body, made[-1], Acceptance)
     if not dry_run:
-        store.delete(entry.key for entry in made)
+        store.delete(made)
         shared.refresh(store)
-    body = records.unseal(data, newest.key)
-    records.fields(body, newest.key, _FIELDS)
-    if not dry_run:
-        _record(store, cast(Acceptance, body), "undone")
+        _record(store, body, "undone")
     return cast(Acceptance, body)
 
 

@@ -32,11 +32,11 @@ from contextlib import suppress
 from itertools import groupby, islice
 from typing import NamedTuple, TypedDict
 
-from ..errors import CorruptRecordError, InvalidRequestError
+from ..errors import InvalidRequestError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import history, lease, shared
-from .entry import Entry, ignore, read_plan, seal_fence
+from .entry import NOT_LOADED, Entry, ignore, read_plan, read_result, seal_fence
 
 ALL = history.ALL
 # Plans that are deleted at once.
@@ -95,6 +95,11 @@ class Mark(NamedTuple):
         # The age of a result is unknown if its writer died before it wrote the record.
         return self.before is None or entry.computed_at is None or entry.computed_at < self.before
 
+    def is_later_than(self, written_at: str, folder: str, step: str) -> bool:
+        """Whether it was made for all results of a step, and after *written_at*."""
+        until = self.before or records.now_iso(self.at)
+        return written_at < until and not self.result and self.applies_to(folder, step)
+
     @property
     def is_from_call(self) -> bool:
         """Whether a call made it for a result that it computed itself."""
@@ -127,12 +132,15 @@ class Marks(tuple[Mark, ...]):
 
     def seen(self, folder: str, step: str, result: str) -> tuple[str, ...]:
         """The marks that a result has to name if its computation begins now."""
-        names = [
-            mark.name
-            for mark in self
-            if mark.before is None and mark.result in ("", result) and mark.applies_to(folder, step)
-        ]
-        return tuple(sorted(names))
+        return tuple(
+            sorted(
+                mark.name
+                for mark in self
+                if mark.before is None
+                and mark.result in ("", result)
+                and mark.applies_to(folder, step)
+            )
+        )
 
     def first_invalidating(self, folder: str, *entries: Entry) -> Mark | None:
         """A mark that invalidates one of the entries, if one does."""
@@ -158,6 +166,17 @@ class Scope(NamedTuple):
     steps: tuple[str, ...] = (ALL,)
     before: float | None = None
 
+    @property
+    def only(self) -> str | None:
+        """The only folder that it is about; None: those of all IDs."""
+        return None if self.folder == ALL else self.folder
+
+    def list_objects(self, store: Store, kind: str) -> Iterator[ObjectInfo]:
+        """The objects of a kind that belong to its IDs."""
+        for listed in store.list(f"{kind}/{self.only}" if self.only else kind):
+            if listed.key.count("/") == 3 and has_prefix(listed.key.split("/")[1], self.prefix):
+                yield listed
+
 
 class Restored(TypedDict):
     """Results that are ``back``, those that ``replaced`` a newer value, and removed ``plans``."""
@@ -182,11 +201,6 @@ def list_marks(store: Store, folder: str | None = None) -> Marks:
     """All marks, or those that may apply to the ID of a folder; the latter are two listings."""
     folders = ["busts"] if folder is None else [f"busts/{folder}", f"busts/{ALL}"]
     return Marks(parse_marks(entry.key for each in folders for entry in store.list(each)))
-
-
-def _marks_of(store: Store, scope: Scope) -> Callable[[str], Marks]:
-    """A function that returns the marks that may apply to the ID of a folder in *scope*."""
-    return by_folder(list_marks(store, None if scope.folder == ALL else scope.folder))
 
 
 def by_folder(marks: Iterable[Mark]) -> Callable[[str], Marks]:
@@ -246,18 +260,16 @@ def create_mark(
         with suppress(AlreadyExistsError):
             store.put(marker_path(scope.folder), b"", mode="create")
     older = parse_marks(entry.key for entry in store.list(folder))
-    store.delete(mark.key for mark in older if _is_obsolete(mark, made, retention_s, seen))
+    store.delete(
+        old.key
+        for old in older
+        if old.name != name
+        and (old.prefix, old.result) == (made.prefix, made.result)
+        and (old.before or ALL) <= (made.before or ALL)
+        # A call's mark has to stay while the result that the call replaced is stored.
+        and (old.name in seen if old.is_from_call else old.at + retention_s < made.at)
+    )
     return made
-
-
-def _is_obsolete(old: Mark, new: Mark, retention_s: float, seen: Collection[str]) -> bool:
-    if old.name == new.name:
-        return False
-    is_covered = new.before is None or (old.before is not None and old.before <= new.before)
-    if not is_covered or (old.prefix, old.result) != (new.prefix, new.result):
-        return False
-    # A call's mark has to stay while the result that the call replaced is stored.
-    return old.name in seen if old.is_from_call else old.at + retention_s < new.at
 
 
 def fence(
@@ -265,7 +277,7 @@ def fence(
     folder: str | None,
     name: str,
     is_reached: Callable[[str, str], bool],
-    is_void: Callable[[str, Collection[Entry]], bool],
+    made: Marks,
     *,
     own_call: str = "",
 ) -> set[str]:
@@ -277,12 +289,12 @@ def fence(
         folder: Only calls for the ID of this folder.
         name: Names the bust, and the plans that take the place of fenced ones.
         is_reached: Whether the plans of an ID's folder and a step are concerned.
-        is_void: Whether entries of a plan in a folder are void.
+        made: The marks of the bust; none: the values of every plan count as void.
         own_call: The call that busts; it is not fenced.
 
     Returns:
         The keys of plans that a call may still write: neither they nor what took their place may
-        be deleted; see :func:`_is_kept`.
+        be deleted; see :func:`_delete_plans`.
     """
     kept: set[str] = set()
     for held in lease.list_leases(store, folder):
@@ -298,10 +310,10 @@ def fence(
         if lease.cannot_wake(body) and not lease.is_alive(store, held):
             continue
         path = records.plan_path(body["id"], step, plan_key)
-        kept.add(path)
+        kept.add(plan_key)
         plan = read_plan(store, path, ignore)
         if plan is not None and not records.is_past(plan[0]["expires_at"]):
-            if not is_void(place, plan[1].values()):
+            if made and not made.first_invalidating(place, *plan[1].values()):
                 continue
         # Always at the first key, so that a hit never follows more than one fence. A plan behind
         # an older fence is cut off, which loses nothing: a plan only saves reads.
@@ -309,38 +321,28 @@ def fence(
     return kept
 
 
-def _is_kept(path: str, kept: set[str]) -> bool:
-    """Whether a plan, or a plan that took its place, is among those that must not be deleted."""
-    return f"{path.removesuffix('.json').partition('~')[0]}.json" in kept
+def _delete_plans(store: Store, paths: Iterable[str], kept: set[str]) -> int:
+    """Delete plans, except those with the keys in *kept* and those that took their place."""
+    return store.delete(path for path in paths if path.rpartition("/")[2][:64] not in kept)
 
 
 def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
     """
     The stored results that a bust of *scope* would invalidate.
 
-    For one ID, its results are read to decide; for all IDs, their age and their keys decide.
+    Their keys and ages decide, no result is read. So results that calls have replaced are listed,
+    too.
     """
-    marks_of = _marks_of(store, scope)
-    for listed in _list_objects(store, "results", scope):
+    marks_of = by_folder(list_marks(store, scope.only))
+    for listed in scope.list_objects(store, "results"):
         _, folder, step, _ = listed.key.split("/")
         if ALL not in scope.steps and step not in scope.steps:
             continue
         if scope.before is not None and listed.modified >= scope.before:
             continue
-        marks = marks_of(folder)
-        if scope.folder == ALL:
-            is_invalid = any(_looks_invalidated(listed, mark, folder, step) for mark in marks)
-        else:
-            entry = _stored_entry(listed, _read_metadata(store, listed.key))
-            is_invalid = marks.first_invalidating(folder, entry) is not None
-        if not is_invalid:
+        written_at = records.now_iso(listed.modified)
+        if not any(mark.is_later_than(written_at, folder, step) for mark in marks_of(folder)):
             yield listed
-
-
-def _looks_invalidated(listed: ObjectInfo, mark: Mark, folder: str, step: str) -> bool:
-    until = mark.before or records.now_iso(mark.at)
-    is_older = records.now_iso(listed.modified) < until
-    return is_older and not mark.result and mark.applies_to(folder, step)
 
 
 def bust(
@@ -413,10 +415,10 @@ def bust_result(
         folder,
         name,
         lambda _, other: other == step or other in dependents,
-        lambda _, entries: made.first_invalidating(folder, *entries) is not None,
+        made,
         own_call=own_call,
     )
-    store.delete(path for path in stale if not _is_kept(path, kept))
+    _delete_plans(store, stale, kept)
 
 
 def restore(
@@ -436,11 +438,8 @@ def restore(
     """
     counts: Restored = {"back": 0, "replaced": 0, "plans": 0}
     obsolete = {mark.key for mark in undone}
-    steps: dict[tuple[str, str], tuple[str, ...]] = {}
-    for mark in undone:
-        place = (mark.folder, mark.prefix)
-        steps[place] = (*steps.get(place, ()), mark.step)
-    scopes = [Scope(*place, each) for place, each in steps.items()]
+    steps = tuple(mark.step for mark in undone)
+    scopes = [Scope(*place, steps) for place in {(mark.folder, mark.prefix) for mark in undone}]
     name = new_name()
     for scope in scopes:
         for is_newer_stored, superseded in _list_restorable(store, scope, Marks(undone)):
@@ -452,7 +451,7 @@ def restore(
     for mark_keys in ((), obsolete):
         store.delete(mark_keys)
         for scope in scopes:
-            counts["plans"] += _remove_plans(store, scope, name, None, dependents, known)
+            counts["plans"] += _remove_plans(store, scope, name, Marks(), dependents, known)
     _record(store, history.RESTORED, undone)
     shared.refresh(store)
     return counts
@@ -465,48 +464,53 @@ def _list_restorable(store: Store, scope: Scope, undone: Marks) -> Iterator[tupl
     For each: whether a newer result of the same key is stored, and the keys of the marks that
     calls have made since for such newer results.
     """
-    undone_keys = {mark.key for mark in undone}
     since = min((mark.at for mark in undone), default=0.0)
     undone_of = by_folder(undone)
-    marks_of = _marks_of(store, scope)
+    marks_of = by_folder(list_marks(store, scope.only))
     # The results of one key are listed next to one another.
-    listed = sorted(_list_objects(store, "results", scope))
-    for place, results in groupby(listed, key=lambda each: each.key.partition("~")[0]):
+    listed = sorted(scope.list_objects(store, "results"))
+    for place, results in groupby(listed, key=lambda each: each.key[: each.key.rindex("/") + 65]):
         _, folder, step, key = place.split("/")
         near = undone_of(folder)
-        if not any(mark.applies_to(folder, step) and mark.result in ("", key) for mark in near):
+        if not any(mark.applies_to(folder, step) for mark in near):
             continue
-        superseded = set()
-        lasting = []
-        for mark in marks_of(folder):
-            if mark.is_from_call and mark.at >= since and (mark.step, mark.result) == (step, key):
-                superseded.add(mark.key)
-            elif mark.key not in undone_keys:
-                lasting.append(mark)
-        entries = [_stored_entry(each, _read_metadata(store, each.key)) for each in results]
+        marks = set(marks_of(folder)) - set(near)
+        superseded = {m for m in marks if m.at >= since and (m.step, m.result) == (step, key)}
+        lasting = Marks(marks - superseded)
+        entries = [entry for each in results if (entry := _stored_entry(store, each))]
         back = [
             entry
             for entry in entries
             if near.first_invalidating(folder, entry)
-            and not Marks(lasting).first_invalidating(folder, entry)
+            and not lasting.first_invalidating(folder, entry)
             and not records.is_past(entry.expires_at)
         ]
         if back:
-            yield len(entries) > len(back), superseded
+            yield len(entries) > len(back), {mark.key for mark in superseded}
+
+
+def _stored_entry(store: Store, listed: ObjectInfo) -> Entry | None:
+    """A result with the time of its computation, without its value; None if it is not readable."""
+    entry = read_result(store, listed.key, ignore)
+    if entry is None:
+        return None
+    at = records.now_iso(listed.modified)
+    if entry.record:
+        at = history.Name("", "", entry.record).written_at
+    return entry._replace(computed_at=at, value=NOT_LOADED)
 
 
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:
     for mark in marks:
-        id = None if mark.folder == ALL else keys.decode_id(mark.folder)
-        fields = {**mark.to_json(), "id": id, "why": f"{status}: {mark.name}"}
-        history.note(store, mark.folder, mark.step, status, fields)
+        head = {"id": keys.decode_id(mark.folder), "why": f"{status}: {mark.name}"}
+        history.note(store, mark.folder, mark.step, status, {**mark.to_json(), **head})
 
 
 def _remove_plans(
     store: Store,
     scope: Scope,
     name: str,
-    made: Marks | None,
+    made: Marks,
     dependents: Collection[str],
     known: Collection[str],
 ) -> int:
@@ -517,7 +521,7 @@ def _remove_plans(
         store: The store to write.
         scope: What was busted or restored.
         name: Names the bust or the restore.
-        made: The marks of the bust; None: all plans are removed, since others come back.
+        made: The marks of the bust; none for a restore: all plans that the steps reach are removed.
         dependents: The steps that need a step in *scope*, those included.
         known: All steps of the current flows.
     """
@@ -526,66 +530,22 @@ def _remove_plans(
         is_dependent = ALL in scope.steps or step in dependents or step not in known
         return is_dependent and has_prefix(folder, scope.prefix)
 
-    def is_void(folder: str, entries: Collection[Entry]) -> bool:
-        return made is None or made.first_invalidating(folder, *entries) is not None
+    def is_removed(listed: ObjectInfo) -> bool:
+        _, folder, step, _ = listed.key.split("/")
+        if is_reached(folder, step):
+            if scope.before is None or listed.modified < scope.before:
+                return True
+        elif scope.only is None:
+            return False
+        # A young plan may hold an old result; one of older code may need a busted step.
+        plan = read_plan(store, listed.key, ignore)
+        return plan is not None and made.first_invalidating(folder, *plan[1].values()) is not None
 
-    def is_removed(folder: str, entries: Collection[Entry]) -> bool:
-        return made is not None and is_void(folder, entries)
-
-    def to_remove() -> Iterator[str]:
-        for listed in _list_objects(store, "plans", scope):
-            _, folder, step, _ = listed.key.split("/")
-            is_dependent = is_reached(folder, step)
-            is_old = scope.before is None or listed.modified < scope.before
-            if is_dependent and is_old:
-                yield listed.key
-            elif is_dependent or scope.folder != ALL:
-                # A young plan may hold an old result; one of older code may need a busted step.
-                plan = read_plan(store, listed.key, ignore)
-                if plan is not None and is_removed(folder, plan[1].values()):
-                    yield listed.key
-
-    only = None if scope.folder == ALL else scope.folder
-    fence(store, only, name, is_reached, is_void)
+    fence(store, scope.only, name, is_reached, made)
     count = 0
-    plans = to_remove()
+    plans = (listed.key for listed in scope.list_objects(store, "plans") if is_removed(listed))
     while batch := list(islice(plans, _BATCH)):
         # Last before each deletion: another bust may put a fence for a call that it meets.
-        kept = fence(store, only, name, is_reached, is_void)
-        count += store.delete(path for path in batch if not _is_kept(path, kept))
+        kept = fence(store, scope.only, name, is_reached, made)
+        count += _delete_plans(store, batch, kept)
     return count
-
-
-def _list_objects(store: Store, kind: str, scope: Scope) -> Iterator[ObjectInfo]:
-    for listed in store.list(kind if scope.folder == ALL else f"{kind}/{scope.folder}"):
-        if listed.key.count("/") == 3 and has_prefix(listed.key.split("/")[1], scope.prefix):
-            yield listed
-
-
-class _Metadata(NamedTuple):
-    """What a result record says about its result."""
-
-    expires_at: str | None = None
-    after: tuple[str, ...] = ()
-    record: str | None = None
-
-
-def _read_metadata(store: Store, path: str) -> _Metadata:
-    """The metadata in a result record; empty if the record is gone or damaged."""
-    try:
-        found = records.decode_result(store.get(path) or b"", path)
-    except (CorruptRecordError, InvalidRequestError):
-        return _Metadata()
-    return _Metadata(
-        found.expires_at, tuple(found.metadata.get("after", ())), found.metadata.get("record")
-    )
-
-
-def _stored_entry(listed: ObjectInfo, metadata: _Metadata) -> Entry:
-    """A result, made from its key and the metadata in its record."""
-    _, folder, step, name = listed.key.split("/")
-    at = records.now_iso(listed.modified)
-    if metadata.record:
-        at = history.Name(folder, step, metadata.record).written_at
-    key = name.partition("~")[0]
-    return Entry(step, key, "", listed.size_bytes, at, metadata.expires_at, after=metadata.after)

@@ -103,18 +103,22 @@ def parse_result(data: bytes, path: str) -> Entry:
     )
 
 
-def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
-    """*entry* with its value, read from its result; None if that is gone or differs."""
-    path = records.result_path(request.id, entry.step, entry.file)
+def read_result(store: Store, path: str, warn: Warn) -> Entry | None:
+    """The stored result at *path*; None if it does not exist or is damaged."""
     data = store.get(path)
-    if data is None:
-        return None
     try:
-        stored = parse_result(data, path)
+        return None if data is None else parse_result(data, path)
     except CorruptRecordError as exc:
         warn(str(exc))
         return None
-    return entry._replace(value=stored.value) if stored.sha256 == entry.sha256 else None
+
+
+def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
+    """*entry* with its value, read from its result; None if that is gone or differs."""
+    stored = read_result(store, records.result_path(request.id, entry.step, entry.file), warn)
+    if stored is None or stored.sha256 != entry.sha256:
+        return None
+    return entry._replace(value=stored.value)
 
 
 def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> Plan:
@@ -141,7 +145,7 @@ def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_byte
         "id": request.id,
         "step": entries[-1].step,
         "plan_key": plan_key,
-        "expires_at": records.earliest(*(entry.expires_at for entry in entries)),
+        "expires_at": min((e.expires_at for e in entries if e.expires_at), default=None),
         "entries": rows,
     }
 
@@ -169,35 +173,29 @@ def parse_plan(data: bytes, path: str) -> tuple[Plan, dict[str, Entry]]:
         CorruptRecordError: The bytes are missing, or are not what was written.
     """
     plan = cast(Plan, records.unseal(data, path))
-    if plan.get("version") != _PLAN_VERSION:
-        raise CorruptRecordError(
-            f"{path} has an unsupported version",
-            why=f"{plan.get('version')!r}; this pfl reads {_PLAN_VERSION}",
-        )
     try:
-        own_path = records.plan_path(plan["id"], plan["step"], plan["plan_key"])
         entries = {row[0]: Entry(*row) for row in plan["entries"]}
         expires_at = plan["expires_at"]
-        lengths = (_ROW_LENGTH - 1, _ROW_LENGTH)
         is_whole = (
-            "flow" in plan
+            plan["version"] == _PLAN_VERSION
+            and "flow" in plan
             and ("next" in plan or plan["step"] in entries)
             and (expires_at is None or records.MOMENT.fullmatch(expires_at) is not None)
-            and all(len(row) in lengths and _is_row(row) for row in plan["entries"])
+            and records.plan_path(plan["id"], plan["step"], plan["plan_key"]) == path
+            and all(map(_is_row, plan["entries"]))
         )
-    except (LookupError, TypeError, AttributeError) as exc:
-        raise records.damaged(path, f"it is not a plan ({exc!r})") from exc
+    except (LookupError, TypeError, AttributeError):
+        is_whole = False
     if not is_whole:
-        raise records.damaged(path, "it is not a plan")
-    if own_path != path:
-        raise records.damaged(path, f"it holds the plan of {plan['step']} for {plan['id']!r}")
+        raise records.damaged(path, "it is not the plan of this name")
     return plan, entries
 
 
 def _is_row(row: Sequence[Any]) -> bool:
     """Whether a row of a plan can be used: what keys are made of it leaves no folder."""
     return (
-        records.DIGEST.fullmatch(row[1]) is not None
+        len(row) in (_ROW_LENGTH - 1, _ROW_LENGTH)
+        and records.DIGEST.fullmatch(row[1]) is not None
         and records.DIGEST.fullmatch(row[2]) is not None
         and type(row[3]) is int
         and type(row[10]) is list

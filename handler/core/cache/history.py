@@ -17,14 +17,13 @@ import math
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from operator import attrgetter
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, cast
 
 from ..errors import CorruptRecordError, ErrorBody, InvalidRequestError, NotFoundError
 from ..store import keys, records
@@ -44,37 +43,12 @@ VERSION = 1
 NEAR = 10_000
 # On S3: how many reads are under way at once.
 _READ_AHEAD = 16
-# If an ID has more steps than this, its folder is listed at once, not step by step.
-_MAX_STREAMS = 32
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
+# The fields of a result that only its record holds.
+_OF_RUN = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
-# What the record of a result has to hold, and what it may hold.
-_OF_RESULT: Mapping[str, records.Kind] = {
-    "key": records.DIGEST,
-    "sha256": records.DIGEST,
-    "fingerprint": str,
-    "size_bytes": int,
-    "computed_at": str | None,
-    "expires_at": str | None,
-    "engine": str | None,
-    "flow_run_id": str | None,
-    "task_run_id": str | None,
-    "flow": str | None,
-}
-_OF_COMPUTATION: Mapping[str, records.Kind] = {
-    "status": re.compile("computed"),
-    "after": list[str],
-    "result": re.compile("[0-9a-f]{64}~[0-9a-f]{8}"),
-    "record": str | None,
-    "previous": str | None,
-    "started_at": str,
-    "called_at": str,
-    "ms": float,
-    "url": str | None,
-}
-_MOMENTS = ("computed_at", "expires_at", "started_at", "called_at", "noted_at", "before")
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
 store_in_use: ContextVar[Store | None] = ContextVar("store_in_use", default=None)
 
@@ -87,23 +61,39 @@ class RecordedInput(TypedDict, total=False):
     value: object
 
 
-class Fields(TypedDict, total=False):
-    """What any record may hold."""
+class Record(TypedDict, total=False):
+    """A record; ``id`` and ``step`` are None in one about all of them."""
 
+    version: int
+    id: str | None
+    step: str | None
+    flow: str
+    prefix: str | None
     status: str
-    noted_at: str
+    noted_at: records.Moment | None
+    before: records.Moment | None
+    fingerprint: str
+    key: records.Digest | None
+    sha256: records.Digest
+    size_bytes: int
+    computed_at: records.Moment | None
+    expires_at: records.Moment | None
+    engine: str | None
+    flow_run_id: str | None
+    task_run_id: str | None
     url: str | None
     after: list[str]
+    result: Annotated[str, re.compile("[0-9a-f]{64}~[0-9a-f]{8}")]
     value: object
     record: str | None
     params: dict[str, object]
     inputs: dict[str, RecordedInput]
-    plan_key: str
+    plan_key: str | None
     why: str
     previous: str | None
-    request_id: str
-    called_at: str
-    started_at: str
+    request_id: str | None
+    called_at: records.Moment | None
+    started_at: records.Moment | None
     ms: float
     error: ErrorBody
     cause: str
@@ -114,33 +104,23 @@ class Fields(TypedDict, total=False):
     repaired: bool
 
 
-class Record(Fields, total=False):
-    """A record with any status; ``id`` and ``step`` are None in one about all of them."""
-
-    version: int
-    id: str | None
-    step: str | None
-    flow: str
-    fingerprint: str
-    prefix: str | None
-
-
-class ComputedRecord(Fields):
-    """The record of a computed result."""
-
-    version: int
-    id: str
-    step: str
-    flow: str
-    fingerprint: str
-    key: str
-    sha256: str
-    size_bytes: int
-    computed_at: str | None
-    expires_at: str | None
-    engine: str | None
-    flow_run_id: str | None
-    task_run_id: str | None
+Fields = Record  # What a caller adds to a record.
+ComputedRecord = Record
+# What the record of a result has to hold.
+_OF_RESULT = (
+    "id",
+    "step",
+    "flow",
+    "fingerprint",
+    "key",
+    "sha256",
+    "size_bytes",
+    "computed_at",
+    "expires_at",
+    "engine",
+    "flow_run_id",
+    "task_run_id",
+)
 
 
 class Name(NamedTuple):
@@ -247,23 +227,18 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
         "noted_at": records.now_iso(),
     }
     name = new_name(folder, step, status)
-    at_once(
-        store,
-        [partial(append, store, name, {**head, **fields}), partial(point, store, [name])],
-    )
+    append(store, name, {**head, **fields})
+    point(store, [name])
 
 
 def delete(store: Store, names: Iterable[Name]) -> None:
     """Delete records, and then the objects that point to no other record."""
-    deleted: dict[str, set[Name]] = {}
-    remaining = iter(names)
-    while batch := list(islice(remaining, 1_000)):
-        store.delete([name.path for name in batch])
-        for name in batch:
-            deleted.setdefault(name.folder, set()).add(name)
-    for key in _pointers(store):
-        folder = _folder_of_pointer(key)
-        if folder in deleted and deleted[folder].issuperset(_pointed(key, store.get(key))):
+    deleted = set(names)
+    folders = {name.folder for name in deleted}
+    store.delete(name.path for name in deleted)
+    pointers = (key for key in _pointers(store) if _folder_of_pointer(key) in folders)
+    for key, data in _fetch(store, pointers, str):
+        if deleted.issuperset(_pointed(key, data)):
             store.delete([key])
 
 
@@ -281,33 +256,23 @@ def list_names(
         folder: Only records of the ID with this folder, and those about all IDs.
         step: Only records of this step, and those about all steps.
     """
-    if folder is None:
-        for name in _recent(store):
-            if step in (None, name.step) or name.step == ALL:
-                yield name
-        return
-    streams: list[Iterable[Name]] = []
-    for each in (folder, ALL):
-        steps = {ALL, step} if step else store.folders(f"history/{each}")
-        if len(steps) > _MAX_STREAMS:
-            parsed = (parse_path(entry.key) for entry in store.list(f"history/{each}"))
-            streams.append(sorted(filter(None, parsed), key=_by_time))
-        else:
-            streams += [_of_step(store, each, name) for name in steps]
-    yield from heapq.merge(*streams, key=_by_time)
+    found: Iterable[Name] = _recent(store)
+    if folder is not None:
+        # One listing of the ID: its records are few beside those of the store.
+        both = chain(_below(store, f"history/{folder}"), _below(store, f"history/{ALL}"))
+        found = sorted(both, key=_by_time)
+    return (name for name in found if step in (None, name.step) or name.step == ALL)
 
 
-def _of_step(store: Store, folder: str, step: str) -> Iterator[Name]:
-    for file in store.names(f"history/{folder}/{step}"):
-        if _NAME.fullmatch(file):
-            yield Name(folder, step, file)
+def _below(store: Store, prefix: str) -> Iterator[Name]:
+    return filter(None, (parse_path(entry.key) for entry in store.list(prefix)))
 
 
 def _recent(store: Store) -> Iterator[Name]:
     # A pointer bears the time of the newest record that it names, so records that are newer than
     # the next pointer can be returned.
     waiting: list[tuple[str, Name]] = []
-    for key, data in _fetch(store, _pointers(store), lambda key: key):
+    for key, data in _fetch(store, _pointers(store), str):
         digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
@@ -335,13 +300,7 @@ def _pointed(key: str, data: bytes | None) -> list[Name]:
 
 
 def _pointers(store: Store) -> Iterator[str]:
-    if store.is_ordered:
-        yield from (entry.key for entry in store.list("recent"))
-        return
-    for first in store.folders("recent"):
-        for second in store.folders(f"recent/{first}"):
-            for name in store.names(f"recent/{first}/{second}"):
-                yield f"recent/{first}/{second}/{name}"
+    return (entry.key for entry in store.list("recent"))
 
 
 def list_records(
@@ -368,10 +327,8 @@ def list_records(
     """
     folder = None if id is None else keys.encode_id(id)
     names: Iterator[Name] = list_names(store, folder=folder, step=step)
-    if since_ns is not None:
-        names = takewhile(lambda name: name.time_ns >= since_ns, names)
-    if status is not None:
-        names = (name for name in names if name.status == status)
+    names = takewhile(lambda name: name.time_ns >= (since_ns or 0), names)
+    names = (name for name in names if status in (None, name.status))
     for name, record in read_all(store, names, warn):
         if flow not in (None, record.get("flow")):
             continue
@@ -388,7 +345,7 @@ def list_computed(
     *,
     until_ns: float = math.inf,
     containing: str = "",
-) -> Iterator[tuple[Name, ComputedRecord]]:
+) -> Iterator[tuple[Name, Record]]:
     """
     The records of what a step computed for an ID, newest first, read on demand.
 
@@ -400,19 +357,18 @@ def list_computed(
         until_ns: Only records written until then, in nanoseconds since 1970.
         containing: Only records whose file name contains this, such as the start of a result key.
     """
-    names = _of_step(store, folder, step)
-    if containing and store.is_ordered:
-        names = islice(names, NEAR)  # Each request lists a thousand names.
+    names = _below(store, f"history/{folder}/{step}")
+    if containing:
+        names = islice(names, NEAR)  # On S3, each request lists a thousand names.
     found = (
         name
         for name in names
         if containing in name.file and name.status == COMPUTED and name.time_ns <= until_ns
     )
-    for name, record in read_all(store, found, warn):
-        yield name, cast(ComputedRecord, record)
+    yield from read_all(store, found, warn)
 
 
-def newest(store: Store, folder: str, step: str, warn: Warn) -> ComputedRecord | None:
+def newest(store: Store, folder: str, step: str, warn: Warn) -> Record | None:
     """The record of what a step computed last for an ID."""
     return next((record for _, record in list_computed(store, folder, step, warn)), None)
 
@@ -420,15 +376,19 @@ def newest(store: Store, folder: str, step: str, warn: Warn) -> ComputedRecord |
 def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) -> Iterator[Name]:
     """Records older than *before_ns*, except the newest readable value of each step of each ID."""
     newest: dict[tuple[str, str], str] = {}
-    for entry in store.list("history" if folder is None else f"history/{folder}"):
-        name = parse_path(entry.key)
-        if name is None or name.time_ns >= before_ns:
+    for name in _below(store, "history" if folder is None else f"history/{folder}"):
+        if name.time_ns >= before_ns:
             continue
         place = (name.folder, name.step)
         if place not in newest:
             newest[place] = next((kept.file for kept, _ in _with_values(store, *place)), "")
         if name.file != newest[place]:
             yield name
+
+
+def steps(store: Store, folder: str) -> list[str]:
+    """The steps that have records of the ID with this folder."""
+    return sorted({name.step for name in _below(store, f"history/{folder}")} - {ALL})
 
 
 # Finding one.
@@ -483,24 +443,21 @@ def find_run(
         NotFoundError: The call is not found.
     """
     found: dict[str, tuple[Name, Record]] = {}
-    began_ns = 0
-    listed = list_names(store, folder=folder)
-    if folder is None:
-        listed = islice(listed, NEAR)
+    began_at = ""
+    names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
     # The folder is known once the first record is found, so no other one is read after it.
-    candidates = (name for name in listed if folder in (None, name.folder))
+    candidates = (name for name in names if folder in (None, name.folder))
     for name, record in read_all(store, candidates, warn):
-        if name.time_ns < began_ns:
+        if name.written_at < began_at:
             break
-        ids = (record.get("request_id"), record.get("flow_run_id"))
-        step = record.get("step")
-        if not start or not step or not any(str(each or "").startswith(start) for each in ids):
+        ids = (record.get("request_id") or "", record.get("flow_run_id") or "")
+        step = record["step"]
+        if not start or not step or not any(each.startswith(start) for each in ids):
             continue
         if not found:
             # This is the call's last record, so all others lie between its start and here.
             folder = name.folder
-            began = record.get("called_at") or record.get("started_at")
-            began_ns = parse_time_ns(began) if began else 0
+            began_at = record.get("called_at") or record.get("started_at") or ""
         found.setdefault(step, (name, record))
     if not found:
         raise NotFoundError(
@@ -511,13 +468,10 @@ def find_run(
 
 
 def parse_time_ns(moment: str) -> int:
-    """An ISO 8601 time, in UTC unless it has an offset, as nanoseconds since 1970."""
-    from datetime import UTC, datetime
+    """An ISO 8601 time with an offset, as nanoseconds since 1970."""
+    from datetime import datetime
 
-    at = datetime.fromisoformat(moment)
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return int(at.timestamp() * 1e6) * 1_000
+    return int(datetime.fromisoformat(moment).timestamp() * 1e6) * 1_000
 
 
 # Reading.
@@ -564,21 +518,15 @@ def check(name: Name, record: Record) -> bool:
     Raises:
         CorruptRecordError: It is not what was written there.
     """
-    try:
-        id = record["id"]
-        folder = name.folder if id is None else keys.encode_id(id)
-        step = record["step"] or ALL
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise records.damaged(name.path, f"it is not a record ({exc!r})") from exc
+    is_result = name.status == COMPUTED
+    records.check(record, name.path, Record, *(_OF_RESULT if is_result else ("id", "step")))
+    if is_result and not record["key"]:
+        raise records.damaged(name.path, "it has no key")
+    id = record["id"]
+    folder = name.folder if id is None else keys.encode_id(id)
+    step = record["step"] or ALL
     if folder.lower() != name.folder.lower() or step != name.step:
         raise records.damaged(name.path, f"it belongs to step {step} of {id!r}")
-    if not all(isinstance(record.get(field), dict | None) for field in ("inputs", "params")):
-        raise records.damaged(name.path, "its inputs or parameters are not an object")
-    if name.status == COMPUTED:
-        records.fields(record, name.path, _OF_RESULT, _OF_COMPUTATION)
-    moments = (cast(Mapping[str, object], record).get(field) for field in _MOMENTS)
-    if not all(at is None or records.MOMENT.fullmatch(str(at)) for at in moments):
-        raise records.damaged(name.path, "one of its times is not a time")
     # A file system that ignores case keeps the IDs A and a in one folder.
     return folder == name.folder
 
@@ -586,35 +534,20 @@ def check(name: Name, record: Record) -> bool:
 def _fetch(
     store: Store, items: Iterable[T], key_of: Callable[[T], str]
 ) -> Iterator[tuple[T, bytes | None]]:
-    """Read the objects of *items* on demand."""
+    """Read the objects of *items* on demand; outside a directory, more and more at once."""
     remaining = iter(items)
-    # On S3 the newest is read by itself: a caller that needs only one pays for only one.
-    for item in islice(remaining, 1 if store.is_ordered else None):
-        yield item, store.get(key_of(item))
-    if not store.is_ordered:
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    under_way: deque[tuple[T, Future[bytes | None]]] = deque()
-    ahead = 3
-    pool = ThreadPoolExecutor(_READ_AHEAD)
-    try:
-        for item in remaining:
-            under_way.append((item, pool.submit(store.get, key_of(item))))
-            if len(under_way) == ahead:
-                first, future = under_way.popleft()
-                yield first, future.result()
-                ahead = min(ahead + 2, _READ_AHEAD)
-        for item, future in under_way:
-            yield item, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    size = 1
+    while batch := list(islice(remaining, size)):
+        requests = [partial(store.get, key_of(item)) for item in batch]
+        yield from zip(batch, at_once(store, requests), strict=True)
+        if not store.is_local:
+            size = min(2 * size, _READ_AHEAD)
 
 
 # Values.
 
 
-def entry_of(record: ComputedRecord) -> Entry:
+def entry_of(record: Record) -> Entry:
     """The result that a record is about."""
     fields = cast(Mapping[str, Any], record)
     return Entry(**{name: fields[name] for name in Entry._fields[:-1] if name in fields})
@@ -622,33 +555,30 @@ def entry_of(record: ComputedRecord) -> Entry:
 
 def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str) -> bytes:
     """The stored result of an entry whose value is *text*; *name* is that of its record."""
-    metadata: records.ResultMetadata = {"id": id, "step": entry.step, "fingerprint": fingerprint}
+    metadata: records.ResultMetadata = {
+        "id": id,
+        "step": entry.step,
+        "fingerprint": fingerprint,
+        "record": name.file,
+    }
     if entry.after:
         metadata["after"] = list(entry.after)
-    metadata["record"] = name.file
     path = records.result_path(id, entry.step, entry.file)
     return records.encode_result(path, text, metadata, entry.expires_at)
 
 
-def load_entry(store: Store, record: ComputedRecord, warn: Warn) -> Entry | None:
+def load_entry(store: Store, record: Record, warn: Warn) -> Entry | None:
     """The result that a record is about, with its value; None if that is gone or damaged."""
-    entry = entry_of(record)
-    path = records.value_path(record["id"], entry.sha256)
     try:
-        if entry.value is NOT_LOADED:
-            data = store.get(path)
-            if data is None:
-                return None
-            entry = entry._replace(value=records.loads(data, path))
-        if keys.value_digest(entry.value) != entry.sha256:
-            raise records.damaged(path, "its digest does not match its name")
+        return _load(store, record)
     except CorruptRecordError as exc:
         warn(str(exc))
-        return None
-    return entry
+    except NotFoundError:
+        pass
+    return None
 
 
-def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
+def value(store: Store, name: Name, record: Record) -> object:
     """
     The value that a record is about, wherever it is stored.
 
@@ -656,28 +586,32 @@ def value(store: Store, name: Name, record: Record | ComputedRecord) -> object:
         NotFoundError: The record is not about a value, or the value is gone.
         CorruptRecordError: The value is damaged.
     """
-    if name.status != COMPUTED:
-        raise NotFoundError(
-            f"record {name.short} has no value",
-            why=f"{record.get('step')} {record.get('status')}",
-            hint="pfl history ls --status computed",
-        )
-    computed = cast(ComputedRecord, record)
-    warnings: list[str] = []
-    entry = load_entry(store, computed, warnings.append)
-    if entry is not None:
-        return entry.value
-    if warnings:
-        raise CorruptRecordError(f"the value of record {name.short} is damaged", why=warnings[0])
-    path = records.value_path(computed["id"], computed["sha256"])
-    raise NotFoundError(f"the value of record {name.short} is gone", why=f"{path} does not exist")
+    if name.status == COMPUTED:
+        return _load(store, record).value
+    raise NotFoundError(
+        f"record {name.short} has no value",
+        why=f"{record.get('step')} {record.get('status')}",
+        hint="pfl history ls --status computed",
+    )
+
+
+def _load(store: Store, record: Record) -> Entry:
+    entry = entry_of(record)
+    path = records.value_path(record["id"] or "", entry.sha256)
+    if entry.value is NOT_LOADED:
+        data = store.get(path)
+        if data is None:
+            raise NotFoundError("the value of this record is gone", why=f"{path} does not exist")
+        entry = entry._replace(value=records.loads(data, path))
+    if keys.value_digest(entry.value) != entry.sha256:
+        raise records.damaged(path, "its digest does not match its name")
+    return entry
 
 
 def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
     """What a step computed for an ID, newest first, without values that are damaged or gone."""
     for name, record in list_computed(store, folder, step, ignore):
-        entry = load_entry(store, record, ignore)
-        if entry is not None:
+        if entry := load_entry(store, record, ignore):
             yield name, entry.value
 
 
@@ -686,26 +620,20 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     if entry.record is None:
         return None
     name = Name(keys.encode_id(id), entry.step, entry.record)
-    for _, found in read_all(store, [name], warn):
-        record = cast(ComputedRecord, found)
+    for _, record in read_all(store, [name], warn):
         if record["key"] == entry.key and record["sha256"] == entry.sha256:
-            return entry_of(record)._replace(
-                expires_at=entry.expires_at,
-                after=entry.after,
-                result=entry.result,
-                value=entry.value,
-                record=entry.record,
-            )
+            run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
+            return entry._replace(**run)
     return None
 
 
 def written_at(store: Store, id: str, entry: Entry) -> str | None:
-    """When a result without a record was written, by its record's name or its object's age."""
+    """When a result was written, by the name of its record or the age of its object."""
     if entry.record:
         return Name("", "", entry.record).written_at
     path = records.result_path(id, entry.step, entry.file)
-    listed = store.list(path.rpartition("/")[0])
-    return next((records.now_iso(each.modified) for each in listed if each.key == path), None)
+    ages = {each.key: each.modified for each in store.list(path.rpartition("/")[0])}
+    return records.now_iso(ages[path]) if path in ages else None
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NotRequired, TypedDict
+from typing import Any
 
 from .. import links
 from ..event import Request
@@ -11,7 +11,7 @@ from ..store import records
 from ..store.keys import encode_id
 from ..store.objects import ObjectInfo, Store
 from . import accept, bust, history
-from .entry import Entry, Warn, entry_json, read_plan
+from .entry import Warn, entry_json, read_plan
 
 _RECORD_FIELDS = (
     "size_bytes",
@@ -27,20 +27,8 @@ _RECORD_FIELDS = (
 )
 
 
-# The kinds of objects that are counted for each step.
-Kind = Literal["results", "plans", "history"]
-
-
-class Totals(TypedDict):
-    """What is stored for a step; ``oldest`` and ``newest`` are when its results were written."""
-
-    step: str
-    results: int
-    bytes: int
-    oldest: str | None
-    newest: str | None
-    plans: NotRequired[int]
-    history: NotRequired[int]
+# What is stored for a step; ``oldest`` and ``newest`` are when its results were written.
+Totals = dict[str, Any]
 
 
 def entries(
@@ -87,7 +75,11 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
     found, _ = accept.find_missing(request, finding, store, marks)
     for step in request.flow.steps if request.step is None else [request.step]:
         current = found.get(step)
-        record = _newest_record(store, folder, step, current, warnings.append)
+        sha256 = current.sha256 if current else ""
+        start = current.key[:16] if current else ""
+        listed = history.list_computed(store, folder, step, warnings.append, containing=start)
+        same = (each for _, each in listed if sha256 in ("", each["sha256"]))
+        record = next(same, None) or history.newest(store, folder, step, warnings.append)
         if record is None:
             continue
         entry = history.load_entry(store, record, warnings.append)
@@ -115,21 +107,7 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
         warn(warning)
 
 
-def _newest_record(
-    store: Store, folder: str, step: str, current: Entry | None, warn: Warn
-) -> history.ComputedRecord | None:
-    """The record of *current*, else the newest one of the step."""
-    if current is not None:
-        start = current.key[:16]
-        for _, record in history.list_computed(store, folder, step, warn, containing=start):
-            if record["sha256"] == current.sha256:
-                return record
-    return history.newest(store, folder, step, warn)
-
-
-def count(
-    store: Store, flows: Mapping[str, str], *, folder: str | None = None
-) -> list[dict[str, object]]:
+def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) -> list[Totals]:
     """
     Count the objects of each step.
 
@@ -139,10 +117,9 @@ def count(
         folder: Only the ID with this folder.
 
     Returns:
-        A row for each step: its ``flow``, and the fields of :class:`Totals`.
+        A row for each step: its ``flow``, and its totals.
     """
     totals: dict[str, Totals] = {}
-    kind: Kind
     for kind in ("results", "plans", "history"):
         for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
             if listed.key.count("/") == 3:
@@ -158,7 +135,7 @@ def no_totals(step: str) -> Totals:
     return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
 
 
-def add(totals: dict[str, Totals], listed: ObjectInfo, kind: Kind) -> None:
+def add(totals: dict[str, Totals], listed: ObjectInfo, kind: str) -> None:
     """Add an object to the totals of its step; only results count for the age."""
     step = listed.key.split("/")[2]
     row = totals.setdefault(step, no_totals(step))

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import CorruptRecordError, InvalidRequestError, PflError
+from ..errors import CorruptRecordError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import accept, bust, history, lease
@@ -94,7 +94,6 @@ class _Check:
         marks_of: Finds the marks that may apply to the ID of a folder.
         over: The names of busts that cannot be restored any more.
         needed: The names of busts of results that stay, because a later one is found through them.
-        blamed: The names of the busts of the result that is being checked.
     """
 
     store: Store
@@ -102,7 +101,6 @@ class _Check:
     marks_of: Callable[[str], bust.Marks]
     over: set[str]
     needed: set[str] = field(default_factory=set)
-    blamed: set[str] = field(default_factory=set)
 
     def __call__(self, listed: ObjectInfo, data: bytes | None) -> Problem | None:
         if data is None:
@@ -176,68 +174,47 @@ class _Check:
 
     def _results(self, listed: ObjectInfo, data: bytes, folder: str, step: str, name: str) -> None:
         key = name.partition("~")[0]
+        blamed: set[str] = set()
         try:
-            self._check_result(listed, data, folder, step, key)
+            _, _, expires_at, metadata = records.decode_result(data, listed.key)
+            self._check_time(expires_at)
+            # The age of the object is that of the result, or younger: enough to find those that
+            # are lost for good.
+            written_at = records.now_iso(listed.modified)
+            after = metadata.get("after", ())
+            entry = Entry(step, key, "", len(data), written_at, None, after=after)
+            marks = self.marks_of(folder)
+            blamed = {mark.name for mark in marks if mark.invalidates(folder, entry)}
+            if blamed and self.over.issuperset(blamed):
+                why = f"busted by {min(blamed)}, and cannot be restored"
+                raise _UnusableError("expired", why)
         except (_UnusableError, CorruptRecordError):
             # A result that took its place is found through it.
             later = f"results/{folder}/{step}/{accept.next_name(key, data)}"
             if self.store.get(later) is None:
                 raise
-            self.needed |= self.blamed
-
-    def _check_result(
-        self, listed: ObjectInfo, data: bytes, folder: str, step: str, key: str
-    ) -> None:
-        try:
-            _, _, expires_at, metadata = records.decode_result(data, listed.key)
-        except InvalidRequestError:  # It is pickled: opening it would run code.
-            expires_at, metadata = None, {}
-        if metadata and (keys.encode_id(metadata["id"]), metadata["step"]) != (folder, step):
-            raise records.damaged(
-                listed.key, f"it belongs to {metadata['step']} of {metadata['id']!r}"
-            )
-        self._check_time(expires_at)
-        # The age of the object is that of the result, or younger: enough to find those that are
-        # lost for good.
-        written_at = records.now_iso(listed.modified)
-        entry = Entry(step, key, "", len(data), written_at, None, after=metadata.get("after", ()))
-        self.blamed = {
-            mark.name for mark in self.marks_of(folder) if mark.invalidates(folder, entry)
-        }
-        if self.blamed and self.over.issuperset(self.blamed):
-            first = min(self.blamed)
-            raise _UnusableError("expired", f"busted by {first}, and cannot be restored")
+            self.needed |= blamed
 
     def _values(self, listed: ObjectInfo, data: bytes, folder: str, sha256: str) -> None:
         if keys.value_digest(records.loads(data, listed.key)) != sha256:
             raise records.damaged(listed.key, "its digest does not match its name")
-        if not (self._is_young(listed) or self._is_named(listed) or self._is_under_way(folder)):
+        is_young = listed.modified + _WRITING_S > self.now
+        if not (is_young or self._is_named(listed) or self._is_under_way(folder)):
             raise _UnusableError("orphaned", "no record and no result refers to it")
 
     def _is_named(self, value: ObjectInfo) -> bool:
-        """Whether a record or a result refers to a value, or is damaged and may do so."""
+        """Whether a record names a value, or a result is so large that it may hold it."""
         _, folder, sha256 = value.key.split("/")
-        for record in self.store.list(f"history/{folder}"):
-            if sha256.encode() in (self.store.get(record.key) or b""):
-                return True
-        for result in self.store.list(f"results/{folder}"):
-            # The next call makes a record of a result that has none.
-            if result.size_bytes > value.size_bytes:
-                try:
-                    stored = records.decode_result(self.store.get(result.key) or b"", result.key)
-                    if keys.value_digest(stored.value) == sha256:
-                        return True
-                except PflError:
-                    return True
-        return False
+        # The next call makes a record of a result that has none.
+        if any(each.size_bytes > value.size_bytes for each in self.store.list(f"results/{folder}")):
+            return True
+        listed = self.store.list(f"history/{folder}")
+        return any(sha256.encode() in (self.store.get(record.key) or b"") for record in listed)
 
     def _is_under_way(self, folder: str) -> bool:
         """Whether a call holds a lease for the ID of a folder."""
         names = (f"leases/{folder}/", f"leases/{folder}=")
         return any(listed.key.startswith(names) for listed in self.store.list("leases"))
-
-    def _is_young(self, listed: ObjectInfo) -> bool:
-        return listed.modified + _WRITING_S > self.now
 
     def _check_time(self, expires_at: str | None) -> None:
         if records.is_past(expires_at, records.now_iso(self.now)):

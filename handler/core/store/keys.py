@@ -25,10 +25,11 @@ def digest(text: str | bytes) -> str:
 def is_key(text: str) -> bool:
     """
     Whether *text* can be a key, or one part of it, that leaves no folder: it is printable, and no
-    part is empty or starts with a dot. pfl writes no other keys.
+    part is empty or starts with a dot. pfl writes no other keys, and none with a ``#``, which is
+    in the names of obstore's drafts.
     """
     text = f"/{text}/"
-    return text.isprintable() and "//" not in text and "/." not in text
+    return text.isprintable() and "//" not in text and "/." not in text and "#" not in text
 
 
 def value_digest(value: object) -> str:
@@ -100,7 +101,7 @@ def escape_id(id: str) -> str:
 
 
 def decode_id(folder: str) -> str | None:
-    """The ID of a folder name; None if the name holds only the ID's digest."""
+    """The ID of a folder name; None if the name is ``~``, or holds only the ID's digest."""
     from urllib.parse import unquote
 
     return None if "~" in folder else unquote(folder)

@@ -31,24 +31,19 @@ def check(store: Store) -> None:
                 store.put(KEY, data, mode="create")
             except AlreadyExistsError:
                 data = store.get(KEY)
-        store.format = _version(data)
+        try:
+            body: Any = records.loads(data or b"", KEY)
+            records.fields(body, KEY, {"version": int})
+        except CorruptRecordError as exc:
+            raise CorruptRecordError(
+                f"{KEY} in the store is damaged",
+                why=exc.why,
+                hint=f'replace its content with {{"version": {VERSION}}}',
+            ) from exc
+        store.format = body["version"]
     if store.format != VERSION:
         raise InvalidRequestError(
             f"the store {store.url} has format {store.format}; this pfl writes format {VERSION}",
             why="each version could misread what the other writes",
             hint="use the pfl version that created it, or set PFL_STORE to another location",
         )
-
-
-def _version(data: bytes | None) -> int:
-    try:
-        body: Any = records.loads(data or b"", KEY)
-        records.fields(body, KEY, {"version": int})
-    except CorruptRecordError as exc:
-        raise CorruptRecordError(
-            f"{KEY} in the store is damaged",
-            why=exc.why,
-            hint=f'replace its content with {{"version": {VERSION}}}',
-        ) from exc
-    version: int = body["version"]
-    return version

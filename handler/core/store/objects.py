@@ -15,7 +15,6 @@ import errno
 import os
 import re
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,12 +32,12 @@ from ..settings import Settings
 from .keys import is_key
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import MemoryStore, ObjectStore, S3Config, S3Store
 
 # As an element of S3's answer, since the bare word can be part of a key.
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"
-_FORBIDDEN = "status code: 403"
 # What the message of the system or of S3 contains, and the hint for it; the first match counts.
 # Source: Amazon S3 API Reference, "Error responses".
 _HINTS = (
@@ -54,7 +53,7 @@ _HINTS = (
     ),
     ("RequestTimeTooSkewed", "set this machine's clock"),
     (
-        f"{_FORBIDDEN}|status code: 401",
+        "status code: 40[13]|Permission denied",
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
     ("No space left", "free some space, or set PFL_STORE to another location"),
@@ -86,18 +85,22 @@ _CONFLICT = "status code: 409|(?s:performing PUT.*<Code>NoSuchKey</Code>)"
 # Source: Amazon S3 API Reference, "PutObject" and "Error responses".
 _PASSING = re.compile(f"{_CONFLICT}|<Code>RequestTimeout</Code>|HTTP error:")
 _PAUSES_S = (0.05, 0.2, 0.8)
+_PAGE = 1_000  # S3 lists and deletes this many objects per request.
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
-# obstore's options for S3, and the variables that set each; the first one that is set counts.
-_S3_VARIABLES = {
-    "access_key_id": ("AWS_ACCESS_KEY_ID",),
-    "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
-    "session_token": ("AWS_SESSION_TOKEN",),
-    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-}
+# What each variable that obstore takes may be: it would panic, and end the process.
 _HOST = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)"
-_ENDPOINT = rf"(https?://{_HOST}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?)?"
+_ENDPOINT = rf"https?://{_HOST}(:[0-9]{{1,5}})?(/[A-Za-z0-9._/-]*)?"
+_REGION = "[a-z0-9-]+"
+_S3_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": ".+",
+    "AWS_SECRET_ACCESS_KEY": ".+",
+    "AWS_SESSION_TOKEN": ".+",
+    "AWS_REGION": _REGION,
+    "AWS_DEFAULT_REGION": _REGION,
+    "AWS_ENDPOINT_URL_S3": _ENDPOINT,
+    "AWS_ENDPOINT_URL": _ENDPOINT,
+}
 
 T = TypeVar("T")
 # memory://name is one store per process, as a directory is one per machine.
@@ -128,7 +131,6 @@ class Store:
 
     Attributes:
         counts: Number of requests to the backend by verb: ``get``, ``put``, ``list``, ``delete``.
-        is_ordered: Whether S3 lists it, a thousand keys in order of key per request.
         is_local: Whether it is a directory, where threads cost more than they save.
         format: The version of the store's format, once it has been read.
     """
@@ -148,7 +150,6 @@ class Store:
         self._directory = directory
         self._may_vanish = may_vanish
         self.counts: Counter[str] = Counter()
-        self.is_ordered = url.startswith("s3://")
         self.is_local = directory is not None
 
     @property
@@ -173,9 +174,10 @@ class Store:
             try:
                 return _read(self._directory, key)
             except OSError as exc:
-                if exc.errno not in _ODD:
-                    self._failed("read", key, exc)
-                return b"" if exc.errno in _ODD else None
+                if exc.errno in _ODD:
+                    return b""
+                self._failed("read", key, exc)
+                return None
         import obstore
 
         def read() -> bytes:
@@ -219,8 +221,10 @@ class Store:
                 hint="return less, such as the location of a file; or lower PFL_INLINE_BYTES",
             )
         self.counts["put"] += 1
-        self._enter(os.path.dirname(key), create=True)
+        self._enter(os.path.dirname(key))
         if self._directory is not None:
+            if self._may_vanish:
+                _check_directory(self._directory, self.url, create=True)
             with suppress(OSError, ValueError):  # An empty directory may be in its place.
                 os.rmdir(f"{self._directory}/{key}")
 
@@ -257,46 +261,19 @@ class Store:
             return
         import obstore
 
-        pauses = iter(_PAUSES_S)
+        def read() -> Sequence[ObjectMeta]:
+            stream = obstore.list(
+                self._backend, f"{folder}/", offset=after or None, chunk_size=_PAGE
+            )
+            return next(stream, [])
+
         while True:
-            try:
-                for batch in obstore.list(self._backend, f"{folder}/", offset=after or None):
-                    for meta in batch:
-                        after = meta["path"]
-                        yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
+            page = self._request("list", prefix, read)
+            for meta in page or ():
+                yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp())
+            if not page or len(page) < _PAGE:
                 return
-            except Exception as exc:
-                pause_s = next(pauses, None) if _may_pass(exc) else None
-                if pause_s is None:
-                    self._failed("list", prefix, exc)
-                    return
-                time.sleep(pause_s)
-
-    def names(self, folder: str) -> Iterator[str]:
-        """The names of the objects in a folder, in order; faster than :meth:`list`."""
-        if self._directory is None:
-            listed = (entry.key.rpartition("/")[2] for entry in self.list(folder))
-            yield from listed
-            return
-        self.counts["list"] += 1
-        try:
-            self._enter(folder)
-            yield from sorted(filter(_is_name, os.listdir(f"{self._directory}/{folder}")))
-        except OSError as exc:
-            self._failed("list", folder, exc)
-
-    def folders(self, folder: str) -> Sequence[str]:
-        """The names of the folders in a folder that holds nothing else, in order."""
-        if self._directory is not None:
-            return list(self.names(folder))
-        import obstore
-
-        self.counts["list"] += 1
-        found = self._request(
-            "list", folder, partial(obstore.list_with_delimiter, self._backend, f"{folder}/")
-        )
-        paths = found["common_prefixes"] if found else ()
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+            after = page[-1]["path"]
 
     def delete(self, keys: Iterable[str]) -> int:
         """
@@ -308,7 +285,7 @@ class Store:
 
         count = 0
         rest = iter(keys)
-        while some := list(islice(rest, 1_000)):
+        while some := list(islice(rest, _PAGE)):
             count += len(some)
             self.counts["delete"] += 1
             if self._directory is None:
@@ -358,22 +335,15 @@ class Store:
             if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
                 return
             text = f"{self._directory} does not exist any more"
-        evidence = text
-        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
-            evidence += f" {_FORBIDDEN}"
-        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
+        hint = next(hint for pattern, hint in _HINTS if re.search(pattern, text))
         raise UnavailableError(
             f"the store {self.url} did not {verb} {key}", why=text[:500], hint=hint
         ) from exc
 
-    def _enter(self, folder: str, *, create: bool = False) -> None:
+    def _enter(self, folder: str) -> None:
         """Check that no link leads from a folder of the directory to elsewhere."""
         if self._directory is None:
             return
-        if create and self._may_vanish:
-            _check_directory(self._directory, self.url, create=True)
         path = f"{self._directory}/{folder}".rstrip("/")
         if os.path.realpath(path) != path:
             raise UnavailableError(
@@ -393,18 +363,13 @@ def _may_pass(exc: Exception) -> bool:
     return _PASSING.search(text) is not None and " retries, max_retries" not in text
 
 
-def _is_name(name: str) -> bool:
-    # Others are not pfl's: obstore's drafts, and names that are not UTF-8.
-    return is_key(name) and not re.search(r"#\d+$", name)
-
-
 def _walk(root: str, folder: str) -> Iterator[ObjectInfo]:
     """What is below a folder, in order of key; folders that are links are not entered."""
     with os.scandir(f"{root}/{folder}") as found:
         entries = sorted(found, key=lambda it: it.name + "/" * it.is_dir(follow_symlinks=False))
     for entry in entries:
         key = f"{folder}/{entry.name}".lstrip("/")
-        if not _is_name(entry.name) or key.count("/") > _MAX_DEPTH:
+        if not is_key(entry.name) or key.count("/") > _MAX_DEPTH:
             continue
         with suppress(*_ABSENT):  # It was deleted since it was listed.
             if entry.is_dir(follow_symlinks=False):
@@ -469,20 +434,18 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
 
 
 def _check_directory(path: str, url: str, *, create: bool) -> None:
-    hint = "set PFL_STORE to another location"
     try:
         if create:
             # Results and logs may hold secrets; makedirs gives its mode to the last folder only.
             for each in (os.path.dirname(path), path):
                 os.makedirs(each, 0o700, exist_ok=True)
-        if not os.path.exists(path):
-            hint = f"mkdir -p {path}, or {hint}"
-            raise FileNotFoundError(f"{path} does not exist")
         if not os.path.isdir(path):
-            raise NotADirectoryError(f"{path} is not a directory")
+            raise NotADirectoryError(f"{path} does not exist, or is not a directory")
     except OSError as exc:
         raise UnavailableError(
-            f"the store {url} cannot be opened", why=str(exc), hint=hint
+            f"the store {url} cannot be opened",
+            why=str(exc),
+            hint=f"mkdir -p {path}, or set PFL_STORE to another location",
         ) from exc
 
 
@@ -491,16 +454,12 @@ def _open_s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> S3Store:
 
     import obstore.store
 
-    config: dict[str, str] = {}
-    for option, variables in _S3_VARIABLES.items():
-        for name in variables:
-            if environ.get(name):
-                config.setdefault(option, environ[name])
-    endpoint = config.get("endpoint", "")
     _check_for_s3("PFL_STORE", bucket, r"[A-Za-z0-9._-]{3,63}", "PFL_STORE=s3://my-bucket/pfl")
-    _check_for_s3("AWS_REGION", config.get("region", ""), r"[a-z0-9-]*", "AWS_REGION=eu-west-1")
-    _check_for_s3("AWS_ENDPOINT_URL", endpoint, _ENDPOINT, "AWS_ENDPOINT_URL=https://…")
-    has_keys = {"access_key_id", "secret_access_key"} <= config.keys()
+    config = {name: environ[name] for name in _S3_VARIABLES if environ.get(name)}
+    for name, text in config.items():
+        _check_for_s3(name, text, _S3_VARIABLES[name], f"unset {name}, or correct it")
+    endpoint = config.get("AWS_ENDPOINT_URL_S3") or config.get("AWS_ENDPOINT_URL", "")
+    has_keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= config.keys()
     return obstore.store.S3Store(
         bucket,
         prefix=prefix or None,
@@ -517,7 +476,6 @@ def _open_s3(bucket: str, prefix: str, environ: Mapping[str, str]) -> S3Store:
 
 
 def _check_for_s3(name: str, text: str, pattern: str, hint: str) -> None:
-    # obstore would panic, and end the process.
     if not re.fullmatch(pattern, text):
         raise InvalidRequestError(f"{name} cannot be used for S3", why=f"it is {text!r}", hint=hint)
 

@@ -25,18 +25,28 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from types import GenericAlias, UnionType
-from typing import Any, NamedTuple, TypedDict
+from functools import cache, partial
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-from ..errors import CorruptRecordError, InvalidRequestError
+from ..errors import CorruptRecordError
 from .keys import canonical, digest, encode_id
-from .objects import limit_bytes
 from .values import MAX_DEPTH, JsonObject
 
 # 64 hex digits: a key, or the digest of a value.
 DIGEST = re.compile("[0-9a-f]{64}")
 # What a field may hold; see :func:`fields`.
-Kind = type | UnionType | GenericAlias | re.Pattern[str]
+Kind = Any
 
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","body":'
@@ -47,9 +57,10 @@ _YEAR_9999 = 253_402_300_799.0
 _AROUND = 10
 # Larger integers do not fit into a float.
 _LARGEST = 2**53
-# The memory that reading a compressed value may take; lzma's preset 9 needs 65 MiB.
-_LZMA_BYTES = 128 << 20
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+# The same, as the types of fields.
+Digest = Annotated[str, DIGEST]
+Moment = Annotated[str, MOMENT]
 JSON_SERIALIZER: JsonObject = {
     "type": "json",
     "jsonlib": "json",
@@ -68,15 +79,7 @@ class ResultMetadata(TypedDict, total=False):
     step: str
     fingerprint: str
     after: list[str]
-    record: str
-
-
-_NONE: Mapping[str, Kind] = {}
-_METADATA: Mapping[str, Kind] = {"id": str, "step": str, "fingerprint": str}
-_LATER_METADATA: Mapping[str, Kind] = {
-    "after": list[str],
-    "record": re.compile(r"\d{19}-[0-9a-f]{16}-[0-9a-f]+\.json"),
-}
+    record: Annotated[str, re.compile(r"\d{19}-[0-9a-f]{16}-[0-9a-f]+\.json")]
 
 
 class StoredResult(NamedTuple):
@@ -85,7 +88,7 @@ class StoredResult(NamedTuple):
     value: object
     size_bytes: int
     expires_at: str | None
-    metadata: ResultMetadata
+    metadata: JsonObject
 
 
 def seal(body: object) -> bytes:
@@ -111,7 +114,7 @@ def unseal(data: bytes, key: str) -> Any:
 
 
 def fields(
-    body: object, key: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] = _NONE
+    body: object, key: str, required: Mapping[str, Kind], optional: Mapping[str, Kind] = {}
 ) -> None:
     """
     Check the fields of a stored object before its values are used.
@@ -120,7 +123,8 @@ def fields(
         body: A JSON value.
         key: The object that holds it.
         required: The kind of each field: a type such as ``str | None``, where ``float`` includes
-            integers; ``list[str]``; or a pattern that a text matches.
+            integers; ``list[str]``; a TypedDict, which is
+            not looked into; or a pattern that a text matches.
         optional: The kinds of fields that may be absent.
 
     Raises:
@@ -136,17 +140,43 @@ def fields(
             raise damaged(key, f"its {name} is {body[name]!r:.80}")
 
 
+def check(body: object, key: str, shape: Any, *required: str) -> None:
+    """
+    Check that the object at *key* has the fields of a TypedDict; see :func:`fields`.
+
+    Args:
+        body: A JSON value.
+        key: The object that holds it.
+        shape: The TypedDict.
+        required: The fields that have to be there; default: those that the TypedDict requires.
+    """
+    kinds = _hints(shape)
+    fields(body, key, {name: kinds[name] for name in required or shape.__required_keys__}, kinds)
+
+
+_hints = cache(partial(get_type_hints, include_extras=True))
+
+
 def _is(value: object, kind: Kind) -> bool:
+    origin: Any = get_origin(kind)
+    inner = get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is(value, each) for each in inner)
+    if origin is Annotated:
+        return _is(value, inner[1])
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
     if isinstance(kind, re.Pattern):
         return isinstance(value, str) and kind.fullmatch(value) is not None
-    if isinstance(kind, GenericAlias):
-        return isinstance(value, list) and all(_is(item, kind.__args__[0]) for item in value)
+    if kind is object:
+        return True
     if isinstance(value, bool):
         return kind is bool
     if isinstance(value, int | float):
-        is_integer = isinstance(value, int) and isinstance(0.0, kind)
-        return abs(value) <= _LARGEST and (is_integer or isinstance(value, kind))
-    return isinstance(value, kind)
+        return abs(value) <= _LARGEST and (kind is float or isinstance(value, kind))
+    return isinstance(value, dict if is_typeddict(kind) else kind)
 
 
 def loads(text: str | bytes, key: str) -> object:
@@ -157,45 +187,36 @@ def loads(text: str | bytes, key: str) -> object:
         CorruptRecordError: It is not JSON, or nested deeper than a value that is stored.
     """
     try:
-        text = (text if isinstance(text, str) else text.decode()).strip()
-        found: object
-        found, end = _decode(text)
-        if end != len(text):
-            raise ValueError("unexpected text after the value")
+        text = text if isinstance(text, str) else text.decode()
+        found: object = _decode(text)
         # Few texts have this many brackets, so that one has to look at how they nest.
-        if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(found):
+        is_suspicious = text.count("[") + text.count("{") > MAX_DEPTH
+        if is_suspicious and _depth(found) > MAX_DEPTH + _AROUND:
             raise ValueError("it is nested too deeply")
         return found
     except (ValueError, RecursionError) as exc:
         raise damaged(key, f"its {len(text)} bytes are not JSON ({exc})") from exc
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
 def _finite(digits: str) -> float:
     number = float(digits)
-    if math.isinf(number):
-        _refuse(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is not a JSON number")
     return number
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite).raw_decode
+_decode = json.JSONDecoder(parse_constant=_finite, parse_float=_finite).decode
 
 
-def _is_too_deep(found: object) -> bool:
+def _depth(found: object) -> int:
+    """How many lists and objects of *found* are inside one another."""
     level: Any = [found]
-    for _ in range(MAX_DEPTH + _AROUND):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if type(inner) in (dict, list)
-        ]
-        if not level:
-            return False
-    return True
+    depth = 0
+    while level:
+        depth += 1
+        inner = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return depth
 
 
 def result_path(id: str, step: str, key: str) -> str:
@@ -254,61 +275,27 @@ def decode_result(data: bytes, path: str) -> StoredResult:
 
     Raises:
         CorruptRecordError: The bytes are not what was written.
-        InvalidRequestError: The value is pickled.
     """
     record: Any = loads(data, path)
     fields(record, path, {"metadata": dict, "result": str}, {"pfl": dict})
     about, text, metadata = record["metadata"], record["result"], record.get("pfl", {})
-    fields(about, path, {"serializer": dict}, {"storage_key": str | None})
-    serializer, storage_key = about["serializer"], about.get("storage_key")
+    about = {name: given for name, given in about.items() if given is not None}
+    fields(about, path, {"serializer": dict}, {"storage_key": str, "expiration": MOMENT})
+    serializer, storage_key = about["serializer"], about.get("storage_key", "")
     fields(serializer, path, {"type": str})
     expires_at = about.get("expiration")
-    if expires_at is not None:
-        fields(about, path, {"expiration": MOMENT})
-    is_ours = bool(metadata)
-    metadata.pop("version", None)
-    sha256 = metadata.pop("sha256", None)
-    if is_ours:
-        fields(metadata, path, _METADATA, _LATER_METADATA)
     if storage_key and not storage_key.endswith(path):
         raise damaged(path, f"it holds the record of {storage_key}")
-    if is_ours and sha256 != _result_digest(text, expires_at, metadata):
-        raise damaged(path, "its value or its metadata differs from what was written")
-    try:
-        text = _decompress(text, serializer, path)
-        return StoredResult(loads(text, path), len(text), expires_at, metadata)
-    except ValueError as exc:
-        raise damaged(path, f"its {serializer['type']} value cannot be decoded ({exc})") from exc
-
-
-def _decompress(text: str, serializer: JsonObject, path: str) -> str:
-    """The JSON text of a value; raises ValueError if *serializer* did not write it."""
-    kind: str = serializer["type"]
-    if kind.removeprefix("compressed/") == "pickle":
-        raise InvalidRequestError(
-            f"{path} holds a pickled value, which pfl does not read",
-            why="anyone who can write to the store could run code here",
-            hint="to compute the step again: pfl cache bust",
-        )
-    if kind == "json":
-        return text
-    if kind != "compressed/json":
-        raise ValueError(f"unknown serializer {kind}")
-
-    import lzma
-    from base64 import b64decode
-
-    library = serializer.get("compressionlib", "lzma")
-    if library != "lzma":
-        raise ValueError(f"unknown compression {library}")
-    decompressor = lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
-    try:
-        data = decompressor.decompress(b64decode(text), limit_bytes(path))
-    except lzma.LZMAError as exc:
-        raise ValueError(str(exc)) from exc
-    if not decompressor.eof:
-        raise ValueError(f"it is cut, or longer than {len(data)} bytes")
-    return data.decode()
+    if metadata:
+        metadata.pop("version", None)
+        sha256 = metadata.pop("sha256", None)
+        check(metadata, path, ResultMetadata, "id", "step", "fingerprint")
+        folder = result_path(metadata["id"], metadata["step"], "")
+        if sha256 != _result_digest(text, expires_at, metadata) or not path.startswith(folder):
+            raise damaged(path, "its value or its metadata differs from what was written")
+    if serializer["type"] != "json":
+        raise damaged(path, f"its value is a {serializer['type']}, and pfl reads only JSON")
+    return StoredResult(loads(text, path), len(text), expires_at, metadata)
 
 
 def now_iso(at: float | None = None) -> str:
@@ -324,11 +311,6 @@ def now_iso(at: float | None = None) -> str:
 def is_past(moment: str | None, now: str | None = None) -> bool:
     """Whether an ISO 8601 moment in UTC, as pfl or Prefect writes it, is past; None never is."""
     return moment is not None and moment.replace("+00:00", "Z") <= (now or now_iso())
-
-
-def earliest(*moments: str | None) -> str | None:
-    """The earliest of the moments that are not None."""
-    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def damaged(key: str, why: str) -> CorruptRecordError:

@@ -23,6 +23,7 @@ from test_imports import loaded_after
 from test_lambda import run
 
 from pfl.handler import bake
+from pfl.handler.core import signature
 from pfl.handler.core.declare import project as projects
 from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.settings import Settings
@@ -606,16 +607,12 @@ def test_prefects_key_is_read_with_the_aws_profile(here, s3_env, monkeypatch, tm
     )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws"))
     monkeypatch.setenv("AWS_PROFILE", "work")
-    signed, sign = [], aws.sign
+    signed, sign = [], signature.sign
     monkeypatch.setattr(
-        aws,
-        "sign",
-        lambda *args, **more: (
-            signed.append(more["environ"]["AWS_ACCESS_KEY_ID"]) or sign(*args, **more)
-        ),
+        signature, "sign", lambda *args, **more: signed.append(sign(*args, **more)) or signed[-1]
     )
     assert aws.with_secret(Settings(prefect_secret=arn)).prefect_api_key == "pnu_profile"
-    assert signed == ["of-work"]
+    assert ["Credential=of-work/" in headers["authorization"] for headers in signed] == [True]
 
 
 def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
@@ -631,18 +628,16 @@ def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
     )
     request = AWSRequest("POST", url + path, headers=headers, data=body)
     SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
-    environ = {
-        "AWS_ACCESS_KEY_ID": "AKID",
-        "AWS_SECRET_ACCESS_KEY": "SECRET",
-        "AWS_SESSION_TOKEN": "TOKEN",
-    }
-    ours = aws.sign(
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "TOKEN")
+    ours = signature.sign(
+        "POST",
         url,
         body,
         headers,
         service="ssm",
         region="eu-west-1",
-        environ=environ,
         path=path,
         now=request.headers["X-Amz-Date"],
     )

@@ -202,6 +202,29 @@ def test_on_s3_an_object_stands_at_its_literal_key_below_the_prefix(bucket, s3_c
     assert listed(store, "other") == ["other/%41"]
 
 
+@pytest.mark.parametrize("bad", ["f//x", "f/../x", "f/./x", "f/a\x01b", "f/m//n/o"])
+def test_on_s3_a_key_that_no_store_can_hold_hides_no_other(bucket, s3_client, s3_env, bad):
+    store = open_store(f"s3://{bucket}/pre/fix", environ=s3_env)
+    keys = [f"f/{number:04d}" for number in range(5)] + ["f/n/a b+c", "f/z%2F", "f/ü"]
+    for key in keys:
+        store.put(key, b"1")
+    before = list(store.list("f"))
+    s3_client.put_object(Bucket=bucket, Key=f"pre/fix/{bad}", Body=b"")
+    assert list(store.list("f")) == before
+    assert list(store.list("f", after="f/0003")) == before[4:]
+    assert len(before) == len(keys)
+
+
+def test_on_s3_a_listing_goes_on_behind_a_page_of_keys_that_no_store_can_hold(
+    bucket, s3_client, s3_env
+):
+    store = open_store(f"s3://{bucket}", environ=s3_env)
+    for number in range(1_001):
+        s3_client.put_object(Bucket=bucket, Key=f"f//{number}", Body=b"")
+    store.put("f/k", b"1")
+    assert listed(store, "f") == ["f/k"]
+
+
 def test_no_reader_on_disk_sees_a_half_written_object_or_its_draft(tmp_path):
     """obstore writes a draft and renames it; a listing must not show the draft of a death."""
     store = open_store(str(tmp_path), environ={})

@@ -8,10 +8,7 @@ it would take a quarter of a second of each cold start.
 
 from __future__ import annotations
 
-import datetime
 import functools
-import hashlib
-import hmac
 import json
 import os
 import re
@@ -19,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
+from ..core import signature
 from ..core.errors import InvalidRequestError, UnavailableError
 from ..core.settings import Settings
 from ..core.store.values import JsonObject
@@ -41,9 +39,7 @@ def post(
         UnavailableError: The service refused, or did not answer.
     """
     url = os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.amazonaws.com"
-    signed = sign(
-        url, body, headers, service=service, region=region, environ=_credentials(), path=path
-    )
+    signed = signature.sign("POST", url, body, headers, service=service, region=region, path=path)
     request = urllib.request.Request(url + path, body, signed)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -54,66 +50,6 @@ def post(
     except OSError as exc:
         why = f"{type(exc).__name__}: {exc}"
         raise UnavailableError(f"{service} did not answer", why=why) from exc
-
-
-def _credentials() -> Mapping[str, str]:
-    """Credentials by variable name: of the environment, as in Lambda, or of a profile or role."""
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        return os.environ
-    from ..core.store import objects
-
-    found = objects.find_credentials()()
-    return {
-        "AWS_ACCESS_KEY_ID": found["access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": found["secret_access_key"],
-        "AWS_SESSION_TOKEN": found["token"] or "",
-    }
-
-
-def sign(
-    url: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    *,
-    service: str,
-    region: str,
-    environ: Mapping[str, str],
-    path: str = "/",
-    now: str = "",
-) -> dict[str, str]:
-    """
-    The headers that sign a POST of *body* to *path* of *url*.
-
-    Source: AWS Identity and Access Management User Guide, "Create a signed AWS API request"
-    (Signature Version 4).
-
-    Args:
-        url: Scheme and host, without a path.
-        body: The body to send.
-        headers: The headers to send, names in lower case.
-        service: The service's name, as in an ARN.
-        region: Its region.
-        environ: The credentials, by the name of their variable.
-        path: The path; letters, digits, slashes, dashes and dots only.
-        now: The time as ``20260102T030405Z``; empty: the current time.
-    """
-    now = now or datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    signed = {**headers, "host": url.split("://")[1], "x-amz-date": now}
-    if token := environ.get("AWS_SESSION_TOKEN"):
-        signed["x-amz-security-token"] = token
-    names = ";".join(sorted(signed))
-    lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    canonical = f"POST\n{path}\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-    scope = f"{now[:8]}/{region}/{service}/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    key = f"AWS4{environ.get('AWS_SECRET_ACCESS_KEY', '')}".encode()
-    for part in (*scope.split("/"), text):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    credential = f"{environ.get('AWS_ACCESS_KEY_ID', '')}/{scope}"
-    signed["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={key.hex()}"
-    )
-    return signed
 
 
 def with_secret(settings: Settings) -> Settings:

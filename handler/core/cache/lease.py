@@ -39,7 +39,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, TypedDict, cast
+from typing import Annotated, NamedTuple, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 from ..errors import CorruptRecordError, PflError, UnavailableError
@@ -55,39 +55,8 @@ SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
 WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
-# The kinds of the fields of a lease that pfl relies on.
-_REQUIRED: Mapping[str, records.Kind] = {
-    "call": re.compile("[0-9a-f]{16}"),
-    "id": str,
-    "step": str,
-    "ttl_s": float,
-    "since": records.MOMENT,
-    "host": dict | None,
-}
-_OPTIONAL: Mapping[str, records.Kind] = {
-    "plan_key": re.compile("[0-9a-f]{64}"),
-    "task_run_id": re.compile("[0-9a-f-]{36}"),
-    "needs": list[str],
-    "tags": list[str],
-    "fingerprint": str,
-    "flow": str | None,
-    "target": str | None,
-    "request_id": str,
-    "engine": str,
-    "flow_run_id": str | None,
-    "expires_at": records.MOMENT,
-    "is_bounded": bool,
-    "is_reaper": bool,
-    "attempt": int,
-}
-_OF_END: Mapping[str, records.Kind] = {"outcome": str, "finished": dict}
-_HOST: Mapping[str, records.Kind] = {
-    "name": str,
-    "boot": str,
-    "space": str,
-    "pid": int,
-    "started": str,
-}
+# The fields of a lease that pfl relies on.
+_REQUIRED = ("call", "id", "step", "ttl_s", "since", "host")
 # How long a measurement of the store's clock is used.
 _CLOCK_S = 60
 # How often a waiter checks whether the holder is alive.
@@ -115,22 +84,22 @@ class Body(TypedDict, total=False):
     """
 
     version: int
-    call: str
+    call: Annotated[str, re.compile("[0-9a-f]{16}")]
     id: str
     step: str
-    plan_key: str | None
+    plan_key: records.Digest
     fingerprint: str
     needs: list[str]
-    task_run_id: str | None
+    task_run_id: Annotated[str, re.compile("[0-9a-f-]{36}")]
     tags: list[str]
     target: str | None
     flow: str | None
     request_id: str
     engine: str
     flow_run_id: str | None
-    since: str
+    since: records.Moment
     ttl_s: float
-    expires_at: str
+    expires_at: records.Moment
     is_bounded: bool
     host: Host | None
     attempt: int
@@ -148,7 +117,7 @@ class Ended(TypedDict, total=False):
     cause: str
     why: str
     outcome: str
-    finished: Mapping[str, JsonObject]
+    finished: dict[str, JsonObject]
 
 
 class Lease(NamedTuple):
@@ -188,11 +157,6 @@ class Claim(NamedTuple):
     body: Body
     dead: tuple[Lease, ...] = ()
     is_gone: tuple[bool, ...] = ()
-
-    @property
-    def has_sleeper(self) -> bool:
-        """Whether a dead call before it may still wake."""
-        return not all(self.is_gone)
 
 
 class OpenCall(NamedTuple):
@@ -481,12 +445,11 @@ def read_marker(store: Store, key: str) -> Lease | None:
     """The call that created the marker of an ID, if it has not noted that it took its leases."""
     data = store.get(key)
     try:
-        body = records.unseal(data or b"", key)
-        records.fields(body, key, _REQUIRED, _OPTIONAL)
+        body = _checked(key, data or b"")
     except CorruptRecordError:
         return None
     info = store.info(key)
-    return info and Lease(key, info.modified, cast(Body, body))
+    return info and Lease(key, info.modified, body)
 
 
 def cannot_wake(body: Body) -> bool:
@@ -530,7 +493,7 @@ def read_end(store: Store, call: str) -> Ended:
     if data is not None:
         with suppress(CorruptRecordError):
             body = records.unseal(data, _ended_key(call))
-            records.fields(body, _ended_key(call), {"cause": str, "why": str}, _OF_END)
+            records.check(body, _ended_key(call), Ended, "cause", "why")
             return cast(Ended, body)
     return {}
 
@@ -549,13 +512,18 @@ def _read_listed(store: Store, listed: ObjectInfo) -> Lease | None:
 def _parse(key: str, data: bytes) -> Body:
     """What a lease holds; one that is damaged belongs to no call, and counts as a dead one's."""
     with suppress(CorruptRecordError):
-        body = records.unseal(data, key)
-        records.fields(body, key, _REQUIRED, _OPTIONAL)
-        if body["host"] is not None:
-            records.fields(body["host"], key, _HOST)
+        body = _checked(key, data)
         if key.lower().startswith(f"leases/{encode_id(body['id'])}={body['step']}=".lower()):
-            return cast(Body, body)
+            return body
     return {"call": digest(data)[:16], "is_bounded": True, "ttl_s": -1e9}
+
+
+def _checked(key: str, data: bytes) -> Body:
+    body = records.unseal(data, key)
+    records.check(body, key, Body, *_REQUIRED)
+    if body["host"] is not None:
+        records.check(body["host"], key, Host)
+    return cast(Body, body)
 
 
 # By store: how far its clock is ahead of ours, and when that was measured.

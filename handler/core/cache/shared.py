@@ -55,8 +55,8 @@ def _read(store: Store) -> Shared:
         return _of([], [], [])
     with suppress(CorruptRecordError):
         body = records.unseal(data, KEY)
-        lists = [body.get(name) for name in ("busts", "limits", "accepted")]
-        if body.get("version") == _VERSION and all(_is_texts(each) for each in lists):
+        records.check(body, KEY, Shared)
+        if body["version"] == _VERSION:
             return cast(Shared, body)
     return _listed(store)
 
@@ -84,7 +84,3 @@ def _of(busts: list[str], limits: list[str], accepted: list[str]) -> Shared:
         "limits": sorted(limits),
         "accepted": sorted(set(accepted)),
     }
-
-
-def _is_texts(found: object) -> bool:
-    return isinstance(found, list) and all(isinstance(item, str) for item in found)

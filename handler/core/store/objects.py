@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from ..errors import (
@@ -57,7 +57,6 @@ _HINTS = (
         "grant this identity access to the store; pfl did not count it as a miss",
     ),
     ("No space left", "free some space, or set PFL_STORE to another location"),
-    ("invalid path", "delete the object with this key: S3 cannot be listed past it"),
     ("Is a directory", "remove this directory, which is in the place of an object"),
     ("Read-only file system", "set PFL_STORE to a writable location"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
@@ -260,6 +259,7 @@ class Store:
                 self._failed("list", prefix, exc)
             return
         import obstore
+        from obstore.exceptions import InvalidPathError
 
         def read() -> Sequence[ObjectMeta]:
             stream = obstore.list(
@@ -268,12 +268,32 @@ class Store:
             return next(stream, [])
 
         while True:
-            page = self._request("list", prefix, read)
+            try:
+                page = self._request("list", prefix, read)
+            except UnavailableError as exc:
+                if not isinstance(exc.__cause__, InvalidPathError):
+                    raise
+                # Somebody else has put a key there that obstore refuses, and a page with it.
+                yield from self._list_raw(folder, after)
+                return
             for meta in page or ():
                 yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp())
             if not page or len(page) < _PAGE:
                 return
             after = page[-1]["path"]
+
+    def _list_raw(self, folder: str, after: str) -> Iterator[ObjectInfo]:
+        from . import raw_listing
+
+        store = cast("S3Store", self._backend)
+        while True:
+            page = self._request(
+                "list", folder, partial(raw_listing.read_page, store, folder, after)
+            )
+            yield from starmap(ObjectInfo, page.found if page else ())
+            if not page or not page.last:
+                return
+            after = page.last
 
     def delete(self, keys: Iterable[str]) -> int:
         """

@@ -22,7 +22,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], object]] = {
     ">": operator.gt,
     "contains": operator.contains,
 }
-ABSENT = object()
 
 # The name of a member, an index, or the column and the value that identify a row.
 Segment = str | int | tuple[str, str]
@@ -168,7 +167,7 @@ def parse_path(path: str) -> list[Segment]:
 
 def at(value: Any, path: str) -> object:
     """
-    The part of *value* at *path*; ``ABSENT`` if it has none.
+    The part of *value* at *path*; None if it has none.
 
     Raises:
         InvalidRequestError: *path* is not a path.
@@ -180,11 +179,11 @@ def at(value: Any, path: str) -> object:
                 rows = (row for row in value if isinstance(row, dict))
                 value = next(row for row in rows if str(row.get(column)) == wanted)
             elif isinstance(value, str):
-                return ABSENT
+                return None
             else:
                 value = value[segment]
         except (LookupError, TypeError, StopIteration):
-            return ABSENT
+            return None
     return value
 
 
@@ -210,8 +209,6 @@ def condition(text: str) -> Callable[[object], bool]:
         ) from exc
 
     def passes(value: object) -> bool:
-        if value is ABSENT:
-            return False
         # In Python, True equals 1.
         if isinstance(value, bool) is not isinstance(wanted, bool) and name in ("==", "!="):
             return compares is operator.ne

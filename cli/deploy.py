@@ -36,7 +36,8 @@ def deploy(
     """Build the image, push it, deploy it, and check that the function works."""
     chosen = settings.load(engine=engine)
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
-    _offer_osls(service, install)
+    if install and not OSLS.exists():
+        service.install()
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
     if dry_run:
         _show_plan(service)
@@ -100,7 +101,6 @@ def remove(
         )
     bucket = f" and {service.store} with all history" if purge else ""
     output.confirm(f"Remove {service.function} in {service.region}{bucket}?", yes=yes)
-    _offer_osls(service, False)
     service.check_node()
     service.remove(purge=purge)
     kept = "" if purge else f"; {service.store} is kept (--purge deletes it)"
@@ -171,19 +171,7 @@ def _call_text(call: dict[str, Any]) -> str:
 
 
 def _existing(name: str, stage: str) -> Deployment:
-
     service = Deployment(settings.load(), name, stage, report=output.say)
     service.find_region()
     service.find_account()
     return service
-
-
-def _offer_osls(service: Deployment, install: bool) -> None:
-    import shutil
-    import sys
-
-    if OSLS.exists() or not shutil.which("npm"):
-        return
-    has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):
-        service.install()

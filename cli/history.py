@@ -7,9 +7,8 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -20,7 +19,7 @@ from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
-from . import compare, draw, output, query, settings, stored
+from . import compare, output, query, settings, stored
 from .command import Command, DatedCommand
 from .options import (
     DryRun,
@@ -42,9 +41,6 @@ Status = Annotated[
     Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
     Option(help="Only this status."),
 ]
-Path = Annotated[str, Option(help="Path into the value, such as $.rows[0].total.")]
-Plot = Annotated[bool, Option("--plot", help="Draw the value over time.")]
-PlotTo = Annotated[str | None, Option(metavar="FILE", help="Draw it in an .svg or .png file.")]
 Key = Annotated[str, Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
@@ -91,8 +87,8 @@ class _Reader:
         """
         folder = stored.folder_of(id)
         name = history.find(self.store, short, folder=folder)
-        body = history.read(self.store, name) if folder in (None, name.folder) else None
-        if body is None:
+        body = history.read(self.store, name)
+        if body is None or folder not in (None, name.folder):
             of_id = "" if id is None else f" for {id!r}"
             raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
         return name, body
@@ -145,19 +141,6 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _picture(path: str, plot: bool, plot_to: str | None) -> Callable[[Iterable[Row]], None] | None:
-    """What draws records as the options ask for; None if they ask for no picture."""
-    compare.parse_path(path)
-    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": output.in_json})
-    if plot or plot_to is not None:
-        return partial(draw.draw, path=path, file=plot_to)
-    if path != "$":
-        raise InvalidRequestError(
-            "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
-        )
-    return None
-
-
 @app.command("ls", cls=DatedCommand)
 def list_records(
     id: OnlyId = None,
@@ -166,20 +149,11 @@ def list_records(
     since: Since = None,
     status: Status = None,
     limit: Annotated[int, Option(min=1, help="Maximum number of records.")] = 20,
-    path: Path = "$",
-    plot: Plot = False,
-    plot_to: PlotTo = None,
 ) -> None:
     """List records, newest first."""
-    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
-    with_values = draw_rows is not None
-    found = reader.rows(since, with_values=with_values, id=id, flow=flow, step=step, status=status)
-    rows = islice(found, limit)
-    if draw_rows is not None:
-        draw_rows(rows)
-    else:
-        output.print_rows(output.while_read(rows), _COLUMNS, _cells)
+    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
+    output.print_rows(output.while_read(islice(found, limit)), _COLUMNS, _cells)
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
@@ -190,24 +164,15 @@ def list_records(
 def show(
     record: Annotated[str, Argument(help="First digits of its name, or its whole key.")],
     id: OnlyId = None,
-    path: Path = "$",
-    plot: Plot = False,
-    plot_to: PlotTo = None,
 ) -> None:
     """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
-    draw_rows = _picture(path, plot, plot_to)
     reader = _Reader()
     name, body = reader.record(record, id)
-    if draw_rows is not None:
-        earlier = reader.computed(name.folder, name.step, name.time_ns)
-        draw_rows(reader.row(*each) for each in islice(earlier, 1_000))
-        return
     row = reader.row(name, body)
     parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
     row["parts"] = [part.to_json() for part in parts]
-    output.emit(row)
     names = ", ".join(part.name for part in parts)
-    output.pairs(stored.for_people(row) | {"parts": names or None})
+    stored.show(row, parts=names or None)
 
 
 @app.command(cls=DatedCommand)
@@ -224,17 +189,16 @@ def tail(
     table = output.Table(_COLUMNS)
     seen: set[history.Name] = set()
     newest_ns = 0
-    is_first = True
-    while is_first or follow:
+    limit: int | None = lines
+    while True:
         near: list[history.Name] = []
         for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
             newest_ns = max(newest_ns, name.time_ns)
             # Clocks differ by less than this: a record that is older by more is not new.
-            is_near = name.time_ns >= newest_ns - _NEAR_NS
-            if not is_near and not (is_first and len(near) < lines):
+            if name.time_ns < newest_ns - _NEAR_NS and len(near) >= (limit or 0):
                 break
             near.append(name)
-        fresh = near[:lines] if is_first else [name for name in near if name not in seen]
+        fresh = [name for name in near if name not in seen][:limit]
         missing = set(fresh)
         found = history.read_all(reader.store, reversed(fresh), reader.warn)
         for name, body in output.while_read(found):
@@ -243,11 +207,12 @@ def tail(
             output.emit(row)
             table.add(_cells(row))
         table.flush()
+        if not follow:
+            break
         # What points to a record exists before it: a record that is missing is read again.
         seen = set(near) - missing
-        is_first = False
-        if follow:
-            time.sleep(1)
+        limit = None
+        time.sleep(1)
     reader.end()
 
 
@@ -382,8 +347,8 @@ def _difference(
         return row
     before: Fields = old[1]
     after: Fields = new[1]
-    statuses = {old[0].status, new[0].status}
-    if statuses == {history.COMPUTED} and before["sha256"] == after["sha256"]:
+    # Only what was computed has a digest.
+    if "sha256" in before and before["sha256"] == after.get("sha256"):
         row["equal"] = True
     else:
         try:
@@ -445,7 +410,9 @@ def _change_text(change: compare.Change) -> str:
 def bisect(
     id: TheId,
     step: Annotated[str, Option(help="Step name.")],
-    path: Path = "$",
+    path: Annotated[
+        str, Option(help="Path into the value, such as $.rows[0].total; a missing part is null.")
+    ] = "$",
     when: Annotated[
         str | None, Option(help="Find when this became true, such as 'value > 100'.")
     ] = None,
@@ -454,7 +421,7 @@ def bisect(
 ) -> None:
     """Find the first record where a value changed, or a condition became true, and why."""
     compare.parse_path(path)
-    state = compare.condition(when) if when else _state
+    state = compare.condition(when) if when else keys.canonical
     reader = _Reader()
     since_ns = moment_ns(since, "--since") if since else 0
     listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
@@ -476,27 +443,20 @@ def bisect(
         before = found, value
     else:
         reader.end()
-        why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
         what = f"{when!r} never became true" if when else f"{path} never changed"
-        if before is None:
-            what = f"step {step} of {id!r} has no records with a value"
-            why = stored.elsewhere(reader.store, id)
-        elif before[1] is compare.ABSENT:
-            what = f"{path} does not exist in the newest record"
+        searched = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
+        why = f"{searched}; {stored.elsewhere(reader.store, id)}"
+        if before is not None:
+            why = f"{searched}; in the newest one, {path} is {output.cut(before[1])}"
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, key)
-    old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
     head = {"version": 1, "id": id, "path": path, "records": count}
-    output.emit({**head, "from": old, "to": new, **row})
+    output.emit({**head, "from": before[1], "to": value, **row})
     moment = output.local_time(found[0].written_at)
-    change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+    change = f"{path}: {output.cut(before[1])} → {output.cut(value)}"
     output.show(f"{found[0].short}  {moment}  {change}")
     _show_difference(row)
     reader.end(f"read {count} of {len(names)} records")
-
-
-def _state(value: object) -> str | None:
-    return None if value is compare.ABSENT else keys.canonical(value)
 
 
 @app.command(cls=Command)
@@ -582,20 +542,15 @@ def sql(
         columns = found.description or ()
         table = output.Table([name for name, *_ in columns])
         for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
+            shown = [stored.utc(str(x)) if isinstance(x, datetime) else x for x in cells]
+            table.add("" if cell is None else cell for cell in shown)
             row = {
                 name: json.loads(cell) if kind == "JSON" and cell else cell
-                for (name, kind, *_), cell in zip(columns, cells, strict=True)
+                for (name, kind, *_), cell in zip(columns, shown, strict=True)
             }
-            output.emit(row, default=_text)
-            table.add(map(_text, cells))
+            output.emit(row)
         table.flush()
     reader.end()
-
-
-def _text(cell: object) -> str:
-    if isinstance(cell, datetime):
-        return stored.utc(str(cell))
-    return "" if cell is None else str(cell)
 
 
 @app.command()

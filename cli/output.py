@@ -13,8 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 from ..handler.engine.process import usable
@@ -33,6 +32,7 @@ _last_progress = ""
 
 # Columns that are cut to fit a terminal. Others are easier to read on two lines than cut.
 _CUT_COLUMNS = ("value", "why")
+_NARROWEST = 5
 _BATCH_ROWS = 100
 _STATUS_COLOURS = {
     "hit": "32",
@@ -45,11 +45,11 @@ _STATUS_COLOURS = {
 }
 
 
-def emit(data: object, default: Callable[[Any], object] | None = None) -> None:
-    """Print data as a line of JSON; *default* converts what JSON does not have."""
+def emit(data: object) -> None:
+    """Print data as a line of JSON; what JSON does not have becomes text."""
     if in_json:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=default)))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=str)))
 
 
 def show(text: str) -> None:
@@ -165,9 +165,9 @@ class Table:
             return
         from rich.cells import cell_len
 
-        row = [_text_and_link(cell) for cell in cells]
-        widths = [cell_len(text) for text, _ in row]
-        self._widths = list(map(max, self._widths, widths))
+        linked = [cell if isinstance(cell, tuple) else (cell, None) for cell in cells]
+        row = [(printable(str(text)), printable(link or "")) for text, link in linked]
+        self._widths = list(map(max, self._widths, [cell_len(text) for text, _ in row]))
         self._pending.append(row)
         if len(self._pending) == _BATCH_ROWS:
             self.flush()
@@ -178,9 +178,9 @@ class Table:
         for row in self._pending:
             if widths:
                 if self._is_empty:
-                    names = self._format([(name, "") for name in self._names], widths)
-                    write(_paint(names, "1", sys.stdout))
-                write(self._format(row, widths))
+                    heading = self._line([(name, "") for name in self._names], widths)
+                    write(_paint(heading, "1", sys.stdout))
+                write(self._line(row, widths))
             else:
                 if not self._is_empty:
                     write("")
@@ -197,19 +197,16 @@ class Table:
             return widths
         if self._names[-1] not in _CUT_COLUMNS:  # It may continue on the next line.
             widths[-1] = len(self._names[-1])
+        cut = [x for x, name in enumerate(self._names) if name in _CUT_COLUMNS]
         free = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
         while sum(widths) > free:
-            cut = [
-                x
-                for x, name in enumerate(self._names)
-                if name in _CUT_COLUMNS and widths[x] > len(name)
-            ]
-            if not cut:
+            widest = max(cut, key=widths.__getitem__, default=-1)
+            if not cut or widths[widest] <= _NARROWEST:
                 return []
-            widths[max(cut, key=widths.__getitem__)] -= 1
+            widths[widest] -= 1
         return widths
 
-    def _format(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
+    def _line(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
         from rich.cells import cell_len, set_cell_size
 
         parts = []
@@ -292,13 +289,6 @@ def local_time(moment: str | None) -> str:
     return at.isoformat(timespec="seconds")
 
 
-def ask(question: str) -> bool:
-    """Whether a person at the terminal answers *question* with yes."""
-    clear_progress()
-    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
 def confirm(question: str, *, yes: bool) -> None:
     """
     Ask before something that cannot easily be undone.
@@ -315,30 +305,13 @@ def confirm(question: str, *, yes: bool) -> None:
             why=f"the question is: {question}",
             hint="to answer yes: --yes",
         )
-    if not ask(question):
+    clear_progress()
+    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         from typer import Exit
 
         say("nothing was done")
         raise Exit(1)
-
-
-def optional(module: str, extra: str) -> ModuleType:
-    """
-    A library that comes with an extra of pfl.
-
-    Raises:
-        InvalidRequestError: It is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as exc:
-        raise InvalidRequestError(
-            f"{module} is not installed",
-            why=f"it comes with the extra {extra}",
-            hint=f"pip install 'prefect-lambda[{extra}]'",
-        ) from exc
 
 
 def progress(step: str, doing: str) -> None:
@@ -406,25 +379,16 @@ def stdout_kept_for_data() -> Iterator[None]:
         sys.stderr = usable(stderr, 2)
 
 
-def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* shows colours: by ``NO_COLOR``, ``FORCE_COLOR``, or its kind."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
-
-
 def _is_terminal(stream: TextIO) -> bool:
     """Whether *stream* is a terminal that understands escape sequences."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _paint(text: str, colour: str, stream: TextIO) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m" if colour and has_colour(stream) else text
-
-
-def _text_and_link(cell: object) -> tuple[str, str]:
-    text, link = cell if isinstance(cell, tuple) else (cell, None)
-    return printable(str(text)), printable(link or "")
+    if not colour or os.environ.get("NO_COLOR"):
+        return text
+    has_colour = os.environ.get("FORCE_COLOR") or _is_terminal(stream)
+    return f"\x1b[{colour}m{text}\x1b[0m" if has_colour else text
 
 
 def _clean(text: str) -> str:

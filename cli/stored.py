@@ -36,13 +36,18 @@ def for_people(row: Mapping[str, Any]) -> Row:
     """The same row for people: local times, and only the values of the inputs."""
     shown = _with_moments(row, output.local_time)
     if shown.get("inputs"):
-        shown["inputs"] = {name: input_value(each) for name, each in shown["inputs"].items()}
+        shown["inputs"] = {
+            # A value that was too large for the record is only known by its digest.
+            name: given.get("value", f"sha256 {given['sha256'][:12]}")
+            for name, given in shown["inputs"].items()
+        }
     return shown
 
 
-def input_value(given: Mapping[str, Any]) -> object:
-    """The value of an input; its digest if it was too large for the record."""
-    return given.get("value", f"sha256 {given['sha256'][:12]}")
+def show(row: Row, **shown: object) -> None:
+    """Print one row: as JSON, or for people a line for each field, *shown* in place of its own."""
+    output.emit(row)
+    output.pairs(for_people(row) | shown)
 
 
 def _with_moments(row: Mapping[str, Any], shown: Callable[[str], str]) -> Row:

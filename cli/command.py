@@ -1,13 +1,6 @@
-"""
-The kinds of commands; each adds the options that all its commands have.
+"""The kind of all commands: each has ``--json`` and ``--utc``, and takes no option twice."""
 
-Command                 no option is given twice
-└── JsonCommand         prints data: --json
-    └── DatedCommand    prints times: --utc
-"""
-
-from __future__ import annotations
-
+import re
 from typing import Any
 
 from typer._click import Context, Parameter
@@ -17,12 +10,17 @@ from . import output
 
 
 class Command(TyperCommand):
-    """A command; its own options, and those of its kind."""
+    """A command that is explained by its docstring, and its options by the section *Args*."""
 
-    added: tuple[Parameter, ...] = ()
-
-    def __init__(self, name: str | None, *, params: list[Parameter], **rest: Any) -> None:
-        super().__init__(name, params=[*params, *self.added], **rest)
+    def __init__(self, name: str | None, *, params: list[Any], help: str, **rest: Any) -> None:
+        text, _, listed = help.partition("\n\nArgs:\n")
+        texts = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE))
+        for param in params:
+            param.help = " ".join(texts.get(param.name, param.help or "").split())
+            param.secondary_opts = []  # A flag is left out, not negated: there is no --no-flag.
+        utc = _switch("utc", "Show times in UTC instead of local time.")
+        json = _switch("json", "Print the data as JSON.")
+        super().__init__(name, params=[*params, utc, json], help=text, **rest)
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Parse, but refuse an option that is given twice: all its values but one would be lost."""
@@ -35,7 +33,7 @@ class Command(TyperCommand):
 
 
 def _switch(name: str, help: str) -> TyperOption:
-    """A flag that sets ``output.<name>``."""
+    """A flag that sets ``output.in_<name>``."""
 
     def remember(context: Context, param: Parameter, is_given: bool) -> None:
         setattr(output, f"in_{name}", is_given)
@@ -48,18 +46,3 @@ def _switch(name: str, help: str) -> TyperOption:
         callback=remember,
         help=help,
     )
-
-
-_JSON = _switch("json", "Print the data as JSON.")
-
-
-class JsonCommand(Command):
-    """A command that prints data."""
-
-    added = (_JSON,)
-
-
-class DatedCommand(Command):
-    """A command that prints data with times."""
-
-    added = (_switch("utc", "Show times in UTC instead of local time."), _JSON)

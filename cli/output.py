@@ -5,34 +5,30 @@ A command prints its data in two forms: ``emit`` prints with ``--json`` only; ``
 or ``pairs`` without it only, for people. ``say`` prints messages in either case.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 from ..handler.engine.process import usable
 
-if TYPE_CHECKING:
-    from rich.live import Live
-
-Row = TypeVar("Row")
+T = TypeVar("T")
+# The fields of a row, or its cells.
+Row = Mapping[str, Any] | Sequence[object]
 
 in_json = False  # Set by --json.
 in_utc = False  # Set by --utc.
 _is_unread = False  # Set when stdout cannot be written to any more.
-_live: Live | None = None
-_live_lock = threading.RLock()
 _last_progress = ""
 
 # Columns that are cut to fit a terminal. Others are easier to read on two lines than cut.
-_CUT_COLUMNS = ("value", "why")
+_CUT_COLUMNS = ("value", "why", "key")
 _NARROWEST = 5
+# How the names of fields end that hold a moment.
+_MOMENTS = ("_at", "oldest", "newest", "before", "since")
 _BATCH_ROWS = 100
 _STATUS_COLOURS = {
     "hit": "32",
@@ -69,7 +65,6 @@ def write(text: str, end: str = "\n") -> None:
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
     global _is_unread
-    clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
         _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout, end)
@@ -93,7 +88,7 @@ class Data:
         write(text, end="")
 
 
-def while_read(rows: Iterable[Row]) -> Iterator[Row]:
+def while_read(rows: Iterable[T]) -> Iterator[T]:
     """
     The rows, for as long as they can be printed.
 
@@ -159,16 +154,19 @@ class Table:
         self._pending: list[list[tuple[str, str]]] = []
         self._is_empty = True
 
-    def add(self, cells: Iterable[object]) -> None:
-        """Add a row; a cell that is a pair is a text and its link."""
+    def add(self, row: Row) -> None:
+        """Add a row: one with the fields of the headings, or its cells; a pair is text and link."""
         if in_json:
             return
         from rich.cells import cell_len
 
+        cells = row
+        if isinstance(row, Mapping):
+            cells = [_field(row, name) for name in self._names]
         linked = [cell if isinstance(cell, tuple) else (cell, None) for cell in cells]
-        row = [(printable(str(text)), printable(link or "")) for text, link in linked]
-        self._widths = list(map(max, self._widths, [cell_len(text) for text, _ in row]))
-        self._pending.append(row)
+        shown = [(printable(str(text)), printable(link or "")) for text, link in linked]
+        self._widths = list(map(max, self._widths, [cell_len(text) for text, _ in shown]))
+        self._pending.append(shown)
         if len(self._pending) == _BATCH_ROWS:
             self.flush()
 
@@ -222,7 +220,7 @@ class Table:
         return "  ".join(parts).rstrip()
 
 
-def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+def table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Print a table for people; see :class:`Table`."""
     shown = Table(columns)
     for row in rows:
@@ -230,48 +228,39 @@ def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     shown.flush()
 
 
-def print_rows(
-    rows: Iterable[Row], columns: Sequence[str], cells: Callable[[Row], Iterable[object]]
-) -> int:
-    """
-    Print rows as they come: as lines of JSON, or as a table.
-
-    Args:
-        rows: The rows.
-        columns: The headings of the table.
-        cells: The cells of a row.
-
-    Returns:
-        The number of rows.
-    """
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> int:
+    """Print rows as they come: as lines of JSON, or as a table; returns the number of rows."""
     count = 0
     shown = Table(columns)
     for row in rows:
         count += 1
         emit(row)
-        shown.add(cells(row))
+        shown.add(row)
     shown.flush()
     return count
 
 
-def pairs(row: Mapping[str, object]) -> None:
-    """Print names and values for people, a line each; None is left out."""
+def pairs(row: Mapping[str, Any]) -> None:
+    """Print the fields of a row for people, a line each; None is left out."""
     width = max(map(len, row), default=0)
     for name, value in row.items():
         if value is not None:
-            text = value if isinstance(value, str) else cut(value, 200)
-            show(f"{name:<{width}}  {printable(text)}")
+            text = _field(row, name)
+            show(f"{name:<{width}}  {printable(text if isinstance(text, str) else cut(text, 200))}")
+
+
+def _field(row: Mapping[str, Any], name: str) -> object:
+    """A field for people: moments are in local time, and None is empty."""
+    value = row.get(name)
+    if name.endswith(_MOMENTS):
+        return local_time(value)
+    return "" if value is None else value
 
 
 def cut(value: object, width: int = 60) -> str:
     """A value on one line, as JSON, cut to *width* characters."""
-    text = ""
-    # In parts: a large value is not encoded as a whole.
-    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
-        text += part
-        if len(text) > width:
-            return text[: width - 1] + "…"
-    return text
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def counted(number: int, what: str) -> str:
@@ -305,7 +294,6 @@ def confirm(question: str, *, yes: bool) -> None:
             why=f"the question is: {question}",
             hint="to answer yes: --yes",
         )
-    clear_progress()
     _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         from typer import Exit
@@ -315,43 +303,12 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def progress(step: str, doing: str) -> None:
-    """
-    Show on stderr what a long call is doing: in one changing line on a terminal, else line by line.
-
-    The changing line disappears when this module prints anything else.
-    """
-    global _live, _last_progress
+    """Print on stderr what a long call is doing, but nothing twice in a row."""
+    global _last_progress
     text = printable(f"{step}: {doing}" if step else doing)
-    with _live_lock:
-        if text == _last_progress:
-            return
-        if _is_terminal(_stderr()):
-            from rich.console import Console
-            from rich.live import Live
-            from rich.spinner import Spinner
-            from rich.text import Text
-
-            if _live is None:
-                # What steps print goes above the line. Data must not: it would end up on stderr.
-                is_kept_aside = sys.stdout is sys.stderr
-                # A stream of its own, which no step can close.
-                console = Console(file=open(2, "w", closefd=False))
-                _live = Live(console=console, transient=True, redirect_stdout=is_kept_aside)
-                _live.start()
-            _live.update(Spinner("dots", Text(text)))
-        else:
-            say(text)
-        _last_progress = text
-
-
-def clear_progress() -> None:
-    """Remove the line of :func:`progress`."""
-    global _live, _last_progress
-    with _live_lock:
-        if _live is not None:
-            _live.stop()
-        _live = None
-        _last_progress = ""
+    if text != _last_progress:
+        _write_stderr(_paint(text, "2", _stderr()))
+    _last_progress = text
 
 
 @contextmanager
@@ -361,7 +318,6 @@ def stdout_kept_for_data() -> Iterator[None]:
 
     Whatever the steps do to the streams, both are as before in the end.
     """
-    clear_progress()
     sys.stdout.flush()
     stdout, stderr = sys.stdout, sys.stderr
     kept = os.dup(1), os.dup(2)
@@ -370,8 +326,6 @@ def stdout_kept_for_data() -> Iterator[None]:
     try:
         yield
     finally:
-        # It restores the streams that it found, so it has to go first.
-        clear_progress()
         for descriptor, copy in enumerate(kept, start=1):
             os.dup2(copy, descriptor)
             os.close(copy)
@@ -396,7 +350,6 @@ def _clean(text: str) -> str:
 
 
 def _write_stderr(text: str) -> None:
-    clear_progress()
     # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
         _print(text, _stderr())

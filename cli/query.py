@@ -1,7 +1,5 @@
 """History as a DuckDB table, for SQL and Parquet."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping

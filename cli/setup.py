@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
 from ..handler.core.errors import InvalidRequestError
-from ..handler.core.settings import Settings
-from ..handler.engine.prefect.environment import Api
 from ..serverless import remote
 from . import output, settings
 from .options import DryRun, Pool, Yes
@@ -49,10 +45,7 @@ def make_automations(dry_run: DryRun = False) -> None:
 
 @app.command("all")
 def make_all(
-    name: Name = "cache",
-    with_keys: Keys = False,
-    pool: Pool = None,
-    dry_run: DryRun = False,
+    name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False
 ) -> None:
     """Make the storage block, the deployments and the automations."""
     _make(list(Kind), dry_run, name, with_keys, pool)
@@ -60,16 +53,18 @@ def make_all(
 
 @app.command("rm")
 def remove(
-    kinds: Annotated[
-        list[Kind] | None,
-        Argument(metavar="[KIND]...", help="blocks, deployments, automations (default: all)."),
-    ] = None,
+    kinds: Annotated[list[Kind] | None, Argument(metavar="[KIND]...")] = None,
     name: Name = "cache",
     pool: Pool = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Remove what pfl created; keep results and runs."""
+    """
+    Remove what pfl created; keep results and runs.
+
+    Args:
+        kinds: blocks, deployments, automations (default: all).
+    """
     chosen_kinds = set(kinds or Kind)
     for option, kind, value in (
         ("name", Kind.blocks, name != "cache"),
@@ -79,26 +74,17 @@ def remove(
             raise InvalidRequestError(
                 f"--{option} has no effect without {kind}", hint=f"pfl setup rm {kind}"
             )
-    chosen = settings.load()
-    with connected(chosen) as api:
-        from ..serverless import prefect_setup
+    from ..handler.engine.prefect import session
+    from ..serverless import prefect_setup
 
+    chosen = settings.load()
+    with session.session(chosen, output.progress) as api:
         pool = pool or chosen.work_pool
         planned = list(prefect_setup.removals(api, chosen, chosen_kinds, name=name, pool=pool))
         names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
         _carry_out(planned, dry_run)
-
-
-@contextmanager
-def connected(chosen: Settings) -> Iterator[Api]:
-    """Prefect's API, set up in this process; the start of an embedded server is reported."""
-    from ..handler.engine.prefect import session
-
-    with session.session(chosen, output.progress) as api:
-        output.clear_progress()
-        yield api
 
 
 def _make(
@@ -108,6 +94,9 @@ def _make(
     with_keys: bool = False,
     pool: str | None = None,
 ) -> None:
+    from ..handler.engine.prefect import session
+    from ..serverless import prefect_setup
+
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise InvalidRequestError(
             f"a block cannot be named {name!r}",
@@ -119,9 +108,7 @@ def _make(
         raise InvalidRequestError(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
-    with connected(chosen) as api:
-        from ..serverless import prefect_setup
-
+    with session.session(chosen, output.progress) as api:
         planned: list[Planned] = []
         if Kind.blocks in kinds:
             planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
@@ -141,24 +128,16 @@ def _carry_out(planned: list[Planned], dry_run: bool) -> None:
     if not dry_run:
         for _, make in planned:
             make()
-    rows: list[tuple[str, ...]] = []
+    table = output.Table(("kind", "name", "action", "field", "before", "value"))
     for change, _ in planned:
         fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
         output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
-        rows.append((change.kind, change.name, change.action, "", "", ""))
-        for field, (old, new) in change.fields.items():
-            rows.append(("", "", "", field, _cell(old), _cell(new)))
+        table.add((change.kind, change.name, change.action, "", "", ""))
+        for field, values in change.fields.items():
+            table.add(("", "", "", field, *map(output.cut, values)))
         if change.note and not output.in_json:
             output.say(f"{change.kind} {change.name}: {change.note}")
-    if rows:
-        output.table(("kind", "name", "action", "field", "before", "value"), rows)
+    table.flush()
     counts = Counter(change.action for change, _ in planned)
     summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
     output.say(summary + (" (not done: --dry-run)" if dry_run else ""))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    text = str(value).partition("\n")[0]
-    return text if len(text) <= 72 else text[:71] + "…"

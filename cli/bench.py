@@ -11,7 +11,7 @@ from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
 from . import output, settings
 from .invoke import Event, FlowName, call_here, run_python, show_reply
-from .options import Engine, checked
+from .options import Engine
 
 _COLUMNS = (
     "process",
@@ -32,7 +32,7 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 
 def bench(
     flow: FlowName = None,
-    id: Annotated[str, Option(callback=checked)] = "bench",
+    id: str = "bench",
     rounds: Annotated[int, Option(min=1, max=1000)] = 3,
     engine: Engine = None,
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from ..handler.core import event
 from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
@@ -28,8 +27,8 @@ from ..handler.core.fingerprint.changes import explain
 from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
-from .invoke import FlowName, Param, Step, event_of, forecast
-from .options import DryRun, OnlyId, OnlyStep, TheId, Yes, checked, moment_ns, refuse_together
+from .invoke import FlowName, Param, Step, forecast, request_of
+from .options import OnlyId, OnlyStep, TheId, Yes, moment_ns, refuse_together
 
 app = Typer(help="List, explain, bust, restore and verify stored results.")
 _COUNTED = ("results>", "bytes>", "oldest", "newest")
@@ -43,7 +42,6 @@ def _warn(warning: str) -> None:
 @app.command("ls")
 def list_entries(id: OnlyId = None, flow: FlowName = None, step: OnlyStep = None) -> None:
     """List the stored results that answer calls; those of one ID in the order of steps."""
-
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
     rows = output.while_read(map(stored.as_json, found))
@@ -57,9 +55,8 @@ def list_entries(id: OnlyId = None, flow: FlowName = None, step: OnlyStep = None
 def inspect(id: TheId, flow: FlowName = None, step: Step = None, param: Param = None) -> None:
     """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
-    request = event.parse(raw, catalog.load(chosen))
     store = objects.of(chosen)
+    request = request_of(chosen, id=id, flow=flow, step=step, param=param)
     rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
     if not rows:
         name = request.flow.name
@@ -85,9 +82,7 @@ def why(
     Args:
         diff: Show changed source as a unified diff.
     """
-    chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
-    found = forecast(chosen, raw, diff=diff)
+    found = forecast(settings.load(), diff=diff, id=id, flow=flow, step=step, param=param)
     for row in found.rows:
         output.emit(row)
         reasons = row["reasons"]
@@ -107,7 +102,7 @@ def accept(
     since: Annotated[str | None, Option("--from")] = None,
     undo: bool = False,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
     """
     Declare the last edit of a step harmless: results of its older code stay valid.
@@ -160,8 +155,8 @@ def bust(
     dependents: bool = False,
     upstream: bool = False,
     older_than: Annotated[str | None, Option(metavar="AGE")] = None,
-    prefix: Annotated[str | None, Option(callback=checked)] = None,
-    dry_run: DryRun = False,
+    prefix: str | None = None,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
     """
@@ -180,9 +175,7 @@ def bust(
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
     if step is None and (dependents or upstream):
-        raise InvalidRequestError(
-            f"--{'dependents' if dependents else 'upstream'} needs --step", hint="--step b"
-        )
+        raise InvalidRequestError("--dependents or --upstream needs --step", hint="--step b")
     chosen = settings.load()
     store = objects.of(chosen)
     flows = _Flows(chosen)
@@ -193,15 +186,12 @@ def bust(
         steps = flows.dependents(steps)
     elif upstream:
         steps = flows.upstream(steps)
-    before = None
-    if older_than is not None:
-        now_ns = time.time_ns()
-        before_ns = moment_ns(older_than, "--older-than")
-        # Age 0 means everything, including what is being computed and will be newer than this bust.
-        before = before_ns / 1e9 if before_ns < now_ns else None
-    starts_with = keys.escape_id(prefix) if prefix else ""
+    now_ns = time.time_ns()
+    before_ns = moment_ns(older_than, "--older-than") if older_than else now_ns
+    # Age 0 means everything, including what is being computed and will be newer than this bust.
+    before = before_ns / 1e9 if before_ns < now_ns else None
     folder = stored.folder_of(id) or busts.ALL
-    scope = busts.Scope(folder, starts_with, tuple(sorted(steps)), before)
+    scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)), before)
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
@@ -233,7 +223,7 @@ def restore(
     names: Annotated[list[str] | None, Argument(metavar="[BUST]...")] = None,
     id: OnlyId = None,
     step: OnlyStep = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
     """
@@ -295,7 +285,7 @@ def _restorable(
 
 @app.command()
 def verify(
-    repair: bool = False, after: Annotated[str, Option(metavar="KEY")] = "", dry_run: DryRun = False
+    repair: bool = False, after: Annotated[str, Option(metavar="KEY")] = "", dry_run: bool = False
 ) -> None:
     """
     Read and check every object in the store; exit code 6 if damaged ones remain.
@@ -354,7 +344,6 @@ def verify(
 @app.command()
 def stats(id: OnlyId = None) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
-
     chosen = settings.load()
     known = _Flows(chosen).by_step
     rows = inspection.count(objects.of(chosen), known, folder=stored.folder_of(id))

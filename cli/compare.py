@@ -3,7 +3,7 @@
 import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NotRequired, TypedDict, TypeGuard
 
@@ -76,12 +76,8 @@ def changes(
 
     Lists of objects in which the column *key* is unique are compared row by row, in any order.
     """
-    if isinstance(old, dict) and isinstance(new, dict):
-        left, right = _members(old), _members(new)
-    elif isinstance(old, list) and isinstance(new, list):
-        left, right = _rows(old, key), _rows(new, key)
-        if (len(left), len(right)) != (len(old), len(new)):
-            left, right = _items(old), _items(new)
+    if type(old) is type(new) and isinstance(old, dict | list):
+        left, right = _parts(old, key), _parts(new, key)
     elif within is not None and is_number(old) and is_number(new) and within(old, new):
         return []
     else:
@@ -115,26 +111,25 @@ def _changed(old: object, new: object, path: str) -> Change:
     return change
 
 
-def _members(value: Mapping[str, object]) -> dict[str, object]:
-    """The members of an object by their segment of a path."""
-    segments = {}
-    for name, each in value.items():
-        is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name)
-        quoted = json.dumps(name, ensure_ascii=False)
-        segments[f".{name}" if is_plain else f"[{quoted}]"] = each
-    return segments
+def _parts(value: object, key: str) -> dict[str, object]:
+    """The parts of a value by their segment of a path; the rows of a table by their *key*."""
+    parts: dict[str, object] = {}
+    if isinstance(value, dict):
+        for name, each in value.items():
+            is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name)
+            quoted = json.dumps(name, ensure_ascii=False)
+            parts[f".{name}" if is_plain else f"[{quoted}]"] = each
+    elif isinstance(value, list):
+        with suppress(LookupError, TypeError):
+            parts = {f"[{key}={row[key]}]": row for row in value}
+        if len(parts) != len(value):
+            parts = _items(value)
+    return parts
 
 
-def _items(rows: list[Any]) -> dict[str, object]:
+def _items(value: list[object]) -> dict[str, object]:
     """The items of a list by their index."""
-    return {f"[{number}]": row for number, row in enumerate(rows)}
-
-
-def _rows(rows: list[Any], key: str) -> dict[str, object]:
-    """The rows of a table by their value of *key*; none if they are not objects that have one."""
-    with suppress(LookupError, TypeError):
-        return {f"[{key}={row[key]}]": row for row in rows}
-    return {}
+    return {f"[{number}]": each for number, each in enumerate(value)}
 
 
 def at(value: object, path: str, key: str = "id") -> object:
@@ -152,11 +147,9 @@ def at(value: object, path: str, key: str = "id") -> object:
         )
     rest = path[1:]
     while rest:
-        parts: dict[str, object] = {}
-        if isinstance(value, dict):
-            parts = _members(value)
-        elif isinstance(value, list):
-            parts = _items(value) | _rows(value, key)
+        parts = _parts(value, key)
+        if isinstance(value, list):
+            parts |= _items(value)
         # Of .total and .total_net, the longer one is meant.
         segment = max(filter(rest.startswith, parts), key=len, default="")
         if not segment:

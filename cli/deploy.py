@@ -10,27 +10,25 @@ from ..serverless import aws
 from ..serverless import logs as log
 from ..serverless.deploy import OSLS, Deployment
 from . import invoke, output, settings, stored
-from .options import DryRun, Engine, OnlyId, Yes, moment_ns
-
-Name = Annotated[str, Option(help="Service name.")]
-Stage = Annotated[str, Option(help="Stage; each is a separate deployment.")]
+from .options import Engine, OnlyId, Yes, moment_ns
 
 
 def deploy(
-    stage: Stage = "dev",
-    name: Name = "pfl",
+    stage: str = "dev",
+    name: str = "pfl",
     arch: Literal["x86_64", "arm64"] = "x86_64",
     image: str = "",
     engine: Engine = None,
     plain_key: bool = False,
     dirty: bool = False,
     install: bool = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
     """
     Build the image, push it, deploy it, and check that the function works.
 
     Args:
+        name: Service name.
         arch: Processor.
         image: Image to deploy, by digest, instead of building one.
         plain_key: Give the function PREFECT_API_KEY in plain text.
@@ -88,11 +86,12 @@ def _show_plan(service: Deployment) -> None:
     output.say(f"{count} will miss" if misses else "no step's code changed: hits stay hits")
 
 
-def remove(stage: Stage = "dev", name: Name = "pfl", purge: bool = False, yes: Yes = False) -> None:
+def remove(stage: str = "dev", name: str = "pfl", purge: bool = False, yes: Yes = False) -> None:
     """
     Remove the function and its resources, but keep the bucket with cache and history.
 
     Args:
+        name: Service name.
         purge: Delete the bucket too: the cache and all history.
     """
     service = _existing(name, stage)
@@ -109,8 +108,13 @@ def remove(stage: Stage = "dev", name: Name = "pfl", purge: bool = False, yes: Y
     output.say(f"{service.function} is removed{kept}")
 
 
-def status(stage: Stage = "dev", name: Name = "pfl") -> None:
-    """Show what is deployed, and whether it matches the code here."""
+def status(stage: str = "dev", name: str = "pfl") -> None:
+    """
+    Show what is deployed, and whether it matches the code here.
+
+    Args:
+        name: Service name.
+    """
     service = _existing(name, stage)
     with aws.converted_errors(f"function {service.function}"):
         found = service.client("lambda").get_function(FunctionName=service.function)
@@ -136,8 +140,8 @@ def status(stage: Stage = "dev", name: Name = "pfl") -> None:
 
 
 def logs(
-    stage: Stage = "dev",
-    name: Name = "pfl",
+    stage: str = "dev",
+    name: str = "pfl",
     id: OnlyId = None,
     follow: Annotated[bool, Option("--follow", "-f")] = False,
     since: str = "1h",
@@ -146,6 +150,7 @@ def logs(
     Show the function's log: a line per call, and what its steps printed.
 
     Args:
+        name: Service name.
         follow: Keep printing new lines until Ctrl-C.
         since: How far back: 10m, 2h, 7d.
     """

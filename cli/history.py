@@ -19,7 +19,6 @@ from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
 from . import compare, output, query, settings, stored
 from .options import (
-    DryRun,
     OnlyFlow,
     OnlyId,
     OnlyStep,
@@ -38,7 +37,6 @@ Status = Annotated[
     Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
     Option(help="Only this status."),
 ]
-Key = Annotated[str, Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
@@ -226,7 +224,7 @@ def diff(
     run: list[str] | None = None,
     step: OnlyStep = None,
     tolerance: str | None = None,
-    key: Key = "id",
+    key: str = "id",
 ) -> None:
     """
     Show what differs between two records, runs or IDs, and why; exit code 1 if they differ.
@@ -397,7 +395,7 @@ def bisect(
     path: str = "$",
     when: str | None = None,
     since: Since = None,
-    key: Key = "id",
+    key: str = "id",
 ) -> None:
     """
     Find the first record where a value changed, or a condition became true, and why.
@@ -548,7 +546,7 @@ def sql(
 def prune(
     older_than: Annotated[str, Option(metavar="AGE")],
     id: OnlyId = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
     """

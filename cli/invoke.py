@@ -168,18 +168,18 @@ def plan(
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
-    found = forecast(chosen, raw)
+    found = forecast(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
     request = found.request
     head = {"version": 1, "id": request.id, "flow": request.flow.name}
     output.emit({**head, "steps": found.rows})
-    rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
-    output.table(["step", "would", "why"], rows)
+    rows = [{**row, "would": row["status"]} for row in found.rows]
+    output.table(("step", "would", "why"), rows)
     statuses = [row["status"] for row in found.rows]
     if "compute" in statuses:
         unstable = find_unstable(found.project, chosen)
-        for step, status, _ in rows:
-            for sentence in unstable[step] if status == "compute" else []:
+        for row in found.rows:
+            sentences = unstable[row["step"]] if row["status"] == "compute" else []
+            for sentence in sentences:
                 output.say(f"warning: {sentence}")
     depends = statuses.count("depends")
     note = f", {depends} more may be" if depends else ""
@@ -195,9 +195,9 @@ class Forecast(NamedTuple):
     project: project.Project
 
 
-def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
-    """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    request = event.parse(raw, catalog.load(chosen))
+def forecast(chosen: Settings, *, diff: bool = False, **options: Any) -> Forecast:
+    """Forecast what the call of these options would do; warn about each part that is unknown."""
+    request = request_of(chosen, **options)
     results = objects.of(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
@@ -267,6 +267,11 @@ def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:
     return done.stdout
 
 
+def request_of(chosen: Settings, **options: Any) -> Request:
+    """The request that the given options describe."""
+    return event.parse(event_of(chosen, **options), catalog.load(chosen))
+
+
 def event_of(
     chosen: Settings,
     *,
@@ -322,12 +327,14 @@ def show_reply(reply: Reply) -> None:
     for warning in reply.get("warnings", ()):
         output.say(f"warning: {warning}")
     output.emit(reply)
-    rows = []
+    table = output.Table(("step", "status", "value", "time>", "why"))
     for row in steps:
-        value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+        has_value = row["status"] not in ("miss", "failed")
+        value = output.cut(row["value"]) if has_value else None
         status = (row["status"], row["url"])
-        rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
-    output.table(["step", "status", "value", "time>", "why"], rows)
+        shown = {**row, "status": status, "value": value, "time": _duration(row["ms"])}
+        table.add(shown)
+    table.flush()
     if "error" in reply:
         output.explain(reply["error"])
     elif not output.in_json:

@@ -13,11 +13,11 @@ from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
 from ..handler.engine.prefect import environment, limits
 from . import output, settings
-from .options import DryRun, Yes, checked, moment_ns, refuse_together
+from .options import Yes, moment_ns, refuse_together
 from .runs import running_api
 
 app = Typer(help="Limit how many computations of a step run at once.")
-Id = Annotated[str | None, Option(callback=checked, help="Limit of this ID; needs --step.")]
+Id = Annotated[str | None, Option(help="Limit of this ID; needs --step.")]
 Step = Annotated[str | None, Option(help="Limit of this step; across all IDs without --id.")]
 Tag = Annotated[str | None, Option(help="Limit of this tag.")]
 
@@ -73,7 +73,7 @@ def set_limit(
     id: Id = None,
     step: Step = None,
     tag: Tag = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
     """
     Set a limit; running computations continue.
@@ -94,7 +94,7 @@ def remove_limits(
     tag: Tag = None,
     idle: Annotated[str | None, Option(metavar="AGE")] = None,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
     """
     Remove a limit, or the idle limits of single IDs.
@@ -125,7 +125,7 @@ def remove_limits(
 
 
 @app.command("reset")
-def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False) -> None:
+def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: bool = False) -> None:
     """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
     name = _tag(id, step, tag)
     api, results = _connect()
@@ -148,7 +148,6 @@ def _connect() -> tuple[environment.Api, objects.Store]:
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-
     if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(
             "no limit is selected",
@@ -157,7 +156,8 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
         )
     if tag:
         return limits.check_tag(tag)
-    steps = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
+    flows = catalog.load(settings.load()).flows.values()
+    steps = set().union(*(flow.steps for flow in flows))
     if step not in steps:
         raise unknown("step", step, sorted(steps))
     return limit_tag(id, step)

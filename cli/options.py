@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from ..handler.core import durations, event
+from ..handler.core import durations
 from ..handler.core.errors import InvalidRequestError
 
-DryRun = Annotated[bool, Option("--dry-run", help="Only show what would be done.")]
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 Since = Annotated[
     str | None,
@@ -21,17 +20,11 @@ Since = Annotated[
     ),
 ]
 Engine = Annotated[Literal["prefect", "direct"] | None, Option(help="Engine that computes a miss.")]
-Pool = Annotated[str | None, Option(help="Work pool (default: PFL_WORK_POOL).")]
-
-
-def checked(id: str | None) -> str | None:
-    """*id*, if it is a valid ID."""
-    return id if id is None else event.check_id(id)
 
 
 # What to show.
-TheId = Annotated[str, Option(callback=checked, help="The ID.")]
-OnlyId = Annotated[str | None, Option(callback=checked, help="Only this ID.")]
+TheId = Annotated[str, Option(help="The ID.")]
+OnlyId = Annotated[str | None, Option(help="Only this ID.")]
 OnlyFlow = Annotated[str | None, Option(help="Only this flow.")]
 OnlyStep = Annotated[str | None, Option(help="Only this step.")]
 

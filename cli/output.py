@@ -7,6 +7,7 @@ or ``pairs`` without it only, for people. ``say`` prints messages in either case
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -65,6 +66,7 @@ def write(text: str, end: str = "\n") -> None:
         UnavailableError: The text cannot be written, because the disk is full for example.
     """
     global _is_unread
+    clear_progress()
     encoding = sys.stdout.encoding or "utf-8"
     try:
         _print(text.encode(encoding, "backslashreplace").decode(encoding), sys.stdout, end)
@@ -188,8 +190,6 @@ class Table:
 
     def _fit(self) -> list[int]:
         """The width of each column; none if the terminal is too narrow for a table."""
-        import shutil
-
         widths = self._widths.copy()
         if not sys.stdout.isatty():
             return widths
@@ -250,10 +250,12 @@ def pairs(row: Mapping[str, Any]) -> None:
 
 
 def _field(row: Mapping[str, Any], name: str) -> object:
-    """A field for people: moments are in local time, and None is empty."""
+    """A field for people: moments in local time, durations rounded, and None empty."""
     value = row.get(name)
     if name.endswith(_MOMENTS):
         return local_time(value)
+    if name.endswith("_ms") and value is not None:
+        return f"{value:.1f} ms"
     return "" if value is None else value
 
 
@@ -294,6 +296,7 @@ def confirm(question: str, *, yes: bool) -> None:
             why=f"the question is: {question}",
             hint="to answer yes: --yes",
         )
+    clear_progress()
     _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         from typer import Exit
@@ -303,12 +306,31 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def progress(step: str, doing: str) -> None:
-    """Print on stderr what a long call is doing, but nothing twice in a row."""
+    """
+    Show on stderr what a long call is doing: in one changing line on a terminal, else line by line.
+
+    The changing line disappears when this module prints anything else. The cursor stays at its
+    start, so what a step prints covers it.
+    """
     global _last_progress
     text = printable(f"{step}: {doing}" if step else doing)
-    if text != _last_progress:
-        _write_stderr(_paint(text, "2", _stderr()))
+    if text == _last_progress:
+        return
+    if _is_terminal(_stderr()):
+        width = shutil.get_terminal_size().columns - 1
+        _write_stderr(_paint(text[:width], "2", _stderr()), end="\r")
+    else:
+        _write_stderr(text)
     _last_progress = text
+
+
+def clear_progress() -> None:
+    """Remove the line of :func:`progress`."""
+    global _last_progress
+    if _last_progress and _is_terminal(_stderr()):
+        with suppress(OSError):
+            _print("\x1b[2K", _stderr(), end="")
+    _last_progress = ""
 
 
 @contextmanager
@@ -349,10 +371,11 @@ def _clean(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def _write_stderr(text: str) -> None:
+def _write_stderr(text: str, end: str = "\n") -> None:
+    clear_progress()
     # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
-        _print(text, _stderr())
+        _print(text, _stderr(), end)
 
 
 def _stderr() -> TextIO:

@@ -10,7 +10,7 @@ from ..handler.core.store import objects
 from ..handler.engine import reap
 from ..handler.engine.prefect import environment, runs
 from . import output, settings
-from .options import DryRun, OnlyId
+from .options import OnlyId
 
 app = Typer(help="List runs, and mark dead ones as crashed.")
 
@@ -59,7 +59,7 @@ def running_api(chosen: Settings, instead: str) -> environment.Api | None:
 
 
 @app.command("reap")
-def reap_runs(dry_run: DryRun = False) -> None:
+def reap_runs(dry_run: bool = False) -> None:
     """Mark runs whose process died as Crashed, and free their leases and slots."""
     count = 0
     chosen = settings.load()

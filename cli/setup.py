@@ -7,62 +7,69 @@ from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option, Typer
+from typer import Argument, Typer
 
 from ..handler.core.errors import InvalidRequestError
 from ..serverless import remote
 from . import output, settings
-from .options import DryRun, Pool, Yes
+from .options import Yes
 
 if TYPE_CHECKING:
     from ..serverless.prefect_setup import Planned
 
 app = Typer(help="Set up Prefect for pfl: storage block, deployments, automations.")
-Name = Annotated[str, Option(help="Name of the block.")]
-Keys = Annotated[
-    bool, Option("--with-keys", help="Store the AWS keys of this environment in the block.")
-]
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def make_blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False) -> None:
-    """Create the storage block for the results, and check that it works."""
+def make_blocks(name: str = "cache", with_keys: bool = False, dry_run: bool = False) -> None:
+    """
+    Create the storage block for the results, and check that it works.
+
+    Args:
+        name: Name of the block.
+    """
     _make([Kind.blocks], dry_run, name, with_keys)
 
 
 @app.command("deployments")
-def make_deployments(pool: Pool = None, dry_run: DryRun = False) -> None:
+def make_deployments(pool: str | None = None, dry_run: bool = False) -> None:
     """Make the work pool and a deployment per flow: *Run* in Prefect's UI calls the function."""
     _make([Kind.deployments], dry_run, pool=pool)
 
 
 @app.command("automations")
-def make_automations(dry_run: DryRun = False) -> None:
+def make_automations(dry_run: bool = False) -> None:
     """Have Prefect mark runs without heartbeats as crashed, as a second safeguard."""
     _make([Kind.automations], dry_run)
 
 
 @app.command("all")
 def make_all(
-    name: Name = "cache", with_keys: Keys = False, pool: Pool = None, dry_run: DryRun = False
+    name: str = "cache", with_keys: bool = False, pool: str | None = None, dry_run: bool = False
 ) -> None:
-    """Make the storage block, the deployments and the automations."""
+    """
+    Make the storage block, the deployments and the automations.
+
+    Args:
+        name: Name of the block.
+    """
     _make(list(Kind), dry_run, name, with_keys, pool)
 
 
 @app.command("rm")
 def remove(
     kinds: Annotated[list[Kind] | None, Argument(metavar="[KIND]...")] = None,
-    name: Name = "cache",
-    pool: Pool = None,
+    name: str = "cache",
+    pool: str | None = None,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
     """
     Remove what pfl created; keep results and runs.
 
     Args:
+        name: Name of the block.
         kinds: blocks, deployments, automations (default: all).
     """
     chosen_kinds = set(kinds or Kind)
@@ -131,8 +138,9 @@ def _carry_out(planned: list[Planned], dry_run: bool) -> None:
     table = output.Table(("kind", "name", "action", "field", "before", "value"))
     for change, _ in planned:
         fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
-        output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
-        table.add((change.kind, change.name, change.action, "", "", ""))
+        row = change._asdict()
+        output.emit({**row, "fields": fields, "dry_run": dry_run})
+        table.add(row)
         for field, values in change.fields.items():
             table.add(("", "", "", field, *map(output.cut, values)))
         if change.note and not output.in_json:

@@ -6,14 +6,13 @@ from typer import Option, Typer
 
 from ..handler.core.errors import NotFoundError
 from . import output, settings
-from .options import Pool
 
 app = Typer(help="Pass runs scheduled in Prefect to the function.")
 
 
 @app.command("start")
 def start(
-    pool: Pool = None,
+    pool: str | None = None,
     name: str | None = None,
     limit: Annotated[int | None, Option(min=1)] = None,
     every: Annotated[float, Option(min=0.1)] = 2,

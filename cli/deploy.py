@@ -168,9 +168,10 @@ def logs(
 def _call_text(call: dict[str, Any]) -> str:
     """The log line of a call, for people."""
     steps = " ".join(f"{step}={status}" for step, status in call["steps"].items())
+    took = "" if call["ms"] is None else f"  {call['ms']} ms"
     cold = " cold" if call["cold_start"] else ""
-    words = f"{call['status']:9} {call['id'] or call['action']}  {steps}  {call['ms']} ms{cold}"
     error = f": {call['error']['what']}" if call.get("error") else ""
+    words = f"{call['status']:9} {call['id'] or call['action']}  {steps}{took}{cold}"
     return f"{words}  {call['request_id']}{error}"
 
 

@@ -1,10 +1,11 @@
 """Step report of the flow *audit*: the numbers as a page, and what changed since the last one."""
 
+from collections import Counter
 from typing import TypedDict
 
 from flows.audit.collect import Collected
 from flows.audit.markdown import table
-from flows.audit.measure import LONGEST, Measured
+from flows.audit.measure import Measured
 from pfl import step
 
 
@@ -25,17 +26,16 @@ def report(collect: Collected, measure: Measured, previous: Report | None, top: 
         collect: Its modules.
         measure: Its numbers.
         previous: The report before this one.
-        top: The number of functions to show, 1 to 100.
+        top: The number of modules to show, the longest first.
     """
-    if not 1 <= top <= LONGEST:
-        raise ValueError(f"invalid top {top}: it must be 1 to {LONGEST}")
-    longest = measure["longest"][:top]
-    functions = [(each["name"], each["module"], each["lines"]) for each in longest]
+    if top < 1:
+        raise ValueError(f"invalid top {top}: it must be at least 1")
+    lines = Counter(measure["lines"])
     parts = [
         f"# {collect['name']} {collect['version']}",
         table(("what", "count"), measure["totals"].items()),
-        "## Longest functions",
-        table(("function", "module", "lines"), functions),
+        "## Longest modules",
+        table(("module", "lines"), lines.most_common(top)),
     ]
     # An earlier version of this step may have returned something else.
     if previous and "modules" in previous:

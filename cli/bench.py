@@ -11,16 +11,16 @@ from ..handler.core.event import Reply
 from ..handler.core.settings import Settings
 from . import output, settings
 from .invoke import Event, FlowName, call_here, run_python, show_reply
-from .options import Engine, checked
+from .options import Engine
 
 _COLUMNS = (
     "process",
     "call",
     "computed>",
     "hits>",
-    "store requests>",
-    "median, ms>",
-    "saved, ms>",
+    "store_requests>",
+    "median_ms>",
+    "saved_ms>",
     "ratio>",
 )
 _CALL = """
@@ -32,11 +32,17 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]))))
 
 def bench(
     flow: FlowName = None,
-    id: Annotated[str, Option(callback=checked, help="ID to compute.")] = "bench",
-    rounds: Annotated[int, Option(min=1, max=1_000, help="Number of misses and hits to run.")] = 3,
+    id: str = "bench",
+    rounds: Annotated[int, Option(min=1, max=1000)] = 3,
     engine: Engine = None,
 ) -> None:
-    """Measure what a hit saves: run a flow as misses and as hits in a temporary store."""
+    """
+    Measure what a hit saves: run a flow as misses and as hits in a temporary store.
+
+    Args:
+        id: ID to compute.
+        rounds: Number of misses and hits to run.
+    """
     from statistics import median
 
     chosen = settings.load(engine=engine or "direct")
@@ -70,17 +76,9 @@ def bench(
                     "ratio": round(ms / miss_ms, 4),
                 }
             )
-    output.emit(
-        {
-            "version": 1,
-            "id": id,
-            "flow": reply["flow"],
-            "engine": chosen.engine,
-            "rounds": rounds,
-            "calls": rows,
-        }
-    )
-    output.table(_COLUMNS, [row.values() for row in rows])
+    head = {"version": 1, "id": id, "flow": reply["flow"], "engine": chosen.engine}
+    output.emit({**head, "rounds": rounds, "calls": rows})
+    output.table(_COLUMNS, rows)
 
 
 def _call_in_new_process(event: Event, chosen: Settings) -> Reply:

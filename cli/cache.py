@@ -1,16 +1,14 @@
 """``pfl cache``: show, explain, invalidate, restore and check what is stored."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from operator import attrgetter
+from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from ..handler.core import event
 from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
@@ -29,21 +27,11 @@ from ..handler.core.fingerprint.changes import explain
 from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
-from .command import DatedCommand
-from .invoke import FlowName, Param, Step, event_of, forecast
-from .options import (
-    DryRun,
-    OnlyId,
-    OnlyStep,
-    TheId,
-    Yes,
-    age_s,
-    checked,
-    refuse_together,
-)
+from .invoke import FlowName, Param, Step, forecast, request_of
+from .options import OnlyId, OnlyStep, TheId, Yes, moment_ns, refuse_together
 
 app = Typer(help="List, explain, bust, restore and verify stored results.")
-_COUNT_COLUMNS = ("results>", "bytes>", "oldest", "newest")
+_COUNTED = ("results>", "bytes>", "oldest", "newest")
 _PROBLEMS = ("damaged", "orphaned", "expired", "stale")
 
 
@@ -51,75 +39,50 @@ def _warn(warning: str) -> None:
     output.say(f"warning: {warning}")
 
 
-@app.command("ls", cls=DatedCommand)
-def list_entries(
-    id: OnlyId = None,
-    flow: FlowName = None,
-    step: OnlyStep = None,
-) -> None:
+@app.command("ls")
+def list_entries(id: OnlyId = None, flow: FlowName = None, step: OnlyStep = None) -> None:
     """List the stored results that answer calls; those of one ID in the order of steps."""
-
     store = objects.of(settings.load())
     found = inspection.entries(store, id=id, flow=flow, step=step, warn=_warn)
-    count = output.print_rows(
-        output.while_read(map(stored.as_json, found)),
-        ("id", "flow", "step", "key", "bytes>", "computed"),
-        lambda row: [
-            row["id"],
-            row["flow"],
-            row["step"],
-            row["key"][:12],
-            row["size_bytes"],
-            output.local_time(row["computed_at"]),
-        ],
-    )
+    rows = output.while_read(map(stored.as_json, found))
+    count = output.print_rows(rows, ("id", "flow", "step", "size_bytes>", "computed_at", "key"))
     output.say(f"{count} stored")
     if id and not count:
         output.say(stored.elsewhere(store, id, flow, "pfl cache ls"))
 
 
-@app.command(cls=DatedCommand)
-def inspect(
-    id: TheId,
-    flow: FlowName = None,
-    step: Step = None,
-    param: Param = None,
-) -> None:
+@app.command()
+def inspect(id: TheId, flow: FlowName = None, step: Step = None, param: Param = None) -> None:
     """Show each result of an ID: value, inputs, key, fingerprint, run, whether it is current."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
-    request = event.parse(raw, catalog.load(chosen))
     store = objects.of(chosen)
+    request = request_of(chosen, id=id, flow=flow, step=step, param=param)
     rows = [stored.as_json(row) for row in inspection.inspect(request, store, warn=_warn)]
     if not rows:
-        only = f" --step {step}" if step else ""
         name = request.flow.name
+        only = f" --step {step}" if step else ""
         raise NotFoundError(
             f"nothing is stored for --id {id!r} --flow {name}{only}",
             why=stored.elsewhere(store, id, name, "pfl cache inspect"),
             hint=f"pfl invoke --id {shlex.quote(id)}{only}",
         )
     for number, row in enumerate(rows):
-        output.emit(row)
         if number:
             output.show("")
-        # As JSON, where "1" is not 1, and cut to a short line, even if it is a text.
-        value = None if row["value"] is None else output.cut(row["value"], 200)
-        output.pairs(stored.for_people(row) | {"value": value})
+        stored.show(row)
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def why(
-    id: TheId,
-    flow: FlowName = None,
-    step: Step = None,
-    param: Param = None,
-    diff: Annotated[bool, Option("--diff", help="Show changed source as a unified diff.")] = False,
+    id: TheId, flow: FlowName = None, step: Step = None, param: Param = None, diff: bool = False
 ) -> None:
-    """Explain why a call would compute a step: changed functions, constants, inputs, parameters."""
-    chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, param=param)
-    found = forecast(chosen, raw, diff=diff)
+    """
+    Explain why a call would compute a step: changed functions, constants, inputs, parameters.
+
+    Args:
+        diff: Show changed source as a unified diff.
+    """
+    found = forecast(settings.load(), diff=diff, id=id, flow=flow, step=step, param=param)
     for row in found.rows:
         output.emit(row)
         reasons = row["reasons"]
@@ -133,20 +96,22 @@ def why(
         output.show(separator.join([f"{row['step']}: {label}", *lines]))
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def accept(
-    step: Annotated[str, Option(help="Step whose last edit changes no result.")],
-    since: Annotated[
-        str | None,
-        Option("--from", help="First digits of the older fingerprint (default: the latest)."),
-    ] = None,
-    undo: Annotated[
-        bool, Option("--undo", help="Undo the acceptance of the current code.")
-    ] = False,
+    step: Annotated[str, Option()],
+    since: Annotated[str | None, Option("--from")] = None,
+    undo: bool = False,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
-    """Declare the last edit of a step harmless: results of its older code stay valid."""
+    """
+    Declare the last edit of a step harmless: results of its older code stay valid.
+
+    Args:
+        step: Step whose last edit changes no result.
+        since: First digits of the older fingerprint (default: the latest).
+        undo: Undo the acceptance of the current code.
+    """
     import getpass
 
     refuse_together({"--undo": undo, "--from": since})
@@ -160,10 +125,10 @@ def accept(
     reply: stored.Row = {"step": step, "fingerprint": now.digest}
     if undo:
         body = acceptance.undo(store, step, now.digest, dry_run=dry_run)
-        when = output.local_time(body["at"])
-        verb = "would no longer be" if dry_run else "is no longer"
-        output.say(f"the edit of {step} that {body['by']} accepted at {when} {verb} accepted")
         reply["undone"] = not dry_run
+        verb = "would no longer be" if dry_run else "is no longer"
+        edit = f"the edit of {step} that {body['by']} accepted at {output.local_time(body['at'])}"
+        output.say(f"{edit} {verb} accepted")
     else:
         known = acceptance.known_codes(store, step)
         older = [code for code in known if code != now.digest and code.startswith(since or "")]
@@ -183,26 +148,26 @@ def accept(
     output.emit(stored.as_json(reply))
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def bust(
     id: OnlyId = None,
     step: OnlyStep = None,
-    dependents: Annotated[
-        bool, Option("--dependents", help="Also bust all steps that need it.")
-    ] = False,
-    upstream: Annotated[
-        bool, Option("--upstream", help="Also bust all steps that it needs.")
-    ] = False,
-    older_than: Annotated[
-        str | None, Option(metavar="AGE", help="Minimum age, such as 7d.")
-    ] = None,
-    prefix: Annotated[
-        str | None, Option(callback=checked, help="Only IDs that start with this.")
-    ] = None,
-    dry_run: DryRun = False,
+    dependents: bool = False,
+    upstream: bool = False,
+    older_than: Annotated[str | None, Option(metavar="AGE")] = None,
+    prefix: str | None = None,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
-    """Make stored results void, so that steps compute again. Undo: pfl cache restore."""
+    """
+    Make stored results void, so that steps compute again. Undo: pfl cache restore.
+
+    Args:
+        dependents: Also bust all steps that need it.
+        upstream: Also bust all steps that it needs.
+        older_than: Minimum age, such as 7d.
+        prefix: Only IDs that start with this.
+    """
     if {id, step, older_than, prefix} == {None}:
         raise InvalidRequestError(
             "no results to bust are selected", hint="use --id, --step, --older-than or --prefix"
@@ -210,102 +175,79 @@ def bust(
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
     if step is None and (dependents or upstream):
-        raise InvalidRequestError(
-            f"--{'dependents' if dependents else 'upstream'} needs --step", hint="--step b"
-        )
+        raise InvalidRequestError("--dependents or --upstream needs --step", hint="--step b")
     chosen = settings.load()
-    flows = _flows(chosen)
-    known = _flow_names(flows)
-    busted = {step or busts.ALL}
-    if step is not None and step not in known:
-        raise unknown("step", step, sorted(known))
-    if dependents:
-        busted = _dependents(flows, busted)
-    elif upstream:
-        needed = (flow.closure(busted & flow.steps.keys()) for flow in flows.values())
-        busted = busted.union(*needed)
-    age = 0 if older_than is None else age_s(older_than, "--older-than")
-    # Age 0 means everything, including what is being computed now and will be newer than this bust.
-    before = time.time() - age if age else None
-    starts_with = keys.escape_id(prefix) if prefix else ""
-    folder = stored.folder_of(id) or busts.ALL
-    scope = busts.Scope(folder, starts_with, tuple(sorted(busted)), before)
     store = objects.of(chosen)
+    flows = _Flows(chosen)
+    if step is not None and step not in flows.by_step:
+        raise unknown("step", step, sorted(flows.by_step))
+    steps = {step or busts.ALL}
+    if dependents:
+        steps = flows.dependents(steps)
+    elif upstream:
+        steps = flows.upstream(steps)
+    now_ns = time.time_ns()
+    before_ns = moment_ns(older_than, "--older-than") if older_than else now_ns
+    # Age 0 means everything, including what is being computed and will be newer than this bust.
+    before = before_ns / 1e9 if before_ns < now_ns else None
+    folder = stored.folder_of(id) or busts.ALL
+    scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)), before)
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found, "results")
-    output.table(("step", *_COUNT_COLUMNS), ([r["step"], *_counts(r)] for r in rows.values()))
-    reply: stored.Row = {
-        "version": 1,
-        "bust": None,
-        "steps": list(rows.values()),
-        "plans": 0,
-        "restorable_until": None,
-        "dry_run": dry_run,
-    }
+    output.table(("step", *_COUNTED), rows.values())
+    reply: stored.Row = {"bust": None, "plans": 0, "restorable_until": None}
     if not dry_run:
         count = sum(row["results"] for row in rows.values())
         output.confirm(f"Bust {output.counted(count, 'result')}?", yes=yes)
         layout.check(store)
         retention_s = chosen.retention_days * 86_400
         name = busts.new_name()
-        reached = _dependents(flows, busted)
         plans = busts.bust(
-            store, scope, name, dependents=reached, known=known, retention_s=retention_s
+            store,
+            scope,
+            name,
+            dependents=flows.dependents(steps),
+            known=flows.by_step,
+            retention_s=retention_s,
         )
         until = records.now_iso(time.time() + retention_s)
-        reply |= {"bust": name, "plans": plans, "restorable_until": until}
+        reply = {"bust": name, "plans": plans, "restorable_until": until}
         day = output.local_time(until)[:10]
         output.say(f"busted; to undo this until {day}: pfl cache restore {name}")
-    output.emit(reply)
+    output.emit({"version": 1, "steps": list(rows.values()), **reply, "dry_run": dry_run})
 
 
-def _counts(row: Mapping[str, Any]) -> list[object]:
-    moments = [output.local_time(row["oldest"]), output.local_time(row["newest"])]
-    return [row["results"], row["bytes"], *moments]
-
-
-@app.command(cls=DatedCommand)
+@app.command()
 def restore(
-    names: Annotated[
-        list[str] | None,
-        Argument(metavar="[BUST]...", help="Names of busts, as printed by pfl cache bust."),
-    ] = None,
+    names: Annotated[list[str] | None, Argument(metavar="[BUST]...")] = None,
     id: OnlyId = None,
     step: OnlyStep = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
-    """Undo busts: old results become valid again and replace newer ones. --dry-run lists busts."""
+    """
+    Undo busts: old results become valid again and replace newer ones. --dry-run lists busts.
+
+    Args:
+        names: Names of busts, as printed by pfl cache bust.
+    """
     if not (names or id or step or dry_run):
         raise InvalidRequestError(
             "no bust is selected", hint="to list the busts: pfl cache restore --dry-run"
         )
     chosen = settings.load()
     store = objects.of(chosen)
-    flows = _flows(chosen)
+    flows = _Flows(chosen)
     undone = _restorable(chosen, store, names or [], id, step)
     restored = [mark.to_json() for mark in undone]
-    output.table(
-        ("bust", "id", "step", "before", "busted"),
-        (
-            [
-                mark.name,
-                mark.id_pattern,
-                row["step"] or "all",
-                output.local_time(row["before"]),
-                output.local_time(row["busted_at"]),
-            ]
-            for mark, row in zip(undone, restored, strict=True)
-        ),
-    )
+    output.table(("bust", "id", "prefix", "step", "before", "busted_at"), restored)
     counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
         layout.check(store)
-        reached = _dependents(flows, {mark.step for mark in undone})
-        known = _flow_names(flows)
-        counts = busts.restore(store, undone, dependents=reached, known=known)
+        reached = flows.dependents({mark.step for mark in undone})
+        counts = busts.restore(store, undone, dependents=reached, known=flows.by_step)
         back = output.counted(counts["back"], "result")
         output.say(f"{back} restored, {counts['replaced']} in place of newer ones")
     output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
@@ -321,22 +263,21 @@ def _restorable(
         NotFoundError: A selected bust cannot be restored.
     """
     folder = stored.folder_of(id)
-    marks = [
+    oldest = time.time() - chosen.retention_days * 86_400
+    kept = [
         mark
-        for mark in sorted(busts.list_marks(store, folder), key=lambda mark: (mark.name, mark.key))
+        for mark in sorted(busts.list_marks(store, folder), key=attrgetter("name", "key"))
         if not mark.is_from_call
+        and mark.at > oldest
         and (not names or mark.name in names)
         and folder in (None, mark.folder)
         and step in (None, mark.step)
     ]
-    oldest = time.time() - chosen.retention_days * 86_400
-    kept = [mark for mark in marks if mark.at > oldest]
     missing = ", ".join(sorted({*names} - {mark.name for mark in kept}))
     if missing or ((id or step) and not kept):
-        why = f"busts are kept for {chosen.retention_days} days" if marks else "it does not exist"
         raise NotFoundError(
             f"bust {missing} cannot be restored" if missing else "no bust can be restored",
-            why=why,
+            why=f"it does not exist any more: busts are kept for {chosen.retention_days} days",
             hint="to list the busts: pfl cache restore --dry-run",
         )
     return kept
@@ -344,14 +285,15 @@ def _restorable(
 
 @app.command()
 def verify(
-    repair: Annotated[
-        bool,
-        Option("--repair", help="Move unusable objects to aside/ in the store."),
-    ] = False,
-    after: Annotated[str, Option(metavar="KEY", help="Continue after this key.")] = "",
-    dry_run: DryRun = False,
+    repair: bool = False, after: Annotated[str, Option(metavar="KEY")] = "", dry_run: bool = False
 ) -> None:
-    """Read and check every object in the store; exit code 6 if damaged ones remain."""
+    """
+    Read and check every object in the store; exit code 6 if damaged ones remain.
+
+    Args:
+        repair: Move unusable objects to aside/ in the store.
+        after: Continue after this key.
+    """
     import signal
 
     if after and after.split("/")[0] not in verification.KINDS:
@@ -399,40 +341,32 @@ def verify(
         raise Exit(CorruptRecordError.exit_code)
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def stats(id: OnlyId = None) -> None:
     """Count results, plans, history records and bytes, per flow and step."""
-
     chosen = settings.load()
-    flow_names = _flow_names(_flows(chosen))
-    rows = inspection.count(objects.of(chosen), flow_names, folder=stored.folder_of(id))
-    output.print_rows(
-        rows,
-        ("flow", "step", "plans>", "history>", *_COUNT_COLUMNS),
-        lambda row: [
-            row["flow"] or "-",
-            row["step"],
-            row["plans"],
-            row["history"],
-            *_counts(row),
-        ],
-    )
+    known = _Flows(chosen).by_step
+    rows = inspection.count(objects.of(chosen), known, folder=stored.folder_of(id))
+    output.print_rows(rows, ("flow", "step", "plans>", "history>", *_COUNTED))
 
 
-def _flows(chosen: Settings) -> Mapping[str, FlowEntry]:
-    """The flows; none if they cannot be imported: the store exists anyway."""
-    try:
-        return catalog.load(chosen).flows
-    except PflError as exc:
-        output.say(f"warning: the flows cannot be loaded: {exc}")
-        return {}
+class _Flows:
+    """How the steps of all flows need one another."""
 
+    def __init__(self, chosen: Settings) -> None:
+        self._flows: Mapping[str, FlowEntry] = {}
+        try:
+            self._flows = catalog.load(chosen).flows
+        except PflError as exc:  # The store exists anyway.
+            _warn(f"the flows cannot be loaded: {exc}")
+        # The name of the flow of each step.
+        self.by_step = {step: flow.name for flow in self._flows.values() for step in flow.steps}
 
-def _flow_names(flows: Mapping[str, FlowEntry]) -> dict[str, str]:
-    """The name of the flow of each step."""
-    return {name: flow.name for flow in flows.values() for name in flow.steps}
+    def dependents(self, steps: set[str]) -> set[str]:
+        """These steps, and all steps of any flow that need one of them."""
+        return steps.union(*(flow.dependents(steps) for flow in self._flows.values()))
 
-
-def _dependents(flows: Mapping[str, FlowEntry], steps: set[str]) -> set[str]:
-    """These steps, and all steps of any flow that need one of them."""
-    return steps.union(*(flow.dependents(steps) for flow in flows.values()))
+    def upstream(self, steps: set[str]) -> set[str]:
+        """These steps, and all steps of any flow that they need."""
+        needed = (flow.closure(steps & flow.steps.keys()) for flow in self._flows.values())
+        return steps.union(*needed)

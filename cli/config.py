@@ -1,7 +1,6 @@
 """``pfl config``: the current settings, and where each comes from."""
 
 import re
-from operator import itemgetter
 
 from typer import Typer
 
@@ -31,8 +30,7 @@ def show() -> None:
         rows.append(
             {"name": setting.env, "value": value, "source": source, "meaning": setting.meaning}
         )
-    cells = itemgetter("name", "value", "source")
-    output.print_rows(rows, ("setting", "value", "from"), cells)
+    output.print_rows(rows, ("name", "value", "source"))
 
 
 def _mask(secret: str) -> str:

@@ -1,42 +1,44 @@
 """``pfl deploy``, ``pfl remove``, ``pfl status`` and ``pfl logs``: the function in AWS."""
 
-from __future__ import annotations
-
-from enum import StrEnum
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, Literal
 
 from typer import Option
 
-from ..handler.core.declare import catalog
-from ..handler.core.errors import NotFoundError, PflError
+from ..handler.core.errors import NotFoundError
 from ..serverless import aws
 from ..serverless import logs as log
 from ..serverless.deploy import OSLS, Deployment
-from . import output, settings, stored
-from .options import DryRun, Engine, OnlyId, Yes, age_s
-
-Arch = StrEnum("Arch", ["x86_64", "arm64"])
-Name = Annotated[str, Option(help="Service name.")]
-Stage = Annotated[str, Option(help="Stage; each is a separate deployment.")]
+from . import invoke, output, settings, stored
+from .options import Engine, OnlyId, Yes, moment_ns
 
 
 def deploy(
-    stage: Stage = "dev",
-    name: Name = "pfl",
-    arch: Annotated[Arch, Option(help="Processor.")] = Arch.x86_64,
-    image: Annotated[str, Option(help="Image to deploy, by digest, instead of building one.")] = "",
+    stage: str = "dev",
+    name: str = "pfl",
+    arch: Literal["x86_64", "arm64"] = "x86_64",
+    image: str = "",
     engine: Engine = None,
-    plain_key: Annotated[
-        bool, Option("--plain-key", help="Give the function PREFECT_API_KEY in plain text.")
-    ] = False,
-    dirty: Annotated[bool, Option("--dirty", help="Deploy uncommitted changes too.")] = False,
-    install: Annotated[bool, Option("--install", help="Install osls if it is missing.")] = False,
-    dry_run: DryRun = False,
+    plain_key: bool = False,
+    dirty: bool = False,
+    install: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    """Build the image, push it, deploy it, and check that the function works."""
+    """
+    Build the image, push it, deploy it, and check that the function works.
+
+    Args:
+        name: Service name.
+        arch: Processor.
+        image: Image to deploy, by digest, instead of building one.
+        plain_key: Give the function PREFECT_API_KEY in plain text.
+        dirty: Deploy uncommitted changes too.
+        install: Install osls if it is missing.
+    """
     chosen = settings.load(engine=engine)
     service = Deployment(chosen, name, stage, arch, image, plain_key, output.say)
-    _offer_osls(service, install)
+    if install and not OSLS.exists():
+        service.install()
     service.check(building=not image and not dry_run, dirty=dirty or dry_run)
     if dry_run:
         _show_plan(service)
@@ -57,7 +59,7 @@ def deploy(
             "resources": made,
         }
     )
-    output.table(("type", "name", "link"), (row.values() for row in made))
+    output.table(("type", "name", "link"), made)
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"to read values that are too large for a reply: PFL_STORE={service.store}")
@@ -75,23 +77,23 @@ def _show_plan(service: Deployment) -> None:
             "misses": misses,
         }
     )
-    output.table(("resource", "type", "would"), (row.values() for row in resources))
+    output.table(("resource", "type", "would"), resources)
     for miss in misses:
-        then = f"; so will {', '.join(miss['then'])} if its value changes" if miss["then"] else ""
-        output.show(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{then}")
+        then = ", ".join(miss["then"])
+        also = f"; so will {then} if its value changes" if then else ""
+        output.show(f"{miss['flow']}.{miss['step']} will miss: {miss['why']}{also}")
     count = output.counted(len(misses), "step")
     output.say(f"{count} will miss" if misses else "no step's code changed: hits stay hits")
 
 
-def remove(
-    stage: Stage = "dev",
-    name: Name = "pfl",
-    purge: Annotated[
-        bool, Option("--purge", help="Delete the bucket too: the cache and all history.")
-    ] = False,
-    yes: Yes = False,
-) -> None:
-    """Remove the function and its resources, but keep the bucket with cache and history."""
+def remove(stage: str = "dev", name: str = "pfl", purge: bool = False, yes: Yes = False) -> None:
+    """
+    Remove the function and its resources, but keep the bucket with cache and history.
+
+    Args:
+        name: Service name.
+        purge: Delete the bucket too: the cache and all history.
+    """
     service = _existing(name, stage)
     if not service.stack_status() and not (purge and service.bucket_exists()):
         raise NotFoundError(
@@ -100,25 +102,25 @@ def remove(
         )
     bucket = f" and {service.store} with all history" if purge else ""
     output.confirm(f"Remove {service.function} in {service.region}{bucket}?", yes=yes)
-    _offer_osls(service, False)
     service.check_node()
     service.remove(purge=purge)
     kept = "" if purge else f"; {service.store} is kept (--purge deletes it)"
     output.say(f"{service.function} is removed{kept}")
 
 
-def status(stage: Stage = "dev", name: Name = "pfl") -> None:
-    """Show what is deployed, and whether it matches the code here."""
+def status(stage: str = "dev", name: str = "pfl") -> None:
+    """
+    Show what is deployed, and whether it matches the code here.
+
+    Args:
+        name: Service name.
+    """
     service = _existing(name, stage)
     with aws.converted_errors(f"function {service.function}"):
         found = service.client("lambda").get_function(FunctionName=service.function)
     function: dict[str, Any] = found["Configuration"]
     variables = function.get("Environment", {}).get("Variables", {})
-    try:
-        with output.stdout_kept_for_data():
-            code = catalog.load(service.settings).digest
-    except PflError as exc:
-        code = f"unknown: {exc}"
+    code = variables.get("PFL_CODE")
     row = {
         "function": service.function,
         "region": service.region,
@@ -131,27 +133,29 @@ def status(stage: Stage = "dev", name: Name = "pfl") -> None:
         "concurrency": found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
         "store_url": variables.get("PFL_STORE"),
         "prefect_url": variables.get("PREFECT_API_URL") or None,
-        "code": variables.get("PFL_CODE"),
-        "is_current": variables.get("PFL_CODE") == code,
+        "code": code,
+        "is_current": invoke.is_current(service.settings, code),
     }
-    output.emit(row)
-    output.pairs(stored.for_people(row))
-    if not row["is_current"]:
-        output.say("warning: the deployed code differs from the code here: pfl deploy --dry-run")
+    stored.show(row)
 
 
 def logs(
-    stage: Stage = "dev",
-    name: Name = "pfl",
+    stage: str = "dev",
+    name: str = "pfl",
     id: OnlyId = None,
-    follow: Annotated[
-        bool, Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
-    ] = False,
-    since: Annotated[str, Option(help="How far back: 10m, 2h, 7d.")] = "1h",
+    follow: Annotated[bool, Option("--follow", "-f")] = False,
+    since: str = "1h",
 ) -> None:
-    """Show the function's log: a line per call, and what its steps printed."""
+    """
+    Show the function's log: a line per call, and what its steps printed.
+
+    Args:
+        name: Service name.
+        follow: Keep printing new lines until Ctrl-C.
+        since: How far back: 10m, 2h, 7d.
+    """
     service = _existing(name, stage)
-    since_s = age_s(since, "--since")
+    since_s = time.time() - moment_ns(since, "--since") / 1e9
     group = f"/aws/lambda/{service.function}"
     client = service.client("logs")
     lines = log.read(client, group, id=id, since_s=since_s, follow=follow)
@@ -162,28 +166,17 @@ def logs(
 
 
 def _call_text(call: dict[str, Any]) -> str:
+    """The log line of a call, for people."""
     steps = " ".join(f"{step}={status}" for step, status in call["steps"].items())
-    words = [f"{call['status']:9} {call['id'] or call['action']}", steps]
-    if call["ms"] is not None:
-        words.append(f"{call['ms']} ms" + (" cold" if call["cold_start"] else ""))
+    took = "" if call["ms"] is None else f"  {call['ms']} ms"
+    cold = " cold" if call["cold_start"] else ""
     error = f": {call['error']['what']}" if call.get("error") else ""
-    return "  ".join([*words, f"{call['request_id']}{error}"])
+    words = f"{call['status']:9} {call['id'] or call['action']}  {steps}{took}{cold}"
+    return f"{words}  {call['request_id']}{error}"
 
 
 def _existing(name: str, stage: str) -> Deployment:
-
     service = Deployment(settings.load(), name, stage, report=output.say)
     service.find_region()
     service.find_account()
     return service
-
-
-def _offer_osls(service: Deployment, install: bool) -> None:
-    import shutil
-    import sys
-
-    if OSLS.exists() or not shutil.which("npm"):
-        return
-    has_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    if install or (has_terminal and output.ask("osls is not installed. Install it with npm?")):
-        service.install()

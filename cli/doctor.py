@@ -1,19 +1,15 @@
 """``pfl doctor``: checks everything that can be wrong, and prints what to do about it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
-from typing import Annotated, NamedTuple
 
-from typer import Exit, Option
+from typer import Exit
 
 from ..handler.core.cache import lease
 from ..handler.core.declare import project
-from ..handler.core.errors import NotFoundError, PflError
+from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
 from ..handler.core.settings import SETTINGS, Settings
 from ..handler.core.store import objects
 from ..handler.core.store.values import JsonObject
@@ -61,35 +57,21 @@ _BUCKET = {
         "aws s3api put-bucket-lifecycle-configuration, to expire old versions",
     ),
 }
-
-
-class Finding(NamedTuple):
-    """What a check found: ``ok``, ``warn``, ``fail`` or ``skip``, the fix, and the exit code."""
-
-    status: str
-    what: str
-    fix: str = ""
-    exit_code: int = 2
-
-
-def _found(what: str, fix: str = "") -> Finding:
-    """A warning if there is something to fix."""
-    return Finding("warn" if fix else "ok", what, fix)
+# What a check found, and how to fix it; empty if it is right.
+Findings = Iterator[tuple[str, str]]
 
 
 class _SkippedError(Exception):
     """A check has nothing to do, for the reason in the message."""
 
 
-def doctor(
-    fast: Annotated[
-        bool,
-        Option(
-            "--fast", help="Skip slow checks: unstable fingerprints, and the test of the block."
-        ),
-    ] = False,
-) -> None:
-    """Check the whole setup; the exit code is 0, or that of the first failure."""
+def doctor(fast: bool = False) -> None:
+    """
+    Check the whole setup; the exit code is 0, or that of the first failure.
+
+    Args:
+        fast: Skip slow checks: unstable fingerprints, and the test of the block.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     doc = Doctor(settings.load(), fast)
@@ -98,8 +80,7 @@ def doctor(
         rows = doc.run("flows")
         for found in pool.map(doc.run, _CHECKS):
             rows += found
-    cells = itemgetter("check", "status", "what")
-    output.print_rows(rows, ("check", "status", "found"), cells)
+    output.print_rows(rows, ("check", "status", "what"))
     if not output.in_json:
         for fix in dict.fromkeys(f"{row['check']}: {row['fix']}" for row in rows if row["fix"]):
             output.say(fix)
@@ -112,26 +93,28 @@ def doctor(
 
 @dataclass
 class Doctor:
-    """The checks of one set of settings; a check yields findings, or raises an error."""
+    """The checks of one set of settings; a check yields what it found, or raises an error."""
 
     chosen: Settings
     fast: bool
     loaded: project.Project | None = None
 
     def run(self, name: str) -> list[JsonObject]:
-        """The findings of a check; an exception becomes a finding, and other checks continue."""
-        found: list[Finding] = []
+        """The rows of a check; an exception becomes a row, and other checks continue."""
+        rows: list[JsonObject] = []
+        failure: JsonObject = {"status": "fail", "exit_code": 1}
         try:
-            found += getattr(self, name)()
+            for what, fix in getattr(self, name)():
+                rows.append({"status": "warn" if fix else "ok", "what": what, "fix": fix})
         except _SkippedError as exc:
-            found.append(Finding("skip", str(exc)))
+            rows.append({"status": "skip", "what": str(exc), "fix": ""})
         except PflError as exc:
             hint = exc.hint or "check that the service is up; for its address: pfl config show"
-            found.append(Finding("fail", str(exc), hint, exc.exit_code))
+            rows.append({**failure, "what": str(exc), "fix": hint, "exit_code": exc.exit_code})
         except Exception as exc:
             what = f"the check itself failed: {type(exc).__name__}: {exc}"
-            found.append(Finding("fail", what, "PFL_TRACEBACK=1 pfl invoke --id x", 1))
-        return [{"check": name, **finding._asdict()} for finding in found]
+            rows.append({**failure, "what": what, "fix": "PFL_TRACEBACK=1 pfl invoke --id x"})
+        return [{"check": name, "exit_code": 0, **row} for row in rows]
 
     @cached_property
     def results(self) -> objects.Store:
@@ -146,7 +129,7 @@ class Doctor:
             raise _SkippedError("not configured: the embedded server starts when it is needed")
         return api
 
-    def versions(self) -> Iterator[Finding]:
+    def versions(self) -> Findings:
         """Whether the installed packages are supported ones."""
         import platform
         from importlib.metadata import requires, version
@@ -157,12 +140,14 @@ class Doctor:
             if wanted.marker is None:
                 found = version(wanted.name)
                 if not wanted.specifier.contains(found, prereleases=True):
-                    what = f"{wanted.name} is {found}, but must be {wanted.specifier}"
-                    yield Finding("fail", what, "pip install -c constraints.txt -e .")
+                    raise InvalidRequestError(
+                        f"{wanted.name} is {found}, but must be {wanted.specifier}",
+                        hint="pip install -c constraints.txt -e .",
+                    )
         packages = f"Prefect {version('prefect')}, obstore {version('obstore')}"
-        yield _found(f"Python {platform.python_version()}, {packages}")
+        yield f"Python {platform.python_version()}, {packages}", ""
 
-    def dotenv(self) -> Iterator[Finding]:
+    def dotenv(self) -> Findings:
         """The names in ``.env``, and who can read it."""
         path = self.chosen.root / ".env"
         if not path.is_file():
@@ -172,36 +157,33 @@ class Doctor:
         known = {setting.env for setting in SETTINGS.values()}
         for name in dotenv_values(path):
             if name.startswith("PFL_") and name not in known:
-                yield _found(f"unknown setting {name}", "to list all settings: pfl config show")
+                yield f"unknown setting {name}", "to list all settings: pfl config show"
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
-            yield _found(f".env has mode {mode:o}, so others can read it", f"chmod 600 {path}")
-        else:
-            yield _found(f".env has mode {mode:o}")
+            yield f".env has mode {mode:o}, so others can read it", f"chmod 600 {path}"
 
-    def flows(self) -> Iterator[Finding]:
+    def flows(self) -> Findings:
         """Whether the flows can be imported, and their fingerprints are complete."""
         self.loaded = project.load(self.chosen)
         for name, known in self.loaded.prints.items():
             places = sorted({f"{part.file}:{part.line}" for part in known.opaque})
             if places:
                 what = f"the fingerprint of {name} is incomplete: {', '.join(places)}"
-                yield _found(what, "declare it: @step(depends_on=[…]) or @step(version=…)")
-        yield _found(", ".join(self.loaded.flows))
+                yield what, "declare it: @step(depends_on=[…]) or @step(version=…)"
+        yield ", ".join(self.loaded.flows), ""
 
-    def unstable(self) -> Iterator[Finding]:
+    def unstable(self) -> Findings:
         """Values that differ from process to process, so that a step never hits."""
         if self.fast or self.loaded is None:
             return
         unstable = invoke.find_unstable(self.loaded, self.chosen)
-        for name, parts in unstable.items():
-            for part in parts:
-                what = f"{name} never hits: {part.name} at {part.file}:{part.line} keeps changing"
-                yield _found(what, "compute the value inside the step")
+        for sentences in unstable.values():
+            for sentence in sentences:
+                yield sentence, "compute the value inside the step"
         if not any(unstable.values()):
-            yield _found(f"{len(unstable)} steps have the same fingerprint in each process")
+            yield f"{len(unstable)} steps have the same fingerprint in each process", ""
 
-    def prefect(self) -> Iterator[Finding]:
+    def prefect(self) -> Findings:
         """Whether Prefect answers and accepts the key, and its version and clock are right."""
         import urllib.request
         from email.utils import parsedate_to_datetime
@@ -211,53 +193,51 @@ class Doctor:
 
         # Needs the key, if the server wants one.
         client.ask(self.api, "/flows/filter", {"limit": 1})
-        yield _found(f"{self.api.url} answers ({self.api.source})")
+        yield f"{self.api.url} answers ({self.api.source})", ""
         theirs = client.ask(self.api, "/admin/version")
         ours = version("prefect")
         # Prefect Cloud has no version.
         if isinstance(theirs, str):
             is_new = Version(theirs).release[:2] >= Version(ours).release[:2]
-            what = f"server {theirs}, client {ours}"
-            yield _found(what, "" if is_new else "upgrade the server, or install its version")
+            fix = "" if is_new else "upgrade the server, or install its version"
+            yield f"server {theirs}, client {ours}", fix
         with urllib.request.urlopen(f"{self.api.url}/health", timeout=10) as answer:
             there = parsedate_to_datetime(answer.headers["date"]).timestamp()
         yield _clock(there - time.time())
 
-    def block(self) -> Iterator[Finding]:
+    def block(self) -> Findings:
         """Whether the storage block exists, points to this store, and works."""
         from ..handler.engine.prefect import session
         from ..serverless import prefect_setup
 
-        states = {
-            "keep": "exists" if self.fast else "works",
-            "create": "does not exist",
-            "update": "points to another location",
-        }
         # First, since it skips the check if there is no Prefect: the session would start a server.
         api = self.api
         with session.session(self.chosen, lambda step, doing: None):
-            for change, prove in prefect_setup.blocks(
-                api, self.chosen, name="cache", with_keys=False
-            ):
-                if change.action == "keep" and not self.fast:
+            planned = prefect_setup.blocks(api, self.chosen, name="cache", with_keys=False)
+            for change, prove in planned:
+                if change.action == "create":
+                    yield f"{change.name} does not exist", "pfl setup blocks"
+                elif change.action == "update":
+                    yield (f"{change.name} points to another location", "pfl setup blocks")
+                elif self.fast:
+                    yield f"{change.name} exists", ""
+                else:
                     prove()
-                what = f"{change.name} {states[change.action]}"
-                yield _found(what, "" if change.action == "keep" else "pfl setup blocks")
+                    yield f"{change.name} works", ""
                 for note in change.note.split("; "):
                     if "of another type" in note or "the same location" in note:
-                        yield _found(note, "keep the one that is used, and remove the other")
+                        yield note, "keep the one that is used, and remove the other"
 
-    def store(self) -> Iterator[Finding]:
+    def store(self) -> Findings:
         """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""
         ahead_s = check.try_out(self.results)
-        yield _found(f"{self.results.url} works, and creates objects only once")
+        yield f"{self.results.url} works, and creates objects only once", ""
         yield _clock(ahead_s)
 
-    def bucket(self) -> Iterator[Finding]:
+    def bucket(self) -> Findings:
         """Whether the bucket is private, encrypted and versioned, and has a lifecycle."""
         if not self.chosen.store.startswith("s3://"):
             raise _SkippedError("the store is not a bucket")
-
         name = self.chosen.store.removeprefix("s3://").partition("/")[0]
         client = aws.client("s3", attempts=2)
         with aws.converted_errors(f"bucket {name}"):
@@ -269,14 +249,18 @@ class Doctor:
             except NotFoundError:
                 found = None
             except PflError as exc:
-                yield Finding("skip", f"cannot check whether {name} is {state}: {exc}")
+                yield (
+                    f"cannot check whether {name} is {state}: {exc}",
+                    "allow this request in your permissions",
+                )
                 continue
-            is_true = found and found != "Suspended"
-            if state == "private":
-                is_true = found and all(found.values())
-            yield _found(f"{name} is {state}") if is_true else _found(f"{name} is not {state}", fix)
+            values = found.values() if isinstance(found, dict) else [found]
+            if all(value and value != "Suspended" for value in values):
+                yield f"{name} is {state}", ""
+            else:
+                yield f"{name} is not {state}", fix
 
-    def function(self) -> Iterator[Finding]:
+    def function(self) -> Findings:
         """Whether the function exists, has this code, and reaches the store and Prefect."""
         target = remote.target(self.chosen)
         if target is None:
@@ -284,14 +268,16 @@ class Doctor:
         name = target.function
         reply = remote.call(target, {"action": "check"})
         if error := reply.get("error"):
-            what = f"{name} reports: {error['what']}: {error['why']}"
-            yield Finding("fail", what, error["hint"] or "check its role and environment", 5)
-        elif self.loaded is None or reply.get("code") == self.loaded.manifest.digest:
-            yield _found(f"{name} reaches the store and Prefect")
+            raise UnavailableError(
+                f"{name} reports: {error['what']}: {error['why']}",
+                hint=error["hint"] or "check its role and environment",
+            )
+        if self.loaded is None or reply.get("code") == self.loaded.manifest.digest:
+            yield f"{name} reaches the store and Prefect", ""
         else:
-            yield _found(f"the code of {name} differs from flows/ here", "pfl deploy")
+            yield f"the code of {name} differs from flows/ here", "pfl deploy"
 
-    def worker(self) -> Iterator[Finding]:
+    def worker(self) -> Findings:
         """Whether the work pool exists and has a worker."""
         from ..serverless import prefect_setup
 
@@ -299,31 +285,30 @@ class Doctor:
         found = prefect_setup.work_pool(self.api, pool)
         if found is None:
             what = f"work pool {pool} does not exist: Prefect's UI cannot run flows"
-            yield _found(what, "to create it: pfl setup deployments")
+            yield what, "to create it: pfl setup deployments"
             return
         if found["is_paused"]:
-            yield _found(f"work pool {pool} is paused", f"prefect work-pool resume {pool}")
+            yield f"work pool {pool} is paused", f"prefect work-pool resume {pool}"
         alive = prefect_setup.workers(self.api, pool)
-        what = f"{output.counted(len(alive), 'worker')} running for {pool}"
         fix = 'run pfl worker start, or send {"action": "poll"} on a schedule'
-        yield _found(what, "" if alive else fix)
+        what = f"{output.counted(len(alive), 'worker')} running for {pool}"
+        yield what, "" if alive else fix
 
-    def slots(self) -> Iterator[Finding]:
+    def slots(self) -> Findings:
         """Concurrency slots whose holders are dead."""
         rows = list(limits.list_limits(self.api, self.results))
         leaked = sum(row["leaked"] for row in rows)
         what = f"{output.counted(leaked, 'slot')} leaked in {output.counted(len(rows), 'limit')}"
-        yield _found(what, "pfl limits ls, then pfl limits reset" if leaked else "")
+        yield what, "pfl limits ls, then pfl limits reset" if leaked else ""
 
-    def stuck(self) -> Iterator[Finding]:
+    def stuck(self) -> Findings:
         """Calls that look alive, but whose process is dead."""
         calls = lease.open_calls(self.results).values()
         dead = [call for call in calls if not lease.is_call_alive(self.results, call)]
         what = f"{output.counted(len(dead), 'call')} died without being cleaned up"
-        yield _found(what, "pfl runs reap" if dead else "")
+        yield what, "pfl runs reap" if dead else ""
 
 
-def _clock(ahead_s: float) -> Finding:
-    what = f"clocks differ by {abs(ahead_s):.0f} s"
+def _clock(ahead_s: float) -> tuple[str, str]:
     fix = "set this machine's clock: timedatectl set-ntp true"
-    return _found(what, fix if abs(ahead_s) > _SKEW_S else "")
+    return f"clocks differ by {abs(ahead_s):.0f} s", fix if abs(ahead_s) > _SKEW_S else ""

@@ -1,17 +1,14 @@
 """``pfl history``: list, compare, search and export the records of each step."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from itertools import islice, takewhile
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Exit, Option, Typer
 
@@ -20,10 +17,8 @@ from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
-from . import compare, draw, output, query, settings, stored
-from .command import Command, DatedCommand
+from . import compare, output, query, settings, stored
 from .options import (
-    DryRun,
     OnlyFlow,
     OnlyId,
     OnlyStep,
@@ -42,17 +37,13 @@ Status = Annotated[
     Literal["computed", "failed", "crashed", "busted", "restored", "accepted"] | None,
     Option(help="Only this status."),
 ]
-Path = Annotated[str, Option(help="Path into the value, such as $.rows[0].total.")]
-Plot = Annotated[bool, Option("--plot", help="Draw the value over time.")]
-PlotTo = Annotated[str | None, Option(metavar="FILE", help="Draw it in an .svg or .png file.")]
-Key = Annotated[str, Option(help="Column that identifies the rows of a table.")]
 
 Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
 Fields = Mapping[str, Any]
 Pair = tuple[str, Found | None, Found | None]
 
-_COLUMNS = ("record", "time", "id", "step", "status", "took>", "value")
+_COLUMNS = ("record", "written_at", "id", "step", "status", "compute_ms>", "value")
 _NEAR_NS = 300 * 10**9
 
 
@@ -91,8 +82,8 @@ class _Reader:
         """
         folder = stored.folder_of(id)
         name = history.find(self.store, short, folder=folder)
-        body = history.read(self.store, name) if folder in (None, name.folder) else None
-        if body is None:
+        body = history.read(self.store, name)
+        if body is None or folder not in (None, name.folder):
             of_id = "" if id is None else f" for {id!r}"
             raise NotFoundError(f"record {name.path} does not exist{of_id}", hint="pfl history ls")
         return name, body
@@ -126,164 +117,124 @@ class _Reader:
             output.say(f"skipped {skipped}: damaged, or of another version")
 
 
-def _cells(row: Row) -> list[str]:
-    took_ms = row.get("compute_ms")
+def _print(row: Row, table: output.Table) -> None:
+    """Print a record: as a line of JSON, or as a row of the table."""
+    output.emit(row)
+    error = row.get("error") or {}
+    summary = error.get("what") or row.get("why")
     if "value" in row:
         summary = output.cut(row["value"], 40)
     elif row.get("size_bytes"):
         summary = f"{row['size_bytes']} bytes"
-    else:
-        summary = (row.get("error") or {}).get("what") or row.get("why") or ""
-    return [
-        row["short"],
-        output.local_time(row["written_at"]),
-        row.get("id") or "*",
-        row.get("step") or "*",
-        row["status"],
-        "" if took_ms is None else f"{took_ms:.1f} ms",
-        summary,
-    ]
+    table.add(row | {"record": row["short"], "value": summary})
 
 
-def _picture(path: str, plot: bool, plot_to: str | None) -> Callable[[Iterable[Row]], None] | None:
-    """What draws records as the options ask for; None if they ask for no picture."""
-    compare.parse_path(path)
-    refuse_together({"--plot": plot, "--plot-to": plot_to, "--json": output.in_json})
-    if plot or plot_to is not None:
-        return partial(draw.draw, path=path, file=plot_to)
-    if path != "$":
-        raise InvalidRequestError(
-            "--path has no effect without --plot or --plot-to", hint="--plot, or leave --path out"
-        )
-    return None
-
-
-@app.command("ls", cls=DatedCommand)
+@app.command("ls")
 def list_records(
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
-    limit: Annotated[int, Option(min=1, help="Maximum number of records.")] = 20,
-    path: Path = "$",
-    plot: Plot = False,
-    plot_to: PlotTo = None,
+    limit: Annotated[int, Option(min=1)] = 20,
 ) -> None:
-    """List records, newest first."""
-    draw_rows = _picture(path, plot, plot_to)
+    """
+    List records, newest first.
+
+    Args:
+        limit: Maximum number of records.
+    """
     reader = _Reader()
-    with_values = draw_rows is not None
-    found = reader.rows(since, with_values=with_values, id=id, flow=flow, step=step, status=status)
-    rows = islice(found, limit)
-    if draw_rows is not None:
-        draw_rows(rows)
-    else:
-        output.print_rows(output.while_read(rows), _COLUMNS, _cells)
+    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
+    table = output.Table(_COLUMNS)
+    for row in output.while_read(islice(found, limit)):
+        _print(row, table)
+    table.flush()
     more = f", more with --limit {limit * 10}" if reader.found == limit else ""
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
-@app.command(cls=DatedCommand)
-def show(
-    record: Annotated[str, Argument(help="First digits of its name, or its whole key.")],
-    id: OnlyId = None,
-    path: Path = "$",
-    plot: Plot = False,
-    plot_to: PlotTo = None,
-) -> None:
-    """Show one record: value, inputs, key, fingerprint and its parts, run, timings."""
-    draw_rows = _picture(path, plot, plot_to)
+@app.command()
+def show(record: str, id: OnlyId = None) -> None:
+    """
+    Show one record: value, inputs, key, fingerprint and its parts, run, timings.
+
+    Args:
+        record: First digits of its name, or its whole key.
+    """
     reader = _Reader()
     name, body = reader.record(record, id)
-    if draw_rows is not None:
-        earlier = reader.computed(name.folder, name.step, name.time_ns)
-        draw_rows(reader.row(*each) for each in islice(earlier, 1_000))
-        return
     row = reader.row(name, body)
     parts = reasons.parts(reader.store, name.step, body.get("fingerprint") or "-")
     row["parts"] = [part.to_json() for part in parts]
-    output.emit(row)
     names = ", ".join(part.name for part in parts)
-    output.pairs(stored.for_people(row) | {"parts": names or None})
+    stored.show(row, parts=names or None)
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def tail(
     id: OnlyId = None,
     step: OnlyStep = None,
-    lines: Annotated[
-        int, Option("-n", "--lines", min=0, help="Number of records to start with.")
-    ] = 10,
-    follow: Annotated[bool, Option("-f", "--follow", help="Keep printing new records.")] = False,
+    lines: Annotated[int, Option("-n", "--lines", min=0)] = 10,
+    follow: Annotated[bool, Option("-f", "--follow")] = False,
 ) -> None:
-    """Show the newest records, newest last; with -f, also each new one as it is written."""
+    """
+    Show the newest records, newest last; with -f, also each new one as it is written.
+
+    Args:
+        lines: Number of records to start with.
+        follow: Keep printing new records.
+    """
     reader = _Reader()
     table = output.Table(_COLUMNS)
     seen: set[history.Name] = set()
     newest_ns = 0
-    is_first = True
-    while is_first or follow:
+    limit: int | None = lines
+    while True:
         near: list[history.Name] = []
         for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
             newest_ns = max(newest_ns, name.time_ns)
             # Clocks differ by less than this: a record that is older by more is not new.
-            is_near = name.time_ns >= newest_ns - _NEAR_NS
-            if not is_near and not (is_first and len(near) < lines):
+            if name.time_ns < newest_ns - _NEAR_NS and len(near) >= (limit or 0):
                 break
             near.append(name)
-        fresh = near[:lines] if is_first else [name for name in near if name not in seen]
+        fresh = [name for name in near if name not in seen][:limit]
         missing = set(fresh)
         found = history.read_all(reader.store, reversed(fresh), reader.warn)
         for name, body in output.while_read(found):
             missing.remove(name)
             row = reader.row(name, body, with_value=False)
-            output.emit(row)
-            table.add(_cells(row))
+            _print(row, table)
         table.flush()
+        if not follow:
+            break
         # What points to a record exists before it: a record that is missing is read again.
         seen = set(near) - missing
-        is_first = False
-        if follow:
-            time.sleep(1)
+        limit = None
+        time.sleep(1)
     reader.end()
-
-
-class Difference(TypedDict):
-    """How two records of a step differ."""
-
-    step: str
-    old_record: str | None
-    new_record: str | None
-    equal: bool
-    value_changes: list[compare.Change]
-    code_changes: list[str]
-    input_changes: list[str]
-    param_changes: list[str]
-    trouble: str | None
 
 
 @app.command()
 def diff(
-    records: Annotated[
-        list[str] | None, Argument(metavar="[RECORD RECORD]", help="Two records.")
-    ] = None,
-    id: Annotated[
-        list[str] | None,
-        Option(help="Compare the last two of this ID, or (given twice) two IDs."),
-    ] = None,
-    run: Annotated[
-        list[str] | None, Option(help="First digits of a request or flow run ID; give two.")
-    ] = None,
+    records: Annotated[list[str] | None, Argument(metavar="[RECORD RECORD]")] = None,
+    id: list[str] | None = None,
+    run: list[str] | None = None,
     step: OnlyStep = None,
-    tolerance: Annotated[
-        str | None, Option(help="Allowed difference between numbers, such as 0.01 or 1%.")
-    ] = None,
-    key: Key = "id",
+    tolerance: str | None = None,
+    key: str = "id",
 ) -> None:
-    """Show what differs between two records, runs or IDs, and why; exit code 1 if they differ."""
+    """
+    Show what differs between two records, runs or IDs, and why; exit code 1 if they differ.
+
+    Args:
+        records: Two records.
+        id: Compare the last two of this ID, or (given twice) two IDs.
+        run: First digits of a request or flow run ID; give two.
+        tolerance: Allowed difference between numbers, such as 0.01 or 1%.
+    """
     reader = _Reader()
     within = compare.tolerance(tolerance) if tolerance else None
     rows = []
@@ -364,9 +315,9 @@ def _difference(
     new: Found | None,
     key: str,
     within: compare.Closeness | None = None,
-) -> Difference:
+) -> Row:
     """How two records differ: in value, code, inputs and parameters."""
-    row: Difference = {
+    row: Row = {
         "step": step,
         "old_record": old[0].path if old else None,
         "new_record": new[0].path if new else None,
@@ -382,8 +333,8 @@ def _difference(
         return row
     before: Fields = old[1]
     after: Fields = new[1]
-    statuses = {old[0].status, new[0].status}
-    if statuses == {history.COMPUTED} and before["sha256"] == after["sha256"]:
+    # Only what was computed has a digest.
+    if "sha256" in before and before["sha256"] == after.get("sha256"):
         row["equal"] = True
     else:
         try:
@@ -412,8 +363,9 @@ def _field_changes(before: Fields, after: Fields, field: str) -> list[str]:
     ]
 
 
-def _show_difference(row: Mapping[str, Any]) -> None:
-    old, new = (_short(row[side]) for side in ("old_record", "new_record"))
+def _show_difference(row: Row) -> None:
+    paths = [row[side] or "none" for side in ("old_record", "new_record")]
+    old, new = (path.rpartition("-")[2].removesuffix(".json") for path in paths)
     output.show(f"{row['step']}  {old} → {new}")
     for change in row["value_changes"]:
         output.show(_change_text(change))
@@ -424,37 +376,37 @@ def _show_difference(row: Mapping[str, Any]) -> None:
             output.show(f"  {label}: {sentence}")
 
 
-def _short(path: str | None) -> str:
-    name = history.parse_path(path or "")
-    return name.short if name else "none"
-
-
 def _change_text(change: compare.Change) -> str:
-    text = f"  {change['path']}:"
-    if change["change"] != "changed":
-        text += f" {change['change']}"
-    if "diff" not in change:
-        text += " " + " → ".join(output.cut(change[x]) for x in ("old", "new") if x in change)
+    lines = change.get("diff")
+    if lines:
+        return "\n    ".join([f"  {change['path']}:", *lines])
+    old, new = (output.cut(change[x]) if x in change else "nothing" for x in ("old", "new"))
+    text = f"  {change['path']}: {old} → {new}"
     if "delta" in change:
         ratio = f", {change['ratio']:+.2%}" if "ratio" in change else ""
         text += f"  ({change['delta']:+g}{ratio})"
-    return "\n    ".join([text, *change.get("diff", ())])
+    return text
 
 
-@app.command(cls=DatedCommand)
+@app.command()
 def bisect(
     id: TheId,
-    step: Annotated[str, Option(help="Step name.")],
-    path: Path = "$",
-    when: Annotated[
-        str | None, Option(help="Find when this became true, such as 'value > 100'.")
-    ] = None,
+    step: Annotated[str, Option()],
+    path: str = "$",
+    when: str | None = None,
     since: Since = None,
-    key: Key = "id",
+    key: str = "id",
 ) -> None:
-    """Find the first record where a value changed, or a condition became true, and why."""
-    compare.parse_path(path)
-    state = compare.condition(when) if when else _state
+    """
+    Find the first record where a value changed, or a condition became true, and why.
+
+    Args:
+        step: Step name.
+        path: Path into the value, such as $.rows[0].total; a missing part is null.
+        when: Find when this became true, such as 'value > 100'.
+    """
+    compare.at(None, path)  # A mistake in the path is reported before anything is read.
+    state = compare.condition(when) if when else keys.canonical
     reader = _Reader()
     since_ns = moment_ns(since, "--since") if since else 0
     listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
@@ -465,7 +417,7 @@ def bisect(
     # From the oldest on: a value may change and change back, and halving would miss that.
     for found in history.read_all(reader.store, reversed(names), reader.warn):
         try:
-            value = compare.at(history.value(reader.store, *found), path)
+            value = compare.at(history.value(reader.store, *found), path, key)
         except (NotFoundError, CorruptRecordError) as exc:
             reader.warn(str(exc))
             continue
@@ -476,45 +428,39 @@ def bisect(
         before = found, value
     else:
         reader.end()
-        why = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
         what = f"{when!r} never became true" if when else f"{path} never changed"
-        if before is None:
-            what = f"step {step} of {id!r} has no records with a value"
-            why = stored.elsewhere(reader.store, id)
-        elif before[1] is compare.ABSENT:
-            what = f"{path} does not exist in the newest record"
+        searched = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
+        why = f"{searched}; {stored.elsewhere(reader.store, id)}"
+        if before is not None:
+            why = f"{searched}; in the newest one, {path} is {output.cut(before[1])}"
         raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
     row = _difference(reader, step, before[0], found, key)
-    old, new = (None if each is compare.ABSENT else each for each in (before[1], value))
     head = {"version": 1, "id": id, "path": path, "records": count}
-    output.emit({**head, "from": old, "to": new, **row})
+    output.emit({**head, "from": before[1], "to": value, **row})
     moment = output.local_time(found[0].written_at)
-    change = f"{path}: {output.cut(old)} → {output.cut(new)}"
+    change = f"{path}: {output.cut(before[1])} → {output.cut(value)}"
     output.show(f"{found[0].short}  {moment}  {change}")
     _show_difference(row)
     reader.end(f"read {count} of {len(names)} records")
 
 
-def _state(value: object) -> str | None:
-    return None if value is compare.ABSENT else keys.canonical(value)
-
-
-@app.command(cls=Command)
+@app.command()
 def export(
-    format: Annotated[
-        Literal["jsonl", "csv", "parquet"],
-        Option(help="File format. In csv, a quote (') precedes text that a spreadsheet would run."),
-    ] = "jsonl",
-    out: Annotated[
-        str | None, Option(metavar="FILE", help="File to write; stdout if not given.")
-    ] = None,
+    format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    out: Annotated[str | None, Option(metavar="FILE")] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
 ) -> None:
-    """Write all or selected records to a file."""
+    """
+    Write all or selected records to a file.
+
+    Args:
+        format: File format. In csv, a quote (') precedes text that a spreadsheet would run.
+        out: File to write; stdout if not given.
+    """
     import csv
     from contextlib import nullcontext
 
@@ -560,16 +506,19 @@ def _csv_cell(cell: object, column: str) -> str | None:
 
 @app.command()
 def sql(
-    select: Annotated[
-        str, Argument(metavar="QUERY", help="SQL query on the table history; times are UTC.")
-    ],
+    select: Annotated[str, Argument(metavar="QUERY")],
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
     since: Since = None,
     status: Status = None,
 ) -> None:
-    """Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'."""
+    """
+    Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'.
+
+    Args:
+        select: SQL query on the table history; times are UTC.
+    """
     if not select.strip():
         raise InvalidRequestError(
             "the query is empty",
@@ -582,30 +531,30 @@ def sql(
         columns = found.description or ()
         table = output.Table([name for name, *_ in columns])
         for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
+            shown = [stored.utc(str(x)) if isinstance(x, datetime) else x for x in cells]
+            table.add(["" if cell is None else cell for cell in shown])
             row = {
                 name: json.loads(cell) if kind == "JSON" and cell else cell
-                for (name, kind, *_), cell in zip(columns, cells, strict=True)
+                for (name, kind, *_), cell in zip(columns, shown, strict=True)
             }
-            output.emit(row, default=_text)
-            table.add(map(_text, cells))
+            output.emit(row)
         table.flush()
     reader.end()
 
 
-def _text(cell: object) -> str:
-    if isinstance(cell, datetime):
-        return stored.utc(str(cell))
-    return "" if cell is None else str(cell)
-
-
 @app.command()
 def prune(
-    older_than: Annotated[str, Option(metavar="AGE", help="Minimum age, such as 90d, or a time.")],
+    older_than: Annotated[str, Option(metavar="AGE")],
     id: OnlyId = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     yes: Yes = False,
 ) -> None:
-    """Delete old records permanently, but keep the newest value of each step and ID."""
+    """
+    Delete old records permanently, but keep the newest value of each step and ID.
+
+    Args:
+        older_than: Minimum age, such as 90d, or a time.
+    """
     reader = _Reader()
     before_ns = moment_ns(older_than, "--older-than")
     names = list(history.list_prunable(reader.store, before_ns, folder=stored.folder_of(id)))

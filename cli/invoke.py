@@ -1,7 +1,5 @@
 """``pfl invoke`` and ``pfl plan``: run steps for an ID, or show what would run."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from ..handler.core.cache.lookup import Finding
 from ..handler.core.declare import catalog, project
 from ..handler.core.errors import InvalidRequestError, UnavailableError
 from ..handler.core.event import Reply, Request
-from ..handler.core.fingerprint import Part
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects, records
 from ..handler.engine import reap
@@ -31,25 +28,14 @@ from .options import Engine, refuse_together
 Event = dict[str, object] | str
 
 Id = Annotated[str | None, Option(help="ID to compute results for.")]
-FlowName = Annotated[
-    str | None,
-    Option(help="Flow (default: the first in flows/pipeline.py)."),
-]
-Step = Annotated[
-    str | None,
-    Option(help="Step, and the steps it needs (default: all steps)."),
-]
-Bust = Annotated[
-    list[str] | None,
-    Option(help="Compute again: this, all, or a step; repeatable."),
-]
+FlowName = Annotated[str | None, Option(help="Flow (default: the first in flows/pipeline.py).")]
+Step = Annotated[str | None, Option(help="Step, and the steps it needs (default: all steps).")]
+Bust = Annotated[list[str] | None, Option(help="Compute again: this, all, or a step; repeatable.")]
 Skip = Annotated[
-    list[str] | None,
-    Option(help="Use the newest stored value of this step; repeatable."),
+    list[str] | None, Option(help="Use the newest stored value of this step; repeatable.")
 ]
 Param = Annotated[
-    list[str] | None,
-    Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable."),
+    list[str] | None, Option(metavar="NAME=VALUE", help="Parameter of the flow; repeatable.")
 ]
 
 
@@ -60,26 +46,28 @@ def invoke(
     bust: Bust = None,
     skip: Skip = None,
     param: Param = None,
-    cached_only: Annotated[
-        bool, Option("--cached-only", help="Never compute; exit code 3 on a miss.")
-    ] = False,
+    cached_only: bool = False,
     engine: Engine = None,
-    event_text: Annotated[
-        str | None, Option("--event", help="The whole event: JSON, @FILE, or - for stdin.")
-    ] = None,
-    asynchronous: Annotated[
-        bool, Option("--async", help="Do not wait; needs a deployed function.")
-    ] = False,
-    local: Annotated[
-        bool, Option("--local", help="Run here, even if a function is deployed.")
-    ] = False,
-    function: Annotated[str | None, Option(help="Lambda function to call.")] = None,
-    endpoint_url: Annotated[str, Option(help="Endpoint URL of Lambda.")] = "",
+    event_text: Annotated[str | None, Option("--event")] = None,
+    asynchronous: Annotated[bool, Option("--async")] = False,
+    local: bool = False,
+    function: str | None = None,
+    endpoint_url: str = "",
 ) -> None:
-    """Run a flow, or one of its steps, for an ID; stored results are not computed again."""
+    """
+    Run a flow, or one of its steps, for an ID; stored results are not computed again.
+
+    Args:
+        cached_only: Never compute; exit code 3 on a miss.
+        event_text: The whole event: JSON, @FILE, or - for stdin.
+        asynchronous: Do not wait; needs a deployed function.
+        local: Run here, even if a function is deployed.
+        function: Lambda function to call.
+        endpoint_url: Endpoint URL of Lambda.
+    """
     chosen = settings.load(engine=engine, function=function)
     refuse_together({"--local": local, "--function": function})
-    target = None if local else _target(chosen)
+    target = None if local else remote.target(chosen)
     if asynchronous and target is None:
         raise InvalidRequestError(
             "--async needs a deployed function",
@@ -107,12 +95,26 @@ def invoke(
         fields["engine"] = engine
     if target is None:
         output.say(f"running here, store {chosen.store or chosen.home / 'store'}")
-        reply = call_here(raw, chosen, request_id=str(uuid4()), notify=output.progress)
-    else:
-        reply = _call(chosen, target, raw, endpoint_url, asynchronous)
-        if asynchronous:
-            _show_queued(fields.get("id"), target, reply["request_id"])
-            return
+        show_reply(call_here(raw, chosen, request_id=str(uuid4()), notify=output.progress))
+        return
+    region = f" in {target.region}" if target.region else ""
+    output.say(f"calling function {target.function}{region}")
+    try:
+        reply = remote.call(
+            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
+        )
+    except remote.FunctionCrashedError as exc:
+        _mark_as_crashed(chosen, exc)
+        raise
+    if asynchronous:
+        request_id = reply["request_id"]
+        row = {"id": fields.get("id"), "function": target.function, "request_id": request_id}
+        output.emit({"version": 1, "status": "queued", **row})
+        only = f" --id {row['id']}" if row["id"] else ""
+        output.say(f"queued as {request_id}; to follow it: pfl logs -f{only}")
+        return
+    remote.fetch(reply, chosen)
+    is_current(chosen, reply.get("code"))
     show_reply(reply)
 
 
@@ -124,54 +126,18 @@ def call_here(raw: Event, chosen: Settings, **options: Any) -> Reply:
         return entry.handle(raw, chosen, results=objects.of(chosen), **options)
 
 
-def _target(chosen: Settings) -> remote.Target | None:
-    """The deployed function, if one exists; otherwise nothing of AWS is imported."""
-    if not chosen.function and not (chosen.home / "deployed.json").exists():
-        return None
-
-    return remote.target(chosen)
-
-
-def _call(
-    chosen: Settings, target: remote.Target, raw: Event, endpoint_url: str, asynchronous: bool
-) -> Reply:
-
-    region = f" in {target.region}" if target.region else ""
-    output.say(f"calling function {target.function}{region}")
-    try:
-        reply = remote.call(
-            target, raw, endpoint_url=endpoint_url, asynchronous=asynchronous, report=output.say
-        )
-    except remote.FunctionCrashedError as exc:
-        _mark_as_crashed(chosen, exc)
-        raise
-    if not asynchronous:
-        remote.fetch(reply, chosen)
-        _compare_code(chosen, reply)
-    return reply
-
-
-def _show_queued(id: object, target: remote.Target, request_id: str) -> None:
-    row = {"id": id, "function": target.function, "request_id": request_id}
-    output.emit({"version": 1, "status": "queued", **row})
-    only = f" --id {id}" if id else ""
-    output.say(
-        f"queued as {request_id}; to follow it: pfl logs -f{only},"
-        " or invoke again with --cached-only"
-    )
-
-
-def _compare_code(chosen: Settings, reply: Reply) -> None:
-    """Warn if the deployed code differs from the code here."""
+def is_current(chosen: Settings, deployed: str | None) -> bool | None:
+    """Whether the deployed code is that of the project, else with a warning; None if unknown."""
     try:
         with output.stdout_kept_for_data():
             code = catalog.load(chosen).digest
     except errors.PflError:
-        return  # The flows do not exist here, or cannot be imported.
-    if reply.get("code") not in (None, "", code):
+        return None  # The flows do not exist here, or cannot be imported.
+    if deployed and deployed != code:
         output.say(
             "warning: the deployed code differs from the code here; see pfl deploy --dry-run"
         )
+    return deployed == code
 
 
 def _mark_as_crashed(chosen: Settings, error: remote.FunctionCrashedError) -> None:
@@ -182,7 +148,6 @@ def _mark_as_crashed(chosen: Settings, error: remote.FunctionCrashedError) -> No
     """
     if not (error.cause and chosen.store):
         return  # Nothing is on record, or not in a store that can be read from here.
-
     results = objects.of(chosen)
     try:
         for row in reap.reap_failed_request(
@@ -203,18 +168,19 @@ def plan(
 ) -> None:
     """Show what an invoke would run, and why; nothing is computed or written."""
     chosen = settings.load()
-    raw = event_of(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
-    found = forecast(chosen, raw)
-    for warning in found.finding.warnings:
-        output.say(f"warning: {warning}")
+    found = forecast(chosen, id=id, flow=flow, step=step, bust=bust, skip=skip, param=param)
     request = found.request
     head = {"version": 1, "id": request.id, "flow": request.flow.name}
     output.emit({**head, "steps": found.rows})
-    rows = [(row["step"], row["status"], row["why"] or "") for row in found.rows]
-    output.table(["step", "would", "why"], rows)
+    rows = [{**row, "would": row["status"]} for row in found.rows]
+    output.table(("step", "would", "why"), rows)
     statuses = [row["status"] for row in found.rows]
     if "compute" in statuses:
-        _warn_of_unstable(found, chosen)
+        unstable = find_unstable(found.project, chosen)
+        for row in found.rows:
+            sentences = unstable[row["step"]] if row["status"] == "compute" else []
+            for sentence in sentences:
+                output.say(f"warning: {sentence}")
     depends = statuses.count("depends")
     note = f", {depends} more may be" if depends else ""
     output.say(f"{statuses.count('compute')} of {len(statuses)} steps would be computed{note}")
@@ -229,16 +195,17 @@ class Forecast(NamedTuple):
     project: project.Project
 
 
-def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
-    """Forecast what the event *raw* would do, with a warning for each part that is unknown."""
-    request = event.parse(raw, catalog.load(chosen))
+def forecast(chosen: Settings, *, diff: bool = False, **options: Any) -> Forecast:
+    """Forecast what the call of these options would do; warn about each part that is unknown."""
+    request = request_of(chosen, **options)
     results = objects.of(chosen)
     finding = accept.find(request, results, [])
     with output.stdout_kept_for_data():
         loaded = project.load(chosen)
+    warnings = []
     if loaded.asked_others:
-        output.say(
-            f"warning: {loaded.asked_others} starts a process or opens a connection at import,"
+        warnings.append(
+            f"{loaded.asked_others} starts a process or opens a connection at import,"
             " so every pfl command imports the flows again"
         )
     rows = forecasts.steps(request, finding, results, loaded.prints, diff=diff)
@@ -248,27 +215,16 @@ def forecast(chosen: Settings, raw: Event, *, diff: bool = False) -> Forecast:
             f"{part.name} at {part.file or '?'}:{part.line}: {part.text}"
             for part in loaded.prints[row["step"]].opaque
         ]
-        for part in row["opaque"]:
-            output.say(f"warning: the fingerprint of {row['step']} is incomplete: {part}")
+        incomplete = f"the fingerprint of {row['step']} is incomplete"
+        warnings += [f"{incomplete}: {part}" for part in row["opaque"]]
+    for warning in [*finding.warnings, *warnings]:
+        output.say(f"warning: {warning}")
     return Forecast(request, finding, rows, loaded)
 
 
-def _warn_of_unstable(found: Forecast, chosen: Settings) -> None:
-    try:
-        unstable = find_unstable(found.project, chosen)
-    except UnavailableError as exc:
-        output.say(f"warning: pfl cannot check if steps are the same in each process: {exc}")
-        return
-    for row in found.rows:
-        if row["status"] == "compute":
-            for part in unstable[row["step"]]:
-                where = f"`{part.name}` at {part.file or '?'}:{part.line}"
-                output.say(f"warning: {row['step']} never hits: {where} differs in each process")
-
-
-def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[Part]]:
+def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[str]]:
     """
-    Values that differ from process to process, so that a step never hits, by step.
+    By step, a sentence on each value that differs from process to process, so that it never hits.
 
     Raises:
         UnavailableError: The flows cannot be imported in a fresh process.
@@ -282,7 +238,10 @@ def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[
         changed = [part for part in print.parts if digests.get(part.name) != part.digest]
         # A function only differs because of a value that it reads; its source cannot.
         values = [part for part in changed if part.kind not in ("function", "class")]
-        unstable[name] = values or changed
+        unstable[name] = [
+            f"{name} never hits: `{part.name}` at {part.file}:{part.line} differs in each process"
+            for part in values or changed
+        ]
     return unstable
 
 
@@ -306,6 +265,11 @@ def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:
             hint="pfl plan shows errors of the flows",
         )
     return done.stdout
+
+
+def request_of(chosen: Settings, **options: Any) -> Request:
+    """The request that the given options describe."""
+    return event.parse(event_of(chosen, **options), catalog.load(chosen))
 
 
 def event_of(
@@ -363,12 +327,14 @@ def show_reply(reply: Reply) -> None:
     for warning in reply.get("warnings", ()):
         output.say(f"warning: {warning}")
     output.emit(reply)
-    rows = []
+    table = output.Table(("step", "status", "value", "time>", "why"))
     for row in steps:
-        value = "" if row["status"] in ("miss", "failed") else output.cut(row["value"])
+        has_value = row["status"] not in ("miss", "failed")
+        value = output.cut(row["value"]) if has_value else None
         status = (row["status"], row["url"])
-        rows.append((row["step"], status, value, _duration(row["ms"]), row["why"] or ""))
-    output.table(["step", "status", "value", "time>", "why"], rows)
+        shown = {**row, "status": status, "value": value, "time": _duration(row["ms"])}
+        table.add(shown)
+    table.flush()
     if "error" in reply:
         output.explain(reply["error"])
     elif not output.in_json:

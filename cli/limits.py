@@ -1,7 +1,8 @@
 """``pfl limits``: how many computations of a step may run at once, as limits on tags in Prefect."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+import time
+from collections.abc import Iterator
+from typing import Annotated
 
 from typer import Argument, Option, Typer
 
@@ -10,48 +11,41 @@ from ..handler.core.errors import InvalidRequestError, unknown
 from ..handler.core.store import objects, records
 from ..handler.core.store.values import JsonObject
 from ..handler.core.tags import limit_tag
-from ..handler.engine.prefect import environment, limits, runs
+from ..handler.engine.prefect import environment, limits
 from . import output, settings
-from .command import DatedCommand
-from .options import DryRun, Yes, age_s, checked, refuse_together
+from .options import Yes, moment_ns, refuse_together
+from .runs import running_api
 
 app = Typer(help="Limit how many computations of a step run at once.")
-Id = Annotated[str | None, Option(callback=checked, help="Limit of this ID; needs --step.")]
+Id = Annotated[str | None, Option(help="Limit of this ID; needs --step.")]
 Step = Annotated[str | None, Option(help="Limit of this step; across all IDs without --id.")]
 Tag = Annotated[str | None, Option(help="Limit of this tag.")]
 
 
-@app.command("ls", cls=DatedCommand)
+@app.command("ls")
 def list_limits() -> None:
     """List limits, with the holders of their slots and leaked slots."""
     chosen = settings.load()
     results = objects.of(chosen)
-    api = runs.find_api(chosen)
-    if api is None:
-        output.say(
-            "the embedded Prefect server is not running: these are only the limits set by pfl;"
-            " to see all limits: pfl server start"
-        )
+    api = running_api(chosen, "the limits set by pfl")
     rows = list(_recorded(results) if api is None else limits.list_limits(api, results))
+    # A line for each limit, and below it one for each holder of a slot.
+    table = output.Table(("slots", "tag", "holder", "since", "note"))
     for row in rows:
         output.emit(row)
-    output.table(["slots", "tag", "holder", "since", "note"], _cells(rows))
-    leaked = sum(row["leaked"] for row in rows)
-    note = f", {leaked} slots leaked; to free them: pfl limits reset" if leaked else ""
-    output.say(f"{output.counted(len(rows), 'limit')}{note}")
-
-
-def _cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
-    """A line for each limit, and below it one for each holder of a slot."""
-    for row in rows:
         notes = [f"{row['leaked']} leaked"] if row["leaked"] else []
         if not row["set_by_pfl"]:
             notes.append("not set by pfl: steps use it only if their code or PFL_TAG_LIMITS does")
-        yield f"{row['taken']} of {row['limit']}", row["tag"], "", "", "; ".join(notes)
+        slots = f"{row['taken']} of {row['limit']}"
+        table.add({"slots": slots, "tag": row["tag"], "note": "; ".join(notes)})
         for holder in row["holders"]:
             name = (holder["name"] or holder["task_run_id"], holder["url"])
-            note = "leaked: its process is dead" if holder["is_dead"] else ""
-            yield "", "", name, output.local_time(holder["since"]), note
+            note = "leaked: its process is dead" if holder["is_dead"] else None
+            table.add({"holder": name, "since": holder["since"], "note": note})
+    table.flush()
+    leaked = sum(row["leaked"] for row in rows)
+    note = f", {leaked} slots leaked; to free them: pfl limits reset" if leaked else ""
+    output.say(f"{output.counted(len(rows), 'limit')}{note}")
 
 
 def _recorded(results: objects.Store) -> Iterator[JsonObject]:
@@ -75,15 +69,18 @@ def _recorded(results: objects.Store) -> Iterator[JsonObject]:
 
 @app.command("set")
 def set_limit(
-    limit: Annotated[
-        int, Argument(min=0, max=2**31 - 1, help="How many may run at once; 0 for none.")
-    ],
+    limit: Annotated[int, Argument(min=0, max=2**31 - 1)],
     id: Id = None,
     step: Step = None,
     tag: Tag = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
-    """Set a limit; running computations continue."""
+    """
+    Set a limit; running computations continue.
+
+    Args:
+        limit: How many may run at once; 0 for none.
+    """
     name = _tag(id, step, tag)
     if not dry_run:
         limits.set_limit(*_connect(), name, limit)
@@ -95,28 +92,30 @@ def remove_limits(
     id: Id = None,
     step: Step = None,
     tag: Tag = None,
-    idle: Annotated[
-        str | None,
-        Option(metavar="AGE", help="All limits of single IDs unused for, say, 7d."),
-    ] = None,
+    idle: Annotated[str | None, Option(metavar="AGE")] = None,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
-    """Remove a limit, or the idle limits of single IDs."""
+    """
+    Remove a limit, or the idle limits of single IDs.
+
+    Args:
+        idle: All limits of single IDs unused for, say, 7d.
+    """
     if idle is not None:
         refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
-        idle_s = age_s(idle, "--idle")
+        idle_s = (time.time_ns() - moment_ns(idle, "--idle")) / 1e9
         api, results = _connect()
         names = limits.idle_tags(api, results, idle_s)
     else:
-        name = _tag(id, step, tag)
+        names = [_tag(id, step, tag)]
         api, results = _connect()
-        names = [limits.get_limit(api, results, name)["tag"]]
-        waiting = limits.count_waiting(api, name)
-        if waiting:
+        limits.get_limit(api, results, names[0])  # It exists.
+        waiting = limits.count_waiting(api, names[0])
+        if waiting and not dry_run:
             runs = output.counted(waiting, "waiting task run")
-            question = f"{runs} would run at once. Remove the limit on {name}?"
-            output.confirm(question, yes=yes or dry_run)
+            question = f"{runs} would run at once. Remove the limit on {names[0]}?"
+            output.confirm(question, yes=yes)
     for name in names:
         if not dry_run:
             limits.remove_limit(api, results, name)
@@ -126,7 +125,7 @@ def remove_limits(
 
 
 @app.command("reset")
-def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryRun = False) -> None:
+def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: bool = False) -> None:
     """Free the slots of a limit whose holders are dead, and list them; others keep their slots."""
     name = _tag(id, step, tag)
     api, results = _connect()
@@ -134,13 +133,7 @@ def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryR
     freed = [] if dry_run else limits.reset(api, row)
     taken = limits.get_limit(api, results, name)["taken"]
     output.emit(
-        {
-            "tag": name,
-            "leaked": row["leaked"],
-            "freed": freed,
-            "taken": taken,
-            "dry_run": dry_run,
-        }
+        {"tag": name, "leaked": row["leaked"], "freed": freed, "taken": taken, "dry_run": dry_run}
     )
     for line in freed:
         output.show(f"freed: {line}")
@@ -151,13 +144,10 @@ def reset_limit(id: Id = None, step: Step = None, tag: Tag = None, dry_run: DryR
 def _connect() -> tuple[environment.Api, objects.Store]:
     """Prefect, which is started if necessary, and the store."""
     chosen = settings.load()
-    api = environment.choose(chosen, output.progress)
-    output.clear_progress()
-    return api, objects.of(chosen)
+    return environment.choose(chosen, output.progress), objects.of(chosen)
 
 
 def _tag(id: str | None, step: str | None, tag: str | None) -> str:
-
     if bool(tag) == bool(step) or (tag and id):
         raise InvalidRequestError(
             "no limit is selected",
@@ -166,7 +156,8 @@ def _tag(id: str | None, step: str | None, tag: str | None) -> str:
         )
     if tag:
         return limits.check_tag(tag)
-    steps = {name for flow in catalog.load(settings.load()).flows.values() for name in flow.steps}
+    flows = catalog.load(settings.load()).flows.values()
+    steps = set().union(*(flow.steps for flow in flows))
     if step not in steps:
         raise unknown("step", step, sorted(steps))
     return limit_tag(id, step)

@@ -7,7 +7,6 @@ from itertools import takewhile
 from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from . import (
@@ -25,7 +24,7 @@ from . import (
     setup,
     worker,
 )
-from .command import Command, DatedCommand, JsonCommand
+from .command import Command
 
 app = typer.Typer(
     name="pfl",
@@ -45,17 +44,17 @@ class Interrupted(PflError):  # noqa: N818  Its name is the type that --json rep
     status = "cancelled"
 
 
-for function, kind in (
-    (invoke.invoke, JsonCommand),
-    (invoke.plan, JsonCommand),
-    (deploy.deploy, JsonCommand),
-    (deploy.remove, Command),
-    (deploy.status, DatedCommand),
-    (deploy.logs, DatedCommand),
-    (bench.bench, JsonCommand),
-    (doctor.doctor, JsonCommand),
+for function in (
+    invoke.invoke,
+    invoke.plan,
+    deploy.deploy,
+    deploy.remove,
+    deploy.status,
+    deploy.logs,
+    bench.bench,
+    doctor.doctor,
 ):
-    app.command(cls=kind)(function)
+    app.command()(function)
 commands = app.registered_commands.copy()
 for module in (cache, config, history, limits, runs, server, setup, worker):
     group = module.app
@@ -64,8 +63,7 @@ for module in (cache, config, history, limits, runs, server, setup, worker):
     app.add_typer(group, name=module.__name__.rpartition(".")[2], short_help=group.info.help)
     commands += group.registered_commands
 for command in commands:
-    if command.cls is TyperCommand:
-        command.cls = JsonCommand
+    command.cls = Command
     # In a list, Typer cuts the help to one line, but wraps a short help.
     sentence, _, _ = " ".join((command.callback.__doc__ or "").split()).partition(". ")
     command.short_help = f"{sentence.rstrip('.')}."

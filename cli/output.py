@@ -5,34 +5,31 @@ A command prints its data in two forms: ``emit`` prints with ``--json`` only; ``
 or ``pairs`` without it only, for people. ``say`` prints messages in either case.
 """
 
-from __future__ import annotations
-
 import json
 import os
+import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from ..handler.core.errors import ErrorBody, InvalidRequestError, PflError, UnavailableError
 from ..handler.engine.process import usable
 
-if TYPE_CHECKING:
-    from rich.live import Live
-
-Row = TypeVar("Row")
+T = TypeVar("T")
+# The fields of a row, or its cells.
+Row = Mapping[str, Any] | Sequence[object]
 
 in_json = False  # Set by --json.
 in_utc = False  # Set by --utc.
 _is_unread = False  # Set when stdout cannot be written to any more.
-_live: Live | None = None
-_live_lock = threading.RLock()
 _last_progress = ""
 
 # Columns that are cut to fit a terminal. Others are easier to read on two lines than cut.
-_CUT_COLUMNS = ("value", "why")
+_CUT_COLUMNS = ("value", "why", "key")
+_NARROWEST = 5
+# How the names of fields end that hold a moment.
+_MOMENTS = ("_at", "oldest", "newest", "before", "since")
 _BATCH_ROWS = 100
 _STATUS_COLOURS = {
     "hit": "32",
@@ -45,11 +42,11 @@ _STATUS_COLOURS = {
 }
 
 
-def emit(data: object, default: Callable[[Any], object] | None = None) -> None:
-    """Print data as a line of JSON; *default* converts what JSON does not have."""
+def emit(data: object) -> None:
+    """Print data as a line of JSON; what JSON does not have becomes text."""
     if in_json:
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=default)))
+        write(printable(json.dumps(data, ensure_ascii=not is_unicode, default=str)))
 
 
 def show(text: str) -> None:
@@ -93,7 +90,7 @@ class Data:
         write(text, end="")
 
 
-def while_read(rows: Iterable[Row]) -> Iterator[Row]:
+def while_read(rows: Iterable[T]) -> Iterator[T]:
     """
     The rows, for as long as they can be printed.
 
@@ -159,16 +156,19 @@ class Table:
         self._pending: list[list[tuple[str, str]]] = []
         self._is_empty = True
 
-    def add(self, cells: Iterable[object]) -> None:
-        """Add a row; a cell that is a pair is a text and its link."""
+    def add(self, row: Row) -> None:
+        """Add a row: one with the fields of the headings, or its cells; a pair is text and link."""
         if in_json:
             return
         from rich.cells import cell_len
 
-        row = [_text_and_link(cell) for cell in cells]
-        widths = [cell_len(text) for text, _ in row]
-        self._widths = list(map(max, self._widths, widths))
-        self._pending.append(row)
+        cells = row
+        if isinstance(row, Mapping):
+            cells = [_field(row, name) for name in self._names]
+        linked = [cell if isinstance(cell, tuple) else (cell, None) for cell in cells]
+        shown = [(printable(str(text)), printable(link or "")) for text, link in linked]
+        self._widths = list(map(max, self._widths, [cell_len(text) for text, _ in shown]))
+        self._pending.append(shown)
         if len(self._pending) == _BATCH_ROWS:
             self.flush()
 
@@ -178,9 +178,9 @@ class Table:
         for row in self._pending:
             if widths:
                 if self._is_empty:
-                    names = self._format([(name, "") for name in self._names], widths)
-                    write(_paint(names, "1", sys.stdout))
-                write(self._format(row, widths))
+                    heading = self._line([(name, "") for name in self._names], widths)
+                    write(_paint(heading, "1", sys.stdout))
+                write(self._line(row, widths))
             else:
                 if not self._is_empty:
                     write("")
@@ -190,26 +190,21 @@ class Table:
 
     def _fit(self) -> list[int]:
         """The width of each column; none if the terminal is too narrow for a table."""
-        import shutil
-
         widths = self._widths.copy()
         if not sys.stdout.isatty():
             return widths
         if self._names[-1] not in _CUT_COLUMNS:  # It may continue on the next line.
             widths[-1] = len(self._names[-1])
+        cut = [x for x, name in enumerate(self._names) if name in _CUT_COLUMNS]
         free = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
         while sum(widths) > free:
-            cut = [
-                x
-                for x, name in enumerate(self._names)
-                if name in _CUT_COLUMNS and widths[x] > len(name)
-            ]
-            if not cut:
+            widest = max(cut, key=widths.__getitem__, default=-1)
+            if not cut or widths[widest] <= _NARROWEST:
                 return []
-            widths[max(cut, key=widths.__getitem__)] -= 1
+            widths[widest] -= 1
         return widths
 
-    def _format(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
+    def _line(self, row: Sequence[tuple[str, str]], widths: Sequence[int]) -> str:
         from rich.cells import cell_len, set_cell_size
 
         parts = []
@@ -225,7 +220,7 @@ class Table:
         return "  ".join(parts).rstrip()
 
 
-def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+def table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Print a table for people; see :class:`Table`."""
     shown = Table(columns)
     for row in rows:
@@ -233,48 +228,41 @@ def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     shown.flush()
 
 
-def print_rows(
-    rows: Iterable[Row], columns: Sequence[str], cells: Callable[[Row], Iterable[object]]
-) -> int:
-    """
-    Print rows as they come: as lines of JSON, or as a table.
-
-    Args:
-        rows: The rows.
-        columns: The headings of the table.
-        cells: The cells of a row.
-
-    Returns:
-        The number of rows.
-    """
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> int:
+    """Print rows as they come: as lines of JSON, or as a table; returns the number of rows."""
     count = 0
     shown = Table(columns)
     for row in rows:
         count += 1
         emit(row)
-        shown.add(cells(row))
+        shown.add(row)
     shown.flush()
     return count
 
 
-def pairs(row: Mapping[str, object]) -> None:
-    """Print names and values for people, a line each; None is left out."""
+def pairs(row: Mapping[str, Any]) -> None:
+    """Print the fields of a row for people, a line each; None is left out."""
     width = max(map(len, row), default=0)
     for name, value in row.items():
         if value is not None:
-            text = value if isinstance(value, str) else cut(value, 200)
-            show(f"{name:<{width}}  {printable(text)}")
+            text = _field(row, name)
+            show(f"{name:<{width}}  {printable(text if isinstance(text, str) else cut(text, 200))}")
+
+
+def _field(row: Mapping[str, Any], name: str) -> object:
+    """A field for people: moments in local time, durations rounded, and None empty."""
+    value = row.get(name)
+    if name.endswith(_MOMENTS):
+        return local_time(value)
+    if name.endswith("_ms") and value is not None:
+        return f"{value:.1f} ms"
+    return "" if value is None else value
 
 
 def cut(value: object, width: int = 60) -> str:
     """A value on one line, as JSON, cut to *width* characters."""
-    text = ""
-    # In parts: a large value is not encoded as a whole.
-    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
-        text += part
-        if len(text) > width:
-            return text[: width - 1] + "…"
-    return text
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def counted(number: int, what: str) -> str:
@@ -290,13 +278,6 @@ def local_time(moment: str | None) -> str:
 
     at = datetime.fromisoformat(moment).astimezone(UTC if in_utc else None)
     return at.isoformat(timespec="seconds")
-
-
-def ask(question: str) -> bool:
-    """Whether a person at the terminal answers *question* with yes."""
-    clear_progress()
-    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -315,70 +296,41 @@ def confirm(question: str, *, yes: bool) -> None:
             why=f"the question is: {question}",
             hint="to answer yes: --yes",
         )
-    if not ask(question):
+    clear_progress()
+    _print(f"{printable(question)} [y/N]: ", _stderr(), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         from typer import Exit
 
         say("nothing was done")
         raise Exit(1)
 
 
-def optional(module: str, extra: str) -> ModuleType:
-    """
-    A library that comes with an extra of pfl.
-
-    Raises:
-        InvalidRequestError: It is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as exc:
-        raise InvalidRequestError(
-            f"{module} is not installed",
-            why=f"it comes with the extra {extra}",
-            hint=f"pip install 'prefect-lambda[{extra}]'",
-        ) from exc
-
-
 def progress(step: str, doing: str) -> None:
     """
     Show on stderr what a long call is doing: in one changing line on a terminal, else line by line.
 
-    The changing line disappears when this module prints anything else.
+    The changing line disappears when this module prints anything else. The cursor stays at its
+    start, so what a step prints covers it.
     """
-    global _live, _last_progress
+    global _last_progress
     text = printable(f"{step}: {doing}" if step else doing)
-    with _live_lock:
-        if text == _last_progress:
-            return
-        if _is_terminal(_stderr()):
-            from rich.console import Console
-            from rich.live import Live
-            from rich.spinner import Spinner
-            from rich.text import Text
-
-            if _live is None:
-                # What steps print goes above the line. Data must not: it would end up on stderr.
-                is_kept_aside = sys.stdout is sys.stderr
-                # A stream of its own, which no step can close.
-                console = Console(file=open(2, "w", closefd=False))
-                _live = Live(console=console, transient=True, redirect_stdout=is_kept_aside)
-                _live.start()
-            _live.update(Spinner("dots", Text(text)))
-        else:
-            say(text)
-        _last_progress = text
+    if text == _last_progress:
+        return
+    if _is_terminal(_stderr()):
+        width = shutil.get_terminal_size().columns - 1
+        _write_stderr(_paint(text[:width], "2", _stderr()), end="\r")
+    else:
+        _write_stderr(text)
+    _last_progress = text
 
 
 def clear_progress() -> None:
     """Remove the line of :func:`progress`."""
-    global _live, _last_progress
-    with _live_lock:
-        if _live is not None:
-            _live.stop()
-        _live = None
-        _last_progress = ""
+    global _last_progress
+    if _last_progress and _is_terminal(_stderr()):
+        with suppress(OSError):
+            _print("\x1b[2K", _stderr(), end="")
+    _last_progress = ""
 
 
 @contextmanager
@@ -388,7 +340,6 @@ def stdout_kept_for_data() -> Iterator[None]:
 
     Whatever the steps do to the streams, both are as before in the end.
     """
-    clear_progress()
     sys.stdout.flush()
     stdout, stderr = sys.stdout, sys.stderr
     kept = os.dup(1), os.dup(2)
@@ -397,20 +348,11 @@ def stdout_kept_for_data() -> Iterator[None]:
     try:
         yield
     finally:
-        # It restores the streams that it found, so it has to go first.
-        clear_progress()
         for descriptor, copy in enumerate(kept, start=1):
             os.dup2(copy, descriptor)
             os.close(copy)
         sys.stdout = usable(stdout, 1)
         sys.stderr = usable(stderr, 2)
-
-
-def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* shows colours: by ``NO_COLOR``, ``FORCE_COLOR``, or its kind."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -419,23 +361,21 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _paint(text: str, colour: str, stream: TextIO) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m" if colour and has_colour(stream) else text
-
-
-def _text_and_link(cell: object) -> tuple[str, str]:
-    text, link = cell if isinstance(cell, tuple) else (cell, None)
-    return printable(str(text)), printable(link or "")
+    if not colour or os.environ.get("NO_COLOR"):
+        return text
+    has_colour = os.environ.get("FORCE_COLOR") or _is_terminal(stream)
+    return f"\x1b[{colour}m{text}\x1b[0m" if has_colour else text
 
 
 def _clean(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def _write_stderr(text: str) -> None:
+def _write_stderr(text: str, end: str = "\n") -> None:
     clear_progress()
     # A message that cannot be printed does not change the exit code.
     with suppress(OSError):
-        _print(text, _stderr())
+        _print(text, _stderr(), end)
 
 
 def _stderr() -> TextIO:

@@ -1,7 +1,5 @@
 """History as a DuckDB table, for SQL and Parquet."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..handler.core.errors import InvalidRequestError
-from . import output
 
 _NAMES = """
 record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
@@ -40,7 +37,14 @@ def table(rows: Iterable[Mapping[str, object]]) -> Iterator[Any]:
     Raises:
         InvalidRequestError: DuckDB is not installed, or refuses the query.
     """
-    duckdb = output.optional("duckdb", "query")
+    try:
+        import duckdb
+    except ImportError as exc:
+        raise InvalidRequestError(
+            "duckdb is not installed",
+            why="it comes with the extra query",
+            hint="pip install 'prefect-lambda[query]'",
+        ) from exc
     columns = ", ".join(f"{name}: '{kind}'" for name, kind in COLUMNS.items())
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
         for row in rows:

@@ -1,30 +1,25 @@
 """``pfl server``: the embedded Prefect server of this project."""
 
-from __future__ import annotations
-
 from typer import Typer
 
 from ..handler.core.errors import NotFoundError
 from ..handler.engine.prefect import server
 from . import output, settings, stored
-from .command import DatedCommand
 
 app = Typer(help="Control the embedded Prefect server of this project.")
 
 
-@app.command("start", cls=DatedCommand)
+@app.command("start")
 def start() -> None:
     """Start the server if it is not running; the first start creates its database."""
     chosen = settings.load()
     running = server.ensure(
-        chosen.home,
-        idle_s=chosen.server_idle_s,
-        progress=lambda text: output.progress("", text),
+        chosen.home, idle_s=chosen.server_idle_s, progress=lambda text: output.progress("", text)
     )
     _show(running)
 
 
-@app.command("status", cls=DatedCommand)
+@app.command("status")
 def status() -> None:
     """Show the running server; exit code 3 if none is running."""
     running = server.find(settings.load().home)
@@ -39,12 +34,11 @@ def stop() -> None:
     stopped = server.stop(settings.load().home)
     if stopped is None:
         output.say("the embedded server is not running")
+        output.emit({"stopped": False})
     else:
         output.say(f"stopped the server at {stopped.url}")
-    output.emit({"stopped": True, "pid": stopped.pid} if stopped else {"stopped": False})
+        output.emit({"stopped": True, "pid": stopped.pid})
 
 
 def _show(server: server.Server) -> None:
-    row = {**server._asdict(), "log": str(server.log)}
-    output.emit(row)
-    output.pairs(stored.for_people(row))
+    stored.show({**server._asdict(), "log": str(server.log)})

@@ -4,72 +4,74 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option, Typer
+from typer import Argument, Typer
 
 from ..handler.core.errors import InvalidRequestError
-from ..handler.core.settings import Settings
-from ..handler.engine.prefect.environment import Api
 from ..serverless import remote
 from . import output, settings
-from .options import DryRun, Pool, Yes
+from .options import Yes
 
 if TYPE_CHECKING:
     from ..serverless.prefect_setup import Planned
 
 app = Typer(help="Set up Prefect for pfl: storage block, deployments, automations.")
-Name = Annotated[str, Option(help="Name of the block.")]
-Keys = Annotated[
-    bool, Option("--with-keys", help="Store the AWS keys of this environment in the block.")
-]
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
 
 
 @app.command("blocks")
-def make_blocks(name: Name = "cache", with_keys: Keys = False, dry_run: DryRun = False) -> None:
-    """Create the storage block for the results, and check that it works."""
+def make_blocks(name: str = "cache", with_keys: bool = False, dry_run: bool = False) -> None:
+    """
+    Create the storage block for the results, and check that it works.
+
+    Args:
+        name: Name of the block.
+    """
     _make([Kind.blocks], dry_run, name, with_keys)
 
 
 @app.command("deployments")
-def make_deployments(pool: Pool = None, dry_run: DryRun = False) -> None:
+def make_deployments(pool: str | None = None, dry_run: bool = False) -> None:
     """Make the work pool and a deployment per flow: *Run* in Prefect's UI calls the function."""
     _make([Kind.deployments], dry_run, pool=pool)
 
 
 @app.command("automations")
-def make_automations(dry_run: DryRun = False) -> None:
+def make_automations(dry_run: bool = False) -> None:
     """Have Prefect mark runs without heartbeats as crashed, as a second safeguard."""
     _make([Kind.automations], dry_run)
 
 
 @app.command("all")
 def make_all(
-    name: Name = "cache",
-    with_keys: Keys = False,
-    pool: Pool = None,
-    dry_run: DryRun = False,
+    name: str = "cache", with_keys: bool = False, pool: str | None = None, dry_run: bool = False
 ) -> None:
-    """Make the storage block, the deployments and the automations."""
+    """
+    Make the storage block, the deployments and the automations.
+
+    Args:
+        name: Name of the block.
+    """
     _make(list(Kind), dry_run, name, with_keys, pool)
 
 
 @app.command("rm")
 def remove(
-    kinds: Annotated[
-        list[Kind] | None,
-        Argument(metavar="[KIND]...", help="blocks, deployments, automations (default: all)."),
-    ] = None,
-    name: Name = "cache",
-    pool: Pool = None,
+    kinds: Annotated[list[Kind] | None, Argument(metavar="[KIND]...")] = None,
+    name: str = "cache",
+    pool: str | None = None,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
 ) -> None:
-    """Remove what pfl created; keep results and runs."""
+    """
+    Remove what pfl created; keep results and runs.
+
+    Args:
+        name: Name of the block.
+        kinds: blocks, deployments, automations (default: all).
+    """
     chosen_kinds = set(kinds or Kind)
     for option, kind, value in (
         ("name", Kind.blocks, name != "cache"),
@@ -79,26 +81,17 @@ def remove(
             raise InvalidRequestError(
                 f"--{option} has no effect without {kind}", hint=f"pfl setup rm {kind}"
             )
-    chosen = settings.load()
-    with connected(chosen) as api:
-        from ..serverless import prefect_setup
+    from ..handler.engine.prefect import session
+    from ..serverless import prefect_setup
 
+    chosen = settings.load()
+    with session.session(chosen, output.progress) as api:
         pool = pool or chosen.work_pool
         planned = list(prefect_setup.removals(api, chosen, chosen_kinds, name=name, pool=pool))
         names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
         _carry_out(planned, dry_run)
-
-
-@contextmanager
-def connected(chosen: Settings) -> Iterator[Api]:
-    """Prefect's API, set up in this process; the start of an embedded server is reported."""
-    from ..handler.engine.prefect import session
-
-    with session.session(chosen, output.progress) as api:
-        output.clear_progress()
-        yield api
 
 
 def _make(
@@ -108,6 +101,9 @@ def _make(
     with_keys: bool = False,
     pool: str | None = None,
 ) -> None:
+    from ..handler.engine.prefect import session
+    from ..serverless import prefect_setup
+
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise InvalidRequestError(
             f"a block cannot be named {name!r}",
@@ -119,9 +115,7 @@ def _make(
         raise InvalidRequestError(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
-    with connected(chosen) as api:
-        from ..serverless import prefect_setup
-
+    with session.session(chosen, output.progress) as api:
         planned: list[Planned] = []
         if Kind.blocks in kinds:
             planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
@@ -141,24 +135,17 @@ def _carry_out(planned: list[Planned], dry_run: bool) -> None:
     if not dry_run:
         for _, make in planned:
             make()
-    rows: list[tuple[str, ...]] = []
+    table = output.Table(("kind", "name", "action", "field", "before", "value"))
     for change, _ in planned:
         fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
-        output.emit({**change._asdict(), "fields": fields, "dry_run": dry_run})
-        rows.append((change.kind, change.name, change.action, "", "", ""))
-        for field, (old, new) in change.fields.items():
-            rows.append(("", "", "", field, _cell(old), _cell(new)))
+        row = change._asdict()
+        output.emit({**row, "fields": fields, "dry_run": dry_run})
+        table.add(row)
+        for field, values in change.fields.items():
+            table.add(("", "", "", field, *map(output.cut, values)))
         if change.note and not output.in_json:
             output.say(f"{change.kind} {change.name}: {change.note}")
-    if rows:
-        output.table(("kind", "name", "action", "field", "before", "value"), rows)
+    table.flush()
     counts = Counter(change.action for change, _ in planned)
     summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
     output.say(summary + (" (not done: --dry-run)" if dry_run else ""))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    text = str(value).partition("\n")[0]
-    return text if len(text) <= 72 else text[:71] + "…"

@@ -1,9 +1,7 @@
 """Rows about what is stored: one shape and one date format in JSON, and where an ID has results."""
 
-from __future__ import annotations
-
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -29,35 +27,38 @@ def folder_of(id: str | None) -> str | None:
 
 def as_json(row: Mapping[str, Any]) -> Row:
     """A row about a stored object as ``--json`` prints it."""
-    return _with_moments({_RENAMED.get(name, name): value for name, value in row.items()}, utc)
+    renamed = {_RENAMED.get(name, name): value for name, value in row.items()}
+    moments = {name: utc(renamed[name]) for name in renamed if name.endswith("_at")}
+    return {**renamed, **moments}
 
 
 def for_people(row: Mapping[str, Any]) -> Row:
-    """The same row for people: local times, and only the values of the inputs."""
-    shown = _with_moments(row, output.local_time)
+    """The same row for people: only the values of the inputs, and a value on one line."""
+    shown = dict(row)
     if shown.get("inputs"):
-        shown["inputs"] = {name: input_value(each) for name, each in shown["inputs"].items()}
+        shown["inputs"] = {
+            # A value that was too large for the record is only known by its digest.
+            name: given.get("value", f"sha256 {given['sha256'][:12]}")
+            for name, given in shown["inputs"].items()
+        }
+    if shown.get("value") is not None:
+        # As JSON, where "1" is not 1, and cut to a short line, even if it is a text.
+        shown["value"] = output.cut(shown["value"], 200)
     return shown
 
 
-def input_value(given: Mapping[str, Any]) -> object:
-    """The value of an input; its digest if it was too large for the record."""
-    return given.get("value", f"sha256 {given['sha256'][:12]}")
+def show(row: Row, **shown: object) -> None:
+    """Print one row: as JSON, or for people a line for each field, *shown* in place of its own."""
+    output.emit(row)
+    output.pairs(for_people(row) | shown)
 
 
-def _with_moments(row: Mapping[str, Any], shown: Callable[[str], str]) -> Row:
-    return {
-        name: shown(value) if name.endswith("_at") and value else value
-        for name, value in row.items()
-    }
-
-
-def utc(moment: str) -> str:
+def utc(moment: str | None) -> str | None:
     """A moment in the format of all JSON output; without an offset it is in UTC already."""
     try:
-        at = datetime.fromisoformat(moment)
+        at = datetime.fromisoformat(moment or "")
     except ValueError:
-        return moment  # Such as month 13, in a store that others write to.
+        return moment  # None, or such as month 13, in a store that others write to.
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 

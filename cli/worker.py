@@ -1,30 +1,37 @@
 """``pfl worker``: the process that passes runs scheduled in Prefect to the function."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option, Typer
 
 from ..handler.core.errors import NotFoundError
 from . import output, settings
-from .command import Command
-from .options import Pool
-from .setup import connected
 
 app = Typer(help="Pass runs scheduled in Prefect to the function.")
 
 
-@app.command("start", cls=Command)
+@app.command("start")
 def start(
-    pool: Pool = None,
-    name: Annotated[str | None, Option(help="Worker name.")] = None,
-    limit: Annotated[int | None, Option(min=1, help="Maximum number of runs at once.")] = None,
-    every: Annotated[float, Option(min=0.1, help="Seconds between checks for runs.")] = 2,
-    once: Annotated[bool, Option("--once", help="Start what is due, and exit.")] = False,
+    pool: str | None = None,
+    name: str | None = None,
+    limit: Annotated[int | None, Option(min=1)] = None,
+    every: Annotated[float, Option(min=0.1)] = 2,
+    once: bool = False,
 ) -> None:
-    """Pass scheduled runs to the function until the worker is stopped."""
+    """
+    Pass scheduled runs to the function until the worker is stopped.
+
+    Args:
+        name: Worker name.
+        limit: Maximum number of runs at once.
+        every: Seconds between checks for runs.
+        once: Start what is due, and exit.
+    """
+    import asyncio
     import os
+
+    from ..handler.engine.prefect import session
+    from ..serverless import prefect_setup
 
     chosen = settings.load()
     pool = pool or chosen.work_pool
@@ -32,10 +39,7 @@ def start(
     os.environ["PREFECT_WORKER_QUERY_SECONDS"] = str(every)
     # Without retries, a run crashes if the server is busy while it is handed over.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "5")
-    with connected(chosen) as api:
-        import asyncio
-
-        from ..serverless import prefect_setup
+    with session.session(chosen, output.progress) as api:
         from ..serverless.worker import LambdaWorker
 
         if prefect_setup.work_pool(api, pool) is None:
@@ -44,10 +48,7 @@ def start(
             )
         others = prefect_setup.workers(api, pool)
         if others:
-            output.say(
-                f"{output.counted(len(others), 'other worker')} for this pool may be running:"
-                f" {', '.join(others)}; each run goes to only one of them"
-            )
+            output.say(f"other workers of this pool: {', '.join(others)}; each run goes to one")
         worker = LambdaWorker(
             work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False
         )

@@ -27,7 +27,7 @@ from benchmarks import concurrency, report, scale, steps  # noqa: E402
 from benchmarks.rig import ENGINES, Rig, has_moto  # noqa: E402
 from pfl.cli import main as command  # noqa: E402
 from pfl.cli import output  # noqa: E402
-from pfl.cli.command import JsonCommand  # noqa: E402
+from pfl.cli.command import Command  # noqa: E402
 from pfl.handler.core.errors import (  # noqa: E402
     InvalidRequestError,
     NotFoundError,
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         command.main(arguments)
 
 
-@app.command(cls=JsonCommand)
+@app.command(cls=Command)
 def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="The essentials, in two or three minutes.")

@@ -11,7 +11,7 @@ import hashlib
 import urllib.error
 import urllib.request
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
 from xml.etree import ElementTree
 
@@ -68,7 +68,7 @@ def read_page(store: S3Store, folder: str, after: str) -> Page:
 
 
 def _get(store: S3Store, query: dict[str, str]) -> bytes:
-    config = {**store.config}
+    config: dict[str, Any] = {**store.config}
     region = config.get("region") or config.get("default_region") or "us-east-1"
     endpoint = config.get("endpoint_url_s3") or config.get("endpoint")
     url = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -340,6 +341,38 @@ def test_a_directory_that_may_not_lose_an_object_says_so(guarded):
     with as_nobody(), pytest.raises(UnavailableError, match="did not delete"):
         store.delete(["f/k"])
     assert store.get("f/k") == b"x"
+
+
+_OUT_OF_FILES = """
+import sys
+from faults import broken
+from pfl.handler.core.errors import PflError
+from pfl.handler.core.store import objects
+
+store = objects.open_store(sys.argv[1], environ={})
+is_put = sys.argv[2] == "put"
+if is_put:
+    import obstore.exceptions, obstore.store
+    import pfl.handler.core.retry
+switch = broken.open_files(sys.argv[1])
+switch(True)
+try:
+    store.put("f/k", b"x") if is_put else store.get("f/k")
+except PflError as exc:
+    switch(False)
+    print(exc, exc.hint)
+"""
+
+
+@pytest.mark.parametrize("verb", ["get", "put"])
+def test_a_first_request_that_may_open_no_file_is_an_error_of_the_store(tmp_path, verb):
+    """obstore panics on it, and importing its exceptions fails, too."""
+    (tmp_path / "f").mkdir()
+    run = [sys.executable, "-c", _OUT_OF_FILES, str(tmp_path), verb]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(run, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert "the store" in done.stdout and "open files: ulimit" in done.stdout
 
 
 def test_a_store_whose_directory_has_gone_is_an_error_and_not_empty(tmp_path):

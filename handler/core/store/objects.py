@@ -61,6 +61,7 @@ _HINTS = (
     ("invalid path", "delete the object with this key: S3 cannot be listed past it"),
     ("Is a directory", "remove this directory, which is in the place of an object"),
     ("Read-only file system", "set PFL_STORE to a writable location"),
+    ("(?i)too ?many ?open ?files", "raise the limit on open files: ulimit -n 4096"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
     ("status code: 409", "another request kept changing this object: call again"),
     (
@@ -86,6 +87,7 @@ _CONFLICT = "status code: 409|(?s:performing PUT.*<Code>NoSuchKey</Code>)"
 # Source: Amazon S3 API Reference, "PutObject" and "Error responses".
 _PASSING = re.compile(f"{_CONFLICT}|<Code>RequestTimeout</Code>|HTTP error:")
 _PAUSES_S = (0.05, 0.2, 0.8)
+_REFUSALS = ("PermissionError", "PermissionDeniedError", "UnauthenticatedError")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # obstore's options for S3, and the variables that set each; the first one that is set counts.
@@ -343,11 +345,16 @@ class Store:
 
         try:
             return retry(send, _PAUSES_S, may_pass=_may_pass)
-        except Exception as exc:
+        except BaseException as exc:
+            # obstore panics if it cannot start its threads, and that is not an Exception.
+            if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+                raise
             self._failed(verb, key, exc, may_be_absent=may_be_absent)
             return None
 
-    def _failed(self, verb: str, key: str, exc: Exception, *, may_be_absent: bool = True) -> None:
+    def _failed(
+        self, verb: str, key: str, exc: BaseException, *, may_be_absent: bool = True
+    ) -> None:
         """Return if *exc* means that the object is absent, else raise what it means."""
         if isinstance(exc, PflError):
             raise exc
@@ -359,9 +366,8 @@ class Store:
                 return
             text = f"{self._directory} does not exist any more"
         evidence = text
-        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
-
-        if isinstance(exc, PermissionError | PermissionDeniedError | UnauthenticatedError):
+        # Known by name: an import would raise an error of its own if no more files can be opened.
+        if type(exc).__name__ in _REFUSALS:
             evidence += f" {_FORBIDDEN}"
         hint = next(hint for pattern, hint in _HINTS if re.search(pattern, evidence))
         raise UnavailableError(

@@ -115,17 +115,18 @@ def test_a_death_at_any_write_loses_nothing_that_was_replied_and_repeats_nothing
     (root / "flows" / "pipeline.py").write_text("from pfl import flow, step\n" + TURNS)
     results = stores.of(settings)
     with suite.Nursery(root) as nursery:
-        nursery.order({"id": "first", "engine": "direct"})
-        points = nursery.order({"id": "all", "engine": "direct", "bust": "all"})["points"]
+        nursery.call({"id": "first", "engine": "direct"})
+        points = nursery.call({"id": "all", "engine": "direct", "bust": "all"})["points"]
         for number in range(len(points)):
             id = f"id-{number}"
-            nursery.order({"id": id, "engine": "direct", "bust": "all"}, number)
-            reply = nursery.order({"id": id, "engine": "direct"})["reply"]
+            killed = nursery.order({"id": id, "engine": "direct", "bust": "all"}, number)
+            assert "killed" in killed, points[number]
+            reply = nursery.call({"id": id, "engine": "direct"})["reply"]
             assert (reply["status"], reply["steps"][0]["value"]) == ("completed", [0]), points[
                 number
             ]
             assert [body["value"] for body in values_of(results, id)] == [[0]], points[number]
-            assert nursery.order({"id": id, "engine": "direct", "params": {"again": 1}})["reply"][
+            assert nursery.call({"id": id, "engine": "direct", "params": {"again": 1}})["reply"][
                 "steps"
             ][0]["value"] == [0, 1]
             entry.handle({"action": "reap"}, settings, results=results)

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -363,6 +364,38 @@ def test_a_directory_that_may_not_lose_an_object_says_so(guarded):
     with as_nobody(), pytest.raises(UnavailableError, match="did not delete"):
         store.delete(["f/k"])
     assert store.get("f/k") == b"x"
+
+
+_OUT_OF_FILES = """
+import sys
+from faults import broken
+from pfl.handler.core.errors import PflError
+from pfl.handler.core.store import objects
+
+store = objects.open_store(sys.argv[1], environ={})
+is_put = sys.argv[2] == "put"
+if is_put:
+    import obstore.exceptions, obstore.store
+    import pfl.handler.core.retry
+switch = broken.open_files(sys.argv[1])
+switch(True)
+try:
+    store.put("f/k", b"x") if is_put else store.get("f/k")
+except PflError as exc:
+    switch(False)
+    print(exc, exc.hint)
+"""
+
+
+@pytest.mark.parametrize("verb", ["get", "put"])
+def test_a_first_request_that_may_open_no_file_is_an_error_of_the_store(tmp_path, verb):
+    """obstore panics on it, and importing its exceptions fails, too."""
+    (tmp_path / "f").mkdir()
+    run = [sys.executable, "-c", _OUT_OF_FILES, str(tmp_path), verb]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(run, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert "the store" in done.stdout and "open files: ulimit" in done.stdout
 
 
 def test_a_store_whose_directory_has_gone_is_an_error_and_not_empty(tmp_path):
@@ -754,17 +787,3 @@ def test_only_its_user_may_look_into_a_directory_that_the_manifest_created(proje
     catalog.load(Settings(project=str(project.root)))
     assert len(list((project.root / ".pfl").glob("manifest-*.json"))) == 1
     assert mode(project.root / ".pfl") == 0o700
-
-
-@pytest.mark.parametrize("key", ["f//x", "f/../x", "f/./x"])
-def test_a_key_that_s3_cannot_be_listed_past_is_named(bucket, s3_client, s3_env, key):
-    store = open_store(f"s3://{bucket}/p", environ=s3_env)
-    store.put("f/k", b"x")
-    try:
-        s3_client.put_object(Bucket=bucket, Key=f"p/{key}", Body=b"")
-    except s3_client.exceptions.ClientError:
-        pytest.skip("this S3 refuses such a key")
-    with pytest.raises(UnavailableError, match="did not list f") as caught:
-        listed(store, "f")
-    assert f"p/{key}" in caught.value.why
-    assert "delete the object with this key" in caught.value.hint

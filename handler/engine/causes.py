@@ -48,7 +48,7 @@ CAUSES = {
         "look at the last lines of its log; raise timeout or memory",
     ),
     "left": Cause(
-        "ended, but Prefect did not record the end of its run",
+        "ended, but Prefect or the store did not record all of it",
         "check that its results are stored: pfl cache ls",
     ),
 }

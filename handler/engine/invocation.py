@@ -97,6 +97,12 @@ class Invocation:
         if self._publisher.is_writing:
             # A bust has to see that a plan may still appear.
             why = why or "the store did not answer in time"
+        elif self._publisher.lacks_record:
+            why = why or "the store did not accept a record"
+            self.call.warnings.append(
+                "the leases of this call were not released: "
+                "pfl runs reap writes the record that the store refused"
+            )
         try:
             self.claims.holder.end(why, finished=self.run.finished, outcome=outcome)
         except PflError as exc:

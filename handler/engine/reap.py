@@ -328,26 +328,39 @@ def _is_settled(store: Store, held: lease.Lease) -> bool:
 
 def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
     """The result of a dead call's step, if its plan is written."""
+    return _plan_entries(store, body).get(body["step"])
+
+
+def _plan_entries(store: Store, body: lease.Body) -> Mapping[str, Entry]:
+    """What the plan of a dead call's step holds, by step; empty if it is not written."""
     plan_key = body.get("plan_key")
     if not plan_key:
-        return None
+        return {}
     stored = read_plan(store, records.plan_path(body["id"], body["step"], plan_key), ignore)
-    return None if stored is None else stored[1][body["step"]]
+    return {} if stored is None else stored[1]
 
 
 def _complete(store: Store, call: lease.OpenCall) -> None:
-    """Write what a dead call had not yet written about its results that have a plan."""
-    names = [name for held in call.leases if (name := _write_record(store, held.body))]
+    """Write what a dead call had not yet written about its results that are in a plan."""
+    plans = {held.body["step"]: _plan_entries(store, held.body) for held in call.leases}
+    entries: dict[str, Entry] = {}
+    for plan in plans.values():
+        # It may be written before those of the steps that it needs, and is a hit from then on.
+        entries |= plan
+    entries |= {step: plan[step] for step, plan in plans.items() if plan}
+    names: list[history.Name] = []
+    for held in call.leases:
+        entry = entries.get(held.body["step"])
+        name = _write_record(store, held.body, entry) if entry is not None else None
+        if name is not None:
+            names.append(name)
     if names:
         history.point(store, names)
 
 
-def _write_record(store: Store, body: lease.Body) -> history.Name | None:
-    """The record of a dead call's result, written if it is missing; None without a result."""
+def _write_record(store: Store, body: lease.Body, entry: Entry) -> history.Name | None:
+    """The record of a dead call's result, written if it is missing; None if the result is gone."""
     step = body["step"]
-    entry = _plan_entry(store, body)
-    if entry is None:
-        return None
     path = records.result_path(body["id"], step, entry.file)
     data = store.get(path)
     file = None

@@ -214,9 +214,11 @@ class Scheduler:
         for name, error in list(self._publisher.errors.items()):
             # A call that was interrupted may have saved a step without noting its outcome.
             outcome = self.outcomes.get(name, Outcome("failed"))
-            if outcome.error is None:
+            # A reaper may have to write the record, and finds it by the lease.
+            if outcome.error is None and name not in self._publisher.unrecorded:
                 self._worker.release(name)
-            self.outcomes[name] = replace(outcome, status="failed", error=error)
+            # Its value may not be stored, so that the next call computes another one.
+            self.outcomes[name] = replace(outcome, status="failed", error=error, entry=None)
             self.found.pop(name, None)
             for other in self._call.request.flow.dependents([name]) - {name}:
                 # It may have gone on with a result that could not be saved.

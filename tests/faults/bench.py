@@ -75,7 +75,7 @@ class Ours:
 
     def start(self, id: str) -> threading.Thread:
         def call() -> None:
-            reply = self._nursery.order({"id": id, "engine": "prefect"})
+            reply = self._nursery.call({"id": id, "engine": "prefect"})
             (self._root / f"replied-{id}-{id_of(self)}").write_text(
                 f"{time.time()} {reply.get('reply', {}).get('status')}"
             )
@@ -180,7 +180,7 @@ def main(root: Path, url: str, times: int = 5) -> None:
                 id = uuid.uuid4().hex
                 for what in ("computed", "hit"):
                     before = between.asked.total()
-                    nursery.order({"id": id, "engine": "prefect"})
+                    nursery.call({"id": id, "engine": "prefect"})
                     print(
                         f"API requests of an invocation, {name}, {what}: "
                         f"{between.asked.total() - before}",

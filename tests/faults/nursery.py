@@ -3,30 +3,39 @@ A process that has imported everything and forks a child per order: a call that 
 
 An order is a connection to the Unix socket that is named on the command line, with a line of JSON:
 ``{"event": …, "kill_at": 7}``. With ``pause_at`` the child is stopped instead; with ``ahead_s`` the
-leases of others look so much older to it.
+leases of others look so much older to it; with ``outage`` its store fails during some requests.
 The child answers with its process ID, and at its end with a line of JSON: the reply, and the points
-it passed. A point is before or after a write to the store, or a change of a state in Prefect.
+it passed, or the traceback of what was raised. Before it kills itself it reports that, too. Then it
+lives until the connection is closed. A point is before or after a write to the store, or a change
+of a state in Prefect.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import socket
 import sys
 import threading
+import traceback
 import uuid
+from typing import TextIO
+
+import broken
 
 
-def invocation(order: dict) -> dict:
+def invocation(order: dict, lines: TextIO) -> dict:
     """What a child does."""
     from pfl.handler import entry
     from pfl.handler.core.settings import Settings
     from pfl.handler.core.store import objects
 
     passed: list[str] = []
+    died: list[str] = []
     counting = threading.Lock()
+    threading.excepthook = lambda args: died.append(f"{args.thread}: {args.exc_value!r}")
 
     if ahead_s := order.get("ahead_s"):
         from pfl.handler.core.cache import lease
@@ -39,6 +48,7 @@ def invocation(order: dict) -> dict:
             number = len(passed)
             passed.append(name)
         if number == order.get("kill_at"):
+            print(json.dumps({"killed": name}), file=lines, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if number == order.get("pause_at"):
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -58,27 +68,35 @@ def invocation(order: dict) -> dict:
     around(objects.Store, "delete", lambda args: "delete")
     if order["event"].get("engine") == "prefect":
         import prefect.task_engine
-        from prefect.client.orchestration import SyncPrefectClient
 
         from pfl.handler.engine.prefect import client, limits
 
         # Creating the flow run, its states, and what is sent in bulk.
         around(client, "ask", lambda args: f"ask {args[1].split('/')[1]}")
-        around(SyncPrefectClient, "create_flow_run", lambda args: "create flow run")
-        around(SyncPrefectClient, "set_flow_run_state", lambda args: "set flow run state")
         around(limits, "_take", lambda args: "take a slot")
         around(
             prefect.task_engine,
             "emit_task_run_state_change_event",
             lambda args: "emit task run state",
         )
-    reply = entry.handle(
-        order["event"], Settings.from_env(os.environ), request_id=str(uuid.uuid4())
-    )
-    return {"reply": reply, "points": passed}
+    settings = Settings.from_env(os.environ)
+    requests = broken.Requests()
+    if outage := order.get("outage"):
+        store = settings.store or str(settings.home / "store")
+        requests.fail(broken.SWITCHES[outage["kind"]](store), outage["windows"])
+        requests.watch(objects.Store, ("get", "put", "list", "names", "folders", "delete"))
+    try:
+        reply = entry.handle(order["event"], settings, request_id=str(uuid.uuid4()))
+    finally:
+        requests.mend()
+    return {"reply": reply, "points": passed, "died": died, "requests": requests.count}
 
 
 def main() -> None:
+
+    import obstore.exceptions
+    import obstore.store  # noqa: F401
+
     import pfl.handler.engine.compute  # noqa: F401
 
     if os.environ.get("PREFECT_API_URL"):
@@ -102,9 +120,15 @@ def main() -> None:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(2, 1)
+        faulthandler.register(signal.SIGUSR1)
         with connection.makefile("rw") as lines:
             print(os.getpid(), file=lines, flush=True)
-            print(json.dumps(invocation(json.loads(lines.readline()))), file=lines, flush=True)
+            try:
+                answer = json.dumps(invocation(json.loads(lines.readline()), lines))
+            except BaseException:
+                answer = json.dumps({"raised": traceback.format_exc()})
+            print(answer, file=lines, flush=True)
+            lines.readline()
     finally:
         os._exit(0)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from . import current, protocol, two_steps
+from . import current, protocol, side_by_side, two_steps
 from .explore import Actors, Check, Store, explore
 from .invariants import find_fault, find_fault_at_end
 
@@ -43,6 +43,8 @@ class Scenario(NamedTuple):
             checks["find_fault_at_end"] = find_fault_at_end
         if module == two_steps.__name__:
             checks["find_fault"] = two_steps.find_fault
+        if module == side_by_side.__name__:
+            checks["find_fault_at_end"] = side_by_side.find_fault_at_end
         values = {content[0] for name, content in self.store.items() if name.startswith("result")}
         return explore(
             self.actors,
@@ -126,6 +128,11 @@ SMALL = {
         {**calls("A", module=two_steps), **busts("X", module=two_steps)}
     ),
     "two steps, two calls": Scenario(calls("A", "B", module=two_steps)),
+    "two steps, a store that refuses, a reaper, a crash": Scenario(
+        {**calls("A", module=side_by_side), "R": (side_by_side.reaper, "R", "A")},
+        1,
+        store=side_by_side.LEASED,
+    ),
 }
 
 LARGE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model import protocol, two_steps
+from model import protocol, side_by_side, two_steps
 from model.explore import InvariantError
 from model.scenarios import (
     BUSTED,
@@ -56,6 +56,13 @@ def test_the_model_sees_that_a_plan_may_hold_a_void_input():
         faulty(two_steps, two_steps.VOID_INPUTS),
         pytest.raises(InvariantError, match=HIT_OF_BUSTED),
     ):
+        scenario.explore()
+
+
+@pytest.mark.parametrize("fault", sorted(side_by_side.FAULTS))
+def test_the_model_sees_that_a_hit_may_have_no_record(fault):
+    scenario = SMALL["two steps, a store that refuses, a reaper, a crash"]
+    with faulty(side_by_side, fault), pytest.raises(InvariantError, match="which has no record"):
         scenario.explore()
 
 

@@ -79,6 +79,7 @@ class Publisher:
 
     Attributes:
         errors: What could not be written, by step.
+        unrecorded: Steps with a result whose record is not written, or not yet.
     """
 
     def __init__(
@@ -100,7 +101,9 @@ class Publisher:
         self._names: list[history.Name] = []
         self._threads: list[threading.Thread] = []
         self._decided: dict[str, threading.Event] = {}
+        self._planned: set[str] = set()
         self.errors: dict[str, Exception] = {}
+        self.unrecorded: set[str] = set()
 
     def commit(
         self,
@@ -264,6 +267,15 @@ class Publisher:
         """Whether something is still being written, because :meth:`finish` was interrupted."""
         return self._writing > 0
 
+    @property
+    def lacks_record(self) -> bool:
+        """
+        Whether a plan may hold a result that has no record.
+
+        The next call is a hit then, and repairs nothing, so a reaper has to.
+        """
+        return not self._planned.isdisjoint(self.unrecorded)
+
     def finish(self) -> None:
         """Write what is left, and wait until all is written."""
         if self._names:
@@ -274,6 +286,7 @@ class Publisher:
             thread.join()
 
     def _write_record(self, name: history.Name, entry: Entry, fields: history.Fields) -> None:
+        self.unrecorded.add(entry.step)
         request = self.request
         is_inline = entry.size_bytes <= self._inline_bytes
         if fields.get("repaired") and not is_inline and entry.value is not NOT_LOADED:
@@ -288,6 +301,7 @@ class Publisher:
         has_value = entry.value is not NOT_LOADED and is_inline
         body = {**head, **entry_json(entry, with_value=has_value), **fields}
         history.append(self.store, name, body)
+        self.unrecorded.discard(entry.step)
 
     def write_plan(self, entries: Sequence[Entry]) -> None:
         """
@@ -295,6 +309,7 @@ class Publisher:
 
         It is not written if one of them is void by now.
         """
+        self._planned.update(entry.step for entry in entries)
         step = entries[-1].step
         first = self.request.plan_key(step)
         plan_key = first

@@ -59,6 +59,7 @@ _HINTS = (
     ("No space left", "free some space, or set PFL_STORE to another location"),
     ("Is a directory", "remove this directory, which is in the place of an object"),
     ("Read-only file system", "set PFL_STORE to a writable location"),
+    ("(?i)too ?many ?open ?files", "raise the limit on open files: ulimit -n 4096"),
     ("error sending request", "check AWS_ENDPOINT_URL, AWS_REGION and the network"),
     ("status code: 409", "another request kept changing this object: call again"),
     (
@@ -340,11 +341,16 @@ class Store:
 
         try:
             return retry(send, _PAUSES_S, may_pass=_may_pass)
-        except Exception as exc:
+        except BaseException as exc:
+            # obstore panics if it cannot start its threads, and that is not an Exception.
+            if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+                raise
             self._failed(verb, key, exc, may_be_absent=may_be_absent)
             return None
 
-    def _failed(self, verb: str, key: str, exc: Exception, *, may_be_absent: bool = True) -> None:
+    def _failed(
+        self, verb: str, key: str, exc: BaseException, *, may_be_absent: bool = True
+    ) -> None:
         """Return if *exc* means that the object is absent, else raise what it means."""
         if isinstance(exc, PflError):
             raise exc

@@ -84,7 +84,7 @@ def invocation(order: dict, lines: TextIO) -> dict:
     if outage := order.get("outage"):
         store = settings.store or str(settings.home / "store")
         requests.fail(broken.SWITCHES[outage["kind"]](store), outage["windows"])
-        requests.watch(objects.Store, ("get", "put", "list", "names", "folders", "delete"))
+        requests.watch(objects.Store, ("get", "put", "list", "info", "delete"))
     try:
         reply = entry.handle(order["event"], settings, request_id=str(uuid.uuid4()))
     finally:

@@ -170,7 +170,7 @@ def _is(value: object, kind: Kind) -> bool:
         return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
     if isinstance(kind, re.Pattern):
         return isinstance(value, str) and kind.fullmatch(value) is not None
-    if kind is object:
+    if kind in (object, Any):
         return True
     if isinstance(value, bool):
         return kind is bool

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import http.client
 import os
-import select
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -39,44 +39,36 @@ def exchange(
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return _exchange_through_proxy(method, url, data, headers)
     where = (parts.scheme, parts.netloc)
-    while True:
-        connection = _take(where)
-        is_new = connection is None
-        connection = connection or _connection(*where)
-        try:
-            connection.request(method, url.partition(parts.netloc)[2], data, headers)
-            response = connection.getresponse()
-            body = response.read()
-        except BaseException as exc:
-            connection.close()
-            if is_new or not isinstance(exc, ConnectionError | http.client.HTTPException):
-                raise
-            continue  # The server closed it just now.
-        if response.will_close:
-            connection.close()
-        else:
-            _idle[where].append((time.time(), connection))
-        return response.status, body
-
-
-def _take(where: tuple[str, str]) -> http.client.HTTPConnection | None:
-    """An open connection that nothing has happened on, or None."""
-    try:
+    path = url.partition(parts.netloc)[2]
+    with suppress(IndexError):
         while True:
             since, connection = _idle[where].pop()
-            is_fresh = 0 <= time.time() - since < _IDLE_S
-            if is_fresh and not _has_input(connection):
-                return connection
+            if 0 <= time.time() - since < _IDLE_S:
+                # The server may have closed it meanwhile.
+                with suppress(OSError, http.client.HTTPException):
+                    return _send(connection, where, method, path, data, headers)
             connection.close()
-    except IndexError:
-        return None
+    return _send(_connection(*where), where, method, path, data, headers)
 
 
-def _has_input(connection: http.client.HTTPConnection) -> bool:
-    """Whether the server has closed the connection: it sends nothing else unasked."""
-    poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))
+def _send(
+    connection: http.client.HTTPConnection,
+    where: tuple[str, str],
+    method: str,
+    path: str,
+    data: bytes | None,
+    headers: dict[str, str],
+) -> tuple[int, bytes]:
+    try:
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        body = response.read()
+    except BaseException:
+        connection.close()
+        raise
+    if not response.will_close:
+        _idle[where].append((time.time(), connection))
+    return response.status, body
 
 
 def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +143,7 @@ class Outbox:
     def _send(self, what: str, path: str, body: object) -> None:
         def post() -> None:
             try:
-                client.patiently(partial(client.ask, self.api, path, body))
+                client.ask(self.api, path, body, longest_s=client.AWAY_S)
             except PflError as exc:
                 self._problems.setdefault(what, []).append(exc)
 

@@ -1,8 +1,8 @@
 """
-A flow run that pfl starts itself: created as ``Running`` by one request, and ended by one.
+A flow run of pfl: created as ``Running`` by one request, and ended by one.
 
 Prefect's flow engine makes seven requests for this, one after another. Its task engine runs the
-steps, as ever; a run that Prefect started keeps Prefect's flow engine.
+steps, as ever. A run that Prefect has scheduled is named, tagged and set to ``Running`` instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ...core import retry
-from ...core.errors import UnavailableError
+from ...core.errors import RunCancelledError, UnavailableError
 from ...core.store.values import JsonObject
+from ..deadline import raise_on_sigterm
 from ..invocation import Invocation
 from . import client, plain
 from .environment import Api
@@ -36,15 +37,16 @@ _flow_ids: dict[tuple[str, str], str] = {}
 _clients: dict[Api, SyncClientContext] = {}
 
 
-def start(invocation: Invocation, api: Api) -> Future[JsonObject]:
-    """Create the flow run in Prefect while Prefect is imported here; returns the run."""
-    created: Future[JsonObject] = Future()
+def start(invocation: Invocation, api: Api) -> Future[Any]:
+    """Begin the flow run in Prefect while Prefect is imported here; returns the run."""
+    created: Future[Any] = Future()
+    begin = _create if invocation.call.flow_run is None else _adopt
 
     def create() -> None:
         longest_s = min(BUSY_S, invocation.call.stop_at - time.monotonic())
         try:
             run = retry.retry(
-                partial(_create, api, invocation),
+                partial(begin, api, invocation),
                 retry.pauses_for(longest_s),
                 # A busy server has created no run, or returns the same one next time.
                 may_pass=lambda exc: _status(exc) in client.BUSY,
@@ -58,7 +60,7 @@ def start(invocation: Invocation, api: Api) -> Future[JsonObject]:
     return created
 
 
-def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObject]) -> str:
+def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> str:
     """
     Run the flow of *invocation*, and return the type of the state in which it ended.
 
@@ -74,8 +76,11 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
-    with _run_context(flow, flow_run, _parameters(invocation), client_context):
-        stopped = builder.run_steps(invocation)
+    with (
+        _run_context(flow, flow_run, _parameters(invocation), client_context),
+        raise_on_sigterm(replace=True),
+    ):
+        stopped = builder.run_steps(invocation, is_ours=True)
     type, message = "COMPLETED", ""
     if stopped is not None:
         type, message = stopped.type.value, stopped.message or ""
@@ -87,9 +92,10 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
 
     def end() -> None:
         nonlocal is_accepted
-        set_state = partial(client.set_state, api, "flow_runs", str(flow_run.id), type, message)
         longest_s = min(FLUSH_S, invocation.call.stop_at - time.monotonic())
-        is_accepted = client.patiently(partial(set_state, force=False), longest_s=longest_s)
+        is_accepted = client.set_state(
+            api, "flow_runs", str(flow_run.id), type, message, longest_s=longest_s
+        )
 
     box.flush(invocation.call.deadline, end)
     if is_accepted:
@@ -155,16 +161,14 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     """Create the flow run; the call's token makes sure that repeating this creates no other."""
     name = invocation.call.flow.name
     parameters = _parameters(invocation).items()
-    request = invocation.call.request
     key = (api.url, name)
     is_remembered = key in _flow_ids
     if not is_remembered:
         _flow_ids[key] = client.ask(api, "/flows/", {"name": name})["id"]
     body = {
+        **_named(invocation, invocation.run_tags),
         "flow_id": _flow_ids[key],
-        "name": f"{name}/{request.id}/{request.step or 'all'}",
         "parameters": {each: plain.parameter(value) for each, value in parameters},
-        "tags": sorted(invocation.run_tags),
         "state": {"type": "RUNNING", "name": "Running"},
         "idempotency_key": invocation.claims.holder.token,
     }
@@ -176,3 +180,20 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
             raise
     del _flow_ids[key]
     return _create(api, invocation)  # Its database may be a new one.
+
+
+def _adopt(api: Api, invocation: Invocation) -> FlowRun:
+    """Begin a flow run that Prefect has scheduled, and that was claimed for this call."""
+    run = invocation.call.flow_run
+    assert run is not None
+    own = _named(invocation, {*run.tags, *invocation.run_tags})
+    client.ask(api, f"/flow_runs/{run.id}", own, method="PATCH")
+    if not client.set_state(api, "flow_runs", str(run.id), "RUNNING", ""):
+        raise RunCancelledError("the run was cancelled in Prefect", hint="run it again")
+    return run
+
+
+def _named(invocation: Invocation, tags: set[str]) -> JsonObject:
+    request = invocation.call.request
+    name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
+    return {"name": name, "tags": sorted(tags)}

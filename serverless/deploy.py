@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import difflib
 import ipaddress
 import json
 import os
@@ -26,7 +25,13 @@ from urllib.parse import urlsplit
 
 from ..handler.core import errors
 from ..handler.core.declare import catalog
-from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from ..handler.core.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    PflError,
+    UnavailableError,
+    unknown,
+)
 from ..handler.core.settings import Settings
 from ..handler.engine.prefect import environment
 from ..handler.engine.prefect.environment import Api
@@ -41,7 +46,6 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
-_ANSWER_S = 5
 _REGISTRY = "the image registry (ECR)"
 _CHECK = {"action": "check"}
 # AWS's console, by type of resource.
@@ -166,15 +170,12 @@ class Deployment:
             )
 
     def _checks(self, building: bool, dirty: bool) -> Iterator[Callable[[], object]]:
-        yield self.check_node
-        yield self.find_region
-        yield self.find_account
+        yield from (self.check_node, self.find_region, self.find_account)
         # Without these two, the region or the credentials are reported already.
         has_account = self.region and self.account
         if has_account:
             yield self._check_stack
-        yield self._check_prefect
-        yield self._check_key
+        yield from (self._check_prefect, self._check_key)
         yield lambda: catalog.load(self.settings)
         if building:
             yield image.tool
@@ -206,10 +207,7 @@ class Deployment:
             region = aws.chosen_region()
             regions = boto3.Session().get_available_regions("lambda")
         if region not in regions:
-            near = difflib.get_close_matches(region, regions) or regions[:4]
-            raise InvalidRequestError(
-                f"unknown AWS region {region!r}", hint=f"for example {', '.join(near)}"
-            )
+            raise unknown("AWS region", region, regions)
         self.region = region
 
     def find_account(self) -> None:
@@ -264,15 +262,10 @@ class Deployment:
         """Check Prefect's address as Lambda sees it."""
         parts = urlsplit(url)
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            rows = socket.getaddrinfo(parts.hostname, port)
+            rows = socket.getaddrinfo(parts.hostname, parts.port)
             addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise ValueError("it is the address of this machine")
-            if any(each.is_private for each in addresses):
-                self.report(f"warning: {url} is a private address: the function must be in its VPC")
-            else:
-                socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
         except (OSError, ValueError) as exc:
             # This machine may be behind a proxy, and Lambda is not.
             if isinstance(exc, OSError) and parts.scheme in urllib.request.getproxies():
@@ -282,6 +275,8 @@ class Deployment:
                 why=str(exc),
                 hint="PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct",
             ) from exc
+        if any(each.is_private for each in addresses):
+            self.report(f"warning: {url} is a private address: the function must be in its VPC")
 
     def _check_git(self) -> None:
         if not shutil.which("git"):
@@ -450,22 +445,22 @@ class Deployment:
         from ..handler.core.store import objects
 
         deployed: dict[str, dict[str, str]] = {}
-        unknown = "new"
+        unexplained = "new"
         try:
             target = remote.Target(self.function, self.region)
             deployed = remote.call(target, _CHECK, report=self.report)["fingerprints"]
         except NotFoundError:
             pass
         except (UnavailableError, KeyError) as exc:
-            unknown = "the deployed function does not report its code"
-            self.report(f"warning: {unknown} ({exc})")
+            unexplained = "the deployed function does not report its code"
+            self.report(f"warning: {unexplained} ({exc})")
         loaded = project.load(self.settings)
         for name, flow in loaded.manifest.flows.items():
             for step, entry in flow.steps.items():
                 fingerprint = deployed.get(name, {}).get(step)
                 if fingerprint == entry.fingerprint:
                     continue
-                why = unknown
+                why = unexplained
                 if fingerprint is not None:
                     store = objects.open_store(self.store, environ=os.environ)
                     parts = stored.parts(store, step, fingerprint)

@@ -495,32 +495,19 @@ def test_a_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
 # What counts as use
 
 
-def test_an_open_connection_and_a_request_are_use(new_home: Path) -> None:
-    new_home.mkdir()
-    with open(new_home / "server.lock", "w") as lock:
-        config = uvicorn.Config("unused")
-        one = server_process.IdleServer(config, new_home, lock.fileno(), idle_s=1000)
+def test_an_open_connection_and_a_request_are_use() -> None:
+    one = server_process.IdleServer(uvicorn.Config("unused"), idle_s=1000)
 
-        def ends() -> bool:
-            one.used_at -= 3600
-            return asyncio.run(one.on_tick(1))
+    def ends() -> bool:
+        one.used_at -= 3600
+        return asyncio.run(one.on_tick(1))
 
-        one.server_state.connections.add(None)
-        assert not ends()
-        one.server_state.connections.clear()
-        one.server_state.total_requests += 1
-        assert not ends()
-        assert ends()
-
-
-def test_a_server_whose_directory_was_deleted_ends(new_home: Path) -> None:
-    new_home.mkdir()
-    with open(new_home / "server.lock", "w") as lock:
-        config = uvicorn.Config("unused")
-        one = server_process.IdleServer(config, new_home, lock.fileno(), idle_s=1000)
-        assert not asyncio.run(one.on_tick(1))
-        (new_home / "server.lock").unlink()
-        assert asyncio.run(one.on_tick(2))
+    one.server_state.connections.add(None)
+    assert not ends()
+    one.server_state.connections.clear()
+    one.server_state.total_requests += 1
+    assert not ends()
+    assert ends()
 
 
 def test_an_interrupt_before_the_server_starts_leaves_nothing_to_stop(tmp_path):

@@ -15,13 +15,12 @@ import hmac
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
 from ..core.errors import InvalidRequestError, UnavailableError
 from ..core.settings import Settings
 from ..core.store.values import JsonObject
+from .prefect import connections
 
 
 def post(
@@ -44,16 +43,14 @@ def post(
     signed = sign(
         url, body, headers, service=service, region=region, environ=_credentials(), path=path
     )
-    request = urllib.request.Request(url + path, body, signed)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return bytes(response.read())
-    except urllib.error.HTTPError as exc:
-        why = f"HTTP {exc.code}: {exc.read(300).decode(errors='replace')}"
-        raise UnavailableError(f"{service} refused", why=why) from exc
+        status, answer = connections.exchange("POST", url + path, body, signed)
     except OSError as exc:
-        why = f"{type(exc).__name__}: {exc}"
-        raise UnavailableError(f"{service} did not answer", why=why) from exc
+        raise UnavailableError(f"{service} did not answer", why=str(exc)) from exc
+    if status >= 300:
+        why = f"HTTP {status}: {answer[:300].decode(errors='replace')}"
+        raise UnavailableError(f"{service} refused", why=why)
+    return answer
 
 
 def _credentials() -> Mapping[str, str]:

@@ -17,8 +17,6 @@ _TEXT = 200_000
 _DEPTH = 40
 # The integers that a database and Prefect's JSON can hold.
 _INTEGERS = range(-(2**63), 2**63)
-# How many errors of a group are shown.
-_ERRORS = 5
 
 
 def plain(value: object, depth: int = _DEPTH, items: int | None = None) -> object:
@@ -77,14 +75,9 @@ def parameter(value: object, longest: int = 2_000) -> object:
 
 def describe(exc: BaseException) -> str:
     """An error in one line, with the errors in a group, whatever its own methods do."""
-    if isinstance(exc, BaseExceptionGroup):
-        inner = "; ".join(describe(each) for each in islice(exc.exceptions, _ERRORS))
-        return text(f"{type(exc).__name__}: {exc.message}: {inner}", 20_000)
-    try:
-        message = str(exc)
-    except Exception:
-        message = "its text cannot be shown"
-    return text(f"{type(exc).__name__}: {message}".rstrip(": "), 20_000)
+    from ..steps import text_of
+
+    return text(f"{type(exc).__name__}: {text_of(exc)}".rstrip(": "), 20_000)
 
 
 def presentable(exc: BaseException) -> Exception:

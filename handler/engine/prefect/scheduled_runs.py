@@ -31,6 +31,7 @@ from ...core.errors import (
     InvalidRequestError,
     NotFoundError,
     PflError,
+    RunCancelledError,
     StepFailedError,
 )
 from ...core.event import Notify, Reply
@@ -55,6 +56,12 @@ _EARLY_S = 60
 # How many runs one poll handles.
 _POLLED = 20
 _UNRECORDED_END = "it was claimed, but Prefect did not record its end"
+# How a run ends after an error; after any other as ``CRASHED``.
+_ENDS = {
+    "InvalidRequestError": "FAILED",
+    "NotFoundError": "FAILED",
+    "RunCancelledError": "CANCELLED",
+}
 # The flow run, or None if it is not ours; its flow's name; why it is not ours.
 _Claim = tuple[JsonObject | None, str, str]
 
@@ -192,7 +199,7 @@ def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
     # A run that is stopped in time ends itself in Prefect.
     if error is None or error["type"] == "OutOfTimeError":
         return ""
-    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
+    kind = _ENDS.get(error["type"], "CRASHED")
     message = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
     try:
         # By force: a flow with retries would be scheduled again, and fail as before.
@@ -292,11 +299,9 @@ def _run_ordinary(
             hint="to update the form: pfl setup deployments",
         ) from exc
     except KeyboardInterrupt:
-        client.end(api, "CANCELLED", "interrupted", [run_id], force=True)
-        if not cancellation.was_poked:
-            raise
-        reply["status"] = "cancelled"
-        return
+        if cancellation.was_poked:
+            raise RunCancelledError("the run was cancelled in Prefect") from None
+        raise
     except Exception as exc:
         raise session.unavailable(api, exc) from exc
     except (deadline.Stopped, deadline.Abandoned):

@@ -72,16 +72,14 @@ class Guarded:
 
 class IdleServer(uvicorn.Server):
     """
-    Ends after *idle_s* seconds without use, or when its directory was deleted.
+    Ends after *idle_s* seconds without use.
 
     Use is a request or an open connection: a flow may be silent for an hour while it works, but it
     keeps a websocket open for its events, as does a page in a browser.
     """
 
-    def __init__(self, config: uvicorn.Config, home: Path, lock: int, idle_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, idle_s: float) -> None:
         super().__init__(config)
-        self.lock_file = home / "server.lock"
-        self.lock = lock
         self.idle_s = idle_s
         self.requests = 0
         self.used_at = time.monotonic()
@@ -93,16 +91,10 @@ class IdleServer(uvicorn.Server):
             self.requests = state.total_requests
             self.used_at = time.monotonic()
         is_idle = time.monotonic() - self.used_at >= self.idle_s
-        return is_idle or not self.has_home() or await super().on_tick(counter)
-
-    def has_home(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self.lock), self.lock_file.stat())
-        except FileNotFoundError:
-            return False
+        return is_idle or await super().on_tick(counter)
 
 
-async def _serve(home: Path, lock: int, idle_s: float, listener: socket.socket) -> None:
+async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
     """Serve until a signal comes or the server is idle."""
     port = listener.getsockname()[1]
     app = _create_app(home, port)
@@ -130,7 +122,7 @@ async def _serve(home: Path, lock: int, idle_s: float, listener: socket.socket) 
             idle_s=idle_s,
         )
         _write(home, running._asdict())
-        await IdleServer(config, home, lock, idle_s).serve(sockets=[listener])
+        await IdleServer(config, idle_s).serve(sockets=[listener])
 
 
 def _write(home: Path, state: dict[str, object]) -> None:
@@ -208,7 +200,7 @@ def main() -> None:
     (home / "server.json").unlink(missing_ok=True)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     try:
-        asyncio.run(_serve(home, lock, idle_s, _bind(port)))
+        asyncio.run(_serve(home, idle_s, _bind(port)))
     except Exception as exc:
         traceback.print_exc()
         _write(home, {"error": f"{type(exc).__name__}: {exc}".splitlines()[0]})

@@ -292,15 +292,9 @@ def _find_saved(
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, Mapping[str, object]] = {}
     for held in call.leases:
-        body = held.body
-        folder = keys.encode_id(body["id"])
-        computed = history.list_computed(store, folder, body["step"], ignore)
-        _, record = next(computed, (None, None))
-        if record is not None and record.get("request_id") == body.get("request_id"):
-            if task_run_id := record["task_run_id"]:
-                found[task_run_id] = {**record, "type": "COMPLETED"}
-        elif _has_result(store, held) and (task_run_id := body.get("task_run_id")):
-            found[task_run_id] = {**body, **in_run, "type": "COMPLETED"}
+        task_run_id = held.body.get("task_run_id")
+        if task_run_id and _has_result(store, held):
+            found[task_run_id] = {**held.body, **in_run, "type": "COMPLETED"}
     return found
 
 

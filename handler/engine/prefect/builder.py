@@ -38,7 +38,7 @@ from ...core.cache.entry import Entry
 from ...core.declare import manifest, project
 from ...core.declare.flow import Flow
 from ...core.declare.params import KIND_OF, Param
-from ...core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
+from ...core.errors import OutOfTimeError, PflError, UnavailableError
 from ...core.settings import Settings
 from ...core.store import objects, records
 from .. import reap
@@ -48,7 +48,7 @@ from ..deadline import Abandoned, Stopped, Terminated
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Run, Work
-from . import artifacts, client, environment, limits, outbox, plain
+from . import artifacts, client, environment, limits, outbox, own_run, plain
 
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
@@ -80,7 +80,7 @@ def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     body.__doc__ = _docstring(flow)
     body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     vars(body)["__signature__"] = signature
-    made = prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+    made = prefect.flow(name=flow.name, persist_result=False)(body)
     # Prefect stores no results here, but would ask its server twice per run where to store them.
     results = prefect.settings.get_current_settings().results
     made.result_storage = None if results.default_storage_block else results.local_storage_path
@@ -102,8 +102,8 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     run = invocation.call.flow_run
     if run is not None:
         begin(invocation, run)
-        tags = sorted({*run.tags, *invocation.run_tags})
-        client.ask(api, f"/flow_runs/{run.id}", {"tags": tags}, method="PATCH")
+        named = own_run.named(invocation, run.tags)
+        client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
     box = outbox.Outbox(api)
     token = outbox.current.set(box)
     try:
@@ -156,11 +156,6 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return Cancelled(message="interrupted")
 
 
-def _run_name() -> str:
-    parameters = runtime.parameters
-    return f"{runtime.flow_name}/{parameters.get('id')}/{parameters.get('step') or 'all'}"
-
-
 def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
     """Compute a step as a task run."""
     step = work.step
@@ -193,10 +188,7 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
         raise raised[0]
     if state.name == "TimedOut" and step.timeout_s is not None:
         raise timed_out(step.timeout_s)
-    failure = state.result(raise_on_failure=False)
-    if isinstance(failure, BaseException):
-        raise failure
-    raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
+    state.result()  # It raises what the state is about.
 
 
 def _task(

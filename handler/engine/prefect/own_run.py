@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, cast
 from ...core import retry
 from ...core.errors import RunCancelledError, UnavailableError
 from ...core.store.values import JsonObject
-from ..deadline import raise_on_sigterm
 from ..invocation import Invocation
 from . import client, plain
 from .environment import Api
@@ -76,10 +75,7 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> 
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
-    with (
-        _run_context(flow, flow_run, _parameters(invocation), client_context),
-        raise_on_sigterm(replace=True),
-    ):
+    with _run_context(flow, flow_run, _parameters(invocation), client_context):
         stopped = builder.run_steps(invocation, is_ours=True)
     type, message = "COMPLETED", ""
     if stopped is not None:
@@ -166,7 +162,7 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     if not is_remembered:
         _flow_ids[key] = client.ask(api, "/flows/", {"name": name})["id"]
     body = {
-        **_named(invocation, invocation.run_tags),
+        **named(invocation, ()),
         "flow_id": _flow_ids[key],
         "parameters": {each: plain.parameter(value) for each, value in parameters},
         "state": {"type": "RUNNING", "name": "Running"},
@@ -186,14 +182,14 @@ def _adopt(api: Api, invocation: Invocation) -> FlowRun:
     """Begin a flow run that Prefect has scheduled, and that was claimed for this call."""
     run = invocation.call.flow_run
     assert run is not None
-    own = _named(invocation, {*run.tags, *invocation.run_tags})
-    client.ask(api, f"/flow_runs/{run.id}", own, method="PATCH")
+    client.ask(api, f"/flow_runs/{run.id}", named(invocation, run.tags), method="PATCH")
     if not client.set_state(api, "flow_runs", str(run.id), "RUNNING", ""):
         raise RunCancelledError("the run was cancelled in Prefect", hint="run it again")
     return run
 
 
-def _named(invocation: Invocation, tags: set[str]) -> JsonObject:
+def named(invocation: Invocation, tags: Iterable[str]) -> JsonObject:
+    """The name of the flow run of a call, and its tags, with those that it has."""
     request = invocation.call.request
     name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
-    return {"name": name, "tags": sorted(tags)}
+    return {"name": name, "tags": sorted({*tags, *invocation.run_tags})}

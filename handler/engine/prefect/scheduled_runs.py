@@ -219,15 +219,10 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> 
     if name in flows:
         from . import builder
 
-        reply |= caller.answer(
-            builder.event_of(flows[name], flow_run.parameters),
-            settings,
-            results=caller.results,
-            request_id=caller.request_id,
-            deadline=caller.deadline,
-            notify=caller.notify,
-            flow_run=flow_run,
-        )
+        options = caller._asdict()
+        answer = options.pop("answer")
+        raw = builder.event_of(flows[name], flow_run.parameters)
+        reply |= answer(raw, **options, flow_run=flow_run)
         return
     ordinary = ordinary_flows(settings)
     if name not in ordinary:

@@ -32,21 +32,16 @@ def compute(invocation: Invocation) -> None:
         RunCancelledError: Someone cancelled the run in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
-    created: list[Future[Any]] = []
-
-    def create(api: environment.Api) -> None:
-        created.append(own_run.start(invocation, api))
-
-    with (
-        session(invocation.call.settings, invocation.call.notify, create) as api,
-        outbox.collecting(api) as box,
-    ):
+    call = invocation.call
+    api = _connect(call.settings, call.notify)
+    created = own_run.start(invocation, api)
+    with _reporting_to(api), outbox.collecting(api) as box:
         invocation.run.reap_reason = END_NOT_RECORDED
         try:
-            state_type = _run_to_its_end(invocation, api, box, created[0])
+            state_type = _run_to_its_end(invocation, api, box, created)
         finally:
-            box.flush(invocation.call.deadline)
-            invocation.call.warnings.extend(box.warnings())
+            box.flush(call.deadline)
+            call.warnings.extend(box.warnings())
     if state_type != "COMPLETED" and invocation.error is None:
         why = f"the run ended as {state_type}"
         raise unavailable(api, why, invocation.scheduler.outcomes)
@@ -56,8 +51,6 @@ def _run_to_its_end(
     invocation: Invocation, api: environment.Api, box: outbox.Outbox, created: Future[Any]
 ) -> str:
     """Run the flow, and end in Prefect what an interruption or an error leaves open."""
-    from prefect.exceptions import TerminationSignal
-
     try:
         # A reaper finds the run by its tag if the process dies before it knows its run.
         with watch_cancellation(api, lambda: invocation.run.flow_run_id) as watched:
@@ -71,9 +64,9 @@ def _run_to_its_end(
             invocation.run.tasks or isinstance(error, OutOfTimeError)
         ):
             _end(invocation, api, "CRASHED", error.lines)
-    except (Terminated, TerminationSignal) as exc:
+    except Terminated:
         _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
-        raise Terminated from exc
+        raise
     except KeyboardInterrupt:
         _end(invocation, api, "CANCELLED", "interrupted", force=True)
         if watched.was_poked:
@@ -82,12 +75,11 @@ def _run_to_its_end(
             ) from None
         raise
     except Exception as exc:
-        outcomes = invocation.scheduler.outcomes
-        if any(isinstance(each.error, KeyboardInterrupt) for each in outcomes.values()):
-            raise KeyboardInterrupt from exc
+        if invocation.run.interrupted is not None:
+            raise invocation.run.interrupted from exc
         if isinstance(exc, PflError) and not isinstance(exc, UnavailableError):
             raise
-        raise unavailable(api, exc, outcomes) from exc
+        raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
     return state_type
 
 
@@ -136,26 +128,32 @@ def _end(
 
 
 @contextmanager
-def session(
-    settings: Settings,
-    notify: Notify,
-    beside_import: Callable[[environment.Api], object] = lambda api: None,
-) -> Iterator[environment.Api]:
+def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
     """
     Configure Prefect for the API to report to; the embedded one is started if necessary.
 
     Args:
         settings: The settings; they name the API.
         notify: Called with what it waits for.
-        beside_import: Starts what can be done while Prefect is imported.
 
     Raises:
         UnavailableError: No API is configured, or the embedded server does not start.
     """
+    api = _connect(settings, notify)
+    with _reporting_to(api):
+        yield api
+
+
+def _connect(settings: Settings, notify: Notify) -> environment.Api:
+    """The API to report to, for which Prefect can now be imported."""
     api = environment.choose(settings, notify)
     notify("", f"Prefect: {api.url} ({api.source})")
     environment.prepare(settings)
-    beside_import(api)
+    return api
+
+
+@contextmanager
+def _reporting_to(api: environment.Api) -> Iterator[None]:
     environment.load()
     from prefect.context import SettingsContext, get_settings_context
     from pydantic import SecretStr
@@ -177,7 +175,7 @@ def session(
     # Prefect would write late to stderr that its API takes no logs; the reply reports that.
     logging.raiseExceptions = False
     with SettingsContext(profile=outer.profile, settings=inner):
-        yield api
+        yield
 
 
 def unavailable(

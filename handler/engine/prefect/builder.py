@@ -48,7 +48,7 @@ from ..deadline import Abandoned, Stopped, Terminated
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Run, Work
-from . import artifacts, client, environment, limits, outbox, own_run, plain
+from . import artifacts, client, environment, limits, outbox, plain
 
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
@@ -102,7 +102,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
     run = invocation.call.flow_run
     if run is not None:
         begin(invocation, run)
-        named = own_run.named(invocation, run.tags)
+        named = plain.named(invocation, run.tags)
         client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
     box = outbox.Outbox(api)
     token = outbox.current.set(box)

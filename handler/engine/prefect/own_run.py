@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -162,7 +162,7 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     if not is_remembered:
         _flow_ids[key] = client.ask(api, "/flows/", {"name": name})["id"]
     body = {
-        **named(invocation, ()),
+        **plain.named(invocation),
         "flow_id": _flow_ids[key],
         "parameters": {each: plain.parameter(value) for each, value in parameters},
         "state": {"type": "RUNNING", "name": "Running"},
@@ -182,14 +182,7 @@ def _adopt(api: Api, invocation: Invocation) -> FlowRun:
     """Begin a flow run that Prefect has scheduled, and that was claimed for this call."""
     run = invocation.call.flow_run
     assert run is not None
-    client.ask(api, f"/flow_runs/{run.id}", named(invocation, run.tags), method="PATCH")
+    client.ask(api, f"/flow_runs/{run.id}", plain.named(invocation, run.tags), method="PATCH")
     if not client.set_state(api, "flow_runs", str(run.id), "RUNNING", ""):
         raise RunCancelledError("the run was cancelled in Prefect", hint="run it again")
     return run
-
-
-def named(invocation: Invocation, tags: Iterable[str]) -> JsonObject:
-    """The name of the flow run of a call, and its tags, with those that it has."""
-    request = invocation.call.request
-    name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
-    return {"name": name, "tags": sorted({*tags, *invocation.run_tags})}

@@ -8,8 +8,15 @@ a step fails, or that a run cannot be listed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import islice
 from math import inf
+from typing import TYPE_CHECKING
+
+from ...core.store.values import JsonObject
+
+if TYPE_CHECKING:
+    from ..invocation import Invocation
 
 # The longest text: half of what Prefect allows for the parameters of a run, or for an event.
 _TEXT = 200_000
@@ -99,3 +106,10 @@ def presentable(exc: BaseException) -> Exception:
     stand_in: Exception = type(name, (Exception,), {})(message)
     stand_in.__cause__ = exc
     return stand_in
+
+
+def named(invocation: Invocation, tags: Iterable[str] = ()) -> JsonObject:
+    """The name of the flow run of a call, and its tags, with those that it has."""
+    request = invocation.call.request
+    name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
+    return {"name": name, "tags": sorted({*tags, *invocation.run_tags})}

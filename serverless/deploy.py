@@ -324,16 +324,16 @@ class Deployment:
     def _repository(self) -> str:
         """The address of the image repository, which is created if necessary."""
         found = self._ask("ecr", "describe_repositories", repositoryNames=[self.name])
-        if found is not None:
-            return str(found["repositories"][0]["repositoryUri"])
-        scanning = {"scanOnPush": True}
-        created = self._ask(
-            "ecr",
-            "create_repository",
-            repositoryName=self.name,
-            imageScanningConfiguration=scanning,
-        )
-        return str(created["repository"]["repositoryUri"])
+        if found is None:
+            scanning = {"scanOnPush": True}
+            self._ask(
+                "ecr",
+                "create_repository",
+                repositoryName=self.name,
+                imageScanningConfiguration=scanning,
+            )
+            return self._repository()
+        return str(found["repositories"][0]["repositoryUri"])
 
     def _pushed_digest(self, tag: str) -> str:
         """The digest of the image with this tag; empty if it is not in the registry."""

@@ -56,7 +56,7 @@ def ask(
     *,
     method: str = "",
     none: tuple[int, ...] = (404,),
-    longest_s: float = 4,
+    longest_s: float = 2,
 ) -> Any:
     """
     Return Prefect's answer, in Prefect's own format: to a POST of *body*, or to a GET without
@@ -125,7 +125,7 @@ def set_state(
     message: str,
     *,
     force: bool = False,
-    longest_s: float = 4,
+    longest_s: float = 2,
 ) -> bool:
     """
     Set a terminal state, and return whether the run accepted it.

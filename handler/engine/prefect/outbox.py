@@ -97,16 +97,14 @@ class Outbox:
 
         if self._timer is not None:
             self._timer.cancel()
-        last = _start(send_last)
+        self._sending.append(_start(send_last))
         try:
             beside()
         finally:
-            until = time.monotonic() + longest_s
-            last.join(longest_s)
-            self.wait(until - time.monotonic())
+            self.wait(longest_s)
 
     def wait(self, longest_s: float) -> None:
-        """Wait for the requests that are under way."""
+        """Wait for the requests that are under way, and those that they lead to."""
         until = time.monotonic() + longest_s
         for thread in self._sending:
             thread.join(max(0.0, until - time.monotonic()))
@@ -141,9 +139,7 @@ class Outbox:
             except PflError as exc:
                 self._problems.setdefault(what, []).append(exc)
 
-        with self._lock:
-            self._sending = [thread for thread in self._sending if thread.is_alive()]
-            self._sending.append(_start(post))
+        self._sending.append(_start(post))
 
 
 @contextmanager

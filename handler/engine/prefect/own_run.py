@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # The longest wait for a busy server to create the run: SQLite needs 40 s for 64 at once.
 BUSY_S = 60
+# The longest wait for one that does not answer: a call may then be computed without it.
+AWAY_S = 1
 # The ID of a flow by API and name; it stays the same for as long as the server's database.
 _flow_ids: dict[tuple[str, str], str] = {}
 # Prefect's clients, for what a step itself does with Prefect: each takes 20 ms to create.
@@ -160,7 +162,7 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     key = (api.url, name)
     is_remembered = key in _flow_ids
     if not is_remembered:
-        _flow_ids[key] = client.ask(api, "/flows/", {"name": name})["id"]
+        _flow_ids[key] = client.ask(api, "/flows/", {"name": name}, longest_s=AWAY_S)["id"]
     body = {
         **plain.named(invocation),
         "flow_id": _flow_ids[key],
@@ -169,7 +171,7 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
         "idempotency_key": invocation.claims.holder.token,
     }
     try:
-        created: JsonObject = client.ask(api, "/flow_runs/", body)
+        created: JsonObject = client.ask(api, "/flow_runs/", body, longest_s=AWAY_S)
         return created
     except UnavailableError as exc:
         if not is_remembered or _status(exc) not in (404, 409):

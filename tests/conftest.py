@@ -226,8 +226,7 @@ def asked(monkeypatch) -> list[str]:
     for kind in (httpx.Client, httpx.AsyncClient):
 
         def send(self, request, *args, real=kind.send, **more):
-            if self is not connections._client:
-                paths.append(request.url.path)
+            paths.append(request.url.path)
             return real(self, request, *args, **more)
 
         monkeypatch.setattr(kind, "send", send)

@@ -66,22 +66,16 @@ class Loopback:
     Attributes:
         url: Its address.
         asked: Method and path of each request, in order.
-        connections: How many connections were opened.
         answer: May be replaced at any time.
         drops: Request headers that are not passed on, in lower case.
     """
 
     def __init__(self, answer: Callable[[str, str], Answer | None], behind: str = "") -> None:
         self.answer, self.asked, self.drops = answer, [], set()
-        self.connections = 0
         outer, host = self, behind.removeprefix("http://")
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                outer.connections += 1
-                super().setup()
 
             def do(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))

@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from http.client import HTTPException
 
 from ..core.errors import InvalidRequestError, UnavailableError
 from ..core.settings import Settings
@@ -45,8 +46,9 @@ def post(
     )
     try:
         status, answer = connections.exchange("POST", url + path, body, signed)
-    except OSError as exc:
-        raise UnavailableError(f"{service} did not answer", why=str(exc)) from exc
+    except (OSError, HTTPException) as exc:
+        why = f"{type(exc).__name__}: {exc}"
+        raise UnavailableError(f"{service} did not answer", why=why) from exc
     if status >= 300:
         why = f"HTTP {status}: {answer[:300].decode(errors='replace')}"
         raise UnavailableError(f"{service} refused", why=why)

@@ -1,5 +1,6 @@
 """
-Prefect's REST API for code that reads or ends runs without loading Prefect.
+Prefect's REST API with the standard library alone, for code that reads or ends runs without loading
+Prefect.
 
 An extension of Lambda has two seconds for that, and importing Prefect takes as long.
 """
@@ -10,6 +11,7 @@ import base64
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from http.client import HTTPException
 from itertools import count
 from typing import Any
 
@@ -86,7 +88,7 @@ def ask(
             status, text = connections.exchange(verb, api.url + path, data, headers)
             if status < 300:
                 return json.loads(text) if text else {}
-        except (OSError, ValueError) as exc:
+        except (OSError, HTTPException, ValueError) as exc:
             raise UnavailableError(
                 f"Prefect at {api.url} did not answer",
                 why=" ".join(str(exc).split())[:500],

@@ -1,27 +1,28 @@
 """
 HTTP connections that stay open between requests: a new one costs one round trip, or three with TLS.
-
-httpx comes with Prefect, finds proxies and certificates as Prefect's own client does, and takes a
-tenth of the time of Prefect to import.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
-import threading
+import ssl
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import httpx
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from contextlib import suppress
+from functools import cache
+from urllib.parse import urlsplit
 
 TIMEOUT_S = 20
 # A frozen process does not see that its server, or a router in between, has dropped a connection.
 _IDLE_S = 20
-_lock = threading.Lock()
-_client: httpx.Client | None = None
-# By the wall clock, which goes on while a process is frozen.
-_used_at = 0.0
+# What waits for its next request, by scheme and host, and since when by the wall clock.
+_idle: defaultdict[tuple[str, str], list[tuple[float, http.client.HTTPConnection]]]
+_idle = defaultdict(list)
+# A child process would share them with its parent.
+os.register_at_fork(after_in_child=_idle.clear)
 
 
 def exchange(
@@ -31,40 +32,62 @@ def exchange(
     Send a request, and return status and body of the answer; a redirection is not followed.
 
     Raises:
-        OSError: No answer came.
+        OSError, http.client.HTTPException: No answer came.
     """
-    import httpx
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return _exchange_through_proxy(method, url, data, headers)
+    where = (parts.scheme, parts.netloc)
+    path = url.partition(parts.netloc)[2]
 
+    def send(connection: http.client.HTTPConnection) -> tuple[int, bytes]:
+        try:
+            connection.request(method, path, data, headers)
+            response = connection.getresponse()
+            body = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        if not response.will_close:
+            _idle[where].append((time.time(), connection))
+        return response.status, body
+
+    with suppress(IndexError):
+        while True:
+            since, connection = _idle[where].pop()
+            if 0 <= time.time() - since < _IDLE_S:
+                # The server may have closed it meanwhile.
+                with suppress(OSError, http.client.HTTPException):
+                    return send(connection)
+            connection.close()
+    return send(_connection(*where))
+
+
+def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
+    if scheme == "https":
+        return http.client.HTTPSConnection(netloc, timeout=TIMEOUT_S, context=_trusted())
+    return http.client.HTTPConnection(netloc, timeout=TIMEOUT_S)
+
+
+def _exchange_through_proxy(
+    method: str, url: str, data: bytes | None, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, data, headers, method=method)
+    context = _trusted() if url.startswith("https://") else None
     try:
-        answer = _connected().request(method, url, content=data, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise OSError(f"{type(exc).__name__}: {exc}") from exc
-    return answer.status_code, answer.content
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read()
 
 
-def _connected() -> httpx.Client:
-    global _client, _used_at
-    import httpx
+@cache
+def _trusted() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not context.get_ca_certs():
+        # This Python does not find the machine's certificates; certifi comes with Prefect.
+        import certifi
 
-    with _lock:
-        now = time.time()
-        # No request takes that long, so nothing is under way.
-        if _client is not None and not 0 <= now - _used_at < _IDLE_S + TIMEOUT_S:
-            _client.close()
-            _client = None
-        if _client is None:
-            limits = httpx.Limits(keepalive_expiry=_IDLE_S)
-            plain = {"accept-encoding": "identity"}
-            _client = httpx.Client(timeout=TIMEOUT_S, limits=limits, headers=plain)
-        _used_at = now
-        return _client
-
-
-def _forget() -> None:
-    """A child process would share the connections with its parent."""
-    global _client, _lock
-    _client = None
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget)
+        context.load_verify_locations(certifi.where())
+    return context

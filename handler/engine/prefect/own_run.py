@@ -73,11 +73,10 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> 
 
     from . import builder
 
-    client_context = _client_context(api)
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
-    with _run_context(flow, flow_run, _parameters(invocation), client_context):
+    with _run_context(flow, flow_run, _parameters(invocation), _client_context(api)):
         stopped = builder.run_steps(invocation, is_ours=True)
     type, message = "COMPLETED", ""
     if stopped is not None:

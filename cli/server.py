@@ -31,13 +31,13 @@ def status() -> None:
 @app.command("stop")
 def stop() -> None:
     """Stop the server; keep its database."""
-    stopped = server.stop(settings.load().home)
-    if stopped is None:
+    pid = server.stop(settings.load().home)
+    if pid is None:
         output.say("the embedded server is not running")
         output.emit({"stopped": False})
     else:
-        output.say(f"stopped the server at {stopped.url}")
-        output.emit({"stopped": True, "pid": stopped.pid})
+        output.say(f"stopped the server (process {pid})")
+        output.emit({"stopped": True, "pid": pid})
 
 
 def _show(server: server.Server) -> None:

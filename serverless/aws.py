@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
 
-_REJECTED = (
+_DENIED = (
+    "403",
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidClientTokenId",
     "InvalidSignatureException",
+    "UnauthorizedOperation",
     "UnrecognizedClientException",
 )
 
@@ -86,48 +88,38 @@ def converted_errors(resource: str) -> Iterator[None]:
     """
     from botocore import exceptions as boto
 
-    no_credentials = (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.CredentialRetrievalError,
-        boto.TokenRetrievalError,
-    )
-    conversions = (
-        (
-            boto.ProfileNotFound,
-            InvalidRequestError,
-            "the AWS profile does not exist",
-            "set AWS_PROFILE, or aws configure",
-        ),
-        (
-            no_credentials,
-            InvalidRequestError,
-            "no AWS credentials found",
-            "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in",
-        ),
-        # boto3 also raises ValueError for an invalid endpoint or region.
-        (
-            (boto.ParamValidationError, ValueError),
-            InvalidRequestError,
-            f"{resource}: invalid request",
-            "check the name, AWS_ENDPOINT_URL and AWS_REGION",
-        ),
-        (
-            (boto.EndpointConnectionError, boto.ConnectTimeoutError),
-            UnavailableError,
-            f"{resource} cannot be reached",
-            "check the region and the endpoint (AWS_ENDPOINT_URL)",
-        ),
-        (boto.BotoCoreError, UnavailableError, f"{resource} did not answer", ""),
-    )
     try:
         yield
     except boto.ClientError as exc:
         raise _refusal(exc, resource) from exc
-    except (boto.BotoCoreError, ValueError) as exc:
-        for kinds, error, what, hint in conversions:
-            if isinstance(exc, kinds):
-                raise error(what, why=str(exc), hint=hint) from exc
+    except boto.ProfileNotFound as exc:
+        raise InvalidRequestError(
+            "the AWS profile does not exist", why=str(exc), hint="set AWS_PROFILE, or aws configure"
+        ) from exc
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+    ) as exc:
+        raise InvalidRequestError(
+            "no AWS credentials found",
+            why=str(exc),
+            hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in",
+        ) from exc
+    # boto3 also raises ValueError for an invalid endpoint or region.
+    except (boto.ParamValidationError, ValueError) as exc:
+        raise InvalidRequestError(
+            f"{resource}: invalid request",
+            why=str(exc),
+            hint="check the name, AWS_ENDPOINT_URL and AWS_REGION",
+        ) from exc
+    except boto.BotoCoreError as exc:
+        raise UnavailableError(
+            f"{resource} cannot be reached",
+            why=str(exc),
+            hint="check the region and the endpoint (AWS_ENDPOINT_URL)",
+        ) from exc
 
 
 def code(exc: BaseException | None) -> str:
@@ -150,16 +142,10 @@ def _refusal(exc: ClientError, resource: str) -> PflError:
             why=why,
             hint="check the region, or create it with pfl deploy",
         )
-    if "AccessDenied" in kind or kind in ("403", "UnauthorizedOperation"):
+    if "AccessDenied" in kind or kind in _DENIED:
         return UnavailableError(
             f"{resource}: access denied",
             why=why,
-            hint="use credentials that have this permission",
-        )
-    if kind in _REJECTED:
-        return UnavailableError(
-            f"{resource}: the credentials were not accepted",
-            why=why,
-            hint="log in again, or check AWS_PROFILE",
+            hint="log in again, or use credentials that have this permission (AWS_PROFILE)",
         )
     return UnavailableError(f"{resource} refused", why=f"{kind}: {why}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import difflib
 import ipaddress
 import json
 import os
@@ -24,9 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import urlsplit
 
-from ..handler.core import errors
 from ..handler.core.declare import catalog
-from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from ..handler.core.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    PflError,
+    UnavailableError,
+    unknown,
+)
 from ..handler.core.settings import Settings
 from ..handler.engine.prefect import environment
 from ..handler.engine.prefect.environment import Api
@@ -41,8 +45,6 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
-_ANSWER_S = 5
-_REGISTRY = "the image registry (ECR)"
 _CHECK = {"action": "check"}
 # AWS's console, by type of resource.
 _PAGES = {
@@ -133,10 +135,15 @@ class Deployment:
     def client(self, service: str) -> BaseClient:
         return aws.client(service, region=self.region)
 
-    def _ask(self, what: str, service: str, method: str, **request: object) -> Any:
+    def _ask(self, service: str, method: str, **request: object) -> Any:
         """What AWS answers about a resource; None if it does not exist."""
+        resources = {
+            "cloudformation": f"stack {self.function}",
+            "ecr": "the image registry (ECR)",
+            "s3": f"bucket {self.bucket}",
+        }
         try:
-            with aws.converted_errors(what):
+            with aws.converted_errors(resources[service]):
                 return getattr(self.client(service), method)(**request)
         except NotFoundError:
             return None
@@ -166,15 +173,12 @@ class Deployment:
             )
 
     def _checks(self, building: bool, dirty: bool) -> Iterator[Callable[[], object]]:
-        yield self.check_node
-        yield self.find_region
-        yield self.find_account
+        yield from (self.check_node, self.find_region, self.find_account)
         # Without these two, the region or the credentials are reported already.
         has_account = self.region and self.account
         if has_account:
             yield self._check_stack
-        yield self._check_prefect
-        yield self._check_key
+        yield from (self._check_prefect, self._check_key)
         yield lambda: catalog.load(self.settings)
         if building:
             yield image.tool
@@ -184,15 +188,11 @@ class Deployment:
             yield self._check_git
 
     def check_node(self) -> None:
-        node = shutil.which("node")
-        if not node or not shutil.which("npm"):
+        if not shutil.which("node") or not shutil.which("npm"):
             raise InvalidRequestError(
                 "Node and npm are not installed",
                 hint="install Node 20.19 or newer: apt-get install nodejs npm, or nodejs.org",
             )
-        version = _run(node, "--version").stdout.strip()
-        if list(map(int, re.findall(r"\d+", version))) < [20, 19]:
-            raise InvalidRequestError("Node is too old", why=f"{version}; 20.19 or newer is needed")
         if not OSLS.exists():
             raise InvalidRequestError(
                 "osls is not installed",
@@ -206,10 +206,7 @@ class Deployment:
             region = aws.chosen_region()
             regions = boto3.Session().get_available_regions("lambda")
         if region not in regions:
-            near = difflib.get_close_matches(region, regions) or regions[:4]
-            raise InvalidRequestError(
-                f"unknown AWS region {region!r}", hint=f"for example {', '.join(near)}"
-            )
+            raise unknown("AWS region", region, regions)
         self.region = region
 
     def find_account(self) -> None:
@@ -264,15 +261,10 @@ class Deployment:
         """Check Prefect's address as Lambda sees it."""
         parts = urlsplit(url)
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            rows = socket.getaddrinfo(parts.hostname, port)
+            rows = socket.getaddrinfo(parts.hostname, parts.port)
             addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
             if any(each.is_loopback or each.is_unspecified for each in addresses):
                 raise ValueError("it is the address of this machine")
-            if any(each.is_private for each in addresses):
-                self.report(f"warning: {url} is a private address: the function must be in its VPC")
-            else:
-                socket.create_connection((parts.hostname, port), timeout=_ANSWER_S).close()
         except (OSError, ValueError) as exc:
             # This machine may be behind a proxy, and Lambda is not.
             if isinstance(exc, OSError) and parts.scheme in urllib.request.getproxies():
@@ -282,12 +274,15 @@ class Deployment:
                 why=str(exc),
                 hint="PREFECT_API_URL of Prefect Cloud or a public server, or --engine direct",
             ) from exc
+        if any(each.is_private for each in addresses):
+            self.report(f"warning: {url} is a private address: the function must be in its VPC")
 
     def _check_git(self) -> None:
         if not shutil.which("git"):
             return
         root = self.settings.root
-        done = _run("git", "status", "--porcelain", "--", "flows", "handler", cwd=root)
+        command = ["git", "status", "--porcelain", "--", "flows", "handler"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
         if done.stdout:
             raise InvalidRequestError(
                 "some changes are not committed to git",
@@ -322,29 +317,27 @@ class Deployment:
 
     def _login(self) -> tuple[str, str]:
         """The user and the password of the registry."""
-        (row,) = self._ask(_REGISTRY, "ecr", "get_authorization_token")["authorizationData"]
+        (row,) = self._ask("ecr", "get_authorization_token")["authorizationData"]
         user, _, password = base64.b64decode(row["authorizationToken"]).decode().partition(":")
         return user, password
 
     def _repository(self) -> str:
         """The address of the image repository, which is created if necessary."""
-        found = self._ask(_REGISTRY, "ecr", "describe_repositories", repositoryNames=[self.name])
-        if found is not None:
-            return str(found["repositories"][0]["repositoryUri"])
-        scanning = {"scanOnPush": True}
-        created = self._ask(
-            _REGISTRY,
-            "ecr",
-            "create_repository",
-            repositoryName=self.name,
-            imageScanningConfiguration=scanning,
-        )
-        return str(created["repository"]["repositoryUri"])
+        found = self._ask("ecr", "describe_repositories", repositoryNames=[self.name])
+        if found is None:
+            scanning = {"scanOnPush": True}
+            self._ask(
+                "ecr",
+                "create_repository",
+                repositoryName=self.name,
+                imageScanningConfiguration=scanning,
+            )
+            return self._repository()
+        return str(found["repositories"][0]["repositoryUri"])
 
     def _pushed_digest(self, tag: str) -> str:
         """The digest of the image with this tag; empty if it is not in the registry."""
         found = self._ask(
-            f"ECR repository {self.name}",
             "ecr",
             "describe_images",
             repositoryName=self.name,
@@ -354,27 +347,23 @@ class Deployment:
 
     # The stack.
 
-    def _ask_stack(self, method: str) -> Any:
-        what = f"stack {self.function}"
-        return self._ask(what, "cloudformation", method, StackName=self.function)
-
     def stack_status(self) -> str:
         """The state of the stack, as CloudFormation calls it; empty if it does not exist."""
-        found = self._ask_stack("describe_stacks")
+        found = self._ask("cloudformation", "describe_stacks", StackName=self.function)
         return found["Stacks"][0]["StackStatus"] if found else ""
 
     def resources(self) -> dict[str, tuple[str, str]]:
         """The resources of the stack: type and physical name, by logical name."""
-        found = self._ask_stack("describe_stack_resources") or {"StackResources": []}
+        request = {"StackName": self.function}
+        found = self._ask("cloudformation", "describe_stack_resources", **request) or {}
         return {
             row["LogicalResourceId"]: (row["ResourceType"], row.get("PhysicalResourceId", ""))
-            for row in found["StackResources"]
+            for row in found.get("StackResources", ())
             if "LogicalResourceId" in row
         }
 
     def bucket_exists(self) -> bool:
-        what = f"bucket {self.bucket}"
-        return self._ask(what, "s3", "head_bucket", Bucket=self.bucket) is not None
+        return self._ask("s3", "head_bucket", Bucket=self.bucket) is not None
 
     def install(self) -> None:
         """Install osls, as package.json pins it."""
@@ -450,22 +439,22 @@ class Deployment:
         from ..handler.core.store import objects
 
         deployed: dict[str, dict[str, str]] = {}
-        unknown = "new"
+        unexplained = "new"
         try:
             target = remote.Target(self.function, self.region)
             deployed = remote.call(target, _CHECK, report=self.report)["fingerprints"]
         except NotFoundError:
             pass
         except (UnavailableError, KeyError) as exc:
-            unknown = "the deployed function does not report its code"
-            self.report(f"warning: {unknown} ({exc})")
+            unexplained = "the deployed function does not report its code"
+            self.report(f"warning: {unexplained} ({exc})")
         loaded = project.load(self.settings)
         for name, flow in loaded.manifest.flows.items():
             for step, entry in flow.steps.items():
                 fingerprint = deployed.get(name, {}).get(step)
                 if fingerprint == entry.fingerprint:
                     continue
-                why = unknown
+                why = unexplained
                 if fingerprint is not None:
                     store = objects.open_store(self.store, environ=os.environ)
                     parts = stored.parts(store, step, fingerprint)
@@ -497,8 +486,7 @@ class Deployment:
         self.report("checking that the function reaches its store and Prefect")
         error = remote.call(target, _CHECK, report=self.report).get("error")
         if error is not None:
-            kind = UnavailableError if errors.exit_code(error["type"]) == 5 else PflError
-            raise kind(
+            raise UnavailableError(
                 f"{self.function} is deployed, but does not work: {error['what']}",
                 why=error["why"],
                 hint=error["hint"],
@@ -526,7 +514,3 @@ class Deployment:
             return ""
         path = _PAGES[kind].format(region=self.region, name=name.replace("/", "$252F"))
         return f"https://{self.region}.console.aws.amazon.com/{path}"
-
-
-def _run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)

@@ -20,8 +20,8 @@ _START = "START RequestId"
 _PLATFORM = (_START, "END RequestId", "INIT_START", "REPORT RequestId")
 _PAUSE_S = 1.0
 _sleep = time.sleep
-# An event that arrives this much later than others is still shown while following.
-_LATE_MS = 30_000
+# An event that arrives this late is still shown while following.
+_LATE_MS = 60_000
 
 
 class Line(TypedDict):
@@ -52,20 +52,18 @@ def read(
         NotFoundError: The log group does not exist.
     """
     start = int((time.time() - since_s) * 1e3)
-    seen: dict[str, int] = {}
+    seen = set()
     # By stream: what was printed in a call whose ID is not known yet.
     pending: dict[str, list[Line]] = {}
     while True:
         for event in _events(client, group, start):
             if event["eventId"] not in seen:
-                seen[event["eventId"]] = event["timestamp"]
+                seen.add(event["eventId"])
                 yield from _chosen(event, id, pending)
         if not follow:
             return
-        # Sandboxes send their logs with a delay: the last seconds are read again, and events that
-        # were shown are known by their IDs.
-        start = max([start, *(at - _LATE_MS for at in seen.values())])
-        seen = {event_id: at for event_id, at in seen.items() if at >= start}
+        # Sandboxes send their logs with a delay: the last minute is read again.
+        start = max(start, int(time.time() * 1e3) - _LATE_MS)
         _sleep(_PAUSE_S)
 
 

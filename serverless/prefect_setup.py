@@ -79,7 +79,7 @@ def _removal(api: Api, kind: str, name: str, path: str) -> Planned:
 
 
 # The SQLite of a server is locked now and then, for longer than other callers wait.
-_ask = partial(client.ask, tries=7)
+_ask = partial(client.ask, longest_s=20)
 # A server that does not know the path is too old.
 _write = partial(_ask, none=())
 

@@ -1,5 +1,5 @@
 """
-Calls to a deployed function, checked before they are sent and retried when throttled.
+Calls to a deployed function, checked before they are sent.
 
 Each way in which the function can die has its own error:
 
@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from ..handler.core.errors import (
     CorruptRecordError,
@@ -28,13 +27,8 @@ from ..handler.core.errors import (
     UnavailableError,
 )
 from ..handler.core.event import Reply
-from ..handler.core.retry import retry
 from ..handler.core.settings import Settings
-from ..handler.core.store.values import JsonObject
 from . import aws
-
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
 
 # Source: AWS Lambda Developer Guide, "Lambda quotas", invocation payload.
 SYNC_BYTES = 6 * 1024 * 1024
@@ -54,8 +48,6 @@ _CANNOT_START = (
     "Runtime.UserCodeSyntaxError",
 )
 _TRIES = 6
-# Doubled before each try.
-_PAUSE_S = 0.1
 # A function may take fifteen minutes.
 _ANSWER_S = 920
 _LOG_LINES = 25
@@ -147,7 +139,7 @@ def call(
         event: The event; text is sent as it is.
         endpoint_url: Lambda's address, if not that of the environment.
         asynchronous: Put the event into the function's queue, and do not wait.
-        report: Called when Lambda throttles the call, and with the log of a call that died.
+        report: Called with the log of a call that died.
 
     Raises:
         InvalidRequestError: The event is larger than Lambda accepts.
@@ -163,13 +155,28 @@ def call(
             why=f"{len(data)} bytes, {limit} at most",
             hint="put large input into the store and send its key",
         )
+    # A call that arrives twice is computed once.
     client = aws.client(
-        "lambda", endpoint_url=endpoint_url, region=at.region, read_timeout_s=_ANSWER_S, attempts=1
+        "lambda",
+        endpoint_url=endpoint_url,
+        region=at.region,
+        read_timeout_s=_ANSWER_S,
+        attempts=_TRIES,
     )
     name = f"function {at.function}"
     request = {"FunctionName": at.function, "Payload": data}
     request |= {"InvocationType": "Event"} if asynchronous else {"LogType": "Tail"}
-    answer = _invoke(client, request, name, report)
+    try:
+        with aws.converted_errors(name):
+            answer = client.invoke(**request)
+    except UnavailableError as exc:
+        if aws.code(exc.__cause__) not in _THROTTLED:
+            raise
+        raise UnavailableError(
+            f"{name} is throttled",
+            why=f"refused {_TRIES} times: {exc.why}",
+            hint="raise its reserved concurrency in serverless.yml, or call it less often",
+        ) from exc
     request_id = answer["ResponseMetadata"].get("RequestId", "")
     if asynchronous:
         return cast(Reply, {"status": "queued", "request_id": request_id})
@@ -192,37 +199,6 @@ def call(
             hint="set PFL_FUNCTION to a function that pfl deployed",
         ) from exc
     return cast(Reply, reply)
-
-
-def _invoke(
-    client: BaseClient, request: JsonObject, name: str, report: Callable[[str], None]
-) -> JsonObject:
-    """Return Lambda's answer, after retries if Lambda throttles the call."""
-
-    def is_throttled(exc: Exception) -> bool:
-        return aws.code(exc.__cause__) in _THROTTLED
-
-    def invoke() -> JsonObject:
-        with aws.converted_errors(name):
-            return cast(JsonObject, client.invoke(**request))
-
-    try:
-        return retry(
-            invoke,
-            (_PAUSE_S * 2**number * random.uniform(0.5, 1) for number in range(1, _TRIES)),
-            may_pass=is_throttled,
-            on_retry=lambda number, pause_s: report(
-                f"throttled; trying again in {pause_s:.1f} s ({number} of {_TRIES - 1})"
-            ),
-        )
-    except UnavailableError as exc:
-        if not is_throttled(exc):
-            raise
-        raise UnavailableError(
-            f"{name} is throttled",
-            why=f"refused {_TRIES} times: {exc.why}",
-            hint="raise its reserved concurrency in serverless.yml, or call it less often",
-        ) from exc
 
 
 def fetch(reply: Reply, settings: Settings) -> None:

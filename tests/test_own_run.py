@@ -244,7 +244,9 @@ def test_the_errors_of_a_group_are_in_the_state_of_both_runs(on_prefect):
     (run,) = flow_runs(on_prefect, "group")
     (task,) = task_runs(on_prefect, run["id"], 1)
     for each in (run, task):
-        assert "both: ValueError: one; KeyError: 'two'" in each["state"]["message"]
+        assert (
+            "both (2 sub-exceptions): ValueError: one; KeyError: 'two'" in each["state"]["message"]
+        )
 
 
 # Connections.

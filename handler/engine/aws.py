@@ -12,14 +12,14 @@ import functools
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 
 from ..core import signature
 from ..core.errors import InvalidRequestError, UnavailableError
 from ..core.settings import Settings
 from ..core.store.values import JsonObject
+from .prefect import connections
 
 
 def post(
@@ -40,16 +40,15 @@ def post(
     """
     url = os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.amazonaws.com"
     signed = signature.sign("POST", url, body, headers, service=service, region=region, path=path)
-    request = urllib.request.Request(url + path, body, signed)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return bytes(response.read())
-    except urllib.error.HTTPError as exc:
-        why = f"HTTP {exc.code}: {exc.read(300).decode(errors='replace')}"
-        raise UnavailableError(f"{service} refused", why=why) from exc
-    except OSError as exc:
+        status, answer = connections.exchange("POST", url + path, body, signed)
+    except (OSError, HTTPException) as exc:
         why = f"{type(exc).__name__}: {exc}"
         raise UnavailableError(f"{service} did not answer", why=why) from exc
+    if status >= 300:
+        why = f"HTTP {status}: {answer[:300].decode(errors='replace')}"
+        raise UnavailableError(f"{service} refused", why=why)
+    return answer
 
 
 def with_secret(settings: Settings) -> Settings:

@@ -35,16 +35,11 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def raise_on_sigterm(*, replace: bool = False) -> Iterator[None]:
-    """
-    Raise :class:`Terminated` on SIGTERM in the main thread.
-
-    Args:
-        replace: Whether to do so even if another handler is set.
-    """
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise :class:`Terminated` on SIGTERM in the main thread, unless another handler is set."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    if not is_main or not (replace or before == signal.SIG_DFL):
+    if not is_main or before != signal.SIG_DFL:
         yield
         return
 

@@ -117,8 +117,7 @@ def reap(
             if is_done:
                 _complete(store, call)  # It may have woken after it was reaped.
             else:
-                row, api = _reap(store, settings, call, api, arrival_s, notify)
-                yield row
+                yield _reap(store, settings, call, api, arrival_s, notify)
             reaper.reaped[call.call] = len(call.leases)
             has_dead = True
         finally:
@@ -134,7 +133,7 @@ def _reap(
     api: environment.Api | None,
     arrival_s: float,
     notify: Notify,
-) -> tuple[ReapedRow, environment.Api | None]:
+) -> ReapedRow:
     """Clean up one dead call."""
     dead = _Dead(store, call)
     row = dead.row
@@ -161,7 +160,7 @@ def _reap(
     for body in dead.under_way:
         _record_crash(store, {**body, "flow_run_id": flow_run_id}, dead.cause, dead.error)
     lease.mark_reaped(store, call.call)
-    return row, api
+    return row
 
 
 class _Dead:
@@ -185,15 +184,13 @@ class _Dead:
         self.cause = self.end.get("cause", "")
         if self.cause not in CAUSES:
             self.cause = "killed" if self.is_recent else "gone"
-        bodies = [held.body for held in call.leases]
         open_steps = {held.body["step"] for held in call.leases if not _is_settled(store, held)}
-        self.under_way = [
-            each
-            for each in bodies
-            if each["step"] in open_steps
-            and "outcome" not in self.end
-            and open_steps.isdisjoint(each.get("needs", ()))
-        ]
+        self.under_way = []
+        for held in call.leases:
+            needs = held.body.get("needs", ())
+            is_next = held.body["step"] in open_steps and open_steps.isdisjoint(needs)
+            if is_next and "outcome" not in self.end:
+                self.under_way.append(held.body)
         steps = [each["step"] for each in self.under_way if each["step"] != lease.WHOLE_RUN]
         self.error = _error(call, self.end, steps, self.cause)
         self.row: ReapedRow = {
@@ -268,7 +265,7 @@ def _reap_predecessor(
     if lease.is_reaped(call.store, token):
         _complete(call.store, opened)  # It may have woken since.
     elif api is not None or dead.body.get("engine") != "prefect":
-        row, _ = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
+        row = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
         call.notify("", f"{row['what']}: its runs are marked as Crashed")
     else:
         return
@@ -295,15 +292,9 @@ def _find_saved(
     """The task runs of a dead call whose results are saved, and so are complete."""
     found: dict[str, Mapping[str, object]] = {}
     for held in call.leases:
-        body = held.body
-        folder = keys.encode_id(body["id"])
-        computed = history.list_computed(store, folder, body["step"], ignore)
-        _, record = next(computed, (None, None))
-        if record is not None and record.get("request_id") == body.get("request_id"):
-            if task_run_id := record["task_run_id"]:
-                found[task_run_id] = {**record, "type": "COMPLETED"}
-        elif _has_result(store, held) and (task_run_id := body.get("task_run_id")):
-            found[task_run_id] = {**body, **in_run, "type": "COMPLETED"}
+        task_run_id = held.body.get("task_run_id")
+        if task_run_id and _has_result(store, held):
+            found[task_run_id] = {**held.body, **in_run, "type": "COMPLETED"}
     return found
 
 

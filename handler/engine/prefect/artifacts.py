@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from ...core import links
@@ -23,12 +21,9 @@ from . import plain
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun
 
-# The longest cell and value, in characters.
+# The longest input and value, in characters.
 _CELL = 200
 _VALUE = 4_000
-# The largest table.
-_ROWS = 50
-_COLUMNS = 12
 
 
 def key_of(id: str, step: str) -> str:
@@ -63,25 +58,20 @@ def show_inputs(task_run: TaskRun, arguments: dict[str, object], cache_key: str 
 def describe(request: Request, work: Work, entry: Entry) -> JsonObject:
     """The artifact of a computed step, as Prefect's API takes it."""
     run_url, task_url, _ = links.of_record(entry._asdict())
-    rows = [
-        ("computed", f"{entry.computed_at}, {_escape(work.why)}"),
-        ("cache key", f"`{entry.key}`"),
-        ("fingerprint", f"`{request.flow.steps[entry.step].fingerprint}`"),
-        ("runs", f"[task run and its inputs]({task_url}), [flow run]({run_url})"),
+    parts = [
+        f"# {_escape(entry.step)} of {_escape(request.id)}",
+        f"Computed {entry.computed_at}: {_escape(work.why)}",
+        f"Cache key `{entry.key}`",
+        f"Fingerprint `{request.flow.steps[entry.step].fingerprint}`",
+        f"[Task run and its inputs]({task_url}), [flow run]({run_url})",
     ]
     before = work.previous
     if before is not None and (older := links.of_record(before)[2]):
         fingerprint = before["fingerprint"][:12]
-        rows.append(("before", f"[{before['computed_at']}]({older}), fingerprint `{fingerprint}`"))
-    inputs = [(name, _code(plain.shown(value, _CELL))) for name, value in work.arguments.items()]
-    parts = (
-        f"# {_escape(entry.step)} of {_escape(request.id)}",
-        _table(("", ""), rows),
-        "## Inputs",
-        _table(("name", "value"), inputs),
-        "## Value",
-        _render(entry.value),
-    )
+        parts.append(f"Before: [{before['computed_at']}]({older}), fingerprint `{fingerprint}`")
+    inputs = {name: plain.parameter(value, _CELL) for name, value in work.arguments.items()}
+    parts += ["## Inputs", _json(inputs), "## Value", _json(entry.value)]
+    parts.append("`pfl cache inspect` shows them in full.")
     return {
         "key": key_of(request.id, entry.step),
         "type": "markdown",
@@ -99,38 +89,9 @@ def _encode(part: str) -> str:
     return f"{slug}-{hashlib.sha256(part.encode()).hexdigest()[:10]}".lstrip("-")
 
 
-def _render(value: object) -> str:
-    """A list of objects as a table, anything else as JSON; both are cut."""
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        shown = value[:_ROWS]
-        columns = dict.fromkeys(chain(*shown))
-        if 0 < len(columns) <= _COLUMNS:
-            rows = [
-                [_code(plain.shown(row[name], 60)) if name in row else "" for name in columns]
-                for row in shown
-            ]
-            rest = len(value) - len(shown)
-            note = f"\n\n{rest} more rows" if rest else ""
-            return _table([_escape(name[:60]) for name in columns], rows) + note
-    text = plain.shown(value, _VALUE, indent=2)
-    fence = _fence(text, 3)
-    note = "\n\nThe rest: `pfl cache inspect` shows it" if len(text) >= _VALUE else ""
-    return f"{fence}json\n{text}\n{fence}{note}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _fence(text: str, shortest: int) -> str:
-    """A Markdown fence: more backticks in a row than *text* has anywhere."""
-    return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 1)
-
-
-def _code(text: str) -> str:
-    fence = _fence(text, 1)
-    return f"{fence} {text} {fence}".replace("|", "\\|")
+def _json(value: object) -> str:
+    # No line of JSON can end the fence.
+    return f"```json\n{plain.shown(value, _VALUE, indent=2)}\n```"
 
 
 def _escape(text: str) -> str:

@@ -16,8 +16,6 @@ import random
 import re
 import typing
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from contextvars import ContextVar
 from types import GenericAlias
 from typing import Any
 from uuid import UUID
@@ -40,20 +38,18 @@ from ...core.cache.entry import Entry
 from ...core.declare import manifest, project
 from ...core.declare.flow import Flow
 from ...core.declare.params import KIND_OF, Param
-from ...core.errors import OutOfTimeError, PflError, StepFailedError, UnavailableError
+from ...core.errors import OutOfTimeError, PflError, UnavailableError
 from ...core.settings import Settings
 from ...core.store import objects, records
 from .. import reap
 from ..call import Call
 from ..causes import TERMINATED, out_of_time
-from ..deadline import Abandoned, Stopped, Terminated, raise_on_sigterm
+from ..deadline import Abandoned, Stopped, Terminated
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Run, Work
 from . import artifacts, client, environment, limits, outbox, plain
 
-# Set while pfl runs a flow itself; a run that Prefect started has none, and creates one.
-current: ContextVar[Invocation | None] = ContextVar("current", default=None)
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
 if not hasattr(prefect.task_engine, "_concurrency"):
@@ -84,7 +80,7 @@ def build(flow: Flow) -> prefect.Flow[..., dict[str, object] | State[Any]]:
     body.__doc__ = _docstring(flow)
     body.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     vars(body)["__signature__"] = signature
-    made = prefect.flow(name=flow.name, flow_run_name=_run_name, persist_result=False)(body)
+    made = prefect.flow(name=flow.name, persist_result=False)(body)
     # Prefect stores no results here, but would ask its server twice per run where to store them.
     results = prefect.settings.get_current_settings().results
     made.result_storage = None if results.default_storage_block else results.local_storage_path
@@ -96,30 +92,27 @@ build_once = functools.lru_cache(maxsize=8)(build)
 
 def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State[Any]:
     """
-    The body of every flow.
+    The body of a flow that Prefect runs.
 
     It is a function of this module, because a served flow is pickled with all it holds.
     """
     bound.apply_defaults()
-    ours = current.get()
-    invocation = ours or _from_parameters(flow, bound.arguments)
-    context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None:
-        begin(invocation, context.flow_run)
-        if ours is None:
-            tag_scheduled_run(context.flow_run, invocation)
-    if ours:
-        returned = run_steps(invocation)
-    else:
-        box = outbox.Outbox(current_api())
-        token = outbox.current.set(box)
-        try:
-            returned = run_steps(invocation)
-        finally:
-            outbox.current.reset(token)
-            invocation.end()
-            box.wait(outbox.FLUSH_S)
-    if isinstance(returned, State):
+    invocation = _from_parameters(flow, bound.arguments)
+    api = current_api()
+    run = invocation.call.flow_run
+    if run is not None:
+        begin(invocation, run)
+        named = plain.named(invocation, run.tags)
+        client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
+    box = outbox.Outbox(api)
+    token = outbox.current.set(box)
+    try:
+        returned = run_steps(invocation, is_ours=False)
+    finally:
+        outbox.current.reset(token)
+        invocation.end()
+        box.wait(outbox.FLUSH_S)
+    if returned is not None:
         return returned
     if invocation.error is not None:
         raise plain.presentable(invocation.error)
@@ -133,23 +126,23 @@ def begin(invocation: Invocation, run: FlowRun) -> None:
 
 
 def run_steps(
-    invocation: Invocation, when_computed: Callable[[], None] = lambda: None
+    invocation: Invocation, *, is_ours: bool, when_computed: Callable[[], None] = lambda: None
 ) -> State[Any] | None:
     """
     Find or compute the steps of a call inside its flow run.
 
     Args:
         invocation: The call.
+        is_ours: Whether pfl runs the flow, and not Prefect.
         when_computed: Called once all steps have results, while the last ones are published.
 
     Returns:
         The state in which the run was stopped; None if it was not.
     """
-    sigterm = raise_on_sigterm(replace=True) if current.get() else nullcontext()
     # The run's tags are for people: on a task, each would cost requests about its limit.
-    with TagsContext(current_tags=set()), sigterm:
+    with TagsContext(current_tags=set()):
         try:
-            invocation.settle(functools.partial(_compute, invocation), when_computed)
+            invocation.settle(functools.partial(_compute, invocation, is_ours), when_computed)
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
             return _interrupted(exc)
@@ -166,18 +159,7 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return Cancelled(message="interrupted")
 
 
-def tag_scheduled_run(run: FlowRun, invocation: Invocation) -> None:
-    """Give a run that Prefect started the tags of one that pfl starts."""
-    own = {*run.tags, *invocation.run_tags}
-    client.ask(current_api(), f"/flow_runs/{run.id}", {"tags": sorted(own)}, method="PATCH")
-
-
-def _run_name() -> str:
-    parameters = runtime.parameters
-    return f"{runtime.flow_name}/{parameters.get('id')}/{parameters.get('step') or 'all'}"
-
-
-def _compute(invocation: Invocation, work: Work) -> None:
+def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
     """Compute a step as a task run."""
     step = work.step
     api = current_api()
@@ -194,7 +176,7 @@ def _compute(invocation: Invocation, work: Work) -> None:
     }
     raised: list[BaseException] = []
     state = run_task(
-        _task(invocation, work, run, tags, raised),
+        _task(invocation, work, run, tags, raised, is_ours),
         task_run_id=UUID(task_run_id),
         # Prefect would look for futures in the values, however large or deep they are.
         parameters={name: quote(value) for name, value in work.arguments.items()},
@@ -209,14 +191,16 @@ def _compute(invocation: Invocation, work: Work) -> None:
         raise raised[0]
     if state.name == "TimedOut" and step.timeout_s is not None:
         raise timed_out(step.timeout_s)
-    failure = state.result(raise_on_failure=False)
-    if isinstance(failure, BaseException):
-        raise failure
-    raise StepFailedError(f"step {step.name} ended as {state.name}", why=state.message or "")
+    state.result()  # It raises what the state is about.
 
 
 def _task(
-    invocation: Invocation, work: Work, run: Run, tags: list[str], raised: list[BaseException]
+    invocation: Invocation,
+    work: Work,
+    run: Run,
+    tags: list[str],
+    raised: list[BaseException],
+    is_ours: bool,
 ) -> prefect.Task[..., Any]:
     """The Prefect task of a step; *raised* receives what the step raises."""
     step = work.step
@@ -249,7 +233,7 @@ def _task(
                     f"step {step.name} was stopped", invocation.call.settings.margin_s
                 )
                 return Crashed(message=error.lines)
-            if isinstance(exc, TerminationSignal) and not current.get():
+            if isinstance(exc, TerminationSignal) and not is_ours:
                 raise  # Prefect, which started this run, ends it.
             raise plain.presentable(exc) from exc.__cause__
         return Completed(data=_reference(invocation, entry))

@@ -10,28 +10,24 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from ...core import retry
-from ...core.errors import BusyError, UnavailableError
+from ...core.errors import UnavailableError
 from ...core.store.values import JsonObject
 from ...core.tags import call_tag
 from . import connections
 from .environment import Api
 from .plain import plain
 
-T = TypeVar("T")
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 # How long a run waits for a Prefect that does not answer.
 AWAY_S = 30
 _PAGE = 200
-_PAUSE_S = 0.3
-# A server that does not answer is tried this often, one that is busy as often as the caller allows.
-_UNANSWERED_TRIES = 3
-BUSY = (429, 502, 503, 504)
+BUSY = (429, *range(500, 600))
 _OLD = "Prefect's server may be too old for this: pfl doctor compares the versions"
 HINTS = {
     401: "check PREFECT_API_KEY",
@@ -62,7 +58,7 @@ def ask(
     *,
     method: str = "",
     none: tuple[int, ...] = (404,),
-    tries: int = 5,
+    longest_s: float = 2,
 ) -> Any:
     """
     Return Prefect's answer, in Prefect's own format: to a POST of *body*, or to a GET without
@@ -74,7 +70,7 @@ def ask(
         body: What to send as JSON.
         method: The HTTP method, if it is not the one above.
         none: Statuses for which the answer is None: 404 means that the thing does not exist.
-        tries: How often to call a busy server. The pauses double: 5 tries take 4 s, 7 take 19 s.
+        longest_s: How long to repeat the request while Prefect does not answer or is busy.
 
     Raises:
         UnavailableError: Prefect did not answer, or refused.
@@ -86,31 +82,32 @@ def ask(
     elif api.auth:
         headers["authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
     verb = method or ("GET" if data is None else "POST")
-    # Not retry.retry: how often depends on the failure.
-    for number in count(1):
+
+    def send() -> Any:
         try:
             status, text = connections.exchange(verb, api.url + path, data, headers)
             if status < 300:
                 return json.loads(text) if text else {}
         except (OSError, HTTPException, ValueError) as exc:
-            if number >= _UNANSWERED_TRIES:
-                raise UnavailableError(
-                    f"Prefect at {api.url} did not answer",
-                    why=" ".join(str(exc).split())[:500],
-                    hint="is the server up, and PREFECT_API_URL right?",
-                ) from exc
-        else:
-            if status in none:
-                return None
-            # The server may have done its work: every request of pfl can be repeated.
-            if number >= tries or status not in BUSY:
-                refusal = RefusedError(status, text)
-                raise UnavailableError(
-                    f"Prefect at {api.url} refused {path}",
-                    why=str(refusal),
-                    hint=HINTS.get(status, ""),
-                ) from refusal
-        time.sleep(_PAUSE_S * 2 ** (number - 1))
+            raise UnavailableError(
+                f"Prefect at {api.url} did not answer",
+                why=" ".join(str(exc).split())[:500],
+                hint="is the server up, and PREFECT_API_URL right?",
+            ) from exc
+        if status in none:
+            return None
+        refusal = RefusedError(status, text)
+        raise UnavailableError(
+            f"Prefect at {api.url} refused {path}", why=str(refusal), hint=HINTS.get(status, "")
+        ) from refusal
+
+    # The server may have done its work: every request of pfl can be repeated.
+    return retry.retry(send, retry.pauses_for(longest_s), may_pass=_may_pass)
+
+
+def _may_pass(exc: Exception) -> bool:
+    cause = exc.__cause__
+    return not isinstance(cause, RefusedError) or cause.status in BUSY
 
 
 def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[JsonObject]:
@@ -122,24 +119,16 @@ def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[Js
             return
 
 
-def patiently(call: Callable[[], T], *, longest_s: float = AWAY_S) -> T:
-    """
-    Return what *call* returns, and repeat it while Prefect does not answer, as in a restart.
-
-    Raises:
-        UnavailableError: Prefect refused, or did not answer for *longest_s* seconds.
-    """
-    return retry.retry(call, retry.pauses_for(longest_s), may_pass=_is_away)
-
-
-def _is_away(exc: Exception) -> bool:
-    if not isinstance(exc, UnavailableError) or isinstance(exc, BusyError):
-        return False
-    cause = exc.__cause__
-    return not isinstance(cause, RefusedError) or cause.status in (429, *range(500, 600))
-
-
-def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, force: bool) -> bool:
+def set_state(
+    api: Api,
+    kind: str,
+    run_id: str,
+    type: str,
+    message: str,
+    *,
+    force: bool = False,
+    longest_s: float = 2,
+) -> bool:
     """
     Set a terminal state, and return whether the run accepted it.
 
@@ -152,9 +141,10 @@ def set_state(api: Api, kind: str, run_id: str, type: str, message: str, *, forc
         type: The state's type, such as ``CRASHED``.
         message: The state's message.
         force: Whether to replace a terminal state.
+        longest_s: See :func:`ask`.
     """
     body = {"state": _state(type, message), "force": force}
-    answer = ask(api, f"/{kind}/{run_id}/set_state", body)
+    answer = ask(api, f"/{kind}/{run_id}/set_state", body, longest_s=longest_s)
     return answer is not None and answer["status"] == "ACCEPT"
 
 
@@ -168,9 +158,8 @@ def end(
     api: Api,
     type: str,
     message: str,
+    flow_runs: Iterable[str],
     *,
-    call: str = "",
-    flow_runs: Iterable[str] = (),
     tasks: Mapping[str, TaskInfo] = {},
     finished: Mapping[str, TaskInfo] = {},
     is_over: bool = True,
@@ -188,8 +177,7 @@ def end(
         type: The type of the final state: ``CRASHED``, ``CANCELLED``, or how the run ended if
             Prefect does not know.
         message: The state's message: what happened, why, and what to do, a line each.
-        call: Token of a call; flow runs with its tag are ended too.
-        flow_runs: IDs of flow runs, if known.
+        flow_runs: The IDs of the flow runs.
         tasks: Task runs that certainly did not end, by ID.
         finished: Task runs that certainly ended, by ID.
         is_over: Whether the process is gone, so that nothing of *finished* is still on its way to
@@ -201,12 +189,7 @@ def end(
     Returns:
         The IDs of the runs that were not in a terminal state, and are now.
     """
-    ids = set(flow_runs)
-    if call:
-        ids |= set(runs_of_call(api, call))
-    if not ids:
-        return []
-    chosen = {"flow_runs": {"id": {"any_": sorted(ids)}}}
+    chosen = {"flow_runs": {"id": {"any_": sorted(flow_runs)}}}
     runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)}
     if not runs:
         return []
@@ -249,7 +232,7 @@ def _end_task_runs(
         for id in open_ids:
             if is_late and id in finished:
                 outcome = str(finished[id]["type"])
-                set_state(api, "task_runs", id, outcome, "Recorded later by pfl.", force=False)
+                set_state(api, "task_runs", id, outcome, "Recorded later by pfl.")
             elif is_late or id in tasks:
                 if set_state(api, "task_runs", id, type, message, force=force):
                     changed.append(id)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import http.client
 import os
-import select
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -39,44 +39,29 @@ def exchange(
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return _exchange_through_proxy(method, url, data, headers)
     where = (parts.scheme, parts.netloc)
-    while True:
-        connection = _take(where)
-        is_new = connection is None
-        connection = connection or _connection(*where)
+    path = url.partition(parts.netloc)[2]
+
+    def send(connection: http.client.HTTPConnection) -> tuple[int, bytes]:
         try:
-            connection.request(method, url.partition(parts.netloc)[2], data, headers)
+            connection.request(method, path, data, headers)
             response = connection.getresponse()
             body = response.read()
-        except BaseException as exc:
+        except BaseException:
             connection.close()
-            if is_new or not isinstance(exc, ConnectionError | http.client.HTTPException):
-                raise
-            continue  # The server closed it just now.
-        if response.will_close:
-            connection.close()
-        else:
+            raise
+        if not response.will_close:
             _idle[where].append((time.time(), connection))
         return response.status, body
 
-
-def _take(where: tuple[str, str]) -> http.client.HTTPConnection | None:
-    """An open connection that nothing has happened on, or None."""
-    try:
+    with suppress(IndexError):
         while True:
             since, connection = _idle[where].pop()
-            is_fresh = 0 <= time.time() - since < _IDLE_S
-            if is_fresh and not _has_input(connection):
-                return connection
+            if 0 <= time.time() - since < _IDLE_S:
+                # The server may have closed it meanwhile.
+                with suppress(OSError, http.client.HTTPException):
+                    return send(connection)
             connection.close()
-    except IndexError:
-        return None
-
-
-def _has_input(connection: http.client.HTTPConnection) -> bool:
-    """Whether the server has closed the connection: it sends nothing else unasked."""
-    poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return send(_connection(*where))
 
 
 def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:

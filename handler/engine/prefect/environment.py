@@ -164,13 +164,11 @@ def _profile() -> Api | None:
         import tomllib
 
         profiles = tomllib.loads(text)
-        name = environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-        profile = profiles.get("profiles", {}).get(name, {})
-    except (OSError, ValueError, AttributeError, RuntimeError):
-        # RuntimeError: the user has no home directory.
-        return None
-    url = str(profile.get("PREFECT_API_URL", "")).rstrip("/")
-    if not url:
+        name = environ.get("PREFECT_PROFILE") or profiles["active"]
+        profile = profiles["profiles"][name]
+        url = str(profile["PREFECT_API_URL"])
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError):
+        # It lacks something. RuntimeError: the user has no home directory.
         return None
     auth = environ.get("PREFECT_API_AUTH_STRING") or str(profile.get("PREFECT_API_AUTH_STRING", ""))
     return api_at(url, str(profile.get("PREFECT_API_KEY", "")), f"Prefect profile {name!r}", auth)

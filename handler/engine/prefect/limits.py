@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
@@ -34,7 +33,7 @@ from ...core.store.objects import Store
 from ...core.store.values import JsonObject
 from ...core.tags import is_id_limit, limit_tag
 from . import environment
-from .client import AWAY_S, FINAL, ask, pages, patiently, set_state
+from .client import AWAY_S, FINAL, ask, pages, set_state
 from .environment import Api
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
             tags.append(tag)
             known = (api.url, tag, limit)
             if known not in _created:
-                patiently(partial(_post_limit, api, tag, limit))
+                _post_limit(api, tag, limit)
                 # The limit of a single ID is removed while it is idle.
                 if not is_id_limit(tag):
                     _created.add(known)
@@ -122,7 +121,7 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
         "lease_duration": _SLOT_S,
         "holder": {"type": holder.type, "id": str(holder.id)},
     }
-    while (taken := patiently(lambda: _take(api, body))) is None:
+    while (taken := _take(api, body)) is None:
         time.sleep(jitter_s())
     if not taken["limits"]:
         yield
@@ -136,9 +135,6 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
                 path = f"/v2/concurrency_limits/leases/{lease_id}/renew"
                 ask(api, path, {"lease_duration": _SLOT_S})
 
-    def release() -> None:
-        ask(api, "/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease_id})
-
     threading.Thread(target=renew, name="slot", daemon=True).start()
     patience_s = 0
     try:
@@ -146,16 +142,21 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
         patience_s = AWAY_S
     finally:
         over.set()
-        # The slot is released when its lease expires or its task run ends.
+        path = "/v2/concurrency_limits/decrement-with-lease"
+        # Otherwise the slot is released when its lease expires or its task run ends.
         with suppress(PflError):
-            patiently(release, longest_s=patience_s)
+            ask(api, path, {"lease_id": lease_id}, longest_s=patience_s)
 
 
 def _take(api: Api, body: JsonObject) -> JsonObject | None:
     """What Prefect granted; None if all slots are taken."""
     try:
         taken: JsonObject | None = ask(
-            api, "/v2/concurrency_limits/increment-with-lease", body, none=(423,)
+            api,
+            "/v2/concurrency_limits/increment-with-lease",
+            body,
+            none=(423,),
+            longest_s=AWAY_S,
         )
         return taken
     except UnavailableError as exc:
@@ -295,7 +296,8 @@ def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
 
 
 def _post_limit(api: Api, tag: str, limit: int) -> None:
-    ask(api, "/concurrency_limits/", {"tag": tag, "concurrency_limit": limit})
+    body = {"tag": tag, "concurrency_limit": limit}
+    ask(api, "/concurrency_limits/", body, longest_s=AWAY_S)
 
 
 def _holder(api: Api, store: Store, task_run_id: str) -> Holder:

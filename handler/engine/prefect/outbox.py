@@ -5,7 +5,7 @@ A task run's states are events. Prefect sends them through a websocket, which ta
 to open and one to close, and each artifact waits for the one before. Here they are collected:
 
     steps      a ──────────── b ──────────── c ── end
-    requests         (1 s) events, logs            └ events, logs, artifacts, state: at once
+    requests         (0.5 s) events, logs           └ events, logs, artifacts, state: at once
 
 Prefect Cloud receives its events from Prefect's own websocket.
 """
@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +32,10 @@ if TYPE_CHECKING:
 
 # The longest wait for what Prefect still has to receive.
 FLUSH_S = 10
-# How long a report waits for others to go with it.
-_PAUSE_S = 1
+# How long a report waits for others to go with it; a reaper waits for what a killed process has not
+# sent.
+_PAUSE_S = 0.5
+_PATHS = {"events": "/events", "lines of log": "/logs/"}
 # How many lines and events are kept for a Prefect that does not answer, and sent at once.
 _KEPT = 20_000
 _BATCH = 500
@@ -53,24 +54,24 @@ class Outbox:
     def __init__(self, api: Api) -> None:
         self.api = api
         self._problems: dict[str, list[PflError]] = {}
-        self._logs: deque[JsonObject] = deque(maxlen=_KEPT)
-        self._events: deque[JsonObject] = deque(maxlen=_KEPT)
-        self._has_logged = False
-        self._has_sent = False
+        self._collected: dict[str, deque[JsonObject]] = {
+            "events": deque(maxlen=_KEPT),
+            "lines of log": deque(maxlen=_KEPT),
+        }
         self._sending: list[threading.Thread] = []
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
 
     def put(self, item: tuple[str, Event]) -> None:
         """Take an event from Prefect's worker, as the queue of its forwarding client."""
-        self._events.append(item[1].model_dump(mode="json"))
-        self._send_soon()
+        self._collect("events", item[1].model_dump(mode="json"))
 
     def log(self, line: dict[str, Any]) -> None:
         """Take a line of a run's log."""
-        line.pop("__payload_size__", None)
-        self._logs.append(line)
-        self._send_soon()
+        # The page shows this state anyway, and a log of nothing else is not worth a request.
+        if not line["message"].startswith("Finished in state Completed("):
+            line.pop("__payload_size__", None)
+            self._collect("lines of log", line)
 
     def artifact(self, body: JsonObject) -> None:
         """Send an artifact, beside the steps that follow."""
@@ -96,16 +97,14 @@ class Outbox:
 
         if self._timer is not None:
             self._timer.cancel()
-        last = _start(send_last)
+        self._sending.append(_start(send_last))
         try:
             beside()
         finally:
-            until = time.monotonic() + longest_s
-            last.join(longest_s)
-            self.wait(until - time.monotonic())
+            self.wait(longest_s)
 
     def wait(self, longest_s: float) -> None:
-        """Wait for the requests that are under way."""
+        """Wait for the requests that are under way, and those that they lead to."""
         until = time.monotonic() + longest_s
         for thread in self._sending:
             thread.join(max(0.0, until - time.monotonic()))
@@ -118,39 +117,29 @@ class Outbox:
         if any(thread.is_alive() for thread in self._sending):
             yield "Prefect has not received all logs and states yet"
 
-    def _send_soon(self) -> None:
+    def _collect(self, what: str, item: JsonObject) -> None:
+        self._collected[what].append(item)
         with self._lock:
             if self._timer is None or not self._timer.is_alive():
-                # The first soon: a reaper waits for what a killed process has not sent.
-                pause_s = _PAUSE_S if self._has_sent else _PAUSE_S / 4
-                self._timer = threading.Timer(pause_s, self._send_collected)
+                self._timer = threading.Timer(_PAUSE_S, self._send_collected)
                 self._timer.daemon = True
                 self._timer.start()
 
     def _send_collected(self) -> None:
         with self._lock:
-            self._has_sent = True
-            self._send_all("events", "/events", self._events)
-            # A log of nothing but the states that the page shows anyway is not worth a request.
-            if self._has_logged or any(map(_is_news, self._logs)):
-                self._has_logged = True
-                self._send_all("lines of log", "/logs/", self._logs)
-
-    def _send_all(self, what: str, path: str, collected: deque[JsonObject]) -> None:
-        while collected:
-            size = min(_BATCH, len(collected))
-            self._send(what, path, [collected.popleft() for _ in range(size)])
+            for what, items in self._collected.items():
+                while items:
+                    size = min(_BATCH, len(items))
+                    self._send(what, _PATHS[what], [items.popleft() for _ in range(size)])
 
     def _send(self, what: str, path: str, body: object) -> None:
         def post() -> None:
             try:
-                client.patiently(partial(client.ask, self.api, path, body))
+                client.ask(self.api, path, body, longest_s=client.AWAY_S)
             except PflError as exc:
                 self._problems.setdefault(what, []).append(exc)
 
-        with self._lock:
-            self._sending = [thread for thread in self._sending if thread.is_alive()]
-            self._sending.append(_start(post))
+        self._sending.append(_start(post))
 
 
 @contextmanager
@@ -177,10 +166,6 @@ def _connect(outbox: Outbox | None) -> None:
         EventsWorker.set_client_override(None)
     else:
         EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=outbox)
-
-
-def _is_news(line: JsonObject) -> bool:
-    return not line["message"].startswith("Finished in state Completed(")
 
 
 def _start(act: Callable[[], None]) -> threading.Thread:

@@ -1,8 +1,8 @@
 """
-A flow run that pfl starts itself: created as ``Running`` by one request, and ended by one.
+A flow run of pfl: created as ``Running`` by one request, and ended by one.
 
 Prefect's flow engine makes seven requests for this, one after another. Its task engine runs the
-steps, as ever; a run that Prefect started keeps Prefect's flow engine.
+steps, as ever. A run that Prefect has scheduled is named, tagged and set to ``Running`` instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...core import retry
-from ...core.errors import UnavailableError
+from ...core.errors import RunCancelledError, UnavailableError
 from ...core.store.values import JsonObject
 from ..invocation import Invocation
 from . import client, plain
@@ -31,26 +31,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # The longest wait for a busy server to create the run: SQLite needs 40 s for 64 at once.
 BUSY_S = 60
+# The longest wait for one that does not answer: a call may then be computed without it.
+AWAY_S = 1
 # The ID of a flow by API and name; it stays the same for as long as the server's database.
 _flow_ids: dict[tuple[str, str], str] = {}
 # Prefect's clients, for what a step itself does with Prefect: each takes 20 ms to create.
 _clients: dict[Api, SyncClientContext] = {}
 
 
-def start(invocation: Invocation, api: Api) -> Future[JsonObject]:
-    """Create the flow run in Prefect while Prefect is imported here; returns the run."""
+def start(invocation: Invocation, api: Api) -> Future[Any]:
+    """Begin the flow run in Prefect while Prefect is imported here; returns the run."""
+    begin = _create if invocation.call.flow_run is None else _adopt
     longest_s = min(BUSY_S, invocation.call.stop_at - time.monotonic())
-    create = partial(
+    request = partial(
         retry.retry,
-        partial(_create, api, invocation),
+        partial(begin, api, invocation),
         retry.pauses_for(longest_s),
         # A busy server has created no run, or returns the same one next time.
         may_pass=lambda exc: _status(exc) in client.BUSY,
     )
-    return _begin(create)
+    return _beside(request)
 
 
-def _begin(act: Callable[[], T]) -> Future[T]:
+def _beside(act: Callable[[], T]) -> Future[T]:
     """What *act* returns, once it has; it is done beside other work."""
     future: Future[T] = Future()
 
@@ -65,7 +68,7 @@ def _begin(act: Callable[[], T]) -> Future[T]:
     return future
 
 
-def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObject]) -> str:
+def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> str:
     """
     Run the flow of *invocation*, and return the type of the state in which it ended.
 
@@ -77,7 +80,6 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
 
     from . import builder
 
-    client_context = _client_context(api)
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
@@ -88,18 +90,19 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[JsonObjec
 
         def set_state() -> None:
             longest_s = min(FLUSH_S, invocation.call.stop_at - time.monotonic())
-            request = partial(client.set_state, api, "flow_runs", str(flow_run.id), type, message)
-            answer = client.patiently(partial(request, force=force), longest_s=longest_s)
+            answer = client.set_state(
+                api, "flow_runs", str(flow_run.id), type, message, force=force, longest_s=longest_s
+            )
             accepted.append(answer)
 
         box.flush(invocation.call.deadline, set_state)
         return accepted.pop()
 
     def when_computed() -> None:
-        ending.append(_begin(lambda: end("COMPLETED", "")))
+        ending.append(_beside(lambda: end("COMPLETED", "")))
 
-    with _run_context(flow, flow_run, _parameters(invocation), client_context):
-        stopped = builder.run_steps(invocation, when_computed)
+    with _run_context(flow, flow_run, _parameters(invocation), _client_context(api)):
+        stopped = builder.run_steps(invocation, is_ours=True, when_computed=when_computed)
     is_completed = bool(ending) and ending[0].result()
     type, message = "COMPLETED", ""
     if stopped is not None:
@@ -174,24 +177,32 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     """Create the flow run; the call's token makes sure that repeating this creates no other."""
     name = invocation.call.flow.name
     parameters = _parameters(invocation).items()
-    request = invocation.call.request
     key = (api.url, name)
     is_remembered = key in _flow_ids
     if not is_remembered:
-        _flow_ids[key] = client.ask(api, "/flows/", {"name": name})["id"]
+        _flow_ids[key] = client.ask(api, "/flows/", {"name": name}, longest_s=AWAY_S)["id"]
     body = {
+        **plain.named(invocation),
         "flow_id": _flow_ids[key],
-        "name": f"{name}/{request.id}/{request.step or 'all'}",
         "parameters": {each: plain.parameter(value) for each, value in parameters},
-        "tags": sorted(invocation.run_tags),
         "state": {"type": "RUNNING", "name": "Running"},
         "idempotency_key": invocation.claims.holder.token,
     }
     try:
-        created: JsonObject = client.ask(api, "/flow_runs/", body)
+        created: JsonObject = client.ask(api, "/flow_runs/", body, longest_s=AWAY_S)
         return created
     except UnavailableError as exc:
         if not is_remembered or _status(exc) not in (404, 409):
             raise
     del _flow_ids[key]
     return _create(api, invocation)  # Its database may be a new one.
+
+
+def _adopt(api: Api, invocation: Invocation) -> FlowRun:
+    """Begin a flow run that Prefect has scheduled, and that was claimed for this call."""
+    run = invocation.call.flow_run
+    assert run is not None
+    client.ask(api, f"/flow_runs/{run.id}", plain.named(invocation, run.tags), method="PATCH")
+    if not client.set_state(api, "flow_runs", str(run.id), "RUNNING", ""):
+        raise RunCancelledError("the run was cancelled in Prefect", hint="run it again")
+    return run

@@ -8,8 +8,15 @@ a step fails, or that a run cannot be listed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import islice
 from math import inf
+from typing import TYPE_CHECKING
+
+from ...core.store.values import JsonObject
+
+if TYPE_CHECKING:
+    from ..invocation import Invocation
 
 # The longest text: half of what Prefect allows for the parameters of a run, or for an event.
 _TEXT = 200_000
@@ -17,8 +24,6 @@ _TEXT = 200_000
 _DEPTH = 40
 # The integers that a database and Prefect's JSON can hold.
 _INTEGERS = range(-(2**63), 2**63)
-# How many errors of a group are shown.
-_ERRORS = 5
 
 
 def plain(value: object, depth: int = _DEPTH, items: int | None = None) -> object:
@@ -77,14 +82,9 @@ def parameter(value: object, longest: int = 2_000) -> object:
 
 def describe(exc: BaseException) -> str:
     """An error in one line, with the errors in a group, whatever its own methods do."""
-    if isinstance(exc, BaseExceptionGroup):
-        inner = "; ".join(describe(each) for each in islice(exc.exceptions, _ERRORS))
-        return text(f"{type(exc).__name__}: {exc.message}: {inner}", 20_000)
-    try:
-        message = str(exc)
-    except Exception:
-        message = "its text cannot be shown"
-    return text(f"{type(exc).__name__}: {message}".rstrip(": "), 20_000)
+    from ..steps import text_of
+
+    return text(f"{type(exc).__name__}: {text_of(exc)}".rstrip(": "), 20_000)
 
 
 def presentable(exc: BaseException) -> Exception:
@@ -106,3 +106,10 @@ def presentable(exc: BaseException) -> Exception:
     stand_in: Exception = type(name, (Exception,), {})(message)
     stand_in.__cause__ = exc
     return stand_in
+
+
+def named(invocation: Invocation, tags: Iterable[str] = ()) -> JsonObject:
+    """The name of the flow run of a call, and its tags, with those that it has."""
+    request = invocation.call.request
+    name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
+    return {"name": name, "tags": sorted({*tags, *invocation.run_tags})}

@@ -77,10 +77,8 @@ def list_runs(
         raise InvalidRequestError(f"unknown status {status!r}", hint=f"one of {', '.join(STATES)}")
     calls = lease.open_calls(store)
     alive = {token for token, call in calls.items() if lease.is_call_alive(store, call)}
-    in_prefect = set()
     if api is not None:
         for row in _runs_in_prefect(api, id, status, stuck, limit):
-            in_prefect.add(row["call"])
             # A flow run within another has the tag of the same call.
             if (call := calls.get(row["call"] or "")) is not None:
                 row["stuck"] = row["status"] in _OPEN and call.call not in alive
@@ -91,8 +89,8 @@ def list_runs(
         return
     for token, call in calls.items():
         body = call.body
-        if token in in_prefect or (api is not None and body.get("engine") == "prefect"):
-            # A call that uses Prefect has no flow run yet, but will create one.
+        # A call that uses Prefect has a flow run, or will create one.
+        if api is not None and body.get("engine") == "prefect":
             continue
         if (id is None or body.get("id") == id) and not (stuck and token in alive):
             yield {

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from ...core.errors import (
     InvalidRequestError,
     NotFoundError,
     PflError,
+    RunCancelledError,
     StepFailedError,
 )
 from ...core.event import Notify, Reply
@@ -54,6 +56,12 @@ _EARLY_S = 60
 # How many runs one poll handles.
 _POLLED = 20
 _UNRECORDED_END = "it was claimed, but Prefect did not record its end"
+# How a run ends after an error; after any other as ``CRASHED``.
+_ENDS = {
+    "InvalidRequestError": "FAILED",
+    "NotFoundError": "FAILED",
+    "RunCancelledError": "CANCELLED",
+}
 # The flow run, or None if it is not ours; its flow's name; why it is not ours.
 _Claim = tuple[JsonObject | None, str, str]
 
@@ -110,7 +118,14 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
             ttl_s=settings.lease_s,
             deadline=caller.deadline,
         )
-        flow_run, name, why = _claim_patiently(api, run_id, call.token, caller)
+        # It waits while Prefect does not answer: the event will not be delivered again.
+        remaining_s = (caller.deadline or inf) - settings.margin_s - time.monotonic()
+        # The server sends a run to an automation before it saves the run.
+        flow_run, name, why = retry.retry(
+            partial(_claim, api, run_id, call.token, min(client.AWAY_S, remaining_s)),
+            [1],
+            may_pass=lambda exc: isinstance(exc, NotFoundError),
+        )
         reply = event.new_reply(flow=name)
         reply["claimed"] = flow_run is not None
         if flow_run is None:
@@ -145,29 +160,16 @@ def _run_claimed(
         call.end(reap_reason)
 
 
-def _claim_patiently(api: Api, run_id: str, token: str, caller: Caller) -> _Claim:
-    """
-    Claim a run, and wait while Prefect does not answer: the event will not be delivered again.
-    """
-    remaining_s = (caller.deadline or inf) - caller.settings.margin_s - time.monotonic()
-    longest_s = min(client.AWAY_S, remaining_s)
-
-    def claim() -> _Claim:
-        return client.patiently(lambda: _claim(api, run_id, token), longest_s=longest_s)
-
-    # The server sends a run to an automation before it saves the run.
-    return retry.retry(claim, [1], may_pass=lambda exc: isinstance(exc, NotFoundError))
-
-
-def _claim(api: Api, run_id: str, token: str) -> _Claim:
+def _claim(api: Api, run_id: str, token: str, longest_s: float = client.AWAY_S) -> _Claim:
     """Claim a flow run, unless another process has it or it is not due."""
+    ask = partial(client.ask, api, longest_s=longest_s)
     path = f"/flow_runs/{run_id}"
-    run: JsonObject | None = client.ask(api, path)
+    run: JsonObject | None = ask(path)
     if run is None:
         raise NotFoundError(
             f"flow run {run_id} does not exist", why="it was deleted, or is on another server"
         )
-    name = (client.ask(api, f"/flows/{run['flow_id']}") or {}).get("name", "")
+    name = (ask(f"/flows/{run['flow_id']}") or {}).get("name", "")
     state_type = run["state_type"]
     if state_type == "CANCELLING":
         client.set_state(
@@ -182,12 +184,10 @@ def _claim(api: Api, run_id: str, token: str) -> _Claim:
         return None, name, f"it is scheduled for {starts_at}"
     # All claimants use the same name: Prefect accepts only the first state of one name.
     state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
-    answer = client.ask(api, f"{path}/set_state", {"state": state, "force": False}) or {}
-    if answer.get("status") == "ACCEPT":
-        return run, name, ""
-    current = (client.ask(api, path) or {}).get("state") or {}
-    if current.get("name") == CLAIMED and current.get("message") == state["message"]:
-        # The answer to our claim was lost, and the claim was sent again.
+    ask(f"{path}/set_state", {"state": state, "force": False})
+    # Not the answer to the claim, which may have been lost and sent again.
+    current = (ask(path) or {}).get("state") or {}
+    if current.get("message") == state["message"]:
         return run, name, ""
     return None, name, f"another process has claimed it: it is {current.get('name')}"
 
@@ -199,13 +199,11 @@ def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
     # A run that is stopped in time ends itself in Prefect.
     if error is None or error["type"] == "OutOfTimeError":
         return ""
-    kind = "FAILED" if error["type"] in ("InvalidRequestError", "NotFoundError") else "CRASHED"
+    kind = _ENDS.get(error["type"], "CRASHED")
     message = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
     try:
-        run = client.ask(api, f"/flow_runs/{run_id}")
-        if run is not None and run["state_type"] not in (None, *client.FINAL):
-            # By force: a flow with retries would be scheduled again, and fail as before.
-            client.end(api, kind, message, flow_runs=[run_id], force=True, wait_s=1)
+        # By force: a flow with retries would be scheduled again, and fail as before.
+        client.end(api, kind, message, [run_id], force=True, wait_s=1)
     except PflError:
         return _UNRECORDED_END
     return ""
@@ -221,15 +219,10 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> 
     if name in flows:
         from . import builder
 
-        reply |= caller.answer(
-            builder.event_of(flows[name], flow_run.parameters),
-            settings,
-            results=caller.results,
-            request_id=caller.request_id,
-            deadline=caller.deadline,
-            notify=caller.notify,
-            flow_run=flow_run,
-        )
+        options = caller._asdict()
+        answer = options.pop("answer")
+        raw = builder.event_of(flows[name], flow_run.parameters)
+        reply |= answer(raw, **options, flow_run=flow_run)
         return
     ordinary = ordinary_flows(settings)
     if name not in ordinary:
@@ -301,11 +294,9 @@ def _run_ordinary(
             hint="to update the form: pfl setup deployments",
         ) from exc
     except KeyboardInterrupt:
-        client.end(api, "CANCELLED", "interrupted", flow_runs=[run_id], force=True)
-        if not cancellation.was_poked:
-            raise
-        reply["status"] = "cancelled"
-        return
+        if cancellation.was_poked:
+            raise RunCancelledError("the run was cancelled in Prefect") from None
+        raise
     except Exception as exc:
         raise session.unavailable(api, exc) from exc
     except (deadline.Stopped, deadline.Abandoned):
@@ -314,7 +305,7 @@ def _run_ordinary(
             margin_s,
             hint="give the function more time, or split the flow",
         )
-        client.end(api, "CRASHED", error.lines, flow_runs=[run_id], force=True)
+        client.end(api, "CRASHED", error.lines, [run_id], force=True)
         raise error from None
     finally:
         outbox.Outbox(api).flush(caller.deadline)
@@ -404,6 +395,6 @@ def end_lost(api: Api, pool: str) -> list[str]:
     for run in list(client.pages(api, "/flow_runs/filter", chosen)):
         if datetime.fromisoformat(run["state"]["timestamp"]) < oldest:
             type = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
-            client.end(api, type, message, flow_runs=[run["id"]])
+            client.end(api, type, message, [run["id"]])
             names.append(run["name"])
     return names

@@ -6,8 +6,8 @@ This module is the client's side and imports only the standard library; `server_
 server, and imports Prefect. Everything is in the project's ``.pfl``:
 
     server.lock     flock that the server holds while it lives; contains its pid
-    server.json     its address; written once it answers, removed when it ends
-    server.log      its output
+    server.json     its address, written once it answers; or the error that kept it from starting
+    server.log      its output; that of the server before is in server.log.old
     prefect/        Prefect's home: prefect.db and the rest
 
 The lock alone decides. A client that wants a server takes it, starts the process with the locked
@@ -38,15 +38,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...core.errors import UnavailableError
+from ...core.store.values import JsonObject
 
 START_TIMEOUT_S = 180
 STOP_GRACE_S = 10
 ANSWER_TIMEOUT_S = 10
 POLL_S = 0.1
-LOG_MAX_BYTES = 1_000_000
-FAILED = "pfl: the server did not start: "
-# They slow Python down, or make it print.
+# Prefect's variables are the user's own; the others slow Python down, or make it print.
 _DROPPED = (
+    "PREFECT_",
     "PYTHONDONTWRITEBYTECODE",
     "PYTHONINSPECT",
     "PYTHONPROFILEIMPORTTIME",
@@ -59,15 +59,14 @@ class Server(NamedTuple):
     A running server.
 
     Attributes:
-        url: Prefect's API, ``http://127.0.0.1:PORT/api``; empty if it was stopped before it
-            answered.
+        url: Prefect's API, ``http://127.0.0.1:PORT/api``.
         ui_url: The address of its UI.
         pid: Its process ID.
         port: Its port on 127.0.0.1.
         started_at: ISO 8601, UTC.
         version: The version of Prefect.
         log: The file with its output.
-        idle_s: It ends after this many seconds without a request.
+        idle_s: It ends after this many seconds without a request or an open connection.
     """
 
     url: str
@@ -88,83 +87,80 @@ def ensure(
 
     Args:
         home: The project's ``.pfl`` directory, which is created if necessary.
-        idle_s: How long a server that is started here runs without a request.
-        progress: Called with a line for people, at once and every second, while there is something
-            to wait for.
+        idle_s: How long a server that is started here runs without use.
+        progress: Called with a line for people when it is started, and every second after that.
 
     Raises:
         UnavailableError: It could not be started, or did not answer within `START_TIMEOUT_S`.
     """
     home = home.resolve()
     began = time.monotonic()
-    report_at_s = 0.0
+    reported_s = 0
     has_spawned = False
     has_waited = False
-    log_start = _size(home / "server.log")
-    while True:
-        if (server := find(home, timeout_s=1)) is not None:
-            return server
+    while (server := find(home, timeout_s=1)) is None:
         if (lock := _take_lock(home)) is None:
             has_waited = True
         else:
             try:
-                # The lock is free, so no server runs; one that ended may have logged the reason.
-                why = _failure(home / "server.log", log_start)
+                # The lock is free, so no server runs; one that ended may have left the reason.
+                why = read(home).get("error")
                 if has_spawned or (has_waited and why):
                     raise _not_started(home, why or "it ended without a message, perhaps killed")
                 doing = "starting an embedded Prefect server"
                 if not (home / "prefect" / "prefect.db").exists():
-                    doing += " (the first start creates its database, about 10 s)"
+                    doing += " (the first start creates its database, about 15 s)"
                 progress(doing)
-                report_at_s = 1.0
                 _spawn(home, lock, idle_s)
                 has_spawned = True
             finally:
                 # Else `pfl server stop` could not stop the server if we are interrupted here.
                 os.close(lock)
-        elapsed_s = time.monotonic() - began
+        elapsed_s = int(time.monotonic() - began)
         if elapsed_s > START_TIMEOUT_S:
             if pid := _holder(home):
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             raise _not_started(home, f"no answer within {START_TIMEOUT_S} s")
-        if elapsed_s >= report_at_s:
-            progress(f"waiting for the embedded Prefect server ({elapsed_s:.0f} s)")
-            report_at_s = int(elapsed_s) + 1.0
+        if elapsed_s > reported_s:
+            progress(f"waiting for the embedded Prefect server ({elapsed_s} s)")
+            reported_s = elapsed_s
         time.sleep(POLL_S)
+    return server
 
 
 def find(home: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Server | None:
     """
     Return the server of this project if it runs and answers; never start one.
 
-    A server that is about to end refuses this request. Any other counts it as use, so it does not
-    end before the client's first call.
+    The request counts as use, so the server does not end before the client's first call.
     """
     home = home.resolve()
-    server = _state(home)
+    state = read(home)
     # The port may belong to another program by now; the lock shows that it does not.
-    if server is None or _holder(home) != server.pid:
+    if "port" not in state or _holder(home) != state["pid"]:
         return None
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
+    connection = http.client.HTTPConnection("127.0.0.1", state["port"], timeout=timeout_s)
     try:
         connection.request("GET", "/api/health")
-        return server if connection.getresponse().status == 200 else None
+        if connection.getresponse().status == 200:
+            return Server(**state | {"log": home / "server.log"})
     except (OSError, http.client.HTTPException):
-        return None
+        pass
     finally:
         connection.close()
+    return None
 
 
-def stop(home: Path) -> Server | None:
+def stop(home: Path) -> int | None:
     """
     Stop the server of a project, even if it is starting or does not answer.
 
     Returns:
-        The stopped server; None if none ran.
+        The ID of its process; None if none ran.
 
     Raises:
-        UnavailableError: It cannot be signalled, or did not end.
+        UnavailableError: It did not end.
     """
     home = home.resolve()
     # The holder is 0 between the spawn and the child's first line.
@@ -172,35 +168,25 @@ def stop(home: Path) -> Server | None:
     pid = _holder(home)
     if pid == 0:
         raise UnavailableError("another command is starting the Prefect server", hint="try again")
-    server = None
-    if pid is not None:
-        server = _state(home)
-        if server is None or server.pid != pid:
-            server = Server("", "", pid, 0, "", "", home / "server.log", 0)
-        _kill(home, pid)
-    if (home / "server.json").exists() and (lock := _take_lock(home)) is not None:
-        # With the lock, this is not the file of a new server.
-        (home / "server.json").unlink(missing_ok=True)
-        os.close(lock)
-    return server
-
-
-def _kill(home: Path, pid: int) -> None:
-    """End the server process: politely, then by force."""
+    if pid is None:
+        return None
+    # Politely, then by force.
     for number, grace_s in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, ANSWER_TIMEOUT_S)):
-        try:
+        with suppress(OSError):  # It has just ended, or belongs to another user.
             os.kill(pid, number)
-        except OSError as exc:
-            if _holder(home) != pid:
-                return
-            raise UnavailableError(
-                f"cannot stop the Prefect server (process {pid})", why=str(exc)
-            ) from exc
         if _until(lambda: _holder(home) != pid, grace_s):
-            return
+            return pid
     raise UnavailableError(
         f"the Prefect server (process {pid}) does not stop", hint=f"kill -9 {pid}"
     )
+
+
+def read(home: Path) -> JsonObject:
+    """The content of server.json, whose server may have ended; empty if there is none."""
+    try:
+        return dict(json.loads((home / "server.json").read_bytes()))
+    except (OSError, ValueError):
+        return {}
 
 
 def _until(is_true: Callable[[], bool], timeout_s: float) -> bool:
@@ -246,42 +232,43 @@ def _holder(home: Path) -> int | None:
         os.close(lock)
 
 
-def _state(home: Path) -> Server | None:
-    """The content of server.json, whose server may have ended."""
-    try:
-        fields = json.loads((home / "server.json").read_bytes())
-        return Server(**fields | {"log": home / "server.log"})
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def _spawn(home: Path, lock: int, idle_s: float) -> None:
     """
     Start the server process and give it the lock. It detaches itself, so it is not a child of this
     process.
     """
     log = home / "server.log"
+    prefect = home / "prefect"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
+    environ |= {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(prefect),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Leases in memory would be lost with the process, and their slots never freed.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        # In the working directory: a URL with an absolute path would be cut at a "?" in it.
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
+        # Where Prefect is installed may be read-only.
+        "PREFECT_UI_STATIC_DIRECTORY": str(prefect / "ui"),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    module = "pfl.handler.engine.prefect.server_process"
     try:
         # What is in it may hold secrets.
-        (home / "prefect").mkdir(mode=0o700, exist_ok=True)
-        (home / "prefect").chmod(0o700)
-        if _size(log) > LOG_MAX_BYTES:
+        prefect.mkdir(mode=0o700, exist_ok=True)
+        prefect.chmod(0o700)
+        if log.exists():
             log.replace(log.with_suffix(".log.old"))
-        with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as out:
+        with open(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), "ab") as out:
             subprocess.run(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "pfl.handler.engine.prefect.server_process",
-                    str(home),
-                    str(lock),
-                    str(idle_s),
-                ],
-                env=_environment(home / "prefect"),
+                [sys.executable, "-P", "-m", module, str(home), str(lock), str(idle_s)],
+                env=environ,
                 # Prefect reads .env, prefect.toml and pyproject.toml of its working directory: not
                 # the user's.
-                cwd=home / "prefect",
+                cwd=prefect,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -290,75 +277,17 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
                 start_new_session=True,
                 check=True,
             )
-    except OSError as exc:
+    except (OSError, subprocess.CalledProcessError) as exc:
         raise _not_started(home, exc) from exc
-    except subprocess.CalledProcessError as exc:
-        raise _not_started(home, f"its process ended with exit code {exc.returncode}") from exc
 
 
-def _environment(prefect: Path) -> dict[str, str]:
-    """The server's environment, without the user's own Prefect settings."""
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PREFECT_") and name not in _DROPPED
-    }
-    return environ | {
-        "DO_NOT_TRACK": "1",
-        "NO_COLOR": "1",
-        "PREFECT_HOME": str(prefect),
-        "PREFECT_PROFILES_PATH": str(prefect / "profiles.toml"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "false",
-        # Leases in memory would be lost with the process, and their slots never freed.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-            "prefect.server.concurrency.lease_storage.filesystem"
-        ),
-        # In the working directory: a URL with an absolute path would be cut at a "?" in it.
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
-        # server_process registers them later.
-        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_LOGGING_COLORS": "false",
-    }
-
-
-def _not_started(home: Path, cause: str | OSError) -> UnavailableError:
+def _not_started(home: Path, cause: object) -> UnavailableError:
     """The error for a server that did not start, with the hint that fits the cause."""
     why = str(cause)
-    if isinstance(cause, OSError) and cause.filename:
-        why = f"{cause.strerror}: {cause.filename}"
-    delete = f"delete {home / 'prefect'} (you lose the list of runs, but no results)"
-    if "malformed" in why or "not a database" in why:
-        what = "the embedded Prefect server's database is damaged"
-        hint = f"{delete}; or use --engine direct"
-    elif "locate revision" in why:
-        what = "the embedded Prefect server's database was made by another version of Prefect"
-        hint = f"install that version, or {delete}"
-    else:
-        what = "the embedded Prefect server did not start"
-        log = home / "server.log"
-        hint = f"see {log}; " if _size(log) else ""
-        hint += "run `pfl server stop` and try again, or use --engine direct"
-    return UnavailableError(what, why=why, hint=hint)
-
-
-def _failure(log: Path, start: int) -> str:
-    """Why a server could not start, as logged after the byte *start*; empty if not logged."""
-    with suppress(OSError):
-        text = log.read_bytes()
-        # A log that became shorter is a new one.
-        lines = text[start if start <= len(text) else 0 :].decode(errors="replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith(FAILED):
-                return line.removeprefix(FAILED)
-    return ""
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    hint = f"see {home / 'server.log'}; run `pfl server stop` and try again, or use --engine direct"
+    if "malformed" in why or "not a database" in why or "locate revision" in why:
+        hint = (
+            "its database is damaged, or was made by another version of Prefect: install that "
+            f"version, or delete {home / 'prefect'} (you lose the list of runs, but no results)"
+        )
+    return UnavailableError("the embedded Prefect server did not start", why=why, hint=hint)

@@ -7,21 +7,17 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from ...core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from ...core.event import Notify
 from ...core.settings import Settings
-from ...core.store.values import JsonObject
 from ..causes import END_NOT_RECORDED, TERMINATED
 from ..deadline import Terminated
 from ..interrupt import Interruptible
 from ..invocation import Invocation
 from ..work import Outcome
 from . import client, environment, outbox, own_run
-
-if TYPE_CHECKING:
-    from prefect import State
 
 # How often a run asks whether it was cancelled; a shorter run costs Prefect no request for that.
 POLL_S = 5
@@ -36,40 +32,29 @@ def compute(invocation: Invocation) -> None:
         RunCancelledError: Someone cancelled the run in Prefect.
         KeyboardInterrupt: Someone pressed Ctrl-C; the run ends as ``Cancelled``.
     """
-    created: list[Future[JsonObject]] = []
-
-    def create(api: environment.Api) -> None:
-        if invocation.call.flow_run is None:
-            created.append(own_run.start(invocation, api))
-
-    with (
-        session(invocation.call.settings, invocation.call.notify, create) as api,
-        outbox.collecting(api) as box,
-    ):
-        from . import builder
-
-        token = builder.current.set(invocation)
+    call = invocation.call
+    api = _connect(call.settings, call.notify)
+    created = own_run.start(invocation, api)
+    with _reporting_to(api), outbox.collecting(api) as box:
         invocation.run.reap_reason = END_NOT_RECORDED
         try:
-            state_type, why = _run_to_its_end(invocation, api, box, *created)
+            state_type = _run_to_its_end(invocation, api, box, created)
         finally:
-            builder.current.reset(token)
-            box.flush(invocation.call.deadline)
-            invocation.call.warnings.extend(box.warnings())
+            box.flush(call.deadline)
+            call.warnings.extend(box.warnings())
     if state_type != "COMPLETED" and invocation.error is None:
+        why = f"the run ended as {state_type}"
         raise unavailable(api, why, invocation.scheduler.outcomes)
 
 
 def _run_to_its_end(
-    invocation: Invocation, api: environment.Api, box: outbox.Outbox, *created: Future[JsonObject]
-) -> tuple[str, object]:
+    invocation: Invocation, api: environment.Api, box: outbox.Outbox, created: Future[Any]
+) -> str:
     """Run the flow, and end in Prefect what an interruption or an error leaves open."""
-    from prefect.exceptions import TerminationSignal
-
     try:
         # A reaper finds the run by its tag if the process dies before it knows its run.
         with watch_cancellation(api, lambda: invocation.run.flow_run_id) as watched:
-            state_type, why = _run(invocation, api, box, *created)
+            state_type = own_run.run(invocation, api, box, created)
         error = invocation.error
         if invocation.run.interrupted is not None or state_type == "CANCELLED":
             raise invocation.run.interrupted or KeyboardInterrupt
@@ -79,9 +64,9 @@ def _run_to_its_end(
             invocation.run.tasks or isinstance(error, OutOfTimeError)
         ):
             _end(invocation, api, "CRASHED", error.lines)
-    except (Terminated, TerminationSignal) as exc:
+    except Terminated:
         _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
-        raise Terminated from exc
+        raise
     except KeyboardInterrupt:
         _end(invocation, api, "CANCELLED", "interrupted", force=True)
         if watched.was_poked:
@@ -90,35 +75,12 @@ def _run_to_its_end(
             ) from None
         raise
     except Exception as exc:
-        outcomes = invocation.scheduler.outcomes
-        if any(isinstance(each.error, KeyboardInterrupt) for each in outcomes.values()):
-            raise KeyboardInterrupt from exc
+        if invocation.run.interrupted is not None:
+            raise invocation.run.interrupted from exc
         if isinstance(exc, PflError) and not isinstance(exc, UnavailableError):
             raise
-        raise unavailable(api, exc, outcomes) from exc
-    return state_type, why
-
-
-def _run(
-    invocation: Invocation, api: environment.Api, box: outbox.Outbox, *created: Future[JsonObject]
-) -> tuple[str, object]:
-    """Run the flow; returns the type of the state in which it ended, and why."""
-    from . import builder
-
-    if invocation.call.flow_run is None:
-        state_type = own_run.run(invocation, api, box, *created)
-        return state_type, f"the run ended as {state_type}"
-    from prefect.flow_engine import run_flow
-
-    flow = builder.build(invocation.call.flow)
-    # The parameters came as JSON; Prefect would import FastAPI to convert them.
-    vars(flow)["serialize_parameters"] = dict
-    builder.tag_scheduled_run(invocation.call.flow_run, invocation)
-    state = cast(
-        "State[Any]", run_flow(flow, flow_run=invocation.call.flow_run, return_type="state")
-    )
-    why = None if state.is_completed() else state.result(raise_on_failure=False)
-    return state.type.value, why
+        raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
+    return state_type
 
 
 def watch_cancellation(
@@ -155,7 +117,7 @@ def _end(
             api,
             type,
             message,
-            call=invocation.claims.holder.token,
+            client.runs_of_call(api, invocation.claims.holder.token),
             tasks=invocation.run.tasks,
             finished=invocation.run.finished,
             is_over=False,
@@ -166,26 +128,32 @@ def _end(
 
 
 @contextmanager
-def session(
-    settings: Settings,
-    notify: Notify,
-    beside_import: Callable[[environment.Api], object] = lambda api: None,
-) -> Iterator[environment.Api]:
+def session(settings: Settings, notify: Notify) -> Iterator[environment.Api]:
     """
     Configure Prefect for the API to report to; the embedded one is started if necessary.
 
     Args:
         settings: The settings; they name the API.
         notify: Called with what it waits for.
-        beside_import: Starts what can be done while Prefect is imported.
 
     Raises:
         UnavailableError: No API is configured, or the embedded server does not start.
     """
+    api = _connect(settings, notify)
+    with _reporting_to(api):
+        yield api
+
+
+def _connect(settings: Settings, notify: Notify) -> environment.Api:
+    """The API to report to, for which Prefect can now be imported."""
     api = environment.choose(settings, notify)
     notify("", f"Prefect: {api.url} ({api.source})")
     environment.prepare(settings)
-    beside_import(api)
+    return api
+
+
+@contextmanager
+def _reporting_to(api: environment.Api) -> Iterator[None]:
     environment.load()
     from prefect.context import SettingsContext, get_settings_context
     from pydantic import SecretStr
@@ -207,7 +175,7 @@ def session(
     # Prefect would write late to stderr that its API takes no logs; the reply reports that.
     logging.raiseExceptions = False
     with SettingsContext(profile=outer.profile, settings=inner):
-        yield api
+        yield
 
 
 def unavailable(

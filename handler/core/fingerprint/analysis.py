@@ -47,6 +47,7 @@ _NOTES = {
 FINDERS = set(
     "import_module __import__ modules resolve_name locate dictConfig find_spec run_module".split()
 )
+_WATCHED = {"__name__", *FINDERS, *" ".join((*_EXTRAS.values(), *_NOTES.values())).split()}
 # Functions that reach any name of the module that calls them.
 _OWN_READERS = {"globals", "eval", "exec"}
 
@@ -60,7 +61,7 @@ class Unit(NamedTuple):
         reads: Outside names, each with its line.
         nodes: Its statements or expressions.
         imports: What it imports when it runs, each with its line.
-        words: All names and attributes in it, each with its line.
+        words: Names and attributes in it that have a meaning here, each with its line.
     """
 
     text: str
@@ -140,7 +141,7 @@ def _read(node: ast.AST, unit: Unit, *, body_only: bool) -> None:
                 unit.reads.setdefault(Read(OWN_MODULE), line)
             if start.id not in own:
                 unit.reads.setdefault(Read(start.id, attrs), line)
-        for name in names:
+        for name in _WATCHED.intersection(names):
             unit.words.setdefault(name, line)
 
 

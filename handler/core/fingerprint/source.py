@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import itertools
 import linecache
 from collections.abc import Iterable, Iterator
 from importlib.util import resolve_name
@@ -108,8 +107,8 @@ class Source:
             return [node for node in self._lambdas if node.lineno == line]
         named = self.defs.get(code.co_qualname) or self.defs.get(qualname) or ()
         # It begins with its first decorator, and the next definition of this name is another.
-        found = (node for node in named if node.lineno >= line and isinstance(node, Function))
-        return [*itertools.islice(found, 1)]
+        found = [node for node in named if node.lineno >= line and isinstance(node, Function)]
+        return [*sorted(found, key=lambda node: node.lineno)[:1]]
 
     @functools.cached_property
     def _lambdas(self) -> list[ast.Lambda]:

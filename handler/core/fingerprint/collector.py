@@ -109,13 +109,15 @@ class Collector:
     def link(self, item: Any, creator: Location | None = None) -> str:
         """The label of something reached, which *creator* creates; it is visited later if new."""
         kind = type(item)
+        if kind is Folder:
+            return self._link_folder(item)
         key: Any = id(item)
         if kind is Package:
             name, version = ownership.distribution_of(item.name)
             item = Value(name, "package", version, key=("package", name, version))
         if type(item) is Value:
             key = item.key or item.name
-        elif kind in (Folder, SideEffects):
+        elif kind is SideEffects:
             key = item
         if key not in self._labels:
             name = _name(item)
@@ -191,6 +193,17 @@ class Collector:
         name = self.codebase.relative(path)
         return self.link(Value(name, "declared", content, Location(name), ("file", path)))
 
+    def _link_folder(self, folder: Folder) -> str:
+        """The label of what a folder's files contain, as any may be read."""
+        root = os.path.join(self.codebase.root, "")
+        path = os.path.normpath(os.path.join(root, folder.name))
+        if root.startswith(os.path.join(path, "")):
+            # That would be the whole project.
+            reason = "reads files of this folder at run time"
+            self.add_opaque(Location(folder.name, 1), reason)
+            return folder.name
+        return self.link_files(path, endings=(".py", ".pyc"))
+
     def _declare(self, kind: str, path: str) -> None:
         path = os.path.abspath(path)
         self.declared[kind][path] = files.state(kind, path)
@@ -232,7 +245,7 @@ class Collector:
 
 
 def _name(item: Any) -> str:
-    if isinstance(item, Value | Folder):
+    if isinstance(item, Value):
         return item.name
     if isinstance(item, SideEffects):
         return f"(module) {item.module.__name__}"

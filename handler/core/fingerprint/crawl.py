@@ -23,7 +23,7 @@ from .model import Fingerprint, digest_of
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .source import text_of_file
-from .values import Folder, is_step
+from .values import is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000
@@ -31,7 +31,6 @@ _DEPTH = 10_000
 _lock = threading.RLock()
 _VISITORS: dict[type, Any] = {
     Value: visitors.visit_value,
-    Folder: visitors.visit_folder,
     SideEffects: visit_side_effects,
     FunctionType: visitors.visit_function,
     type: visit_class,

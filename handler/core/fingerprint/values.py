@@ -253,9 +253,9 @@ class Encoder:
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         name = value.__name__
-        links = {INSTALLED: (Package(name),), PROJECT: (value,)}
-        kind = self.codebase.kind_of_module(value)
-        return Encoded(f"module {name.rpartition('.')[2]}", links.get(kind, ()))
+        if self.codebase.kind_of_module(value) == PROJECT:
+            return Encoded(f"module {name.rpartition('.')[2]}", (value,))
+        return self._foreign(name, name)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)

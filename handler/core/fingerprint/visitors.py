@@ -1,5 +1,5 @@
 """
-Reads one thing that the crawl has reached: a function, value, module, folder or step.
+Reads one thing that the crawl has reached: a function, value, module or step.
 
 Classes are in :mod:`pfl.handler.core.fingerprint.classes`.
 """
@@ -16,7 +16,7 @@ from .analysis import analyse
 from .collector import Collector, Location, Value, first_seen, unwrap
 from .resolver import Resolver, statements
 from .source import text_of
-from .values import Folder, closure_of, without_copied
+from .values import closure_of, without_copied
 
 
 def visit_function(collector: Collector, function: FunctionType) -> None:
@@ -91,17 +91,6 @@ def visit_module(collector: Collector, module: ModuleType) -> None:
     items = Resolver(collector, location, vars(module)).members_of(module)
     text = "\n".join(items[::2])
     collector.add_part("module", location, items, text)
-
-
-def visit_folder(collector: Collector, folder: Folder) -> None:
-    """Add what a folder's files contain, as any may be read; nothing if it is the whole project."""
-    root = os.path.join(collector.codebase.root, "")
-    path = os.path.normpath(os.path.join(root, folder.name))
-    if root.startswith(os.path.join(path, "")):
-        reason = "reads files of this folder at run time"
-        collector.add_opaque(Location(folder.name, 1), reason)
-    else:
-        collector.link_files(path, endings=(".py", ".pyc"))
 
 
 def visit_step(collector: Collector, item: Any) -> None:

@@ -628,9 +628,11 @@ def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
     )
     request = AWSRequest("POST", url + path, headers=headers, data=body)
     SigV4Auth(Credentials("AKID", "SECRET", "TOKEN"), "ssm", "eu-west-1").add_auth(request)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "TOKEN")
+    environ = {
+        "AWS_ACCESS_KEY_ID": "AKID",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_SESSION_TOKEN": "TOKEN",
+    }
     ours = signature.sign(
         "POST",
         url,
@@ -638,6 +640,7 @@ def test_a_request_is_signed_as_botocore_signs_it(monkeypatch):
         headers,
         service="ssm",
         region="eu-west-1",
+        environ=environ,
         path=path,
         now=request.headers["X-Amz-Date"],
     )

@@ -112,7 +112,7 @@ def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited)
     edit(
         edited,
         "    API_TOKEN\n",
-        "    API_TOKEN, START, getattr(flows.helpers, id, None)\n",
+        "    API_TOKEN, START, flows.helpers, open\n",
         "pipeline",
     )
     started = "import os, time\nimport flows.helpers\nSTART = time.time_ns()\nos.system('true')\n"

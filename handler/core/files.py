@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import time
 
 # By kind and name: a state.
@@ -38,6 +39,8 @@ def state(kind: str, name: str) -> str | None:
             - ``folders``: a folder of modules, and the names that an import could find.
             - ``packages``: a folder of installed packages, and their names and versions.
             - ``env``: a variable and its value, or ``*`` for the names of all.
+            - ``process``: ``python``, its version and where its packages are; ``folder``, the
+              working directory.
         name: Its path or name.
     """
     try:
@@ -45,6 +48,8 @@ def state(kind: str, name: str) -> str | None:
             if os.path.isdir(name):
                 return "folder"
             return "file" if os.path.exists(name) else None
+        if kind == "process":
+            return os.getcwd() if name == "folder" else f"{sys.hexversion >> 16:x} {sys.prefix}"
         if kind != "env":
             return _content(kind, name)
         return _digest_of(sorted(os.environ) if name == "*" else [os.environ[name]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import hmac
-import os
 from collections.abc import Mapping
 
 
@@ -17,12 +16,13 @@ def sign(
     *,
     service: str,
     region: str,
+    environ: Mapping[str, str],
     path: str = "/",
     query: str = "",
     now: str = "",
 ) -> dict[str, str]:
     """
-    The headers that sign a request to *path* of *url*, with the credentials of this process.
+    The headers that sign a request to *path* of *url*.
 
     Source: AWS Identity and Access Management User Guide, "Create a signed AWS API request"
     (Signature Version 4).
@@ -34,11 +34,11 @@ def sign(
         headers: The headers to send, names in lower case.
         service: The service's name, as in an ARN.
         region: Its region.
+        environ: The credentials, by the name of their variable.
         path: The path; letters, digits, slashes, dots, dashes and underscores only.
         query: The query, encoded, with its names in order.
         now: The time as ``20260102T030405Z``; empty: the current time.
     """
-    environ = _credentials()
     now = now or datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     signed = {**headers, "host": url.split("://")[1], "x-amz-date": now}
     if token := environ.get("AWS_SESSION_TOKEN"):
@@ -56,17 +56,3 @@ def sign(
         f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={key.hex()}"
     )
     return signed
-
-
-def _credentials() -> Mapping[str, str]:
-    """Credentials by variable name: of the environment, as in Lambda, or of a profile or role."""
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        return os.environ
-    from .store import objects
-
-    found = objects.find_credentials()()
-    return {
-        "AWS_ACCESS_KEY_ID": found["access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": found["secret_access_key"],
-        "AWS_SESSION_TOKEN": found["token"] or "",
-    }

@@ -18,6 +18,7 @@ from http.client import HTTPException
 from ..core import signature
 from ..core.errors import InvalidRequestError, UnavailableError
 from ..core.settings import Settings
+from ..core.store import objects
 from ..core.store.values import JsonObject
 from .prefect import connections
 
@@ -39,7 +40,16 @@ def post(
         UnavailableError: The service refused, or did not answer.
     """
     url = os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.amazonaws.com"
-    signed = signature.sign("POST", url, body, headers, service=service, region=region, path=path)
+    signed = signature.sign(
+        "POST",
+        url,
+        body,
+        headers,
+        service=service,
+        region=region,
+        environ=objects.credentials(),
+        path=path,
+    )
     try:
         status, answer = connections.exchange("POST", url + path, body, signed)
     except (OSError, HTTPException) as exc:

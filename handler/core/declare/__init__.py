@@ -2,7 +2,7 @@
 Steps, flows and parameters as their author declares them, and the manifest that describes them.
 
 step, flow, params, annotations   what the author writes
-manifest, sources                 the same as data, and whether it is still up to date
+manifest                          the same as data, and whether it is still up to date
 project                           imports the author's code, and makes a manifest from it
 catalog                           the manifest to use: the image's, the remembered one, or a new one
 """

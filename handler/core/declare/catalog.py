@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptRecordError
 from ..settings import Settings
 from ..store.records import unseal
-from .manifest import VERSION, Manifest, ManifestBody, from_body, read_baked, remembered
+from .manifest import VERSION, Manifest, ManifestBody, from_body, is_current, read_baked, remembered
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .sources import Sources
+    from ..files import Seen
 
 
-# By path: the state of the file, and what it describes.
-_remembered: dict[Path, tuple[str, Sources, Manifest]] = {}
-# By project: the path of the manifest that was used last.
-_used: dict[Path, Path] = {}
+# By project: the manifest that was used last, and what it was made from.
+_used: dict[Path, tuple[Seen, Manifest]] = {}
 # An image cannot change, so its manifest is read once per process.
 baked = cache(read_baked)
 
@@ -45,35 +43,13 @@ def load(settings: Settings) -> Manifest:
 
 def _recall(root: Path) -> Manifest | None:
     """The manifest in ``.pfl`` that describes the project as this process sees it, if any does."""
-    for path in _candidates(root):
-        manifest = _recall_from(path, root)
-        if manifest is not None:
-            _used[root] = path
-            return manifest
-    return None
-
-
-def _candidates(root: Path) -> Iterator[Path]:
-    if root in _used:
-        yield _used[root]
-    yield from remembered(root / ".pfl")
-
-
-def _recall_from(path: Path, root: Path) -> Manifest | None:
-    """The manifest in *path*; None if it has another version, is damaged, or is out of date."""
-    from .. import files  # Imported late, as the next: an image does not need them.
-    from . import sources
-
-    try:
-        state = files.state("files", str(path))
-        known = _remembered.get(path)
-        if known is None or known[0] != state:
+    if root in _used and is_current(_used[root][0], root):
+        return _used[root][1]
+    for path in remembered(root / ".pfl"):
+        # It may have another version, be damaged or be out of date.
+        with suppress(OSError, CorruptRecordError, KeyError, TypeError, ValueError):
             body: ManifestBody = unseal(path.read_bytes(), str(path))
-            if state is None or body["version"] != VERSION:
-                return None
-            known = _remembered[path] = (state, body["sources"], from_body(body))
-        _, made_from, manifest = known
-        return manifest if sources.is_current(made_from, root) else None
-    except (OSError, CorruptRecordError, KeyError, TypeError, ValueError):
-        _remembered.pop(path, None)
-        return None
+            if body["version"] == VERSION and is_current(body["sources"], root):
+                _used[root] = (body["sources"], from_body(body))
+                return _used[root][1]
+    return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CorruptRecordError
 from ..store.keys import canonical, digest, plan_base
@@ -22,9 +22,9 @@ from .params import Param
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .sources import Sources
+    from ..files import Seen
 
-VERSION = 2
+VERSION = 3
 _KEPT = 8
 
 
@@ -39,22 +39,9 @@ class StepEntry(NamedTuple):
     cache_for_s: int | None
 
 
-class FlowBody(TypedDict):
-    """A flow in the manifest; what is a tuple here is a list in the file."""
-
-    description: str
-    params: dict[str, Param]
-    steps: list[StepEntry]
-
-
-class ManifestBody(TypedDict):
-    """The manifest as it is written; the digest covers version, default and flows."""
-
-    version: int
-    default: str
-    flows: dict[str, FlowBody]
-    digest: str
-    sources: Sources
+# The manifest as it is written: ``version``, ``default``, ``flows`` (each with ``description``,
+# ``params`` and ``steps``), their ``digest``, and ``sources``. Tuples are lists in the file.
+ManifestBody = dict[str, Any]
 
 
 class FlowEntry(NamedTuple):
@@ -166,10 +153,17 @@ def read_baked(path: str) -> Manifest:
         ) from exc
 
 
+def is_current(sources: Seen, root: Path) -> bool:
+    """Whether *sources* are those of the project in *root*, and as they were."""
+    from .. import files  # An image does not need it.
+
+    return str(root) in sources["folders"] and not files.changed(sources)
+
+
 def remember(body: ManifestBody, home: Path) -> None:
     """Keep a manifest in ``.pfl`` for the next process; failing to write costs only time."""
-    seen = body["sources"]["seen"]
-    differing = [body["sources"]["process"], seen["env"], sorted(seen["packages"])]
+    seen = body["sources"]
+    differing = [seen["process"], seen["env"], sorted(seen["packages"])]
     kind = digest(canonical(differing))[:12]
     with suppress(OSError):
         home.mkdir(0o700, exist_ok=True)

@@ -23,7 +23,7 @@ from ..fingerprint import ownership
 from ..settings import Settings
 from ..store.keys import canonical, digest
 from ..store.records import unseal
-from . import manifest, sources
+from . import manifest
 from .flow import Flow
 from .step import AnyStep
 
@@ -86,7 +86,7 @@ class _SourceFinder:
 # Held while the flows are imported: two threads would remove each other's modules.
 _lock = threading.RLock()
 # The project that was loaded last, with its sources; None while it is being imported again.
-_current: tuple[sources.Sources, Project] | None = None
+_current: tuple[files.Seen, Project] | None = None
 # Modules that were imported before any flow, which are not imported again. Those of the project are
 # fingerprinted as they were: this process goes on running the old code after an edit.
 _before: set[str] = set()
@@ -109,7 +109,7 @@ def load(settings: Settings) -> Project:
     with _lock:
         if settings.manifest:
             return _load_image(root, settings.manifest)
-        if _current is not None and sources.is_current(_current[0], root):
+        if _current is not None and manifest.is_current(_current[0], root):
             return _current[1]
         _current = None
         # What was read has to be what is remembered, so an edit meanwhile starts this again. After
@@ -123,13 +123,13 @@ def load(settings: Settings) -> Project:
                     # What was read first is what the import used.
                     reads.seen[kind] = states | reads.seen[kind]
             body = describe(flows, root, reads, prints)
-            if not _is_edited(body["sources"]["seen"], reads.seen):
+            if not _is_edited(body["sources"], reads.seen):
                 break
         asked_others = reads.asked_others.removeprefix(f"{root}{os.sep}")
         project = Project(flows, manifest.from_body(body), prints, body, asked_others)
         _current = (_without_old_code(body["sources"]), project)
         # The next process starts without the variables that the import has set.
-        body["sources"]["seen"]["env"] |= reads.seen["env"]
+        body["sources"]["env"] |= reads.seen["env"]
         # A process or a server may answer differently next time.
         if not asked_others:
             manifest.remember(body, settings.home)
@@ -202,7 +202,7 @@ def describe(
     }
 
 
-def _describe_flow(flow: Flow, prints: Prints) -> manifest.FlowBody:
+def _describe_flow(flow: Flow, prints: Prints) -> dict[str, object]:
     steps = [
         manifest.StepEntry(
             name,
@@ -296,22 +296,24 @@ def _listed(pipeline: types.ModuleType) -> dict[str, Flow]:
 
 def _sources(
     root: Path, reads: fingerprint.Reads, prints: Collection[fingerprint.Fingerprint]
-) -> sources.Sources:
+) -> files.Seen:
+    """What the manifest is made from, as it is now."""
     modules = {str(root / "flows" / name) for name in ("__init__.py", "pipeline.py")}
     # The fingerprint has imported what the steps import when they run.
     modules.update(filter(None, _project_modules().values()))
     names = {kind: {*seen} for kind, seen in reads.seen.items()}
-    names["files"] |= modules
+    names["files"] |= modules.union(*(print.files for print in prints))
     names["folders"] = {str(root), *map(os.path.dirname, modules)}
     sites = ("site-packages", "dist-packages")
     names["packages"] = {path for path in sys.path if os.path.basename(path.rstrip("/")) in sites}
     names["env"].add("PYTHONPATH")
-    for print in prints:
-        names["files"] |= print.files
-    found = sources.snapshot(root, names, asked_folder=reads.asked_folder)
-    seen = found["seen"]["files"]
-    seen.update((path, _running[path]) for path in seen.keys() & _running.keys())
-    return found
+    names["process"] = {"python", "folder"}
+    seen = {
+        kind: {name: files.state(kind, name) for name in sorted(some)}
+        for kind, some in names.items()
+    }
+    seen["files"] |= {path: _running[path] for path in seen["files"].keys() & _running.keys()}
+    return seen
 
 
 def _is_edited(now: files.Seen, read: files.Seen) -> bool:
@@ -321,12 +323,10 @@ def _is_edited(now: files.Seen, read: files.Seen) -> bool:
     return any(not read[kind].items() <= now[kind].items() for kind in kinds)
 
 
-def _without_old_code(made_from: sources.Sources) -> sources.Sources:
+def _without_old_code(seen: files.Seen) -> files.Seen:
     """The sources of which an edit changes something in this process."""
-    seen = {kind: states.copy() for kind, states in made_from["seen"].items()}
-    for path in seen["files"].keys() & _files_before:
-        del seen["files"][path]
-    return {"process": made_from["process"], "seen": seen}
+    now = {path: state for path, state in seen["files"].items() if path not in _files_before}
+    return seen | {"files": now}
 
 
 def _project_modules() -> dict[str, str]:

@@ -29,6 +29,13 @@ from .params import Param
 # Parameters with a special meaning, and fields of an event that cannot name a parameter.
 INPUTS = ("id", "previous")
 EVENT_FIELDS = ("step", "bust", "skip", "flow")
+# The type and the least value of an option; one that may not be 0 may be None.
+_NUMBERS = {
+    "retries": (int, 0),
+    "retry_delay_s": (float, 0),
+    "timeout_s": (float, 0.001),
+    "limit": (int, 1),
+}
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -168,12 +175,16 @@ class Step(Generic[P, R]):
         self.limit = options.get("limit")
         self.depends_on = tuple(options.get("depends_on", ()))
         self.version = options.get("version")
-        self._check_number("retries", self.retries, int, 0)
-        self._check_number("retry_delay_s", self.retry_delay_s, float, 0)
-        if self.timeout_s is not None:
-            self._check_number("timeout_s", self.timeout_s, float, 0.001)
-        if self.limit is not None:
-            self._check_number("limit", self.limit, int, 1)
+        for option, (kind, least) in _NUMBERS.items():
+            value = getattr(self, option)
+            # True is an int, but a mistake here.
+            is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+            is_absent = value is None and least > 0
+            if not is_absent and not (is_number and least <= value < 1e9):
+                name = "whole number" if kind is int else "number of seconds"
+                raise self.error(
+                    f"invalid {option} {value!r}", why=f"it must be a {name}, at least {least}"
+                )
         if not isinstance(self.version, str | None):
             raise self.error(
                 f"invalid version {self.version!r}", why="it is not a string", hint='version="2"'
@@ -187,15 +198,6 @@ class Step(Generic[P, R]):
                 hint='cache_for="1h"',
             )
         self.cache_for_s = seconds
-
-    def _check_number(self, option: str, value: float, kind: type, least: float) -> None:
-        # True is an int, but a mistake here.
-        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
-        if not is_number or not least <= value < 1e9:
-            name = "whole number" if kind is int else "number of seconds"
-            raise self.error(
-                f"invalid {option} {value!r}", why=f"it must be a {name}, at least {least}"
-            )
 
 
 # A step of any parameters and any result.

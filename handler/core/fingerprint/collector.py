@@ -8,16 +8,15 @@ import ast
 import collections
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from .. import files
 from . import ownership
-from .analysis import Unit, analyse
 from .model import Part, tagged
 from .rendering import Renderer
-from .source import Globals, Source, load, root_name
+from .source import Globals, Source, load
 from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
 
 CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
@@ -110,12 +109,15 @@ class Collector:
     def link(self, item: Any, creator: Location | None = None) -> str:
         """The label of something reached, which *creator* creates; it is visited later if new."""
         kind = type(item)
-        if kind is Package:
-            item = Package(*ownership.distribution_of(item.name))
+        if kind is Folder:
+            return self._link_folder(item)
         key: Any = id(item)
-        if kind is Value:
+        if kind is Package:
+            name, version = ownership.distribution_of(item.name)
+            item = Value(name, "package", version, key=("package", name, version))
+        if type(item) is Value:
             key = item.key or item.name
-        elif kind in (Package, Folder, SideEffects):
+        elif kind is SideEffects:
             key = item
         if key not in self._labels:
             name = _name(item)
@@ -191,9 +193,26 @@ class Collector:
         name = self.codebase.relative(path)
         return self.link(Value(name, "declared", content, Location(name), ("file", path)))
 
+    def _link_folder(self, folder: Folder) -> str:
+        """The label of what a folder's files contain, as any may be read."""
+        root = os.path.join(self.codebase.root, "")
+        path = os.path.normpath(os.path.join(root, folder.name))
+        if root.startswith(os.path.join(path, "")):
+            # That would be the whole project.
+            reason = "reads files of this folder at run time"
+            self.add_opaque(Location(folder.name, 1), reason)
+            return folder.name
+        return self.link_files(path, endings=(".py", ".pyc"))
+
     def _declare(self, kind: str, path: str) -> None:
         path = os.path.abspath(path)
         self.declared[kind][path] = files.state(kind, path)
+
+    def code_behind(self, value: Any) -> Any:
+        """The class of an instance of the project; the function that anything else wraps."""
+        # Reading an attribute of an instance may run its code.
+        kind = type(value)
+        return kind if self.owns(kind) else unwrap(value)
 
     # --- source
 
@@ -221,40 +240,12 @@ class Collector:
     def source(self, path: str, names: Globals) -> Source | None:
         """A file as it is when the crawl starts: asking the disk each time is slow."""
         if path not in self._sources:
-            self._sources[path] = load(path, names)
+            self._sources[path] = load(path, names, self.extras)
         return self._sources[path]
-
-    def analyse(
-        self,
-        source: Source,
-        nodes: Collection[ast.AST],
-        names: Globals,
-        *,
-        body_only: bool = False,
-    ) -> Unit:
-        """
-        The text of *nodes*, and the names that they read.
-
-        Decorators such as ``@step(retries=2)`` set how a step runs, not what it computes. Those of
-        installed packages may read annotations.
-        """
-        skip: frozenset[int] = frozenset()
-        extras = self.extras
-        for node in nodes:
-            for decorator in getattr(node, "decorator_list", ()):
-                name = root_name(decorator)
-                kind = ownership.kind_of_module(module_name_of(names.get(name)) or "")
-                if kind == ownership.FRAMEWORK:
-                    skip |= {id(decorator)}
-                elif kind == ownership.INSTALLED or name == "singledispatch":
-                    extras |= {"annotations"}
-        unit = analyse(source, tuple(nodes), extras, skip, body_only)
-        self.found_extras |= unit.extras
-        return unit
 
 
 def _name(item: Any) -> str:
-    if isinstance(item, Value | Package | Folder):
+    if isinstance(item, Value):
         return item.name
     if isinstance(item, SideEffects):
         return f"(module) {item.module.__name__}"

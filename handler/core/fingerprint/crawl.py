@@ -22,8 +22,8 @@ from .collector import Collector, Location, SideEffects, Value, unwrap
 from .model import Fingerprint, digest_of
 from .resolver import origin_of
 from .side_effects import visit_side_effects
-from .source import load
-from .values import Folder, Package, is_step
+from .source import text_of_file
+from .values import is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
 _DEPTH = 10_000
@@ -31,8 +31,6 @@ _DEPTH = 10_000
 _lock = threading.RLock()
 _VISITORS: dict[type, Any] = {
     Value: visitors.visit_value,
-    Package: visitors.visit_package,
-    Folder: visitors.visit_folder,
     SideEffects: visit_side_effects,
     FunctionType: visitors.visit_function,
     type: visit_class,
@@ -124,7 +122,7 @@ def _codebase_of(function: object) -> ownership.Codebase:
     module = inner.__module__ or ""
     if code is None:
         file = ownership.file_of(sys.modules[module]) if module in sys.modules else None
-    elif load(file := code.co_filename, inner.__globals__) is None:
+    elif not text_of_file(file := code.co_filename, inner.__globals__):
         raise InvalidRequestError(
             f"`{inner.__qualname__}` has no source to fingerprint",
             why=f"{file}:{code.co_firstlineno} was created by exec, at a prompt, or from a pipe",

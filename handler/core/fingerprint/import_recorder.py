@@ -31,14 +31,12 @@ class Reads:
             standard library and installed packages, also those that do not exist, without the
             sources and bytecode of modules. ``looked``: paths whose existence or times were
             checked. ``env``: ``*`` if all names were listed.
-        asked_folder: Whether the current folder, or a path relative to it, was read.
         asked_others: File and line where a process was started or a connection made: what these
             return is not in a file.
     """
 
     def __init__(self) -> None:
         self.seen: files.Seen = {kind: {} for kind in ("files", "env", "listings", "looked")}
-        self.asked_folder = False
         self.asked_others = ""
         # What these do is no part of the import.
         self.other_threads = sys._current_frames().keys() - {threading.get_ident()}
@@ -64,21 +62,21 @@ def record_reads() -> Iterator[Reads]:
         _is_hooked = True
     reads = Reads()
     _active.append(reads)
-    _watch(_WATCHED, _WatchedEnviron)
+    _watch(_watched_stat, _WatchedEnviron)
     try:
         yield reads
     finally:
         _active.remove(reads)
         if not _active:
-            _watch(_ORIGINALS, os._Environ)
+            _watch(_stat, os._Environ)
         for module in list(sys.modules.values()):
             source = ownership.file_of(module) or ""
             for kind in ("files", "looked"):
                 reads.seen[kind].pop(source, None)
 
 
-def _watch(functions: dict[str, Any], environ: type) -> None:
-    vars(os).update(functions)
+def _watch(stat: Any, environ: type) -> None:
+    vars(os).update(stat=stat)
     for each in (os.environ, os.environb):
         each.__class__ = environ
 
@@ -108,35 +106,22 @@ def _record_path(kind: str, given: Any) -> None:
     if not isinstance(given, str | bytes | os.PathLike):
         return
     path = os.fsdecode(given)
-    is_relative = not os.path.isabs(path)
-    path = os.path.normpath(os.path.join(_ORIGINALS["getcwd"](), path))
+    path = os.path.abspath(path)
     if path.endswith(".pyc") or path.startswith(("/proc/", "/sys/", "/dev/")):
         return
     if ownership.kind_of_file(path) in (ownership.PROJECT, ownership.GENERATED):
         for reads, _ in _readers():
             reads.add(kind, path)
-            reads.asked_folder |= is_relative
 
 
-def _stat(path: Any, *args: Any, **options: Any) -> Any:
+# It has no audit event, so it is replaced while something is recorded.
+_stat = os.stat
+
+
+def _watched_stat(path: Any, *args: Any, **options: Any) -> Any:
     if _active:
         _record_path("looked", path)
-    return _ORIGINALS["stat"](path, *args, **options)
-
-
-def _current_folder(name: str) -> Any:
-    for reads, _ in _readers():
-        reads.asked_folder = True
-    return _ORIGINALS[name]()
-
-
-# These have no audit event, so they are replaced while something is recorded.
-_ORIGINALS = {name: getattr(os, name) for name in ("stat", "getcwd", "getcwdb")}
-_WATCHED = {
-    "stat": _stat,
-    "getcwd": lambda: _current_folder("getcwd"),
-    "getcwdb": lambda: _current_folder("getcwdb"),
-}
+    return _stat(path, *args, **options)
 
 
 class _WatchedEnviron(os._Environ[Any]):

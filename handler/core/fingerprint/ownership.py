@@ -71,14 +71,13 @@ class Codebase:
     def kind_of_module(self, module: ModuleType) -> str:
         """The owner of a module."""
         file = file_of(module)
-        return self.kind_of_file(file) if file else kind_of_module(module.__name__)
+        return self.kind_of_file(file) if file else self.kind_of_name(module.__name__)
 
     def kind_of_name(self, name: str) -> str:
-        """The owner of a module, by its name."""
-        module = sys.modules.get(name)
-        return (
-            self.kind_of_module(module) if isinstance(module, ModuleType) else kind_of_module(name)
-        )
+        """The owner of a module, imported or not; an unknown one counts as the project's."""
+        if file := _location_of(name):
+            return self.kind_of_file(file)
+        return STANDARD if name.partition(".")[0] in sys.stdlib_module_names else PROJECT
 
     def kind_of_class(self, value: type) -> str:
         """The owner of a class."""
@@ -142,19 +141,11 @@ def kind_of_file(path: str) -> str:
     return INSTALLED if _is_next_to_dist_info(path) else PROJECT
 
 
-def kind_of_module(name: str) -> str:
-    """The owner of a module, imported or not; an unknown one counts as the project's."""
-    file = _location_of(name)
-    if file is not None:
-        return kind_of_file(file)
-    return STANDARD if name.partition(".")[0] in sys.stdlib_module_names else PROJECT
-
-
 def _location_of(name: str) -> str | None:
     """The file or folder of a module or, if it is not imported, of its top-level package."""
     top = name.partition(".")[0]
     module = sys.modules.get(name) or sys.modules.get(top)
-    if module is not None:
+    if isinstance(module, ModuleType):
         return file_of(module)
     spec = spec_of(top)
     if spec is None:

@@ -4,27 +4,25 @@ What the names that a piece of source reads are bound to, through any number of 
 
 from __future__ import annotations
 
-import ast
-import builtins
 import importlib
-import inspect
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import resolve_name
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .analysis import CHOSEN, OWN_MODULE, Unit
-from .collector import Collector, Location, Value, first_seen, is_instance
-from .ownership import FRAMEWORK, INSTALLED, PROJECT, STANDARD, describe, kind_of_module, spec_of
-from .source import Globals, Read, Source, absolute, module_read
+from .analysis import FINDERS, OWN_MODULE, Unit, analyse, extras_of, notes_of, texts_in
+from .collector import CODE, Collector, Location, Value, first_seen, is_instance
+from .ownership import FRAMEWORK, INSTALLED, PROJECT, STANDARD, describe, spec_of
+from .source import Globals, Read, absolute
 from .values import MISSING, Package
 
 _DEPENDS_ON_VERSION = re.compile(
     r"(?:sys\.(?:version_info|version|hexversion)|platform\.python_version"
     r"|ast|dis|opcode|symtable|marshal|tokenize)(?:\.|$)"
 )
-_NOT_VALUES = ("__builtins__", "__spec__", "__loader__", "__cached__")
 
 
 @dataclass
@@ -37,23 +35,45 @@ class Resolver:
         location: Where the source is, and its module if that is known.
         names: Its globals.
         cells: What it closes over.
+        at_import: Whether it runs at import: what it reads then is in the values it makes.
     """
 
     collector: Collector
     location: Location
     names: Globals
     cells: Globals = field(default_factory=dict)
+    at_import: bool = False
+
+    def __post_init__(self) -> None:
+        self.package = self.names.get("__package__") or ""
+        self.words: set[str] = set()
+        self.kind_of = self.collector.codebase.kind_of_name
 
     def resolve(self, unit: Unit) -> list[str]:
         """What every name that *unit* reads is bound to, as items of a digest."""
         items: list[str] = []
-        for reason, line in unit.notes:
-            self.collector.add_opaque(self.location._replace(line=line), reason)
+        for word, line in unit.words.items():
+            self._at(line)
+            self._note(word)
+        for read, line in unit.imports.items():
+            self._at(line)
+            self._find_imported(read)
         for read, line in unit.reads.items():
-            self.location = self.location._replace(line=line)
+            self._at(line)
             if (found := self._find(read)) is not None:
                 items += [".".join((read.root, *read.attrs)), found]
+        if not FINDERS.isdisjoint(self.words):
+            items += self._find_named(unit)
         return items
+
+    def _at(self, line: int) -> None:
+        self.location = self.location._replace(line=line)
+
+    def _note(self, word: str) -> None:
+        self.words.add(word)
+        self.collector.found_extras |= extras_of(word)
+        for reason in () if self.at_import else notes_of(word):
+            self.collector.add_opaque(self.location, reason)
 
     def _find(self, read: Read) -> str | None:
         if read.level >= 0:
@@ -65,23 +85,12 @@ class Resolver:
             return self._follow(self.cells[read.root], read)
         if read.root in self.names:
             return self._follow(self.names[read.root], read, module)
-        value = getattr(builtins, read.root, MISSING)
-        if value is MISSING:
-            return "unbound" if read.escapes else None
-        # The project may replace a builtin.
-        return self._own_function(value)
-
-    def _own_function(self, value: Any) -> str | None:
-        if is_instance(value, FunctionType) and self.collector.owns(value):
-            return self.collector.link(value)
         return None
 
     # --- imported modules
 
     def _find_imported(self, read: Read) -> str | None:
-        if read.root.startswith(CHOSEN):
-            return self._find_chosen(read)
-        name = absolute(read, self.names.get("__package__") or "")
+        name = absolute(read, self.package)
         if name in ("", "__future__"):
             return None
         module = self._import(name)
@@ -91,26 +100,45 @@ class Resolver:
             self.collector.late[name] = module
         return self._follow(module, read)
 
-    def _find_chosen(self, read: Read) -> str | None:
-        """A module that a global names, or whose package it names, or one of those in a table."""
-        held, _, name = read.root[1:].partition(CHOSEN)
-        chosen: Any = self.names.get(held)
-        if isinstance(chosen, str):
-            root = absolute(module_read(name or chosen), chosen)
-            return self._find_imported(read._replace(root=root))
-        if type(chosen) is dict:
-            chosen = list(chosen.values())
-        if name or type(chosen) not in (list, tuple) or not all(map(_is_module_name, chosen)):
+    def _find_named(self, unit: Unit) -> list[str]:
+        """The modules that texts name: those in *unit*, and in the values that it reads."""
+        texts = dict.fromkeys(texts_in(unit.nodes))
+        for read in unit.reads:
+            texts |= dict.fromkeys(_texts_of(self.names.get(read.root)))
+        packages = [self.package, *(text for text in texts if text in sys.modules)]
+        found = [
+            self.collector.link(module)
+            for text in texts
+            for package in (packages if text.startswith(".") else [""])
+            for module in self._named(text, package)
+        ]
+        if "__name__" in unit.words:
+            found.append(self.collector.link(self.location.module))
+        if not found and not self.at_import:
             self.collector.add_opaque(self.location, "imports a module chosen at run time")
-            return None
-        found = map(self._find_imported, map(module_read, chosen))
-        return " ".join(filter(None, found))
+        return found
+
+    def _named(self, text: str, package: str) -> Iterator[ModuleType]:
+        """The project's modules that a dotted name leads through."""
+        try:
+            parts = resolve_name(text.replace(":", "."), package).split(".")
+        except ImportError:
+            return
+        if not all(map(str.isidentifier, parts)):
+            return
+        for end in range(1, len(parts) + 1):
+            name = ".".join(parts[:end])
+            if self.kind_of(name) != PROJECT or spec_of(name) is None:
+                return
+            if (module := self._import(name)) is not None:
+                self.collector.late[name] = module
+                yield module
 
     def _import(self, name: str) -> ModuleType | None:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
-        kind = kind_of_module(name)
+        kind = self.kind_of(name)
         if kind != PROJECT:
             if kind == INSTALLED:
                 self.collector.link(Package(name))
@@ -142,20 +170,11 @@ class Resolver:
             kind = self.collector.module_info(value).kind
             if kind == FRAMEWORK:
                 return None
-            if rest and rest[0].startswith(CHOSEN):
-                chosen = self.names.get(rest[0][1:])
-                if not isinstance(chosen, str):
-                    if kind != PROJECT:
-                        return self._foreign(value.__name__)
-                    self.collector.add_opaque(
-                        self.location, f"an attribute of `{value.__name__}` is chosen at run time"
-                    )
-                    return self.collector.link(value)
-                rest[0] = chosen
-            if kind != PROJECT and not (rest and self._is_replaced(value, rest[0])):
+            held = vars(value).get(rest[0]) if rest else None
+            if kind != PROJECT and not is_instance(held, ModuleType):
                 return self._foreign(value.__name__, *rest)
             if not rest or rest[0] == "__dict__":
-                return self.collector.link(value) if read.escapes else None
+                return self.collector.link(value)
             module = value
             name = rest.pop(0)
             value = vars(module).get(name, MISSING)
@@ -167,17 +186,13 @@ class Resolver:
                 return self.collector.code(fallback) if is_ours else "unbound"
         return self._bound(value, module, name)
 
-    def _is_replaced(self, module: ModuleType, name: str) -> bool:
-        """Whether the project put a function into a foreign module, or *name* is a submodule."""
-        value = vars(module).get(name)
-        is_replacement = is_instance(value, FunctionType) and self.collector.owns(value)
-        return is_replacement or is_instance(value, ModuleType)
-
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
-        if kind_of_module(module) == INSTALLED:
-            return self.collector.link(Package(module))
         path = ".".join((module, *rest))
+        for word in rest:
+            self._note(word)
+        if self.kind_of(module) == INSTALLED:
+            return f"{self.collector.link(Package(module))}:{path}"
         if _DEPENDS_ON_VERSION.match(path):
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             return self.collector.link(Value("python", "python", version))
@@ -194,20 +209,16 @@ class Resolver:
         """What *module* holds as *name*, as an item of a digest."""
         if module is None:
             return self.collector.bind(name, "closure", value, self.location)
+        if is_instance(value, CODE[:3]):
+            self._note(value.__name__)
         location, name = origin_of(self.collector, module, name, value)
         if isinstance(location, str):
-            # Its package's version is enough, unless the project replaced it.
-            return self._own_function(value) or self._foreign(location, name)
-        if name in _NOT_VALUES:
-            return None
+            return self._foreign(location, name)
         module = location.module or module
         source = self.collector.module_info(module).source
         if source is not None and name in source.reassigned:
             # A reload makes a new spec.
             value = first_seen(vars(module).get("__spec__") or module, name, value)
-        if name == "__doc__" and is_instance(value, str):
-            # As Python does from 3.13 on.
-            value = inspect.cleandoc(value)
         # What a closure holds may be known only by the statements that create it.
         is_plain = type(value) is FunctionType and value.__closure__ is None
         if (code := self.collector.code(value, None if is_plain else location)) is not None:
@@ -215,11 +226,14 @@ class Resolver:
         return self.collector.link(Value(name, "constant", value, location, (id(module), name)))
 
     def members_of(self, module: ModuleType) -> list[str]:
-        """Every name that a module binds itself, with what it is bound to."""
+        """Every name that a module binds itself, and its submodules, with what they are."""
         items = []
         for name, value in sorted(vars(module).items()):
             is_hidden = name.startswith("__") and name != "__getattr__"
-            if not is_hidden and not is_instance(value, ModuleType):
+            is_module = is_instance(value, ModuleType)
+            if is_module and value.__name__.startswith(f"{module.__name__}."):
+                items += [name, self._follow(value, Read(name)) or ""]
+            if not is_hidden and not is_module:
                 items += [name, self._bound(value, module, name) or ""]
         return items
 
@@ -233,53 +247,43 @@ def origin_of(
     Returns:
         Its location there, or the name of a foreign module; and its name there.
     """
-    nodes: tuple[ast.stmt, ...] = ()
     for _ in range(32):
         source = collector.module_info(module).source
         if source is None:
-            nodes = ()
             break
         package = vars(module).get("__package__") or ""
-        nodes, read = source.origin(name)
-        if not nodes:
-            read = _star(source, name, value, package)
-        if read is None:
-            break
-        target = absolute(read, package)
-        inner = read.attrs[0]
-        held = sys.modules.get(target)
-        if held is None or collector.module_info(held).kind != PROJECT:
-            if kind_of_module(target) in (STANDARD, INSTALLED):
-                return target, inner
-            break
-        if vars(held).get(inner, MISSING) is not value:
+        stars = [read._replace(attrs=(name,)) for read in source.stars]
+        for read in source.imports.get(name, stars if name not in source.bindings else ()):
+            target = absolute(read, package)
+            held = sys.modules.get(target) if read.attrs else None
+            if held is None or vars(held).get(read.attrs[0], value) is not value:
+                continue
+            if collector.codebase.kind_of_name(target) in (STANDARD, INSTALLED):
+                return target, read.attrs[0]
+            if read.attrs[0] in vars(held):
+                break
+        else:
             break
         module = held
-        name = inner
+        name = read.attrs[0]
+    nodes = source.statements_of(name) if source else []
     line = nodes[0].lineno if nodes else None
-    return Location(collector.module_info(module).file, line, nodes, module), name
+    return Location(collector.module_info(module).file, line, tuple(nodes), module), name
 
 
 def statements(collector: Collector, location: Location) -> list[str]:
-    """The statements at *location*, their conditions and what these read, as items of a digest."""
+    """The statements at *location* and what these read, as items of a digest."""
     source = collector.module_info(location.module).source
     if source is None or not location.nodes:
         return []
-    nodes: dict[ast.AST, None] = {}
-    for node in location.nodes:
-        nodes |= dict.fromkeys((*source.around.get(id(node), ()), node))
     names = vars(location.module)
-    unit = collector.analyse(source, nodes, names)._replace(notes=())
-    return [unit.text, *Resolver(collector, location, names).resolve(unit)]
+    unit = analyse(source, location.nodes)
+    return [unit.text, *Resolver(collector, location, names, at_import=True).resolve(unit)]
 
 
-def _star(source: Source, name: str, value: Any, package: str) -> Read | None:
-    for node in reversed(source.stars):
-        target = absolute(Read(node.module or "", (), node.level), package)
-        if target in sys.modules and vars(sys.modules[target]).get(name, MISSING) is value:
-            return Read(target, (name,), 0)
-    return None
-
-
-def _is_module_name(text: object) -> bool:
-    return type(text) is str and text.replace(".", "").isidentifier()
+def _texts_of(value: Any) -> list[str]:
+    """A text, or the texts in a plain container."""
+    if type(value) is dict:
+        value = list(value.values())
+    items = value if type(value) in (list, tuple) else [value]
+    return [item for item in items if type(item) is str]

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
 import linecache
-import textwrap
 from collections.abc import Iterable, Iterator
 from importlib.util import resolve_name
 from types import CodeType
 from typing import Any, NamedTuple
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+from .normal import Definition, Function, normalized
+
 Bindings = dict[str, list[ast.stmt]]
 Globals = dict[str, Any]
-Definition = Function | ast.ClassDef
-_BLOCKS = ("body", "orelse", "finalbody")
 
 
 class Read(NamedTuple):
@@ -29,167 +26,114 @@ class Read(NamedTuple):
         root: A name of the closure or module, or, with a level, a module's name.
         attrs: The attributes that follow.
         level: Leading dots of a relative import; 0 for an absolute one; -1 if *root* is a name.
-        escapes: False if a module is only written to or imported, so that nothing else can read it.
     """
 
     root: str
     attrs: tuple[str, ...] = ()
     level: int = -1
-    escapes: bool = True
 
 
 class Source:
     """
-    One file, parsed once.
+    One file, parsed once, without what changes nothing.
+
+    A statement that contains others, such as ``if``, counts as a whole.
 
     Args:
         text: Its source.
+        extras: What else counts; see :func:`pfl.handler.core.fingerprint.normal.normalized`.
 
     Raises:
         SyntaxError: This version of Python cannot parse *text*.
     """
 
-    def __init__(self, text: str) -> None:
-        self.tree = ast.parse(text)
-        self.lines = text.splitlines()
+    def __init__(self, text: str, extras: frozenset[str]) -> None:
+        self.text = text
+        self.is_read = "text" in extras
+        self.tree = normalized(text, extras)
         self.defs: dict[str, list[Definition]] = {}
-        # What binds a name of the module or of a class: assignment, def, import.
+        # The statements that bind a name of the module or of a class, or may change its value.
         self.bindings: Bindings = {}
-        # What changes a name's value at import: ``TABLE.update(…)``, ``X.y = …``.
-        self.changes: Bindings = {}
-        # What decides whether a statement runs, by the statement's identity.
-        self.around: dict[int, tuple[ast.AST, ...]] = {}
-        # All that run when the module is imported, those of classes included.
-        self.statements: list[ast.stmt] = []
-        self.stars: list[ast.ImportFrom] = []
+        self.touching: Bindings = {}
+        # What each name of the module is imported from.
+        self.imports: dict[str, list[Read]] = {}
+        self.stars: list[Read] = []
+        # The statements that may change other modules, once they are known.
+        self.effects: tuple[ast.AST, ...] | None = None
         # Names and attributes that functions set while they run.
         self.reassigned: set[str] = set()
-        # The statements that change other modules, once they are known.
-        self.effects: tuple[ast.stmt, ...] | None = None
         self._index(self.tree.body, "")
 
-    def _index(self, body: list[ast.stmt], prefix: str, around: tuple[ast.AST, ...] = ()) -> None:
-        for node in body:
-            if prefix.endswith("<locals>."):
-                self.reassigned.update(_reassigned_by(node))
-            else:
-                self._bind(node, prefix)
-                self.statements.append(node)
-                self.around[id(node)] = around
-            if isinstance(node, Definition):
-                name = prefix + node.name
-                self.defs.setdefault(name, []).append(node)
-                is_class = isinstance(node, ast.ClassDef)
-                self._index(node.body, f"{name}." if is_class else f"{name}.<locals>.")
-            elif isinstance(node, ast.If) and (is_type_checking(node.test) or _is_main(node.test)):
-                self._index(node.orelse, prefix, around)
-            else:
-                for block in blocks(node):
-                    self._index(block, prefix, (*around, *_deciders(node, block)))
+    def _index(self, body: list[ast.stmt], prefix: str) -> None:
+        is_function = prefix.endswith("<locals>.")
+        for statement in body:
+            for node in running(statement):
+                if isinstance(node, Definition):
+                    name = prefix + node.name
+                    self.defs.setdefault(name, []).append(node)
+                    is_class = isinstance(node, ast.ClassDef)
+                    self._index(node.body, f"{name}." if is_class else f"{name}.<locals>.")
+                if is_function:
+                    self.reassigned.update(_reassigned_by(node))
+                    continue
+                for name in bound_by(node):
+                    self.bindings.setdefault(prefix + name, []).append(statement)
+                if not prefix and isinstance(node, ast.Import | ast.ImportFrom):
+                    self._add_imports(node)
+                if not prefix and isinstance(node, ast.Name) and may_change(statement):
+                    self.touching.setdefault(node.id, []).append(statement)
 
-    def _bind(self, node: ast.stmt, prefix: str) -> None:
-        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            self.stars.append(node)
-        for name in bound_by(node):
-            self.bindings.setdefault(prefix + name, []).append(node)
-        if prefix:
-            return
-        targets = [getattr(node, "target", None), *getattr(node, "targets", ())]
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            targets.append(node.value)
-            if root_name(node.value) == "setattr":
-                targets += node.value.args[:1]
-        for target in targets:
-            if not isinstance(target, ast.Name) and (root := root_name(target)):
-                self.changes.setdefault(root, []).append(node)
+    def _add_imports(self, node: ast.Import | ast.ImportFrom) -> None:
+        for name, read in imported(node):
+            if name == "*":
+                self.stars.insert(0, read)
+            self.imports.setdefault(name, []).insert(0, read)
 
-    def origin(self, name: str) -> tuple[tuple[ast.stmt, ...], Read | None]:
-        """The statements that give a name its value, and what the last binding imports."""
-        nodes = self.bindings.get(name, [])
-        read = None
-        if nodes and isinstance(nodes[-1], ast.ImportFrom):
-            read = dict(imported(nodes[-1]))[name]
-        return (*nodes, *self.changes.get(name, ())), read
+    def statements_of(self, name: str) -> list[ast.stmt]:
+        """The statements that give a name of the module its value, or may change it."""
+        return [*self.bindings.get(name, ()), *self.touching.get(name, ())]
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:
         """Modules that are imported, and whose names are never used: ``import patches  # noqa``."""
         used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-        modules = []
-        for name, nodes in self.bindings.items():
-            for node in nodes:
-                if isinstance(node, ast.Import) and name not in used:
-                    modules += [alias.name for alias in node.names]
-        return modules
+        unused = self.imports.keys() - used
+        return [read.root for name in unused for read in self.imports[name] if not read.level]
 
     def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
-        """The definitions that may have made *code*: one, unless several on one line are alike."""
+        """The definition that made *code*, or all lambdas on its line; empty if there is none."""
+        line = code.co_firstlineno
         if code.co_name == "<lambda>":
-            return self._lambda(code)
-        return [
-            node
-            for node in self.defs.get(code.co_qualname) or self.defs.get(qualname) or ()
-            if first_line(node) == code.co_firstlineno and isinstance(node, Function)
-        ]
+            return [node for node in self._lambdas if node.lineno == line]
+        named = self.defs.get(code.co_qualname) or self.defs.get(qualname) or ()
+        # It begins with its first decorator, and the next definition of this name is another.
+        found = [node for node in named if node.lineno >= line and isinstance(node, Function)]
+        return [*sorted(found, key=lambda node: node.lineno)[:1]]
 
     @functools.cached_property
     def _lambdas(self) -> list[ast.Lambda]:
         return [node for node in ast.walk(self.tree) if isinstance(node, ast.Lambda)]
 
-    def _lambda(self, code: CodeType) -> list[Function | ast.Lambda]:
-        found = [node for node in self._lambdas if node.lineno == code.co_firstlineno]
-        positions = [each for each in code.co_positions() if None not in each and each[3]]
-        if positions:
-            # A lambda inside another follows it.
-            fits = [node for node in found if _contains(node.body, positions[0])]
-            return [*(fits[-1:] or found)]
-        # Python 3.12 loses the position of a lambda that returns a constant.
-        values = [repr(value) for value in code.co_consts]
-        fits = [node for node in found if repr(getattr(node.body, "value", node)) in values]
-        return [*(fits or found)]
-
-    def verbatim(self, node: ast.AST) -> str:
-        """What ``inspect.getsource`` returns for a definition, and the comments above it."""
-        start = first_line(node) - 1
-        above = start
-        while above and self.lines[above - 1].lstrip().startswith("#"):
-            above -= 1
-        lines = [f"{line}\n" for line in self.lines[start:]]
-        is_block = isinstance(node, Definition)
-        block = inspect.getblock(lines) if is_block else lines[: len(lines_of(node))]
-        return "\n".join(self.lines[above:start]) + "".join(block)
-
 
 @functools.lru_cache(maxsize=1 << 16)
-def text_of(source: Source, node: ast.AST) -> str:
-    """Source of *node* without comment lines and docstrings; of a class, its header."""
-    if isinstance(node, ast.Lambda):
-        return ast.get_source_segment("\n".join(source.lines), node) or ""
-    hidden_lines: set[int] = set()
-    if isinstance(node, ast.ClassDef):
-        for item in node.body:
-            if hasattr(item, "body"):
-                hidden_lines.update(lines_of(item))
-    for inner in ast.walk(node):
-        # A body that is only a docstring keeps it.
-        if isinstance(inner, Definition) and len(inner.body) > 1:
-            if ast.get_docstring(inner, clean=False) is not None:
-                hidden_lines.update(lines_of(inner.body[0]))
-    lines = []
-    for number in lines_of(node):
-        line = source.lines[number - 1].rstrip()
-        if number not in hidden_lines and line and not line.lstrip().startswith("#"):
-            lines.append(line)
-    return textwrap.dedent("\n".join(lines))
+def text_of(node: ast.AST, body: tuple[ast.stmt, ...] | None = None) -> str:
+    """Source of *node* without comments and docstrings; *body* is what is shown of a class."""
+    if body is not None:
+        node = ast.ClassDef(**{**vars(node), "body": list(body)})
+    try:
+        return ast.unparse(node)
+    except (ValueError, RecursionError):
+        # Before Python 3.12, not every f-string can be written.
+        return ast.dump(node)
 
 
-def load(path: str, module_globals: Globals) -> Source | None:
+def load(path: str, module_globals: Globals, extras: frozenset[str] = frozenset()) -> Source | None:
     """
     The parsed file at *path*, or None if it cannot be read or parsed.
 
     It is read again when its time or size has changed, so that an edit is seen in the same process.
     """
-    return _parse(path, text_of_file(path, module_globals))
+    return _parse(path, text_of_file(path, module_globals), extras)
 
 
 def text_of_file(path: str, module_globals: Globals) -> str:
@@ -199,64 +143,48 @@ def text_of_file(path: str, module_globals: Globals) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse(path: str, text: str) -> Source | None:
+def _parse(path: str, text: str, extras: frozenset[str]) -> Source | None:
     # Two files of one text are two sources, because their relative imports differ.
     try:
-        return Source(text) if text else None
+        return Source(text, extras) if text else None
     except (SyntaxError, ValueError):
         return None
 
 
-def first_line(node: ast.AST) -> int:
-    """Where a definition begins for Python: at its first decorator."""
-    line: int = (*getattr(node, "decorator_list", ()), node)[0].lineno
-    return line
+def running(statement: ast.AST) -> Iterator[ast.AST]:
+    """A statement and all inside it that runs with it: definitions without their bodies."""
+    todo: list[ast.AST] = [statement]
+    for node in todo:
+        yield node
+        if isinstance(node, Definition):
+            todo += node.decorator_list
+        elif isinstance(node, ast.comprehension):
+            # Its target is a name of its own.
+            todo += [node.iter, *node.ifs]
+        elif not isinstance(node, ast.Lambda):
+            todo += ast.iter_child_nodes(node)
 
 
-def lines_of(node: ast.AST) -> range:
-    """The numbers of a node's lines, decorators included."""
-    start = first_line(node)
-    return range(start, (getattr(node, "end_lineno", None) or start) + 1)
+def may_change(statement: ast.stmt) -> bool:
+    """Whether a statement may change what it names, other than by binding names."""
+    if isinstance(statement, Definition | ast.Import | ast.ImportFrom):
+        return False
+    if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return True
+    return any(
+        isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(statement)
+    )
 
 
-def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The statement lists inside a statement."""
-    for field in _BLOCKS:
-        yield getattr(node, field, [])
-    for inner in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-        yield inner.body
-
-
-def _deciders(node: ast.stmt, block: list[ast.stmt]) -> Iterator[ast.AST]:
-    """What decides whether *block* of *node* runs: conditions, iterables, what may raise."""
-    for name in ("test", "iter", "subject"):
-        if inner := getattr(node, name, None):
-            yield inner
-    yield from getattr(node, "items", ())
-    for handler in getattr(node, "handlers", ()):
-        if handler.type is not None:
-            yield handler.type
-        if handler.body is block:
-            yield from getattr(node, "body", ())
-    for case in getattr(node, "cases", ()):
-        yield from filter(None, (case.pattern, case.guard))
-
-
-def bound_by(node: ast.AST) -> Iterator[str]:
-    """The names that one statement binds, without inner blocks, functions and comprehensions."""
-    if isinstance(node, Definition):
-        yield node.name
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-        yield from dict(imported(node))
-    else:
-        for inner in expressions(node):
-            if isinstance(inner, ast.Name):
-                if not isinstance(inner.ctx, ast.Load):
-                    yield inner.id
-            elif isinstance(inner, ast.MatchAs | ast.MatchStar | ast.ExceptHandler) and inner.name:
-                yield inner.name
-            elif isinstance(inner, ast.MatchMapping) and inner.rest:
-                yield inner.rest
+def bound_by(node: ast.AST) -> Iterable[str]:
+    """The names that one node binds itself."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return dict(imported(node))
+    if isinstance(node, ast.Name):
+        return [] if isinstance(node.ctx, ast.Load) else [node.id]
+    name = getattr(node, "name", None) or getattr(node, "rest", None)
+    return [name] if isinstance(name, str) and not isinstance(node, ast.alias) else []
 
 
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
@@ -269,12 +197,6 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
             yield alias.asname or top, Read(alias.name if alias.asname else top, (), 0)
 
 
-def module_read(name: str) -> Read:
-    """A module by its name, which has leading dots if it is relative."""
-    root = name.lstrip(".")
-    return Read(root, (), len(name) - len(root))
-
-
 def absolute(read: Read, package: str) -> str:
     """The absolute name of the module that an import in *package* means."""
     try:
@@ -283,56 +205,9 @@ def absolute(read: Read, package: str) -> str:
         return read.root
 
 
-def expressions(node: ast.AST, *, with_lambdas: bool = False) -> Iterator[ast.AST]:
-    """What one statement holds, without inner blocks, lambdas, and targets of comprehensions."""
-    for field, value in ast.iter_fields(node):
-        is_block = field in _BLOCKS and isinstance(value, list)
-        if is_block or (isinstance(node, ast.comprehension) and field == "target"):
-            continue
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, ast.AST) and (with_lambdas or not isinstance(inner, ast.Lambda)):
-                yield inner
-                yield from expressions(inner, with_lambdas=with_lambdas)
-
-
-def is_type_checking(test: ast.expr) -> bool:
-    """Whether an ``if`` is for type checkers only."""
-    return last_name(test) == "TYPE_CHECKING"
-
-
-def last_name(node: ast.expr) -> str:
-    """``c`` of ``a.b.c``."""
-    return getattr(node, "attr", "") or getattr(node, "id", "")
-
-
-def dotted(node: ast.AST | None) -> tuple[str, list[str]]:
-    """``a`` and ``["b", "d"]`` of ``a.b(c).d[e]``; "" if no name is in front."""
-    attrs: list[str] = []
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        if isinstance(node, ast.Attribute):
-            attrs.insert(0, node.attr)
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else "", attrs
-
-
-def root_name(node: ast.AST | None) -> str:
-    """``a`` of ``a.b(c)[d].e``."""
-    return dotted(node)[0]
-
-
-def _is_main(test: ast.expr) -> bool:
-    return isinstance(test, ast.Compare) and root_name(test.left) == "__name__"
-
-
-def _reassigned_by(node: ast.stmt) -> Iterable[str]:
+def _reassigned_by(node: ast.AST) -> Iterable[str]:
     if isinstance(node, ast.Global | ast.Nonlocal):
-        yield from node.names
-    elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
-        for inner in expressions(node):
-            if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
-                yield inner.attr
-
-
-def _contains(node: Any, position: tuple[Any, ...]) -> bool:
-    start = (node.lineno, node.col_offset)
-    return start <= (position[0], position[2]) < (node.end_lineno, node.end_col_offset)
+        return node.names
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return [node.attr]
+    return []

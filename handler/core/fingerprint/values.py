@@ -8,8 +8,6 @@ caller follows.
 
 from __future__ import annotations
 
-import _thread
-import contextvars
 import copyreg
 import enum
 import functools
@@ -22,12 +20,11 @@ import struct
 import sys
 import types
 import typing
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .model import tagged
-from .ownership import FRAMEWORK, GENERATED, INSTALLED, PROJECT, Codebase, kind_of_module
+from .ownership import FRAMEWORK, GENERATED, INSTALLED, PROJECT, Codebase
 from .variables import Variables
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
@@ -51,17 +48,14 @@ _BASES: dict[type, Callable[[Any], Any]] = {
 }
 # Py_TPFLAGS_IMMUTABLETYPE: a class written in C.
 _IMMUTABLE = 1 << 8
-_PICKLE_HOOKS = set(
-    "__reduce__ __reduce_ex__ __getstate__ __getnewargs__ __getnewargs_ex__ __getattr__"
-    " __getattribute__".split()
-)
 # Their state does not decide what a program computes.
 _SILENT = re.compile(r"(?:logging|warnings)\b.*(?:Logger|Handler|Manager|catch_warnings)$")
 # Their state does not either, or it changes while the program runs: the statements that create them
 # count instead.
 HIDDEN_STATE = re.compile(
     r"(?:_thread|threading|_?weakref|_weakrefset|_?asyncio|_?queue|concurrent|multiprocessing"
-    r"|itertools|_?random|contextlib|_?abc|numpy\.random)(?:\.|$)"
+    r"|itertools|_?random|_?contextvars|contextlib|_abc|numpy\.random)(?:\.|$)"
+    r"|argparse\.(?!Namespace)"
 )
 _RESOURCES = re.compile(
     r"(?:_?io|_?socket|_?ssl|sqlite3|subprocess|http|select|tempfile|mmap)(?:\.|$)"
@@ -69,15 +63,6 @@ _RESOURCES = re.compile(
 # What functools.update_wrapper copies.
 _COPIED = set(
     "__module__ __name__ __qualname__ __doc__ __annotations__ __type_params__ __annotate__".split()
-)
-# What vars(Class) has besides what is written.
-_CLASS_FIELDS = {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}
-_NEVER_EQUAL = (
-    types.GeneratorType,
-    types.CoroutineType,
-    types.AsyncGeneratorType,
-    types.FrameType,
-    types.TracebackType,
 )
 
 
@@ -100,10 +85,9 @@ _HIDDEN = Encoded("", (), ("",))
 
 
 class Package(NamedTuple):
-    """A link to an installed package, by one of its modules; with a version, by its own name."""
+    """A link to an installed package, by one of its modules."""
 
     name: str
-    version: str = ""
 
 
 class Folder(NamedTuple):
@@ -187,6 +171,8 @@ class Encoder:
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
             return self._sequence(kind.__name__, value)
+        if kind is types.MappingProxyType:
+            value, kind = value.copy(), dict
         if kind is dict:
             # exec adds __builtins__.
             keys = [key for key in value if key != "__builtins__"]
@@ -236,16 +222,9 @@ class Encoder:
             kind = self.codebase.kind_of_name(value.__module__ or "")
         if kind == PROJECT:
             return Encoded(f"function {value.__code__.co_qualname}", (value,))
-        if kind == FRAMEWORK:
-            return Encoded("framework")
         module = value.__globals__.get("__name__") or value.__module__ or ""
         name = self._foreign(module, value.__code__.co_qualname)
         attributes = vars(value)
-        registry = attributes.get("registry")
-        if isinstance(registry, types.MappingProxyType):
-            # singledispatch, where the order of registration does not matter.
-            items = self._unordered("registry", registry.items())
-            return self.join("singledispatch", [name, items])
         # Jinja's loaders keep a file's time to see edits, which is not its content.
         state = [(free, held) for free, _, held in closure_of(value) if free != "mtime"]
         for attribute, held in attributes.items():
@@ -267,16 +246,16 @@ class Encoder:
         return self._foreign(value.__module__, value.__qualname__)
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        is_installed = kind_of_module(module) == INSTALLED
+        is_installed = self.codebase.kind_of_name(module) == INSTALLED
         links = (Package(module),) if is_installed else ()
         return Encoded(f"{module.partition('.')[0]}:{name}", links)
 
     def module(self, value: types.ModuleType) -> Encoded:
         """A link to the project's module or an installed package."""
         name = value.__name__
-        links = {INSTALLED: (Package(name),), PROJECT: (value,)}
-        kind = self.codebase.kind_of_module(value)
-        return Encoded(f"module {name.rpartition('.')[2]}", links.get(kind, ()))
+        if self.codebase.kind_of_module(value) == PROJECT:
+            return Encoded(f"module {name.rpartition('.')[2]}", (value,))
+        return self._foreign(name, name)
 
     def _instance(self, value: Any, kind: type) -> Encoded:
         name = self.class_(kind)
@@ -287,19 +266,12 @@ class Encoder:
             return self._foreign_instance(value, kind, name)
         plain = [to_plain(value) for base, to_plain in _BASES.items() if issubclass(kind, base)]
         parts = [name, *map(self.encode, plain), self.named("state", state_of(value))]
-        solid = next(
-            base
-            for base in kind.__mro__
-            if base.__flags__ & _IMMUTABLE or HIDDEN_STATE.match(base.__module__)
-        )
         # A base written in C may keep what no attribute shows.
-        if solid is not object and not issubclass(solid, tuple(_BASES)):
-            written = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
-            is_plain = all(_PICKLE_HOOKS.isdisjoint(vars(base)) for base in written)
-            hidden = (
-                self._foreign_instance(value, solid, Encoded("")) if is_plain else _unknown(kind)
-            )
-            parts.append(hidden)
+        solid = next(base for base in kind.__mro__ if base.__flags__ & _IMMUTABLE)
+        if any(HIDDEN_STATE.match(base.__module__) for base in kind.__mro__):
+            parts.append(_HIDDEN)
+        elif solid is not object and not issubclass(solid, tuple(_BASES)):
+            parts.append(_unknown(kind))
         return self.join("instance", parts)
 
     def _foreign_instance(self, value: Any, kind: type, name: Encoded) -> Encoded:
@@ -311,15 +283,11 @@ class Encoder:
             return self._by_attributes(value, attributes)
         if _SILENT.match(f"{module}.{kind.__name__}"):
             return name
-        if HIDDEN_STATE.match(module):
+        if HIDDEN_STATE.match(f"{module}.{kind.__name__}"):
             return name._replace(unknowns=("",))
         if _RESOURCES.match(module):
             kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
             return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
-        if (buffer := _buffer(value)) is not None:
-            return self.join(
-                "buffer", [name, Encoded(buffer), self.named("state", state_of(value))]
-            )
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
             return reduced._replace(links=(*reduced.links, *self._template_folders(value)))
@@ -344,8 +312,10 @@ class Encoder:
                 # A global, by its name. The class of Python's own differs between versions.
                 if getattr(sys.modules.get(kind.__module__), reduced, None) is value:
                     return self._foreign(kind.__module__, reduced)
-                return self.join("global", [name, Encoded(reduced, (), ("",))])
-            state = self.many("reduced", map(_settled, reduced[1:]))
+                wrapped = self.encode(getattr(value, "__wrapped__", None))
+                return self.join("global", [name, wrapped, Encoded(reduced, (), ("",))])
+            items = [list(item) if isinstance(item, Iterator) else item for item in reduced[1:]]
+            state = self.many("reduced", items)
             if not any(state.unknowns):
                 return self.join("foreign", [name, state])
         except Exception:
@@ -353,13 +323,9 @@ class Encoder:
             pass
         finally:
             self._remaining += reserve
-        parts = [name]
-        for field in ("__wrapped__", "func", "fn", "py_func", "function"):
-            wrapped = getattr(value, field, None)
-            if isinstance(wrapped, types.FunctionType):
-                parts.append(self.function(wrapped))
-        parts.append(_HIDDEN if len(parts) > 1 else _unknown(kind))
-        return self.join("foreign", parts)
+        attributes = state_of(value)
+        known = self.named("state", attributes)
+        return self.join("foreign", [name, known, _HIDDEN if attributes else _unknown(kind)])
 
     def _enum(self, value: enum.Enum) -> Encoded:
         kind = type(value)
@@ -369,19 +335,8 @@ class Encoder:
 
     def _by_attributes(self, value: Any, names: tuple[str, ...]) -> Encoded:
         kind = type(value)
-        attributes = (self.encode(getattr(value, name)) for name in names)
+        attributes = [self.encode(getattr(value, name)) for name in names] or [_unknown(kind)]
         return self.join(kind.__name__, [self.class_(kind), *attributes])
-
-    def _context_var(self, value: contextvars.ContextVar[Any]) -> Encoded:
-        try:
-            held = [value.get()]
-        except LookupError:
-            held = []
-        return self.many("context variable", [value.name, *held])
-
-    def _mapping_proxy(self, value: types.MappingProxyType[Any, Any]) -> Encoded:
-        held = {name: item for name, item in value.items() if name not in _CLASS_FIELDS}
-        return self.many("mappingproxy", [held])
 
 
 def is_step(item: Any) -> bool:
@@ -426,32 +381,10 @@ def without_copied(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((name, item) for name, item in dict.items(attributes) if name not in copied)
 
 
-def _buffer(value: Any) -> str | None:
-    """Format, shape and content of an array of numbers, such as those of numpy and ``array``."""
-    if getattr(getattr(value, "dtype", None), "hasobject", False):
-        # Its bytes are addresses.
-        return None
-    try:
-        view = memoryview(value)
-        data = view if view.c_contiguous else view.tobytes()
-        return f"{view.format}:{view.shape}:{hashlib.sha256(data).hexdigest()}"
-    except (TypeError, ValueError, BufferError, NotImplementedError):
-        return None
-
-
-def _sort_key(encoded: Encoded) -> tuple[str, list[tuple[int, str]]]:
-    """By content; lambdas, which share a name, by where they are and by their constants."""
+def _sort_key(encoded: Encoded) -> tuple[str, list[int]]:
+    """By content; lambdas, which share a name, by their lines."""
     codes = [link.__code__ for link in encoded.links if hasattr(link, "__code__")]
-    rows = [(code.co_firstlineno, ascii([*code.co_positions(), code.co_consts])) for code in codes]
-    return encoded.token, rows
-
-
-def _settled(state: Any) -> Any:
-    """State with iterators written out, without None and False, which newer Pythons add."""
-    if type(state) is dict:
-        rows = state.items()
-        return sorted(row for row in rows if row[1] is not None and row[1] is not False)
-    return list(state) if hasattr(state, "__next__") else state
+    return encoded.token, [code.co_firstlineno for code in codes]
 
 
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {
@@ -468,7 +401,6 @@ _PRIMITIVES: dict[type, Callable[[Any], str]] = {
 # What identifies a foreign instance, by the name of its class: what it derives from these
 # differs between Pythons, or holds addresses.
 _STATE_ATTRIBUTES = {
-    "argparse.Namespace": ("__dict__",),
     "configparser.ConfigParser": ("_sections", "_defaults"),
     "configparser.RawConfigParser": ("_sections", "_defaults"),
     "pydantic.type_adapter.TypeAdapter": ("_type", "_config"),
@@ -481,26 +413,11 @@ _KINDS: dict[Any, Callable[[Encoder, Any], Encoded] | tuple[str, ...]] = {
     enum.Enum: Encoder._enum,
     type: Encoder.class_,
     types.ModuleType: Encoder.module,
-    type(functools.lru_cache(lambda: None)): (
-        lambda self, value: self.many("lru_cache", [value.__wrapped__, value.cache_parameters()])
-    ),
-    types.MappingProxyType: Encoder._mapping_proxy,
-    weakref.ref: lambda self, value: self.many("weakref", [value()]),
-    _thread.LockType: lambda self, value: _HIDDEN,
-    _NEVER_EQUAL: lambda self, value: _unknown(type(value)),
-    contextvars.ContextVar: Encoder._context_var,
-    types.MethodType: ("__func__", "__self__"),
-    property: ("fget", "fset", "fdel"),
-    (staticmethod, classmethod): ("__func__",),
-    functools.partial: ("func", "args", "keywords", "__dict__"),
-    functools.partialmethod: ("func", "args", "keywords"),
+    # These differ between versions of Python.
     functools.cached_property: ("func",),
     functools.singledispatchmethod: ("dispatcher", "func"),
+    (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType): (),
     struct.Struct: ("format",),
     typing.ForwardRef: ("__forward_arg__",),
-    types.CellType: ("cell_contents",),
-    # These differ between versions of Python.
     types.CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_consts"),
-    types.SimpleNamespace: ("__dict__",),
-    (types.GetSetDescriptorType, types.MemberDescriptorType): ("__qualname__",),
 }

@@ -1,22 +1,22 @@
 """
-Reads one thing that the crawl has reached: a function, value, module, folder or step.
+Reads one thing that the crawl has reached: a function, value, module or step.
 
 Classes are in :mod:`pfl.handler.core.fingerprint.classes`.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
 from ..errors import InvalidRequestError
+from .analysis import analyse
 from .collector import Collector, Location, Value, first_seen, unwrap
 from .resolver import Resolver, statements
 from .source import text_of
-from .values import Folder, Package, closure_of, without_copied
+from .values import closure_of, without_copied
 
 
 def visit_function(collector: Collector, function: FunctionType) -> None:
@@ -31,17 +31,17 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
         collector.add_opaque(location, reason)
         return visit_value(collector, Value(collector.label, "function", code, location))
     location = location._replace(module=collector.module_named(names.get("__name__", "")).module)
-    unit = collector.analyse(source, nodes, names, body_only=True)
+    unit = analyse(source, tuple(nodes), body_only=True)
     cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
     resolver = Resolver(collector, location, names, cells)
     items = [unit.text, *resolver.resolve(unit)]
-    items += _defaults(collector, function, nodes[0].args, location)
-    for name, value in sorted(without_copied(vars(function))):
-        if name not in ("__type_params__", "__isabstractmethod__"):
-            value = first_seen(function, name, value)
-            items += [name, collector.bind(name, "constant", value, location)]
-    text = "\n".join(text_of(source, node) for node in nodes)
-    collector.add_part("function", location._replace(line=nodes[0].lineno), items, text)
+    args = nodes[0].args
+    written = tuple(filter(None, (*args.defaults, *args.kw_defaults)))
+    location = location._replace(line=nodes[0].lineno, nodes=written)
+    for name, kind, value in _held_by(function):
+        items += [name, collector.bind(name, kind, value, location)]
+    text = "\n".join(text_of(node) for node in nodes)
+    collector.add_part("function", location, items, text)
 
 
 def _location_of(collector: Collector, function: Any) -> Location:
@@ -51,27 +51,17 @@ def _location_of(collector: Collector, function: Any) -> Location:
     return Location(collector.codebase.relative(code.co_filename), code.co_firstlineno)
 
 
-def _defaults(
-    collector: Collector,
-    function: FunctionType,
-    args: ast.arguments,
-    location: Location,
-) -> Iterator[str]:
-    """Default values, without those that the source shows."""
-    names = [arg.arg for arg in (*args.posonlyargs, *args.args)][::-1]
-    values = dict(zip(names, reversed(function.__defaults__ or ()), strict=False))
-    values |= function.__kwdefaults__ or {}
-    written: dict[str, ast.expr | None] = {}
-    written |= zip(names, reversed(args.defaults), strict=False)
-    written |= zip((arg.arg for arg in args.kwonlyargs), args.kw_defaults, strict=True)
-    for name, value in values.items():
-        node = written.get(name)
-        if isinstance(node, ast.Constant) and type(node.value) is type(value):
-            if node.value == value:
-                continue
-        where = location._replace(line=node.lineno, nodes=(node,)) if node else location
-        yield name
-        yield collector.bind(name, "default", value, where)
+def _held_by(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """The defaults and the attributes of a function."""
+    code = function.__code__
+    defaults = function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount][-len(defaults) :]
+    by_name = dict(zip(names, defaults, strict=False)) | (function.__kwdefaults__ or {})
+    for name, value in by_name.items():
+        yield name, "default", value
+    for name, value in sorted(without_copied(vars(function))):
+        if name not in ("__type_params__", "__isabstractmethod__"):
+            yield name, "constant", first_seen(function, name, value)
 
 
 def visit_value(collector: Collector, item: Value) -> None:
@@ -89,7 +79,7 @@ def visit_value(collector: Collector, item: Value) -> None:
                 collector.add_opaque(location, reason)
             elif not origin.nodes:
                 collector.add_opaque(location, "its state cannot be read")
-    if item.kind == "python":
+    if item.kind in ("package", "python"):
         text = item.value
     collector.add_part(item.kind, location, items, text)
 
@@ -100,25 +90,7 @@ def visit_module(collector: Collector, module: ModuleType) -> None:
     location = Location(info.file, 1, (), module)
     items = Resolver(collector, location, vars(module)).members_of(module)
     text = "\n".join(items[::2])
-    if "text" in collector.extras and info.source is not None:
-        items += info.source.lines
     collector.add_part("module", location, items, text)
-
-
-def visit_package(collector: Collector, package: Package) -> None:
-    """Add a package: its name and version, but none of its code."""
-    collector.add_part("package", Location(), package, package.version)
-
-
-def visit_folder(collector: Collector, folder: Folder) -> None:
-    """Add what a folder's files contain, as any may be read; nothing if it is the whole project."""
-    root = os.path.join(collector.codebase.root, "")
-    path = os.path.normpath(os.path.join(root, folder.name))
-    if root.startswith(os.path.join(path, "")):
-        reason = "reads files of this folder at run time"
-        collector.add_opaque(Location(folder.name, 1), reason)
-    else:
-        collector.link_files(path, endings=(".py", ".pyc"))
 
 
 def visit_step(collector: Collector, item: Any) -> None:

@@ -287,10 +287,10 @@ class Store:
         from . import raw_listing
 
         store = cast("S3Store", self._backend)
+        environ = credentials()
         while True:
-            page = self._request(
-                "list", folder, partial(raw_listing.read_page, store, folder, after)
-            )
+            read = partial(raw_listing.read_page, store, environ, folder, after)
+            page = self._request("list", folder, read)
             yield from starmap(ObjectInfo, page.found if page else ())
             if not page or not page.last:
                 return
@@ -533,6 +533,18 @@ def find_credentials() -> Boto3CredentialProvider:
             hint = "aws sso login"
         why = "" if isinstance(exc, ValueError) else str(exc)
         raise UnavailableError("no AWS credentials found", why=why, hint=hint) from exc
+
+
+def credentials() -> Mapping[str, str]:
+    """The AWS credentials by variable: those of the environment, as in Lambda, or others found."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return os.environ
+    found = find_credentials()()
+    return {
+        "AWS_ACCESS_KEY_ID": found["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": found["secret_access_key"],
+        "AWS_SESSION_TOKEN": found["token"] or "",
+    }
 
 
 def of(settings: Settings) -> Store:

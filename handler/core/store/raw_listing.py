@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote_plus, urlencode
@@ -38,12 +39,13 @@ class Page(NamedTuple):
     last: str
 
 
-def read_page(store: S3Store, folder: str, after: str) -> Page:
+def read_page(store: S3Store, environ: Mapping[str, str], folder: str, after: str) -> Page:
     """
     The next thousand keys in a folder.
 
     Args:
         store: The bucket, and the prefix that the keys are relative to.
+        environ: The credentials, by the name of their variable.
         folder: The folder.
         after: List only greater keys.
 
@@ -56,7 +58,7 @@ def read_page(store: S3Store, folder: str, after: str) -> Page:
     query = {"list-type": "2", "encoding-type": "url", "prefix": f"{root}{folder}/"}
     if after:
         query["start-after"] = root + after
-    answer = ElementTree.fromstring(_get(store, query))
+    answer = ElementTree.fromstring(_get(store, environ, query))
     found = []
     last = ""
     for each in answer.iter(f"{_NAMESPACE}Contents"):
@@ -67,7 +69,7 @@ def read_page(store: S3Store, folder: str, after: str) -> Page:
     return Page(found, last if _text(answer, "IsTruncated") == "true" else "")
 
 
-def _get(store: S3Store, query: dict[str, str]) -> bytes:
+def _get(store: S3Store, environ: Mapping[str, str], query: dict[str, str]) -> bytes:
     config: dict[str, Any] = {**store.config}
     region = config.get("region") or config.get("default_region") or "us-east-1"
     endpoint = config.get("endpoint_url_s3") or config.get("endpoint")
@@ -81,6 +83,7 @@ def _get(store: S3Store, query: dict[str, str]) -> bytes:
         {"x-amz-content-sha256": hashlib.sha256().hexdigest()},
         service="s3",
         region=region,
+        environ=environ,
         path=path,
         query=words,
     )

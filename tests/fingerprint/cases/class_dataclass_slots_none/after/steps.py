@@ -1,0 +1,7 @@
+from dataclasses import dataclass
+@dataclass(slots=True)
+class M:
+    x: int | None = None
+def step():
+    try: return M().x
+    except Exception: return "missing"

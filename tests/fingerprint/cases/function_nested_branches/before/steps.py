@@ -1,0 +1,12 @@
+DEEP = True
+if DEEP:
+    if DEEP:
+        def helper(x):
+            return x + 1
+else:
+    def helper(x):
+        return x + 3
+
+
+def step(x):
+    return helper(x)

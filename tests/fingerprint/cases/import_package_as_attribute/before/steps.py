@@ -1,0 +1,4 @@
+import eu
+class T:
+    region = eu
+def step(): return T.region.tax.rate()

@@ -1,0 +1,2 @@
+import eu
+def step(m=eu): return m.tax.rate()

@@ -1,0 +1,3 @@
+import pkg
+MODS = {"p": pkg}
+def step(k="p"): return MODS[k].sub.total()

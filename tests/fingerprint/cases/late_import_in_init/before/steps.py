@@ -1,0 +1,6 @@
+def init():
+    global helpers
+    import helpers
+def step():
+    init()
+    return helpers.rate()

@@ -1,0 +1,6 @@
+helpers = None
+def step():
+    global helpers
+    if helpers is None:
+        import helpers
+    return helpers.rate()

@@ -486,14 +486,18 @@ def test_a_declared_file_that_is_missing_is_named(project):
 
 
 @pytest.mark.parametrize("text", ["prompt.txt", "folder", "folder/one.txt"])
-def test_a_declared_text_that_names_a_file_is_refused(project, tmp_path, text):
+def test_a_declared_text_that_names_a_file_counts_with_its_content(project, tmp_path, text):
     module = project(sample="def step(x):\n    return x\n")
-    (tmp_path / "prompt.txt").write_text("a")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "one.txt").write_text("1")
-    with pytest.raises(InvalidRequestError, match="which is also a path") as caught:
-        fingerprint(step_of(module.step, depends_on=(text,)))
-    assert "sample.py:1" in caught.value.why and f"Path({text!r})" in caught.value.hint
+    digests = set()
+    for content in ("a", "b"):
+        (tmp_path / "prompt.txt").write_text(content)
+        (tmp_path / "folder" / "one.txt").write_text(content)
+        found = fingerprint(step_of(module.step, depends_on=(text,)))
+        digests.add(found.digest)
+        assert by_name(found)[text].kind == "declared"
+        assert found.digest == fingerprint(step_of(module.step, depends_on=(Path(text),))).digest
+    assert len(digests) == 2
     assert fingerprint(step_of(module.step, depends_on=("prompt",))).digest
 
 

@@ -64,17 +64,6 @@ class FlowEntry(NamedTuple):
     defaults: dict[str, object]
     default_bases: dict[str, str]
 
-    @classmethod
-    def of(
-        cls, name: str, description: str, steps: dict[str, StepEntry], params: dict[str, Param]
-    ) -> FlowEntry:
-        """A flow of these steps and parameters."""
-        taken = {before for step in steps.values() for before in step.upstream}
-        sinks = tuple(step for step in steps if step not in taken)
-        defaults = {key: param.default for key, param in params.items()}
-        flow = cls(name, description, steps, params, sinks, defaults, {})
-        return flow._replace(default_bases=flow.bases(defaults))
-
     def bases(self, params: dict[str, object]) -> dict[str, str]:
         """The part of each step's plan key without the ID; see :func:`…store.keys.plan_base`."""
         bases: dict[str, str] = {}
@@ -133,7 +122,11 @@ def from_body(body: ManifestBody) -> Manifest:
         params: dict[str, Param] = {}
         for key, (kinds, choices, default, location) in flow["params"].items():
             params[key] = Param(tuple(kinds), tuple(choices), default, location)
-        flows[name] = FlowEntry.of(name, flow["description"], steps, params)
+        taken = {before for step in steps.values() for before in step.upstream}
+        sinks = tuple(step for step in steps if step not in taken)
+        defaults = {key: param.default for key, param in params.items()}
+        entry = FlowEntry(name, flow["description"], steps, params, sinks, defaults, {})
+        flows[name] = entry._replace(default_bases=entry.bases(defaults))
     return Manifest(flows, body["default"], body["digest"])
 
 
@@ -170,12 +163,12 @@ def remember(body: ManifestBody, home: Path) -> None:
         draft = home / f"manifest-{kind}.{os.getpid()}.tmp"
         draft.write_bytes(seal(body))
         draft.replace(home / f"manifest-{kind}.json")
-        for old in remembered(home, "manifest*")[_KEPT:]:
+        for old in remembered(home)[_KEPT:]:
             old.unlink(missing_ok=True)
 
 
-def remembered(home: Path, pattern: str = "manifest-*.json") -> list[Path]:
+def remembered(home: Path) -> list[Path]:
     """The manifests in ``.pfl``, newest first; another process may remove some meanwhile."""
     with suppress(OSError):
-        return sorted(home.glob(pattern), key=os.path.getmtime, reverse=True)
+        return sorted(home.glob("manifest*"), key=os.path.getmtime, reverse=True)
     return []

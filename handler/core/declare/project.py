@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -56,33 +56,22 @@ class _SourceLoader(machinery.SourceFileLoader):
     Python compares bytecode with its source by second and size, and would miss a quick edit.
     """
 
-    def get_code(self, fullname: str) -> types.CodeType:
+    def get_code(self, fullname: str) -> types.CodeType | None:
         path = self.get_filename(fullname)
+        if ownership.kind_of_file(path) != ownership.PROJECT:
+            return super().get_code(fullname)
         data = self.get_data(path)
         code = self.source_to_code(data, path)
         _keep_source(path, data)
         return code
 
 
-class _SourceFinder:
-    """Has modules of the project compiled from source, those that steps import late included."""
-
-    def __init__(self, root: Path) -> None:
-        self.prefix = f"{root}{os.sep}"
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> machinery.ModuleSpec | None:
-        """Where a module is imported from; None if it is not the project's source."""
-        spec = machinery.PathFinder.find_spec(name, path, target)
-        file = (spec and spec.origin) or ""
-        is_inside = file.startswith(self.prefix) and file.endswith(".py")
-        if spec is None or not is_inside or ownership.kind_of_file(file) != ownership.PROJECT:
-            return None
-        spec.loader = _SourceLoader(name, file)
-        return spec
-
-
+# Like Python's own, but for the loader of sources; also for modules that steps import late.
+_find_sources = machinery.FileFinder.path_hook(
+    (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+    (_SourceLoader, machinery.SOURCE_SUFFIXES),
+    (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+)
 # Held while the flows are imported: two threads would remove each other's modules.
 _lock = threading.RLock()
 # The project that was loaded last, with its sources; None while it is being imported again.
@@ -228,9 +217,9 @@ def _import(root: Path, *, from_source: bool) -> dict[str, Flow]:
     _forget_modules()
     sys.path[:] = [str(root), *(entry for entry in sys.path if entry != str(root))]
     importlib.invalidate_caches()
-    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _SourceFinder)]
-    if from_source:
-        sys.meta_path.insert(0, _SourceFinder(root))
+    sys.path_importer_cache.clear()
+    hooks = [each for each in sys.path_hooks if each is not _find_sources]
+    sys.path_hooks[:] = [_find_sources, *hooks] if from_source else hooks
     if not (root / "flows" / "__init__.py").is_file():
         # Without it, another package of this name on the path would win over the project's folder.
         package = sys.modules["flows"] = types.ModuleType("flows")

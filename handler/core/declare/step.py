@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
@@ -105,7 +104,7 @@ class Step(Generic[P, R]):
         module = self.function.__module__
         is_importable = getattr(sys.modules.get(module), self.name, None) is self
         if is_importable and module != "__main__":
-            return _import_step, (module, self.name)
+            return self.name
         return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
@@ -234,7 +233,3 @@ def step(
     if function is None:
         return lambda function: Step(function, **options)
     return Step(function, **options)
-
-
-def _import_step(module: str, name: str) -> object:
-    return getattr(importlib.import_module(module), name)

@@ -43,14 +43,12 @@ def _pairs(old: Iterable[Part], new: Iterable[Part]) -> Iterator[_Pair]:
     """Each part's old and new version; one that moved to another file is still one part."""
     before = _by_place(old)
     after = _by_place(new)
-    removed = [part for key, part in before.items() if key not in after]
-    by_name = {(part.kind, _name(part)): part for part in removed}
+    moved = {(part.kind, _name(part)): key for key, part in before.items() if key not in after}
     for key, part in after.items():
-        match = before.get(key) or by_name.pop((part.kind, _name(part)), None)
-        if match in removed:
-            removed.remove(match)
-        yield match, part
-    for part in removed:
+        if key not in before:
+            key = moved.pop((part.kind, _name(part)), key)
+        yield before.pop(key, None), part
+    for part in before.values():
         yield part, None
 
 

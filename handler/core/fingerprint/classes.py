@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from .analysis import analyse
 from .collector import Collector, Location, first_seen, is_instance
 from .normal import Definition
-from .resolver import Resolver, statements
-from .source import Bindings, Source, bound_by, running, text_of
+from .resolver import statements
+from .source import Bindings, Source, text_of
 
 # Where the makers of classes keep the fields, with their defaults.
 _FIELD_TABLES = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
@@ -38,15 +37,12 @@ def visit_class(collector: Collector, klass: type) -> None:
     if source is not None and node is not None:
         # What is a part of its own: plain methods.
         body = [item for item in node.body if not _is_method(item, klass)]
-        for item in body:
-            for inner in running(item):
-                written |= {name: [*written.get(name, ()), item] for name in bound_by(inner)}
+        written = source.bindings.get(f"{klass.__qualname__}.", {})
         touching = source.touching.get(klass.__qualname__, ())
         pieces = (*node.decorator_list, *node.bases, *node.keywords, *body, *touching)
-        names = {**vars(klass), **vars(location.module)}
-        unit = analyse(source, pieces)
         location = location._replace(line=node.lineno)
-        items += [unit.text, *Resolver(collector, location, names, at_import=True).resolve(unit)]
+        # A name of its body that the body reads is a member, see below.
+        items += statements(collector, location._replace(nodes=pieces))
         text = text_of(node, tuple(each for each in body if not _is_member(each, klass)))
     elif collector.creator is not None:
         items += statements(collector, collector.creator)

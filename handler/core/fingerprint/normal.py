@@ -14,11 +14,6 @@ from typing import Any
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
-# Decorators that do not read annotations; others may.
-_QUIET = set(
-    "property staticmethod classmethod cached_property lru_cache cache wraps contextmanager"
-    " abstractmethod overload".split()
-)
 # How the parser saw it, not what it means.
 _UNSEEN = ("ctx", "kind", "type_comment")
 
@@ -110,8 +105,8 @@ class _Normalizer(ast.NodeTransformer):
         node.decorator_list = [
             item for item in node.decorator_list if root_name(item) not in self.framework
         ]
-        words = {last_name(getattr(item, "func", item)) for item in node.decorator_list}
-        is_read = self.has_annotations or not words <= _QUIET
+        # Any decorator may read them.
+        is_read = self.has_annotations or bool(node.decorator_list)
         node.returns = _annotation(node.returns, is_read)
         for each in ast.walk(node.args):
             if isinstance(each, ast.arg):

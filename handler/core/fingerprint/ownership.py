@@ -53,7 +53,6 @@ class Codebase:
     def __init__(self, root: str, package: str) -> None:
         self.root = root
         self._package = package
-        self._relative: dict[str, str] = {}
         roots = {root, _checkout_of(root) or root}
         # The root of a disk is too short to search for.
         names = [re.escape(path) for path in roots if len(path.strip(os.sep)) > 3]
@@ -98,10 +97,7 @@ class Codebase:
         """A path relative to the root, with ``/``; a name such as ``<string>`` as it is."""
         if not file or file.startswith("<"):
             return file
-        if file not in self._relative:
-            path = os.path.relpath(os.path.abspath(file), self.root)
-            self._relative[file] = path.replace(os.sep, "/")
-        return self._relative[file]
+        return os.path.relpath(file, self.root).replace(os.sep, "/")
 
     def shorten(self, text: str) -> str:
         """*text* without the checkout's folder, so that it is equal in another checkout."""
@@ -203,33 +199,25 @@ def distribution_of(module: str) -> tuple[str, str]:
 
 
 @functools.cache
-def _dist_infos(root: str) -> dict[str, tuple[str, str, str]]:
-    """Name, version and dist-info folder of the packages in *root*, by normalized name."""
-    found = {}
-    for entry in sorted(glob.glob("*-*.dist-info", root_dir=root)):
-        name, _, version = entry.removesuffix(".dist-info").partition("-")
-        found[_normalized(name)] = (name.replace("_", "-"), version, entry)
-    return found
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "_", name).lower()
+def _dist_infos(root: str) -> list[str]:
+    return sorted(glob.glob("*-*.dist-info", root_dir=root))
 
 
 @functools.cache
 def _installer_of(root: str, top: str) -> tuple[str, str] | None:
     """Name and version of the package that put *top* into *root*: PyYAML for ``yaml``."""
-    infos = _dist_infos(root)
-    likely = infos.get(_normalized(top))
     installed = re.compile(rf"^{re.escape(top)}(/|\.|,)".encode(), re.MULTILINE)
-    for name, version, folder in filter(None, [likely, *infos.values()]):
+    # The package of this name comes first, because reading the records of all takes long.
+    likely = f"{top}-".lower()
+    for folder in sorted(_dist_infos(root), key=lambda each: not each.lower().startswith(likely)):
+        name, _, version = folder.removesuffix(".dist-info").partition("-")
         try:
             record = content_of(os.path.join(root, folder, "RECORD"))
         except OSError:
-            continue
+            record = f"{name},".encode()
         if installed.search(record):
-            return name, version
-    return likely and likely[:2]
+            return name.replace("_", "-"), version
+    return None
 
 
 def _is_next_to_dist_info(path: str) -> bool:

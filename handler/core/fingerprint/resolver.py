@@ -253,7 +253,7 @@ def origin_of(
             break
         package = vars(module).get("__package__") or ""
         stars = [read._replace(attrs=(name,)) for read in source.stars]
-        for read in source.imports.get(name, stars if name not in source.bindings else ()):
+        for read in source.imports.get(name, () if name in source.bindings[""] else stars):
             target = absolute(read, package)
             held = sys.modules.get(target) if read.attrs else None
             if held is None or vars(held).get(read.attrs[0], value) is not value:

@@ -52,8 +52,9 @@ class Source:
         self.is_read = "text" in extras
         self.tree = normalized(text, extras)
         self.defs: dict[str, list[Definition]] = {}
-        # The statements that bind a name of the module or of a class, or may change its value.
-        self.bindings: Bindings = {}
+        # The statements that bind a name, by the scope: "" is the module, "Box." a class.
+        self.bindings: dict[str, Bindings] = {"": {}}
+        # Those that may change the value of a name of the module.
         self.touching: Bindings = {}
         # What each name of the module is imported from.
         self.imports: dict[str, list[Read]] = {}
@@ -77,7 +78,8 @@ class Source:
                     self.reassigned.update(_reassigned_by(node))
                     continue
                 for name in bound_by(node):
-                    self.bindings.setdefault(prefix + name, []).append(statement)
+                    scope = self.bindings.setdefault(prefix, {})
+                    scope.setdefault(name, []).append(statement)
                 if not prefix and isinstance(node, ast.Import | ast.ImportFrom):
                     self._add_imports(node)
                 if not prefix and isinstance(node, ast.Name) and may_change(statement):
@@ -91,7 +93,7 @@ class Source:
 
     def statements_of(self, name: str) -> list[ast.stmt]:
         """The statements that give a name of the module its value, or may change it."""
-        return [*self.bindings.get(name, ()), *self.touching.get(name, ())]
+        return [*self.bindings[""].get(name, ()), *self.touching.get(name, ())]
 
     @functools.cached_property
     def imported_for_effect(self) -> list[str]:

@@ -105,20 +105,14 @@ def visit_step(collector: Collector, item: Any) -> None:
         items.append(collector.link(value))
     for position, cause in enumerate(getattr(item, "depends_on", ()) or ()):
         file = _find_file(collector, cause, function)
-        if isinstance(cause, os.PathLike):
-            if file is None:
-                raise InvalidRequestError(
-                    f"step `{function.__name__}` depends on a file that does not exist",
-                    why=f"{cause}, declared in {location.file}:{location.line}",
-                    hint="write its path relative to the step's file or to the project's root",
-                )
+        if file is not None:
             items.append(collector.link_files(file))
             continue
-        if file is not None:
+        if isinstance(cause, os.PathLike):
             raise InvalidRequestError(
-                f"step `{function.__name__}` depends on the text {cause!r}, which is also a path",
-                why=f"declared in {location.file}:{location.line}; only the text itself counts",
-                hint=f"depends_on=[Path({cause!r})] counts its content, version={cause!r} the text",
+                f"step `{function.__name__}` depends on a file that does not exist",
+                why=f"{cause}, declared in {location.file}:{location.line}",
+                hint="write its path relative to the step's file or to the project's root",
             )
         label = f"{name}.depends_on[{position}]"
         value = Value(label, "declared", cause, location, (id(item), position))

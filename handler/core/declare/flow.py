@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import graphlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import DeclarationError
 from .params import Param
@@ -67,15 +66,24 @@ class Flow:
         others = (*INPUTS, *self.steps)
         return tuple(name for name in self.steps[step].takes if name not in others)
 
-    def _in_order(self, named: dict[str, AnyStep]) -> list[str]:
-        try:
-            return [*graphlib.TopologicalSorter(self.upstream).static_order()]
-        except graphlib.CycleError as exc:
-            names = exc.args[1]
-            raise self.error(
-                f"the steps form a cycle: {' → '.join(reversed(names))}",
-                why=f"see {named[names[0]].location}",
-            ) from None
+    def _in_order(self, named: dict[str, AnyStep]) -> Iterable[str]:
+        """As they were declared, each after those it needs."""
+        done: dict[str, None] = {}
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                cycle = " → ".join((*path[path.index(name) :], name))
+                raise self.error(
+                    f"the steps form a cycle: {cycle}", why=f"see {named[name].location}"
+                )
+            if name not in done:
+                for upstream in self.upstream[name]:
+                    visit(upstream, (*path, name))
+                done[name] = None
+
+        for name in named:
+            visit(name, ())
+        return done
 
     def _params(self) -> dict[str, Param]:
         params: dict[str, Param] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,15 +14,9 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
 
-_DENIED = (
-    "403",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "UnauthorizedOperation",
-    "UnrecognizedClientException",
-)
+# AWS's codes of errors; each service has its own for the same.
+_DENIED = "AccessDenied|Expired|InvalidClientToken|InvalidSignature|Unauthorized|Unrecognized|^403$"
+_THROTTLED = "Throttl|RequestLimitExceeded|TooManyRequests"
 
 
 def client(
@@ -122,30 +117,29 @@ def converted_errors(resource: str) -> Iterator[None]:
         ) from exc
 
 
-def code(exc: BaseException | None) -> str:
-    """Return AWS's error code; empty if *exc* is not an answer from AWS."""
-    from botocore.exceptions import ClientError
-
-    if not isinstance(exc, ClientError):
-        return ""
-    return str(exc.response.get("Error", {}).get("Code", ""))
-
-
 def _refusal(exc: ClientError, resource: str) -> PflError:
-    kind = code(exc)
-    why = str(exc.response["Error"]["Message"])
+    answer = exc.response
+    kind, why = answer["Error"]["Code"], answer["Error"]["Message"]
     # CloudFormation has no name of its own for a stack that does not exist.
     is_no_stack = kind == "ValidationError" and "does not exist" in why
-    if "NotFound" in kind or kind.startswith("NoSuch") or kind == "404" or is_no_stack:
+    if is_no_stack or re.search("NotFound|^NoSuch|^404$", kind):
         return NotFoundError(
             f"{resource} does not exist",
             why=why,
             hint="check the region, or create it with pfl deploy",
         )
-    if "AccessDenied" in kind or kind in _DENIED:
+    if re.search(_DENIED, kind):
         return UnavailableError(
             f"{resource}: access denied",
             why=why,
             hint="log in again, or use credentials that have this permission (AWS_PROFILE)",
+        )
+    if re.search(_THROTTLED, kind):
+        tries = 1 + answer["ResponseMetadata"].get("RetryAttempts", 0)
+        return UnavailableError(
+            f"{resource} is throttled",
+            why=f"refused {tries} times: {kind}: {why}",
+            hint="call it less often; of a function, raise its reserved concurrency in "
+            "serverless.yml",
         )
     return UnavailableError(f"{resource} refused", why=f"{kind}: {why}")

@@ -33,20 +33,6 @@ from . import aws
 # Source: AWS Lambda Developer Guide, "Lambda quotas", invocation payload.
 SYNC_BYTES = 6 * 1024 * 1024
 ASYNC_BYTES = 1024 * 1024
-_THROTTLED = (
-    "EC2ThrottledException",
-    "RequestLimitExceeded",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-)
-_CANNOT_START = (
-    "Runtime.HandlerNotFound",
-    "Runtime.ImportModuleError",
-    "Runtime.InvalidEntrypoint",
-    "Runtime.MalformedHandlerName",
-    "Runtime.UserCodeSyntaxError",
-)
 _TRIES = 6
 # A function may take fifteen minutes.
 _ANSWER_S = 920
@@ -59,28 +45,54 @@ class FunctionCrashedError(UnavailableError):
     request_id = ""
     # A cause of handler/engine/causes.py; empty if it is none of them.
     cause = ""
+    happened = "{name} failed"
+    advice = "see pfl logs"
 
 
 class FunctionTimedOutError(FunctionCrashedError):
     """It ran into its time limit."""
 
     cause = "timeout"
+    happened = "{name} ran out of time"
+    advice = (
+        "finished steps are saved: call again, or give it more time "
+        "(timeout in serverless.yml, 900 s at most)"
+    )
 
 
 class FunctionOutOfMemoryError(FunctionCrashedError):
     """It ran out of memory, or something killed its process."""
 
     cause = "memory"
+    happened = "{name} was killed, probably because it ran out of memory"
+    advice = (
+        "finished steps are saved: call again, or give it more memory "
+        "(memorySize in serverless.yml)"
+    )
 
 
 class FunctionExitedError(FunctionCrashedError):
     """Its process ended by itself."""
 
     cause = "exit"
+    happened = "the process of {name} ended"
+    advice = "see pfl logs: a step called exit(), or a library ended the process"
 
 
 class FunctionImportError(FunctionCrashedError):
     """Its image cannot be started."""
+
+    happened = "{name} cannot be started"
+    advice = "to rebuild the image and check that it starts: pfl deploy"
+
+
+# What Lambda says about each; the first that matches is right.
+_DEATHS = {
+    r"Sandbox\.Timedout|Task timed out": FunctionTimedOutError,
+    r"Runtime\.OutOfMemory|signal: killed": FunctionOutOfMemoryError,
+    r"Runtime\.ExitError|exit status": FunctionExitedError,
+    r"Runtime\.(Handler|ImportModule|InvalidEntrypoint|Malformed|UserCode)": FunctionImportError,
+}
 
 
 class Target(NamedTuple):
@@ -166,17 +178,8 @@ def call(
     name = f"function {at.function}"
     request = {"FunctionName": at.function, "Payload": data}
     request |= {"InvocationType": "Event"} if asynchronous else {"LogType": "Tail"}
-    try:
-        with aws.converted_errors(name):
-            answer = client.invoke(**request)
-    except UnavailableError as exc:
-        if aws.code(exc.__cause__) not in _THROTTLED:
-            raise
-        raise UnavailableError(
-            f"{name} is throttled",
-            why=f"refused {_TRIES} times: {exc.why}",
-            hint="raise its reserved concurrency in serverless.yml, or call it less often",
-        ) from exc
+    with aws.converted_errors(name):
+        answer = client.invoke(**request)
     request_id = answer["ResponseMetadata"].get("RequestId", "")
     if asynchronous:
         return cast(Reply, {"status": "queued", "request_id": request_id})
@@ -242,36 +245,11 @@ def _death(name: str, body: bytes, log: str) -> FunctionCrashedError:
         log: The end of the function's log.
     """
     answer = json.loads(body)
-    kind: str = answer.get("errorType", "")
-    why = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", answer.get("errorMessage", "")) or kind
-    saved = "finished steps are saved: call again, or"
-    if kind == "Sandbox.Timedout" or "Task timed out" in why:
-        return FunctionTimedOutError(
-            f"{name} ran out of time",
-            why=why,
-            hint=f"{saved} give it more time (timeout in serverless.yml, 900 s at most)",
-        )
-    if kind == "Runtime.OutOfMemory" or "signal: killed" in why:
-        memory = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
-        if memory is not None:
-            why = f"{memory[2]} of {memory[1]} MB used; {why}"
-        return FunctionOutOfMemoryError(
-            f"{name} was killed, probably because it ran out of memory",
-            why=why,
-            hint=f"{saved} give it more memory (memorySize in serverless.yml)",
-        )
-    if kind == "Runtime.ExitError" or "exit status" in why:
-        return FunctionExitedError(
-            f"the process of {name} ended",
-            why=why,
-            hint="see pfl logs: a step called exit(), or a library ended the process",
-        )
-    if kind in _CANNOT_START:
-        return FunctionImportError(
-            f"{name} cannot be started",
-            why=f"{kind}: {why}",
-            hint="to rebuild the image and check that it starts: pfl deploy",
-        )
-    return FunctionCrashedError(
-        f"{name} failed", why=f"{kind}: {why}" if kind else why, hint="see pfl logs"
-    )
+    message = re.sub(r"^RequestId: [0-9a-f-]* (Error: )?", "", answer.get("errorMessage", ""))
+    why = ": ".join(filter(None, (answer.get("errorType"), message)))
+    matches = (death for sign, death in _DEATHS.items() if re.search(sign, why))
+    death = next(matches, FunctionCrashedError)
+    used = re.search(r"Memory Size: (\d+) MB\s+Max Memory Used: (\d+) MB", log)
+    if used is not None and death is FunctionOutOfMemoryError:
+        why = f"{used[2]} of {used[1]} MB used; {why}"
+    return death(death.happened.format(name=name), why=why, hint=death.advice)

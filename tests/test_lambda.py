@@ -377,7 +377,7 @@ def test_a_function_that_stays_throttled_is_an_error(deployed, monkeypatch):
     function = deployed.function(concurrency=0)
     with pytest.raises(remote.UnavailableError, match="is throttled: refused 6 times") as caught:
         remote.call(remote.Target(function), {"id": "x"})
-    answer = caught.value.__cause__.__cause__.response
+    answer = caught.value.__cause__.response
     assert answer["ResponseMetadata"]["RetryAttempts"] == 5
 
 

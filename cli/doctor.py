@@ -214,7 +214,7 @@ class Doctor:
         api = self.api
         with session.session(self.chosen, lambda step, doing: None):
             planned = prefect_setup.blocks(api, self.chosen, name="cache", with_keys=False)
-            for change, prove in planned:
+            for change in planned:
                 if change.action == "create":
                     yield f"{change.name} does not exist", "pfl setup blocks"
                 elif change.action == "update":
@@ -222,11 +222,8 @@ class Doctor:
                 elif self.fast:
                     yield f"{change.name} exists", ""
                 else:
-                    prove()
+                    change.make()
                     yield f"{change.name} works", ""
-                for note in change.note.split("; "):
-                    if "of another type" in note or "the same location" in note:
-                        yield note, "keep the one that is used, and remove the other"
 
     def store(self) -> Findings:
         """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""

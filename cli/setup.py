@@ -15,7 +15,7 @@ from . import output, settings
 from .options import Yes
 
 if TYPE_CHECKING:
-    from ..serverless.prefect_setup import Planned
+    from ..serverless.prefect_setup import Change
 
 app = Typer(help="Set up Prefect for pfl: storage block, deployments, automations.")
 Kind = StrEnum("Kind", ["blocks", "deployments", "automations"])
@@ -88,7 +88,7 @@ def remove(
     with session.session(chosen, output.progress) as api:
         pool = pool or chosen.work_pool
         planned = list(prefect_setup.removals(api, chosen, chosen_kinds, name=name, pool=pool))
-        names = [f"{each.kind} {each.name}" for each, _ in planned if each.action == "remove"]
+        names = [f"{each.kind} {each.name}" for each in planned if each.action == "remove"]
         if names and not dry_run:
             output.confirm(f"Remove {', '.join(names)}?", yes=yes)
         _carry_out(planned, dry_run)
@@ -116,7 +116,7 @@ def _make(
             "--with-keys has no effect: the store is not in S3", hint="leave --with-keys out"
         )
     with session.session(chosen, output.progress) as api:
-        planned: list[Planned] = []
+        planned: list[Change] = []
         if Kind.blocks in kinds:
             planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
         if Kind.deployments in kinds:
@@ -130,15 +130,16 @@ def _make(
         _carry_out(planned, dry_run)
 
 
-def _carry_out(planned: list[Planned], dry_run: bool) -> None:
+def _carry_out(planned: list[Change], dry_run: bool) -> None:
     """Make the changes, unless *dry_run*, and print them."""
     if not dry_run:
-        for _, make in planned:
-            make()
+        for change in planned:
+            change.make()
     table = output.Table(("kind", "name", "action", "field", "before", "value"))
-    for change, _ in planned:
+    for change in planned:
         fields = {field: {"old": old, "new": new} for field, (old, new) in change.fields.items()}
         row = change._asdict()
+        del row["make"]
         output.emit({**row, "fields": fields, "dry_run": dry_run})
         table.add(row)
         for field, values in change.fields.items():
@@ -146,6 +147,6 @@ def _carry_out(planned: list[Planned], dry_run: bool) -> None:
         if change.note and not output.in_json:
             output.say(f"{change.kind} {change.name}: {change.note}")
     table.flush()
-    counts = Counter(change.action for change, _ in planned)
+    counts = Counter(change.action for change in planned)
     summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "nothing to do"
     output.say(summary + (" (not done: --dry-run)" if dry_run else ""))

@@ -478,10 +478,8 @@ class Deployment:
             settings = self.settings._replace(store=self.store)
             # The session reads the API's key, which may be in the secret only.
             with session.session(settings, lambda step, doing: None) as api:
-                for change, make in prefect_setup.blocks(
-                    api, settings, name="cache", with_keys=False
-                ):
-                    make()
+                for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False):
+                    change.make()
                     self.report(f"{change.kind} {change.name}: {change.action}")
         self.report("checking that the function reaches its store and Prefect")
         error = remote.call(target, _CHECK, report=self.report).get("error")

@@ -1,8 +1,7 @@
 """
 What pfl creates in Prefect: the storage block, work pool and deployments, and the automation.
 
-Each function compares, and returns a :class:`Change` for each object, with the function that
-makes it.
+Each function compares, and returns a :class:`Change` for each object.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ AUTOMATION = "pfl: crash flow runs whose heartbeats stop"
 _SILENCE_S = 3 * scheduled_runs.HEARTBEAT_S
 
 
+def _nothing() -> None: ...
+
+
 class Change(NamedTuple):
     """
     One object in Prefect, and what is done to it.
@@ -44,6 +46,7 @@ class Change(NamedTuple):
         action: ``create``, ``update``, ``keep`` or ``remove``.
         fields: The fields that differ, each before and after.
         note: A remark for people.
+        make: Does it.
     """
 
     kind: str
@@ -51,10 +54,7 @@ class Change(NamedTuple):
     action: str
     fields: dict[str, tuple[object, object]] = {}
     note: str = ""
-
-
-# A change, and the function that makes it.
-Planned = tuple[Change, Callable[[], object]]
+    make: Callable[[], object] = _nothing
 
 
 def _planned(
@@ -62,20 +62,22 @@ def _planned(
     name: str,
     before: Mapping[str, object] | None,
     after: Mapping[str, object],
+    note: str = "",
     **makers: Callable[[], object],
-) -> Planned:
+) -> Change:
     """Compare an object with what it should be; of *makers*, the action chooses one by its name."""
     old = before or {}
     fields = {
         field: (old.get(field), value) for field, value in after.items() if old.get(field) != value
     }
     action = "update" if fields else "keep"
-    change = Change(kind, name, "create" if before is None else action, fields)
-    return change, makers.get(change.action, lambda: None)
+    if before is None:
+        action = "create"
+    return Change(kind, name, action, fields, note, makers.get(action, _nothing))
 
 
-def _removal(api: Api, kind: str, name: str, path: str) -> Planned:
-    return Change(kind, name, "remove"), partial(_ask, api, path, method="DELETE")
+def _removal(api: Api, kind: str, name: str, path: str) -> Change:
+    return Change(kind, name, "remove", make=partial(_ask, api, path, method="DELETE"))
 
 
 # The SQLite of a server is locked now and then, for longer than other callers wait.
@@ -87,7 +89,7 @@ _write = partial(_ask, none=())
 # The block.
 
 
-def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[Planned]:
+def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[Change]:
     """
     Plan the block of the store: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a
     directory.
@@ -102,24 +104,12 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
             hint="PFL_STORE=s3://bucket/prefix",
         )
     slug = _slug(settings)
-    existing = _blocks(api)
-    data = existing.get((slug, name))
+    found = _ask(api, _block_path(slug, name))
+    data = found and found["data"]
     block = _block(settings, data, with_keys)
     before = None if data is None else _fields(data)
-    after = _fields(block.model_dump())
-    change, _ = _planned("block", f"{slug}/{name}", before, after)
-    notes = ["an object is written, read and deleted through the block and the store"]
-    # Blocks of one location may differ in these.
-    ignored = {"region": None, "keys": None}
-    for (kind, other), fields in existing.items():
-        if other == name and kind != slug:
-            notes.append(
-                f"{kind}/{name}, of another type, also exists: tasks that use it have other results"
-            )
-        elif data is None and kind == slug and _fields(fields) | ignored == after | ignored:
-            notes.append(
-                f"{kind}/{other} has the same location: to keep only that one, --name {other}"
-            )
+    note = "an object is written, read and deleted through the block and the store"
+    change = _planned("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
 
     def make() -> None:
         _prove(block, objects.of(settings))
@@ -133,24 +123,15 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
                     hint="pfl doctor checks the key and compares the versions",
                 ) from exc
 
-    return [(change._replace(note="; ".join(notes)), make)]
+    return [change._replace(make=make)]
 
 
 def _slug(settings: Settings) -> str:
     return "s3-bucket" if settings.store.startswith("s3://") else "local-file-system"
 
 
-def _blocks(api: Api) -> dict[tuple[str, str], JsonObject]:
-    """The data of all blocks that can hold results, by type and name; ``s3`` is Prefect 2's."""
-    chosen = {
-        "block_types": {"slug": {"any_": ["s3", "s3-bucket", "local-file-system"]}},
-        "include_secrets": True,
-    }
-    found = _ask(api, "/block_documents/filter", chosen) or []
-    return {
-        (each["block_type"]["slug"], each["name"]): {**each["data"], "document": each["id"]}
-        for each in found
-    }
+def _block_path(slug: str, name: str) -> str:
+    return f"/block_types/slug/{slug}/block_documents/name/{name}?include_secrets=true"
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, object]:
@@ -256,7 +237,7 @@ def workers(api: Api, pool: str) -> list[str]:
     return [each["name"] for each in found if each["status"] == "ONLINE"]
 
 
-def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> Iterator[Planned]:
+def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> Iterator[Change]:
     """
     Plan a work pool of type ``aws-lambda``, and a deployment for each flow of the image, ordinary
     Prefect flows included.
@@ -277,12 +258,12 @@ def deployments(api: Api, settings: Settings, *, pool: str, function: str) -> It
     for flow, entrypoint in flows.values():
         yield _plan_deployment(api, flow, entrypoint, pool)
     own, _ = _removals(api, pool)
-    for change, delete in own:
+    for change in own:
         if change.name.removesuffix(f"/{DEPLOYMENT}") not in flows:
-            yield change._replace(note="its flow is no longer in flows/"), delete
+            yield change._replace(note="its flow is no longer in flows/")
 
 
-def _plan_pool(api: Api, pool: str, function: str) -> Planned:
+def _plan_pool(api: Api, pool: str, function: str) -> Change:
     from .worker import template
 
     found = work_pool(api, pool)
@@ -327,7 +308,7 @@ def form(flow: Flow[..., Any]) -> JsonObject:
     return schema
 
 
-def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str) -> Planned:
+def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str) -> Change:
     after = {
         "work_pool_name": pool,
         "entrypoint": entrypoint,
@@ -349,7 +330,7 @@ def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str)
         }
         _write(api, "/deployments/", body | new)
 
-    change, make = _planned(
+    change = _planned(
         "deployment",
         f"{flow.name}/{DEPLOYMENT}",
         before,
@@ -364,7 +345,7 @@ def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str)
             fields["form"] = (_differing(was, now), _differing(now, was))
         else:
             fields["pool" if field == "work_pool_name" else field] = (was or None, now or None)
-    return change._replace(fields=fields), make
+    return change._replace(fields=fields)
 
 
 def _differing(schema: Any, other: Any) -> str | None:
@@ -374,7 +355,7 @@ def _differing(schema: Any, other: Any) -> str | None:
     return ", ".join(name for name in fields if others.get(name) != fields[name]) or None
 
 
-def _removals(api: Api, pool: str) -> tuple[list[Planned], int]:
+def _removals(api: Api, pool: str) -> tuple[list[Change], int]:
     """The removals of the deployments that pfl made in a work pool, and the count of the others."""
     chosen = {"work_pools": {"name": {"any_": [pool]}}}
     found = list(client.pages(api, "/deployments/filter", chosen))
@@ -390,7 +371,7 @@ def _removals(api: Api, pool: str) -> tuple[list[Planned], int]:
 # The automation.
 
 
-def automations(api: Api) -> list[Planned]:
+def automations(api: Api) -> list[Change]:
     """
     Plan an automation of Prefect's own that crashes dead runs, for flows that send heartbeats.
     """
@@ -423,19 +404,17 @@ def automations(api: Api) -> list[Planned]:
         ],
     }
     found = _automations(api)
-    change, make = _planned(
+    change = _planned(
         "automation",
         AUTOMATION,
         found[0] if found else None,
         compared,
+        "it covers flow runs that send heartbeats, but not their task runs; "
+        "pfl runs reap covers the rest",
         create=partial(_write, api, "/automations/", wanted),
         update=lambda: _write(api, f"/automations/{found[0]['id']}", wanted, method="PUT"),
     )
-    note = (
-        "it covers flow runs that send heartbeats, but not their task runs; "
-        "pfl runs reap covers the rest"
-    )
-    return [(change._replace(note=note), make)]
+    return [change]
 
 
 def _automations(api: Api) -> list[JsonObject]:
@@ -448,7 +427,7 @@ def _automations(api: Api) -> list[JsonObject]:
 
 def removals(
     api: Api, settings: Settings, what: Collection[str], *, name: str, pool: str
-) -> Iterator[Planned]:
+) -> Iterator[Change]:
     """
     Plan the removal of the objects above.
 
@@ -468,12 +447,12 @@ def removals(
         path = _pool_path(pool)
         if others:
             note = f"{others} deployments of others use it"
-            yield Change("work pool", pool, "keep", note=note), lambda: None
+            yield Change("work pool", pool, "keep", note=note)
         elif _ask(api, path) is not None:
             yield _removal(api, "work pool", pool, path)
     if "blocks" in what:
         slug = _slug(settings)
-        data = _blocks(api).get((slug, name))
-        if data is not None:
-            path = f"/block_documents/{data['document']}"
+        found = _ask(api, _block_path(slug, name))
+        if found is not None:
+            path = f"/block_documents/{found['id']}"
             yield _removal(api, "block", f"{slug}/{name}", path)

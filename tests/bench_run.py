@@ -124,10 +124,10 @@ def main(runs: int, parts: set[str]) -> None:
             function = deployed.function(timeout=120, memory=1024, **more)
             settings = Settings(project=str(root), prefect_api_url=url)
             with session.session(settings, lambda step, doing: None) as api:
-                for _, make in prefect_setup.deployments(
+                for change in prefect_setup.deployments(
                     api, settings, pool="pfl", function=function
                 ):
-                    make()
+                    change.make()
                 flow_id = ask(url, "/flows/", {"name": "stamp"})["id"]
                 from prefect.workers.process import ProcessWorker
 

@@ -64,10 +64,10 @@ class Pool:
         from pfl.serverless import prefect_setup
 
         with session.session(self.project.settings, lambda step, doing: None):
-            for _, make in prefect_setup.deployments(
+            for change in prefect_setup.deployments(
                 Api(self.url, "", ""), self.project.settings, pool=self.name, function=function
             ):
-                make()
+                change.make()
 
     def run(self, flow: str, job_variables: dict | None = None, **parameters: object) -> str:
         """Press *Run*, and return the flow run's ID."""

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -255,6 +256,23 @@ def test_an_ordinary_flow_that_dies_or_is_stopped_ends_in_prefect(pool):
     assert (reply["status"], reply["error"]["type"]) == ("failed", "OutOfTimeError")
     state = pool.seen(late)["state"]
     assert (state["type"], "flow hangs was stopped" in state["message"]) == ("CRASHED", True)
+    assert lease.open_calls(pool.project.results) == {}
+
+
+def test_ctrl_c_ends_an_ordinary_flow_as_cancelled_at_once(pool):
+    pool.project.write(STOPPED, "more")
+    pool.set_up()
+    id = pool.run("hangs")
+    script = (
+        f"from pfl.handler.entry import lambda_handler; lambda_handler({{'flow_run_id': {id!r}}})"
+    )
+    environ = {**os.environ, "PREFECT_API_URL": pool.url, "PFL_ENGINE": "prefect"}
+    with forked.Popen([sys.executable, "-c", script], env=environ) as child:
+        pool.until(id, "RUNNING")
+        child.send_signal(signal.SIGINT)
+    assert child.returncode
+    state = pool.seen(id)["state"]
+    assert (state["type"], state["message"]) == ("CANCELLED", "interrupted")
     assert lease.open_calls(pool.project.results) == {}
 
 

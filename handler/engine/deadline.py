@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
+from .causes import TERMINATED
 from .interrupt import Interruptible
 
 
@@ -32,6 +33,13 @@ class Abandoned(BaseException):
 
 class Terminated(KeyboardInterrupt):
     """Raised in the main thread on SIGTERM: like Ctrl-C, but its run becomes Crashed."""
+
+
+def end_of(exc: KeyboardInterrupt) -> tuple[str, str]:
+    """The type of the state in which an interrupted run ends, and its message."""
+    if isinstance(exc, Terminated):
+        return "CRASHED", TERMINATED.lines
+    return "CANCELLED", "interrupted"
 
 
 @contextmanager

@@ -22,13 +22,13 @@ from uuid import UUID
 
 import prefect
 import prefect.task_engine
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.results import ResultRecordMetadata  # type: ignore[attr-defined]  # Not in its __all__.
 from prefect.runtime import flow_run as runtime
 from prefect.serializers import JSONSerializer
-from prefect.states import Cancelled, Completed, Crashed
+from prefect.states import Completed, Crashed
 from prefect.task_engine import run_task
 from prefect.utilities.annotations import quote
 
@@ -43,8 +43,8 @@ from ...core.settings import Settings
 from ...core.store import objects, records
 from .. import reap
 from ..call import Call
-from ..causes import TERMINATED, out_of_time
-from ..deadline import Abandoned, Stopped, Terminated
+from ..causes import out_of_time
+from ..deadline import Abandoned, Stopped, end_of
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Run, Work
@@ -154,9 +154,8 @@ def run_steps(
 
 
 def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
-    if isinstance(exc, Terminated):
-        return Crashed(message=TERMINATED.lines)
-    return Cancelled(message="interrupted")
+    type, message = end_of(exc)
+    return State(type=StateType(type), message=message)
 
 
 def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:

@@ -155,6 +155,9 @@ def _run_claimed(
             _run(api, flow_run, name, caller, reply)
         except PflError as exc:
             event.add_error(reply, exc)
+        except KeyboardInterrupt as exc:
+            reap_reason = _end(api, flow_run["id"], *deadline.end_of(exc))
+            raise
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
     finally:
         call.end(reap_reason)
@@ -193,14 +196,16 @@ def _claim(api: Api, run_id: str, token: str, longest_s: float = client.AWAY_S) 
 
 
 def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
-    """
-    End a failed run in Prefect. Returns what is left for a reaper, if Prefect does not answer.
-    """
+    """End a failed run in Prefect; returns what is left for a reaper."""
     # A run that is stopped in time ends itself in Prefect.
     if error is None or error["type"] == "OutOfTimeError":
         return ""
-    kind = _ENDS.get(error["type"], "CRASHED")
     message = "\n".join(filter(None, (error["what"], error["why"], error["hint"])))
+    return _end(api, run_id, _ENDS.get(error["type"], "CRASHED"), message)
+
+
+def _end(api: Api, run_id: str, kind: str, message: str) -> str:
+    """End a run in Prefect; returns what is left for a reaper, if Prefect does not answer."""
     try:
         # By force: a flow with retries would be scheduled again, and fail as before.
         client.end(api, kind, message, [run_id], force=True, wait_s=1)

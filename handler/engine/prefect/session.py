@@ -12,8 +12,8 @@ from typing import Any
 from ...core.errors import OutOfTimeError, PflError, RunCancelledError, UnavailableError
 from ...core.event import Notify
 from ...core.settings import Settings
-from ..causes import END_NOT_RECORDED, TERMINATED
-from ..deadline import Terminated
+from ..causes import END_NOT_RECORDED
+from ..deadline import end_of
 from ..interrupt import Interruptible
 from ..invocation import Invocation
 from ..work import Outcome
@@ -64,11 +64,8 @@ def _run_to_its_end(
             invocation.run.tasks or isinstance(error, OutOfTimeError)
         ):
             _end(invocation, api, "CRASHED", error.lines)
-    except Terminated:
-        _end(invocation, api, "CRASHED", TERMINATED.lines, force=True)
-        raise
-    except KeyboardInterrupt:
-        _end(invocation, api, "CANCELLED", "interrupted", force=True)
+    except KeyboardInterrupt as exc:
+        _end(invocation, api, *end_of(exc), force=True)
         if watched.was_poked:
             raise RunCancelledError(
                 "the run was cancelled in Prefect", hint="call again to compute it"

@@ -71,7 +71,6 @@ def reap(
     only: Collection[str] | None = None,
     folder: str | None = None,
     dry_run: bool = False,
-    api: environment.Api | None = None,
     arrival_s: float = _ARRIVAL_S,
     notify: Notify = notify_nobody,
 ) -> Iterator[ReapedRow]:
@@ -84,7 +83,6 @@ def reap(
         only: Only these calls.
         folder: Only calls for the ID of this folder.
         dry_run: Yield the calls, and do nothing.
-        api: The Prefect to report to, if it is already known.
         arrival_s: How long to wait for events of a process that died just now, in seconds.
         notify: Called with what the reaper waits for.
 
@@ -117,7 +115,7 @@ def reap(
             if is_done:
                 _complete(store, call)  # It may have woken after it was reaped.
             else:
-                yield _reap(store, settings, call, api, arrival_s, notify)
+                yield _reap(store, settings, call, None, arrival_s, notify)
             reaper.reaped[call.call] = len(call.leases)
             has_dead = True
         finally:
@@ -245,31 +243,23 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     call = invocation.call
     claims = invocation.claims
     while claims.dead:
-        dead = claims.dead.pop()
+        body = claims.dead.pop().body
+        token = body["call"]
         try:
-            # Nothing is known about a damaged lease.
-            if "id" in dead.body:
-                _reap_predecessor(invocation, dead, api)
+            opened = lease.open_calls(call.store, call.folder).get(token)
+            # It was reaped, and may wake; or its lease is damaged, and nothing is known about it.
+            if opened is None or "id" not in body:
+                continue
+            if lease.is_reaped(call.store, token):
+                _complete(call.store, opened)  # It may have woken since.
+            elif api is not None or body.get("engine") != "prefect":
+                row = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
+                call.notify("", f"{row['what']}: its runs are marked as Crashed")
+            else:
+                continue
+            claims.holder.reaped[token] = len(opened.leases)
         except PflError as exc:
             call.warnings.append(f"a dead call could not be cleaned up ({exc}); run pfl runs reap")
-
-
-def _reap_predecessor(
-    invocation: Invocation, dead: lease.Lease, api: environment.Api | None
-) -> None:
-    call = invocation.call
-    token = dead.body["call"]
-    opened = lease.open_calls(call.store, call.folder).get(token)
-    if opened is None:
-        return  # It was reaped, and may wake.
-    if lease.is_reaped(call.store, token):
-        _complete(call.store, opened)  # It may have woken since.
-    elif api is not None or dead.body.get("engine") != "prefect":
-        row = _reap(call.store, call.settings, opened, api, _ARRIVAL_S, call.notify)
-        call.notify("", f"{row['what']}: its runs are marked as Crashed")
-    else:
-        return
-    invocation.claims.holder.reaped[token] = len(opened.leases)
 
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
@@ -309,17 +299,12 @@ def _is_settled(store: Store, held: lease.Lease) -> bool:
     if _has_result(store, held):
         return True
     body = held.body
-    if _plan_entry(store, body) is None:
+    if body["step"] not in _plan_entries(store, body):
         return False
     # A bust may have left an older plan where it is until there is a new result.
     path = records.plan_path(body["id"], body["step"], body["plan_key"] or "")
     plans = store.list(path.rpartition("/")[0])
     return any(plan.key == path and plan.modified >= held.modified for plan in plans)
-
-
-def _plan_entry(store: Store, body: lease.Body) -> Entry | None:
-    """The result of a dead call's step, if its plan is written."""
-    return _plan_entries(store, body).get(body["step"])
 
 
 def _plan_entries(store: Store, body: lease.Body) -> Mapping[str, Entry]:

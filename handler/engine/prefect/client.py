@@ -193,30 +193,7 @@ def end(
     runs = {run["id"]: run for run in pages(api, "/flow_runs/filter", chosen)}
     if not runs:
         return []
-    changed = _end_task_runs(api, type, message, runs, tasks, finished, is_over, force, wait_s)
-    for id, run in runs.items():
-        is_ours = (run["state"] or {}).get("message") == message
-        final = FINAL - {"CRASHED"} if force and not is_ours else FINAL
-        if run["state_type"] not in final:
-            if set_state(api, "flow_runs", id, type, message, force=force):
-                changed.append(id)
-    return changed
-
-
-def _end_task_runs(
-    api: Api,
-    type: str,
-    message: str,
-    flow_runs: Mapping[str, JsonObject],
-    tasks: Mapping[str, TaskInfo],
-    finished: Mapping[str, TaskInfo],
-    is_over: bool,
-    force: bool,
-    wait_s: float,
-) -> list[str]:
-    """End the task runs of these flow runs; see :func:`end`."""
     changed: list[str] = []
-    chosen = {"flow_runs": {"id": {"any_": list(flow_runs)}}}
     expected = {**tasks, **finished} if is_over else tasks
     until = time.monotonic() + wait_s
     while True:
@@ -240,7 +217,7 @@ def _end_task_runs(
             break
         time.sleep(0.25)
     for id, info in expected.items():
-        if id in found or info["flow_run_id"] not in flow_runs:
+        if id in found or info["flow_run_id"] not in runs:
             continue
         # Its process was killed before it reported more than the slot that it took, or Prefect was
         # away. A task run that is created as ended frees that slot.
@@ -255,6 +232,12 @@ def _end_task_runs(
         }
         ask(api, "/task_runs/", body)
         changed.append(id)
+    for id, run in runs.items():
+        is_ours = (run["state"] or {}).get("message") == message
+        final = FINAL - {"CRASHED"} if force and not is_ours else FINAL
+        if run["state_type"] not in final:
+            if set_state(api, "flow_runs", id, type, message, force=force):
+                changed.append(id)
     return changed
 
 

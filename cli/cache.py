@@ -194,7 +194,7 @@ def bust(
     scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)), before)
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
-        inspection.add(rows, found, "results")
+        inspection.add(rows, found)
     output.table(("step", *_COUNTED), rows.values())
     reply: stored.Row = {"bust": None, "plans": 0, "restorable_until": None}
     if not dry_run:

@@ -9,6 +9,7 @@ from typing import Any
 from ..handler.core.cache import history
 from ..handler.core.cache.entry import ignore
 from ..handler.core.cache.forecast import ForecastRow
+from ..handler.core.cache.reasons import NEVER
 from ..handler.core.event import Request
 from ..handler.core.store import keys
 from ..handler.core.store.objects import Store
@@ -94,26 +95,6 @@ def _steps_by_flow(store: Store, id: str) -> dict[str, list[str]]:
 
 
 def explain_misses(store: Store, request: Request, rows: list[ForecastRow]) -> None:
-    """Add to the reasons of a forecast when a step failed; print if another flow has results."""
-    unknown = ["never computed"]
-    for row in rows:
-        failure = last_failure(store, request.id, row["step"]) if row["status"] == "compute" else ""
-        if failure and row["reasons"] == unknown:
-            row["reasons"] = [f"never completed: {failure}"]
-        elif failure:
-            row["reasons"].append(failure)
-        row["why"] = "; ".join(row["reasons"]) or None
-    if all(row["reasons"] == unknown for row in rows) and _steps_by_flow(store, request.id):
+    """Print under which other flow an ID has results, if it has none under this one."""
+    if all(row["reasons"] == [NEVER] for row in rows) and _steps_by_flow(store, request.id):
         output.say(elsewhere(store, request.id, request.flow.name, "pfl cache why"))
-
-
-def last_failure(store: Store, id: str, step: str) -> str:
-    """When a step failed or crashed, and why; empty if it did not, or has a newer result."""
-    for name, record in history.list_records(store, id=id, step=step, warn=ignore):
-        if name.status == history.COMPUTED:
-            break
-        if name.status in (history.FAILED, history.CRASHED):
-            error = record.get("error")
-            cause = f" with {error['type']}: {error['what']}" if error else ""
-            return f"{name.status} at {name.written_at}{cause}"
-    return ""

@@ -13,7 +13,19 @@ from ..store.objects import ObjectInfo, Store
 from . import accept, bust, history
 from .entry import Warn, entry_json, read_plan
 
-_RECORD_FIELDS = (
+# What a row of :func:`inspect` has of a record.
+_OF_RECORD = (
+    "id",
+    "flow",
+    "step",
+    "current",
+    "value",
+    "inputs",
+    "params",
+    "key",
+    "plan_key",
+    "fingerprint",
+    "path",
     "size_bytes",
     "sha256",
     "computed_at",
@@ -39,16 +51,13 @@ def entries(
 
     Args:
         store: The store to read.
-        id: Only this ID; then only its folder is listed, and the results are in order of step.
+        id: Only this ID; then only its folder is listed.
         flow: Only this flow.
         step: Only this step.
         warn: Called with a warning about each damaged plan, which is ignored.
     """
     folder = "plans" if id is None else f"plans/{encode_id(id)}"
-    if id is not None and step is not None and step.isidentifier():
-        folder += f"/{step}"
-    # The plans of one ID are few enough to sort.
-    for listed in store.list(folder) if id is None else sorted(store.list(folder)):
+    for listed in store.list(folder):
         if step is not None and listed.key.split("/")[-2] != step:
             continue
         stored = read_plan(store, listed.key, warn)
@@ -86,18 +95,10 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
         mark = marks.first_invalidating(folder, history.entry_of(record))
         url, task_run_url, artifact_url = links.of_record(record)
         yield {
-            "id": request.id,
-            "flow": record["flow"],
-            "step": step,
+            **{name: record.get(name) for name in _OF_RECORD},
             "current": current is not None and record["key"] == current.key,
             "value": None if entry is None else entry.value,
-            "inputs": record.get("inputs", {}),
-            "params": record.get("params", {}),
-            "key": record["key"],
-            "plan_key": record.get("plan_key"),
-            "fingerprint": record["fingerprint"],
             "path": records.result_path(request.id, step, history.entry_of(record).file),
-            **{name: record.get(name) for name in _RECORD_FIELDS},
             "busted_at": None if mark is None else records.now_iso(mark.at),
             "url": url,
             "task_run_url": task_run_url,
@@ -119,11 +120,11 @@ def count(store: Store, flows: Mapping[str, str], *, folder: str | None = None) 
     Returns:
         A row for each step: its ``flow``, and its totals.
     """
+    scope = bust.Scope(folder or bust.ALL)
     totals: dict[str, Totals] = {}
     for kind in ("results", "plans", "history"):
-        for listed in store.list(kind if folder is None else f"{kind}/{folder}"):
-            if listed.key.count("/") == 3:
-                add(totals, listed, kind)
+        for listed in scope.list_objects(store, kind):
+            add(totals, listed)
     known = [step for step in flows if step in totals]
     others = sorted(totals.keys() - flows.keys())
     nothing = {"plans": 0, "history": 0}
@@ -135,9 +136,9 @@ def no_totals(step: str) -> Totals:
     return {"step": step, "results": 0, "bytes": 0, "oldest": None, "newest": None}
 
 
-def add(totals: dict[str, Totals], listed: ObjectInfo, kind: str) -> None:
+def add(totals: dict[str, Totals], listed: ObjectInfo) -> None:
     """Add an object to the totals of its step; only results count for the age."""
-    step = listed.key.split("/")[2]
+    kind, _, step, _ = listed.key.split("/")
     row = totals.setdefault(step, no_totals(step))
     row[kind] = row.get(kind, 0) + 1
     row["bytes"] += listed.size_bytes

@@ -15,6 +15,7 @@ from .bust import Mark
 from .entry import Entry
 from .history import ComputedRecord
 
+NEVER = "never computed"
 GONE = "its stored result is gone or damaged"
 _SHOWN_CHARACTERS = 40
 
@@ -48,7 +49,7 @@ def explain(
     if busted is not None:
         return [f"busted at {records.now_iso(busted.at)[:19]}Z"]
     if before is None:
-        return ["never computed"]
+        return [NEVER]
     reasons = []
     if before["fingerprint"] != request.flow.steps[step].fingerprint:
         old = parts(store, step, before["fingerprint"])

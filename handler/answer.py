@@ -63,8 +63,7 @@ def answer(
         flow_run: The flow run that made this call, if Prefect started it; a hit ends it, too.
         is_cold: Whether this is the first call of the process.
     """
-    fields = event.fields_or_empty(raw)
-    reply = event.reply_to(fields, request_id, is_cold=is_cold)
+    reply = event.reply_to(raw, request_id, is_cold=is_cold)
     warnings: list[str] = []
     with event.answering(reply):
         flows = catalog.load(settings)

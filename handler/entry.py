@@ -53,7 +53,7 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     deadline = None
     if context is not None:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1e3
-    reply = event.reply_to(event.fields_or_empty(raw), request_id, is_cold=_is_cold)
+    reply = event.reply_to(raw, request_id, is_cold=_is_cold)
     with event.answering(reply):
         plain = envelope.unwrap(raw)
         reply = handle(plain, of_process(), request_id=request_id, deadline=deadline)

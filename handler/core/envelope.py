@@ -71,22 +71,20 @@ def wrap(raw: object, reply: Reply) -> Mapping[str, object]:
 
 def drop_large_values(reply: Reply, limit_bytes: int = RESPONSE_BYTES - _SPARE_BYTES) -> Reply:
     """
-    *reply* without its largest values, if it is too large for Lambda.
+    *reply* without its large values, if it is too large for Lambda.
 
-    A dropped value is None, and ``value_bytes`` is its length as JSON; the caller fetches it from
-    the store by the row's ``key``.
+    A value is large if it takes more than an equal share of the space. A dropped value is None, and
+    ``value_bytes`` is its length as JSON; the caller fetches it from the store by the row's
+    ``key``.
     """
     rows = reply["steps"]
-    size_bytes = _size_bytes(reply)
-    if size_bytes <= limit_bytes:
+    if not rows or _size_bytes(reply) <= limit_bytes:
         return reply
-    sizes = {i: _size_bytes(row["value"]) for i, row in enumerate(rows) if row.get("key")}
-    kept: list[StepRow] = list(rows)
-    for i in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if size_bytes <= limit_bytes:
-            break
-        kept[i] = {**rows[i], "value": None, "value_bytes": sizes[i]}
-        size_bytes -= sizes[i]
+    kept: list[StepRow] = []
+    for row in rows:
+        size_bytes = _size_bytes(row["value"])
+        is_large = size_bytes > limit_bytes // len(rows)
+        kept.append({**row, "value": None, "value_bytes": size_bytes} if is_large else row)
     return {**reply, "steps": kept}
 
 

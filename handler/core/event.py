@@ -32,18 +32,7 @@ _ACTIONS: dict[str, dict[str, type]] = {
     "check": {"action": str},
     "run": {"flow_run_id": str},
 }
-_EXAMPLES = {
-    "flow": '"flow": "meaning"',
-    "step": '"step": "b"',
-    "bust": '"bust": ["b"]',
-    "skip": '"skip": ["a"]',
-    "params": '"params": {"rate": 2}',
-    "engine": '"engine": "direct"',
-    "cached_only": '"cached_only": true',
-    "dry_run": '"dry_run": true',
-    "pool": '"pool": "pfl"',
-    "flow_run_id": '"flow_run_id": "9e3cfa79-…"',
-}
+_EXAMPLES: dict[type, str] = {dict: '{"rate": 2}', str: '"…"', bool: "true"}
 _KINDS: dict[type, str] = {
     dict: "an object",
     list: "a list",
@@ -258,7 +247,7 @@ def _check_fields(event: Event, kinds: Mapping[str, type]) -> None:
             raise InvalidRequestError(
                 f"{name} is {_kind(value)}",
                 why=f"it has to be {_KINDS[kinds[name]]}",
-                hint=_EXAMPLES[name],
+                hint=f'"{name}": {_EXAMPLES[kinds[name]]}',
             )
 
 
@@ -274,8 +263,9 @@ def new_reply(id: object = None, flow: object = None) -> Reply:
     }
 
 
-def reply_to(event: Event, request_id: str, *, is_cold: bool) -> Reply:
+def reply_to(raw: object, request_id: str, *, is_cold: bool) -> Reply:
     """A new reply to an event that may be invalid."""
+    event = fields_or_empty(raw)
     reply = new_reply(event.get("id"), event.get("flow"))
     reply["cold_start"] = is_cold
     reply["request_id"] = request_id
@@ -345,7 +335,7 @@ def _steps(flow: FlowEntry, given: Event, name: str, targets: tuple[str, ...]) -
         raise InvalidRequestError(
             f"{name} is {shown}",
             why='it must be a list of steps; bust may also be "this" or "all"',
-            hint=_EXAMPLES[name],
+            hint=f'"{name}": ["b"]',
         )
     for step in steps:
         _check_step(flow, step)

@@ -46,17 +46,6 @@ _MARK = re.compile(
 )
 
 
-class MarkBody(TypedDict):
-    """A mark as JSON, stored or printed; ``id`` is the name of the ID's folder."""
-
-    bust: str
-    id: str | None
-    prefix: str | None
-    step: str | None
-    before: str | None
-    busted_at: str
-
-
 class Mark(NamedTuple):
     """
     One mark.
@@ -115,8 +104,8 @@ class Mark(NamedTuple):
         """The folder name of the ID; ``ab*`` for IDs with a prefix."""
         return self.folder if self.folder != ALL else f"{self.prefix}*"
 
-    def to_json(self) -> MarkBody:
-        """The mark as JSON for people."""
+    def to_json(self) -> dict[str, str | None]:
+        """The mark as JSON, stored or printed; ``id`` is the name of the ID's folder."""
         return {
             "bust": self.name,
             "id": None if self.folder == ALL else self.folder,

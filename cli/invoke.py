@@ -15,7 +15,7 @@ from ..handler.core.cache import accept
 from ..handler.core.cache import forecast as forecasts
 from ..handler.core.cache.lookup import Finding
 from ..handler.core.declare import catalog, project
-from ..handler.core.errors import InvalidRequestError, UnavailableError
+from ..handler.core.errors import InvalidRequestError
 from ..handler.core.event import Reply, Request
 from ..handler.core.settings import Settings
 from ..handler.core.store import objects, records
@@ -24,6 +24,8 @@ from ..serverless import remote
 from . import output, settings, stored
 from .options import Engine, refuse_together
 
+# The last lines of a failed process, which name the exception and its module.
+_SHOWN_LINES = 4
 # The fields of an event, or its JSON.
 Event = dict[str, object] | str
 
@@ -227,7 +229,7 @@ def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[
     By step, a sentence on each value that differs from process to process, so that it never hits.
 
     Raises:
-        UnavailableError: The flows cannot be imported in a fresh process.
+        InvalidRequestError: The flows cannot be imported in a fresh process.
     """
     with TemporaryDirectory() as folder:
         run_python(chosen, "-m", "pfl.handler.bake", f"{folder}/manifest", PYTHONHASHSEED="1")
@@ -247,10 +249,10 @@ def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[
 
 def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:
     """
-    The output of a fresh Python process.
+    The output of a fresh Python process, which imports the flows.
 
     Raises:
-        UnavailableError: It failed.
+        InvalidRequestError: It failed.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -259,10 +261,11 @@ def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:
         text=True,
     )
     if done.returncode:
-        raise UnavailableError(
-            "a fresh Python process failed",
-            why=done.stderr.strip()[-300:] or f"exit code {done.returncode}",
-            hint="pfl plan shows errors of the flows",
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise InvalidRequestError(
+            "the flows worked in this process, but not in a fresh one",
+            why="\n".join(lines[-_SHOWN_LINES:]).removeprefix("error: "),
+            hint="an import must not depend on what ran before it, or on the hash seed",
         )
     return done.stdout
 

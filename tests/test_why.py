@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import Project, statuses, values
 from test_cli import pfl
@@ -121,6 +123,16 @@ def test_what_cannot_be_known_and_what_never_stays_the_same_is_warned_of(edited)
     assert "b never hits: `START` at flows/pipeline.py:" in said
     assert "the fingerprint of b is incomplete: " in said
     assert "flows/pipeline.py:6 starts a process or opens a connection at import" in said
+
+
+def test_flows_that_a_fresh_process_cannot_import_end_a_plan_with_their_module(edited):
+    broken = "import os\nif os.environ.get('PYTHONHASHSEED') == '1':\n    import no_such_package\n"
+    edit(edited, "from flows.helpers", f"{broken}from flows.helpers", "pipeline")
+    ran = pfl("plan", "--id", "new")
+    assert ran.code == 2
+    assert "error: the flows worked in this process, but not in a fresh one" in ran.err
+    assert re.search(r"why: .*'no_such_package' at flows/pipeline.py:\d+\n", ran.err)
+    assert "hint: an import must not depend on what ran before it" in ran.err
 
 
 def test_an_accepted_edit_keeps_results_and_undoing_it_computes_again(edited):

@@ -24,6 +24,7 @@ in_json = False  # Set by --json.
 in_utc = False  # Set by --utc.
 _is_unread = False  # Set when stdout cannot be written to any more.
 _last_progress = ""
+_is_changing = False  # Set while the line below the cursor is to be replaced.
 
 # Columns that are cut to fit a terminal. Others are easier to read on two lines than cut.
 _CUT_COLUMNS = ("value", "why", "key")
@@ -309,28 +310,29 @@ def progress(step: str, doing: str) -> None:
     """
     Show on stderr what a long call is doing: in one changing line on a terminal, else line by line.
 
-    The changing line disappears when this module prints anything else. The cursor stays at its
-    start, so what a step prints covers it.
+    The changing line disappears when this module prints anything else. What a step does has a line
+    of its own, because what the step prints would cover only a part of a changing line.
     """
-    global _last_progress
+    global _is_changing, _last_progress
     text = printable(f"{step}: {doing}" if step else doing)
     if text == _last_progress:
         return
-    if _is_terminal(_stderr()):
+    if step or not _is_terminal(_stderr()):
+        _write_stderr(_paint(text, "2", _stderr()))
+    else:
         width = shutil.get_terminal_size().columns - 1
         _write_stderr(_paint(text[:width], "2", _stderr()), end="\r")
-    else:
-        _write_stderr(text)
+        _is_changing = True
     _last_progress = text
 
 
 def clear_progress() -> None:
-    """Remove the line of :func:`progress`."""
-    global _last_progress
-    if _last_progress and _is_terminal(_stderr()):
+    """Remove the changing line of :func:`progress`."""
+    global _is_changing
+    if _is_changing:
+        _is_changing = False
         with suppress(OSError):
             _print("\x1b[2K", _stderr(), end="")
-    _last_progress = ""
 
 
 @contextmanager

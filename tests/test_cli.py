@@ -942,6 +942,21 @@ def test_colours_are_those_that_the_environment_asks_for(here, terminals, enviro
         assert "\x1b" not in ran.out + ran.err and "a: computing" in ran.err
 
 
+@pytest.mark.parametrize("terminals", ["out err", ""])
+def test_what_a_step_prints_is_not_mixed_with_the_progress(here, terminals):
+    here.write("""
+        @step
+        def talks(id: str) -> int:
+            print("hi")
+            return 1
+
+        FLOWS = [flow("talks", talks)]
+    """)
+    ran = pfl_on(terminals, "invoke", "--id", "abc", "--engine", "direct")
+    lines = re.sub(r"\x1b\[[0-9;]*m|\r(?=\n)", "", ran.err).split("\n")
+    assert ran.code == 0 and "hi" in lines and "talks: computing" in lines, ran.err
+
+
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_a_table_that_a_narrow_terminal_cannot_hold_becomes_lines(monkeypatch, capsys, term):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

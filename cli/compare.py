@@ -19,6 +19,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], object]] = {
     "contains": operator.contains,
 }
 
+_NAME = "[A-Za-z_][A-Za-z0-9_-]*"  # A name that a path has without quotes.
+# $, then any number of .name, ["any name"], [0] and [id=7].
+_PATH = rf'\$(\.{_NAME}|\[("([^"\\]|\\.)*"|\d+|[^"\]=]+=.*?)\])*'
+
 # Whether two numbers count as equal.
 Closeness = Callable[[float, float], bool]
 
@@ -116,7 +120,7 @@ def _parts(value: object, key: str) -> dict[str, object]:
     parts: dict[str, object] = {}
     if isinstance(value, dict):
         for name, each in value.items():
-            is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name)
+            is_plain = re.fullmatch(_NAME, name)
             quoted = json.dumps(name, ensure_ascii=False)
             parts[f".{name}" if is_plain else f"[{quoted}]"] = each
     elif isinstance(value, list):
@@ -139,7 +143,7 @@ def at(value: object, path: str, key: str = "id") -> object:
     Raises:
         InvalidRequestError: *path* is not a path.
     """
-    if not path.startswith("$"):
+    if not re.fullmatch(_PATH, path, re.DOTALL):
         raise InvalidRequestError(
             f"invalid --path {path!r}",
             why='a path starts with $ and continues with .name, [0], ["a name"] or [id=7]',

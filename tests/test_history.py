@@ -698,3 +698,27 @@ def test_an_empty_query_and_an_empty_prefix_are_told(counting):
         == 2
     )
     assert counting.call()["store"] == {"get": 1}
+
+
+@pytest.mark.parametrize(
+    "path", ["", "total", "$total", "$.", "$..n", "$[", "$[0", "$[-1]", "$['n']", "$.a b", "$.n]"]
+)
+def test_a_path_that_cannot_be_parsed_is_an_error(counting, path):
+    put(counting.results, 1, {"n": 1})
+    code, _, err = pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", path)
+    assert (code, f"invalid --path {path!r}" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a b": {"n": [0, {"id": "x]y", "v": 1}]}, 'q"uo]te': {"ü": 1}, "plain-name": 1},
+        [{"id": 7, "v": 1}, {"id": "b\nc", "v": [[1]]}],
+    ],
+)
+def test_each_path_of_a_difference_finds_its_part(value):
+    """Also where a name or an ID has characters that a path uses itself."""
+    found = compare.changes(value, json.loads(json.dumps(value).replace("1", "2")))
+    assert found
+    for each in found:
+        assert compare.at(value, each["path"]) == each["old"]

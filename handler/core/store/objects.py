@@ -262,26 +262,27 @@ class Store:
         import obstore
         from obstore.exceptions import InvalidPathError
 
-        def read() -> Sequence[ObjectMeta]:
-            stream = obstore.list(
-                self._backend, f"{folder}/", offset=after or None, chunk_size=_PAGE
-            )
-            return next(stream, [])
+        stream: Iterator[Sequence[ObjectMeta]] | None = None
 
-        while True:
+        def read() -> Sequence[ObjectMeta]:
+            nonlocal stream
+            stream = stream or obstore.list(self._backend, f"{folder}/", offset=after or None)
             try:
-                page = self._request("list", prefix, read)
-            except UnavailableError as exc:
-                if not isinstance(exc.__cause__, InvalidPathError):
-                    raise
-                # Somebody else has put a key there that obstore refuses, and a page with it.
-                yield from self._list_raw(folder, after)
-                return
-            for meta in page or ():
-                yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"].timestamp())
-            if not page or len(page) < _PAGE:
-                return
-            after = page[-1]["path"]
+                return next(stream, [])
+            except Exception:
+                stream = None  # Another one goes on after what was listed.
+                raise
+
+        try:
+            while page := self._request("list", prefix, read):
+                for meta in page:
+                    after = meta["path"]
+                    yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
+        except UnavailableError as exc:
+            if not isinstance(exc.__cause__, InvalidPathError):
+                raise
+            # Somebody else has put a key there that obstore refuses, and a page with it.
+            yield from self._list_raw(folder, after)
 
     def _list_raw(self, folder: str, after: str) -> Iterator[ObjectInfo]:
         from . import raw_listing

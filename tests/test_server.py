@@ -368,7 +368,8 @@ def test_a_new_database_is_what_the_migrations_would_have_made(
 # What it leaves behind, after the tests above
 
 
-def test_a_new_server_has_the_block_types(running: server.Server) -> None:
+def test_block_types_come_after_the_start(running: server.Server, project: Path) -> None:
+    eventually((project / "prefect" / "blocks").exists)
     slugs = {block["slug"] for block in call(f"{running.url}/block_types/filter", {})}
     assert {"secret", "local-file-system", "s3-bucket"} <= slugs
 

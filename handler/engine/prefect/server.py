@@ -244,14 +244,15 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # The server process does it once no client waits.
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         # Leases in memory would be lost with the process, and their slots never freed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         # In the working directory: a URL with an absolute path would be cut at a "?" in it.
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
-        # Where Prefect is installed may be read-only.
-        "PREFECT_UI_STATIC_DIRECTORY": str(prefect / "ui"),
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }

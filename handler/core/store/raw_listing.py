@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 _TIMEOUT_S = 60
+_PAGE = 1_000
 
 
 class Page(NamedTuple):
@@ -41,7 +42,7 @@ class Page(NamedTuple):
 
 def read_page(store: S3Store, environ: Mapping[str, str], folder: str, after: str) -> Page:
     """
-    The next thousand keys in a folder.
+    The next keys in a folder.
 
     Args:
         store: The bucket, and the prefix that the keys are relative to.
@@ -56,6 +57,7 @@ def read_page(store: S3Store, environ: Mapping[str, str], folder: str, after: st
     """
     root = f"{store.prefix}/" if store.prefix else ""
     query = {"list-type": "2", "encoding-type": "url", "prefix": f"{root}{folder}/"}
+    query["max-keys"] = str(_PAGE)
     if after:
         query["start-after"] = root + after
     answer = ElementTree.fromstring(_get(store, environ, query))

@@ -42,7 +42,7 @@ ROUNDS = {
     "directory": 150,
     "s3": 50,
 }  # A new bucket after this many kills: moto scans a whole bucket to list a few objects.
-# Engine, fault, whether the calls bust what is stored, and every how manieth case is taken: a call
+# Engine, fault, whether the calls bust what is stored, and how many cases one is taken from: a call
 # with a bust has thousands, and a client waits seconds for an S3 that fails.
 OUTAGES = (
     ("direct", "disk full", False, 1),

@@ -147,7 +147,7 @@ def every_request(at: Place, *, stride: int = 1, first: int = 0, busts: bool = F
 
     Args:
         at: The project.
-        stride: Take every so manieth case.
+        stride: Only one case in this many.
         first: The first case to take.
         busts: Make calls that bust what is stored, instead of calls for a new ID.
     """

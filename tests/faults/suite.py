@@ -310,6 +310,20 @@ def taken(results: objects.Store) -> list[str]:
     return [key for key in listed if not key.endswith("-reaped.json") and "/clock-" not in key]
 
 
+def choose(
+    points: list[str], *, only: str = "", once: bool = False, stride: int = 1
+) -> list[tuple[int, str]]:
+    """The points to try, with their numbers; see :func:`every_point`."""
+    chosen = [
+        (number, point)
+        for number, point in enumerate(points)
+        if any(word in point for word in only.split("|"))
+        and not (once and point in points[:number])
+    ]
+    assert chosen, f"no point is called {only}: {points}"
+    return chosen[::stride]
+
+
 def every_point(
     root: Path,
     settings: Settings,
@@ -328,7 +342,7 @@ def every_point(
         engine: Which computes.
         only: Just the points that have one of these words in their names, as ``flow run|slot``.
         once: Just the first point of each name.
-        stride: Every so manieth of these.
+        stride: Only one point in this many.
 
     Returns:
         How many points there were, and what was wrong, by point; empty where all is right.
@@ -341,14 +355,8 @@ def every_point(
         if engine == "prefect":
             runs = runs_of(environment.configured(settings), f"{name}-all")
             assert all(runs), "the runs of an ID are not found, so none would be found open"
-        chosen = [
-            (number, point)
-            for number, point in enumerate(points)
-            if any(word in point for word in only.split("|"))
-            and not (once and point in points[:number])
-        ]
-        assert chosen, f"no point is called {only}: {points}"
-        for number, point in (chosen := chosen[::stride]):
+        chosen = choose(points, only=only, once=once, stride=stride)
+        for number, point in chosen:
             id, told = f"{name}-{number}", []
             event = {"id": id, "engine": engine}
             killed = nursery.order(event, number)
@@ -386,7 +394,7 @@ def every_pause(
         settings: Its settings.
         engine: Which computes.
         once: Just the first point of each name.
-        stride: Every so manieth of these.
+        stride: Only one point in this many.
 
     Returns:
         How many points there were, and what was wrong, by point; empty where all is right.
@@ -395,11 +403,7 @@ def every_pause(
     with Nursery(root) as nursery:
         nursery.call({"id": f"{name}-first", "engine": engine})
         points = nursery.call({"id": f"{name}-all", "engine": engine})["points"]
-        chosen = [
-            (number, point)
-            for number, point in enumerate(points)
-            if not (once and point in points[:number])
-        ][::stride]
+        chosen = choose(points, once=once, stride=stride)
         for number, point in chosen:
             id, others = f"{name}-{number}", []
             event = {"id": id, "engine": engine}

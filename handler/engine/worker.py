@@ -369,7 +369,7 @@ class Worker:
             self.saved[name] = None
         may_go_on = self._may_go_on(name, run)
         if may_go_on:
-            entry = self._publisher.with_record(entry, fields)
+            entry = entry._replace(record=self._publisher.record_of(entry, fields))
         else:
             entry, fields = self._publisher.commit(entry, text, fields, replaces=is_busted)
         if is_busted:

@@ -553,13 +553,13 @@ def entry_of(record: Record) -> Entry:
     return Entry(**{name: fields[name] for name in Entry._fields[:-1] if name in fields})
 
 
-def encode_result(name: Name, id: str, fingerprint: str, entry: Entry, text: str) -> bytes:
-    """The stored result of an entry whose value is *text*; *name* is that of its record."""
+def encode_result(record: str, id: str, fingerprint: str, entry: Entry, text: str) -> bytes:
+    """The stored result of an entry whose value is *text*; *record* is the file of its record."""
     metadata: records.ResultMetadata = {
         "id": id,
         "step": entry.step,
         "fingerprint": fingerprint,
-        "record": name.file,
+        "record": record,
     }
     if entry.after:
         metadata["after"] = list(entry.after)

@@ -134,13 +134,13 @@ class Publisher:
         """
         store = self.store
         request = self.request
-        entry = self.with_record(entry, fields)
-        name = self._name(entry)
+        record = self.record_of(entry, fields)
+        entry = entry._replace(record=record)
         fingerprint = request.flow.steps[entry.step].fingerprint
         if entry.size_bytes > self._inline_bytes:
             store.put(records.value_path(request.id, entry.sha256), text.encode())
         while True:
-            data = history.encode_result(name, request.id, fingerprint, entry, text)
+            data = history.encode_result(record, request.id, fingerprint, entry, text)
             path = records.result_path(request.id, entry.step, entry.file)
             try:
                 store.put(path, data, mode="create")
@@ -161,18 +161,12 @@ class Publisher:
             stored, recorded = found
             return recorded or stored, {**fields, "repaired": True}
 
-    def with_record(self, entry: Entry, fields: history.Fields) -> Entry:
-        """*entry* with the name of its record, if it has none yet."""
+    def record_of(self, entry: Entry, fields: history.Fields) -> str:
+        """The file name of the record of *entry*: a new one, if it has none yet."""
         if entry.record:
-            return entry
-        name = history.new_name(
-            self._folder, entry.step, entry.key[:16], after=fields.get("previous")
-        )
-        return entry._replace(record=name.file)
-
-    def _name(self, entry: Entry) -> history.Name:
-        name = history.new_name(self._folder, entry.step, entry.key[:16])
-        return name._replace(file=entry.record) if entry.record else name
+            return entry.record
+        after = fields.get("previous")
+        return history.new_name(self._folder, entry.step, entry.key[:16], after=after).file
 
     def _other(self, path: str) -> Entry | None:
         """The result of the call that was faster; None if it is damaged."""
@@ -207,7 +201,7 @@ class Publisher:
         if text is not None:
             create_result = partial(self.commit, entry, text, fields or {}, is_final=True)
         if fields is not None:
-            name = self._name(entry)
+            name = history.Name(self._folder, entry.step, self.record_of(entry, fields))
             self._names.append(name)
             writes.append(partial(self._write_record, name, entry, fields))
             writes.append(partial(_save_code, self.store, entry.step, print))

@@ -6,7 +6,6 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from itertools import islice, takewhile
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
 from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
-from . import compare, output, query, settings, stored
+from . import compare, output, settings, stored
 from .options import (
     OnlyFlow,
     OnlyId,
@@ -44,6 +43,12 @@ Fields = Mapping[str, Any]
 Pair = tuple[str, Found | None, Found | None]
 
 _COLUMNS = ("record", "written_at", "id", "step", "status", "compute_ms>", "value")
+# The columns of a CSV file.
+_EXPORTED = """
+record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
+computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
+cold_start memory_peak_bytes code previous error
+""".split()
 _NEAR_NS = 300 * 10**9
 
 
@@ -446,7 +451,7 @@ def bisect(
 
 @app.command()
 def export(
-    format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    format: Literal["jsonl", "csv"] = "jsonl",
     out: Annotated[str | None, Option(metavar="FILE")] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
@@ -464,10 +469,6 @@ def export(
     import csv
     from contextlib import nullcontext
 
-    if format == "parquet" and out is None:
-        raise InvalidRequestError(
-            "parquet cannot be written to stdout", hint="--out history.parquet"
-        )
     try:
         opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(output.Data())
     except OSError as exc:
@@ -480,17 +481,14 @@ def export(
     reader = _Reader()
     rows = output.while_read(reader.rows(since, id=id, flow=flow, step=step, status=status))
     with opened as file:
-        if format == "parquet":
-            with query.table(rows) as database:
-                database.execute("copy history to ? (format parquet)", [out])
-        elif format == "jsonl":
+        if format == "jsonl":
             for row in rows:
                 file.write(json.dumps(row) + "\n")
         else:
             table = csv.writer(file)
-            table.writerow(query.COLUMNS)
+            table.writerow(_EXPORTED)
             for row in rows:
-                table.writerow(_csv_cell(row.get(column), column) for column in query.COLUMNS)
+                table.writerow(_csv_cell(row.get(column), column) for column in _EXPORTED)
     reader.end(output.counted(reader.found, "record"))
 
 
@@ -502,44 +500,6 @@ def _csv_cell(cell: object, column: str) -> str | None:
     # A spreadsheet runs such text as a formula.
     quote = "'" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     return quote + output.printable(cell)
-
-
-@app.command()
-def sql(
-    select: Annotated[str, Argument(metavar="QUERY")],
-    id: OnlyId = None,
-    flow: OnlyFlow = None,
-    step: OnlyStep = None,
-    since: Since = None,
-    status: Status = None,
-) -> None:
-    """
-    Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'.
-
-    Args:
-        select: SQL query on the table history; times are UTC.
-    """
-    if not select.strip():
-        raise InvalidRequestError(
-            "the query is empty",
-            hint="pfl history sql 'select status, count(*) from history group by 1'",
-        )
-    reader = _Reader()
-    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
-    with query.table(rows) as database:
-        found = database.execute(select)
-        columns = found.description or ()
-        table = output.Table([name for name, *_ in columns])
-        for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
-            shown = [stored.utc(str(x)) if isinstance(x, datetime) else x for x in cells]
-            table.add(["" if cell is None else cell for cell in shown])
-            row = {
-                name: json.loads(cell) if kind == "JSON" and cell else cell
-                for (name, kind, *_), cell in zip(columns, shown, strict=True)
-            }
-            output.emit(row)
-        table.flush()
-    reader.end()
 
 
 @app.command()

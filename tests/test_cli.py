@@ -627,7 +627,6 @@ CASES: dict[str, tuple[str, int, dict[str, str]]] = {
     "history diff": ("--id abc", 1, {}),
     "history bisect": ("--id abc --step a", 0, {}),
     "history export": ("", 0, {}),
-    "history sql": ("select*from(values(1))", 0, {}),
     "history prune": ("--older-than 0s --dry-run", 0, {}),
     "limits ls": ("", 0, {}),
     "limits set": ("--step a 2 --dry-run", 0, {}),
@@ -1048,7 +1047,6 @@ def test_no_command_lets_a_poisoned_store_steer_the_terminal(here):
         "history ls",
         f"history show {record}",
         "history diff --id abc",
-        "history sql select*from(history)",
         "history export",
         "history export --format=csv",
     ):

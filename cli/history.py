@@ -1,13 +1,12 @@
 """``pfl history``: list, compare, search and export the records of each step."""
 
 import json
-import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from typer import Argument, Exit, Option, Typer
 
@@ -67,12 +66,11 @@ class _Reader:
         self.warnings.add(warning)
 
     def rows(
-        self, since: str | None, *, with_values: bool = True, **selected: str | None
+        self, since: str | None, *, with_values: bool = True, **selected: Any
     ) -> Iterator[Row]:
         """The records that the options select, as JSON, newest first."""
-        since_ns = moment_ns(since, "--since") if since else None
         for found in history.list_records(
-            self.store, **selected, since_ns=since_ns, warn=self.warn
+            self.store, **selected, since_ns=_since_ns(since), warn=self.warn
         ):
             self.found += 1
             yield self.row(*found, with_value=with_values)
@@ -109,10 +107,6 @@ class _Reader:
                 row["value_missing"] = str(exc)
         return stored.as_json(row)
 
-    def computed(self, folder: str, step: str, until_ns: float = math.inf) -> Iterator[Found]:
-        """The records of what a step computed for an ID, newest first."""
-        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
-
     def end(self, summary: str = "") -> None:
         """Print a summary, and how many records were skipped."""
         if summary:
@@ -120,6 +114,10 @@ class _Reader:
         if self.warnings:
             skipped = output.counted(len(self.warnings), "record")
             output.say(f"skipped {skipped}: damaged, or of another version")
+
+
+def _since_ns(since: str | None) -> int:
+    return moment_ns(since, "--since") if since else 0
 
 
 def _print(row: Row, table: output.Table) -> None:
@@ -142,16 +140,20 @@ def list_records(
     since: Since = None,
     status: Status = None,
     limit: Annotated[int, Option(min=1)] = 20,
+    follow: Annotated[bool, Option("--follow", "-f")] = False,
 ) -> None:
     """
-    List records, newest first.
+    List records, newest first; with -f newest last, and then each new one as it is written.
 
     Args:
-        limit: Maximum number of records.
+        limit: Maximum number of records; with -f, of those that exist already.
+        follow: Keep printing new records until Ctrl-C.
     """
     reader = _Reader()
-    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
     table = output.Table(_COLUMNS)
+    if follow:
+        _follow(reader, table, since, limit, id=id, flow=flow, step=step, status=status)
+    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
     for row in output.while_read(islice(found, limit)):
         _print(row, table)
     table.flush()
@@ -159,6 +161,30 @@ def list_records(
     reader.end(output.counted(reader.found, "record") + more)
     if id and not reader.found:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
+
+
+def _follow(
+    reader: _Reader, table: output.Table, since: str | None, limit: int, **selected: Any
+) -> NoReturn:
+    """Print the newest records, newest last, and then each new one, without end."""
+    since_ns = _since_ns(since)
+    seen: set[history.Name] = set()
+    most: int | None = limit
+    while True:
+        listed = history.list_records(
+            reader.store, **selected, since_ns=since_ns, seen=seen, warn=reader.warn
+        )
+        found = list(islice(listed, most))
+        if found and most:
+            # What is older stays out.
+            since_ns = found[-1][0].time_ns
+        for name, body in output.while_read(reversed(found)):
+            # Clocks differ by less than this: a record that is older by more is not new.
+            since_ns = max(since_ns, name.time_ns - _NEAR_NS)
+            _print(reader.row(name, body, with_value=False), table)
+        table.flush()
+        most = None
+        time.sleep(1)
 
 
 @app.command()
@@ -179,71 +205,25 @@ def show(record: str, id: OnlyId = None) -> None:
 
 
 @app.command()
-def tail(
-    id: OnlyId = None,
-    step: OnlyStep = None,
-    lines: Annotated[int, Option("-n", "--lines", min=0)] = 10,
-    follow: Annotated[bool, Option("-f", "--follow")] = False,
-) -> None:
-    """
-    Show the newest records, newest last; with -f, also each new one as it is written.
-
-    Args:
-        lines: Number of records to start with.
-        follow: Keep printing new records.
-    """
-    reader = _Reader()
-    table = output.Table(_COLUMNS)
-    seen: set[history.Name] = set()
-    newest_ns = 0
-    limit: int | None = lines
-    while True:
-        near: list[history.Name] = []
-        for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
-            newest_ns = max(newest_ns, name.time_ns)
-            # Clocks differ by less than this: a record that is older by more is not new.
-            if name.time_ns < newest_ns - _NEAR_NS and len(near) >= (limit or 0):
-                break
-            near.append(name)
-        fresh = [name for name in near if name not in seen][:limit]
-        missing = set(fresh)
-        found = history.read_all(reader.store, reversed(fresh), reader.warn)
-        for name, body in output.while_read(found):
-            missing.remove(name)
-            row = reader.row(name, body, with_value=False)
-            _print(row, table)
-        table.flush()
-        if not follow:
-            break
-        # What points to a record exists before it: a record that is missing is read again.
-        seen = set(near) - missing
-        limit = None
-        time.sleep(1)
-    reader.end()
-
-
-@app.command()
 def diff(
     records: Annotated[list[str] | None, Argument(metavar="[RECORD RECORD]")] = None,
     id: list[str] | None = None,
-    run: list[str] | None = None,
     step: OnlyStep = None,
     tolerance: str | None = None,
     key: str = "id",
 ) -> None:
     """
-    Show what differs between two records, runs or IDs, and why; exit code 1 if they differ.
+    Show what differs between two records or IDs, and why; exit code 1 if they differ.
 
     Args:
         records: Two records.
         id: Compare the last two of this ID, or (given twice) two IDs.
-        run: First digits of a request or flow run ID; give two.
         tolerance: Allowed difference between numbers, such as 0.01 or 1%.
     """
     reader = _Reader()
     within = compare.tolerance(tolerance) if tolerance else None
     rows = []
-    for pair in _pairs(reader, records or [], id or [], run or [], step):
+    for pair in _pairs(reader, records or [], id or [], step):
         row = _difference(reader, *pair, key, within)
         rows.append(row)
         if not row["equal"]:
@@ -256,61 +236,41 @@ def diff(
         raise Exit(1)
 
 
-def _pairs(
-    reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
-) -> Iterable[Pair]:
+def _pairs(reader: _Reader, records: list[str], ids: list[str], step: str | None) -> Iterator[Pair]:
     """What to compare, a pair for each step."""
-    folders = [keys.encode_id(event.check_id(id)) for id in ids]
-    match len(records), len(runs), len(ids):
-        case 2, 0, 0 | 1:
+    match len(records), len(ids):
+        case 2, 0 | 1:
             refuse_together({"two records": records, "--step": step})
-            old, new = (reader.record(each, *ids) for each in records)
-            return [(new[0].step, old, new)]
-        case 0, 2, 0 | 1:
-            return _pairs_of_runs(reader, runs, step, *folders)
-        case 0, 0, 1 | 2:
-            pairs = list(_pairs_of_ids(reader, folders, step))
-            if pairs:
-                return pairs
-            raise NotFoundError(
+            first, second = (reader.record(each, *ids) for each in records)
+            yield second[0].step, first, second
+            return
+        case 0, 1 | 2:
+            pass
+        case _:
+            raise InvalidRequestError(
                 "nothing to compare",
-                why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
-                hint=f"pfl history ls --id {ids[0]}",
+                why="give two records, or one or two --id",
+                hint="pfl history diff --id abc",
             )
-    raise InvalidRequestError(
-        "nothing to compare",
-        why="give two records, one or two --id, or two --run",
-        hint="pfl history diff --id abc",
-    )
-
-
-def _pairs_of_runs(
-    reader: _Reader, runs: list[str], step: str | None, folder: str | None = None
-) -> Iterator[Pair]:
-    old, new = (
-        history.find_run(reader.store, run, folder=folder, warn=reader.warn) for run in runs
-    )
-
-    def record(side: Mapping[str, Found], name: str) -> Found | None:
-        if name in side:
-            return side[name]
-        # A step that the run did not compute had the value that was stored then.
-        last, _ = min(side.values(), key=lambda found: found[0].file)
-        return next(reader.computed(last.folder, name, last.time_ns), None)
-
-    for name in [step] if step else sorted({**old, **new}):
-        yield name, record(old, name), record(new, name)
-
-
-def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
-    listed = (history.steps(reader.store, folder) for folder in folders)
-    for name in [step] if step else sorted(set().union(*listed)):
-        found = [reader.computed(folder, name) for folder in folders]
+    folders = [keys.encode_id(event.check_id(id)) for id in ids]
+    steps = set().union(*(history.steps(reader.store, folder) for folder in folders))
+    is_empty = True
+    for name in [step] if step else sorted(steps):
+        found = [
+            history.list_computed(reader.store, folder, name, reader.warn) for folder in folders
+        ]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
         old = next(found[0], None)
         if old or (new and len(folders) == 2):
+            is_empty = False
             yield name, old, new
+    if is_empty:
+        raise NotFoundError(
+            "nothing to compare",
+            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
+            hint=f"pfl history ls --id {ids[0]}",
+        )
 
 
 def _difference(
@@ -398,22 +358,19 @@ def bisect(
     id: TheId,
     step: Annotated[str, Option()],
     path: str = "$",
-    when: str | None = None,
     since: Since = None,
     key: str = "id",
 ) -> None:
     """
-    Find the first record where a value changed, or a condition became true, and why.
+    Find the first record where a value changed, and why.
 
     Args:
         step: Step name.
         path: Path into the value, such as $.rows[0].total; a missing part is null.
-        when: Find when this became true, such as 'value > 100'.
     """
     compare.at(None, path)  # A mistake in the path is reported before anything is read.
-    state = compare.condition(when) if when else keys.canonical
     reader = _Reader()
-    since_ns = moment_ns(since, "--since") if since else 0
+    since_ns = _since_ns(since)
     listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
     recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
     names = [name for name in recent if name.status == history.COMPUTED]
@@ -427,18 +384,17 @@ def bisect(
             reader.warn(str(exc))
             continue
         count += 1
-        # A condition that became false is no turn; a state without one is never False.
-        if before is not None and state(value) not in (state(before[1]), False):
+        if before is not None and keys.canonical(value) != keys.canonical(before[1]):
             break
         before = found, value
     else:
         reader.end()
-        what = f"{when!r} never became true" if when else f"{path} never changed"
         searched = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
         why = f"{searched}; {stored.elsewhere(reader.store, id)}"
         if before is not None:
             why = f"{searched}; in the newest one, {path} is {output.cut(before[1])}"
-        raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
+        hint = f"pfl history ls --id {shlex.quote(id)}"
+        raise NotFoundError(f"{path} never changed", why=why, hint=hint)
     row = _difference(reader, step, before[0], found, key)
     head = {"version": 1, "id": id, "path": path, "records": count}
     output.emit({**head, "from": before[1], "to": value, **row})

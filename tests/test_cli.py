@@ -623,7 +623,6 @@ CASES: dict[str, tuple[str, int, dict[str, str]]] = {
     "config show": ("", 0, {}),
     "history ls": ("", 0, {}),
     "history show": ("{record}", 0, {}),
-    "history tail": ("-n 2", 0, {}),
     "history diff": ("--id abc", 1, {}),
     "history bisect": ("--id abc --step a", 0, {}),
     "history export": ("", 0, {}),
@@ -773,7 +772,6 @@ def test_no_sentence_of_a_list_of_commands_is_cut_off(group, capsys, monkeypatch
         ["cache", "ls", "--nope", "--json"],
         ["history", "export"],
         ["history", "export", "--format", "csv"],
-        ["history", "sql", "select 1"],
         ["--version"],
         ["--help"],
     ],
@@ -800,7 +798,6 @@ def test_a_full_disk_is_an_error_and_no_traceback(here, arguments):
         (["config", "show"], 0),
         (["history", "diff", "--id", "changed"], 1),
         (["cache", "verify"], 6),
-        (["history", "sql", "select 1"], 0),
         (["limits", "rm", "--step", "good", "--yes"], 5),
     ],
 )

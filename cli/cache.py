@@ -13,7 +13,7 @@ from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
 from ..handler.core.cache import verify as verification
-from ..handler.core.cache.reasons import parts
+from ..handler.core.cache.reasons import code_changes
 from ..handler.core.declare import catalog, project
 from ..handler.core.declare.manifest import FlowEntry
 from ..handler.core.errors import (
@@ -23,7 +23,6 @@ from ..handler.core.errors import (
     PflError,
     unknown,
 )
-from ..handler.core.fingerprint.changes import explain
 from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
@@ -136,7 +135,7 @@ def accept(
             raise NotFoundError(
                 f"no results of older code of step {step} found", hint=f"pfl cache ls --step {step}"
             )
-        changes = explain(parts(store, step, older[0]), now.parts)
+        changes = code_changes(store, step, older[0], now.parts)
         for change in changes:
             output.say(f"{step}: {change}")
         reply |= {"stands_for": older[:1], "changes": changes}

@@ -189,17 +189,16 @@ class Doctor:
         # First, since it skips the check if there is no Prefect: the session would start a server.
         api = self.api
         with session.session(self.chosen, lambda step, doing: None):
-            planned = prefect_setup.blocks(api, self.chosen, name="cache", with_keys=False)
-            for change in planned:
-                if change.action == "create":
-                    yield f"{change.name} does not exist", "pfl setup blocks"
-                elif change.action == "update":
-                    yield (f"{change.name} points to another location", "pfl setup blocks")
-                elif self.fast:
-                    yield f"{change.name} exists", ""
-                else:
-                    change.make()
-                    yield f"{change.name} works", ""
+            change = prefect_setup.block(api, self.chosen, name="cache", with_keys=False)
+            if change.action == "create":
+                yield f"{change.name} does not exist", "pfl setup blocks"
+            elif change.action == "update":
+                yield f"{change.name} points to another location", "pfl setup blocks"
+            elif self.fast:
+                yield f"{change.name} exists", ""
+            else:
+                change.make()
+                yield f"{change.name} works", ""
 
     def store(self) -> Findings:
         """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""

@@ -1,19 +1,18 @@
 """``pfl history``: list, compare, search and export the records of each step."""
 
 import json
-import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice, takewhile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal, NoReturn
 
-from typer import Argument, Exit, Option, Typer
+from typer import Argument, Exit, FileTextWrite, Option, Typer
 
 from ..handler.core import event
 from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
-from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
 from . import compare, output, settings, stored
 from .options import (
@@ -40,6 +39,8 @@ Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
 Fields = Mapping[str, Any]
 Pair = tuple[str, Found | None, Found | None]
+# A record, and the part of its value that is compared.
+Version = tuple[Found, object]
 
 _COLUMNS = ("record", "written_at", "id", "step", "status", "compute_ms>", "value")
 # The columns of a CSV file.
@@ -52,28 +53,21 @@ _NEAR_NS = 300 * 10**9
 
 
 class _Reader:
-    """Reads records; counts them, and warns about damaged ones."""
+    """Reads records, and warns once about each damaged one, which is skipped."""
 
     def __init__(self) -> None:
         self.store = objects.of(settings.load())
-        self.found = 0
-        self.warnings: set[str] = set()
+        self._warnings: set[str] = set()
 
     def warn(self, warning: str) -> None:
-        """Report a damaged record, once; it is skipped."""
-        if warning not in self.warnings:
+        """Print a warning, unless it was printed already."""
+        if warning not in self._warnings:
             output.say(f"warning: {warning}")
-        self.warnings.add(warning)
+        self._warnings.add(warning)
 
-    def rows(
-        self, since: str | None, *, with_values: bool = True, **selected: Any
-    ) -> Iterator[Row]:
-        """The records that the options select, as JSON, newest first."""
-        for found in history.list_records(
-            self.store, **selected, since_ns=_since_ns(since), warn=self.warn
-        ):
-            self.found += 1
-            yield self.row(*found, with_value=with_values)
+    def list(self, **selected: Any) -> Iterator[Found]:
+        """The records that ``history.list_records`` selects, newest first."""
+        return history.list_records(self.store, **selected, warn=self.warn)
 
     def record(self, short: str, id: str | None = None) -> Found:
         """
@@ -107,21 +101,10 @@ class _Reader:
                 row["value_missing"] = str(exc)
         return stored.as_json(row)
 
-    def end(self, summary: str = "") -> None:
-        """Print a summary, and how many records were skipped."""
-        if summary:
-            output.say(summary)
-        if self.warnings:
-            skipped = output.counted(len(self.warnings), "record")
-            output.say(f"skipped {skipped}: damaged, or of another version")
 
-
-def _since_ns(since: str | None) -> int:
-    return moment_ns(since, "--since") if since else 0
-
-
-def _print(row: Row, table: output.Table) -> None:
+def _print(reader: _Reader, table: output.Table, name: history.Name, body: Body) -> None:
     """Print a record: as a line of JSON, or as a row of the table."""
+    row = reader.row(name, body, with_value=False)
     output.emit(row)
     error = row.get("error") or {}
     summary = error.get("what") or row.get("why")
@@ -151,37 +134,39 @@ def list_records(
     """
     reader = _Reader()
     table = output.Table(_COLUMNS)
+    listed = partial(reader.list, id=id, flow=flow, step=step, status=status)
     if follow:
-        _follow(reader, table, since, limit, id=id, flow=flow, step=step, status=status)
-    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
-    for row in output.while_read(islice(found, limit)):
-        _print(row, table)
+        _follow(reader, table, listed, since or 0, limit)
+    count = 0
+    for found in output.while_read(islice(listed(since_ns=since), limit)):
+        count += 1
+        _print(reader, table, *found)
     table.flush()
-    more = f", more with --limit {limit * 10}" if reader.found == limit else ""
-    reader.end(output.counted(reader.found, "record") + more)
-    if id and not reader.found:
+    more = f", more with --limit {limit * 10}" if count == limit else ""
+    output.say(output.counted(count, "record") + more)
+    if id and not count:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
 
 
 def _follow(
-    reader: _Reader, table: output.Table, since: str | None, limit: int, **selected: Any
+    reader: _Reader,
+    table: output.Table,
+    listed: Callable[..., Iterator[Found]],
+    since_ns: int,
+    limit: int,
 ) -> NoReturn:
     """Print the newest records, newest last, and then each new one, without end."""
-    since_ns = _since_ns(since)
     seen: set[history.Name] = set()
     most: int | None = limit
     while True:
-        listed = history.list_records(
-            reader.store, **selected, since_ns=since_ns, seen=seen, warn=reader.warn
-        )
-        found = list(islice(listed, most))
+        found = list(islice(listed(since_ns=since_ns, seen=seen), most))
         if found and most:
             # What is older stays out.
             since_ns = found[-1][0].time_ns
         for name, body in output.while_read(reversed(found)):
             # Clocks differ by less than this: a record that is older by more is not new.
             since_ns = max(since_ns, name.time_ns - _NEAR_NS)
-            _print(reader.row(name, body, with_value=False), table)
+            _print(reader, table, name, body)
         table.flush()
         most = None
         time.sleep(1)
@@ -222,39 +207,43 @@ def diff(
     """
     reader = _Reader()
     within = compare.tolerance(tolerance) if tolerance else None
+    records = records or []
+    ids = id or []
+    if (len(records), len(ids)) not in {(2, 0), (2, 1), (0, 1), (0, 2)}:
+        raise InvalidRequestError(
+            "nothing to compare",
+            why="give two records, or one or two --id",
+            hint="pfl history diff --id abc",
+        )
+    refuse_together({"two records": records, "--step": step})
     rows = []
-    for pair in _pairs(reader, records or [], id or [], step):
+    for pair in _pairs(reader, records, ids, step):
         row = _difference(reader, *pair, key, within)
         rows.append(row)
         if not row["equal"]:
             _show_difference(row)
+    if not rows:
+        raise NotFoundError(
+            "nothing to compare",
+            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
+            hint=f"pfl history ls --id {ids[0]}",
+        )
     is_equal = all(row["equal"] for row in rows)
     output.emit({"version": 1, "equal": is_equal, "steps": rows})
     result = "no difference" if is_equal else "different"
-    reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
+    output.say(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
         raise Exit(1)
 
 
 def _pairs(reader: _Reader, records: list[str], ids: list[str], step: str | None) -> Iterator[Pair]:
     """What to compare, a pair for each step."""
-    match len(records), len(ids):
-        case 2, 0 | 1:
-            refuse_together({"two records": records, "--step": step})
-            first, second = (reader.record(each, *ids) for each in records)
-            yield second[0].step, first, second
-            return
-        case 0, 1 | 2:
-            pass
-        case _:
-            raise InvalidRequestError(
-                "nothing to compare",
-                why="give two records, or one or two --id",
-                hint="pfl history diff --id abc",
-            )
+    if records:
+        first, second = (reader.record(each, *ids) for each in records)
+        yield second[0].step, first, second
+        return
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
     steps = set().union(*(history.steps(reader.store, folder) for folder in folders))
-    is_empty = True
     for name in [step] if step else sorted(steps):
         found = [
             history.list_computed(reader.store, folder, name, reader.warn) for folder in folders
@@ -263,14 +252,7 @@ def _pairs(reader: _Reader, records: list[str], ids: list[str], step: str | None
         new = next(found[-1], None)
         old = next(found[0], None)
         if old or (new and len(folders) == 2):
-            is_empty = False
             yield name, old, new
-    if is_empty:
-        raise NotFoundError(
-            "nothing to compare",
-            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
-            hint=f"pfl history ls --id {ids[0]}",
-        )
 
 
 def _difference(
@@ -308,11 +290,10 @@ def _difference(
             row["equal"] = not row["value_changes"]
         except (NotFoundError, CorruptRecordError) as exc:
             row["trouble"] = f"the values cannot be compared: {exc}"
-    fingerprints = [side.get("fingerprint") or "-" for side in (before, after)]
-    if len(set(fingerprints)) > 1:
-        parts = [reasons.parts(reader.store, step, each) for each in fingerprints]
-        explained = code.explain(*parts) if all(parts) else []
-        row["code_changes"] = explained or ["its code changed"]
+    old_print, new_print = (side.get("fingerprint") or "-" for side in (before, after))
+    if old_print != new_print:
+        now = reasons.parts(reader.store, step, new_print)
+        row["code_changes"] = reasons.code_changes(reader.store, step, old_print, now)
     row["input_changes"] = _field_changes(before, after, "inputs")
     row["param_changes"] = _field_changes(before, after, "params")
     return row
@@ -370,45 +351,42 @@ def bisect(
     """
     compare.at(None, path)  # A mistake in the path is reported before anything is read.
     reader = _Reader()
-    since_ns = _since_ns(since)
-    listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
-    recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
-    names = [name for name in recent if name.status == history.COMPUTED]
-    before: tuple[Found, object] | None = None
+    change: tuple[Version, Version] | None = None
+    newer: Version | None = None
     count = 0
-    # From the oldest on: a value may change and change back, and halving would miss that.
-    for found in history.read_all(reader.store, reversed(names), reader.warn):
+    # All of them: a value may change and change back, and halving would miss that.
+    for found in reader.list(id=id, step=step, status=history.COMPUTED, since_ns=since):
         try:
             value = compare.at(history.value(reader.store, *found), path, key)
         except (NotFoundError, CorruptRecordError) as exc:
             reader.warn(str(exc))
             continue
         count += 1
-        if before is not None and keys.canonical(value) != keys.canonical(before[1]):
-            break
-        before = found, value
-    else:
-        reader.end()
-        searched = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
-        why = f"{searched}; {stored.elsewhere(reader.store, id)}"
-        if before is not None:
-            why = f"{searched}; in the newest one, {path} is {output.cut(before[1])}"
+        version = found, value
+        if newer is not None and keys.canonical(value) != keys.canonical(newer[1]):
+            change = version, newer
+        newer = version
+    searched = f"searched {output.counted(count, 'record')}"
+    if change is None:
+        why = f"{searched} of step {step}; {stored.elsewhere(reader.store, id)}"
+        if newer is not None:
+            why = f"{searched} of step {step} of {id!r}; in each, {path} is {output.cut(newer[1])}"
         hint = f"pfl history ls --id {shlex.quote(id)}"
         raise NotFoundError(f"{path} never changed", why=why, hint=hint)
-    row = _difference(reader, step, before[0], found, key)
+    (old, was), (new, now) = change
+    row = _difference(reader, step, old, new, key)
     head = {"version": 1, "id": id, "path": path, "records": count}
-    output.emit({**head, "from": before[1], "to": value, **row})
-    moment = output.local_time(found[0].written_at)
-    change = f"{path}: {output.cut(before[1])} → {output.cut(value)}"
-    output.show(f"{found[0].short}  {moment}  {change}")
+    output.emit({**head, "from": was, "to": now, **row})
+    moment = output.local_time(new[0].written_at)
+    output.show(f"{new[0].short}  {moment}  {path}: {output.cut(was)} → {output.cut(now)}")
     _show_difference(row)
-    reader.end(f"read {count} of {len(names)} records")
+    output.say(searched)
 
 
 @app.command()
 def export(
     format: Literal["jsonl", "csv"] = "jsonl",
-    out: Annotated[str | None, Option(metavar="FILE")] = None,
+    out: Annotated[FileTextWrite | None, Option(encoding="utf-8", lazy=False)] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
@@ -423,29 +401,22 @@ def export(
         out: File to write; stdout if not given.
     """
     import csv
-    from contextlib import nullcontext
 
-    try:
-        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(output.Data())
-    except OSError as exc:
-        folder = shlex.quote(os.path.dirname(out or "") or ".")
-        raise InvalidRequestError(
-            f"{out} cannot be written",
-            why=str(exc),
-            hint=f"mkdir -p {folder}, or write to another folder",
-        ) from exc
     reader = _Reader()
-    rows = output.while_read(reader.rows(since, id=id, flow=flow, step=step, status=status))
-    with opened as file:
-        if format == "jsonl":
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
+    found = reader.list(id=id, flow=flow, step=step, since_ns=since, status=status)
+    file = out or output.Data()
+    table = csv.writer(file)
+    if format == "csv":
+        table.writerow(_EXPORTED)
+    count = 0
+    for each in output.while_read(found):
+        count += 1
+        row = reader.row(*each)
+        if format == "csv":
+            table.writerow(_csv_cell(row.get(column), column) for column in _EXPORTED)
         else:
-            table = csv.writer(file)
-            table.writerow(_EXPORTED)
-            for row in rows:
-                table.writerow(_csv_cell(row.get(column), column) for column in _EXPORTED)
-    reader.end(output.counted(reader.found, "record"))
+            file.write(json.dumps(row) + "\n")
+    output.say(output.counted(count, "record"))
 
 
 def _csv_cell(cell: object, column: str) -> str | None:

@@ -274,7 +274,7 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     )  # Its index entry stays: a writer that died between the two.
     code, out, err = pfl("history", "ls", "--json")
     assert (code, [json.loads(line)["value"] for line in out.splitlines()]) == (0, [3])
-    assert "version 2" in err and "skipped 2 records: damaged, or of another version" in err
+    assert "version 2" in err and err.count("warning: ") == 2
     assert pfl("history", "show", names[1].short)[0] == 6
     assert pfl("history", "show", names[0].short)[0] == 3
     assert pfl("history", "export")[1].count("\n") == 1
@@ -329,7 +329,7 @@ def test_a_list_that_is_followed_goes_on_with_what_comes(counting):
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
         (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
-        (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
+        (["export", "--out", "absent/all.jsonl"], 2, "'absent/all.jsonl': No such file"),
         (["export", "--format", "parquet"], 2, "'parquet' is not one of 'jsonl'"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
         (["diff", "1", "2", "--step", "b"], 2, "two records and --step cannot be used together"),
@@ -485,7 +485,7 @@ def test_export_writes_every_record(counting, tmp_path):
     assert pfl("history", "export", "--out", str(out))[0] == 0
     assert [json.loads(line) for line in out.read_text().splitlines()] == lines
     code, _, err = pfl("history", "export", "--out", str(tmp_path / "none" / "x"))
-    assert (code, "cannot be written" in err, "No such file" in err) == (2, True, True)
+    assert (code, "'--out'" in err, "No such file" in err) == (2, True, True)
 
 
 def test_a_record_of_another_id_is_not_shown(counting):

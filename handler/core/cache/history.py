@@ -307,7 +307,7 @@ def list_records(
     id: str | None = None,
     flow: str | None = None,
     step: str | None = None,
-    since_ns: int = 0,
+    since_ns: int | None = None,
     status: str | None = None,
     seen: set[Name] | None = None,
     warn: Warn,
@@ -328,7 +328,7 @@ def list_records(
     folder = None if id is None else keys.encode_id(id)
     seen = set() if seen is None else seen
     names: Iterator[Name] = list_names(store, folder=folder, step=step)
-    names = takewhile(lambda name: name.time_ns >= since_ns, names)
+    names = takewhile(lambda name: name.time_ns >= (since_ns or 0), names)
     names = (name for name in names if status in (None, name.status) and name not in seen)
     for name, record in read_all(store, names, warn):
         seen.add(name)

@@ -13,7 +13,6 @@ about all IDs, the step ``~`` those about all steps.
 from __future__ import annotations
 
 import heapq
-import math
 import re
 import secrets
 import time
@@ -71,7 +70,6 @@ class Record(TypedDict, total=False):
     prefix: str | None
     status: str
     noted_at: records.Moment | None
-    before: records.Moment | None
     fingerprint: str
     key: records.Digest | None
     sha256: records.Digest
@@ -311,6 +309,7 @@ def list_records(
     step: str | None = None,
     since_ns: int | None = None,
     status: str | None = None,
+    seen: set[Name] | None = None,
     warn: Warn,
 ) -> Iterator[tuple[Name, Record]]:
     """
@@ -323,13 +322,16 @@ def list_records(
         step: Only records of this step.
         since_ns: Only records written at or after this time, in nanoseconds since 1970.
         status: Only records with this status.
+        seen: Records that are left out; each one that is read is added.
         warn: Called with a warning about each damaged record.
     """
     folder = None if id is None else keys.encode_id(id)
+    seen = set() if seen is None else seen
     names: Iterator[Name] = list_names(store, folder=folder, step=step)
     names = takewhile(lambda name: name.time_ns >= (since_ns or 0), names)
-    names = (name for name in names if status in (None, name.status))
+    names = (name for name in names if status in (None, name.status) and name not in seen)
     for name, record in read_all(store, names, warn):
+        seen.add(name)
         if flow not in (None, record.get("flow")):
             continue
         prefix = record.get("prefix") or ""
@@ -343,7 +345,6 @@ def list_computed(
     step: str,
     warn: Warn,
     *,
-    until_ns: float = math.inf,
     containing: str = "",
 ) -> Iterator[tuple[Name, Record]]:
     """
@@ -354,17 +355,12 @@ def list_computed(
         folder: The folder of the ID.
         step: The step.
         warn: Called with a warning about each damaged record.
-        until_ns: Only records written until then, in nanoseconds since 1970.
         containing: Only records whose file name contains this, such as the start of a result key.
     """
     names = _below(store, f"history/{folder}/{step}")
     if containing:
         names = islice(names, NEAR)  # On S3, each request lists a thousand names.
-    found = (
-        name
-        for name in names
-        if containing in name.file and name.status == COMPUTED and name.time_ns <= until_ns
-    )
+    found = (name for name in names if containing in name.file and name.status == COMPUTED)
     yield from read_all(store, found, warn)
 
 
@@ -425,46 +421,6 @@ def find(store: Store, short: str, *, folder: str | None = None) -> Name:
             hint="give more digits, or the whole key",
         )
     return matching[0]
-
-
-def find_run(
-    store: Store, start: str, *, folder: str | None = None, warn: Warn
-) -> dict[str, tuple[Name, Record]]:
-    """
-    The records of one call, by step.
-
-    Args:
-        store: The store to read.
-        start: The first characters of its request ID or flow run ID.
-        folder: The folder of its ID; without it only the newest ``NEAR`` records are searched.
-        warn: Called with a warning about each damaged record.
-
-    Raises:
-        NotFoundError: The call is not found.
-    """
-    found: dict[str, tuple[Name, Record]] = {}
-    began_at = ""
-    names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
-    # The folder is known once the first record is found, so no other one is read after it.
-    candidates = (name for name in names if folder in (None, name.folder))
-    for name, record in read_all(store, candidates, warn):
-        if name.written_at < began_at:
-            break
-        ids = (record.get("request_id") or "", record.get("flow_run_id") or "")
-        step = record["step"]
-        if not start or not step or not any(each.startswith(start) for each in ids):
-            continue
-        if not found:
-            # This is the call's last record, so all others lie between its start and here.
-            folder = name.folder
-            began_at = record.get("called_at") or record.get("started_at") or ""
-        found.setdefault(step, (name, record))
-    if not found:
-        raise NotFoundError(
-            f"run {start!r} has no record",
-            hint="give the start of its request ID or flow run ID, and --id if it is old",
-        )
-    return found
 
 
 def parse_time_ns(moment: str) -> int:

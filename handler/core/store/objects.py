@@ -241,21 +241,14 @@ class Store:
 
         self._request("write", key, write, may_be_absent=False)
 
-    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """
-        The objects in a folder and in its folders, in order of key.
-
-        Args:
-            prefix: The folder.
-            after: List only greater keys.
-        """
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects in a folder and in its folders, in order of key."""
         self.counts["list"] += 1
         folder = prefix.rstrip("/")
         if self._directory is not None:
             try:
                 self._enter(folder)
-                found = _walk(self._directory, folder)
-                yield from (listed for listed in found if listed.key > after)
+                yield from _walk(self._directory, folder)
             except OSError as exc:
                 self._failed("list", prefix, exc)
             return
@@ -263,6 +256,7 @@ class Store:
         from obstore.exceptions import InvalidPathError
 
         stream: Iterator[Sequence[ObjectMeta]] | None = None
+        after = ""
 
         def read() -> Sequence[ObjectMeta]:
             nonlocal stream

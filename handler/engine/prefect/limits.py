@@ -283,9 +283,9 @@ def remove_limit(api: Api, store: Store, tag: str) -> None:
     ask(api, f"/concurrency_limits/tag/{quote(tag)}", method="DELETE")
 
 
-def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
-    """The tags of single IDs whose limit no one set by hand or used for *idle_s* seconds."""
-    before = records.now_iso(time.time() - idle_s)
+def idle_tags(api: Api, store: Store, before_s: float) -> list[str]:
+    """The tags of single IDs whose limit was last used before this time, and not set by hand."""
+    before = records.now_iso(before_s)
     manual = {entry.key for entry in store.list("limits")}
     tags = []
     for tag, limit in _tag_limits(api):

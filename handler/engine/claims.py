@@ -57,6 +57,8 @@ class Claims:
         marks: The busts that its results have seen.
         shared: What is known of all IDs.
         is_new: Whether nothing is stored for the ID.
+        held: Steps that another call held when this call looked last.
+        previous: For each missing step, its newest computation whose value is still stored.
         task_run_ids: For each step, the ID of the task run that it will have in Prefect.
         dead: Calls whose leases this one has taken over; the engine cleans them up.
     """
@@ -85,9 +87,9 @@ class Claims:
         self._call = call
         self._marker = bust.marker_path(call.folder)
         self._settled = self.holder.token.encode()
-        self._held: dict[str, Held] = {}
+        self.held: dict[str, Held] = {}
         self._polls: Counter[str] = Counter()
-        self._previous: dict[str, Previous | None] = {}
+        self.previous: dict[str, Previous | None] = {}
         self._lock = threading.Lock()
 
     # At the start.
@@ -106,7 +108,7 @@ class Claims:
         wanted = {name: self._about(name) for name in self.finding.missing}
 
         def claim() -> None:
-            self._held = self.holder.claim(wanted)
+            self.held = self.holder.claim(wanted)
 
         def read_shared() -> None:
             self.shared = shared.read(call.store)
@@ -194,7 +196,7 @@ class Claims:
         names = self.finding.missing
 
         def read_previous(name: str) -> None:
-            self._previous[name] = self._read_previous(name)
+            self.previous[name] = self._read_previous(name)
 
         reads: list[Callable[[], None]] = [find, self.list_marks]
         reads += [partial(read_previous, name) for name in names]
@@ -218,23 +220,15 @@ class Claims:
 
     def _release_blocked(self) -> None:
         """Release the steps that need a step which another call holds."""
-        held = set(self._held) & set(self.finding.missing)
+        held = set(self.held) & set(self.finding.missing)
         blocked = self._call.request.flow.dependents(held) - held if held else frozenset()
         self.holder.release([name for name in self.holder.claims if name in blocked])
 
     # For one step.
 
-    def previous(self, name: str) -> Previous | None:
-        """The newest computation of a step whose value is still stored."""
-        return self._previous.get(name)
-
     def has(self, name: str) -> bool:
         """Whether this call may compute the step now."""
         return name in self.holder.claims
-
-    def is_held(self, name: str) -> bool:
-        """Whether another call held the step when this call looked last."""
-        return name in self._held
 
     def try_again(self, name: str, found: Mapping[str, Entry]) -> Entry | bool:
         """
@@ -247,7 +241,7 @@ class Claims:
             StepFailedError: The call that held it failed; this one would fail in the same way.
         """
         call = self._call
-        held = self._held.get(name)
+        held = self.held.get(name)
         may_join = name not in call.request.bust
         if held is not None:
             self._polls[name] += 1
@@ -257,19 +251,19 @@ class Claims:
             if may_join and is_same and self._polls[name] % 2:
                 return self._find(name, found) or False
             if still := self.holder.still_held(held):
-                self._held[name] = still
+                self.held[name] = still
                 return False
             self._raise_its_failure(name, held)
         result = self.holder.claim({name: self._about(name)})
         if name in result:
-            self._held[name] = result[name]
+            self.held[name] = result[name]
             return False
         with self._lock:
-            self._held.pop(name, None)
+            self.held.pop(name, None)
             self._note_dead()
             self.is_new = False
             self.list_marks()
-        self._previous[name] = self._read_previous(name)
+        self.previous[name] = self._read_previous(name)
         return (may_join and self._find(name, found)) or True
 
     def _find(self, name: str, found: Mapping[str, Entry]) -> Entry | None:
@@ -299,7 +293,7 @@ class Claims:
             BusyError: There is no time left to wait.
         """
         what = f"step {name} of {self._call.request.id!r} is being computed by another call"
-        self._pause(what, f"it is {self._held[name].description}")
+        self._pause(what, f"it is {self.held[name].description}")
 
     def _pause(self, what: str, why: str) -> None:
         pause_s = jitter_s()

@@ -32,7 +32,7 @@ from prefect.states import Completed, Crashed
 from prefect.task_engine import run_task
 from prefect.utilities.annotations import quote
 
-from ...core import event, links
+from ...core import event
 from ...core.cache import lookup
 from ...core.cache.entry import Entry
 from ...core.declare import manifest, project
@@ -47,7 +47,7 @@ from ..causes import out_of_time
 from ..deadline import Abandoned, Stopped, end_of
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
-from ..work import Run, Work
+from ..work import Work
 from . import artifacts, client, environment, limits, outbox, plain
 
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
@@ -164,18 +164,16 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
     api = current_api()
     reap.reap_predecessors(invocation, api=api)
     tags = limits.tags_for(invocation, step, api)
-    task_run_id = work.task_run_id
-    url = invocation.run.url and links.task_run(invocation.run.url.split("/runs/")[0], task_run_id)
-    run = Run("prefect", invocation.run.flow_run_id, task_run_id, url)
+    task_run_id = str(work.run.task_run_id)
     invocation.run.tasks[task_run_id] = {
-        "flow_run_id": run.flow_run_id,
+        "flow_run_id": work.run.flow_run_id,
         "step": step.name,
         "id": invocation.call.request.id,
         "tags": tags,
     }
     raised: list[BaseException] = []
     state = run_task(
-        _task(invocation, work, run, tags, raised, is_ours),
+        _task(invocation, work, tags, raised, is_ours),
         task_run_id=UUID(task_run_id),
         # Prefect would look for futures in the values, however large or deep they are.
         parameters={name: quote(value) for name, value in work.arguments.items()},
@@ -196,7 +194,6 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
 def _task(
     invocation: Invocation,
     work: Work,
-    run: Run,
     tags: list[str],
     raised: list[BaseException],
     is_ours: bool,
@@ -214,7 +211,7 @@ def _task(
             arguments = step.signature.bind(*args, **kwargs).arguments
             task_run = _task_run()
             artifacts.show_inputs(task_run, work.arguments, None)
-            entry = work.finish(call_step(step, arguments, in_prefect=True), run)
+            entry = work.finish(call_step(step, arguments, in_prefect=True))
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
                 box = outbox.current.get() or outbox.Outbox(current_api())
@@ -266,7 +263,7 @@ def _show_hits(invocation: Invocation) -> None:
     """Add a task run named ``Cached`` for each step that was found, so that the run shows all."""
     for name in invocation.call.flow.steps:
         entry = invocation.found.get(name)
-        outcome = invocation.scheduler.outcomes.get(name)
+        outcome = invocation.outcomes.get(name)
         if entry is not None and (outcome is None or outcome.status != "computed"):
             _show_hit(invocation, entry)
 

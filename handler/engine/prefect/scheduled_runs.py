@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -34,9 +34,8 @@ from ...core.errors import (
     RunCancelledError,
     StepFailedError,
 )
-from ...core.event import Notify, Reply
+from ...core.event import Caller, Reply
 from ...core.settings import Settings
-from ...core.store.objects import Store
 from ...core.store.values import JsonObject
 from .. import aws, causes, deadline
 from . import client, environment, outbox, session
@@ -64,36 +63,18 @@ _ENDS = {
 }
 # The flow run, or None if it is not ours; its flow's name; why it is not ours.
 _Claim = tuple[JsonObject | None, str, str]
+# :func:`pfl.handler.answer.answer`, which runs a flow of pfl.
+Answer = Callable[[object, Caller, "FlowRun"], Reply]
 
 
-class Caller(NamedTuple):
-    """
-    What a flow run needs to run in this process.
-
-    Attributes:
-        answer: :func:`pfl.handler.answer.answer`, which runs a flow of pfl.
-        settings: The settings.
-        results: The store.
-        request_id: Lambda's request ID of the call.
-        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
-        notify: Called with a step and what happens to it.
-    """
-
-    answer: Callable[..., Reply]
-    settings: Settings
-    results: Store
-    request_id: str
-    deadline: float | None
-    notify: Notify
-
-
-def run(flow_run_id: object, caller: Caller) -> Reply:
+def run(flow_run_id: object, caller: Caller, answer: Answer) -> Reply:
     """
     Run a scheduled flow run here, unless another process runs it or did.
 
     Args:
         flow_run_id: Its ID, as text.
-        caller: The settings, the store and the deadline of this process.
+        caller: Who sent the event.
+        answer: Runs a flow of pfl.
 
     Returns:
         A reply. If the run was not ours to run, ``claimed`` is false and ``why`` is the reason.
@@ -112,7 +93,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
     settings = caller.settings
     with session.session(settings, caller.notify) as api:
         call = lease.LeaseHolder(
-            caller.results,
+            caller.store,
             run_id,
             {"request_id": caller.request_id, "engine": "prefect", "flow_run_id": run_id},
             ttl_s=settings.lease_s,
@@ -131,7 +112,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         if flow_run is None:
             reply["why"] = why
         else:
-            _run_claimed(api, flow_run, name, call, caller, reply)
+            _run_claimed(api, flow_run, name, call, caller, answer, reply)
         reply["flow_run_id"] = run_id
         reply["url"] = environment.flow_run_url(api.url, run_id)
         return reply
@@ -143,6 +124,7 @@ def _run_claimed(
     name: str,
     call: lease.LeaseHolder,
     caller: Caller,
+    answer: Answer,
     reply: Reply,
 ) -> None:
     """Run what was claimed, and leave it in a final state in Prefect, or on record for a reaper."""
@@ -152,7 +134,7 @@ def _run_claimed(
             # Not before the claim: a second delivery that is ended as dead would end the run of the
             # first. A process that dies between the two is found by end_lost.
             call.claim({lease.WHOLE_RUN: {}})
-            _run(api, flow_run, name, caller, reply)
+            _run(api, flow_run, name, caller, answer, reply)
         except PflError as exc:
             event.add_error(reply, exc)
         except KeyboardInterrupt as exc:
@@ -214,7 +196,9 @@ def _end(api: Api, run_id: str, kind: str, message: str) -> str:
     return ""
 
 
-def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> None:
+def _run(
+    api: Api, run: JsonObject, name: str, caller: Caller, answer: Answer, reply: Reply
+) -> None:
     """Run a flow of pfl or of Prefect's own, and fill in *reply*."""
     from prefect.client.schemas.objects import FlowRun
 
@@ -224,10 +208,8 @@ def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> 
     if name in flows:
         from . import builder
 
-        options = caller._asdict()
-        answer = options.pop("answer")
         raw = builder.event_of(flows[name], flow_run.parameters)
-        reply |= answer(raw, **options, flow_run=flow_run)
+        reply |= answer(raw, caller, flow_run)
         return
     ordinary = ordinary_flows(settings)
     if name not in ordinary:
@@ -324,7 +306,7 @@ def _run_ordinary(
 # Without a worker.
 
 
-def poll(pool: str, caller: Caller) -> list[JsonObject]:
+def poll(pool: str, caller: Caller, answer: Answer) -> list[JsonObject]:
     """
     Run what is due in a work pool, and return a row for each run.
 
@@ -359,7 +341,7 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
                 if number:
                     row["why"] = f"left for the next poll: {exc}"
                     continue
-        for name, value in run(run_id, caller).items():
+        for name, value in run(run_id, caller, answer).items():
             if name in ("status", "claimed", "why"):
                 row[name] = value
     return rows

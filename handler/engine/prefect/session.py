@@ -44,7 +44,7 @@ def compute(invocation: Invocation) -> None:
             call.warnings.extend(box.warnings())
     if state_type != "COMPLETED" and invocation.error is None:
         why = f"the run ended as {state_type}"
-        raise unavailable(api, why, invocation.scheduler.outcomes)
+        raise unavailable(api, why, invocation.outcomes)
 
 
 def _run_to_its_end(
@@ -76,7 +76,7 @@ def _run_to_its_end(
             raise invocation.run.interrupted from exc
         if isinstance(exc, PflError) and not isinstance(exc, UnavailableError):
             raise
-        raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
+        raise unavailable(api, exc, invocation.outcomes) from exc
     return state_type
 
 

@@ -48,7 +48,8 @@ from ..deadline import Abandoned, Stopped, end_of
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
 from ..work import Work
-from . import artifacts, client, environment, limits, outbox, plain
+from . import artifacts, client, environment, limits, plain
+from .outbox import FLUSH_S, Outbox
 
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
@@ -61,6 +62,8 @@ if not hasattr(prefect.task_engine, "_concurrency"):
 vars(prefect.task_engine)["_concurrency"] = lambda names, occupy=1, *, holder, **_: limits.slot(
     current_api(), names, occupy, holder
 )
+# For annotations that are made at run time.
+_Literal: Any = typing.Literal
 _TYPES = {kind: type for type, kind in KIND_OF.items()}
 
 
@@ -104,14 +107,12 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
         begin(invocation, run)
         named = plain.named(invocation, run.tags)
         client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
-    box = outbox.Outbox(api)
-    token = outbox.current.set(box)
+    box = Outbox(api)
     try:
-        returned = run_steps(invocation, is_ours=False)
+        returned = run_steps(invocation, box, is_ours=False)
     finally:
-        outbox.current.reset(token)
         invocation.end()
-        box.wait(outbox.FLUSH_S)
+        box.wait(FLUSH_S)
     if returned is not None:
         return returned
     if invocation.error is not None:
@@ -126,13 +127,18 @@ def begin(invocation: Invocation, run: FlowRun) -> None:
 
 
 def run_steps(
-    invocation: Invocation, *, is_ours: bool, when_computed: Callable[[], None] = lambda: None
+    invocation: Invocation,
+    box: Outbox,
+    *,
+    is_ours: bool,
+    when_computed: Callable[[], None] = lambda: None,
 ) -> State[Any] | None:
     """
     Find or compute the steps of a call inside its flow run.
 
     Args:
         invocation: The call.
+        box: Where it puts what it reports to Prefect.
         is_ours: Whether pfl runs the flow, and not Prefect.
         when_computed: Called once all steps have results, while the last ones are published.
 
@@ -142,7 +148,8 @@ def run_steps(
     # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()):
         try:
-            invocation.settle(functools.partial(_compute, invocation, is_ours), when_computed)
+            compute = functools.partial(_compute, invocation, box, is_ours)
+            invocation.settle(compute, when_computed)
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
             return _interrupted(exc)
@@ -158,12 +165,11 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return State(type=StateType(type), message=message)
 
 
-def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
+def _compute(invocation: Invocation, box: Outbox, is_ours: bool, work: Work) -> None:
     """Compute a step as a task run."""
     step = work.step
-    api = current_api()
-    reap.reap_predecessors(invocation, api=api)
-    tags = limits.tags_for(invocation, step, api)
+    reap.reap_predecessors(invocation, api=box.api)
+    tags = limits.tags_for(invocation, step, box.api)
     task_run_id = str(work.run.task_run_id)
     invocation.run.tasks[task_run_id] = {
         "flow_run_id": work.run.flow_run_id,
@@ -173,7 +179,7 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
     }
     raised: list[BaseException] = []
     state = run_task(
-        _task(invocation, work, tags, raised, is_ours),
+        _task(invocation, box, work, tags, raised, is_ours),
         task_run_id=UUID(task_run_id),
         # Prefect would look for futures in the values, however large or deep they are.
         parameters={name: quote(value) for name, value in work.arguments.items()},
@@ -193,6 +199,7 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
 
 def _task(
     invocation: Invocation,
+    box: Outbox,
     work: Work,
     tags: list[str],
     raised: list[BaseException],
@@ -214,7 +221,6 @@ def _task(
             entry = work.finish(call_step(step, arguments, in_prefect=True))
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
-                box = outbox.current.get() or outbox.Outbox(current_api())
                 box.artifact(artifacts.describe(invocation.call.request, work, entry))
         except Abandoned:
             raise
@@ -324,13 +330,12 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
 
 def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
     """The event that a flow run's parameters stand for; an empty field of the form is left out."""
-    fields: dict[str, object] = {}
-    params: dict[str, object] = {}
-    for name, value in parameters.items():
-        if name in flow.params:
-            params[name] = value
-        elif value not in (None, [], ""):
-            fields[name] = value
+    params = {name: value for name, value in parameters.items() if name in flow.params}
+    fields = {
+        name: value
+        for name, value in parameters.items()
+        if name not in params and value not in (None, [], "")
+    }
     return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
 
 
@@ -345,12 +350,8 @@ def current_api() -> environment.Api:
 # Annotations that are made at run time, for Prefect's form.
 
 
-def _literal(choices: tuple[object, ...]) -> Any:
-    return operator.getitem(typing.Literal, choices)
-
-
 def _signature(flow: Flow) -> inspect.Signature:
-    step = _literal(tuple(flow.steps))
+    step = _Literal[tuple(flow.steps)]
     steps: Any = GenericAlias(list, (step,))
     parameter = functools.partial(
         inspect.Parameter, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
@@ -358,7 +359,7 @@ def _signature(flow: Flow) -> inspect.Signature:
     parameters = [
         parameter("id", annotation=str, default=inspect.Parameter.empty),
         parameter("step", annotation=step | None),
-        parameter("bust", annotation=_literal(("this", "all")) | steps | None),
+        parameter("bust", annotation=_Literal["this", "all"] | steps | None),
         parameter("skip", annotation=steps | None),
     ]
     for name, param in flow.params.items():
@@ -369,7 +370,7 @@ def _signature(flow: Flow) -> inspect.Signature:
 def _annotation(param: Param) -> object:
     if "any" in param.kinds:
         return Any
-    kinds = [_literal(param.choices)] if param.choices else []
+    kinds = [_Literal[param.choices]] if param.choices else []
     kinds_of_choices = {type(choice) for choice in param.choices}
     kinds += [_TYPES[kind] for kind in param.kinds if _TYPES[kind] not in kinds_of_choices]
     return functools.reduce(operator.or_, kinds)

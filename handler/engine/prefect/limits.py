@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 # The shortest time for which Prefect leases a slot.
 _SLOT_S = 60
-# Limits that this process has created, by API, tag and number.
-_created: set[tuple[str, str, int]] = set()
 
 
 class Holder(TypedDict):
@@ -84,12 +82,7 @@ def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
             tags.append(tag)
         elif limit is not None:
             tags.append(tag)
-            known = (api.url, tag, limit)
-            if known not in _created:
-                _post_limit(api, tag, limit)
-                # The limit of a single ID is removed while it is idle.
-                if not is_id_limit(tag):
-                    _created.add(known)
+            _post_limit(api, tag, limit)
     return tags
 
 
@@ -136,16 +129,14 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
                 ask(api, path, {"lease_duration": _SLOT_S})
 
     threading.Thread(target=renew, name="slot", daemon=True).start()
-    patience_s = 0
     try:
         yield
-        patience_s = AWAY_S
     finally:
         over.set()
         path = "/v2/concurrency_limits/decrement-with-lease"
         # Otherwise the slot is released when its lease expires or its task run ends.
         with suppress(PflError):
-            ask(api, path, {"lease_id": lease_id}, longest_s=patience_s)
+            ask(api, path, {"lease_id": lease_id})
 
 
 def _take(api: Api, body: JsonObject) -> JsonObject | None:

@@ -69,8 +69,8 @@ def answer(raw: object, caller: Caller, flow_run: FlowRun | None = None) -> Repl
             from .engine import compute, process
 
             with process.left_unchanged():
-                invocation = compute.missing(request, finding, caller, flow_run)
-            _report(reply, request, invocation)
+                invocation = compute.missing(raw, request, finding, caller, flow_run)
+            _report(reply, invocation)
         reply["store"] = dict(results.counts - before)
         reply["warnings"] = []
     if warnings or "warnings" in reply:
@@ -78,8 +78,9 @@ def answer(raw: object, caller: Caller, flow_run: FlowRun | None = None) -> Repl
     return reply
 
 
-def _report(reply: Reply, request: Request, invocation: Invocation) -> None:
+def _report(reply: Reply, invocation: Invocation) -> None:
     """Put what the engine did into *reply*."""
+    request = invocation.call.request
     outcomes = invocation.outcomes
     reply["steps"] = _rows(request, invocation.found, outcomes)
     reply["url"] = invocation.run.url

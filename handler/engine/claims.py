@@ -83,7 +83,7 @@ class Claims:
         self.shared = shared.NOTHING
         self.is_new = False
         self.task_run_ids = {name: str(uuid4()) for name in call.flow.steps}
-        self.dead: list[lease.Lease] = []
+        self.dead: dict[str, lease.Lease] = {}
         self._call = call
         self._marker = bust.marker_path(call.folder)
         self._settled = self.holder.token.encode()
@@ -174,12 +174,9 @@ class Claims:
                 store.put(self._marker, self._settled)
 
     def _note_dead(self) -> None:
-        seen = {dead.body["call"] for dead in self.dead}
         for claim in self.holder.claims.values():
             for dead in claim.dead:
-                if dead.body["call"] not in seen:
-                    seen.add(dead.body["call"])
-                    self.dead.append(dead)
+                self.dead[dead.body["call"]] = dead
 
     def read(self) -> None:
         """Read what is stored: plans, busts, and the newest record of each missing step."""

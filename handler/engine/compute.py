@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..core import event
 from ..core.cache import lookup
 from ..core.cache.lookup import Finding
 from ..core.declare import project
-from ..core.declare.manifest import FlowEntry, StepEntry
 from ..core.errors import UnavailableError
 from ..core.event import Caller, Request
 from . import causes, deadline, direct
@@ -21,33 +21,31 @@ if TYPE_CHECKING:
 
 
 def missing(
-    request: Request, finding: Finding, caller: Caller, flow_run: FlowRun | None
+    raw: object, request: Request, finding: Finding, caller: Caller, flow_run: FlowRun | None
 ) -> Invocation:
     """
     Compute every step of *request* that is missing in *finding*.
 
     Args:
-        request: The request.
+        raw: The event.
+        request: The same, checked.
         finding: What the store has for it.
         caller: Who sent it.
         flow_run: The flow run that made this call, if Prefect started it.
 
     Raises:
-        UnavailableError: Prefect or the store did not answer, or the code changed meanwhile.
+        InvalidRequestError: The flow was edited meanwhile, and the event does not fit it.
+        UnavailableError: Prefect or the store did not answer.
         KeyboardInterrupt: The user pressed Ctrl-C; no run is left ``Running``.
     """
     settings = caller.settings
     store = caller.store
     environment.prepare(settings)  # The user's code may import Prefect.
     loaded = project.load(settings)
-    entry = loaded.manifest.flows.get(request.flow.name)
-    if entry is None or _shape(entry) != _shape(request.flow):
-        raise UnavailableError("the flow was edited while it was being called", hint="call again")
-    if any(entry.steps[name] != request.flow.steps[name] for name in finding.missing):
+    if loaded.manifest.flows.get(request.flow.name) != request.flow:
         # The code was edited, or holds a value that differs in each process, such as a clock's:
         # what is imported here counts.
-        prints = {name: step.fingerprint for name, step in entry.steps.items()}
-        request = request.with_fingerprints(prints)
+        request = event.parse(raw, loaded.manifest, engine=settings.engine)
         finding = lookup.find(request, store, finding.warnings, only_targets=True)
     call = Call(
         request,
@@ -81,10 +79,6 @@ def _settled(call: Call, finding: Finding) -> Invocation:
     finally:
         invocation.end()
     return invocation
-
-
-def _shape(flow: FlowEntry) -> dict[str, StepEntry]:
-    return {name: step._replace(fingerprint="") for name, step in flow.steps.items()}
 
 
 def _compute(invocation: Invocation) -> None:

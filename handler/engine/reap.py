@@ -243,8 +243,8 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     call = invocation.call
     claims = invocation.claims
     while claims.dead:
-        body = claims.dead.pop().body
-        token = body["call"]
+        token, dead = claims.dead.popitem()
+        body = dead.body
         try:
             opened = lease.open_calls(call.store, call.folder).get(token)
             # It was reaped, and may wake; or its lease is damaged, and nothing is known about it.

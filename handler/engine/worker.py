@@ -27,7 +27,7 @@ from ..core.store import keys, records
 from ..core.store.values import round_trip
 from .call import Call
 from .causes import TERMINATED, out_of_time
-from .claims import Claims, Previous
+from .claims import Claims
 from .deadline import Abandoned, Stopped, Terminated
 from .steps import describe
 from .work import Compute, Outcome, Run, RunState, Work
@@ -156,11 +156,10 @@ class Worker:
         fields: Fields | None = None
         if stored.recorded is None:
             fields = {"repaired": True, **self._record_fields(name, found)}
-        return Outcome("hit", entry, publication=self._publication(name, entry, fields, found))
+        return Outcome("hit", entry, publication=self._publication(entry, fields, found))
 
     def _publication(
         self,
-        name: str,
         entry: Entry,
         fields: Fields | None,
         found: Mapping[str, Entry],
@@ -168,14 +167,13 @@ class Worker:
         text: str | None = None,
     ) -> Publication:
         """What is left to write about a result: its record, unless *fields* is None, and a plan."""
-        entries = self._plan_entries(name, entry, found)
-        print = self._call.prints[name]
+        entries = self._plan_entries(entry, found)
+        print = self._call.prints[entry.step]
         return self._publisher.publication(entry, fields, entries, print, text=text)
 
-    def _plan_entries(
-        self, name: str, entry: Entry, found: Mapping[str, Entry]
-    ) -> list[Entry] | None:
+    def _plan_entries(self, entry: Entry, found: Mapping[str, Entry]) -> list[Entry] | None:
         """What the plan of a step holds; None if it rests on a value for this call alone."""
+        name = entry.step
         request = self._call.request
         needed = request.flow.closure([name])
         is_stale = name in request.flow.dependents(request.skip) - request.skip
@@ -194,15 +192,12 @@ class Worker:
     def _compute(self, name: str, found: Mapping[str, Entry], compute: Compute | None) -> Outcome:
         call = self._call
         previous = self._claims.previous.get(name)
-        if previous is not None and self._is_computed_by_this_request(name, previous):
-            entry = previous.entry
-            return Outcome("hit", entry, publication=self._publication(name, entry, None, found))
-        record = previous.record if previous is not None else None
+        record = previous and previous.record
         print = call.prints[name]
-        reasons_why = reasons.explain(
-            call.request, name, found, record, call.store, print, busted=self._busted.get(name)
+        busted = self._busted.get(name)
+        why = "; ".join(
+            reasons.explain(call.request, name, found, record, call.store, print, busted=busted)
         )
-        why = "; ".join(reasons_why)
         if compute is None:
             return Outcome("miss", why=why)
         if time.monotonic() >= call.stop_at:
@@ -213,19 +208,18 @@ class Worker:
             **self._record_fields(name, found),
             "started_at": records.now_iso(started),
             "why": why,
-            "previous": previous.path if previous is not None else None,
+            "previous": previous and previous.path,
             "called_at": call.called_at,
             "request_id": call.request_id,
         }
         # Chosen once, so that every retry of this computation receives the same.
-        value = previous.entry.value if previous is not None else None
+        value = previous and previous.entry.value
         arguments = call.arguments(name, found, previous=value)
         key = lookup.result_key(call.request, name, found)
         # Before the step runs: it may not have seen what a later bust is about.
         seen = self._claims.marks.seen(call.folder, name, key)
         if name in call.request.bust:
-            is_same = previous is not None and previous.entry.key == key
-            start = previous.entry.file if previous is not None and is_same else key
+            start = previous.entry.file if previous and previous.entry.key == key else key
             self._free[name] = accept.find_free(call.store, call.request.id, name, key, start)
         run = self._run.of_task(self._claims.task_run_ids[name])
         finish = partial(self._save, name, key, seen, found, started, fields, run)
@@ -243,17 +237,6 @@ class Worker:
         saved = self.saved[name]
         assert saved is not None, "an engine returns after it has called finish"
         return saved
-
-    def _is_computed_by_this_request(self, name: str, previous: Previous) -> bool:
-        """Whether this request, sent again after its process died, computed the busted step."""
-        call = self._call
-        return (
-            name in call.request.bust
-            and bool(call.request_id)
-            and previous.record.get("request_id") == call.request_id
-            and not records.is_past(previous.entry.expires_at)
-            and not self._claims.marks.first_invalidating(call.folder, previous.entry)
-        )
 
     def _record_fields(self, name: str, found: Mapping[str, Entry]) -> Fields:
         """What a record has in addition to the result."""
@@ -342,7 +325,7 @@ class Worker:
         if is_busted:
             self._bust_others(name, entry)
         left = text if may_go_on else None
-        publication = self._publication(name, entry, fields, found, text=left)
+        publication = self._publication(entry, fields, found, text=left)
         self.saved[name] = Outcome("computed", entry, fields["why"], publication=publication)
         return entry
 

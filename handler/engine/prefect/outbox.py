@@ -52,8 +52,7 @@ class Outbox:
         self.api = api
         self._problems: dict[str, list[PflError]] = {}
         self._collected: dict[str, deque[JsonObject]] = {
-            "events": deque(maxlen=_KEPT),
-            "lines of log": deque(maxlen=_KEPT),
+            what: deque(maxlen=_KEPT) for what in _PATHS
         }
         self._sending: list[threading.Thread] = []
         self._timer: threading.Timer | None = None

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import replace
 
-from ..core import tags
 from ..core.cache.entry import Entry
 from ..core.cache.lookup import Finding
 from ..core.cache.publish import Publisher, SupersededError
@@ -85,12 +84,6 @@ class Invocation:
         """Whether it went on with a value, and another call had created that result before."""
         errors = self._publisher.errors.values()
         return any(isinstance(error, SupersededError) for error in errors)
-
-    @property
-    def run_tags(self) -> set[str]:
-        """The tags of its flow run in Prefect."""
-        request = self.call.request
-        return tags.run_tags(request.id, request.step, self.claims.holder.token)
 
     def error_to_report(self) -> PflError | None:
         """Why the call failed, for its reply."""

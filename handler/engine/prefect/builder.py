@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import operator
 import os
 import random
@@ -109,7 +108,7 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
         client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
     box = Outbox(api)
     try:
-        returned = run_steps(invocation, box, is_ours=False)
+        returned = run_steps(invocation, box)
     finally:
         invocation.end()
         box.wait(FLUSH_S)
@@ -129,8 +128,6 @@ def begin(invocation: Invocation, run: FlowRun) -> None:
 def run_steps(
     invocation: Invocation,
     box: Outbox,
-    *,
-    is_ours: bool,
     when_computed: Callable[[], None] = lambda: None,
 ) -> State[Any] | None:
     """
@@ -139,7 +136,6 @@ def run_steps(
     Args:
         invocation: The call.
         box: Where it puts what it reports to Prefect.
-        is_ours: Whether pfl runs the flow, and not Prefect.
         when_computed: Called once all steps have results, while the last ones are published.
 
     Returns:
@@ -148,7 +144,7 @@ def run_steps(
     # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()):
         try:
-            compute = functools.partial(_compute, invocation, box, is_ours)
+            compute = functools.partial(_compute, invocation, box)
             invocation.settle(compute, when_computed)
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
@@ -165,7 +161,7 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return State(type=StateType(type), message=message)
 
 
-def _compute(invocation: Invocation, box: Outbox, is_ours: bool, work: Work) -> None:
+def _compute(invocation: Invocation, box: Outbox, work: Work) -> None:
     """Compute a step as a task run."""
     step = work.step
     reap.reap_predecessors(invocation, api=box.api)
@@ -179,7 +175,7 @@ def _compute(invocation: Invocation, box: Outbox, is_ours: bool, work: Work) -> 
     }
     raised: list[BaseException] = []
     state = run_task(
-        _task(invocation, box, work, tags, raised, is_ours),
+        _task(invocation, box, work, tags, raised),
         task_run_id=UUID(task_run_id),
         # Prefect would look for futures in the values, however large or deep they are.
         parameters={name: quote(value) for name, value in work.arguments.items()},
@@ -203,18 +199,13 @@ def _task(
     work: Work,
     tags: list[str],
     raised: list[BaseException],
-    is_ours: bool,
 ) -> prefect.Task[..., Any]:
     """The Prefect task of a step; *raised* receives what the step raises."""
     step = work.step
-    attempts = itertools.count(1)
 
     def body(*args: object, **kwargs: object) -> object:
         raised.clear()
-        attempt = next(attempts)
         try:
-            if attempt > 1:
-                invocation.claims.holder.note_attempt(step.name, attempt)
             arguments = step.signature.bind(*args, **kwargs).arguments
             task_run = _task_run()
             artifacts.show_inputs(task_run, work.arguments, None)
@@ -235,7 +226,7 @@ def _task(
                     f"step {step.name} was stopped", invocation.call.settings.margin_s
                 )
                 return Crashed(message=error.lines)
-            if isinstance(exc, TerminationSignal) and not is_ours:
+            if isinstance(exc, TerminationSignal) and invocation.call.flow_run is not None:
                 raise  # Prefect, which started this run, ends it.
             raise plain.presentable(exc) from exc.__cause__
         return Completed(data=_reference(invocation, entry))

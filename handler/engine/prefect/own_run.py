@@ -99,7 +99,7 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> 
         ending.append(_beside(lambda: end("COMPLETED", "")))
 
     with _run_context(flow, flow_run, _parameters(invocation), _client_context(api)):
-        stopped = builder.run_steps(invocation, box, is_ours=True, when_computed=when_computed)
+        stopped = builder.run_steps(invocation, box, when_computed)
     is_completed = bool(ending and ending[0].result())
     type, message = "COMPLETED", ""
     if stopped is not None:

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 
 # The names of this machine in a URL.
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# If no client came for this long, which is enough for one to import Prefect, none waits.
-QUIET_S = 10.0
-PATIENCE_S = 120.0
+# Until then, what the server was started for is over, or has all that it needs of it.
+BLOCKS_AFTER_S = 30
 # SQLite's `.dump`, packed, of what the migrations (Apache-2.0) of Prefect 3.8.0 leave, the oldest
 # that pfl works with.
 SCHEMA = Path(__file__).with_name("schema.sql.gz")
@@ -127,14 +126,14 @@ async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
         )
         _write(home, running._asdict())
         idle_server = IdleServer(config, idle_s)
-        registering = asyncio.create_task(_register_blocks(idle_server, home))
+        registering = asyncio.create_task(_register_blocks(home))
         await idle_server.serve(sockets=[listener])
         registering.cancel()
 
 
-async def _register_blocks(running: IdleServer, home: Path) -> None:
+async def _register_blocks(home: Path) -> None:
     """
-    Register the block types, which only the UI and ``prefect block`` read, once no client waits.
+    Register the block types, which only the UI and ``prefect block`` read, after a while.
 
     Prefect does this before it serves, which takes 5 of the 20 seconds of a first start. A client
     that saves a block registers its type itself, so no flow depends on this.
@@ -143,9 +142,7 @@ async def _register_blocks(running: IdleServer, home: Path) -> None:
     mark = home / "prefect" / "blocks"
     if mark.exists() and mark.read_text() == version:
         return
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < min(deadline, running.used_at + QUIET_S):
-        await asyncio.sleep(1)
+    await asyncio.sleep(BLOCKS_AFTER_S)
     from prefect.plugins import load_prefect_collections
     from prefect.server.database import provide_database_interface
     from prefect.server.models.block_registration import run_block_auto_registration

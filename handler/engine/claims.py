@@ -96,14 +96,6 @@ class Claims:
 
     def take(self) -> None:
         """Take leases on all steps that may have to be computed, then read what is stored."""
-        try:
-            self._take()
-        except BaseException:
-            with suppress(PflError):
-                self.holder.end()
-            raise
-
-    def _take(self) -> None:
         call = self._call
         wanted = {name: self._about(name) for name in self.finding.missing}
 
@@ -117,17 +109,22 @@ class Claims:
             self.is_new = not call.request.skip and self._mark_id()
 
         try:
-            at_once(call.store, [claim, read_shared, mark])
-        finally:
-            if self.is_new and not call.store.is_local:
-                self._settle_beside()
-        self._note_dead()
-        if self.is_new:
-            self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
-        else:
-            at_once(call.store, [self.read, self._wait_for_marker])
-            self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
-        self._release_blocked()
+            try:
+                at_once(call.store, [claim, read_shared, mark])
+            finally:
+                if self.is_new and not call.store.is_local:
+                    self._settle_beside()
+            self._note_dead()
+            if self.is_new:
+                self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
+            else:
+                at_once(call.store, [self.read, self._wait_for_marker])
+                self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
+            self._release_blocked()
+        except BaseException:
+            with suppress(PflError):
+                self.holder.end()
+            raise
 
     def _about(self, name: str) -> lease.Body:
         request = self._call.request

@@ -54,7 +54,7 @@ class Worker:
         self._claims = claims
         self._run = run
         self._publisher = publisher
-        self._busted: dict[str, bust.Mark] = {}
+        self._busted: dict[str, bust.Mark | None] = {}
         self._free: dict[str, str] = {}
         # Steps that this call holds, and whose results were not found since.
         self._absent: set[str] = set()
@@ -139,8 +139,7 @@ class Worker:
         )
         if isinstance(stored, accept.NotStored):
             self._free[name] = stored.free
-            if stored.mark is not None:
-                self._busted[name] = stored.mark
+            self._busted[name] = stored.mark
             return None
         if stored.fingerprint != request.flow.steps[name].fingerprint:
             self.accepted.add(name)

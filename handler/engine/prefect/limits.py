@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
@@ -82,7 +83,9 @@ def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
             tags.append(tag)
         elif limit is not None:
             tags.append(tag)
-            _post_limit(api, tag, limit)
+            # The limit of a single ID is removed while it is idle.
+            post = _post_limit if is_id_limit(tag) else _post_limit_once
+            post(api, tag, limit)
     return tags
 
 
@@ -289,6 +292,9 @@ def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
 def _post_limit(api: Api, tag: str, limit: int) -> None:
     body = {"tag": tag, "concurrency_limit": limit}
     ask(api, "/concurrency_limits/", body, longest_s=AWAY_S)
+
+
+_post_limit_once = cache(_post_limit)
 
 
 def _holder(api: Api, store: Store, task_run_id: str) -> Holder:

@@ -41,21 +41,26 @@ BLOCKS_AFTER_S = 30
 SCHEMA = Path(__file__).with_name("schema.sql.gz")
 
 
-class Guarded:
+def guarded(app: ASGIApp, port: int) -> ASGIApp:
     """
-    An ASGI app for this machine and its own pages alone.
+    *app* for this machine and its own pages alone.
 
     The API has no password. A web page may send requests to it from the browser, and a host name
     that a page's owner points to 127.0.0.1 makes them look like requests of the UI itself.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self.app = app
-        self.own = {f"{host}:{port}" for host in _LOOPBACK}
+    def is_ours(headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin")
+        if host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
+            return False
+        # A tunnel has another port, and then the page was loaded through it.
+        own = {f"http://{host}", *(f"http://{name}:{port}" for name in _LOOPBACK)}
+        return origin is None or origin.decode("latin-1").lower() in own
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.is_ours(dict(scope["headers"])):
-            await self.app(scope, receive, send)
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_ours(dict(scope["headers"])):
+            await app(scope, receive, send)
         elif scope["type"] == "http":
             body = b"This server answers this machine and its own pages only."
             await send({"type": "http.response.start", "status": 403, "headers": []})
@@ -63,14 +68,7 @@ class Guarded:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def is_ours(self, headers: dict[bytes, bytes]) -> bool:
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        origin = headers.get(b"origin")
-        if host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
-            return False
-        # A tunnel has another port, and then the page was loaded through it.
-        own = {f"http://{each}" for each in (*self.own, host)}
-        return origin is None or origin.decode("latin-1").lower() in own
+    return guard
 
 
 class IdleServer(uvicorn.Server):
@@ -104,7 +102,7 @@ async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
     import prefect
 
     config = uvicorn.Config(
-        Guarded(app, port),
+        guarded(app, port),
         lifespan="off",
         log_config=None,
         log_level="warning",

@@ -33,6 +33,8 @@ T = TypeVar("T")
 BUSY_S = 60
 # The longest wait for one that does not answer: a call may then be computed without it.
 AWAY_S = 1
+# How Prefect refuses a run of a flow that it does not know: its database is a new one.
+_NO_FLOW = 409
 
 
 def start(invocation: Invocation, api: Api) -> Future[Any]:
@@ -43,9 +45,8 @@ def start(invocation: Invocation, api: Api) -> Future[Any]:
         retry.retry,
         partial(begin, api, invocation),
         retry.pauses_for(longest_s),
-        # A busy server has created no run, or returns the same one next time. 409: its database is
-        # a new one, without the flow.
-        may_pass=lambda exc: client.status_of(exc) in (409, *client.BUSY),
+        # A busy server has created no run, or returns the same one next time.
+        may_pass=lambda exc: client.status_of(exc) in (_NO_FLOW, *client.BUSY),
     )
     return _beside(request)
 
@@ -185,8 +186,9 @@ def _create(api: Api, invocation: Invocation) -> JsonObject:
     }
     try:
         created: JsonObject = client.ask(api, "/flow_runs/", body, longest_s=AWAY_S)
-    except UnavailableError:
-        _flow_id.cache_clear()
+    except UnavailableError as exc:
+        if client.status_of(exc) == _NO_FLOW:
+            _flow_id.cache_clear()
         raise
     return created
 

@@ -98,7 +98,6 @@ def handle(raw: object, settings: Settings, **options: Any) -> Reply:
         else:
             from .engine.prefect import scheduled_runs
 
-            caller = caller._replace(request_id=reply["request_id"])
             if action == "run":
                 run = scheduled_runs.run(fields["flow_run_id"], caller, answer.answer)
                 reply.update(run)

@@ -234,15 +234,18 @@ class Claims:
             StepFailedError: The call that held it failed; this one would fail in the same way.
         """
         call = self._call
+        request = call.request
         held = self.held.get(name)
-        may_join = name not in call.request.bust
+        may_join = name not in request.bust
+        # By its plan, if another call has written it.
+        find = partial(lookup.find_step, request, name, call.store, self.finding, found)
         if held is not None:
             self._polls[name] += 1
             if self._polls[name] == 1:
                 call.notify(name, f"waiting: it is {held.description}")
-            is_same = held.body.get("plan_key") == call.request.plan_key(name)
+            is_same = held.body.get("plan_key") == request.plan_key(name)
             if may_join and is_same and self._polls[name] % 2:
-                return self._find(name, found) or False
+                return find() or False
             if still := self.holder.still_held(held):
                 self.held[name] = still
                 return False
@@ -257,12 +260,7 @@ class Claims:
             self.is_new = False
             self.list_marks()
         self.previous[name] = self._read_previous(name)
-        return (may_join and self._find(name, found)) or True
-
-    def _find(self, name: str, found: Mapping[str, Entry]) -> Entry | None:
-        """The result of a step by its plan, if another call has written it."""
-        call = self._call
-        return lookup.find_step(call.request, name, call.store, self.finding, found)
+        return (may_join and find()) or True
 
     def _raise_its_failure(self, name: str, held: Held) -> None:
         call = self._call

@@ -89,19 +89,10 @@ def test_nothing_is_left_of_calls_that_have_ended(store, call):
     for _ in range(3):
         one = call()
         assert take(one, "b", "c") == {}
-        one.note_attempt("b", 2)
         one.release(["c"])
         assert left(store) == [FIRST]
         one.end()
         assert left(store) == []
-
-
-def test_a_lease_holds_how_often_its_step_was_tried(store, call):
-    one = call()
-    take(one, "b")
-    one.note_attempt("b", 2)
-    [found] = lease.list_leases(store)
-    assert (found.body["call"], found.body["step"], found.body["attempt"]) == (one.token, "b", 2)
 
 
 def test_a_poll_of_a_held_step_is_one_request(store, call):

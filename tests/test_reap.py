@@ -95,11 +95,7 @@ def test_a_killed_run_is_marked_with_its_cause_by_the_reap_event_once(on_server)
     assert "last seen" in detail
     assert "memory" in advice
     (record,) = crashed(on_server, id)
-    assert (record["cause"], record["flow_run_id"], record["attempt"]) == (
-        "killed",
-        str(runs[0].id),
-        1,
-    )
+    assert (record["cause"], record["flow_run_id"]) == ("killed", str(runs[0].id))
     assert set(row["runs"]) == {record["flow_run_id"], record["task_run_id"]}
     assert lease.open_calls(on_server.results) == {}
     assert on_server.handle({"action": "reap"})["reaped"] == []

@@ -137,7 +137,6 @@ class Claims:
             "task_run_id": self.task_run_ids[name],
             # The slots that it may take in Prefect: a reaper has to free them.
             "tags": [limit_tag(id, name), limit_tag(None, name)],
-            "attempt": 1,
         }
 
     def _mark_id(self) -> bool:

@@ -102,7 +102,6 @@ class Body(TypedDict, total=False):
     expires_at: records.Moment
     is_bounded: bool
     host: Host | None
-    attempt: int
     is_reaper: bool
 
 
@@ -148,15 +147,13 @@ class Claim(NamedTuple):
 
     Attributes:
         key: The key of its lease.
-        body: What that holds.
         dead: The leases of dead calls before it, the oldest first.
         is_gone: For each of them, whether its process was gone for certain.
     """
 
     key: str
-    body: Body
-    dead: tuple[Lease, ...] = ()
-    is_gone: tuple[bool, ...] = ()
+    dead: tuple[Lease, ...]
+    is_gone: tuple[bool, ...]
 
 
 class OpenCall(NamedTuple):
@@ -258,7 +255,7 @@ class LeaseHolder:
                 is_gone = tuple(cannot_wake(each.body) for each in dead)
                 if all(self._is_there(each) for each in dead):
                     # Noted at once: if the claim of another step fails, this one is released.
-                    self.claims[step] = Claim(key, body, tuple(dead), is_gone)
+                    self.claims[step] = Claim(key, tuple(dead), is_gone)
                     return None
                 self.store.delete([key])
                 if after is not None:
@@ -296,13 +293,6 @@ class LeaseHolder:
         if now is None or now.body.get("call") != held.body["call"] or not self._is_alive(now):
             return None
         return held._replace(check_at=self._clock() + _CHECK_INTERVAL_S)
-
-    def note_attempt(self, step: str, attempt: int) -> None:
-        """Note in a lease how often its step was tried."""
-        claim = self.claims[step]
-        body: Body = {**claim.body, "attempt": attempt}
-        self.claims[step] = claim._replace(body=body)
-        self.store.put(claim.key, records.seal(body))
 
     def release(self, steps: Iterable[str]) -> None:
         """Delete the leases of *steps*, and those of dead calls that can never wake."""

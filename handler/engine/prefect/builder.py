@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import operator
 import os
 import random
@@ -203,14 +202,10 @@ def _task(
 ) -> prefect.Task[..., Any]:
     """The Prefect task of a step; *raised* receives what the step raises."""
     step = work.step
-    attempts = itertools.count(1)
 
     def body(*args: object, **kwargs: object) -> object:
         raised.clear()
-        attempt = next(attempts)
         try:
-            if attempt > 1:
-                invocation.claims.holder.note_attempt(step.name, attempt)
             arguments = step.signature.bind(*args, **kwargs).arguments
             task_run = _task_run()
             artifacts.show_inputs(task_run, work.arguments, None)

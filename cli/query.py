@@ -11,7 +11,7 @@ from ..handler.core.errors import InvalidRequestError
 _NAMES = """
 record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
 computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
-cold_start memory_peak_bytes code previous error
+cold_start code previous error
 """
 COLUMNS = dict.fromkeys(_NAMES.split(), "VARCHAR") | {
     "written_at": "TIMESTAMP",
@@ -24,7 +24,6 @@ COLUMNS = dict.fromkeys(_NAMES.split(), "VARCHAR") | {
     "started_at": "TIMESTAMP",
     "compute_ms": "DOUBLE",
     "cold_start": "BOOLEAN",
-    "memory_peak_bytes": "BIGINT",
     "error": "JSON",
 }
 

@@ -112,7 +112,7 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
         (["bust", "--step", "b", "--dependents", "--upstream"], 2, "cannot be used together"),
         (["bust", "--id", "abc", "--dependents"], 2, "needs --step"),
         (["bust", "--older-than", "7 days", "--yes"], 2, "invalid --older-than '7 days'"),
-        (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
+        (["bust", "--id", "", "--yes"], 2, "the ID has 0 bytes"),
         (["bust", "--prefix", "\udcff", "--yes"], 2, "not valid Unicode"),
         (["restore", "--yes"], 2, "no bust is selected"),
         (["restore", "nope", "--yes"], 3, "bust nope cannot be restored"),

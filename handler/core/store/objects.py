@@ -240,7 +240,7 @@ class Store:
                 if self.get(key) != data:
                     raise AlreadyExistsError(f"{key} already exists") from exc
 
-        self._request("write", key, write, may_be_absent=False)
+        self._request("write", key, write)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """
@@ -315,9 +315,7 @@ class Store:
 
         self._request("move", key, send)
 
-    def _request(
-        self, verb: str, key: str, send: Callable[[], T], *, may_be_absent: bool = True
-    ) -> T | None:
+    def _request(self, verb: str, key: str, send: Callable[[], T]) -> T | None:
         """The result of *send*, retried if its failure may pass; None if the object is absent."""
         from ..retry import retry  # A hit in a directory does not need it.
 
@@ -327,19 +325,17 @@ class Store:
             # obstore panics if it cannot start its threads, and that is not an Exception.
             if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
                 raise
-            self._failed(verb, key, exc, may_be_absent=may_be_absent)
+            self._failed(verb, key, exc)
             return None
 
-    def _failed(
-        self, verb: str, key: str, exc: BaseException, *, may_be_absent: bool = True
-    ) -> None:
+    def _failed(self, verb: str, key: str, exc: BaseException) -> None:
         """Return if *exc* means that the object is absent, else raise what it means."""
         if isinstance(exc, PflError):
             raise exc
         text = " ".join(str(exc).split("\n\nDebug source")[0].split())
         # Objects are absent only if their store exists: a deleted bucket or an unmounted
         # directory is an error.
-        if may_be_absent and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
+        if verb != "write" and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
             if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
                 return
             text = f"{self._directory} does not exist any more"

@@ -235,15 +235,14 @@ def restore(
     undone = _restorable(chosen, store, names or [], id, step)
     restored = [mark.to_json() for mark in undone]
     output.table(("bust", "id", "prefix", "step", "busted_at"), restored)
-    counts: busts.Restored = {"back": 0, "replaced": 0, "plans": 0}
+    plans = 0
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
         layout.check(store)
         reached = flows.dependents({mark.step for mark in undone})
-        counts = busts.restore(store, undone, dependents=reached, known=flows.by_step)
-        back = output.counted(counts["back"], "result")
-        output.say(f"{back} restored, {counts['replaced']} in place of newer ones")
-    output.emit({"version": 1, "restored": restored, **counts, "dry_run": dry_run})
+        plans = busts.restore(store, undone, dependents=reached, known=flows.by_step)
+        output.say("restored: the earlier results are valid again")
+    output.emit({"version": 1, "restored": restored, "plans": plans, "dry_run": dry_run})
 
 
 def _restorable(

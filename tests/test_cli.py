@@ -200,10 +200,10 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--id", ""], "the ID is empty"),
+        (["--id", ""], "the ID has 0 bytes"),
         ([], "the ID is missing"),
-        (["--id", "x" * 513], "the ID is too long"),
-        (["--id", "a\nb"], "control character"),
+        (["--id", "x" * 513], "the ID has 513 bytes"),
+        (["--id", "a\nb"], "the ID has U+000A at position 1"),
         (["--id", "abc", "--step", "z"], "unknown step 'z'"),
         (["--id", "abc", "--flow", "z"], "unknown flow 'z'"),
         (["--id", "abc", "--param", "rate=2"], "unknown parameter 'rate'"),

@@ -207,9 +207,9 @@ def test_a_step_that_takes_its_own_result_is_pointed_to_previous():
         return loop
 
     with pytest.raises(DeclarationError, match="cycle: loop → loop") as caught:
-        step(loop)
+        flow("f", step(loop))
     assert "previous" in caught.value.hint
-    assert f"{HERE}:{line_of(loop)}" in caught.value.what
+    assert f"{HERE}:{line_of(loop)}" in caught.value.why
 
 
 # Mistakes in a flow.

@@ -116,7 +116,7 @@ def test_a_record_holds_what_a_run_is_explained_with(counting):
     assert (turn["previous"], turn["params"]) == (first["record"], {"by": 1})
     assert twice["inputs"]["turn"]["value"] == turn["value"]
     assert turn["request_id"] == reply["request_id"] and turn["code"] == reply["code"]
-    assert turn["memory_peak_bytes"] > 10**6 and turn["cold_start"] is False
+    assert turn["cold_start"] is False
     assert turn["key"] == reply["steps"][0]["key"] and turn["why"] == "busted by this call"
     code, out, _ = pfl("history", "show", turn["short"], "--json")
     assert code == 0 and "turn" in {part["name"] for part in json.loads(out)["parts"]}

@@ -64,7 +64,7 @@ def later(monkeypatch, seconds: float) -> None:
 
 
 def left(store) -> list[str]:
-    """What calls have left behind; a note that a dead call was cleaned up stays for a day."""
+    """What calls have left behind; a note that a dead call was cleaned up may stay."""
     listed = [each.key for kind in ("leases", "calls") for each in store.list(kind)]
     return sorted(key for key in listed if not key.endswith("-reaped.json"))
 

@@ -39,7 +39,7 @@ CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
         (
             "http://10.0.0.1/api",
             {"PREFECT_UI_URL": "https://ui.example/"},
-            "https://ui.example/runs/task-run/t?tab=Task%20Inputs",
+            "https://ui.example/runs/task-run/t?tab=TaskInputs",
         ),
         (
             "http://10.0.0.1/api",
@@ -48,7 +48,7 @@ CLOUD = "https://api.prefect.cloud/api/accounts/A/workspaces/W"
         ),
     ],
 )
-def test_each_ui_has_its_own_word_for_the_tab(api, environ, page):
+def test_a_link_leads_to_the_pages_of_its_api(api, environ, page):
     assert links.task_run(links.base_of(api, environ), "t") == page
     url = links.task_run(links.base_of(api, environ), "t")
     assert links.of_record({"url": url, "flow_run_id": "f", "task_run_id": "t"}) == (

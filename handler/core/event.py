@@ -232,18 +232,12 @@ def check_id(id: object) -> str:
         )
     if not isinstance(id, str):
         raise _invalid_id(f"the ID is {_kind(id)}, not text")
-    if not id:
-        raise _invalid_id("the ID is empty")
-    try:
-        size_bytes = len(id.encode())
-    except UnicodeEncodeError as exc:
-        raise _invalid_id("the ID is not valid Unicode", why=exc.reason) from exc
-    if size_bytes > ID_BYTES:
-        raise _invalid_id("the ID is too long", why=f"{size_bytes} bytes, {ID_BYTES} at most")
-    # Unicode's category Cc, which never grows.
-    if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f]", id)):
-        why = f"U+{ord(found[0]):04X} at position {found.start()}"
-        raise _invalid_id("the ID has a control character", why=why)
+    size_bytes = len(id.encode(errors="surrogatepass"))
+    if not 0 < size_bytes <= ID_BYTES:
+        raise _invalid_id(f"the ID has {size_bytes} bytes")
+    # Unicode's category Cc, which never grows, and half characters.
+    if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]", id)):
+        raise _invalid_id(f"the ID has U+{ord(found[0]):04X} at position {found.start()}")
     return id
 
 

@@ -1,8 +1,6 @@
 """
-Links to Prefect's pages, which open at the right tab.
-
-Prefect Cloud and the second UI of a server (``/v2``) call the tab ``TaskInputs``; the first UI
-calls it ``Task Inputs``. Each opens its first tab for a name that it does not know.
+Links to Prefect's pages, which open at the right tab in Prefect Cloud and in the second UI of a
+server (``/v2``). The first UI has other names for its tabs, and opens its first one.
 """
 
 from __future__ import annotations
@@ -43,9 +41,6 @@ def flow_run(base: str, id: str) -> str:
 
 def task_run(base: str, id: str, tab: str = "TaskInputs") -> str:
     """The page of a task run at *tab*: ``TaskInputs``, ``Artifacts``, ``Logs`` or ``Details``."""
-    is_first_ui = not (base.endswith("/v2") or base.startswith(_CLOUD_UI))
-    if is_first_ui and tab == "TaskInputs":
-        tab = "Task%20Inputs"
     return f"{base}/runs/task-run/{id}?tab={tab}"
 
 

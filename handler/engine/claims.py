@@ -180,8 +180,7 @@ class Claims:
         store = call.store
 
         def find() -> None:
-            before = self.finding.found
-            found = lookup.find(call.request, store, call.warnings, skipped=before)
+            found = lookup.find(call.request, store, call.warnings)
             if found.missing:
                 found = accept.include_accepted(call.request, found, store)
             self.finding = found
@@ -202,14 +201,14 @@ class Claims:
     def _read_previous(self, name: str) -> Previous | None:
         call = self._call
         warn = call.warnings.append
-        for listed, record in history.list_computed(call.store, call.folder, name, warn):
-            entry = history.load_entry(call.store, record, warn)
-            if entry is not None:
-                if record["fingerprint"] != call.request.flow.steps[name].fingerprint:
-                    # Remembered for when the step explains why it is computed.
-                    reasons.parts(call.store, name, record["fingerprint"])
-                return Previous(listed.path, record, entry)
-        return None
+        found = next(history.with_values(call.store, call.folder, name, warn), None)
+        if found is None:
+            return None
+        listed, record, entry = found
+        if record["fingerprint"] != call.request.flow.steps[name].fingerprint:
+            # Remembered for when the step explains why it is computed.
+            reasons.parts(call.store, name, record["fingerprint"])
+        return Previous(listed.path, record, entry)
 
     def _release_blocked(self) -> None:
         """Release the steps that need a step which another call holds."""

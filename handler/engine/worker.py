@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from threading import Lock
 
-from ..core.cache import accept, bust, history, lookup, publish, reasons
+from ..core.cache import accept, bust, history, lookup, reasons
 from ..core.cache.entry import Entry
 from ..core.cache.history import Fields, RecordedInput
 from ..core.cache.publish import Publication, Publisher
@@ -148,8 +148,10 @@ class Worker:
         if entry is None:
             if not may_write and not request.cached_only:
                 return None  # Its writer may be about to write its record.
-            at = history.written_at(call.store, request.id, stored.entry)
-            entry = stored.entry._replace(computed_at=at)
+            entry = stored.entry
+            if entry.record:
+                at = history.Name(call.folder, name, entry.record).written_at
+                entry = entry._replace(computed_at=at)
         if not may_write:
             return Outcome("hit", entry)
         fields: Fields | None = None
@@ -251,7 +253,6 @@ class Worker:
         """What a record has about a computation that just ended."""
         return {
             **self._call.process,
-            "memory_peak_bytes": publish.memory_peak_bytes(),
             "ms": (time.time() - started) * 1e3,
         }
 

@@ -29,14 +29,14 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import groupby, islice
-from typing import NamedTuple, TypedDict
+from itertools import islice
+from typing import NamedTuple
 
 from ..errors import InvalidRequestError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import history, lease, shared
-from .entry import NOT_LOADED, Entry, ignore, read_plan, read_result, seal_fence
+from .entry import Entry, ignore, read_plan, seal_fence
 
 ALL = history.ALL
 # Plans that are deleted at once.
@@ -83,6 +83,10 @@ class Mark(NamedTuple):
         """Whether it was made for all results of a step, and after *written_at*."""
         is_later = written_at < records.now_iso(self.at)
         return is_later and not self.result and self.applies_to(folder, step)
+
+    def follows(self, other: Mark) -> bool:
+        """Whether it is about results in the scope of an *other* mark, and was made later."""
+        return self.at >= other.at and other.applies_to(self.folder, self.step)
 
     @property
     def is_from_call(self) -> bool:
@@ -155,14 +159,6 @@ class Scope(NamedTuple):
         for listed in store.list(f"{kind}/{self.only}" if self.only else kind):
             if listed.key.count("/") == 3 and has_prefix(listed.key.split("/")[1], self.prefix):
                 yield listed
-
-
-class Restored(TypedDict):
-    """Results that are ``back``, those that ``replaced`` a newer value, and removed ``plans``."""
-
-    back: int
-    replaced: int
-    plans: int
 
 
 def has_prefix(folder: str, prefix: str) -> bool:
@@ -397,71 +393,39 @@ def bust_result(
 
 def restore(
     store: Store, undone: Collection[Mark], *, dependents: Collection[str], known: Collection[str]
-) -> Restored:
+) -> int:
     """
     Undo busts: what they invalidated is served again, even if it was computed again since.
 
-    A newer value stays if the one before it has expired, or if another bust has invalidated that
-    too.
+    Later busts by calls of the same steps are undone, too. A newer value stays if the one before it
+    has expired, or if another bust has invalidated that too.
 
     Args:
         store: The store to write.
         undone: The marks of the busts.
         dependents: The steps that need a step that was busted, those included.
         known: All steps of the current flows.
+
+    Returns:
+        The number of plans that were removed.
     """
-    counts: Restored = {"back": 0, "replaced": 0, "plans": 0}
     obsolete = {mark.key for mark in undone}
+    for mark in list_marks(store):
+        if mark.is_from_call and any(mark.follows(other) for other in undone):
+            obsolete.add(mark.key)
     steps = tuple(mark.step for mark in undone)
     scopes = [Scope(*place, steps) for place in {(mark.folder, mark.prefix) for mark in undone}]
     name = new_name()
-    for scope in scopes:
-        for is_newer_stored, superseded in _list_restorable(store, scope, Marks(undone)):
-            counts["back"] += 1
-            counts["replaced"] += is_newer_stored
-            obsolete |= superseded
+    count = 0
     # Before the marks go, so that no plan of a newer value is left, and again for plans that were
     # written meanwhile.
     for mark_keys in ((), obsolete):
         store.delete(mark_keys)
         for scope in scopes:
-            counts["plans"] += _remove_plans(store, scope, name, Marks(), dependents, known)
+            count += _remove_plans(store, scope, name, Marks(), dependents, known)
     _record(store, history.RESTORED, undone)
     shared.refresh(store)
-    return counts
-
-
-def _list_restorable(store: Store, scope: Scope, undone: Marks) -> Iterator[tuple[bool, set[str]]]:
-    """
-    The results that come back when the busts in *undone* are undone.
-
-    For each: whether a newer result of the same key is stored, and the keys of the marks that
-    calls have made since for such newer results.
-    """
-    since = min((mark.at for mark in undone), default=0.0)
-    undone_of = by_folder(undone)
-    marks_of = by_folder(list_marks(store, scope.only))
-    # The results of one key are listed next to one another.
-    listed = sorted(scope.list_objects(store, "results"))
-    for place, results in groupby(listed, key=lambda each: each.key[: each.key.rindex("/") + 65]):
-        _, folder, step, key = place.split("/")
-        near = undone_of(folder)
-        if not any(mark.applies_to(folder, step) for mark in near):
-            continue
-        marks = set(marks_of(folder)) - set(near)
-        superseded = {m for m in marks if m.at >= since and (m.step, m.result) == (step, key)}
-        lasting = Marks(marks - superseded)
-        stored = (read_result(store, each.key, ignore) for each in results)
-        entries = [entry._replace(value=NOT_LOADED) for entry in stored if entry]
-        back = [
-            entry
-            for entry in entries
-            if near.first_invalidating(folder, entry)
-            and not lasting.first_invalidating(folder, entry)
-            and not records.is_past(entry.expires_at)
-        ]
-        if back:
-            yield len(entries) > len(back), {mark.key for mark in superseded}
+    return count
 
 
 def _record(store: Store, status: str, marks: Iterable[Mark]) -> None:

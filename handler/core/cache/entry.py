@@ -103,22 +103,18 @@ def parse_result(data: bytes, path: str) -> Entry:
     )
 
 
-def read_result(store: Store, path: str, warn: Warn) -> Entry | None:
-    """The stored result at *path*; None if it does not exist or is damaged."""
+def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
+    """*entry* with its value, read from its result; None if that is gone, damaged or differs."""
+    path = records.result_path(request.id, entry.step, entry.file)
     data = store.get(path)
+    if data is None:
+        return None
     try:
-        return None if data is None else parse_result(data, path)
+        stored = parse_result(data, path)
     except CorruptRecordError as exc:
         warn(str(exc))
         return None
-
-
-def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
-    """*entry* with its value, read from its result; None if that is gone or differs."""
-    stored = read_result(store, records.result_path(request.id, entry.step, entry.file), warn)
-    if stored is None or stored.sha256 != entry.sha256:
-        return None
-    return entry._replace(value=stored.value)
+    return entry._replace(value=stored.value) if stored.sha256 == entry.sha256 else None
 
 
 def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> Plan:

@@ -97,7 +97,6 @@ class Record(TypedDict, total=False):
     cause: str
     cold_start: bool
     code: str
-    memory_peak_bytes: int | None
     degraded: str
     repaired: bool
 
@@ -377,7 +376,8 @@ def list_prunable(store: Store, before_ns: int, *, folder: str | None = None) ->
             continue
         place = (name.folder, name.step)
         if place not in newest:
-            newest[place] = next((kept.file for kept, _ in _with_values(store, *place)), "")
+            kept = next(with_values(store, *place, ignore), None)
+            newest[place] = kept[0].file if kept else ""
         if name.file != newest[place]:
             yield name
 
@@ -564,11 +564,13 @@ def _load(store: Store, record: Record) -> Entry:
     return entry
 
 
-def _with_values(store: Store, folder: str, step: str) -> Iterator[tuple[Name, object]]:
+def with_values(
+    store: Store, folder: str, step: str, warn: Warn
+) -> Iterator[tuple[Name, Record, Entry]]:
     """What a step computed for an ID, newest first, without values that are damaged or gone."""
-    for name, record in list_computed(store, folder, step, ignore):
-        if entry := load_entry(store, record, ignore):
-            yield name, entry.value
+    for name, record in list_computed(store, folder, step, warn):
+        if entry := load_entry(store, record, warn):
+            yield name, record, entry
 
 
 def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
@@ -581,15 +583,6 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
             run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
             return entry._replace(**run)
     return None
-
-
-def written_at(store: Store, id: str, entry: Entry) -> str | None:
-    """When a result was written, by the name of its record or the age of its object."""
-    if entry.record:
-        return Name("", "", entry.record).written_at
-    path = records.result_path(id, entry.step, entry.file)
-    ages = {each.key: each.modified for each in store.list(path.rpartition("/")[0])}
-    return records.now_iso(ages[path]) if path in ages else None
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
@@ -612,5 +605,5 @@ def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
         from ..store import objects
 
         store = objects.of(Settings.from_env(os.environ))
-    found = _with_values(store, keys.encode_id(id), step)
-    return [output for _, output in islice(found, limit)]
+    found = with_values(store, keys.encode_id(id), step, ignore)
+    return [entry.value for _, _, entry in islice(found, limit)]

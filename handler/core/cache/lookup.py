@@ -49,7 +49,6 @@ def find(
     warnings: list[str],
     *,
     only_targets: bool = False,
-    skipped: Mapping[str, Entry] = {},
 ) -> Finding:
     """
     Look up the plan of the requested step, and those of the steps before it only where that misses.
@@ -58,7 +57,6 @@ def find(
         request: The request.
         store: The store to read.
         warnings: Receives a line about each damaged object, even if this raises.
-        skipped: Values of steps to skip that were read before.
         only_targets: Read no plan of a step before the requested one: it counts as missing.
 
     Raises:
@@ -87,8 +85,7 @@ def find(
         if name not in wanted:
             continue
         if name in request.skip:
-            last = skipped.get(name)
-            finding.found[name] = last or _last_value(request, name, store, warnings)
+            finding.found[name] = _last_value(request, name, store, warnings)
         elif name in undecided or not (
             (finding.known and _take_known(request, name, store, finding))
             or (may_read(name) and _take_plan(request, name, store, finding, plans))
@@ -129,25 +126,15 @@ def result_key(
 
 def _last_value(request: Request, step: str, store: Store, warnings: list[str]) -> Entry:
     """
-    The value that *step* computed last for this ID, however old; a warning if it is busted.
+    The value that *step* computed last for this ID, however old, and even if it is busted.
 
     Raises:
         NotFoundError: History has no value.
     """
-    from . import bust, history  # Few calls skip a step.
+    from . import history  # Few calls skip a step.
 
-    folder = keys.encode_id(request.id)
-    for _, record in history.list_computed(store, folder, step, warnings.append):
-        entry = history.load_entry(store, record, warnings.append)
-        if entry is None:
-            continue
-        mark = bust.list_marks(store, folder).first_invalidating(folder, entry)
-        if mark is not None:
-            moment = records.now_iso(mark.at)[:19]
-            warnings.append(
-                f"step {step} is skipped, and its stored value was busted at {moment}Z;"
-                " without skip, the step would compute again"
-            )
+    listed = history.with_values(store, keys.encode_id(request.id), step, warnings.append)
+    for _, _, entry in listed:
         return entry
     from shlex import quote
 

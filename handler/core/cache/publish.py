@@ -19,7 +19,6 @@ result holds the name of its record, and a call that finds no such record writes
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -361,14 +360,3 @@ def _save_code(store: Store, step: str, print: Fingerprint) -> None:
         body = {"version": 1, "step": step, "parts": [part.to_json() for part in print.parts]}
         store.put(records.code_path(step, print.digest), records.seal(body))
         _stored_code.add(known)
-
-
-def memory_peak_bytes() -> int | None:
-    """The most memory that this process has used."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module.
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In kibibytes on Linux, in bytes on macOS.
-    return peak if sys.platform == "darwin" else peak * 1_024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from itertools import chain
 
 from .params import KIND_OF
 
@@ -29,26 +30,16 @@ def accepted(annotation: object, default: object) -> Accepted:
     if origin is typing.Annotated:
         return accepted(arguments[0], default)
     if origin is typing.Literal:
-        kinds = [KIND_OF.get(type(choice), "any") for choice in arguments]
-        return tuple(dict.fromkeys(kinds)), arguments
+        of_choices = [KIND_OF.get(type(choice), "any") for choice in arguments]
+        return tuple(dict.fromkeys(of_choices)), arguments
     if origin in (typing.Union, types.UnionType):
-        return _join([accepted(each, default) for each in arguments])
+        members = [accepted(each, default) for each in arguments]
+        kinds = chain.from_iterable(kinds for kinds, _ in members)
+        # ``Literal["auto"] | str`` allows any text.
+        unlimited = {*chain.from_iterable(kinds for kinds, choices in members if not choices)}
+        listed = chain.from_iterable(choices for _, choices in members)
+        limited = (each for each in listed if KIND_OF.get(type(each)) not in unlimited)
+        return tuple(dict.fromkeys(kinds)), tuple(limited)
     if isinstance(origin, type) and origin in KIND_OF:
         return (KIND_OF[origin],), ()
     return ("any",), ()
-
-
-def _join(members: list[Accepted]) -> Accepted:
-    """What a union of these allows: ``Literal["auto"] | str`` allows any text."""
-    joined: list[str] = []
-    listed: list[object] = []
-    unlimited: set[str] = set()
-    for kinds, choices in members:
-        joined += kinds
-        listed += choices
-        if not choices:
-            unlimited.update(kinds)
-    listed = [choice for choice in listed if KIND_OF.get(type(choice)) not in unlimited]
-    if listed and "null" in unlimited:
-        listed.append(None)
-    return tuple(dict.fromkeys(joined)), tuple(listed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 
 from ..errors import DeclarationError
 from .params import Param
@@ -51,7 +52,16 @@ class Flow:
             name: tuple(param for param in step.takes if param in named)
             for name, step in named.items()
         }
-        self.steps = {name: named[name] for name in self._in_order(named)}
+        try:
+            order = list(TopologicalSorter(self.upstream).static_order())
+        except CycleError as exc:
+            cycle = exc.args[1]
+            raise self.error(
+                f"the steps form a cycle: {' → '.join(reversed(cycle))}",
+                why=f"see {named[cycle[0]].location}",
+                hint="the parameter previous receives the last result of a step itself",
+            ) from None
+        self.steps = {name: named[name] for name in order}
         self.params = self._params()
 
     def __repr__(self) -> str:
@@ -65,25 +75,6 @@ class Flow:
         """The names of the flow's parameters that *step* takes."""
         others = (*INPUTS, *self.steps)
         return tuple(name for name in self.steps[step].takes if name not in others)
-
-    def _in_order(self, named: dict[str, AnyStep]) -> Iterable[str]:
-        """As they were declared, each after those it needs."""
-        done: dict[str, None] = {}
-
-        def visit(name: str, path: tuple[str, ...]) -> None:
-            if name in path:
-                cycle = " → ".join((*path[path.index(name) :], name))
-                raise self.error(
-                    f"the steps form a cycle: {cycle}", why=f"see {named[name].location}"
-                )
-            if name not in done:
-                for upstream in self.upstream[name]:
-                    visit(upstream, (*path, name))
-                done[name] = None
-
-        for name in named:
-            visit(name, ())
-        return done
 
     def _params(self) -> dict[str, Param]:
         params: dict[str, Param] = {}

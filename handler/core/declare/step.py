@@ -89,12 +89,6 @@ class Step(Generic[P, R]):
                     f"parameter {parameter} cannot be passed by name",
                     hint="name each parameter it needs",
                 )
-        if self.name in self.takes:
-            raise self.error(
-                f"the steps form a cycle: {self.name} → {self.name}",
-                why="it needs its own result",
-                hint="use the parameter previous, which is its last result",
-            )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)

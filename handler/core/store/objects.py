@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from itertools import islice, starmap
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from ..errors import (
@@ -66,6 +66,7 @@ _HINTS = (
         "status code: (405|501)",
         "use a service that can create an object only if it does not exist, such as S3 or MinIO",
     ),
+    ("object with invalid path", "delete the object of this name: pfl has not written it"),
     ("", "check the store with: pfl config show"),
 )
 # The largest objects that are written, and read into memory: values, and all others.
@@ -239,7 +240,7 @@ class Store:
                 if self.get(key) != data:
                     raise AlreadyExistsError(f"{key} already exists") from exc
 
-        self._request("write", key, write, may_be_absent=False)
+        self._request("write", key, write)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects in a folder and in its folders, in order of key."""
@@ -253,7 +254,6 @@ class Store:
                 self._failed("list", prefix, exc)
             return
         import obstore
-        from obstore.exceptions import InvalidPathError
 
         stream: Iterator[Sequence[ObjectMeta]] | None = None
         after = ""
@@ -267,29 +267,10 @@ class Store:
                 stream = None  # Another one goes on after what was listed.
                 raise
 
-        try:
-            while page := self._request("list", prefix, read):
-                for meta in page:
-                    after = meta["path"]
-                    yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
-        except UnavailableError as exc:
-            if not isinstance(exc.__cause__, InvalidPathError):
-                raise
-            # Somebody else has put a key there that obstore refuses, and a page with it.
-            yield from self._list_raw(folder, after)
-
-    def _list_raw(self, folder: str, after: str) -> Iterator[ObjectInfo]:
-        from . import raw_listing
-
-        store = cast("S3Store", self._backend)
-        environ = credentials()
-        while True:
-            read = partial(raw_listing.read_page, store, environ, folder, after)
-            page = self._request("list", folder, read)
-            yield from starmap(ObjectInfo, page.found if page else ())
-            if not page or not page.last:
-                return
-            after = page.last
+        while page := self._request("list", prefix, read):
+            for meta in page:
+                after = meta["path"]
+                yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
 
     def delete(self, keys: Iterable[str]) -> int:
         """
@@ -328,9 +309,7 @@ class Store:
 
         self._request("move", key, send)
 
-    def _request(
-        self, verb: str, key: str, send: Callable[[], T], *, may_be_absent: bool = True
-    ) -> T | None:
+    def _request(self, verb: str, key: str, send: Callable[[], T]) -> T | None:
         """The result of *send*, retried if its failure may pass; None if the object is absent."""
         from ..retry import retry  # A hit in a directory does not need it.
 
@@ -340,19 +319,17 @@ class Store:
             # obstore panics if it cannot start its threads, and that is not an Exception.
             if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
                 raise
-            self._failed(verb, key, exc, may_be_absent=may_be_absent)
+            self._failed(verb, key, exc)
             return None
 
-    def _failed(
-        self, verb: str, key: str, exc: BaseException, *, may_be_absent: bool = True
-    ) -> None:
+    def _failed(self, verb: str, key: str, exc: BaseException) -> None:
         """Return if *exc* means that the object is absent, else raise what it means."""
         if isinstance(exc, PflError):
             raise exc
         text = " ".join(str(exc).split("\n\nDebug source")[0].split())
         # Objects are absent only if their store exists: a deleted bucket or an unmounted
         # directory is an error.
-        if may_be_absent and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
+        if verb != "write" and isinstance(exc, _ABSENT) and _NO_BUCKET not in text:
             if self._directory is None or self._may_vanish or os.path.isdir(self._directory):
                 return
             text = f"{self._directory} does not exist any more"

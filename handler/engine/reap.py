@@ -91,6 +91,7 @@ def reap(
     """
     if not dry_run:
         layout.check(store)
+    has_dead = False
     for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
@@ -116,8 +117,11 @@ def reap(
             else:
                 yield _reap(store, settings, call, None, arrival_s, notify)
             reaper.reaped[call.call] = len(call.leases)
+            has_dead = True
         finally:
             reaper.end()
+    if has_dead:
+        lease.sweep(store)
 
 
 def _reap(

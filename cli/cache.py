@@ -185,7 +185,7 @@ def bust(
         steps = flows.upstream(steps)
     folder = stored.folder_of(id) or busts.ALL
     scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)))
-    rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
+    rows: dict[str, inspection.Totals] = {}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found)
     output.table(("step", *_COUNTED), rows.values())

@@ -152,12 +152,12 @@ class Doctor:
         """Values that differ from process to process, so that a step never hits."""
         if self.fast or self.loaded is None:
             return
-        unstable = invoke.find_unstable(self.loaded, self.chosen)
-        for sentences in unstable.values():
-            for sentence in sentences:
-                yield sentence, "compute the value inside the step"
-        if not any(unstable.values()):
-            yield f"{len(unstable)} steps have the same fingerprint in each process", ""
+        steps = self.loaded.prints
+        unstable = list(invoke.find_unstable(self.loaded, self.chosen, steps))
+        for sentence in unstable:
+            yield sentence, "compute the value inside the step"
+        if not unstable:
+            yield f"{len(steps)} steps have the same fingerprint in each process", ""
 
     def prefect(self) -> Findings:
         """Whether Prefect answers and accepts the key, and its version and clock are right."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
@@ -176,16 +177,13 @@ def plan(
     output.emit({**head, "steps": found.rows})
     rows = [{**row, "would": row["status"]} for row in found.rows]
     output.table(("step", "would", "why"), rows)
-    statuses = [row["status"] for row in found.rows]
-    if "compute" in statuses:
-        unstable = find_unstable(found.project, chosen)
-        for row in found.rows:
-            sentences = unstable[row["step"]] if row["status"] == "compute" else []
-            for sentence in sentences:
-                output.say(f"warning: {sentence}")
-    depends = statuses.count("depends")
+    computed = [row["step"] for row in found.rows if row["status"] == "compute"]
+    if computed:
+        for sentence in find_unstable(found.project, chosen, computed):
+            output.say(f"warning: {sentence}")
+    depends = sum(row["status"] == "depends" for row in found.rows)
     note = f", {depends} more may be" if depends else ""
-    output.say(f"{statuses.count('compute')} of {len(statuses)} steps would be computed{note}")
+    output.say(f"{len(computed)} of {len(found.rows)} steps would be computed{note}")
 
 
 class Forecast(NamedTuple):
@@ -224,9 +222,11 @@ def forecast(chosen: Settings, *, diff: bool = False, **options: Any) -> Forecas
     return Forecast(request, finding, rows, loaded)
 
 
-def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[str]]:
+def find_unstable(
+    project: project.Project, chosen: Settings, steps: Iterable[str]
+) -> Iterator[str]:
     """
-    By step, a sentence on each value that differs from process to process, so that it never hits.
+    Yield a sentence on each value that differs from process to process, so that a step never hits.
 
     Raises:
         InvalidRequestError: The flows cannot be imported in a fresh process.
@@ -234,17 +234,15 @@ def find_unstable(project: project.Project, chosen: Settings) -> dict[str, list[
     with TemporaryDirectory() as folder:
         run_python(chosen, "-m", "pfl.handler.bake", f"{folder}/manifest", PYTHONHASHSEED="1")
         fresh = records.unseal(Path(folder, "manifest.parts").read_bytes(), "manifest.parts")
-    unstable = {}
-    for name, print in project.prints.items():
+    for name in steps:
+        print = project.prints[name]
         digests = {part["name"]: part["digest"] for part in fresh[name]["parts"]}
         changed = [part for part in print.parts if digests.get(part.name) != part.digest]
         # A function only differs because of a value that it reads; its source cannot.
         values = [part for part in changed if part.kind not in ("function", "class")]
-        unstable[name] = [
-            f"{name} never hits: `{part.name}` at {part.file}:{part.line} differs in each process"
-            for part in values or changed
-        ]
-    return unstable
+        for part in values or changed:
+            place = f"`{part.name}` at {part.file}:{part.line}"
+            yield f"{name} never hits: {place} differs in each process"
 
 
 def run_python(chosen: Settings, *arguments: str, **environ: str) -> str:

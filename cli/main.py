@@ -69,24 +69,15 @@ for command in commands:
     command.short_help = f"{sentence.rstrip('.')}."
 
 
-def _print_version(is_wanted: bool) -> None:
-    if is_wanted:
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
         from .. import __version__
 
         output.write(f"pfl {__version__}")
         raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
-) -> None:
-    pass
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -125,9 +116,11 @@ def _report(exc: BaseException, arguments: list[str]) -> int:
         if message.startswith("Usage:"):  # A group without a command: the message is its help.
             output.say(message)
             return exc.exit_code
-        # A group and a command, or a command.
-        words = list(takewhile(str.isidentifier, arguments))[:2]
-        error = InvalidRequestError(message.rstrip("."), hint=" ".join(["pfl", *words, "--help"]))
+        # The error of an option without a value does not know its command.
+        context = getattr(exc, "ctx", None)
+        words = ["pfl", *takewhile(str.isidentifier, arguments)]
+        path = context.command_path if context else " ".join(words)
+        error = InvalidRequestError(message.rstrip("."), hint=f"{path} --help")
     elif isinstance(exc, KeyboardInterrupt | typer.Abort):
         error = Interrupted("interrupted")
     elif isinstance(exc, OSError):

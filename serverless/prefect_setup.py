@@ -339,13 +339,10 @@ def _plan_deployment(api: Api, flow: Flow[..., Any], entrypoint: str, pool: str)
         # A new deployment would lose schedules, default parameters and tags that somebody gave it.
         update=partial(_write, api, f"/deployments/{old['id']}", body, method="PATCH"),
     )
-    fields: dict[str, tuple[object, object]] = {}
-    for field, (was, now) in change.fields.items():
-        if field == "parameter_openapi_schema":
-            fields["form"] = (_differing(was, now), _differing(now, was))
-        else:
-            fields["pool" if field == "work_pool_name" else field] = (was or None, now or None)
-    return change._replace(fields=fields)
+    was, now = change.fields.pop("parameter_openapi_schema", (None, None))
+    if was != now:
+        change.fields["form"] = (_differing(was, now), _differing(now, was))
+    return change
 
 
 def _differing(schema: Any, other: Any) -> str | None:

@@ -27,7 +27,7 @@ from ..core.store import keys, records
 from ..core.store.values import round_trip
 from .call import Call
 from .causes import TERMINATED, out_of_time
-from .claims import Claims
+from .claims import Claims, Previous
 from .deadline import Abandoned, Stopped, Terminated
 from .steps import describe
 from .work import Compute, Outcome, Run, RunState, Work
@@ -148,10 +148,8 @@ class Worker:
         if entry is None:
             if not may_write and not request.cached_only:
                 return None  # Its writer may be about to write its record.
-            entry = stored.entry
-            if entry.record:
-                at = history.Name(call.folder, name, entry.record).written_at
-                entry = entry._replace(computed_at=at)
+            at = history.written_at(call.store, request.id, stored.entry)
+            entry = stored.entry._replace(computed_at=at)
         if not may_write:
             return Outcome("hit", entry)
         fields: Fields | None = None
@@ -193,6 +191,9 @@ class Worker:
     def _compute(self, name: str, found: Mapping[str, Entry], compute: Compute | None) -> Outcome:
         call = self._call
         previous = self._claims.previous.get(name)
+        if previous is not None and self._is_computed_by_this_request(name, previous):
+            entry = previous.entry
+            return Outcome("hit", entry, publication=self._publication(entry, None, found))
         record = previous and previous.record
         print = call.prints[name]
         busted = self._busted.get(name)
@@ -238,6 +239,17 @@ class Worker:
         saved = self.saved[name]
         assert saved is not None, "an engine returns after it has called finish"
         return saved
+
+    def _is_computed_by_this_request(self, name: str, previous: Previous) -> bool:
+        """Whether this request, sent again after its process died, computed the busted step."""
+        call = self._call
+        return (
+            name in call.request.bust
+            and bool(call.request_id)
+            and previous.record.get("request_id") == call.request_id
+            and not records.is_past(previous.entry.expires_at)
+            and not self._claims.marks.first_invalidating(call.folder, previous.entry)
+        )
 
     def _record_fields(self, name: str, found: Mapping[str, Entry]) -> Fields:
         """What a record has in addition to the result."""

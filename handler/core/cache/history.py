@@ -585,6 +585,15 @@ def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     return None
 
 
+def written_at(store: Store, id: str, entry: Entry) -> str | None:
+    """When a result was written, by the name of its record or the age of its object."""
+    if entry.record:
+        return Name("", "", entry.record).written_at
+    path = records.result_path(id, entry.step, entry.file)
+    ages = {each.key: each.modified for each in store.list(path.rpartition("/")[0])}
+    return records.now_iso(ages[path]) if path in ages else None
+
+
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:
     """
     The values that a step computed for an ID, newest first; ``previous`` is the first one.

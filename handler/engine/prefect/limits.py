@@ -132,14 +132,16 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
                 ask(api, path, {"lease_duration": _SLOT_S})
 
     threading.Thread(target=renew, name="slot", daemon=True).start()
+    patience_s = 0
     try:
         yield
+        patience_s = AWAY_S
     finally:
         over.set()
         path = "/v2/concurrency_limits/decrement-with-lease"
         # Otherwise the slot is released when its lease expires or its task run ends.
         with suppress(PflError):
-            ask(api, path, {"lease_id": lease_id})
+            ask(api, path, {"lease_id": lease_id}, longest_s=patience_s)
 
 
 def _take(api: Api, body: JsonObject) -> JsonObject | None:

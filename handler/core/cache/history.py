@@ -45,8 +45,6 @@ NEAR = 10_000
 _READ_AHEAD = 16
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
-# The fields of a result that only its record holds.
-_OF_RUN = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
@@ -135,6 +133,13 @@ class Name(NamedTuple):
         return f"history/{self.folder}/{self.step}/{self.file}"
 
     @property
+    def pointer_path(self) -> str:
+        """The key of the pointer to the records of a call, if this is the newest one."""
+        digits = self.file[:19]
+        place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{self.short}={self.folder}"
+        return f"recent/{place}.json"
+
+    @property
     def time_ns(self) -> int:
         """When it was written, by the clock of its writer, in nanoseconds since 1970."""
         return _NEWEST_FIRST - int(self.file[:19])
@@ -210,11 +215,8 @@ def point(store: Store, names: Collection[Name]) -> None:
 
 def pointer(names: Collection[Name]) -> tuple[str, bytes]:
     """The key and the bytes of the object that points to records of one ID."""
-    newest = min(names, key=_by_time)
-    digits = newest.file[:19]
-    place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{newest.short}={newest.folder}.json"
     body = {"records": [f"{name.step}/{name.file}" for name in names]}
-    return f"recent/{place}", records.seal(body)
+    return min(names, key=_by_time).pointer_path, records.seal(body)
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
@@ -230,15 +232,10 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
     point(store, [name])
 
 
-def delete(store: Store, names: Iterable[Name]) -> None:
-    """Delete records, and then the objects that point to no other record."""
-    deleted = set(names)
-    folders = {name.folder for name in deleted}
-    store.delete(name.path for name in deleted)
-    pointers = (key for key in _pointers(store) if _folder_of_pointer(key) in folders)
-    for key, data in _fetch(store, pointers, str):
-        if deleted.issuperset(_pointed(key, data)):
-            store.delete([key])
+def delete(store: Store, names: Collection[Name]) -> None:
+    """Delete records, and then the pointers of the calls whose newest record is among them."""
+    store.delete(name.path for name in names)
+    store.delete(name.pointer_path for name in names)
 
 
 # Listing.
@@ -271,7 +268,8 @@ def _recent(store: Store) -> Iterator[Name]:
     # A pointer bears the time of the newest record that it names, so records that are newer than
     # the next pointer can be returned.
     waiting: list[tuple[str, Name]] = []
-    for key, data in _fetch(store, _pointers(store), str):
+    pointers = (entry.key for entry in store.list("recent"))
+    for key, data in _fetch(store, pointers, str):
         digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
@@ -283,23 +281,15 @@ def _recent(store: Store) -> Iterator[Name]:
         yield heapq.heappop(waiting)[1]
 
 
-def _folder_of_pointer(key: str) -> str:
-    return key.partition("=")[2].removesuffix(".json")
-
-
 def _pointed(key: str, data: bytes | None) -> list[Name]:
     """The records that a pointer names; none if it is damaged."""
     with suppress(CorruptRecordError):
         body = records.unseal(data or b"", key)
         records.fields(body, key, {"records": list[str]})
-        folder = _folder_of_pointer(key)
+        folder = key.partition("=")[2].removesuffix(".json")
         names = (parse_path(f"history/{folder}/{text}") for text in body["records"])
         return [name for name in names if name is not None]
     return []
-
-
-def _pointers(store: Store) -> Iterator[str]:
-    return (entry.key for entry in store.list("recent"))
 
 
 def list_records(
@@ -343,7 +333,6 @@ def list_computed(
     warn: Warn,
     *,
     until_ns: float = math.inf,
-    containing: str = "",
 ) -> Iterator[tuple[Name, Record]]:
     """
     The records of what a step computed for an ID, newest first, read on demand.
@@ -354,15 +343,11 @@ def list_computed(
         step: The step.
         warn: Called with a warning about each damaged record.
         until_ns: Only records written until then, in nanoseconds since 1970.
-        containing: Only records whose file name contains this, such as the start of a result key.
     """
-    names = _below(store, f"history/{folder}/{step}")
-    if containing:
-        names = islice(names, NEAR)  # On S3, each request lists a thousand names.
     found = (
         name
-        for name in names
-        if containing in name.file and name.status == COMPUTED and name.time_ns <= until_ns
+        for name in _below(store, f"history/{folder}/{step}")
+        if name.status == COMPUTED and name.time_ns <= until_ns
     )
     yield from read_all(store, found, warn)
 
@@ -617,16 +602,21 @@ def with_values(
             yield name, record, entry
 
 
+def record_of(store: Store, id: str, entry: Entry, warn: Warn) -> Record | None:
+    """The record of a result as it is stored; None if it has none."""
+    names = [Name(keys.encode_id(id), entry.step, entry.record)] if entry.record else []
+    for _, record in read_all(store, names, warn):
+        if record["key"] == entry.key and record["sha256"] == entry.sha256:
+            return record
+    return None
+
+
 def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     """An entry found by its inputs, with its run and time; None if it has no record."""
-    if entry.record is None:
+    record = record_of(store, id, entry, warn)
+    if record is None:
         return None
-    name = Name(keys.encode_id(id), entry.step, entry.record)
-    for _, record in read_all(store, [name], warn):
-        if record["key"] == entry.key and record["sha256"] == entry.sha256:
-            run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
-            return entry._replace(**run)
-    return None
+    return entry_of(record)._replace(result=entry.result, value=entry.value, record=entry.record)
 
 
 def outputs(id: str, step: str, *, limit: int = 10) -> list[object]:

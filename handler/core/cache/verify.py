@@ -213,8 +213,8 @@ class _Check:
 
     def _is_under_way(self, folder: str) -> bool:
         """Whether a call holds a lease for the ID of a folder."""
-        names = (f"leases/{folder}/", f"leases/{folder}=")
-        return any(listed.key.startswith(names) for listed in self.store.list("leases"))
+        leases = self.store.list("leases")
+        return any(listed.key.startswith(f"leases/{folder}=") for listed in leases)
 
     def _check_time(self, expires_at: str | None) -> None:
         if records.is_past(expires_at, records.now_iso(self.now)):

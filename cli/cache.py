@@ -13,7 +13,7 @@ from ..handler.core.cache import accept as acceptance
 from ..handler.core.cache import bust as busts
 from ..handler.core.cache import inspection
 from ..handler.core.cache import verify as verification
-from ..handler.core.cache.reasons import parts
+from ..handler.core.cache.reasons import code_changes
 from ..handler.core.declare import catalog, project
 from ..handler.core.declare.manifest import FlowEntry
 from ..handler.core.errors import (
@@ -23,12 +23,11 @@ from ..handler.core.errors import (
     PflError,
     unknown,
 )
-from ..handler.core.fingerprint.changes import explain
 from ..handler.core.settings import Settings
 from ..handler.core.store import keys, layout, objects, records
 from . import output, settings, stored
 from .invoke import FlowName, Param, Step, forecast, request_of
-from .options import OnlyId, OnlyStep, TheId, Yes, moment_ns, refuse_together
+from .options import OnlyId, OnlyStep, TheId, Yes, refuse_together
 
 app = Typer(help="List, explain, bust, restore and verify stored results.")
 _COUNTED = ("results>", "bytes>", "oldest", "newest")
@@ -136,7 +135,7 @@ def accept(
             raise NotFoundError(
                 f"no results of older code of step {step} found", hint=f"pfl cache ls --step {step}"
             )
-        changes = explain(parts(store, step, older[0]), now.parts)
+        changes = code_changes(store, step, older[0], now.parts)
         for change in changes:
             output.say(f"{step}: {change}")
         reply |= {"stands_for": older[:1], "changes": changes}
@@ -154,7 +153,6 @@ def bust(
     step: OnlyStep = None,
     dependents: bool = False,
     upstream: bool = False,
-    older_than: Annotated[str | None, Option(metavar="AGE")] = None,
     prefix: str | None = None,
     dry_run: bool = False,
     yes: Yes = False,
@@ -165,12 +163,11 @@ def bust(
     Args:
         dependents: Also bust all steps that need it.
         upstream: Also bust all steps that it needs.
-        older_than: Minimum age, such as 7d.
         prefix: Only IDs that start with this.
     """
-    if {id, step, older_than, prefix} == {None}:
+    if {id, step, prefix} == {None}:
         raise InvalidRequestError(
-            "no results to bust are selected", hint="use --id, --step, --older-than or --prefix"
+            "no results to bust are selected", hint="use --id, --step or --prefix"
         )
     refuse_together({"--id": id, "--prefix": prefix})
     refuse_together({"--dependents": dependents, "--upstream": upstream})
@@ -186,12 +183,8 @@ def bust(
         steps = flows.dependents(steps)
     elif upstream:
         steps = flows.upstream(steps)
-    now_ns = time.time_ns()
-    before_ns = moment_ns(older_than, "--older-than") if older_than else now_ns
-    # Age 0 means everything, including what is being computed and will be newer than this bust.
-    before = before_ns / 1e9 if before_ns < now_ns else None
     folder = stored.folder_of(id) or busts.ALL
-    scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)), before)
+    scope = busts.Scope(folder, keys.escape_id(prefix or ""), tuple(sorted(steps)))
     rows = {name: inspection.no_totals(name) for name in scope.steps if name != busts.ALL}
     for found in busts.list_results(store, scope):
         inspection.add(rows, found)
@@ -241,7 +234,7 @@ def restore(
     flows = _Flows(chosen)
     undone = _restorable(chosen, store, names or [], id, step)
     restored = [mark.to_json() for mark in undone]
-    output.table(("bust", "id", "prefix", "step", "before", "busted_at"), restored)
+    output.table(("bust", "id", "prefix", "step", "busted_at"), restored)
     plans = 0
     if not dry_run:
         output.confirm(f"Restore {output.counted(len(undone), 'bust')}?", yes=yes)
@@ -283,24 +276,13 @@ def _restorable(
 
 
 @app.command()
-def verify(
-    repair: bool = False, after: Annotated[str, Option(metavar="KEY")] = "", dry_run: bool = False
-) -> None:
+def verify(repair: bool = False, dry_run: bool = False) -> None:
     """
     Read and check every object in the store; exit code 6 if damaged ones remain.
 
     Args:
         repair: Move unusable objects to aside/ in the store.
-        after: Continue after this key.
     """
-    import signal
-
-    if after and after.split("/")[0] not in verification.KINDS:
-        raise InvalidRequestError(
-            f"invalid --after {after!r}",
-            why=f"keys in the store start with {', '.join(verification.KINDS)}",
-            hint="leave --after out",
-        )
     if dry_run and not repair:
         raise InvalidRequestError("--dry-run has no effect without --repair", hint="add --repair")
     chosen = settings.load()
@@ -308,31 +290,20 @@ def verify(
     store = objects.of(chosen)
     if repair:
         layout.check(store)
-    # On SIGTERM, too, the command has to print how to continue.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     counts: Counter[str] = Counter()
-    last = after
     retention_s = chosen.retention_days * 86_400
-    try:
-        for found in verification.walk(store, repair=repair, retention_s=retention_s, after=after):
-            last = found.key
-            counts["checked"] += 1
-            if counts["checked"] % 1_000 == 0:
-                output.progress("", f"{counts['checked']} checked, at {last}")
-            problem = found.problem
-            if problem is None:
-                continue
-            counts[problem.problem] += 1
-            counts["aside"] += problem.aside is not None
-            counts["left"] += problem.problem == "damaged" and problem.aside is None
-            row = problem._asdict()
-            output.emit({"object": row.pop("key"), **row})
-            output.show(f"{problem.problem:<9} {problem.key}: {problem.why}")
-    except BaseException:
-        if last:
-            options = f"{' --repair' if repair else ''} --after '{last}'"
-            output.say(f"stopped; to continue: pfl cache verify{options}")
-        raise
+    for problem in verification.walk(store, repair=repair, retention_s=retention_s):
+        counts["checked"] += 1
+        if counts["checked"] % 1_000 == 0:
+            output.progress("", f"{counts['checked']} checked")
+        if problem is None:
+            continue
+        counts[problem.problem] += 1
+        counts["aside"] += problem.aside is not None
+        counts["left"] += problem.problem == "damaged" and problem.aside is None
+        row = problem._asdict()
+        output.emit({"object": row.pop("key"), **row})
+        output.show(f"{problem.problem:<9} {problem.key}: {problem.why}")
     summary = ", ".join(f"{counts[name]} {name}" for name in _PROBLEMS)
     moved = f"; {counts['aside']} set aside" if repair else ""
     output.say(f"{counts['checked']} checked: {summary}{moved}")

@@ -1,23 +1,12 @@
 """Differences between JSON values, and paths into one: ``$.rows[2].total``, ``$.rows[id=7]``."""
 
 import json
-import operator
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NotRequired, TypedDict, TypeGuard
+from typing import NotRequired, TypedDict, TypeGuard
 
 from ..handler.core.errors import InvalidRequestError
-
-_OPERATORS: dict[str, Callable[[Any, Any], object]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-    "contains": operator.contains,
-}
 
 _NAME = "[A-Za-z_][A-Za-z0-9_-]*"  # A name that a path has without quotes.
 # $, then any number of .name, ["any name"], [0] and [id=7].
@@ -161,39 +150,6 @@ def at(value: object, path: str, key: str = "id") -> object:
         value = parts[segment]
         rest = rest.removeprefix(segment)
     return value
-
-
-def condition(text: str) -> Callable[[object], bool]:
-    """
-    A test such as ``value > 100``: ``value``, an operator and a JSON value; nothing is evaluated.
-
-    A value that cannot be compared does not pass.
-
-    Raises:
-        InvalidRequestError: *text* is not a condition.
-    """
-    pattern = r"^\s*value\s*(==|!=|<=|>=|<|>|contains\b)\s*(.+)$"
-    try:
-        [(name, literal)] = re.findall(pattern, text, re.DOTALL)
-        compares = _OPERATORS[name]
-        wanted = json.loads(literal)
-    except ValueError as exc:
-        raise InvalidRequestError(
-            f"invalid --when {text!r}",
-            why="a condition is value, an operator (== != < <= > >= contains) and a JSON value",
-            hint="--when 'value > 100', --when 'value == \"ok\"'",
-        ) from exc
-
-    def passes(value: object) -> bool:
-        # In Python, True equals 1.
-        if isinstance(value, bool) is not isinstance(wanted, bool) and name in ("==", "!="):
-            return compares is operator.ne
-        try:
-            return bool(compares(value, wanted))
-        except TypeError:
-            return False
-
-    return passes
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

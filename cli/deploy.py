@@ -1,6 +1,5 @@
 """``pfl deploy``, ``pfl remove``, ``pfl status`` and ``pfl logs``: the function in AWS."""
 
-import time
 from typing import Annotated, Any, Literal
 
 from typer import Option
@@ -45,10 +44,7 @@ def deploy(
         return
     uri = service.find_image(build=True)
     service.deploy(uri)
-    made = [
-        {"type": kind, "name": resource, "link": service.page(kind, resource)}
-        for kind, resource in service.resources().values()
-    ]
+    made = [{"type": kind, "name": name} for kind, name in service.resources().values()]
     output.emit(
         {
             "version": 1,
@@ -59,7 +55,7 @@ def deploy(
             "resources": made,
         }
     )
-    output.table(("type", "name", "link"), made)
+    output.table(("type", "name"), made)
     output.say(f"{service.function} works; store {service.store}")
     output.say("to call it: pfl invoke --id abc")
     output.say(f"to read values that are too large for a reply: PFL_STORE={service.store}")
@@ -155,10 +151,10 @@ def logs(
         since: How far back: 10m, 2h, 7d.
     """
     service = _existing(name, stage)
-    since_s = time.time() - moment_ns(since, "--since") / 1e9
+    since_ms = moment_ns(since, "--since") // 10**6
     group = f"/aws/lambda/{service.function}"
     client = service.client("logs")
-    lines = log.read(client, group, id=id, since_s=since_s, follow=follow)
+    lines = log.read(client, group, id=id, since_ms=since_ms, follow=follow)
     for line in output.while_read(lines):
         output.emit({**line, "at": stored.utc(line["at"])})
         text = line["text"] if line["call"] is None else _call_text(line["call"])

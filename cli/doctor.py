@@ -9,14 +9,14 @@ from typer import Exit
 
 from ..handler.core.cache import lease
 from ..handler.core.declare import project
-from ..handler.core.errors import InvalidRequestError, NotFoundError, PflError, UnavailableError
+from ..handler.core.errors import InvalidRequestError, PflError, UnavailableError
 from ..handler.core.settings import SETTINGS, Settings
 from ..handler.core.store import objects
 from ..handler.core.store.values import JsonObject
 from ..handler.engine import check
 from ..handler.engine.prefect import client, limits, runs
 from ..handler.engine.prefect.environment import Api
-from ..serverless import aws, remote
+from ..serverless import remote
 from . import invoke, output, settings
 
 # AWS refuses signatures that are 15 minutes off, and leases use the store's own clock.
@@ -27,36 +27,12 @@ _CHECKS = (
     "prefect",
     "block",
     "store",
-    "bucket",
     "function",
     "worker",
     "slots",
     "stuck",
     "unstable",
 )
-# For each property of a bucket: boto3's method, the field of its answer, and the fix.
-_BUCKET = {
-    "private": (
-        "get_public_access_block",
-        "PublicAccessBlockConfiguration",
-        "aws s3api put-public-access-block",
-    ),
-    "encrypted": (
-        "get_bucket_encryption",
-        "ServerSideEncryptionConfiguration",
-        "aws s3api put-bucket-encryption",
-    ),
-    "versioned": (
-        "get_bucket_versioning",
-        "Status",
-        "aws s3api put-bucket-versioning, so that deleted objects can be recovered",
-    ),
-    "covered by a lifecycle rule": (
-        "get_bucket_lifecycle_configuration",
-        "Rules",
-        "aws s3api put-bucket-lifecycle-configuration, to expire old versions",
-    ),
-}
 # What a check found, and how to fix it; empty if it is right.
 Findings = Iterator[tuple[str, str]]
 
@@ -213,49 +189,22 @@ class Doctor:
         # First, since it skips the check if there is no Prefect: the session would start a server.
         api = self.api
         with session.session(self.chosen, lambda step, doing: None):
-            planned = prefect_setup.blocks(api, self.chosen, name="cache", with_keys=False)
-            for change in planned:
-                if change.action == "create":
-                    yield f"{change.name} does not exist", "pfl setup blocks"
-                elif change.action == "update":
-                    yield (f"{change.name} points to another location", "pfl setup blocks")
-                elif self.fast:
-                    yield f"{change.name} exists", ""
-                else:
-                    change.make()
-                    yield f"{change.name} works", ""
+            change = prefect_setup.block(api, self.chosen, name="cache", with_keys=False)
+            if change.action == "create":
+                yield f"{change.name} does not exist", "pfl setup blocks"
+            elif change.action == "update":
+                yield f"{change.name} points to another location", "pfl setup blocks"
+            elif self.fast:
+                yield f"{change.name} exists", ""
+            else:
+                change.make()
+                yield f"{change.name} works", ""
 
     def store(self) -> Findings:
         """Whether the store accepts writes, reads, lists and deletes, and its clock is right."""
         ahead_s = check.try_out(self.results)
         yield f"{self.results.url} works, and creates objects only once", ""
         yield _clock(ahead_s)
-
-    def bucket(self) -> Findings:
-        """Whether the bucket is private, encrypted and versioned, and has a lifecycle."""
-        if not self.chosen.store.startswith("s3://"):
-            raise _SkippedError("the store is not a bucket")
-        name = self.chosen.store.removeprefix("s3://").partition("/")[0]
-        client = aws.client("s3", attempts=2)
-        with aws.converted_errors(f"bucket {name}"):
-            client.head_bucket(Bucket=name)
-        for state, (method, field, fix) in _BUCKET.items():
-            try:
-                with aws.converted_errors(f"bucket {name}"):
-                    found = getattr(client, method)(Bucket=name).get(field)
-            except NotFoundError:
-                found = None
-            except PflError as exc:
-                yield (
-                    f"cannot check whether {name} is {state}: {exc}",
-                    "allow this request in your permissions",
-                )
-                continue
-            values = found.values() if isinstance(found, dict) else [found]
-            if all(value and value != "Suspended" for value in values):
-                yield f"{name} is {state}", ""
-            else:
-                yield f"{name} is not {state}", fix
 
     def function(self) -> Findings:
         """Whether the function exists, has this code, and reaches the store and Prefect."""

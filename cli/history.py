@@ -1,23 +1,20 @@
 """``pfl history``: list, compare, search and export the records of each step."""
 
 import json
-import math
-import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
-from itertools import islice, takewhile
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Annotated, Any, Literal, NoReturn
 
-from typer import Argument, Exit, Option, Typer
+from typer import Argument, Exit, FileTextWrite, Option, Typer
 
 from ..handler.core import event
 from ..handler.core.cache import history, reasons
 from ..handler.core.errors import CorruptRecordError, InvalidRequestError, NotFoundError, PflError
-from ..handler.core.fingerprint import changes as code
 from ..handler.core.store import keys, layout, objects
-from . import compare, output, query, settings, stored
+from . import compare, output, settings, stored
 from .options import (
     OnlyFlow,
     OnlyId,
@@ -42,35 +39,35 @@ Body = history.Record | history.ComputedRecord
 Found = tuple[history.Name, Body]
 Fields = Mapping[str, Any]
 Pair = tuple[str, Found | None, Found | None]
+# A record, and the part of its value that is compared.
+Version = tuple[Found, object]
 
 _COLUMNS = ("record", "written_at", "id", "step", "status", "compute_ms>", "value")
+# The columns of a CSV file.
+_EXPORTED = """
+record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
+computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
+cold_start memory_peak_bytes code previous error
+""".split()
 _NEAR_NS = 300 * 10**9
 
 
 class _Reader:
-    """Reads records; counts them, and warns about damaged ones."""
+    """Reads records, and warns once about each damaged one, which is skipped."""
 
     def __init__(self) -> None:
         self.store = objects.of(settings.load())
-        self.found = 0
-        self.warnings: set[str] = set()
+        self._warnings: set[str] = set()
 
     def warn(self, warning: str) -> None:
-        """Report a damaged record, once; it is skipped."""
-        if warning not in self.warnings:
+        """Print a warning, unless it was printed already."""
+        if warning not in self._warnings:
             output.say(f"warning: {warning}")
-        self.warnings.add(warning)
+        self._warnings.add(warning)
 
-    def rows(
-        self, since: str | None, *, with_values: bool = True, **selected: str | None
-    ) -> Iterator[Row]:
-        """The records that the options select, as JSON, newest first."""
-        since_ns = moment_ns(since, "--since") if since else None
-        for found in history.list_records(
-            self.store, **selected, since_ns=since_ns, warn=self.warn
-        ):
-            self.found += 1
-            yield self.row(*found, with_value=with_values)
+    def list(self, **selected: Any) -> Iterator[Found]:
+        """The records that ``history.list_records`` selects, newest first."""
+        return history.list_records(self.store, **selected, warn=self.warn)
 
     def record(self, short: str, id: str | None = None) -> Found:
         """
@@ -104,21 +101,10 @@ class _Reader:
                 row["value_missing"] = str(exc)
         return stored.as_json(row)
 
-    def computed(self, folder: str, step: str, until_ns: float = math.inf) -> Iterator[Found]:
-        """The records of what a step computed for an ID, newest first."""
-        return history.list_computed(self.store, folder, step, self.warn, until_ns=until_ns)
 
-    def end(self, summary: str = "") -> None:
-        """Print a summary, and how many records were skipped."""
-        if summary:
-            output.say(summary)
-        if self.warnings:
-            skipped = output.counted(len(self.warnings), "record")
-            output.say(f"skipped {skipped}: damaged, or of another version")
-
-
-def _print(row: Row, table: output.Table) -> None:
+def _print(reader: _Reader, table: output.Table, name: history.Name, body: Body) -> None:
     """Print a record: as a line of JSON, or as a row of the table."""
+    row = reader.row(name, body, with_value=False)
     output.emit(row)
     error = row.get("error") or {}
     summary = error.get("what") or row.get("why")
@@ -137,23 +123,53 @@ def list_records(
     since: Since = None,
     status: Status = None,
     limit: Annotated[int, Option(min=1)] = 20,
+    follow: Annotated[bool, Option("--follow", "-f")] = False,
 ) -> None:
     """
-    List records, newest first.
+    List records, newest first; with -f newest last, and then each new one as it is written.
 
     Args:
-        limit: Maximum number of records.
+        limit: Maximum number of records; with -f, of those that exist already.
+        follow: Keep printing new records until Ctrl-C.
     """
     reader = _Reader()
-    found = reader.rows(since, with_values=False, id=id, flow=flow, step=step, status=status)
     table = output.Table(_COLUMNS)
-    for row in output.while_read(islice(found, limit)):
-        _print(row, table)
+    listed = partial(reader.list, id=id, flow=flow, step=step, status=status)
+    if follow:
+        _follow(reader, table, listed, since or 0, limit)
+    count = 0
+    for found in output.while_read(islice(listed(since_ns=since), limit)):
+        count += 1
+        _print(reader, table, *found)
     table.flush()
-    more = f", more with --limit {limit * 10}" if reader.found == limit else ""
-    reader.end(output.counted(reader.found, "record") + more)
-    if id and not reader.found:
+    more = f", more with --limit {limit * 10}" if count == limit else ""
+    output.say(output.counted(count, "record") + more)
+    if id and not count:
         output.say(stored.elsewhere(reader.store, id, flow, "pfl history ls"))
+
+
+def _follow(
+    reader: _Reader,
+    table: output.Table,
+    listed: Callable[..., Iterator[Found]],
+    since_ns: int,
+    limit: int,
+) -> NoReturn:
+    """Print the newest records, newest last, and then each new one, without end."""
+    seen: set[history.Name] = set()
+    most: int | None = limit
+    while True:
+        found = list(islice(listed(since_ns=since_ns, seen=seen), most))
+        if found and most:
+            # What is older stays out.
+            since_ns = found[-1][0].time_ns
+        for name, body in output.while_read(reversed(found)):
+            # Clocks differ by less than this: a record that is older by more is not new.
+            since_ns = max(since_ns, name.time_ns - _NEAR_NS)
+            _print(reader, table, name, body)
+        table.flush()
+        most = None
+        time.sleep(1)
 
 
 @app.command()
@@ -174,133 +190,64 @@ def show(record: str, id: OnlyId = None) -> None:
 
 
 @app.command()
-def tail(
-    id: OnlyId = None,
-    step: OnlyStep = None,
-    lines: Annotated[int, Option("-n", "--lines", min=0)] = 10,
-    follow: Annotated[bool, Option("-f", "--follow")] = False,
-) -> None:
-    """
-    Show the newest records, newest last; with -f, also each new one as it is written.
-
-    Args:
-        lines: Number of records to start with.
-        follow: Keep printing new records.
-    """
-    reader = _Reader()
-    table = output.Table(_COLUMNS)
-    seen: set[history.Name] = set()
-    newest_ns = 0
-    limit: int | None = lines
-    while True:
-        near: list[history.Name] = []
-        for name in history.list_names(reader.store, folder=stored.folder_of(id), step=step):
-            newest_ns = max(newest_ns, name.time_ns)
-            # Clocks differ by less than this: a record that is older by more is not new.
-            if name.time_ns < newest_ns - _NEAR_NS and len(near) >= (limit or 0):
-                break
-            near.append(name)
-        fresh = [name for name in near if name not in seen][:limit]
-        missing = set(fresh)
-        found = history.read_all(reader.store, reversed(fresh), reader.warn)
-        for name, body in output.while_read(found):
-            missing.remove(name)
-            row = reader.row(name, body, with_value=False)
-            _print(row, table)
-        table.flush()
-        if not follow:
-            break
-        # What points to a record exists before it: a record that is missing is read again.
-        seen = set(near) - missing
-        limit = None
-        time.sleep(1)
-    reader.end()
-
-
-@app.command()
 def diff(
     records: Annotated[list[str] | None, Argument(metavar="[RECORD RECORD]")] = None,
     id: list[str] | None = None,
-    run: list[str] | None = None,
     step: OnlyStep = None,
     tolerance: str | None = None,
     key: str = "id",
 ) -> None:
     """
-    Show what differs between two records, runs or IDs, and why; exit code 1 if they differ.
+    Show what differs between two records or IDs, and why; exit code 1 if they differ.
 
     Args:
         records: Two records.
         id: Compare the last two of this ID, or (given twice) two IDs.
-        run: First digits of a request or flow run ID; give two.
         tolerance: Allowed difference between numbers, such as 0.01 or 1%.
     """
     reader = _Reader()
     within = compare.tolerance(tolerance) if tolerance else None
+    records = records or []
+    ids = id or []
+    if (len(records), len(ids)) not in {(2, 0), (2, 1), (0, 1), (0, 2)}:
+        raise InvalidRequestError(
+            "nothing to compare",
+            why="give two records, or one or two --id",
+            hint="pfl history diff --id abc",
+        )
+    refuse_together({"two records": records, "--step": step})
     rows = []
-    for pair in _pairs(reader, records or [], id or [], run or [], step):
+    for pair in _pairs(reader, records, ids, step):
         row = _difference(reader, *pair, key, within)
         rows.append(row)
         if not row["equal"]:
             _show_difference(row)
+    if not rows:
+        raise NotFoundError(
+            "nothing to compare",
+            why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
+            hint=f"pfl history ls --id {ids[0]}",
+        )
     is_equal = all(row["equal"] for row in rows)
     output.emit({"version": 1, "equal": is_equal, "steps": rows})
     result = "no difference" if is_equal else "different"
-    reader.end(f"{output.counted(len(rows), 'step')} compared, {result}")
+    output.say(f"{output.counted(len(rows), 'step')} compared, {result}")
     if not is_equal:
         raise Exit(1)
 
 
-def _pairs(
-    reader: _Reader, records: list[str], ids: list[str], runs: list[str], step: str | None
-) -> Iterable[Pair]:
+def _pairs(reader: _Reader, records: list[str], ids: list[str], step: str | None) -> Iterator[Pair]:
     """What to compare, a pair for each step."""
+    if records:
+        first, second = (reader.record(each, *ids) for each in records)
+        yield second[0].step, first, second
+        return
     folders = [keys.encode_id(event.check_id(id)) for id in ids]
-    match len(records), len(runs), len(ids):
-        case 2, 0, 0 | 1:
-            refuse_together({"two records": records, "--step": step})
-            old, new = (reader.record(each, *ids) for each in records)
-            return [(new[0].step, old, new)]
-        case 0, 2, 0 | 1:
-            return _pairs_of_runs(reader, runs, step, *folders)
-        case 0, 0, 1 | 2:
-            pairs = list(_pairs_of_ids(reader, folders, step))
-            if pairs:
-                return pairs
-            raise NotFoundError(
-                "nothing to compare",
-                why=f"no step has two records; {stored.elsewhere(reader.store, ids[0])}",
-                hint=f"pfl history ls --id {ids[0]}",
-            )
-    raise InvalidRequestError(
-        "nothing to compare",
-        why="give two records, one or two --id, or two --run",
-        hint="pfl history diff --id abc",
-    )
-
-
-def _pairs_of_runs(
-    reader: _Reader, runs: list[str], step: str | None, folder: str | None = None
-) -> Iterator[Pair]:
-    old, new = (
-        history.find_run(reader.store, run, folder=folder, warn=reader.warn) for run in runs
-    )
-
-    def record(side: Mapping[str, Found], name: str) -> Found | None:
-        if name in side:
-            return side[name]
-        # A step that the run did not compute had the value that was stored then.
-        last, _ = min(side.values(), key=lambda found: found[0].file)
-        return next(reader.computed(last.folder, name, last.time_ns), None)
-
-    for name in [step] if step else sorted({**old, **new}):
-        yield name, record(old, name), record(new, name)
-
-
-def _pairs_of_ids(reader: _Reader, folders: list[str], step: str | None) -> Iterator[Pair]:
-    listed = (history.steps(reader.store, folder) for folder in folders)
-    for name in [step] if step else sorted(set().union(*listed)):
-        found = [reader.computed(folder, name) for folder in folders]
+    steps = set().union(*(history.steps(reader.store, folder) for folder in folders))
+    for name in [step] if step else sorted(steps):
+        found = [
+            history.list_computed(reader.store, folder, name, reader.warn) for folder in folders
+        ]
         # For a single ID both are one iterator: its newest record, and the one before.
         new = next(found[-1], None)
         old = next(found[0], None)
@@ -343,11 +290,10 @@ def _difference(
             row["equal"] = not row["value_changes"]
         except (NotFoundError, CorruptRecordError) as exc:
             row["trouble"] = f"the values cannot be compared: {exc}"
-    fingerprints = [side.get("fingerprint") or "-" for side in (before, after)]
-    if len(set(fingerprints)) > 1:
-        parts = [reasons.parts(reader.store, step, each) for each in fingerprints]
-        explained = code.explain(*parts) if all(parts) else []
-        row["code_changes"] = explained or ["its code changed"]
+    old_print, new_print = (side.get("fingerprint") or "-" for side in (before, after))
+    if old_print != new_print:
+        now = reasons.parts(reader.store, step, new_print)
+        row["code_changes"] = reasons.code_changes(reader.store, step, old_print, now)
     row["input_changes"] = _field_changes(before, after, "inputs")
     row["param_changes"] = _field_changes(before, after, "params")
     return row
@@ -393,61 +339,54 @@ def bisect(
     id: TheId,
     step: Annotated[str, Option()],
     path: str = "$",
-    when: str | None = None,
     since: Since = None,
     key: str = "id",
 ) -> None:
     """
-    Find the first record where a value changed, or a condition became true, and why.
+    Find the first record where a value changed, and why.
 
     Args:
         step: Step name.
         path: Path into the value, such as $.rows[0].total; a missing part is null.
-        when: Find when this became true, such as 'value > 100'.
     """
     compare.at(None, path)  # A mistake in the path is reported before anything is read.
-    state = compare.condition(when) if when else keys.canonical
     reader = _Reader()
-    since_ns = moment_ns(since, "--since") if since else 0
-    listed = history.list_names(reader.store, folder=keys.encode_id(id), step=step)
-    recent = takewhile(lambda name: name.time_ns >= since_ns, listed)
-    names = [name for name in recent if name.status == history.COMPUTED]
-    before: tuple[Found, object] | None = None
+    change: tuple[Version, Version] | None = None
+    newer: Version | None = None
     count = 0
-    # From the oldest on: a value may change and change back, and halving would miss that.
-    for found in history.read_all(reader.store, reversed(names), reader.warn):
+    # All of them: a value may change and change back, and halving would miss that.
+    for found in reader.list(id=id, step=step, status=history.COMPUTED, since_ns=since):
         try:
             value = compare.at(history.value(reader.store, *found), path, key)
         except (NotFoundError, CorruptRecordError) as exc:
             reader.warn(str(exc))
             continue
         count += 1
-        # A condition that became false is no turn; a state without one is never False.
-        if before is not None and state(value) not in (state(before[1]), False):
-            break
-        before = found, value
-    else:
-        reader.end()
-        what = f"{when!r} never became true" if when else f"{path} never changed"
-        searched = f"searched {output.counted(count, 'record')} of step {step} of {id!r}"
-        why = f"{searched}; {stored.elsewhere(reader.store, id)}"
-        if before is not None:
-            why = f"{searched}; in the newest one, {path} is {output.cut(before[1])}"
-        raise NotFoundError(what, why=why, hint=f"pfl history ls --id {shlex.quote(id)}")
-    row = _difference(reader, step, before[0], found, key)
+        version = found, value
+        if newer is not None and keys.canonical(value) != keys.canonical(newer[1]):
+            change = version, newer
+        newer = version
+    searched = f"searched {output.counted(count, 'record')}"
+    if change is None:
+        why = f"{searched} of step {step}; {stored.elsewhere(reader.store, id)}"
+        if newer is not None:
+            why = f"{searched} of step {step} of {id!r}; in each, {path} is {output.cut(newer[1])}"
+        hint = f"pfl history ls --id {shlex.quote(id)}"
+        raise NotFoundError(f"{path} never changed", why=why, hint=hint)
+    (old, was), (new, now) = change
+    row = _difference(reader, step, old, new, key)
     head = {"version": 1, "id": id, "path": path, "records": count}
-    output.emit({**head, "from": before[1], "to": value, **row})
-    moment = output.local_time(found[0].written_at)
-    change = f"{path}: {output.cut(before[1])} → {output.cut(value)}"
-    output.show(f"{found[0].short}  {moment}  {change}")
+    output.emit({**head, "from": was, "to": now, **row})
+    moment = output.local_time(new[0].written_at)
+    output.show(f"{new[0].short}  {moment}  {path}: {output.cut(was)} → {output.cut(now)}")
     _show_difference(row)
-    reader.end(f"read {count} of {len(names)} records")
+    output.say(searched)
 
 
 @app.command()
 def export(
-    format: Literal["jsonl", "csv", "parquet"] = "jsonl",
-    out: Annotated[str | None, Option(metavar="FILE")] = None,
+    format: Literal["jsonl", "csv"] = "jsonl",
+    out: Annotated[FileTextWrite | None, Option(encoding="utf-8", lazy=False)] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
@@ -462,36 +401,22 @@ def export(
         out: File to write; stdout if not given.
     """
     import csv
-    from contextlib import nullcontext
 
-    if format == "parquet" and out is None:
-        raise InvalidRequestError(
-            "parquet cannot be written to stdout", hint="--out history.parquet"
-        )
-    try:
-        opened = open(out, "w", encoding="utf-8", newline="") if out else nullcontext(output.Data())
-    except OSError as exc:
-        folder = shlex.quote(os.path.dirname(out or "") or ".")
-        raise InvalidRequestError(
-            f"{out} cannot be written",
-            why=str(exc),
-            hint=f"mkdir -p {folder}, or write to another folder",
-        ) from exc
     reader = _Reader()
-    rows = output.while_read(reader.rows(since, id=id, flow=flow, step=step, status=status))
-    with opened as file:
-        if format == "parquet":
-            with query.table(rows) as database:
-                database.execute("copy history to ? (format parquet)", [out])
-        elif format == "jsonl":
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
+    found = reader.list(id=id, flow=flow, step=step, since_ns=since, status=status)
+    file = out or output.Data()
+    table = csv.writer(file)
+    if format == "csv":
+        table.writerow(_EXPORTED)
+    count = 0
+    for each in output.while_read(found):
+        count += 1
+        row = reader.row(*each)
+        if format == "csv":
+            table.writerow(_csv_cell(row.get(column), column) for column in _EXPORTED)
         else:
-            table = csv.writer(file)
-            table.writerow(query.COLUMNS)
-            for row in rows:
-                table.writerow(_csv_cell(row.get(column), column) for column in query.COLUMNS)
-    reader.end(output.counted(reader.found, "record"))
+            file.write(json.dumps(row) + "\n")
+    output.say(output.counted(count, "record"))
 
 
 def _csv_cell(cell: object, column: str) -> str | None:
@@ -502,44 +427,6 @@ def _csv_cell(cell: object, column: str) -> str | None:
     # A spreadsheet runs such text as a formula.
     quote = "'" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     return quote + output.printable(cell)
-
-
-@app.command()
-def sql(
-    select: Annotated[str, Argument(metavar="QUERY")],
-    id: OnlyId = None,
-    flow: OnlyFlow = None,
-    step: OnlyStep = None,
-    since: Since = None,
-    status: Status = None,
-) -> None:
-    """
-    Query records with SQL. Needs DuckDB: pip install 'prefect-lambda[query]'.
-
-    Args:
-        select: SQL query on the table history; times are UTC.
-    """
-    if not select.strip():
-        raise InvalidRequestError(
-            "the query is empty",
-            hint="pfl history sql 'select status, count(*) from history group by 1'",
-        )
-    reader = _Reader()
-    rows = reader.rows(since, id=id, flow=flow, step=step, status=status)
-    with query.table(rows) as database:
-        found = database.execute(select)
-        columns = found.description or ()
-        table = output.Table([name for name, *_ in columns])
-        for cells in output.while_read(iter(found.fetchone, None) if columns else ()):
-            shown = [stored.utc(str(x)) if isinstance(x, datetime) else x for x in cells]
-            table.add(["" if cell is None else cell for cell in shown])
-            row = {
-                name: json.loads(cell) if kind == "JSON" and cell else cell
-                for (name, kind, *_), cell in zip(columns, shown, strict=True)
-            }
-            output.emit(row)
-        table.flush()
-    reader.end()
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """``pfl limits``: how many computations of a step may run at once, as limits on tags in Prefect."""
 
-import time
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -104,9 +103,9 @@ def remove_limits(
     """
     if idle is not None:
         refuse_together({"--idle": True, "--id, --step or --tag": id or step or tag})
-        idle_s = (time.time_ns() - moment_ns(idle, "--idle")) / 1e9
+        before_s = moment_ns(idle, "--idle") / 1e9
         api, results = _connect()
-        names = limits.idle_tags(api, results, idle_s)
+        names = limits.idle_tags(api, results, before_s)
     else:
         names = [_tag(id, step, tag)]
         api, results = _connect()

@@ -125,11 +125,9 @@ def _report(exc: BaseException, arguments: list[str]) -> int:
         if message.startswith("Usage:"):  # A group without a command: the message is its help.
             output.say(message)
             return exc.exit_code
-        # The error of an option without a value does not know its command.
-        context = getattr(exc, "ctx", None)
-        words = ["pfl", *takewhile(str.isidentifier, arguments)]
-        path = context.command_path if context else " ".join(words)
-        error = InvalidRequestError(message.rstrip("."), hint=f"{path} --help")
+        # A group and a command, or a command.
+        words = list(takewhile(str.isidentifier, arguments))[:2]
+        error = InvalidRequestError(message.rstrip("."), hint=" ".join(["pfl", *words, "--help"]))
     elif isinstance(exc, KeyboardInterrupt | typer.Abort):
         error = Interrupted("interrupted")
     elif isinstance(exc, OSError):

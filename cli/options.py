@@ -12,9 +12,10 @@ from ..handler.core.errors import InvalidRequestError
 
 Yes = Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")]
 Since = Annotated[
-    str | None,
+    int | None,
     Option(
         metavar="WHEN",
+        parser=lambda text: moment_ns(text, "--since"),
         help="Only newer ones: an age (7d, 12h, 30m) or a time (2026-11-30T09:00), "
         "which is local if it has no offset.",
     ),

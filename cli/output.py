@@ -30,7 +30,7 @@ _is_changing = False  # Set while the line below the cursor is to be replaced.
 _CUT_COLUMNS = ("value", "why", "key")
 _NARROWEST = 5
 # How the names of fields end that hold a moment.
-_MOMENTS = ("_at", "oldest", "newest", "before", "since")
+_MOMENTS = ("_at", "oldest", "newest", "since")
 _BATCH_ROWS = 100
 _STATUS_COLOURS = {
     "hit": "32",

@@ -118,7 +118,7 @@ def _make(
     with session.session(chosen, output.progress) as api:
         planned: list[Change] = []
         if Kind.blocks in kinds:
-            planned += prefect_setup.blocks(api, chosen, name=name, with_keys=with_keys)
+            planned.append(prefect_setup.block(api, chosen, name=name, with_keys=with_keys))
         if Kind.deployments in kinds:
             target = remote.target(chosen)
             function = target.function if target else "pfl"
@@ -126,7 +126,7 @@ def _make(
             with output.stdout_kept_for_data():
                 planned += prefect_setup.deployments(api, chosen, pool=pool, function=function)
         if Kind.automations in kinds:
-            planned += prefect_setup.automations(api)
+            planned.append(prefect_setup.automation(api))
         _carry_out(planned, dry_run)
 
 

@@ -55,12 +55,11 @@ def show(row: Row, **shown: object) -> None:
 
 
 def utc(moment: str | None) -> str | None:
-    """A moment in the format of all JSON output; without an offset it is in UTC already."""
+    """A moment in the format of all JSON output."""
     try:
         at = datetime.fromisoformat(moment or "")
     except ValueError:
         return moment  # None, or such as month 13, in a store that others write to.
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

@@ -15,10 +15,7 @@ from .core.cache import lookup
 from .core.cache.entry import Entry
 from .core.declare import catalog
 from .core.errors import NotFoundError
-from .core.event import Notify, Reply, Request, StepRow
-from .core.settings import Settings
-from .core.store import objects
-from .core.store.objects import Store
+from .core.event import Caller, Reply, Request, StepRow
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -39,31 +36,17 @@ _OF_ENTRY = (
 )
 
 
-def answer(
-    raw: object,
-    settings: Settings,
-    *,
-    results: Store | None = None,
-    request_id: str = "",
-    deadline: float | None = None,
-    notify: Notify = event.notify_nobody,
-    flow_run: FlowRun | None = None,
-    is_cold: bool = False,
-) -> Reply:
+def answer(raw: object, caller: Caller, flow_run: FlowRun | None = None) -> Reply:
     """
     The reply to the event *raw*, which is a call for an ID.
 
     Args:
         raw: The event.
-        settings: The settings.
-        results: The store, if the caller has opened it already.
-        request_id: The ID of this call, chosen by the caller.
-        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading; None: never.
-        notify: Called with a step and its progress, while a miss is computed.
+        caller: Who sent it.
         flow_run: The flow run that made this call, if Prefect started it; a hit ends it, too.
-        is_cold: Whether this is the first call of the process.
     """
-    reply = event.reply_to(raw, request_id, is_cold=is_cold)
+    settings = caller.settings
+    reply = event.reply_to(raw, caller.request_id, is_cold=caller.is_cold)
     warnings: list[str] = []
     with event.answering(reply):
         flows = catalog.load(settings)
@@ -71,7 +54,7 @@ def answer(
         request = event.parse(raw, flows, engine=settings.engine)
         reply["id"] = request.id
         reply["flow"] = request.flow.name
-        results = results or objects.shared(settings)
+        results = caller.store
         before = results.counts.copy()
         finding = lookup.find(request, results, warnings, only_targets=True)
         if finding.missing:
@@ -86,18 +69,8 @@ def answer(
             from .engine import compute, process
 
             with process.left_unchanged():
-                invocation = compute.missing(
-                    request,
-                    finding,
-                    results,
-                    settings,
-                    request_id=request_id,
-                    notify=notify,
-                    kill_at=deadline,
-                    is_cold=is_cold,
-                    flow_run=flow_run,
-                )
-            _report(reply, request, invocation)
+                invocation = compute.missing(raw, request, finding, caller, flow_run)
+            _report(reply, invocation)
         reply["store"] = dict(results.counts - before)
         reply["warnings"] = []
     if warnings or "warnings" in reply:
@@ -105,13 +78,14 @@ def answer(
     return reply
 
 
-def _report(reply: Reply, request: Request, invocation: Invocation) -> None:
+def _report(reply: Reply, invocation: Invocation) -> None:
     """Put what the engine did into *reply*."""
-    outcomes = invocation.scheduler.outcomes
+    request = invocation.call.request
+    outcomes = invocation.outcomes
     reply["steps"] = _rows(request, invocation.found, outcomes)
     reply["url"] = invocation.run.url
     if any(outcome.status in ("computed", "failed") for outcome in outcomes.values()):
-        reply["engine"] = invocation.call.request.engine
+        reply["engine"] = invocation.run.engine
     error = invocation.error_to_report()
     for step, outcome in outcomes.items():
         if outcome.status == "miss" and error is None:

@@ -11,16 +11,15 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from . import answer
 from .core import envelope, event
 from .core.declare import catalog
 from .core.errors import PflError
-from .core.event import Notify, Reply
+from .core.event import Caller, Reply
 from .core.settings import Settings, of_process
 from .core.store import objects
-from .core.store.objects import Store
 
 _is_cold = True
 # A reply never contains itself, and checking that takes time.
@@ -63,41 +62,22 @@ def lambda_handler(raw: object, context: Context | None = None) -> Mapping[str, 
     return envelope.wrap(raw, reply)
 
 
-def handle(
-    raw: object,
-    settings: Settings,
-    *,
-    request_id: str = "",
-    deadline: float | None = None,
-    results: Store | None = None,
-    notify: Notify = event.notify_nobody,
-) -> Reply:
+def handle(raw: object, settings: Settings, **options: Any) -> Reply:
     """
     Answer one plain event with these settings; see :func:`lambda_handler`.
 
     Args:
         raw: The event.
         settings: The settings.
-        request_id: The ID of this call, chosen by the caller.
-        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading; None: never.
-        results: The store, if the caller has opened it already.
-        notify: Called with a step and its progress, while a miss is computed.
+        options: Other fields of :class:`pfl.handler.core.event.Caller`.
     """
     global _is_cold
-    is_cold = _is_cold
+    caller = Caller(settings, is_cold=_is_cold, **options)
     _is_cold = False
     fields = event.fields_or_empty(raw)
     if "action" not in fields and "flow_run_id" not in fields:
-        return answer.answer(
-            fields or raw,
-            settings,
-            results=results,
-            request_id=request_id,
-            deadline=deadline,
-            notify=notify,
-            is_cold=is_cold,
-        )
-    reply = event.reply_to(fields, request_id, is_cold=is_cold)
+        return answer.answer(fields or raw, caller)
+    reply = event.reply_to(fields, caller.request_id, is_cold=caller.is_cold)
     reply["action"] = event.text_or_none(fields.get("action"))
     with event.answering(reply):
         # Each result goes into the reply at once, so that no error loses it.
@@ -108,27 +88,22 @@ def handle(
             flows = catalog.load(settings)
             reply["code"] = flows.digest
             reply["fingerprints"] = flows.fingerprints()
-        results = results or objects.shared(settings)
-        if action == "check":
-            check.reach(settings, results)
+            check.reach(settings, caller.store)
         elif action == "reap":
             from .engine import reap
 
             reaped = reply["reaped"] = []
-            reaped.extend(reap.reap(results, settings, dry_run=bool(fields.get("dry_run"))))
+            is_dry = bool(fields.get("dry_run"))
+            reaped.extend(reap.reap(caller.store, settings, dry_run=is_dry))
         else:
             from .engine.prefect import scheduled_runs
 
-            request_id = reply["request_id"]
-            caller = scheduled_runs.Caller(
-                answer.answer, settings, results, request_id, deadline, notify
-            )
             if action == "run":
-                reply.update(scheduled_runs.run(fields["flow_run_id"], caller))
+                run = scheduled_runs.run(fields["flow_run_id"], caller, answer.answer)
+                reply.update(run)
             else:
-                reply["runs"] = scheduled_runs.poll(
-                    str(fields.get("pool") or settings.work_pool), caller
-                )
+                pool = str(fields.get("pool") or settings.work_pool)
+                reply["runs"] = scheduled_runs.poll(pool, caller, answer.answer)
     return reply
 
 

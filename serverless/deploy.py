@@ -20,7 +20,7 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..handler.core.declare import catalog
@@ -32,6 +32,7 @@ from ..handler.core.errors import (
     unknown,
 )
 from ..handler.core.settings import Settings
+from ..handler.core.store.values import JsonObject
 from ..handler.engine.prefect import environment
 from ..handler.engine.prefect.environment import Api
 from . import aws, image, remote
@@ -46,35 +47,6 @@ _NO_IMAGE = "sha256:" + "0" * 64
 # Nothing was deployed in these states; CloudFormation refuses to update them.
 _STUCK = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 _CHECK = {"action": "check"}
-# AWS's console, by type of resource.
-_PAGES = {
-    "AWS::CloudWatch::Alarm": "cloudwatch/home?region={region}#alarmsV2:alarm/{name}",
-    "AWS::Lambda::Function": "lambda/home?region={region}#/functions/{name}",
-    "AWS::Logs::LogGroup": "cloudwatch/home?region={region}#logsV2:log-groups/log-group/{name}",
-    "AWS::S3::Bucket": "s3/buckets/{name}",
-}
-
-
-class ResourceRow(TypedDict):
-    """
-    A resource of the stack, and whether a deployment would ``create``, ``keep`` or ``remove`` it.
-    """
-
-    resource: str
-    type: str
-    would: str
-
-
-class StepChange(TypedDict):
-    """
-    A step that will miss after a deployment, why, and the steps that run again if its value
-    changes.
-    """
-
-    flow: str
-    step: str
-    why: str
-    then: list[str]
 
 
 @dataclasses.dataclass
@@ -418,8 +390,8 @@ class Deployment:
             env=os.environ | variables,
         )
 
-    def planned(self) -> Iterator[ResourceRow]:
-        """Yield what a deployment would create, keep or remove."""
+    def planned(self) -> Iterator[JsonObject]:
+        """Yield each resource that a deployment would ``create``, ``keep`` or ``remove``."""
         self.osls("package", self.find_image(build=False))
         path = HERE / ".serverless/cloudformation-template-update-stack.json"
         template = json.loads(path.read_bytes())
@@ -431,11 +403,14 @@ class Deployment:
                 would = "keep" if name in wanted else "remove"
             yield {"resource": name, "type": type, "would": would}
 
-    def changes(self) -> Iterator[StepChange]:
-        """Yield the steps whose code differs from what is deployed: their next call is a miss."""
-        from ..handler.core.cache import reasons as stored
+    def changes(self) -> Iterator[JsonObject]:
+        """
+        Yield the steps whose code differs from what is deployed: their next call is a miss.
+
+        For each, why, and the steps that run again ``then``, if its value changes.
+        """
+        from ..handler.core.cache import reasons
         from ..handler.core.declare import project
-        from ..handler.core.fingerprint import changes
         from ..handler.core.store import objects
 
         deployed: dict[str, dict[str, str]] = {}
@@ -457,9 +432,8 @@ class Deployment:
                 why = unexplained
                 if fingerprint is not None:
                     store = objects.open_store(self.store, environ=os.environ)
-                    parts = stored.parts(store, step, fingerprint)
-                    reasons = changes.explain(parts, loaded.prints[step].parts) if parts else []
-                    why = "; ".join(reasons) or "its code changed"
+                    now = loaded.prints[step].parts
+                    why = "; ".join(reasons.code_changes(store, step, fingerprint, now))
                 then = sorted(flow.dependents([step]) - {step})
                 yield {"flow": name, "step": step, "why": why, "then": then}
 
@@ -478,9 +452,9 @@ class Deployment:
             settings = self.settings._replace(store=self.store)
             # The session reads the API's key, which may be in the secret only.
             with session.session(settings, lambda step, doing: None) as api:
-                for change in prefect_setup.blocks(api, settings, name="cache", with_keys=False):
-                    change.make()
-                    self.report(f"{change.kind} {change.name}: {change.action}")
+                block = prefect_setup.block(api, settings, name="cache", with_keys=False)
+                block.make()
+                self.report(f"block {block.name}: {block.action}")
         self.report("checking that the function reaches its store and Prefect")
         error = remote.call(target, _CHECK, report=self.report).get("error")
         if error is not None:
@@ -505,10 +479,3 @@ class Deployment:
             target = remote.target(self.settings)
             if target is not None and target.function == self.function:
                 remote.deployed_path(self.settings).unlink(missing_ok=True)
-
-    def page(self, kind: str, name: str) -> str:
-        """The page of a resource in AWS's console; empty if it has none of its own."""
-        if kind not in _PAGES:
-            return ""
-        path = _PAGES[kind].format(region=self.region, name=name.replace("/", "$252F"))
-        return f"https://{self.region}.console.aws.amazon.com/{path}"

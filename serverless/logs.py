@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from ..handler.core.store.values import JsonObject
 from . import aws
@@ -24,46 +24,37 @@ _sleep = time.sleep
 _LATE_MS = 60_000
 
 
-class Line(TypedDict):
-    """
-    A line of the log: when, from which sandbox, its text, and for the line of a call its fields.
-    """
-
-    at: str
-    stream: str
-    text: str
-    call: JsonObject | None
-
-
 def read(
-    client: BaseClient, group: str, *, id: str | None, since_s: float, follow: bool
-) -> Iterator[Line]:
+    client: BaseClient, group: str, *, id: str | None, since_ms: int, follow: bool
+) -> Iterator[JsonObject]:
     """
     Yield the lines, oldest first.
+
+    For each: when, from which sandbox (``stream``), its ``text``, and for the line of a call its
+    fields (``call``).
 
     Args:
         client: boto3's client of CloudWatch Logs.
         group: The log group.
         id: Only calls for this ID, with what was printed while they ran.
-        since_s: How far back, in seconds.
+        since_ms: The time of the oldest line, in milliseconds since 1970.
         follow: Continue as more arrives.
 
     Raises:
         NotFoundError: The log group does not exist.
     """
-    start = int((time.time() - since_s) * 1e3)
     seen = set()
     # By stream: what was printed in a call whose ID is not known yet.
-    pending: dict[str, list[Line]] = {}
+    pending: dict[str, list[JsonObject]] = {}
     while True:
-        for event in _events(client, group, start):
+        for event in _events(client, group, since_ms):
             if event["eventId"] not in seen:
                 seen.add(event["eventId"])
                 yield from _chosen(event, id, pending)
         if not follow:
             return
         # Sandboxes send their logs with a delay: the last minute is read again.
-        start = max(start, int(time.time() * 1e3) - _LATE_MS)
+        since_ms = max(since_ms, int(time.time() * 1e3) - _LATE_MS)
         _sleep(_PAUSE_S)
 
 
@@ -74,11 +65,13 @@ def _events(client: BaseClient, group: str, start: int) -> Iterator[JsonObject]:
             yield from page["events"]
 
 
-def _chosen(event: JsonObject, id: str | None, pending: dict[str, list[Line]]) -> Iterator[Line]:
+def _chosen(
+    event: JsonObject, id: str | None, pending: dict[str, list[JsonObject]]
+) -> Iterator[JsonObject]:
     text = event["message"].rstrip("\n")
     stream = event["logStreamName"]
     at = datetime.fromtimestamp(event["timestamp"] / 1e3, UTC).isoformat()
-    line: Line = {"at": at, "stream": stream, "text": text, "call": None}
+    line: JsonObject = {"at": at, "stream": stream, "text": text, "call": None}
     if text.startswith(_CALL):
         # CloudWatch cuts a line at 256 KiB; a line that was cut is shown as it is.
         with suppress(ValueError):

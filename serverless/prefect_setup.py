@@ -89,7 +89,7 @@ _write = partial(_ask, none=())
 # The block.
 
 
-def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[Change]:
+def block(api: Api, settings: Settings, *, name: str, with_keys: bool) -> Change:
     """
     Plan the block of the store: ``s3-bucket/<name>``, or ``local-file-system/<name>`` for a
     directory.
@@ -106,16 +106,16 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
     slug = _slug(settings)
     found = _ask(api, _block_path(slug, name))
     data = found and found["data"]
-    block = _block(settings, data, with_keys)
+    planned = _block(settings, data, with_keys)
     before = None if data is None else _fields(data)
     note = "an object is written, read and deleted through the block and the store"
-    change = _planned("block", f"{slug}/{name}", before, _fields(block.model_dump()), note)
+    change = _planned("block", f"{slug}/{name}", before, _fields(planned.model_dump()), note)
 
     def make() -> None:
-        _prove(block, objects.of(settings))
+        _prove(planned, objects.of(settings))
         if change.action != "keep":
             try:
-                block.save(name, overwrite=True)
+                planned.save(name, overwrite=True)
             except Exception as exc:
                 raise UnavailableError(
                     "Prefect did not take the block",
@@ -123,7 +123,7 @@ def blocks(api: Api, settings: Settings, *, name: str, with_keys: bool) -> list[
                     hint="pfl doctor checks the key and compares the versions",
                 ) from exc
 
-    return [change._replace(make=make)]
+    return change._replace(make=make)
 
 
 def _slug(settings: Settings) -> str:
@@ -371,7 +371,7 @@ def _removals(api: Api, pool: str) -> tuple[list[Change], int]:
 # The automation.
 
 
-def automations(api: Api) -> list[Change]:
+def automation(api: Api) -> Change:
     """
     Plan an automation of Prefect's own that crashes dead runs, for flows that send heartbeats.
     """
@@ -404,7 +404,7 @@ def automations(api: Api) -> list[Change]:
         ],
     }
     found = _automations(api)
-    change = _planned(
+    return _planned(
         "automation",
         AUTOMATION,
         found[0] if found else None,
@@ -414,7 +414,6 @@ def automations(api: Api) -> list[Change]:
         create=partial(_write, api, "/automations/", wanted),
         update=lambda: _write(api, f"/automations/{found[0]['id']}", wanted, method="PUT"),
     )
-    return [change]
 
 
 def _automations(api: Api) -> list[JsonObject]:

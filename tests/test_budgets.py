@@ -56,9 +56,9 @@ class Delayed(stores.Store):
         finally:
             self._note("put", key, started)
 
-    def list(self, prefix, *, after=""):
+    def list(self, prefix):
         started = self._delay()
-        found = list(super().list(prefix, after=after))
+        found = list(super().list(prefix))
         self._note("list", prefix, started)
         yield from found
 

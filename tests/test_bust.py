@@ -59,7 +59,6 @@ def busted(
     *steps: str,
     id: str | None = "abc",
     prefix: str = "",
-    before: float | None = None,
     retention_s: float = DAY_S,
 ) -> str:
     """Bust as the command does; the name of the bust."""
@@ -68,7 +67,6 @@ def busted(
         bust.ALL if id is None else keys.encode_id(id),
         keys.escape_id(prefix),
         steps or (bust.ALL,),
-        before,
     )
     name = bust.new_name()
     reach = flow.dependents(steps)
@@ -90,15 +88,12 @@ def restored(project, name: str) -> int:
     return bust.restore(project.results, undone, dependents=reach, known=frozenset(flow.steps))
 
 
-def would(
-    project, *steps: str, id: str | None = "abc", prefix: str = "", before: float | None = None
-) -> list[str]:
+def would(project, *steps: str, id: str | None = "abc", prefix: str = "") -> list[str]:
     """ID folder and step of the results that a bust would make void."""
     scope = bust.Scope(
         bust.ALL if id is None else keys.encode_id(id),
         keys.escape_id(prefix),
         steps or (bust.ALL,),
-        before,
     )
     return sorted(
         "/".join(found.key.split("/")[1:3]) for found in bust.list_results(project.results, scope)
@@ -181,25 +176,6 @@ def test_a_bust_of_a_prefix_reaches_an_id_too_long_for_its_folder(outside):
     assert statuses(outside.call(id))["b"] == NEW
     busted(outside, "b", id=None, prefix=id[:100])
     assert statuses(outside.call(id))["b"] == NEW
-
-
-def test_a_bust_by_age_spares_what_is_younger(outside):
-    outside.call("old")
-    moment = time.time()
-    outside.call("new")
-    busted(outside, id=None, before=moment)
-    assert outside.call("new")["store"] == {"get": 1}
-    assert statuses(outside.call("old")) == of(NEW, NEW, NEW)
-    assert outside.call("old")["store"] == {"get": 1}
-
-
-def test_a_bust_by_age_takes_a_young_plan_that_rests_on_an_old_result(outside):
-    outside.call(params={"rate": 10})
-    moment = time.time()
-    outside.call(params={"rate": 20})
-    change(outside, 5)
-    busted(outside, "b", before=moment)
-    assert values(outside.call(params={"rate": 20}))["c"] == 160
 
 
 def test_a_bust_finds_plans_of_an_older_version_of_the_code(outside):
@@ -333,15 +309,6 @@ def test_restoring_also_undoes_what_calls_have_busted_since(outside):
     assert [mark.step for mark in bust.list_marks(outside.results)] == ["b"]
 
 
-def test_a_bust_by_age_is_restored_in_place_of_what_was_computed_since(outside):
-    outside.call()
-    name = busted(outside, "b", before=time.time())
-    change(outside, 5)
-    outside.call()
-    restored(outside, name)
-    assert values(outside.call(cached_only=True))["c"] == 40
-
-
 def test_a_value_that_has_expired_meanwhile_replaces_none_that_is_valid(outside, monkeypatch):
     outside.write(OUTSIDE.replace("@step\ndef b", "@step(cache_for='1h')\ndef b"))
     outside.call()
@@ -423,9 +390,9 @@ class Interrupted(stores.Store):
         self._next(key)
         super().put(key, data, mode=mode)
 
-    def list(self, prefix, *, after=""):
+    def list(self, prefix):
         self._next(prefix + "/")
-        yield from super().list(prefix, after=after)
+        yield from super().list(prefix)
 
     def delete(self, keys):
         keys = list(keys)

@@ -20,7 +20,7 @@ from pfl.handler.core.cache import lease
 from pfl.handler.core.errors import exit_code
 from pfl.handler.engine import deadline
 from pfl.handler.engine.interrupt import Interruptible
-from pfl.handler.engine.scheduler import Scheduler
+from pfl.handler.engine.invocation import Invocation
 
 SLOW = """
 import time
@@ -135,7 +135,7 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(
         """
     )
 
-    def stop_when_quick_is_saved(real=Scheduler._note):
+    def stop_when_quick_is_saved(real=Invocation._note):
         def note(self, name, outcome):
             real(self, name, outcome)
             if name == "quick":
@@ -147,7 +147,7 @@ def test_steps_side_by_side_are_stopped_too_even_one_that_does_not_heed_it(
 
         return note
 
-    monkeypatch.setattr(Scheduler, "_note", stop_when_quick_is_saved())
+    monkeypatch.setattr(Invocation, "_note", stop_when_quick_is_saved())
     reply = call(on_prefect)
     assert dict(rows(reply)) == {"heeds": "failed", "hangs": "failed", "quick": "computed"}
     state, tasks = runs_of(prefect_server, reply["url"])
@@ -186,14 +186,14 @@ def test_a_call_that_is_late_from_the_start_replies_and_is_left_alone_afterwards
 ):
     """Its time was over before anything could be stopped; nothing is raised after the call."""
     monkeypatch.setattr(deadline, "_wait_until", lambda when, over: None)
-    real = Scheduler.run_without_engine
+    real = Invocation.run_without_engine
 
-    def late(scheduler):
-        ready = real(scheduler)
-        object.__setattr__(scheduler._call, "deadline", time.monotonic() - 1)
+    def late(invocation):
+        ready = real(invocation)
+        object.__setattr__(invocation.call, "deadline", time.monotonic() - 1)
         return ready
 
-    monkeypatch.setattr(Scheduler, "run_without_engine", late)
+    monkeypatch.setattr(Invocation, "run_without_engine", late)
     for _ in range(20):
         reply = entry.handle({"id": "abc"}, project.settings, deadline=time.monotonic() + 60)
         assert reply["error"]["type"] == "OutOfTimeError"

@@ -48,7 +48,6 @@ def test_a_project_that_is_set_up_is_well(here, inside, prefect_server):  # noqa
         "prefect",
         "block",
         "store",
-        "bucket",
         "function",
         "worker",
         "slots",
@@ -126,24 +125,13 @@ def test_what_is_wrong_is_found_and_told_with_a_fix(here, inside, prefect_server
     assert ran.code == 0
 
 
-def test_a_bucket_is_looked_at_from_outside(here, inside, bucket, s3_client, monkeypatch):  # noqa: F811
+def test_a_bucket_is_tried_out(here, inside, bucket, monkeypatch):  # noqa: F811
     monkeypatch.setenv("PFL_STORE", f"s3://{bucket}/pfl")
-    before = rows(inside("doctor", "--fast", "--json"))
-    assert ("warn", f"{bucket} is not versioned") in before["bucket"]
-    assert ("warn", f"{bucket} is not private") in before["bucket"]
-    assert ("ok", f"s3://{bucket}/pfl works, and creates objects only once") in before["store"]
-    s3_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    shut = dict.fromkeys(
-        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
-    )
-    s3_client.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=shut)
-    after = rows(inside("doctor", "--fast", "--json"))
-    assert {("ok", f"{bucket} is versioned"), ("ok", f"{bucket} is private")} <= set(
-        after["bucket"]
-    )
+    found = rows(inside("doctor", "--fast", "--json"))
+    assert ("ok", f"s3://{bucket}/pfl works, and creates objects only once") in found["store"]
     monkeypatch.setenv("PFL_STORE", "s3://no-such-bucket/pfl")
     ran = inside("doctor", "--fast", "--json")
-    assert (ran.code, rows(ran)["bucket"][0][0], rows(ran)["store"][0][0]) == (5, "fail", "fail")
+    assert (ran.code, rows(ran)["store"][0][0]) == (5, "fail")
 
 
 FAILS = {  # Exit code, the check that fails, and its words.
@@ -224,7 +212,7 @@ def test_what_fails_gives_its_exit_code_and_stops_no_other_check(
     assert [row for row in ran.rows if row["status"] == "fail" and not row["fix"]] == []
     if change not in ("create", "place"):
         assert found["store"]["status"] == "ok"
-    assert (ran.code, len(found) >= 11) == (code, True)
+    assert (ran.code, len(found) >= 10) == (code, True)
 
 
 def test_degraded_prefect_computes_and_says_so(project, monkeypatch):

@@ -18,7 +18,6 @@ from test_bust import OUTSIDE, change
 from pfl.cli import compare, output
 from pfl.cli import main as cli
 from pfl.handler.core.cache import bust, history
-from pfl.handler.core.errors import InvalidRequestError
 from pfl.handler.core.store import keys, records
 
 COUNT = """
@@ -275,7 +274,7 @@ def test_damaged_records_and_those_of_another_version_are_told_skipped_and_count
     )  # Its index entry stays: a writer that died between the two.
     code, out, err = pfl("history", "ls", "--json")
     assert (code, [json.loads(line)["value"] for line in out.splitlines()]) == (0, [3])
-    assert "version 2" in err and "skipped 2 records: damaged, or of another version" in err
+    assert "version 2" in err and err.count("warning: ") == 2
     assert pfl("history", "show", names[1].short)[0] == 6
     assert pfl("history", "show", names[0].short)[0] == 3
     assert pfl("history", "export")[1].count("\n") == 1
@@ -292,16 +291,16 @@ def test_a_record_in_the_folder_of_another_id_is_no_value_of_that_id(store):
     assert "is damaged" in warning and "'other'" in warning
 
 
-def test_tail_goes_on_with_what_comes(counting):
+def test_a_list_that_is_followed_goes_on_with_what_comes(counting):
     counting.call()
     command = [
         sys.executable,
         "-c",
         "from pfl.cli.main import main; main()",
         "history",
-        "tail",
+        "ls",
         "-f",
-        "-n",
+        "--limit",
         "1",
         "--json",
     ]
@@ -327,18 +326,11 @@ def test_tail_goes_on_with_what_comes(counting):
         (["ls", "--status", "good"], 2, "'good' is not one of 'computed'"),
         (["diff"], 2, "nothing to compare"),
         (["diff", "--id", "none"], 3, "no step has two records"),
-        (["diff", "--run", "x", "--run", "y"], 3, "run 'x' has no record"),
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
         (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
-        (
-            ["bisect", "--id", "abc", "--step", "b", "--when", "__import__('os')"],
-            2,
-            "invalid --when",
-        ),
-        (["export", "--format", "xml"], 2, "'xml' is not one of 'jsonl'"),
-        (["export", "--out", "absent/all.jsonl"], 2, "mkdir -p absent"),
-        (["export", "--format", "parquet"], 2, "--out"),
+        (["export", "--out", "absent/all.jsonl"], 2, "'absent/all.jsonl': No such file"),
+        (["export", "--format", "parquet"], 2, "'parquet' is not one of 'jsonl'"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
         (["diff", "1", "2", "--step", "b"], 2, "two records and --step cannot be used together"),
     ],
@@ -427,33 +419,6 @@ def test_a_diff_tells_paths_numbers_texts_and_rows():
         assert not any({"delta", "ratio"} & each.keys() for each in found if abs(b - int(a)) > 9)
 
 
-@pytest.mark.parametrize(
-    "text", ["value", "value > ", "other == 1", "value == open('x')", "value > 1; 2"]
-)
-def test_a_condition_is_never_evaluated(text):
-    with pytest.raises(InvalidRequestError):
-        compare.condition(text)
-
-
-def test_a_condition_compares_and_what_cannot_be_compared_does_not_pass():
-    passing = [
-        ("value > 100", 101),
-        ('value == "ok"', "ok"),
-        ("value != 1", True),
-        ("value contains 3", [3]),
-        ("value == null", None),
-    ]
-    failing = [
-        ("value > 100", "101"),
-        ("value == 1", True),
-        ("value contains 3", 3),
-        ("value < 1", None),
-        ("value >= 2", None),
-    ]
-    assert all(compare.condition(text)(value) for text, value in passing)
-    assert not any(compare.condition(text)(value) for text, value in failing)
-
-
 def test_a_diff_of_an_id_names_value_code_input_and_parameter(project, monkeypatch):
     monkeypatch.setenv("PFL_ENGINE", "direct")
     project.write(OUTSIDE)
@@ -473,56 +438,12 @@ def test_a_diff_of_an_id_names_value_code_input_and_parameter(project, monkeypat
     assert (code, [step["equal"] for step in json.loads(out)["steps"]]) == (1, [True, True, False])
 
 
-def test_two_runs_are_compared_step_by_step_a_hit_with_what_stood_there(counting):
-    first = counting.call()["request_id"]
-    counting.write(COUNT.replace("* 2", "* 3"))
-    second = counting.call()["request_id"]
-    code, out, err = pfl("history", "diff", "--run", first, "--run", second, "--json")
-    turn, twice = json.loads(out)["steps"]
-    assert (
-        code,
-        turn["equal"],
-        turn["old_record"] == turn["new_record"],
-        twice["value_changes"][0]["new"],
-    ) == (
-        1,
-        True,
-        True,
-        3,
-    ), err
-    assert pfl("history", "diff", "--run", first, "--run", first)[0] == 0
-
-
 def test_what_has_no_value_cannot_be_compared_and_is_told(counting):
     counting.call()
     counting.call(params={"by": 0})
     failed, _, turn = rows("--limit", "3")
     code, _, err = pfl("history", "diff", turn["short"], failed["short"], "--json")
     assert (code, failed["status"]) == (1, "failed") and "different" in err
-
-
-def test_a_thousand_steps_are_compared_with_two_listings_a_side(counting):
-    for run in range(2):
-        for number in range(300):
-            put(
-                counting.results,
-                run * 1_000 + number,
-                {"n": number + run * (number % 2)},
-                step=f"s{number}",
-                request_id=f"run-{run}",
-                called_at=records.now_iso(1_700_000_000 + run * 1_000),
-            )
-    counting.results.counts.clear()
-    sides = [
-        history.find_run(counting.results, f"run-{run}", folder="abc", warn=pytest.fail)
-        for run in range(2)
-    ]
-    assert [len(side) for side in sides] == [300, 300] and counting.results.counts["list"] <= 12
-    assert counting.results.counts["get"] <= 1_300
-    code, out, _ = pfl(
-        "history", "diff", "--run", "run-0", "--run", "run-1", "--json", "--id", "abc"
-    )
-    assert (code, sum(step["equal"] for step in json.loads(out)["steps"])) == (1, 150)
 
 
 def test_bisect_finds_the_first_change_and_what_changed_with_it(counting):
@@ -540,49 +461,17 @@ def test_bisect_finds_the_first_change_and_what_changed_with_it(counting):
         5,
         ["`rate`: 0 → 1"],
     ), err
-    said = json.loads(
-        pfl(
-            "history",
-            "bisect",
-            "--id",
-            "abc",
-            "--step",
-            "b",
-            "--path",
-            "$.total",
-            "--when",
-            "value > 5",
-            "--json",
-        )[1]
-    )
-    assert (said["from"], said["to"]) == (1, 7)
     assert (
         "$.total: 1 → 5"
         in pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.total")[1]
     )
     assert pfl("history", "bisect", "--id", "abc", "--step", "b", "--path", "$.none")[0] == 3
-    assert (
-        pfl(
-            "history",
-            "bisect",
-            "--id",
-            "abc",
-            "--step",
-            "b",
-            "--path",
-            "$.total",
-            "--when",
-            "value > 9",
-        )[0]
-        == 3
-    )
 
 
 # What leaves it.
 
 
-def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
-    duckdb = pytest.importorskip("duckdb")
+def test_export_writes_every_record(counting, tmp_path):
     counting.call()
     counting.call(bust="all")
     lines = [json.loads(line) for line in pfl("history", "export")[1].splitlines()]
@@ -592,24 +481,11 @@ def test_export_writes_every_record_and_sql_asks_them(counting, tmp_path):
     ] * 2
     table = pfl("history", "export", "--format", "csv", "--step", "twice")[1].splitlines()
     assert table[0].startswith("record,written_at,status") and len(table) == 3
-    out = tmp_path / "it's.parquet"
-    assert pfl("history", "export", "--format", "parquet", "--out", str(out))[0] == 0
-    assert duckdb.execute(
-        f"select count(*) from read_parquet('{str(out).replace(chr(39), chr(39) * 2)}')"
-    ).fetchone() == (4,)
+    out = tmp_path / "all.jsonl"
+    assert pfl("history", "export", "--out", str(out))[0] == 0
+    assert [json.loads(line) for line in out.read_text().splitlines()] == lines
     code, _, err = pfl("history", "export", "--out", str(tmp_path / "none" / "x"))
-    assert (code, "cannot be written" in err, "No such file" in err) == (2, True, True)
-    code, told, _ = pfl(
-        "history",
-        "sql",
-        "select step, max(value->>'$.total') as total from history group by step order by step",
-        "--json",
-    )
-    assert (code, [json.loads(line) for line in told.splitlines()]) == (
-        0,
-        [{"step": "turn", "total": "2"}, {"step": "twice", "total": None}],
-    )
-    assert "DuckDB rejected" in pfl("history", "sql", "selec")[2]
+    assert (code, "'--out'" in err, "No such file" in err) == (2, True, True)
 
 
 def test_a_record_of_another_id_is_not_shown(counting):
@@ -626,25 +502,6 @@ def test_a_spreadsheet_runs_no_text_of_an_exported_table(counting, start):
     rows = list(csv.DictReader(io.StringIO(pfl("history", "export", "--format", "csv")[1])))
     assert rows[1]["why"] == "'" + output.printable(f"{start}HYPERLINK(1)")
     assert [row["value"] for row in rows] == ["-5", json.dumps(f"{start}1")]
-
-
-def test_moments_in_the_rows_of_sql_look_like_those_of_the_other_commands(counting):
-    pytest.importorskip("duckdb")
-    put(counting.results, 1, 1, expires_at="2030-01-01T00:00:00+00:00")
-    wanted = "2030-01-01T00:00:00.000000Z"
-    query = "select written_at, expires_at from history"
-    [row] = [json.loads(line) for line in pfl("history", "sql", query, "--json")[1].splitlines()]
-    [listed] = rows()
-    assert row == {"written_at": listed["written_at"], "expires_at": wanted}
-    assert listed["expires_at"] == wanted
-    assert wanted in pfl("history", "sql", query)[1]
-
-
-def test_an_extra_that_is_not_there_says_how_to_get_it(counting, monkeypatch):
-    counting.call()
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    code, _, err = pfl("history", "sql", "select 1")
-    assert (code, "pip install 'prefect-lambda[query]'" in err) == (2, True)
 
 
 def test_prune_asks_and_keeps_the_newest_value_of_each_step(counting):
@@ -683,15 +540,8 @@ def test_what_would_delete_refuses_a_store_of_another_format(counting):
     assert len(rows()) == before > 2
 
 
-def test_half_a_character_and_nested_values_pass_through_sql(counting):
-    put(counting.results, 1, {"text": "\ud800 x", "n": 7})
-    code, out, err = pfl("history", "sql", "select value, step from history", "--json")
-    assert (code, json.loads(out)) == (0, {"value": {"text": "? x", "n": 7}, "step": "b"}), err
-
-
-def test_an_empty_query_and_an_empty_prefix_are_told(counting):
+def test_an_empty_prefix_is_refused(counting):
     counting.call()
-    assert pfl("history", "sql", " ")[0] == 2
     assert (
         pfl("cache", "bust", "--prefix", "", "--yes")[0]
         == pfl("cache", "bust", "--step", "~", "--yes")[0]

@@ -279,4 +279,6 @@ def test_a_flow_run_is_linked_without_the_password(on_prefect, prefect_server):
     reply = on_prefect.call("secret-url")
     assert reply["status"] == "completed"
     assert "secret@" not in str(reply)
-    assert own_run._clients[environment.configured(on_prefect.settings)]
+    created = own_run._client_context.cache_info().misses
+    own_run._client_context(environment.configured(on_prefect.settings))
+    assert own_run._client_context.cache_info().misses == created

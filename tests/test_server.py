@@ -230,7 +230,7 @@ def test_a_web_socket_of_a_foreign_page_is_refused() -> None:
     async def app(*args: Any) -> None:
         sent.append("passed on")
 
-    guarded = server_process.Guarded(app, 4200)
+    guarded = server_process.guarded(app, 4200)
     for origin in (b"http://evil.example", b"http://127.0.0.1:4200"):
         headers = [(b"host", b"127.0.0.1:4200"), (b"origin", origin)]
         asyncio.run(guarded({"type": "websocket", "headers": headers}, None, send))

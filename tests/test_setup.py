@@ -65,9 +65,9 @@ def setting_up(on_prefect, prefect_server, monkeypatch):
             }[kind] | options
         with session.session(settings, lambda step, doing: None):
             arguments = () if kind == "automations" else (settings,)
-            planned = list(
-                getattr(prefect_setup, kind)(Api(url, "", "test"), *arguments, **options)
-            )
+            name = {"blocks": "block", "automations": "automation"}.get(kind, kind)
+            made = getattr(prefect_setup, name)(Api(url, "", "test"), *arguments, **options)
+            planned = [made] if isinstance(made, prefect_setup.Change) else list(made)
             if not dry_run:
                 for change in planned:
                     change.make()

@@ -58,7 +58,7 @@ for _ in range(rounds):
     row = {"id": id, "act": act, "began": time.monotonic()}
     if act == "verify":
         walked = verify.walk(opened, repair=True, retention_s=3600)
-        row["problems"] = [each.problem for each in walked if each.problem]
+        row["problems"] = [each for each in walked if each]
     elif act == "bust":
         row["least"] = grow(id)
         steps = {"b", "c"}

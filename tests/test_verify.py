@@ -44,11 +44,9 @@ def one(project):
     return project
 
 
-def problems(
-    project, *, repair: bool = False, retention_s: float = DAY_S, after: str = ""
-) -> dict[str, str]:
-    walked = verify.walk(project.results, repair=repair, retention_s=retention_s, after=after)
-    return {each.key: each.problem.problem for each in walked if each.problem}
+def problems(project, *, repair: bool = False, retention_s: float = DAY_S) -> dict[str, str]:
+    walked = verify.walk(project.results, repair=repair, retention_s=retention_s)
+    return {each.key: each.problem for each in walked if each}
 
 
 def objects(project, folder: str) -> list[str]:
@@ -180,11 +178,7 @@ def test_a_value_that_is_written_again_while_it_is_checked_is_kept(one, monkeypa
         real(key, to)
 
     one.results.move = move
-    found = [
-        each.problem
-        for each in verify.walk(one.results, repair=True, retention_s=DAY_S)
-        if each.problem
-    ]
+    found = [each for each in verify.walk(one.results, repair=True, retention_s=DAY_S) if each]
     assert moves == [value]
     assert [(each.key, each.aside) for each in found] == [(value, None)]
     assert (objects(one, "values"), objects(one, "aside")) == ([value], [])
@@ -204,7 +198,7 @@ def test_an_object_that_is_written_again_just_before_it_is_set_aside_stays(one, 
 
     one.results.move = move
     walk = verify.walk(one.results, repair=True, retention_s=DAY_S)
-    [found] = [each.problem for each in walk if each.problem]
+    [found] = [each for each in walk if each]
     assert (found.key, found.aside) == (path, None)
     assert "rewritten since" in found.why
     assert (one.results.get(path), objects(one, "aside")) == (whole, [])
@@ -329,35 +323,6 @@ def test_a_plan_that_a_dead_publisher_left_is_stale(one):
     assert values(one.call())["c"] == 80
 
 
-def test_an_interrupted_walk_goes_on_behind_its_last_key(chain):
-    for id in ("x", "y", "z"):
-        chain.call(id)
-    whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
-    assert sorted(whole) == sorted(
-        e.key for e in chain.results.list("") if e.key.split("/")[0] in verify.KINDS
-    )
-    for place in (0, 5, 17, len(whole) - 1):
-        rest = [
-            each.key
-            for each in verify.walk(
-                chain.results, repair=False, retention_s=DAY_S, after=whole[place]
-            )
-        ]
-        assert rest == whole[place + 1 :]
-
-
-def test_a_walk_that_goes_on_behind_a_key_that_has_gone_misses_nothing(chain):
-    for id in ("x", "y"):
-        chain.call(id)
-    whole = [each.key for each in verify.walk(chain.results, repair=False, retention_s=DAY_S)]
-    chain.results.delete([whole[7]])
-    rest = [
-        each.key
-        for each in verify.walk(chain.results, repair=False, retention_s=DAY_S, after=whole[7])
-    ]
-    assert set(rest) >= set(whole[8:])
-
-
 def test_a_pickled_result_is_not_opened(one):
     metadata = {
         "storage_key": "results/abc/a/x",
@@ -458,7 +423,7 @@ def test_a_result_through_which_a_later_one_is_found_stays_with_its_bust(one):
     one.call(step="b")
     for _ in range(2):
         found = list(verify.walk(one.results, repair=True, retention_s=-1))
-        assert [each.key for each in found if each.problem and "/b/" in each.key] == []
+        assert [each.key for each in found if each and "/b/" in each.key] == []
     one.results.delete([each.key for each in one.results.list("plans/abc/b")])
     reply = one.call(step="b")
     assert (statuses(reply)["b"], values(reply)["b"]) == ("hit", 8)

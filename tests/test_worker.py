@@ -168,7 +168,7 @@ def test_one_of_many_claims_succeeds(pool):
         def race(id=id) -> None:
             meet.wait()
             won.append(
-                scheduled_runs._claim(api, id, threading.current_thread().name)[0] is not None
+                scheduled_runs._claim(api, id, threading.current_thread().name, {}) is not None
             )
 
         racers = [threading.Thread(target=race) for _ in range(8)]

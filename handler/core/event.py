@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from .declare.manifest import FlowEntry, Manifest
 from .errors import ErrorBody, InvalidRequestError, PflError, unknown, valid_unicode
+from .settings import Settings
+from .store import objects
 from .store.keys import plan_key
 
 ID_BYTES = 512
@@ -135,6 +137,36 @@ class Request(NamedTuple):
             steps[name] = steps[name]._replace(fingerprint=fingerprints[name])
         flow = self.flow._replace(steps=steps)
         return self._replace(flow=flow, bases=flow.bases(self.params))
+
+
+def notify_nobody(step: str, progress: str) -> None:
+    """Ignore the progress of a call."""
+
+
+class Caller(NamedTuple):
+    """
+    Who sent an event, and what its call may use.
+
+    Attributes:
+        settings: The settings.
+        request_id: The ID of the call, chosen by the caller.
+        deadline: When Lambda kills the process, as a ``time.monotonic()`` reading; None: never.
+        notify: Called with a step and its progress, while a miss is computed.
+        results: The store, if the caller has opened it already.
+        is_cold: Whether this is the first call of the process.
+    """
+
+    settings: Settings
+    request_id: str = ""
+    deadline: float | None = None
+    notify: Notify = notify_nobody
+    results: objects.Store | None = None
+    is_cold: bool = False
+
+    @property
+    def store(self) -> objects.Store:
+        """The store."""
+        return self.results or objects.shared(self.settings)
 
 
 def parse(raw: object, manifest: Manifest, *, engine: str = "prefect") -> Request:
@@ -288,10 +320,6 @@ def add_error(reply: Reply, error: PflError) -> None:
     """Turn *reply* into that of a call that failed."""
     reply["status"] = error.status
     reply["error"] = error.to_json()
-
-
-def notify_nobody(step: str, progress: str) -> None:
-    """Ignore the progress of a call."""
 
 
 def _object(raw: object) -> Event:

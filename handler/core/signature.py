@@ -18,6 +18,7 @@ def sign(
     region: str,
     environ: Mapping[str, str],
     path: str = "/",
+    query: str = "",
     now: str = "",
 ) -> dict[str, str]:
     """
@@ -35,6 +36,7 @@ def sign(
         region: Its region.
         environ: The credentials, by the name of their variable.
         path: The path; letters, digits, slashes, dots, dashes and underscores only.
+        query: The query, encoded, with its names in order.
         now: The time as ``20260102T030405Z``; empty: the current time.
     """
     now = now or datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -43,7 +45,7 @@ def sign(
         signed["x-amz-security-token"] = token
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
+    canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
     scope = f"{now[:8]}/{region}/{service}/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = f"AWS4{environ.get('AWS_SECRET_ACCESS_KEY', '')}".encode()

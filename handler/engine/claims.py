@@ -57,6 +57,8 @@ class Claims:
         marks: The busts that its results have seen.
         shared: What is known of all IDs.
         is_new: Whether nothing is stored for the ID.
+        held: Steps that another call held when this call looked last.
+        previous: For each missing step, its newest computation whose value is still stored.
         task_run_ids: For each step, the ID of the task run that it will have in Prefect.
         dead: Calls whose leases this one has taken over; the engine cleans them up.
     """
@@ -81,32 +83,24 @@ class Claims:
         self.shared = shared.NOTHING
         self.is_new = False
         self.task_run_ids = {name: str(uuid4()) for name in call.flow.steps}
-        self.dead: list[lease.Lease] = []
+        self.dead: dict[str, lease.Lease] = {}
         self._call = call
         self._marker = bust.marker_path(call.folder)
         self._settled = self.holder.token.encode()
-        self._held: dict[str, Held] = {}
+        self.held: dict[str, Held] = {}
         self._polls: Counter[str] = Counter()
-        self._previous: dict[str, Previous | None] = {}
+        self.previous: dict[str, Previous | None] = {}
         self._lock = threading.Lock()
 
     # At the start.
 
     def take(self) -> None:
         """Take leases on all steps that may have to be computed, then read what is stored."""
-        try:
-            self._take()
-        except BaseException:
-            with suppress(PflError):
-                self.holder.end()
-            raise
-
-    def _take(self) -> None:
         call = self._call
         wanted = {name: self._about(name) for name in self.finding.missing}
 
         def claim() -> None:
-            self._held = self.holder.claim(wanted)
+            self.held = self.holder.claim(wanted)
 
         def read_shared() -> None:
             self.shared = shared.read(call.store)
@@ -115,17 +109,22 @@ class Claims:
             self.is_new = not call.request.skip and self._mark_id()
 
         try:
-            at_once(call.store, [claim, read_shared, mark])
-        finally:
-            if self.is_new and not call.store.is_local:
-                self._settle_beside()
-        self._note_dead()
-        if self.is_new:
-            self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
-        else:
-            at_once(call.store, [self.read, self._wait_for_marker])
-            self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
-        self._release_blocked()
+            try:
+                at_once(call.store, [claim, read_shared, mark])
+            finally:
+                if self.is_new and not call.store.is_local:
+                    self._settle_beside()
+            self._note_dead()
+            if self.is_new:
+                self.marks = bust.Marks(bust.parse_marks(self.shared["busts"]))
+            else:
+                at_once(call.store, [self.read, self._wait_for_marker])
+                self.holder.release(self.holder.claims.keys() - set(self.finding.missing))
+            self._release_blocked()
+        except BaseException:
+            with suppress(PflError):
+                self.holder.end()
+            raise
 
     def _about(self, name: str) -> lease.Body:
         request = self._call.request
@@ -171,12 +170,9 @@ class Claims:
                 store.put(self._marker, self._settled)
 
     def _note_dead(self) -> None:
-        seen = {dead.body["call"] for dead in self.dead}
         for claim in self.holder.claims.values():
             for dead in claim.dead:
-                if dead.body["call"] not in seen:
-                    seen.add(dead.body["call"])
-                    self.dead.append(dead)
+                self.dead[dead.body["call"]] = dead
 
     def read(self) -> None:
         """Read what is stored: plans, busts, and the newest record of each missing step."""
@@ -192,7 +188,7 @@ class Claims:
         names = self.finding.missing
 
         def read_previous(name: str) -> None:
-            self._previous[name] = self._read_previous(name)
+            self.previous[name] = self._read_previous(name)
 
         reads: list[Callable[[], None]] = [find, self.list_marks]
         reads += [partial(read_previous, name) for name in names]
@@ -216,23 +212,15 @@ class Claims:
 
     def _release_blocked(self) -> None:
         """Release the steps that need a step which another call holds."""
-        held = set(self._held) & set(self.finding.missing)
+        held = set(self.held) & set(self.finding.missing)
         blocked = self._call.request.flow.dependents(held) - held if held else frozenset()
         self.holder.release([name for name in self.holder.claims if name in blocked])
 
     # For one step.
 
-    def previous(self, name: str) -> Previous | None:
-        """The newest computation of a step whose value is still stored."""
-        return self._previous.get(name)
-
     def has(self, name: str) -> bool:
         """Whether this call may compute the step now."""
         return name in self.holder.claims
-
-    def is_held(self, name: str) -> bool:
-        """Whether another call held the step when this call looked last."""
-        return name in self._held
 
     def try_again(self, name: str, found: Mapping[str, Entry]) -> Entry | bool:
         """
@@ -245,35 +233,33 @@ class Claims:
             StepFailedError: The call that held it failed; this one would fail in the same way.
         """
         call = self._call
-        held = self._held.get(name)
-        may_join = name not in call.request.bust
+        request = call.request
+        held = self.held.get(name)
+        may_join = name not in request.bust
+        # By its plan, if another call has written it.
+        find = partial(lookup.find_step, request, name, call.store, self.finding, found)
         if held is not None:
             self._polls[name] += 1
             if self._polls[name] == 1:
                 call.notify(name, f"waiting: it is {held.description}")
-            is_same = held.body.get("plan_key") == call.request.plan_key(name)
+            is_same = held.body.get("plan_key") == request.plan_key(name)
             if may_join and is_same and self._polls[name] % 2:
-                return self._find(name, found) or False
+                return find() or False
             if still := self.holder.still_held(held):
-                self._held[name] = still
+                self.held[name] = still
                 return False
             self._raise_its_failure(name, held)
         result = self.holder.claim({name: self._about(name)})
         if name in result:
-            self._held[name] = result[name]
+            self.held[name] = result[name]
             return False
         with self._lock:
-            self._held.pop(name, None)
+            self.held.pop(name, None)
             self._note_dead()
             self.is_new = False
             self.list_marks()
-        self._previous[name] = self._read_previous(name)
-        return (may_join and self._find(name, found)) or True
-
-    def _find(self, name: str, found: Mapping[str, Entry]) -> Entry | None:
-        """The result of a step by its plan, if another call has written it."""
-        call = self._call
-        return lookup.find_step(call.request, name, call.store, self.finding, found)
+        self.previous[name] = self._read_previous(name)
+        return (may_join and find()) or True
 
     def _raise_its_failure(self, name: str, held: Held) -> None:
         call = self._call
@@ -297,7 +283,7 @@ class Claims:
             BusyError: There is no time left to wait.
         """
         what = f"step {name} of {self._call.request.id!r} is being computed by another call"
-        self._pause(what, f"it is {self._held[name].description}")
+        self._pause(what, f"it is {self.held[name].description}")
 
     def _pause(self, what: str, why: str) -> None:
         pause_s = jitter_s()

@@ -47,17 +47,17 @@ def raise_on_sigterm() -> Iterator[None]:
     """Raise :class:`Terminated` on SIGTERM in the main thread, unless another handler is set."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    if not is_main or before != signal.SIG_DFL:
+    # In Lambda the process just dies: SIGTERM usually means its time limit there, and the extension
+    # records the cause.
+    in_lambda = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    if in_lambda or not is_main or before != signal.SIG_DFL:
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    # In Lambda the process just dies: SIGTERM usually means its time limit there, and the extension
-    # records the cause.
-    in_lambda = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if in_lambda else end)
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

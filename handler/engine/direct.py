@@ -9,7 +9,7 @@ from ..core.retry import retry
 from . import reap
 from .invocation import Invocation
 from .steps import call_step
-from .work import Run, Work
+from .work import Work
 
 
 def compute(invocation: Invocation) -> None:
@@ -26,6 +26,6 @@ def compute(invocation: Invocation) -> None:
                 step.name, f"retry {number} of {step.retries}"
             ),
         )
-        work.finish(value, Run("direct"))
+        work.finish(value)
 
     invocation.settle(compute_step)

@@ -91,6 +91,7 @@ def reap(
     """
     if not dry_run:
         layout.check(store)
+    has_dead = False
     for call in lease.open_calls(store, folder, with_reapers=True).values():
         if (only is not None and call.call not in only) or lease.is_call_alive(store, call):
             continue
@@ -116,8 +117,11 @@ def reap(
             else:
                 yield _reap(store, settings, call, None, arrival_s, notify)
             reaper.reaped[call.call] = len(call.leases)
+            has_dead = True
         finally:
             reaper.end()
+    if has_dead:
+        lease.sweep(store)
 
 
 def _reap(
@@ -239,8 +243,8 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     call = invocation.call
     claims = invocation.claims
     while claims.dead:
-        body = claims.dead.pop().body
-        token = body["call"]
+        token, dead = claims.dead.popitem()
+        body = dead.body
         try:
             opened = lease.open_calls(call.store, call.folder).get(token)
             # It was reaped, and may wake; or its lease is damaged, and nothing is known about it.
@@ -279,28 +283,23 @@ def _find_saved(
     found: dict[str, Mapping[str, object]] = {}
     for held in call.leases:
         task_run_id = held.body.get("task_run_id")
-        if task_run_id and _has_result(store, held):
+        if task_run_id and _has_written(store, held, "results"):
             found[task_run_id] = {**held.body, **in_run, "type": "COMPLETED"}
     return found
 
 
-def _has_result(store: Store, held: lease.Lease) -> bool:
-    """Whether a result of its step was created while a dead call held a lease."""
-    place = f"results/{keys.encode_id(held.body['id'])}/{held.body['step']}"
-    return any(result.modified >= held.modified for result in store.list(place))
-
-
 def _is_settled(store: Store, held: lease.Lease) -> bool:
     """Whether a dead call had a result for a step, its own or one that it found by its inputs."""
-    if _has_result(store, held):
-        return True
-    body = held.body
-    if body["step"] not in _plan_entries(store, body):
-        return False
     # A bust may have left an older plan where it is until there is a new result.
-    path = records.plan_path(body["id"], body["step"], body["plan_key"] or "")
-    plans = store.list(path.rpartition("/")[0])
-    return any(plan.key == path and plan.modified >= held.modified for plan in plans)
+    return _has_written(store, held, "results") or (
+        held.body["step"] in _plan_entries(store, held.body) and _has_written(store, held, "plans")
+    )
+
+
+def _has_written(store: Store, held: lease.Lease, kind: str) -> bool:
+    """Whether results or plans of its step were created while a dead call held a lease."""
+    place = f"{kind}/{keys.encode_id(held.body['id'])}/{held.body['step']}"
+    return any(each.modified >= held.modified for each in store.list(place))
 
 
 def _plan_entries(store: Store, body: lease.Body) -> Mapping[str, Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import cast
@@ -66,29 +66,15 @@ async def _with_timeout(awaitable: Awaitable[object], timeout_s: float | None) -
         raise
 
 
-def _run(step: Awaitable[object]) -> object:
+def _run(main: Coroutine[object, object, object]) -> object:
     """
     What an async step returns.
 
-    When ``asyncio.run()`` puts the handler of Ctrl-C back, it shows its task, with all that this
-    returned or raised. If that cannot be shown, every later ``asyncio.run()`` fails. So the task
-    itself returns nothing.
+    Not with ``asyncio.run()``. When that puts the handler of Ctrl-C back, it shows its task, with
+    all that this returned or raised. If that cannot be shown, every later ``asyncio.run()`` fails.
     """
-    returned: list[object] = []
-    raised: list[BaseException] = []
-
-    async def task() -> None:
-        try:
-            returned.append(await step)
-        except asyncio.CancelledError:
-            raise  # Ctrl-C arrives like this.
-        except BaseException as exc:
-            raised.append(exc)
-
-    asyncio.run(task())
-    if raised:
-        raise raised.pop()
-    return returned.pop()
+    with asyncio.Runner() as runner:
+        return runner.get_loop().run_until_complete(main)
 
 
 def _call_outside_loop(call: Callable[[], object]) -> object:

@@ -1,4 +1,4 @@
-"""What passes between the scheduler, its workers and the engine that computes their steps."""
+"""What passes between the invocation, its workers and the engine that computes their steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..core import links
 from ..core.cache.entry import Entry
 from ..core.cache.history import ComputedRecord
 from ..core.cache.publish import Publication
@@ -51,19 +52,19 @@ class Work:
     Attributes:
         step: The step.
         arguments: Its arguments by name, as JSON values.
+        run: Where it is computed.
         finish: Saves the value. An engine calls it inside its own unit of work, so that a value
             that cannot be saved fails that unit.
         previous: The record of the previous computation, if there is one.
         why: Why the step has to be computed.
-        task_run_id: The ID that its task run has in Prefect.
     """
 
     step: AnyStep
     arguments: dict[str, object]
-    finish: Callable[[object, Run], Entry]
+    run: Run
+    finish: Callable[[object], Entry]
     previous: ComputedRecord | None
     why: str
-    task_run_id: str
 
 
 Compute = Callable[[Work], None]
@@ -75,6 +76,7 @@ class RunState:
     The flow run that a call is computed in; the engine alone writes it.
 
     Attributes:
+        engine: ``prefect`` or ``direct``.
         flow_run_id, url: The flow run, once it has begun.
         reap_reason: What a reaper has to do after the call has ended; empty: nothing.
         tasks: Task runs that have begun and not ended, by ID.
@@ -82,9 +84,17 @@ class RunState:
         interrupted: The interruption that ended the flow in Prefect.
     """
 
+    engine: str
     flow_run_id: str | None = None
     url: str | None = None
     reap_reason: str = ""
     tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
     finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
     interrupted: KeyboardInterrupt | None = None
+
+    def of_task(self, id: str) -> Run:
+        """Where a step is computed, given the ID that its task run has in Prefect."""
+        if self.engine == "direct":
+            return Run("direct")
+        url = self.url and links.task_run(self.url.split("/runs/")[0], id)
+        return Run(self.engine, self.flow_run_id, id, url)

@@ -5,15 +5,15 @@ Finds or computes one step, and returns its outcome.
                     └─ wait for the lease ─┬─ another call computed it ─ joined
                                            └─ compute ─ create its result ─ computed
 
-A worker is called in several threads at once. It writes no outcome, and changes nothing that the
-scheduler reads, except `saved`.
+A worker is called in several threads at once. It changes nothing that the invocation reads, except
+`saved`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 
@@ -27,21 +27,13 @@ from ..core.store import keys, records
 from ..core.store.values import round_trip
 from .call import Call
 from .causes import TERMINATED, out_of_time
-from .claims import Claims, Previous
+from .claims import Claims
 from .deadline import Abandoned, Stopped, Terminated
 from .steps import describe
-from .work import Compute, Outcome, Run, Work
+from .work import Compute, Outcome, Run, RunState, Work
 
 # A longer input is named in history by its digest only.
 _SHOWN_BYTES = 16_384
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A result, and what is left to write about it."""
-
-    entry: Entry
-    publication: Publication
 
 
 class Worker:
@@ -49,26 +41,25 @@ class Worker:
     Settles the steps of one call.
 
     Attributes:
-        saved: Results by step; None while one is being saved.
+        saved: Outcomes of computed steps; None while one is being saved.
         guard: Held while a step begins to be saved, and while a thread is interrupted.
         accepted: Steps whose result comes from older code that is accepted.
     """
 
-    def __init__(self, call: Call, claims: Claims, publisher: Publisher) -> None:
-        self.saved: dict[str, Saved | None] = {}
+    def __init__(self, call: Call, claims: Claims, run: RunState, publisher: Publisher) -> None:
+        self.saved: dict[str, Outcome | None] = {}
         self.guard = Lock()
         self.accepted = set(claims.finding.accepted)
         self._call = call
         self._claims = claims
+        self._run = run
         self._publisher = publisher
-        self._busted: dict[str, bust.Mark] = {}
+        self._busted: dict[str, bust.Mark | None] = {}
         self._free: dict[str, str] = {}
         # Steps that this call holds, and whose results were not found since.
         self._absent: set[str] = set()
 
-    def settle(
-        self, name: str, found: Mapping[str, Entry], compute: Compute | None, run: Run
-    ) -> Outcome:
+    def settle(self, name: str, found: Mapping[str, Entry], compute: Compute | None) -> Outcome:
         """
         Find or compute a step.
 
@@ -76,15 +67,17 @@ class Worker:
             name: The step.
             found: The results so far; those that the step needs are among them.
             compute: Computes it; None if nothing may be computed.
-            run: Where it would be computed.
         """
         started = time.perf_counter()
         try:
-            outcome = None if name in self._absent else self.find(name, found)
-            if outcome is None and compute is not None:
-                outcome = self._wait(name, found)
-            if outcome is None:
-                outcome = self._compute(name, found, compute, run)
+            if compute is None:
+                outcome = self.find(name, found) or self._compute(name, found, None)
+            else:
+                while not (result := self._look(name, found)):
+                    self._claims.pause(name)
+                if not isinstance(result, Outcome):
+                    result = self._compute(name, found, compute)
+                outcome = result
         except Abandoned:
             raise
         except BaseException as exc:  # A step may raise anything, SystemExit included.
@@ -95,24 +88,16 @@ class Worker:
 
     def try_to_settle(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
         """The outcome of a step without computing it; or else whether this call may compute it."""
-        started = time.perf_counter()
         try:
-            outcome = self.find(name, found) if not self._claims.is_held(name) else None
-            if outcome is None and self._claims.has(name):
-                self._absent.add(name)
-                return True
-            result = outcome or self._try_again(name, found)
+            return self._look(name, found)
         except Exception as exc:
-            result = self.to_outcome(name, exc)
-        if isinstance(result, Outcome):
-            return replace(result, ms=(time.perf_counter() - started) * 1e3)
-        return result
+            return self.to_outcome(name, exc)
 
     def to_outcome(self, name: str, exc: BaseException) -> Outcome:
         """The outcome of a step that raised *exc*."""
         if isinstance(exc, Stopped):
             if (saved := self.saved.get(name)) is not None:
-                return Outcome("computed", saved.entry, publication=saved.publication)
+                return saved
             what = f"step {name} was stopped before it had a result"
             exc = out_of_time(what, self._call.settings.margin_s)
         return Outcome("busy" if isinstance(exc, BusyError) else "failed", error=exc)
@@ -126,24 +111,21 @@ class Worker:
 
     # Finding.
 
-    def _wait(self, name: str, found: Mapping[str, Entry]) -> Outcome | None:
-        """Wait while other calls hold a step; returns what they computed, or None."""
-        while not self._claims.has(name):
-            result = self._try_again(name, found)
-            if isinstance(result, Outcome):
-                return result
-            if not result:
-                self._claims.pause(name)
-        return None
-
-    def _try_again(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
+    def _look(self, name: str, found: Mapping[str, Entry]) -> Outcome | bool:
+        if name in self._absent:
+            return True
+        if name not in self._claims.held:
+            outcome = self.find(name, found)
+            if outcome is not None:
+                return outcome
+            if self._claims.has(name):
+                self._absent.add(name)
+                return True
         result = self._claims.try_again(name, found)
         if isinstance(result, Entry):
             return Outcome("joined", result)
-        if not result:
-            return False
-        outcome = self.find(name, found)
-        return True if outcome is None else replace(outcome, status="joined")
+        outcome = self.find(name, found) if result else None
+        return result if outcome is None else replace(outcome, status="joined")
 
     def find(self, name: str, found: Mapping[str, Entry]) -> Outcome | None:
         """The stored result of a step with these inputs; its plan is new, its inputs are not."""
@@ -157,8 +139,7 @@ class Worker:
         )
         if isinstance(stored, accept.NotStored):
             self._free[name] = stored.free
-            if stored.mark is not None:
-                self._busted[name] = stored.mark
+            self._busted[name] = stored.mark
             return None
         if stored.fingerprint != request.flow.steps[name].fingerprint:
             self.accepted.add(name)
@@ -176,28 +157,24 @@ class Worker:
         fields: Fields | None = None
         if stored.recorded is None:
             fields = {"repaired": True, **self._record_fields(name, found)}
-        return Outcome("hit", entry, publication=self._publication(name, entry, fields, found))
+        return Outcome("hit", entry, publication=self._publication(entry, fields, found))
 
     def _publication(
         self,
-        name: str,
         entry: Entry,
         fields: Fields | None,
         found: Mapping[str, Entry],
         *,
         text: str | None = None,
-    ) -> Publication | None:
+    ) -> Publication:
         """What is left to write about a result: its record, unless *fields* is None, and a plan."""
-        entries = self._plan_entries(name, entry, found)
-        if fields is None and entries is None:
-            return None
-        print = self._call.prints[name]
+        entries = self._plan_entries(entry, found)
+        print = self._call.prints[entry.step]
         return self._publisher.publication(entry, fields, entries, print, text=text)
 
-    def _plan_entries(
-        self, name: str, entry: Entry, found: Mapping[str, Entry]
-    ) -> list[Entry] | None:
+    def _plan_entries(self, entry: Entry, found: Mapping[str, Entry]) -> list[Entry] | None:
         """What the plan of a step holds; None if it rests on a value for this call alone."""
+        name = entry.step
         request = self._call.request
         needed = request.flow.closure([name])
         is_stale = name in request.flow.dependents(request.skip) - request.skip
@@ -213,15 +190,15 @@ class Worker:
 
     # Computing and saving.
 
-    def _compute(
-        self, name: str, found: Mapping[str, Entry], compute: Compute | None, run: Run
-    ) -> Outcome:
+    def _compute(self, name: str, found: Mapping[str, Entry], compute: Compute | None) -> Outcome:
         call = self._call
-        previous = self._claims.previous(name)
-        if previous is not None and self._is_computed_by_this_request(name, previous):
-            entry = previous.entry
-            return Outcome("hit", entry, publication=self._publication(name, entry, None, found))
-        why = self._explain(name, found, previous)
+        previous = self._claims.previous.get(name)
+        record = previous and previous.record
+        print = call.prints[name]
+        busted = self._busted.get(name)
+        why = "; ".join(
+            reasons.explain(call.request, name, found, record, call.store, print, busted=busted)
+        )
         if compute is None:
             return Outcome("miss", why=why)
         if time.monotonic() >= call.stop_at:
@@ -232,64 +209,35 @@ class Worker:
             **self._record_fields(name, found),
             "started_at": records.now_iso(started),
             "why": why,
-            "previous": previous.path if previous is not None else None,
+            "previous": previous and previous.path,
             "called_at": call.called_at,
             "request_id": call.request_id,
         }
         # Chosen once, so that every retry of this computation receives the same.
-        value = previous.entry.value if previous is not None else None
+        value = previous and previous.entry.value
         arguments = call.arguments(name, found, previous=value)
         key = lookup.result_key(call.request, name, found)
         # Before the step runs: it may not have seen what a later bust is about.
         seen = self._claims.marks.seen(call.folder, name, key)
         if name in call.request.bust:
-            is_same = previous is not None and previous.entry.key == key
-            start = previous.entry.file if previous is not None and is_same else key
+            start = previous.entry.file if previous and previous.entry.key == key else key
             self._free[name] = accept.find_free(call.store, call.request.id, name, key, start)
-        finish = partial(self._save, name, key, seen, found, started, fields)
+        run = self._run.of_task(self._claims.task_run_ids[name])
+        finish = partial(self._save, name, key, seen, found, started, fields, run)
         history.store_in_use.set(call.store)
-        record = previous.record if previous is not None else None
-        work = Work(
-            call.flow.steps[name],
-            arguments,
-            finish,
-            record,
-            why,
-            self._claims.task_run_ids[name],
-        )
+        work = Work(call.flow.steps[name], arguments, run, finish, record, why)
         try:
             compute(work)
         except BaseException as exc:
             if name not in self.saved and isinstance(exc, Exception):
-                project.check_unchanged(name, call.prints[name])
+                project.check_unchanged(name, print)
             is_crash = not isinstance(exc, Abandoned | KeyboardInterrupt)
             if name not in self.saved and (is_crash or isinstance(exc, Terminated)):
                 self._record_failure(name, exc, started, fields, run)
             raise
         saved = self.saved[name]
         assert saved is not None, "an engine returns after it has called finish"
-        return Outcome("computed", saved.entry, why, publication=saved.publication)
-
-    def _explain(self, name: str, found: Mapping[str, Entry], previous: Previous | None) -> str:
-        """Why the step has to be computed."""
-        call = self._call
-        print = call.prints[name]
-        record = previous.record if previous is not None else None
-        why = reasons.explain(
-            call.request, name, found, record, call.store, print, busted=self._busted.get(name)
-        )
-        return "; ".join(why)
-
-    def _is_computed_by_this_request(self, name: str, previous: Previous) -> bool:
-        """Whether this request, sent again after its process died, computed the busted step."""
-        call = self._call
-        return (
-            name in call.request.bust
-            and bool(call.request_id)
-            and previous.record.get("request_id") == call.request_id
-            and not records.is_past(previous.entry.expires_at)
-            and not self._claims.marks.first_invalidating(call.folder, previous.entry)
-        )
+        return saved
 
     def _record_fields(self, name: str, found: Mapping[str, Entry]) -> Fields:
         """What a record has in addition to the result."""
@@ -317,10 +265,8 @@ class Worker:
             "flow": call.request.flow.name,
             "id": call.request.id,
             "fingerprint": call.request.flow.steps[name].fingerprint,
-            "engine": run.engine,
-            "flow_run_id": run.flow_run_id,
-            "url": run.url,
             "key": None,
+            **run._asdict(),
             **fields,
             **self._measured(started),
             "status": history.FAILED,
@@ -339,8 +285,8 @@ class Worker:
         found: Mapping[str, Entry],
         started: float,
         fields: Fields,
-        value: object,
         run: Run,
+        value: object,
     ) -> Entry:
         call = self._call
         request = call.request
@@ -368,7 +314,10 @@ class Worker:
         )
         with self.guard:
             self.saved[name] = None
-        may_go_on = self._may_go_on(name, run)
+        # Steps that need this one may begin before its result is decided. In Prefect, the task run
+        # fails if its result cannot be saved, and a bust decides by its result.
+        is_decided_first = call.is_again or is_busted or run.engine != "direct"
+        may_go_on = not is_decided_first and not call.store.is_local
         if may_go_on:
             entry = entry._replace(record=self._publisher.record_of(entry, fields))
         else:
@@ -376,19 +325,9 @@ class Worker:
         if is_busted:
             self._bust_others(name, entry)
         left = text if may_go_on else None
-        publication = self._publication(name, entry, fields, found, text=left)
-        assert publication is not None, "a result has a record"
-        self.saved[name] = Saved(entry, publication)
+        publication = self._publication(entry, fields, found, text=left)
+        self.saved[name] = Outcome("computed", entry, fields["why"], publication=publication)
         return entry
-
-    def _may_go_on(self, name: str, run: Run) -> bool:
-        """
-        Whether steps that need this one may begin before its result is decided.
-
-        In Prefect, the task run fails if its result cannot be saved. A bust decides by its result.
-        """
-        is_decided_first = self._call.is_again or name in self._call.request.bust
-        return run.engine == "direct" and not self._call.store.is_local and not is_decided_first
 
     def _bust_others(self, name: str, entry: Entry) -> None:
         """Invalidate the results that *entry* has replaced."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,31 +119,39 @@ class Fresh:
         return found
 
 
-def run_all(
-    cases: Sequence[Case],
-    place: Path,
-    python: str = sys.executable,
-    sides: Sequence[str] = ("before", "after"),
-) -> dict[str, dict[str, dict[str, Any]]]:
+class Runner:
     """
-    The fingerprints of *cases*, each in its own folder and process.
+    Fingerprints cases, each side in a process of its own and only once.
 
-    The two sides run at the same time, under different hash seeds.
+    The sides differ in folder and hash seed.
 
-    Returns:
-        For each case's name and side what `Fresh.run` gives.
+    Args:
+        place: Where `copy_all` put the cases.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {case.name: {} for case in cases}
 
-    def run(side: str) -> None:
-        for needs in sorted({case.needs for case in cases}):
-            with Fresh({"before": 1, "after": 4_000}[side], python, needs) as fresh:
-                for case in cases:
-                    if case.needs == needs:
-                        found[case.name][side] = fresh.run(
-                            folder_of(case, side, place), case.target
-                        )
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._stack = ExitStack()
+        self._fresh: dict[tuple[str, str, str], Fresh] = {}
+        self._found: dict[tuple[str, str, str], dict[str, Any]] = {}
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run, sides))
-    return found
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def run(self, case: Case, side: str, python: str = sys.executable) -> dict[str, Any]:
+        """What `Fresh.run` gives for one side of a case."""
+        key = (case.name, side, python)
+        if key not in self._found:
+            fresh = self._fresh_for(side, python, case.needs)
+            self._found[key] = fresh.run(folder_of(case, side, self._place), case.target)
+        return self._found[key]
+
+    def _fresh_for(self, side: str, python: str, needs: str) -> Fresh:
+        key = (side, python, needs)
+        if key not in self._fresh:
+            seed = {"before": 1, "after": 4_000}[side]
+            self._fresh[key] = self._stack.enter_context(Fresh(seed, python, needs))
+        return self._fresh[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from corpus import copy_all, load_cases, run_all
+from corpus import Runner, copy_all, load_cases
 
 from pfl.handler.core.fingerprint import Part
 from pfl.handler.core.fingerprint.changes import explain
@@ -84,18 +84,20 @@ SENTENCES = {
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory):
-    place, cases = (
-        tmp_path_factory.mktemp("cases"),
-        [case for case in load_cases() if case.name in SENTENCES],
-    )
-    copy_all(cases, place)
-    return run_all(cases, place)
+def cases():
+    return {case.name: case for case in load_cases() if case.name in SENTENCES}
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory, cases):
+    place = tmp_path_factory.mktemp("cases")
+    copy_all(list(cases.values()), place)
+    with Runner(place) as runner:
+        yield runner
 
 
 @pytest.mark.parametrize("name", SENTENCES)
-def test_a_real_change_is_explained_from_json_alone(name, sides):
-    old, new = (
-        [Part.from_json(row) for row in sides[name][side]["parts"]] for side in ("before", "after")
-    )
+def test_a_real_change_is_explained_from_json_alone(name, cases, runner):
+    found = [runner.run(cases[name], side) for side in ("before", "after")]
+    old, new = ([Part.from_json(row) for row in side["parts"]] for side in found)
     assert explain(old, new) == SENTENCES[name]

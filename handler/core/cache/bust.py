@@ -4,13 +4,13 @@ Busts: a result computed before a bust is not served after it, and a bust can be
 A bust is an object, a *mark*, created before anything else is touched. It invalidates every result
 in its scope whose computation had not seen it:
 
-    busts/<id>/<step>/<name>~<before>~~<result key>.json    for one ID
-    busts/~/<step>/<name>~<before>~<prefix>~.json           for all IDs with a prefix
+    busts/<id>/<step>/<name>~~~<result key>.json    for one ID
+    busts/~/<step>/<name>~~<prefix>~.json           for all IDs with a prefix
 
-The step ``~`` means all steps, an empty prefix all IDs. *before*, in microseconds, spares what was
-computed later; a result key limits the mark to one result. Results name the marks that existed when
-their computation began (``after``). A hit reads only its plan, so a bust deletes plans, and keeps
-calls under way from writing theirs:
+The step ``~`` means all steps, an empty prefix all IDs; a result key limits the mark to one result.
+Between the first two ``~``, older stores have a time, which is ignored. Results name the marks that
+existed when their computation began (``after``). A hit reads only its plan, so a bust deletes
+plans, and keeps calls under way from writing theirs:
 
     call    take leases ─ list marks ─ compute ─ create result(after) ─ create plan ─ delete leases
     bust    mark ─ list leases ─┬─ a call may write this plan: put a fence in its place
@@ -42,7 +42,7 @@ ALL = history.ALL
 # Plans that are deleted at once.
 _BATCH = 1_000
 _MARK = re.compile(
-    r"busts/([^/]+)/([^/]+)/(x?[0-9a-f]{17})~(\d{0,17})~([^/~]*)~((?:[0-9a-f]{64})?)\.json"
+    r"busts/([^/]+)/([^/]+)/(x?[0-9a-f]{17})~\d{0,17}~([^/~]*)~((?:[0-9a-f]{64})?)\.json"
 )
 
 
@@ -56,7 +56,6 @@ class Mark(NamedTuple):
             its own result.
         folder: Folder name of an ID, or ``~``.
         step: A step, or ``~``.
-        before: ISO 8601; the bust covers only what was computed before this time. None: everything.
         prefix: The encoded prefix of the IDs.
         result: The key of the only result it invalidates, or empty.
     """
@@ -65,7 +64,6 @@ class Mark(NamedTuple):
     name: str
     folder: str
     step: str
-    before: str | None
     prefix: str
     result: str
 
@@ -79,15 +77,12 @@ class Mark(NamedTuple):
         """Whether *entry* may not be served any more."""
         if self.name in entry.after or not self.applies_to(folder, entry.step):
             return False
-        if self.result not in ("", entry.key):
-            return False
-        # The age of a result is unknown if its writer died before it wrote the record.
-        return self.before is None or entry.computed_at is None or entry.computed_at < self.before
+        return self.result in ("", entry.key)
 
     def is_later_than(self, written_at: str, folder: str, step: str) -> bool:
         """Whether it was made for all results of a step, and after *written_at*."""
-        until = self.before or records.now_iso(self.at)
-        return written_at < until and not self.result and self.applies_to(folder, step)
+        is_later = written_at < records.now_iso(self.at)
+        return is_later and not self.result and self.applies_to(folder, step)
 
     def follows(self, other: Mark) -> bool:
         """Whether it is about results in the scope of an *other* mark, and was made later."""
@@ -115,7 +110,6 @@ class Mark(NamedTuple):
             "id": None if self.folder == ALL else self.folder,
             "prefix": self.prefix or None,
             "step": None if self.step == ALL else self.step,
-            "before": self.before,
             "busted_at": records.now_iso(self.at),
         }
 
@@ -129,9 +123,7 @@ class Marks(tuple[Mark, ...]):
             sorted(
                 mark.name
                 for mark in self
-                if mark.before is None
-                and mark.result in ("", result)
-                and mark.applies_to(folder, step)
+                if mark.result in ("", result) and mark.applies_to(folder, step)
             )
         )
 
@@ -151,13 +143,11 @@ class Scope(NamedTuple):
         folder: Folder name of an ID, or ``~``.
         prefix: With ``~``: the encoded prefix of the IDs.
         steps: Steps, or ``~``.
-        before: Only what was computed before this time, in seconds since 1970. None: everything.
     """
 
     folder: str = ALL
     prefix: str = ""
     steps: tuple[str, ...] = (ALL,)
-    before: float | None = None
 
     @property
     def only(self) -> str | None:
@@ -201,9 +191,8 @@ def parse_marks(paths: Iterable[str]) -> Iterator[Mark]:
     """The marks with these keys; other keys are skipped, and ``verify`` reports them."""
     for path in paths:
         if match := _MARK.fullmatch(path):
-            folder, step, name, before, prefix, result = match.groups()
-            moment = records.now_iso(int(before) / 1e6) if before else None
-            yield Mark(path, name, folder, step, moment, prefix, result)
+            folder, step, name, prefix, result = match.groups()
+            yield Mark(path, name, folder, step, prefix, result)
 
 
 def new_name(*, from_call: bool = False) -> str:
@@ -237,9 +226,8 @@ def create_mark(
         raise InvalidRequestError(
             "the prefix is too long", why=f"{len(scope.prefix)} characters, {keys.LONGEST} at most"
         )
-    before = "" if scope.before is None else str(int(scope.before * 1e6))
     folder = f"busts/{scope.folder}/{step}"
-    [made] = parse_marks([f"{folder}/{name}~{before}~{scope.prefix}~{result}.json"])
+    [made] = parse_marks([f"{folder}/{name}~~{scope.prefix}~{result}.json"])
     store.put(made.key, records.seal({"version": 1, **made.to_json()}))
     if scope.folder != ALL:
         with suppress(AlreadyExistsError):
@@ -250,7 +238,6 @@ def create_mark(
         for old in older
         if old.name != name
         and (old.prefix, old.result) == (made.prefix, made.result)
-        and (old.before or ALL) <= (made.before or ALL)
         # A call's mark has to stay while the result that the call replaced is stored.
         and (old.name in seen if old.is_from_call else old.at + retention_s < made.at)
     )
@@ -322,8 +309,6 @@ def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
     for listed in scope.list_objects(store, "results"):
         _, folder, step, _ = listed.key.split("/")
         if ALL not in scope.steps and step not in scope.steps:
-            continue
-        if scope.before is not None and listed.modified >= scope.before:
             continue
         written_at = records.now_iso(listed.modified)
         if not any(mark.is_later_than(written_at, folder, step) for mark in marks_of(folder)):
@@ -476,11 +461,10 @@ def _remove_plans(
     def is_removed(listed: ObjectInfo) -> bool:
         _, folder, step, _ = listed.key.split("/")
         if is_reached(folder, step):
-            if scope.before is None or listed.modified < scope.before:
-                return True
-        elif scope.only is None:
+            return True
+        if scope.only is None:
             return False
-        # A young plan may hold an old result; one of older code may need a busted step.
+        # A plan of older code may need a busted step.
         plan = read_plan(store, listed.key, ignore)
         return plan is not None and made.first_invalidating(folder, *plan[1].values()) is not None
 

@@ -10,6 +10,7 @@ from ..fingerprint import Fingerprint
 from ..store.keys import encode_id
 from ..store.objects import Store
 from . import accept, bust, history, reasons
+from .entry import ignore
 from .lookup import Finding
 
 
@@ -59,6 +60,8 @@ def steps(
             if unknown and why == [reasons.GONE]:
                 status = "depends"
                 why = [f"on the new value of {', '.join(unknown)}"]
+            elif failure := _last_failure(store, request.id, name):
+                why = [f"never completed: {failure}"] if why == [reasons.NEVER] else [*why, failure]
         elif name not in found:
             continue
         elif name in request.skip:
@@ -70,3 +73,15 @@ def steps(
             continue
         rows.append({"step": name, "status": status, "why": "; ".join(why) or None, "reasons": why})
     return rows
+
+
+def _last_failure(store: Store, id: str, step: str) -> str:
+    """When a step failed or crashed, and why; empty if it did not, or has a newer result."""
+    for name, record in history.list_records(store, id=id, step=step, warn=ignore):
+        if name.status == history.COMPUTED:
+            break
+        if name.status in (history.FAILED, history.CRASHED):
+            error = record.get("error")
+            cause = f" with {error['type']}: {error['what']}" if error else ""
+            return f"{name.status} at {name.written_at}{cause}"
+    return ""

@@ -13,7 +13,6 @@ about all IDs, the step ``~`` those about all steps.
 from __future__ import annotations
 
 import heapq
-import math
 import re
 import secrets
 import time
@@ -69,7 +68,6 @@ class Record(TypedDict, total=False):
     prefix: str | None
     status: str
     noted_at: records.Moment | None
-    before: records.Moment | None
     fingerprint: str
     key: records.Digest | None
     sha256: records.Digest
@@ -131,13 +129,6 @@ class Name(NamedTuple):
     def path(self) -> str:
         """The key of its object."""
         return f"history/{self.folder}/{self.step}/{self.file}"
-
-    @property
-    def pointer_path(self) -> str:
-        """The key of the pointer to the records of a call, if this is the newest one."""
-        digits = self.file[:19]
-        place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{self.short}={self.folder}"
-        return f"recent/{place}.json"
 
     @property
     def time_ns(self) -> int:
@@ -215,8 +206,11 @@ def point(store: Store, names: Collection[Name]) -> None:
 
 def pointer(names: Collection[Name]) -> tuple[str, bytes]:
     """The key and the bytes of the object that points to records of one ID."""
+    newest = min(names, key=_by_time)
+    digits = newest.file[:19]
+    place = f"{digits[:4]}/{digits[4:7]}/{digits[7:]}-{newest.short}={newest.folder}.json"
     body = {"records": [f"{name.step}/{name.file}" for name in names]}
-    return min(names, key=_by_time).pointer_path, records.seal(body)
+    return f"recent/{place}", records.seal(body)
 
 
 def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str, object]) -> None:
@@ -233,9 +227,14 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
 
 
 def delete(store: Store, names: Collection[Name]) -> None:
-    """Delete records, and then the pointers of the calls whose newest record is among them."""
+    """Delete records, and then the pointers that name no other record."""
+    folders = {name.folder for name in names}
     store.delete(name.path for name in names)
-    store.delete(name.pointer_path for name in names)
+    pointers = (entry.key for entry in store.list("recent"))
+    of_these = (key for key in pointers if _folder_of_pointer(key) in folders)
+    for key, data in _fetch(store, of_these, str):
+        if set(_pointed(key, data)) <= set(names):
+            store.delete([key])
 
 
 # Listing.
@@ -281,12 +280,16 @@ def _recent(store: Store) -> Iterator[Name]:
         yield heapq.heappop(waiting)[1]
 
 
+def _folder_of_pointer(key: str) -> str:
+    return key.partition("=")[2].removesuffix(".json")
+
+
 def _pointed(key: str, data: bytes | None) -> list[Name]:
     """The records that a pointer names; none if it is damaged."""
     with suppress(CorruptRecordError):
         body = records.unseal(data or b"", key)
         records.fields(body, key, {"records": list[str]})
-        folder = key.partition("=")[2].removesuffix(".json")
+        folder = _folder_of_pointer(key)
         names = (parse_path(f"history/{folder}/{text}") for text in body["records"])
         return [name for name in names if name is not None]
     return []
@@ -300,6 +303,7 @@ def list_records(
     step: str | None = None,
     since_ns: int | None = None,
     status: str | None = None,
+    seen: set[Name] | None = None,
     warn: Warn,
 ) -> Iterator[tuple[Name, Record]]:
     """
@@ -312,13 +316,16 @@ def list_records(
         step: Only records of this step.
         since_ns: Only records written at or after this time, in nanoseconds since 1970.
         status: Only records with this status.
+        seen: Records that are left out; each one that is read is added.
         warn: Called with a warning about each damaged record.
     """
     folder = None if id is None else keys.encode_id(id)
+    seen = set() if seen is None else seen
     names: Iterator[Name] = list_names(store, folder=folder, step=step)
     names = takewhile(lambda name: name.time_ns >= (since_ns or 0), names)
-    names = (name for name in names if status in (None, name.status))
+    names = (name for name in names if status in (None, name.status) and name not in seen)
     for name, record in read_all(store, names, warn):
+        seen.add(name)
         if flow not in (None, record.get("flow")):
             continue
         prefix = record.get("prefix") or ""
@@ -331,8 +338,6 @@ def list_computed(
     folder: str,
     step: str,
     warn: Warn,
-    *,
-    until_ns: float = math.inf,
 ) -> Iterator[tuple[Name, Record]]:
     """
     The records of what a step computed for an ID, newest first, read on demand.
@@ -342,13 +347,8 @@ def list_computed(
         folder: The folder of the ID.
         step: The step.
         warn: Called with a warning about each damaged record.
-        until_ns: Only records written until then, in nanoseconds since 1970.
     """
-    found = (
-        name
-        for name in _below(store, f"history/{folder}/{step}")
-        if name.status == COMPUTED and name.time_ns <= until_ns
-    )
+    found = (name for name in _below(store, f"history/{folder}/{step}") if name.status == COMPUTED)
     yield from read_all(store, found, warn)
 
 
@@ -410,46 +410,6 @@ def find(store: Store, short: str, *, folder: str | None = None) -> Name:
             hint="give more digits, or the whole key",
         )
     return matching[0]
-
-
-def find_run(
-    store: Store, start: str, *, folder: str | None = None, warn: Warn
-) -> dict[str, tuple[Name, Record]]:
-    """
-    The records of one call, by step.
-
-    Args:
-        store: The store to read.
-        start: The first characters of its request ID or flow run ID.
-        folder: The folder of its ID; without it only the newest ``NEAR`` records are searched.
-        warn: Called with a warning about each damaged record.
-
-    Raises:
-        NotFoundError: The call is not found.
-    """
-    found: dict[str, tuple[Name, Record]] = {}
-    began_at = ""
-    names = islice(list_names(store, folder=folder), NEAR if folder is None else None)
-    # The folder is known once the first record is found, so no other one is read after it.
-    candidates = (name for name in names if folder in (None, name.folder))
-    for name, record in read_all(store, candidates, warn):
-        if name.written_at < began_at:
-            break
-        ids = (record.get("request_id") or "", record.get("flow_run_id") or "")
-        step = record["step"]
-        if not start or not step or not any(each.startswith(start) for each in ids):
-            continue
-        if not found:
-            # This is the call's last record, so all others lie between its start and here.
-            folder = name.folder
-            began_at = record.get("called_at") or record.get("started_at") or ""
-        found.setdefault(step, (name, record))
-    if not found:
-        raise NotFoundError(
-            f"run {start!r} has no record",
-            hint="give the start of its request ID or flow run ID, and --id if it is old",
-        )
-    return found
 
 
 def parse_time_ns(moment: str) -> int:

@@ -56,6 +56,7 @@ WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
 # The fields of a lease that pfl relies on.
+_DAY_S = 86_400
 _REQUIRED = ("call", "id", "step", "ttl_s", "since", "host")
 # How long a measurement of the store's clock is used.
 _CLOCK_S = 60
@@ -152,8 +153,8 @@ class Claim(NamedTuple):
     """
 
     key: str
-    dead: tuple[Lease, ...]
-    is_gone: tuple[bool, ...]
+    dead: tuple[Lease, ...] = ()
+    is_gone: tuple[bool, ...] = ()
 
 
 class OpenCall(NamedTuple):
@@ -446,6 +447,20 @@ def mark_reaped(store: Store, call: str) -> None:
     """Note that a dead call was cleaned up; who took over its leases deletes them."""
     store.put(reaped_key(call), records.seal({"version": 1}))
     store.delete([_alive_key(call), _ended_key(call)])
+
+
+def sweep(store: Store) -> None:
+    """Delete the notes about calls that hold no lease any more, a day after they were written."""
+    notes = [entry for entry in store.list("calls") if entry.key.endswith(".json")]
+    if not notes:
+        return
+    holders = {lease.body["call"] for lease in list_leases(store)}
+    oldest = store_now(store) - _DAY_S
+    store.delete(
+        note.key
+        for note in notes
+        if note.modified < oldest and note.key[len("calls/") :].partition("-")[0] not in holders
+    )
 
 
 def write_end(store: Store, call: str, ended: Mapping[str, object]) -> bool:

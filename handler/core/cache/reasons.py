@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from ..errors import CorruptRecordError
@@ -52,9 +52,8 @@ def explain(
         return [NEVER]
     reasons = []
     if before["fingerprint"] != request.flow.steps[step].fingerprint:
-        old = parts(store, step, before["fingerprint"])
-        known = changes.explain(old, print.parts, diff=diff) if old and print is not None else []
-        reasons += known or ["its code changed"]
+        now = () if print is None else print.parts
+        reasons += code_changes(store, step, before["fingerprint"], now, diff=diff)
     for name, value in request.step_params(step).items():
         old_value = before.get("params", {}).get(name)
         if json.dumps(old_value) != json.dumps(value):
@@ -72,6 +71,24 @@ def explain(
     if not reasons and records.is_past(before["expires_at"]):
         reasons.append(f"expired at {before['expires_at']}")
     return reasons or [GONE]
+
+
+def code_changes(
+    store: Store, step: str, fingerprint: str, now: Sequence[Part], *, diff: bool = False
+) -> list[str]:
+    """
+    What has changed in the code of a step, a phrase for each part.
+
+    Args:
+        store: The store that holds the parts of older fingerprints.
+        step: The step.
+        fingerprint: The older fingerprint.
+        now: The parts of the newer one; empty if they are unknown.
+        diff: Add a unified diff to each phrase about changed source.
+    """
+    old = parts(store, step, fingerprint)
+    known = changes.explain(old, now, diff=diff) if old and now else []
+    return known or ["its code changed"]
 
 
 @lru_cache(maxsize=256)

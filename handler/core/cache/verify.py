@@ -8,9 +8,9 @@ aside.
     stale      a plan that depends on a busted result: its writer died before taking it back
 
 One object at a time is in memory, so the size of the store does not matter. Setting aside moves an
-object below ``aside/``; an interrupted check continues after the last key it reported. ``leases/``
-and ``calls/`` are left to the calls in progress and to ``pfl runs reap``: a damaged lease counts as
-free, and a dead call stays on record until then.
+object below ``aside/``, so a check that was interrupted can start again. ``leases/`` and ``calls/``
+are left to the calls in progress and to ``pfl runs reap``: a damaged lease counts as free, and a
+dead call stays on record until then.
 
 A value comes before the result and the record that name it. So a value is orphaned only if it is a
 day old, nothing names it, and no call is under way for its ID; all of this is checked again once it
@@ -45,36 +45,26 @@ class Problem(NamedTuple):
     aside: str | None = None
 
 
-class CheckedObject(NamedTuple):
-    """One object that was checked, and what is wrong with it, if anything."""
-
-    key: str
-    problem: Problem | None
-
-
-def walk(
-    store: Store, *, repair: bool, retention_s: float, after: str = ""
-) -> Iterator[CheckedObject]:
+def walk(store: Store, *, repair: bool, retention_s: float) -> Iterator[Problem | None]:
     """
-    Check the objects of the store one by one.
+    Check the objects of the store one by one; for each, what is wrong with it, if anything.
 
     Args:
         store: The store to check.
         repair: Set aside what cannot be used.
         retention_s: How long a bust can be restored, in seconds.
-        after: Continue after this key.
     """
     now = lease.store_now(store) if repair else time.time()
     marks = bust.list_marks(store)
     over = [mark for mark in marks if mark.at + retention_s < now]
     check = _Check(store, now, bust.by_folder(marks), {mark.name for mark in over})
     for kind in KINDS:
-        for listed in store.list(kind, after=after):
+        for listed in store.list(kind):
             problem = check(listed, store.get(listed.key))
             if repair and problem:
                 problem = check.set_aside(listed, problem)
-            yield CheckedObject(listed.key, problem)
-    if repair and not after:
+            yield problem
+    if repair:
         # All that the others made invalid is set aside by now.
         store.delete(mark.key for mark in over if mark.name not in check.needed)
 
@@ -178,11 +168,7 @@ class _Check:
         try:
             _, _, expires_at, metadata = records.decode_result(data, listed.key)
             self._check_time(expires_at)
-            # The age of the object is that of the result, or younger: enough to find those that
-            # are lost for good.
-            written_at = records.now_iso(listed.modified)
-            after = metadata.get("after", ())
-            entry = Entry(step, key, "", len(data), written_at, None, after=after)
+            entry = Entry(step, key, "", len(data), None, None, after=metadata.get("after", ()))
             marks = self.marks_of(folder)
             blamed = {mark.name for mark in marks if mark.invalidates(folder, entry)}
             if blamed and self.over.issuperset(blamed):

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 from ..errors import (
@@ -66,7 +66,6 @@ _HINTS = (
         "status code: (405|501)",
         "use a service that can create an object only if it does not exist, such as S3 or MinIO",
     ),
-    ("object with invalid path", "delete the object of this name: pfl has not written it"),
     ("", "check the store with: pfl config show"),
 )
 # The largest objects that are written, and read into memory: values, and all others.
@@ -242,27 +241,22 @@ class Store:
 
         self._request("write", key, write)
 
-    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """
-        The objects in a folder and in its folders, in order of key.
-
-        Args:
-            prefix: The folder.
-            after: List only greater keys.
-        """
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects in a folder and in its folders, in order of key."""
         self.counts["list"] += 1
         folder = prefix.rstrip("/")
         if self._directory is not None:
             try:
                 self._enter(folder)
-                found = _walk(self._directory, folder)
-                yield from (listed for listed in found if listed.key > after)
+                yield from _walk(self._directory, folder)
             except OSError as exc:
                 self._failed("list", prefix, exc)
             return
         import obstore
+        from obstore.exceptions import InvalidPathError
 
         stream: Iterator[Sequence[ObjectMeta]] | None = None
+        after = ""
 
         def read() -> Sequence[ObjectMeta]:
             nonlocal stream
@@ -273,10 +267,29 @@ class Store:
                 stream = None  # Another one goes on after what was listed.
                 raise
 
-        while page := self._request("list", prefix, read):
-            for meta in page:
-                after = meta["path"]
-                yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
+        try:
+            while page := self._request("list", prefix, read):
+                for meta in page:
+                    after = meta["path"]
+                    yield ObjectInfo(after, meta["size"], meta["last_modified"].timestamp())
+        except UnavailableError as exc:
+            if not isinstance(exc.__cause__, InvalidPathError):
+                raise
+            # Somebody else has put a key there that obstore refuses, and a page with it.
+            yield from self._list_raw(folder, after)
+
+    def _list_raw(self, folder: str, after: str) -> Iterator[ObjectInfo]:
+        from . import raw_listing
+
+        store = cast("S3Store", self._backend)
+        environ = credentials()
+        while True:
+            read = partial(raw_listing.read_page, store, environ, folder, after)
+            page = self._request("list", folder, read)
+            yield from starmap(ObjectInfo, page.found if page else ())
+            if not page or not page.last:
+                return
+            after = page.last
 
     def delete(self, keys: Iterable[str]) -> int:
         """

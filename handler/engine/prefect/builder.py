@@ -31,7 +31,7 @@ from prefect.states import Completed, Crashed
 from prefect.task_engine import run_task
 from prefect.utilities.annotations import quote
 
-from ...core import event, links
+from ...core import event
 from ...core.cache import lookup
 from ...core.cache.entry import Entry
 from ...core.declare import manifest, project
@@ -46,8 +46,9 @@ from ..causes import out_of_time
 from ..deadline import Abandoned, Stopped, end_of
 from ..invocation import Invocation
 from ..steps import call_step, timed_out
-from ..work import Run, Work
-from . import artifacts, client, environment, limits, outbox, plain
+from ..work import Work
+from . import artifacts, client, environment, limits, plain
+from .outbox import FLUSH_S, Outbox
 
 # Prefect's engine takes the slots of each task run with this function; pfl's can be interrupted
 # while it waits. Without the check, pfl's would silently not be called.
@@ -60,6 +61,8 @@ if not hasattr(prefect.task_engine, "_concurrency"):
 vars(prefect.task_engine)["_concurrency"] = lambda names, occupy=1, *, holder, **_: limits.slot(
     current_api(), names, occupy, holder
 )
+# For annotations that are made at run time.
+_Literal: Any = typing.Literal
 _TYPES = {kind: type for type, kind in KIND_OF.items()}
 
 
@@ -103,14 +106,12 @@ def _run(flow: Flow, bound: inspect.BoundArguments) -> dict[str, object] | State
         begin(invocation, run)
         named = plain.named(invocation, run.tags)
         client.ask(api, f"/flow_runs/{run.id}", named, method="PATCH")
-    box = outbox.Outbox(api)
-    token = outbox.current.set(box)
+    box = Outbox(api)
     try:
-        returned = run_steps(invocation, is_ours=False)
+        returned = run_steps(invocation, box)
     finally:
-        outbox.current.reset(token)
         invocation.end()
-        box.wait(outbox.FLUSH_S)
+        box.wait(FLUSH_S)
     if returned is not None:
         return returned
     if invocation.error is not None:
@@ -125,14 +126,16 @@ def begin(invocation: Invocation, run: FlowRun) -> None:
 
 
 def run_steps(
-    invocation: Invocation, *, is_ours: bool, when_computed: Callable[[], None] = lambda: None
+    invocation: Invocation,
+    box: Outbox,
+    when_computed: Callable[[], None] = lambda: None,
 ) -> State[Any] | None:
     """
     Find or compute the steps of a call inside its flow run.
 
     Args:
         invocation: The call.
-        is_ours: Whether pfl runs the flow, and not Prefect.
+        box: Where it puts what it reports to Prefect.
         when_computed: Called once all steps have results, while the last ones are published.
 
     Returns:
@@ -141,7 +144,8 @@ def run_steps(
     # The run's tags are for people: on a task, each would cost requests about its limit.
     with TagsContext(current_tags=set()):
         try:
-            invocation.settle(functools.partial(_compute, invocation, is_ours), when_computed)
+            compute = functools.partial(_compute, invocation, box)
+            invocation.settle(compute, when_computed)
         except KeyboardInterrupt as exc:
             invocation.run.interrupted = exc
             return _interrupted(exc)
@@ -157,24 +161,21 @@ def _interrupted(exc: KeyboardInterrupt) -> State[Any]:
     return State(type=StateType(type), message=message)
 
 
-def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
+def _compute(invocation: Invocation, box: Outbox, work: Work) -> None:
     """Compute a step as a task run."""
     step = work.step
-    api = current_api()
-    reap.reap_predecessors(invocation, api=api)
-    tags = limits.tags_for(invocation, step, api)
-    task_run_id = work.task_run_id
-    url = invocation.run.url and links.task_run(invocation.run.url.split("/runs/")[0], task_run_id)
-    run = Run("prefect", invocation.run.flow_run_id, task_run_id, url)
+    reap.reap_predecessors(invocation, api=box.api)
+    tags = limits.tags_for(invocation, step, box.api)
+    task_run_id = str(work.run.task_run_id)
     invocation.run.tasks[task_run_id] = {
-        "flow_run_id": run.flow_run_id,
+        "flow_run_id": work.run.flow_run_id,
         "step": step.name,
         "id": invocation.call.request.id,
         "tags": tags,
     }
     raised: list[BaseException] = []
     state = run_task(
-        _task(invocation, work, run, tags, raised, is_ours),
+        _task(invocation, box, work, tags, raised),
         task_run_id=UUID(task_run_id),
         # Prefect would look for futures in the values, however large or deep they are.
         parameters={name: quote(value) for name, value in work.arguments.items()},
@@ -194,11 +195,10 @@ def _compute(invocation: Invocation, is_ours: bool, work: Work) -> None:
 
 def _task(
     invocation: Invocation,
+    box: Outbox,
     work: Work,
-    run: Run,
     tags: list[str],
     raised: list[BaseException],
-    is_ours: bool,
 ) -> prefect.Task[..., Any]:
     """The Prefect task of a step; *raised* receives what the step raises."""
     step = work.step
@@ -209,10 +209,9 @@ def _task(
             arguments = step.signature.bind(*args, **kwargs).arguments
             task_run = _task_run()
             artifacts.show_inputs(task_run, work.arguments, None)
-            entry = work.finish(call_step(step, arguments, in_prefect=True), run)
+            entry = work.finish(call_step(step, arguments, in_prefect=True))
             artifacts.show_inputs(task_run, work.arguments, entry.key)
             if random.random() < invocation.call.settings.artifacts:
-                box = outbox.current.get() or outbox.Outbox(current_api())
                 box.artifact(artifacts.describe(invocation.call.request, work, entry))
         except Abandoned:
             raise
@@ -227,7 +226,7 @@ def _task(
                     f"step {step.name} was stopped", invocation.call.settings.margin_s
                 )
                 return Crashed(message=error.lines)
-            if isinstance(exc, TerminationSignal) and not is_ours:
+            if isinstance(exc, TerminationSignal) and invocation.call.flow_run is not None:
                 raise  # Prefect, which started this run, ends it.
             raise plain.presentable(exc) from exc.__cause__
         return Completed(data=_reference(invocation, entry))
@@ -261,7 +260,7 @@ def _show_hits(invocation: Invocation) -> None:
     """Add a task run named ``Cached`` for each step that was found, so that the run shows all."""
     for name in invocation.call.flow.steps:
         entry = invocation.found.get(name)
-        outcome = invocation.scheduler.outcomes.get(name)
+        outcome = invocation.outcomes.get(name)
         if entry is not None and (outcome is None or outcome.status != "computed"):
             _show_hit(invocation, entry)
 
@@ -322,13 +321,12 @@ def _from_parameters(flow: Flow, parameters: dict[str, Any]) -> Invocation:
 
 def event_of(flow: Flow, parameters: Mapping[str, object]) -> dict[str, object]:
     """The event that a flow run's parameters stand for; an empty field of the form is left out."""
-    fields: dict[str, object] = {}
-    params: dict[str, object] = {}
-    for name, value in parameters.items():
-        if name in flow.params:
-            params[name] = value
-        elif value not in (None, [], ""):
-            fields[name] = value
+    params = {name: value for name, value in parameters.items() if name in flow.params}
+    fields = {
+        name: value
+        for name, value in parameters.items()
+        if name not in params and value not in (None, [], "")
+    }
     return fields | {"flow": flow.name, "params": params, "engine": "prefect"}
 
 
@@ -343,12 +341,8 @@ def current_api() -> environment.Api:
 # Annotations that are made at run time, for Prefect's form.
 
 
-def _literal(choices: tuple[object, ...]) -> Any:
-    return operator.getitem(typing.Literal, choices)
-
-
 def _signature(flow: Flow) -> inspect.Signature:
-    step = _literal(tuple(flow.steps))
+    step = _Literal[tuple(flow.steps)]
     steps: Any = GenericAlias(list, (step,))
     parameter = functools.partial(
         inspect.Parameter, kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None
@@ -356,7 +350,7 @@ def _signature(flow: Flow) -> inspect.Signature:
     parameters = [
         parameter("id", annotation=str, default=inspect.Parameter.empty),
         parameter("step", annotation=step | None),
-        parameter("bust", annotation=_literal(("this", "all")) | steps | None),
+        parameter("bust", annotation=_Literal["this", "all"] | steps | None),
         parameter("skip", annotation=steps | None),
     ]
     for name, param in flow.params.items():
@@ -367,7 +361,7 @@ def _signature(flow: Flow) -> inspect.Signature:
 def _annotation(param: Param) -> object:
     if "any" in param.kinds:
         return Any
-    kinds = [_literal(param.choices)] if param.choices else []
+    kinds = [_Literal[param.choices]] if param.choices else []
     kinds_of_choices = {type(choice) for choice in param.choices}
     kinds += [_TYPES[kind] for kind in param.kinds if _TYPES[kind] not in kinds_of_choices]
     return functools.reduce(operator.or_, kinds)

@@ -102,12 +102,17 @@ def ask(
         ) from refusal
 
     # The server may have done its work: every request of pfl can be repeated.
-    return retry.retry(send, retry.pauses_for(longest_s), may_pass=_may_pass)
+    return retry.retry(
+        send,
+        retry.pauses_for(longest_s),
+        may_pass=lambda exc: status_of(exc) in (None, *BUSY),
+    )
 
 
-def _may_pass(exc: Exception) -> bool:
+def status_of(exc: Exception) -> int | None:
+    """The status with which Prefect refused a request; None if it did not answer."""
     cause = exc.__cause__
-    return not isinstance(cause, RefusedError) or cause.status in BUSY
+    return cause.status if isinstance(cause, RefusedError) else None
 
 
 def pages(api: Api, path: str, chosen: Mapping[str, object] = {}) -> Iterator[JsonObject]:
@@ -196,16 +201,21 @@ def end(
     changed: list[str] = []
     expected = {**tasks, **finished} if is_over else tasks
     until = time.monotonic() + wait_s
+
+    def is_open(run: JsonObject) -> bool:
+        # Prefect's engine calls it a crash when an interruption comes between two states; of the
+        # flow runs and of *tasks*, pfl knows better.
+        is_ours = (run["state"] or {}).get("message") == message
+        is_known = run["id"] in runs or run["id"] in tasks
+        final = FINAL - {"CRASHED"} if force and is_known and not is_ours else FINAL
+        return run["state_type"] not in final
+
     while True:
         is_late = time.monotonic() >= until
-        found = {task["id"]: task["state_type"] for task in pages(api, "/task_runs/filter", chosen)}
-        open_ids = []
-        for id, state_type in found.items():
-            # Prefect's engine calls it a crash when an interruption comes between two states; of
-            # the task runs in *tasks*, pfl knows better.
-            final = FINAL - {"CRASHED"} if force and id in tasks else FINAL
-            if state_type not in final and (is_over or id not in finished):
-                open_ids.append(id)
+        found = {task["id"]: task for task in pages(api, "/task_runs/filter", chosen)}
+        open_ids = [id for id, task in found.items() if is_open(task)]
+        if not is_over:
+            open_ids = [id for id in open_ids if id not in finished]
         for id in open_ids:
             if is_late and id in finished:
                 outcome = str(finished[id]["type"])
@@ -233,9 +243,7 @@ def end(
         ask(api, "/task_runs/", body)
         changed.append(id)
     for id, run in runs.items():
-        is_ours = (run["state"] or {}).get("message") == message
-        final = FINAL - {"CRASHED"} if force and not is_ours else FINAL
-        if run["state_type"] not in final:
+        if is_open(run):
             if set_state(api, "flow_runs", id, type, message, force=force):
                 changed.append(id)
     return changed

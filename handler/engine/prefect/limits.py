@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 # The shortest time for which Prefect leases a slot.
 _SLOT_S = 60
-# Limits that this process has created, by API, tag and number.
-_created: set[tuple[str, str, int]] = set()
 
 
 class Holder(TypedDict):
@@ -84,12 +83,9 @@ def tags_for(invocation: Invocation, step: AnyStep, api: Api) -> list[str]:
             tags.append(tag)
         elif limit is not None:
             tags.append(tag)
-            known = (api.url, tag, limit)
-            if known not in _created:
-                _post_limit(api, tag, limit)
-                # The limit of a single ID is removed while it is idle.
-                if not is_id_limit(tag):
-                    _created.add(known)
+            # The limit of a single ID is removed while it is idle.
+            post = _post_limit if is_id_limit(tag) else _post_limit_once
+            post(api, tag, limit)
     return tags
 
 
@@ -136,16 +132,14 @@ def slot(api: Api, names: list[str], occupy: int, holder: ConcurrencyLeaseHolder
                 ask(api, path, {"lease_duration": _SLOT_S})
 
     threading.Thread(target=renew, name="slot", daemon=True).start()
-    patience_s = 0
     try:
         yield
-        patience_s = AWAY_S
     finally:
         over.set()
         path = "/v2/concurrency_limits/decrement-with-lease"
         # Otherwise the slot is released when its lease expires or its task run ends.
         with suppress(PflError):
-            ask(api, path, {"lease_id": lease_id}, longest_s=patience_s)
+            ask(api, path, {"lease_id": lease_id})
 
 
 def _take(api: Api, body: JsonObject) -> JsonObject | None:
@@ -283,9 +277,9 @@ def remove_limit(api: Api, store: Store, tag: str) -> None:
     ask(api, f"/concurrency_limits/tag/{quote(tag)}", method="DELETE")
 
 
-def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
-    """The tags of single IDs whose limit no one set by hand or used for *idle_s* seconds."""
-    before = records.now_iso(time.time() - idle_s)
+def idle_tags(api: Api, store: Store, before_s: float) -> list[str]:
+    """The tags of single IDs whose limit was last used before this time, and not set by hand."""
+    before = records.now_iso(before_s)
     manual = {entry.key for entry in store.list("limits")}
     tags = []
     for tag, limit in _tag_limits(api):
@@ -298,6 +292,9 @@ def idle_tags(api: Api, store: Store, idle_s: float) -> list[str]:
 def _post_limit(api: Api, tag: str, limit: int) -> None:
     body = {"tag": tag, "concurrency_limit": limit}
     ask(api, "/concurrency_limits/", body, longest_s=AWAY_S)
+
+
+_post_limit_once = cache(_post_limit)
 
 
 def _holder(api: Api, store: Store, task_run_id: str) -> Holder:

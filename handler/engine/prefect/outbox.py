@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +38,6 @@ _PATHS = {"events": "/events", "lines of log": "/logs/"}
 # How many lines and events are kept for a Prefect that does not answer, and sent at once.
 _KEPT = 20_000
 _BATCH = 500
-# The outbox of this call.
-current: ContextVar[Outbox | None] = ContextVar("current", default=None)
 
 
 class Outbox:
@@ -55,8 +52,7 @@ class Outbox:
         self.api = api
         self._problems: dict[str, list[PflError]] = {}
         self._collected: dict[str, deque[JsonObject]] = {
-            "events": deque(maxlen=_KEPT),
-            "lines of log": deque(maxlen=_KEPT),
+            what: deque(maxlen=_KEPT) for what in _PATHS
         }
         self._sending: list[threading.Thread] = []
         self._timer: threading.Timer | None = None
@@ -77,13 +73,16 @@ class Outbox:
         """Send an artifact, beside the steps that follow."""
         self._send("artifacts", "/artifacts/", body)
 
-    def flush(self, deadline: float | None, beside: Callable[[], None] = lambda: None) -> None:
+    def flush(self, deadline: float | None, beside: Callable[[], object] = lambda: None) -> object:
         """
         Send all that is left, while this thread does *beside*, and wait until Prefect has it.
 
         Args:
             deadline: When the process will be killed, as a ``time.monotonic()`` reading.
             beside: Another request.
+
+        Returns:
+            What *beside* returned.
         """
         from prefect.logging.handlers import APILogWorker
 
@@ -99,7 +98,7 @@ class Outbox:
             self._timer.cancel()
         self._sending.append(_start(send_last))
         try:
-            beside()
+            return beside()
         finally:
             self.wait(longest_s)
 
@@ -145,15 +144,12 @@ class Outbox:
 @contextmanager
 def collecting(api: Api) -> Iterator[Outbox]:
     """Collect what Prefect's engine reports in this process, until the end of the block."""
-    outer = current.get()
     outbox = Outbox(api)
-    token = current.set(outbox)
     _connect(outbox)
     try:
         yield outbox
     finally:
-        _connect(outer)
-        current.reset(token)
+        _connect(None)
 
 
 def _connect(outbox: Outbox | None) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...core import retry
@@ -33,10 +33,8 @@ T = TypeVar("T")
 BUSY_S = 60
 # The longest wait for one that does not answer: a call may then be computed without it.
 AWAY_S = 1
-# The ID of a flow by API and name; it stays the same for as long as the server's database.
-_flow_ids: dict[tuple[str, str], str] = {}
-# Prefect's clients, for what a step itself does with Prefect: each takes 20 ms to create.
-_clients: dict[Api, SyncClientContext] = {}
+# How Prefect refuses a run of a flow that it does not know: its database is a new one.
+_NO_FLOW = 409
 
 
 def start(invocation: Invocation, api: Api) -> Future[Any]:
@@ -48,7 +46,7 @@ def start(invocation: Invocation, api: Api) -> Future[Any]:
         partial(begin, api, invocation),
         retry.pauses_for(longest_s),
         # A busy server has created no run, or returns the same one next time.
-        may_pass=lambda exc: _status(exc) in client.BUSY,
+        may_pass=lambda exc: client.status_of(exc) in (_NO_FLOW, *client.BUSY),
     )
     return _beside(request)
 
@@ -83,27 +81,27 @@ def run(invocation: Invocation, api: Api, box: Outbox, created: Future[Any]) -> 
     flow = builder.build_once(invocation.call.flow)
     flow_run = FlowRun.model_validate(created.result())
     builder.begin(invocation, flow_run)
-    ending: list[Future[bool]] = []
+    ending: list[Future[object]] = []
 
-    def end(type: str, message: str, *, force: bool = False) -> bool:
-        accepted: list[bool] = []
-
-        def set_state() -> None:
-            longest_s = min(FLUSH_S, invocation.call.stop_at - time.monotonic())
-            answer = client.set_state(
-                api, "flow_runs", str(flow_run.id), type, message, force=force, longest_s=longest_s
-            )
-            accepted.append(answer)
-
-        box.flush(invocation.call.deadline, set_state)
-        return accepted.pop()
+    def end(type: str, message: str, *, force: bool = False) -> object:
+        set_state = partial(
+            client.set_state,
+            api,
+            "flow_runs",
+            str(flow_run.id),
+            type,
+            message,
+            force=force,
+            longest_s=min(FLUSH_S, invocation.call.stop_at - time.monotonic()),
+        )
+        return box.flush(invocation.call.deadline, set_state)
 
     def when_computed() -> None:
         ending.append(_beside(lambda: end("COMPLETED", "")))
 
     with _run_context(flow, flow_run, _parameters(invocation), _client_context(api)):
-        stopped = builder.run_steps(invocation, is_ours=True, when_computed=when_computed)
-    is_completed = bool(ending) and ending[0].result()
+        stopped = builder.run_steps(invocation, box, when_computed)
+    is_completed = bool(ending and ending[0].result())
     type, message = "COMPLETED", ""
     if stopped is not None:
         type, message = stopped.type.value, stopped.message or ""
@@ -158,44 +156,41 @@ def _run_context(
         SyncClientContext.__var__.reset(token)
 
 
+@cache
 def _client_context(api: Api) -> SyncClientContext:
-    """Prefect's client for an API, which stays open."""
+    """
+    Prefect's client for an API, for what a step itself does with Prefect.
+
+    It stays open: each takes 20 ms to create.
+    """
     from prefect.context import SyncClientContext
 
-    if api not in _clients:
-        _clients[api] = contextvars.copy_context().run(SyncClientContext().__enter__)
-    return _clients[api]
+    return contextvars.copy_context().run(SyncClientContext().__enter__)
 
 
-def _status(exc: BaseException) -> int | None:
-    """The status with which Prefect refused a request."""
-    cause = exc.__cause__
-    return cause.status if isinstance(cause, client.RefusedError) else None
+@cache
+def _flow_id(api: Api, name: str) -> str:
+    """The ID of a flow; it stays the same for as long as the server's database."""
+    return str(client.ask(api, "/flows/", {"name": name}, longest_s=AWAY_S)["id"])
 
 
 def _create(api: Api, invocation: Invocation) -> JsonObject:
     """Create the flow run; the call's token makes sure that repeating this creates no other."""
-    name = invocation.call.flow.name
     parameters = _parameters(invocation).items()
-    key = (api.url, name)
-    is_remembered = key in _flow_ids
-    if not is_remembered:
-        _flow_ids[key] = client.ask(api, "/flows/", {"name": name}, longest_s=AWAY_S)["id"]
     body = {
         **plain.named(invocation),
-        "flow_id": _flow_ids[key],
+        "flow_id": _flow_id(api, invocation.call.flow.name),
         "parameters": {each: plain.parameter(value) for each, value in parameters},
         "state": {"type": "RUNNING", "name": "Running"},
         "idempotency_key": invocation.claims.holder.token,
     }
     try:
         created: JsonObject = client.ask(api, "/flow_runs/", body, longest_s=AWAY_S)
-        return created
     except UnavailableError as exc:
-        if not is_remembered or _status(exc) not in (404, 409):
-            raise
-    del _flow_ids[key]
-    return _create(api, invocation)  # Its database may be a new one.
+        if client.status_of(exc) == _NO_FLOW:
+            _flow_id.cache_clear()
+        raise
+    return created
 
 
 def _adopt(api: Api, invocation: Invocation) -> FlowRun:

@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ...core.store.values import JsonObject
+from ...core.tags import run_tags
 
 if TYPE_CHECKING:
     from ..invocation import Invocation
@@ -112,4 +113,5 @@ def named(invocation: Invocation, tags: Iterable[str] = ()) -> JsonObject:
     """The name of the flow run of a call, and its tags, with those that it has."""
     request = invocation.call.request
     name = f"{request.flow.name}/{request.id}/{request.step or 'all'}"
-    return {"name": name, "tags": sorted({*tags, *invocation.run_tags})}
+    own = run_tags(request.id, request.step, invocation.claims.holder.token)
+    return {"name": name, "tags": sorted({*tags, *own})}

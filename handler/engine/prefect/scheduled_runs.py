@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -34,9 +34,8 @@ from ...core.errors import (
     RunCancelledError,
     StepFailedError,
 )
-from ...core.event import Notify, Reply
+from ...core.event import Caller, Reply
 from ...core.settings import Settings
-from ...core.store.objects import Store
 from ...core.store.values import JsonObject
 from .. import aws, causes, deadline
 from . import client, environment, outbox, session
@@ -62,38 +61,18 @@ _ENDS = {
     "NotFoundError": "FAILED",
     "RunCancelledError": "CANCELLED",
 }
-# The flow run, or None if it is not ours; its flow's name; why it is not ours.
-_Claim = tuple[JsonObject | None, str, str]
+# :func:`pfl.handler.answer.answer`, which runs a flow of pfl.
+Answer = Callable[[object, Caller, "FlowRun"], Reply]
 
 
-class Caller(NamedTuple):
-    """
-    What a flow run needs to run in this process.
-
-    Attributes:
-        answer: :func:`pfl.handler.answer.answer`, which runs a flow of pfl.
-        settings: The settings.
-        results: The store.
-        request_id: Lambda's request ID of the call.
-        deadline: When the process will be killed, as a ``time.monotonic()`` reading; None: never.
-        notify: Called with a step and what happens to it.
-    """
-
-    answer: Callable[..., Reply]
-    settings: Settings
-    results: Store
-    request_id: str
-    deadline: float | None
-    notify: Notify
-
-
-def run(flow_run_id: object, caller: Caller) -> Reply:
+def run(flow_run_id: object, caller: Caller, answer: Answer) -> Reply:
     """
     Run a scheduled flow run here, unless another process runs it or did.
 
     Args:
         flow_run_id: Its ID, as text.
-        caller: The settings, the store and the deadline of this process.
+        caller: Who sent the event.
+        answer: Runs a flow of pfl.
 
     Returns:
         A reply. If the run was not ours to run, ``claimed`` is false and ``why`` is the reason.
@@ -112,7 +91,7 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
     settings = caller.settings
     with session.session(settings, caller.notify) as api:
         call = lease.LeaseHolder(
-            caller.results,
+            caller.store,
             run_id,
             {"request_id": caller.request_id, "engine": "prefect", "flow_run_id": run_id},
             ttl_s=settings.lease_s,
@@ -120,18 +99,17 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
         )
         # It waits while Prefect does not answer: the event will not be delivered again.
         remaining_s = (caller.deadline or inf) - settings.margin_s - time.monotonic()
+        reply = event.new_reply()
+        longest_s = min(client.AWAY_S, remaining_s)
         # The server sends a run to an automation before it saves the run.
-        flow_run, name, why = retry.retry(
-            partial(_claim, api, run_id, call.token, min(client.AWAY_S, remaining_s)),
+        flow_run = retry.retry(
+            partial(_claim, api, run_id, call.token, reply, longest_s),
             [1],
             may_pass=lambda exc: isinstance(exc, NotFoundError),
         )
-        reply = event.new_reply(flow=name)
         reply["claimed"] = flow_run is not None
-        if flow_run is None:
-            reply["why"] = why
-        else:
-            _run_claimed(api, flow_run, name, call, caller, reply)
+        if flow_run is not None:
+            _run_claimed(api, flow_run, call, caller, answer, reply)
         reply["flow_run_id"] = run_id
         reply["url"] = environment.flow_run_url(api.url, run_id)
         return reply
@@ -140,31 +118,33 @@ def run(flow_run_id: object, caller: Caller) -> Reply:
 def _run_claimed(
     api: Api,
     flow_run: JsonObject,
-    name: str,
     call: lease.LeaseHolder,
     caller: Caller,
+    answer: Answer,
     reply: Reply,
 ) -> None:
     """Run what was claimed, and leave it in a final state in Prefect, or on record for a reaper."""
     reap_reason = _UNRECORDED_END
     try:
-        try:
+        with event.answering(reply):
             # Not before the claim: a second delivery that is ended as dead would end the run of the
             # first. A process that dies between the two is found by end_lost.
             call.claim({lease.WHOLE_RUN: {}})
-            _run(api, flow_run, name, caller, reply)
-        except PflError as exc:
-            event.add_error(reply, exc)
-        except KeyboardInterrupt as exc:
-            reap_reason = _end(api, flow_run["id"], *deadline.end_of(exc))
-            raise
+            _run(api, flow_run, caller, answer, reply)
         reap_reason = _end_after_error(api, flow_run["id"], reply.get("error"))
+    except KeyboardInterrupt as exc:
+        reap_reason = _end(api, flow_run["id"], *deadline.end_of(exc))
+        raise
     finally:
         call.end(reap_reason)
 
 
-def _claim(api: Api, run_id: str, token: str, longest_s: float = client.AWAY_S) -> _Claim:
-    """Claim a flow run, unless another process has it or it is not due."""
+def _claim(
+    api: Api, run_id: str, token: str, reply: Reply, longest_s: float = client.AWAY_S
+) -> JsonObject | None:
+    """
+    Claim a flow run, unless another process has it or it is not due; then *reply* receives why.
+    """
     ask = partial(client.ask, api, longest_s=longest_s)
     path = f"/flow_runs/{run_id}"
     run: JsonObject | None = ask(path)
@@ -172,27 +152,30 @@ def _claim(api: Api, run_id: str, token: str, longest_s: float = client.AWAY_S) 
         raise NotFoundError(
             f"flow run {run_id} does not exist", why="it was deleted, or is on another server"
         )
-    name = (ask(f"/flows/{run['flow_id']}") or {}).get("name", "")
+    reply["flow"] = (ask(f"/flows/{run['flow_id']}") or {}).get("name", "")
     state_type = run["state_type"]
     if state_type == "CANCELLING":
         client.set_state(
             api, "flow_runs", run_id, "CANCELLED", "cancelled before it started", force=True
         )
     if state_type not in ("SCHEDULED", "PENDING"):
-        return None, name, f"it is already {run['state_name']}"
+        reply["why"] = f"it is already {run['state_name']}"
+        return None
     starts_at = run["next_scheduled_start_time"]
     latest = datetime.now(UTC) + timedelta(seconds=_EARLY_S)
     if state_type == "SCHEDULED" and starts_at and datetime.fromisoformat(starts_at) > latest:
         # Prefect's engine would wait for that time here, and Lambda bills the wait.
-        return None, name, f"it is scheduled for {starts_at}"
+        reply["why"] = f"it is scheduled for {starts_at}"
+        return None
     # All claimants use the same name: Prefect accepts only the first state of one name.
     state = {"type": "PENDING", "name": CLAIMED, "message": f"by call {token}"}
     ask(f"{path}/set_state", {"state": state, "force": False})
     # Not the answer to the claim, which may have been lost and sent again.
     current = (ask(path) or {}).get("state") or {}
     if current.get("message") == state["message"]:
-        return run, name, ""
-    return None, name, f"another process has claimed it: it is {current.get('name')}"
+        return run
+    reply["why"] = f"another process has claimed it: it is {current.get('name')}"
+    return None
 
 
 def _end_after_error(api: Api, run_id: str, error: ErrorBody | None) -> str:
@@ -214,20 +197,19 @@ def _end(api: Api, run_id: str, kind: str, message: str) -> str:
     return ""
 
 
-def _run(api: Api, run: JsonObject, name: str, caller: Caller, reply: Reply) -> None:
+def _run(api: Api, run: JsonObject, caller: Caller, answer: Answer, reply: Reply) -> None:
     """Run a flow of pfl or of Prefect's own, and fill in *reply*."""
     from prefect.client.schemas.objects import FlowRun
 
     flow_run = FlowRun.model_validate(run)
     settings = caller.settings
+    name = str(reply["flow"])
     flows = project.load(settings).flows
     if name in flows:
         from . import builder
 
-        options = caller._asdict()
-        answer = options.pop("answer")
         raw = builder.event_of(flows[name], flow_run.parameters)
-        reply |= answer(raw, **options, flow_run=flow_run)
+        reply |= answer(raw, caller, flow_run)
         return
     ordinary = ordinary_flows(settings)
     if name not in ordinary:
@@ -279,7 +261,6 @@ def _run_ordinary(
     from prefect.exceptions import ParameterBindError, ParameterTypeError, SignatureMismatchError
     from prefect.flow_engine import run_flow
 
-    started = time.perf_counter()
     run_id = str(flow_run.id)
     margin_s = caller.settings.margin_s
     reply["engine"] = "prefect"
@@ -314,7 +295,6 @@ def _run_ordinary(
         raise error from None
     finally:
         outbox.Outbox(api).flush(caller.deadline)
-        reply["ms"] = round((time.perf_counter() - started) * 1e3, 3)
     assert isinstance(state, State)
     if not state.is_completed():
         why = (state.message or "")[:500]
@@ -324,7 +304,7 @@ def _run_ordinary(
 # Without a worker.
 
 
-def poll(pool: str, caller: Caller) -> list[JsonObject]:
+def poll(pool: str, caller: Caller, answer: Answer) -> list[JsonObject]:
     """
     Run what is due in a work pool, and return a row for each run.
 
@@ -359,7 +339,7 @@ def poll(pool: str, caller: Caller) -> list[JsonObject]:
                 if number:
                     row["why"] = f"left for the next poll: {exc}"
                     continue
-        for name, value in run(run_id, caller).items():
+        for name, value in run(run_id, caller, answer).items():
             if name in ("status", "claimed", "why"):
                 row[name] = value
     return rows

@@ -244,7 +244,7 @@ def _spawn(home: Path, lock: int, idle_s: float) -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # The server process does it once no client waits.
+        # The server process does it after a while.
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         # Leases in memory would be lost with the process, and their slots never freed.

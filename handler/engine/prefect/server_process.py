@@ -34,29 +34,33 @@ if TYPE_CHECKING:
 
 # The names of this machine in a URL.
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# If no client came for this long, which is enough for one to import Prefect, none waits.
-QUIET_S = 10.0
-PATIENCE_S = 120.0
+# Until then, what the server was started for is over, or has all that it needs of it.
+BLOCKS_AFTER_S = 30
 # SQLite's `.dump`, packed, of what the migrations (Apache-2.0) of Prefect 3.8.0 leave, the oldest
 # that pfl works with.
 SCHEMA = Path(__file__).with_name("schema.sql.gz")
 
 
-class Guarded:
+def guarded(app: ASGIApp, port: int) -> ASGIApp:
     """
-    An ASGI app for this machine and its own pages alone.
+    *app* for this machine and its own pages alone.
 
     The API has no password. A web page may send requests to it from the browser, and a host name
     that a page's owner points to 127.0.0.1 makes them look like requests of the UI itself.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        self.app = app
-        self.own = {f"{host}:{port}" for host in _LOOPBACK}
+    def is_ours(headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin")
+        if host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
+            return False
+        # A tunnel has another port, and then the page was loaded through it.
+        own = {f"http://{host}", *(f"http://{name}:{port}" for name in _LOOPBACK)}
+        return origin is None or origin.decode("latin-1").lower() in own
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.is_ours(dict(scope["headers"])):
-            await self.app(scope, receive, send)
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_ours(dict(scope["headers"])):
+            await app(scope, receive, send)
         elif scope["type"] == "http":
             body = b"This server answers this machine and its own pages only."
             await send({"type": "http.response.start", "status": 403, "headers": []})
@@ -64,14 +68,7 @@ class Guarded:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def is_ours(self, headers: dict[bytes, bytes]) -> bool:
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        origin = headers.get(b"origin")
-        if host.rpartition(":")[0] not in _LOOPBACK and host not in _LOOPBACK:
-            return False
-        # A tunnel has another port, and then the page was loaded through it.
-        own = {f"http://{each}" for each in (*self.own, host)}
-        return origin is None or origin.decode("latin-1").lower() in own
+    return guard
 
 
 class IdleServer(uvicorn.Server):
@@ -105,7 +102,7 @@ async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
     import prefect
 
     config = uvicorn.Config(
-        Guarded(app, port),
+        guarded(app, port),
         lifespan="off",
         log_config=None,
         log_level="warning",
@@ -127,14 +124,14 @@ async def _serve(home: Path, idle_s: float, listener: socket.socket) -> None:
         )
         _write(home, running._asdict())
         idle_server = IdleServer(config, idle_s)
-        registering = asyncio.create_task(_register_blocks(idle_server, home))
+        registering = asyncio.create_task(_register_blocks(home))
         await idle_server.serve(sockets=[listener])
         registering.cancel()
 
 
-async def _register_blocks(running: IdleServer, home: Path) -> None:
+async def _register_blocks(home: Path) -> None:
     """
-    Register the block types, which only the UI and ``prefect block`` read, once no client waits.
+    Register the block types, which only the UI and ``prefect block`` read, after a while.
 
     Prefect does this before it serves, which takes 5 of the 20 seconds of a first start. A client
     that saves a block registers its type itself, so no flow depends on this.
@@ -143,9 +140,7 @@ async def _register_blocks(running: IdleServer, home: Path) -> None:
     mark = home / "prefect" / "blocks"
     if mark.exists() and mark.read_text() == version:
         return
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < min(deadline, running.used_at + QUIET_S):
-        await asyncio.sleep(1)
+    await asyncio.sleep(BLOCKS_AFTER_S)
     from prefect.plugins import load_prefect_collections
     from prefect.server.database import provide_database_interface
     from prefect.server.models.block_registration import run_block_auto_registration

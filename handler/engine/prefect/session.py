@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,7 +16,6 @@ from ..causes import END_NOT_RECORDED
 from ..deadline import end_of
 from ..interrupt import Interruptible
 from ..invocation import Invocation
-from ..work import Outcome
 from . import client, environment, outbox, own_run
 
 # How often a run asks whether it was cancelled; a shorter run costs Prefect no request for that.
@@ -44,7 +43,7 @@ def compute(invocation: Invocation) -> None:
             call.warnings.extend(box.warnings())
     if state_type != "COMPLETED" and invocation.error is None:
         why = f"the run ended as {state_type}"
-        raise unavailable(api, why, invocation.scheduler.outcomes)
+        raise unavailable(api, why)
 
 
 def _run_to_its_end(
@@ -76,7 +75,7 @@ def _run_to_its_end(
             raise invocation.run.interrupted from exc
         if isinstance(exc, PflError) and not isinstance(exc, UnavailableError):
             raise
-        raise unavailable(api, exc, invocation.scheduler.outcomes) from exc
+        raise unavailable(api, exc) from exc
     return state_type
 
 
@@ -175,20 +174,11 @@ def _reporting_to(api: environment.Api) -> Iterator[None]:
         yield
 
 
-def unavailable(
-    api: environment.Api, exc: object, outcomes: Mapping[str, Outcome] = {}
-) -> UnavailableError:
+def unavailable(api: environment.Api, exc: object) -> UnavailableError:
     """The error for a Prefect that did not answer, or refused."""
     why = " ".join(str(exc).split())[:500] or type(exc).__name__
-    saved = [name for name, each in outcomes.items() if each.status == "computed"]
-    hint = "to compute without Prefect: pfl invoke --engine direct"
+    hint = "finished steps are saved; to compute without Prefect: pfl invoke --engine direct"
     if isinstance(exc, UnavailableError):
         why = exc.why
         hint = "; ".join(filter(None, (exc.hint, hint)))
-    if saved:
-        return UnavailableError(
-            f"Prefect at {api.url} stopped answering during the run",
-            why=why,
-            hint=f"{' and '.join(saved)}: computed and saved; call again to get hits",
-        )
     return UnavailableError(f"Prefect at {api.url} did not accept the run", why=why, hint=hint)

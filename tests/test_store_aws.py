@@ -63,7 +63,7 @@ def test_credentials_of_a_profile_are_found_as_any_aws_tool_finds_them(ask, buck
     ("profile", "code", "told"),
     [
         ("", 5, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
-        ("nobody", 2, "the profile in AWS_PROFILE does not exist"),
+        ("nobody", 5, "The config profile (nobody) could not be found"),
         ("half", 5, "Partial credentials found"),
         ("single", 5, "aws sso login"),
     ],

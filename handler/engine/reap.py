@@ -264,7 +264,7 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
 
 def _error(call: lease.OpenCall, end: lease.Ended, steps: list[str], cause: str) -> PflError:
     body = call.body
-    holder = lease.describe_holder({**body, "flow_run_id": None})
+    holder = lease.describe_holder(body)
     doing = f" while computing {', '.join(steps)}" if steps else ""
     last = records.now_iso(max(held.modified for held in call.leases))[:19]
     why = (

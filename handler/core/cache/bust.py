@@ -79,10 +79,9 @@ class Mark(NamedTuple):
             return False
         return self.result in ("", entry.key)
 
-    def is_later_than(self, written_at: str, folder: str, step: str) -> bool:
+    def is_later_than(self, written_at: float, folder: str, step: str) -> bool:
         """Whether it was made for all results of a step, and after *written_at*."""
-        is_later = written_at < records.now_iso(self.at)
-        return is_later and not self.result and self.applies_to(folder, step)
+        return written_at < self.at and not self.result and self.applies_to(folder, step)
 
     def follows(self, other: Mark) -> bool:
         """Whether it is about results in the scope of an *other* mark, and was made later."""
@@ -310,8 +309,8 @@ def list_results(store: Store, scope: Scope) -> Iterator[ObjectInfo]:
         _, folder, step, _ = listed.key.split("/")
         if ALL not in scope.steps and step not in scope.steps:
             continue
-        written_at = records.now_iso(listed.modified)
-        if not any(mark.is_later_than(written_at, folder, step) for mark in marks_of(folder)):
+        marks = marks_of(folder)
+        if not any(mark.is_later_than(listed.modified, folder, step) for mark in marks):
             yield listed
 
 

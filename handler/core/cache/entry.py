@@ -104,7 +104,11 @@ def parse_result(data: bytes, path: str) -> Entry:
 
 
 def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entry | None:
-    """*entry* with its value, read from its result; None if that is gone, damaged or differs."""
+    """
+    *entry* with its value and the name of its record, read from its result.
+
+    None if that is gone, damaged or differs.
+    """
     path = records.result_path(request.id, entry.step, entry.file)
     data = store.get(path)
     if data is None:
@@ -114,7 +118,9 @@ def read_value(request: Request, entry: Entry, store: Store, warn: Warn) -> Entr
     except CorruptRecordError as exc:
         warn(str(exc))
         return None
-    return entry._replace(value=stored.value) if stored.sha256 == entry.sha256 else None
+    if stored.sha256 != entry.sha256:
+        return None
+    return entry._replace(value=stored.value, record=stored.record)
 
 
 def plan_body(request: Request, plan_key: str, entries: list[Entry], inline_bytes: int) -> Plan:

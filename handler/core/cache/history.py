@@ -44,8 +44,6 @@ NEAR = 10_000
 _READ_AHEAD = 16
 # File names are subtracted from this, so that the newest comes first; works until 2286.
 _NEWEST_FIRST = 10**19
-# The fields of a result that only its record holds.
-_OF_RUN = ("computed_at", "engine", "flow_run_id", "task_run_id", "url")
 T = TypeVar("T")
 _by_time = attrgetter("file")  # Sorts names, the newest first.
 _NAME = re.compile(r"(\d{19})-(?:([0-9a-f]{16})|([a-z]+))-([0-9a-f]+)\.json")
@@ -269,7 +267,8 @@ def _recent(store: Store) -> Iterator[Name]:
     # A pointer bears the time of the newest record that it names, so records that are newer than
     # the next pointer can be returned.
     waiting: list[tuple[str, Name]] = []
-    for key, data in _fetch(store, _pointers(store), str):
+    pointers = (entry.key for entry in store.list("recent"))
+    for key, data in _fetch(store, pointers, str):
         digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
@@ -294,10 +293,6 @@ def _pointed(key: str, data: bytes | None) -> list[Name]:
         names = (parse_path(f"history/{folder}/{text}") for text in body["records"])
         return [name for name in names if name is not None]
     return []
-
-
-def _pointers(store: Store) -> Iterator[str]:
-    return (entry.key for entry in store.list("recent"))
 
 
 def list_records(
@@ -343,8 +338,6 @@ def list_computed(
     folder: str,
     step: str,
     warn: Warn,
-    *,
-    containing: str = "",
 ) -> Iterator[tuple[Name, Record]]:
     """
     The records of what a step computed for an ID, newest first, read on demand.
@@ -354,12 +347,8 @@ def list_computed(
         folder: The folder of the ID.
         step: The step.
         warn: Called with a warning about each damaged record.
-        containing: Only records whose file name contains this, such as the start of a result key.
     """
-    names = _below(store, f"history/{folder}/{step}")
-    if containing:
-        names = islice(names, NEAR)  # On S3, each request lists a thousand names.
-    found = (name for name in names if containing in name.file and name.status == COMPUTED)
+    found = (name for name in _below(store, f"history/{folder}/{step}") if name.status == COMPUTED)
     yield from read_all(store, found, warn)
 
 
@@ -573,16 +562,21 @@ def with_values(
             yield name, record, entry
 
 
+def record_of(store: Store, id: str, entry: Entry, warn: Warn) -> Record | None:
+    """The record of a result as it is stored; None if it has none."""
+    names = [Name(keys.encode_id(id), entry.step, entry.record)] if entry.record else []
+    for _, record in read_all(store, names, warn):
+        if record["key"] == entry.key and record["sha256"] == entry.sha256:
+            return record
+    return None
+
+
 def add_run(store: Store, id: str, entry: Entry, warn: Warn) -> Entry | None:
     """An entry found by its inputs, with its run and time; None if it has no record."""
-    if entry.record is None:
+    record = record_of(store, id, entry, warn)
+    if record is None:
         return None
-    name = Name(keys.encode_id(id), entry.step, entry.record)
-    for _, record in read_all(store, [name], warn):
-        if record["key"] == entry.key and record["sha256"] == entry.sha256:
-            run: dict[str, Any] = {field: record.get(field) for field in _OF_RUN}
-            return entry._replace(**run)
-    return None
+    return entry_of(record)._replace(result=entry.result, value=entry.value, record=entry.record)
 
 
 def written_at(store: Store, id: str, entry: Entry) -> str | None:

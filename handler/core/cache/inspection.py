@@ -11,7 +11,7 @@ from ..store import records
 from ..store.keys import encode_id
 from ..store.objects import ObjectInfo, Store
 from . import accept, bust, history
-from .entry import Warn, entry_json, read_plan
+from .entry import Warn, entry_json, read_plan, read_value
 
 # What a row of :func:`inspect` has of a record.
 _OF_RECORD = (
@@ -84,11 +84,10 @@ def inspect(request: Request, store: Store, *, warn: Warn) -> Iterator[dict[str,
     found, _ = accept.find_missing(request, finding, store, marks)
     for step in request.flow.steps if request.step is None else [request.step]:
         current = found.get(step)
-        sha256 = current.sha256 if current else ""
-        start = current.key[:16] if current else ""
-        listed = history.list_computed(store, folder, step, warnings.append, containing=start)
-        same = (each for _, each in listed if sha256 in ("", each["sha256"]))
-        record = next(same, None) or history.newest(store, folder, step, warnings.append)
+        record = None
+        if current and (stored := read_value(request, current, store, warnings.append)):
+            record = history.record_of(store, request.id, stored, warnings.append)
+        record = record or history.newest(store, folder, step, warnings.append)
         if record is None:
             continue
         entry = history.load_entry(store, record, warnings.append)

@@ -36,7 +36,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, NamedTuple, TypedDict, cast
@@ -62,6 +62,7 @@ _REQUIRED = ("call", "id", "step", "ttl_s", "since", "host")
 _CLOCK_S = 60
 # How often a waiter checks whether the holder is alive.
 _CHECK_INTERVAL_S = 2.5
+_clock = time.monotonic
 
 
 class Host(TypedDict):
@@ -179,7 +180,6 @@ class LeaseHolder:
         ttl_s: How long it counts as alive without a sign of life, if it has no deadline.
         deadline: When it will be killed, as a ``time.monotonic()`` reading; None: it gives signs
             of life.
-        clock: ``time.monotonic``.
 
     Attributes:
         token: Names the call.
@@ -195,7 +195,6 @@ class LeaseHolder:
         *,
         ttl_s: float,
         deadline: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.id = id
@@ -203,7 +202,6 @@ class LeaseHolder:
         self.claims: dict[str, Claim] = {}
         self.reaped: dict[str, int] = {}
         self._info = info
-        self._clock = clock
         self._ttl_s = ttl_s
         self._deadline = deadline
         self._ended = threading.Event()
@@ -269,8 +267,8 @@ class LeaseHolder:
             if found is None:
                 key = f"{place}first.json"
                 dead = []
-            elif self._is_alive(found):
-                return Held(key, found.body, self._clock() + _CHECK_INTERVAL_S)
+            elif is_alive(self.store, found):
+                return Held(key, found.body, _clock() + _CHECK_INTERVAL_S)
             else:
                 dead.append(found)
                 key = f"{place}after-{found.body['call']}.json"
@@ -280,19 +278,14 @@ class LeaseHolder:
         data = self.store.get(dead.key)
         return data is not None and _parse(dead.key, data)["call"] == dead.body["call"]
 
-    def _is_alive(self, found: Lease) -> bool:
-        return is_alive(self.store, found, clock=self._clock)
-
     def still_held(self, held: Held) -> Held | None:
         """*held* with a new time to check, or None if its step may be free: one request a poll."""
-        if self._clock() < held.check_at:
-            found = self.store.get(held.key)
-            is_same = found is not None and found == records.seal(held.body)
-            return held if is_same else None
+        if _clock() < held.check_at:
+            return held if self.store.get(held.key) == records.seal(held.body) else None
         now = read(self.store, held.key)
-        if now is None or now.body.get("call") != held.body["call"] or not self._is_alive(now):
+        if now is None or now.body != held.body or not is_alive(self.store, now):
             return None
-        return held._replace(check_at=self._clock() + _CHECK_INTERVAL_S)
+        return held._replace(check_at=_clock() + _CHECK_INTERVAL_S)
 
     def release(self, steps: Iterable[str]) -> None:
         """Delete the leases of *steps*, and those of dead calls that can never wake."""
@@ -362,7 +355,7 @@ class LeaseHolder:
     def _body(self) -> Body:
         ttl_s = self._ttl_s
         if self._deadline is not None:
-            ttl_s = max(0.0, self._deadline - self._clock())
+            ttl_s = max(0.0, self._deadline - _clock())
         return {
             "version": 2,
             "call": self.token,
@@ -377,12 +370,10 @@ class LeaseHolder:
 
 
 def describe_holder(body: Body) -> str:
-    """The process or request that made a call, and its flow run."""
-    holder = f"request {body.get('request_id') or body.get('call')}"
+    """The process or request that made a call."""
     if host := body.get("host"):
-        holder = f"process {host['pid']} on {host['name']}"
-    flow_run_id = body.get("flow_run_id")
-    return f"{holder}, flow run {flow_run_id}" if flow_run_id else holder
+        return f"process {host['pid']} on {host['name']}"
+    return f"request {body.get('request_id') or body.get('call')}"
 
 
 def list_leases(store: Store, folder: str | None = None) -> list[Lease]:
@@ -417,7 +408,7 @@ def is_call_alive(store: Store, call: OpenCall) -> bool:
     return any(is_alive(store, lease) for lease in call.leases)
 
 
-def is_alive(store: Store, lease: Lease, *, clock: Callable[[], float] = time.monotonic) -> bool:
+def is_alive(store: Store, lease: Lease) -> bool:
     """Whether the call that holds *lease* is alive."""
     body = lease.body
     if is_gone(body.get("host")):
@@ -428,7 +419,7 @@ def is_alive(store: Store, lease: Lease, *, clock: Callable[[], float] = time.mo
             return False
         if sign.key == _alive_key(body["call"]):
             modified = max(modified, sign.modified)
-    return store_now(store, clock=clock) - modified <= body["ttl_s"] + COARSE_S
+    return store_now(store) - modified <= body["ttl_s"] + COARSE_S
 
 
 def read_marker(store: Store, key: str) -> Lease | None:
@@ -520,10 +511,10 @@ def _checked(key: str, data: bytes) -> Body:
 _offsets: WeakKeyDictionary[Store, tuple[float, float]] = WeakKeyDictionary()
 
 
-def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> float:
+def store_now(store: Store) -> float:
     """The store's own time, in seconds since 1970, or a little earlier; measured once a minute."""
     measured = _offsets.get(store)
-    if measured is None or not 0 <= clock() - measured[1] < _CLOCK_S:
+    if measured is None or not 0 <= _clock() - measured[1] < _CLOCK_S:
         key = f"calls/clock-{secrets.token_hex(8)}"
         store.put(key, b"")
         times = {each.key: each.modified for each in store.list("calls") if "/clock-" in each.key}
@@ -533,8 +524,8 @@ def store_now(store: Store, *, clock: Callable[[], float] = time.monotonic) -> f
             raise UnavailableError(f"the store {store.url} does not list what was just written")
         # Those that killed processes left go, too.
         store.delete(each for each, at in times.items() if each == key or at < found - _CLOCK_S)
-        measured = _offsets[store] = (found - clock(), clock())
-    return clock() + measured[0]
+        measured = _offsets[store] = (found - _clock(), _clock())
+    return _clock() + measured[0]
 
 
 def is_gone(host: Host | None) -> bool:

@@ -70,16 +70,14 @@ def find(
         # What follows a busted or a skipped step is decided by its inputs, which are not known yet.
         undecided = flow.dependents(request.bust) | (flow.dependents(request.skip) - request.skip)
     wanted = set(flow.steps if request.step is None else request.targets)
+    readable = set(request.targets if only_targets else flow.steps)
     missing = []
     plans: dict[str, _Plan | None] = {}
-    if not (only_targets or store.is_local):
+    if not store.is_local:
         # Over a network, all at once takes as long as one.
-        names = sorted(flow.closure(wanted) - undecided - request.skip)
+        names = sorted(flow.closure(wanted) & readable - undecided - request.skip)
         reads = [partial(_read_plan, request, name, store, warnings) for name in names]
         plans = dict(zip(names, at_once(store, reads), strict=True))
-
-    def may_read(name: str) -> bool:
-        return name in request.targets or not only_targets
 
     for name in reversed(flow.steps):
         if name not in wanted:
@@ -88,7 +86,7 @@ def find(
             finding.found[name] = _last_value(request, name, store, warnings)
         elif name in undecided or not (
             (finding.known and _take_known(request, name, store, finding))
-            or (may_read(name) and _take_plan(request, name, store, finding, plans))
+            or (name in readable and _take_plan(request, name, store, finding, plans))
         ):
             missing.append(name)
             wanted.update(flow.steps[name].upstream)

@@ -94,8 +94,6 @@ class Publisher:
         self._warnings = warnings
         self._inline_bytes = inline_bytes
         self._is_bounded = is_bounded
-        self._writing = 0
-        self._lock = threading.Lock()
         self._folder = keys.encode_id(request.id)
         self._names: list[history.Name] = []
         self._threads: list[threading.Thread] = []
@@ -234,17 +232,10 @@ class Publisher:
             at_once(self.store, writes)
 
     def _try(self, step: str, write: Callable[[], object]) -> None:
-        self._count(1)
         try:
             write()
         except Exception as exc:  # A thread that dies of it reports nothing.
             self.errors.setdefault(step, exc)
-        finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        with self._lock:
-            self._writing += change
 
     def is_decided(self, publication: Publication) -> bool:
         """Whether the results that it rests on, and its own, are known to be created."""
@@ -257,8 +248,8 @@ class Publisher:
 
     @property
     def is_writing(self) -> bool:
-        """Whether something is still being written, because :meth:`finish` was interrupted."""
-        return self._writing > 0
+        """Whether something may still be written, because :meth:`finish` was interrupted."""
+        return any(thread.is_alive() for thread in self._threads)
 
     @property
     def lacks_record(self) -> bool:

@@ -29,7 +29,7 @@ from ..errors import CorruptRecordError
 from ..store import keys, records
 from ..store.objects import AlreadyExistsError, ObjectInfo, Store
 from . import accept, bust, history, lease
-from .entry import NOT_LOADED, Entry, parse_plan
+from .entry import NOT_LOADED, Entry, parse_plan, parse_result
 
 KINDS = ("accepted", "busts", "code", "history", "plans", "results", "values")
 # The writer of a younger object may still be at work.
@@ -166,9 +166,8 @@ class _Check:
         key = name.partition("~")[0]
         blamed: set[str] = set()
         try:
-            _, _, expires_at, metadata = records.decode_result(data, listed.key)
-            self._check_time(expires_at)
-            entry = Entry(step, key, "", len(data), None, None, after=metadata.get("after", ()))
+            entry = parse_result(data, listed.key)
+            self._check_time(entry.expires_at)
             marks = self.marks_of(folder)
             blamed = {mark.name for mark in marks if mark.invalidates(folder, entry)}
             if blamed and self.over.issuperset(blamed):
@@ -199,8 +198,8 @@ class _Check:
 
     def _is_under_way(self, folder: str) -> bool:
         """Whether a call holds a lease for the ID of a folder."""
-        names = (f"leases/{folder}/", f"leases/{folder}=")
-        return any(listed.key.startswith(names) for listed in self.store.list("leases"))
+        leases = self.store.list("leases")
+        return any(listed.key.startswith(f"leases/{folder}=") for listed in leases)
 
     def _check_time(self, expires_at: str | None) -> None:
         if records.is_past(expires_at, records.now_iso(self.now)):

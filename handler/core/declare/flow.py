@@ -53,7 +53,7 @@ class Flow:
             for name, step in named.items()
         }
         try:
-            order = list(TopologicalSorter(self.upstream).static_order())
+            TopologicalSorter(self.upstream).prepare()
         except CycleError as exc:
             cycle = exc.args[1]
             raise self.error(
@@ -61,7 +61,12 @@ class Flow:
                 why=f"see {named[cycle[0]].location}",
                 hint="the parameter previous receives the last result of a step itself",
             ) from None
-        self.steps = {name: named[name] for name in order}
+        self.steps: dict[str, AnyStep] = {}
+        while named:
+            # As they were declared, each after those it needs.
+            ready = (name for name in named if named.keys().isdisjoint(self.upstream[name]))
+            name = next(ready)
+            self.steps[name] = named.pop(name)
         self.params = self._params()
 
     def __repr__(self) -> str:

@@ -423,8 +423,7 @@ def open_store(url: str, *, environ: Mapping[str, str], create: bool = False) ->
         create: Create the directory if it does not exist.
 
     Raises:
-        InvalidRequestError: The URL is none of these, or the profile in ``AWS_PROFILE`` does not
-            exist.
+        InvalidRequestError: The URL is none of these.
         UnavailableError: The directory does not exist or cannot be created, or no AWS credentials
             are found.
     """
@@ -504,7 +503,6 @@ def find_credentials() -> Boto3CredentialProvider:
     Lambda has its own in the environment and does not need this.
 
     Raises:
-        InvalidRequestError: The profile in ``AWS_PROFILE`` does not exist.
         UnavailableError: No credentials are found, or they have expired.
     """
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -515,10 +513,6 @@ def find_credentials() -> Boto3CredentialProvider:
         return provider
     except Exception as exc:
         kind = type(exc).__name__
-        if kind == "ProfileNotFound":
-            what = "the profile in AWS_PROFILE does not exist"
-            hint = "aws configure list-profiles"
-            raise InvalidRequestError(what, why=str(exc), hint=hint) from exc
         hint = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if "SSO" in kind or "Token" in kind:
             hint = "aws sso login"

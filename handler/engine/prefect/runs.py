@@ -82,7 +82,7 @@ def list_runs(
             # A flow run within another has the tag of the same call.
             if (call := calls.get(row["call"] or "")) is not None:
                 row["stuck"] = row["status"] in _OPEN and call.call not in alive
-                row["holder"] = lease.describe_holder({**call.body, "flow_run_id": None})
+                row["holder"] = lease.describe_holder(call.body)
             if row["stuck"] or not stuck:
                 yield row
     if status not in (None, "running"):

@@ -65,6 +65,12 @@ def clean_environ() -> Iterator[None]:
     sys.path[:] = path
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more worker than processors: much of the time, tests wait for servers and processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
     """Escape half characters in what a test printed: a worker cannot send them."""

@@ -22,6 +22,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,8 +105,8 @@ class Report:
     mutants: int = 0
     must: int = 0
     quiet: int = 0
-    either: int = 0
     either_changed: int = 0
+    either_kept: list[Finding] = field(default_factory=list)
     false_hits: list[Finding] = field(default_factory=list)
     needless: list[Finding] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -371,9 +372,12 @@ def compare(report: Report, label: str, old: Checkout, new: Checkout, target: st
         report.quiet += 1
         if is_changed:
             report.needless.append(Finding(label, target, [], causes(before, after)))
+    elif is_changed:
+        report.either_changed += 1
     else:
-        report.either += 1
-        report.either_changed += is_changed
+        units = old.reach_of(target), new.reach_of(target)
+        names = {name for name, _ in units[0].items() ^ units[1].items()}
+        report.either_kept.append(Finding(label, target, sorted(names)))
 
 
 def causes(before: observe.Observed, after: observe.Observed) -> list[str]:
@@ -435,6 +439,8 @@ def check_mutants(history: History, report: Report, origin: Checkout) -> None:
         found = origin.of(target)
         reads |= {name.partition(":")[2] for name in found["reads"]}
         for file, numbers in found["lines"].items():
+            if Path(file).stem == DRIVER:
+                continue
             lines.setdefault(file, set()).update(numbers)
     # Written by ast.unparse as the mutants are: other layout, no comments.
     texts = {
@@ -493,7 +499,8 @@ def printed(name: str, report: Report) -> Iterator[str]:
     yield f"  false hits      {len(report.false_hits):5} of them, {marked} marked as opaque"
     yield f"  must not change {report.quiet:5} of them"
     yield f"  needless        {len(report.needless):5}"
-    yield f"  may change      {report.either:5} more, {report.either_changed} changed"
+    either = report.either_changed + len(report.either_kept)
+    yield f"  may change      {either:5} more, {report.either_changed} changed"
     yield f"  errors          {len(report.errors):5}"
     yield f"  unstable        {len(report.unstable):5}"
     yield f"  times           import {imports * 1000:.0f} ms, fingerprint {mean * 1000:.0f} ms"
@@ -501,11 +508,24 @@ def printed(name: str, report: Report) -> Iterator[str]:
         mark = " (opaque)" if found.is_marked else ""
         yield f"FALSE HIT{mark} {found.commit} {found.target}: {'; '.join(found.reasons)}"
     for found in report.needless:
-        yield f"needless {found.commit} {found.target}: {'; '.join(found.causes)}"
+        sentences = [cause.partition("\n")[0] for cause in found.causes]
+        yield f"needless {found.commit} {found.target}: {'; '.join(sentences)}"
+    for text, count in commonest_causes(report.needless):
+        yield f"cause ({count} commits) {text}"
     for text, count in Counter(report.errors).items():
         yield f"error ({count} times) {text}"
     for text in report.unstable:
         yield f"unstable {text}"
+
+
+def commonest_causes(findings: Sequence[Finding]) -> list[tuple[str, int]]:
+    """What changed needlessly, and in how many commits, the commonest first."""
+    found = {
+        (finding.commit, re.sub(r":\d+", "", cause.partition("\n")[0]))
+        for finding in findings
+        for cause in finding.causes
+    }
+    return Counter(cause for _, cause in sorted(found)).most_common(10)
 
 
 def targets_in(driver: Path) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def filters():
         "{{ 'hello world foo'|wordwrap(8) }}|{{ [3,1,2]|sort|join(',') }}|{{ 'a b'|urlencode }}"
         "|{{ items|groupby('name')|length }}|{{ 'x'|center(5) }}|{{ 1234567|filesizeformat }}"
         "|{{ {'b': 1, 'a': 2}|dictsort }}|{{ 'abc'|reverse }}|{{ 3 is odd }}|{{ 'Ab' is lower }}"
-        "|{{ 'see http://example.com now'|urlize }}|{{ items|tojson }}|{{ [1,2,3,4]|batch(3)|list }}"
+        "|{{ 'see http://example.com now'|urlize }}|{{ items|tojson }}"
+        "|{{ [1,2,3,4]|batch(3)|list }}"
         "|{{ 'long text here'|truncate(8) }}|{{ missing|default('none') }}"
     )
     return Environment().from_string(text).render(items=ITEMS)

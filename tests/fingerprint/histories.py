@@ -110,7 +110,7 @@ class Report:
     false_hits: list[Finding] = field(default_factory=list)
     needless: list[Finding] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    unstable: list[str] = field(default_factory=list)
+    unstable: list[Finding] = field(default_factory=list)
     imports: list[float] = field(default_factory=list)
     fingerprints: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -246,6 +246,7 @@ class History:
         self.settings = settings
         self.place = place
         self.observers = observers
+        self.git_dir = self.git("rev-parse", "--absolute-git-dir").strip()
 
     def git(self, *arguments: str) -> str:
         """What a command of git prints."""
@@ -287,9 +288,11 @@ class History:
         """Write the files of a commit, and the driver."""
         folder.mkdir(parents=True)
         names = self.git("ls-tree", "--name-only", commit, "--", *self.settings.paths).splitlines()
-        archive = ["git", "-C", str(self.settings.repository), "archive", commit, "--", *names]
-        packed = subprocess.run(archive, capture_output=True, check=True).stdout
-        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+        # Not git archive, which may put the commit's name into files.
+        command = ["git", f"--git-dir={self.git_dir}", f"--work-tree={folder}", "checkout", "-q"]
+        index = folder.with_name(f"{folder.name}.index")
+        environ = {**os.environ, "GIT_INDEX_FILE": str(index)}
+        subprocess.run([*command, commit, "--", *names], check=True, env=environ)
         root = self.root_of(folder)
         root.mkdir(parents=True, exist_ok=True)
         for name, text in self.settings.files.items():
@@ -402,7 +405,8 @@ def check_checkout(report: Report, label: str, side: Checkout) -> bool:
         if one["output"] != two["output"]:
             report.errors.append(f"{label} {target}: each process has another output")
         if one.get("digest") != two.get("digest"):
-            report.unstable.append(f"{label} {target}")
+            differing = causes(one, two) if "digest" in one and "digest" in two else []
+            report.unstable.append(Finding(label, target, [], differing))
         if "seconds" in one:
             report.fingerprints.append(one["seconds"])
     return True
@@ -508,14 +512,18 @@ def printed(name: str, report: Report) -> Iterator[str]:
         mark = " (opaque)" if found.is_marked else ""
         yield f"FALSE HIT{mark} {found.commit} {found.target}: {'; '.join(found.reasons)}"
     for found in report.needless:
-        sentences = [cause.partition("\n")[0] for cause in found.causes]
-        yield f"needless {found.commit} {found.target}: {'; '.join(sentences)}"
+        yield f"needless {found.commit} {found.target}: {first_lines(found)}"
     for text, count in commonest_causes(report.needless):
         yield f"cause ({count} commits) {text}"
     for text, count in Counter(report.errors).items():
         yield f"error ({count} times) {text}"
-    for text in report.unstable:
-        yield f"unstable {text}"
+    for found in report.unstable:
+        yield f"unstable {found.commit} {found.target}: {first_lines(found)}"
+
+
+def first_lines(found: Finding) -> str:
+    """The causes without their diffs."""
+    return "; ".join(cause.partition("\n")[0] for cause in found.causes)
 
 
 def commonest_causes(findings: Sequence[Finding]) -> list[tuple[str, int]]:

@@ -112,6 +112,12 @@ class Unit:
         return found
 
     @cached_property
+    def texts(self) -> set[str]:
+        """Texts in it that may be the name of a module."""
+        constants = [each for each in self.walked if isinstance(each, ast.Constant)]
+        return {each.value for each in constants if isinstance(each.value, str)}
+
+    @cached_property
     def is_dynamic(self) -> bool:
         """Whether it chooses names while it runs."""
         for each in self.walked:
@@ -318,6 +324,9 @@ class Reach:
                 self.resolve(unit.module, name)
             for item in unit.imports:
                 self.follow_import(item, unit.module)
+            for text in unit.texts if is_dynamic else ():
+                for module in [*packages_of(text), text]:
+                    self.reach_whole(module)
             for name, method in unit.methods.items():
                 if is_dynamic or name in attributes or name.startswith("__"):
                     self.add(method)

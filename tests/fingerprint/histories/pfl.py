@@ -1,15 +1,17 @@
 """Calls of this project, whose repository is the package ``own`` here."""
 
 from own.handler.core.errors import CorruptRecordError, InvalidRequestError
-from own.handler.core.fingerprint.normal import canonical, normalized
+from own.handler.core.fingerprint import fingerprint
 
-CODE = '''
-"""Docstring."""
-def f(x: int = 3, *rest, key=None) -> str:
-    """Docstring."""
-    pass
-    return f"{x}" + g(rest)[0].name
-'''
+RATES = {"a": 1, "b": [2, 3]}
+
+
+class _Box:
+    size = 3
+
+    def total(self, key=None):
+        """The size and a rate."""
+        return self.size, RATES.get(key)
 
 
 def errors():
@@ -18,6 +20,6 @@ def errors():
     return str(error), error.hint, error.exit_code, InvalidRequestError("no").exit_code
 
 
-def code():
-    """Source without what changes nothing."""
-    return canonical(normalized(CODE, ()))
+def parts():
+    """The parts of a fingerprint."""
+    return [(part.kind, part.name, part.text) for part in fingerprint(_Box.total).parts]

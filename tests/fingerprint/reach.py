@@ -200,6 +200,10 @@ class Module:
             inner = unit.methods.setdefault(method.name, Unit(self.name, name))
             inner.nodes.append(method)
 
+    def names(self) -> set[str]:
+        """All names that it binds."""
+        return {*self.units, *(item.local for item in self.imports)}
+
     def unit(self, name: str) -> Unit:
         """The unit that binds *name*; the empty name is that of statements that bind nothing."""
         return self.units.setdefault(name, Unit(self.name, name))
@@ -331,8 +335,8 @@ class Reach:
                 if is_dynamic or name in attributes or name.startswith("__"):
                     self.add(method)
         for module in sorted(self.whole):
-            names = [*self.project.modules[module].units] if is_dynamic else attributes
-            for name in sorted(names):
+            names = self.project.modules[module].names() if is_dynamic else set()
+            for name in sorted(names | attributes):
                 self.resolve(module, name)
 
     def add(self, unit: Unit) -> None:

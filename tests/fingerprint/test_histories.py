@@ -207,6 +207,15 @@ def test_what_is_reached_is_found_by_names(tmp_path):
     assert found == {"a:step", "a:Box", "a:Box.get", "b:used", "c:star", "c:late"}
 
 
+def test_a_name_that_is_chosen_at_run_time_may_be_any(tmp_path):
+    (tmp_path / "a.py").write_text("import b\ndef step(name): return getattr(b, name)(b.one)\n")
+    (tmp_path / "b.py").write_text("from c import two\ndef one(): return 1\ndef no(): return 2\n")
+    (tmp_path / "c.py").write_text("def two(): return 2\ndef three(): return 3\n")
+    project = reach.Project(tmp_path, tmp_path)
+    found = {name for name, text in project.reached("a:step", []).items() if text}
+    assert found == {"a:step", "b:one", "b:no", "c:two"}
+
+
 def test_mutants_change_what_ran_and_nothing_else(tmp_path):
     (tmp_path / "a.py").write_text(
         "N = 1\nM = 5\n"

@@ -47,7 +47,7 @@ _COLUMNS = ("record", "written_at", "id", "step", "status", "compute_ms>", "valu
 _EXPORTED = """
 record written_at status flow id step value params inputs key fingerprint sha256 size_bytes
 computed_at expires_at started_at compute_ms why engine flow_run_id task_run_id url request_id
-cold_start memory_peak_bytes code previous error
+cold_start code previous error
 """.split()
 _NEAR_NS = 300 * 10**9
 

@@ -282,3 +282,14 @@ def test_a_flow_run_is_linked_without_the_password(on_prefect, prefect_server):
     created = own_run._client_context.cache_info().misses
     own_run._client_context(environment.configured(on_prefect.settings))
     assert own_run._client_context.cache_info().misses == created
+
+
+def test_a_call_within_a_step_leaves_the_outer_call_its_outbox(on_prefect):
+    from prefect.events.worker import EventsWorker
+
+    api = environment.Api("http://127.0.0.1:9/api", "", "a test")
+    with outbox.collecting(api) as outer:
+        with outbox.collecting(api):
+            pass
+        override = EventsWorker._client_override
+        assert override is not None and override[1] == (("event_queue", outer),)

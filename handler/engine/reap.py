@@ -242,8 +242,10 @@ def reap_predecessors(invocation: Invocation, *, api: environment.Api | None) ->
     """
     call = invocation.call
     claims = invocation.claims
-    while claims.dead:
-        token, dead = claims.dead.popitem()
+    for token in list(claims.dead):
+        dead = claims.dead.pop(token, None)
+        if dead is None:
+            continue  # A step that runs beside this one cleans it up.
         body = dead.body
         try:
             opened = lease.open_calls(call.store, call.folder).get(token)

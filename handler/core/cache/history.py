@@ -228,12 +228,13 @@ def note(store: Store, folder: str, step: str, status: str, fields: Mapping[str,
 
 def delete(store: Store, names: Collection[Name]) -> None:
     """Delete records, and then the pointers that name no other record."""
-    folders = {name.folder for name in names}
-    store.delete(name.path for name in names)
+    deleted = set(names)
+    folders = {name.folder for name in deleted}
+    store.delete(name.path for name in deleted)
     pointers = (entry.key for entry in store.list("recent"))
     of_these = (key for key in pointers if _folder_of_pointer(key) in folders)
     for key, data in _fetch(store, of_these, str):
-        if set(_pointed(key, data)) <= set(names):
+        if deleted.issuperset(_pointed(key, data)):
             store.delete([key])
 
 

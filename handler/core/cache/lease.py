@@ -55,8 +55,8 @@ SANDBOX_NOTE = os.path.join(os.environ.get("TMPDIR") or "/tmp", "pfl-call")
 WHOLE_RUN = "~"
 # S3 reports in whole seconds when an object was written.
 COARSE_S = 2
-# The fields of a lease that pfl relies on.
 _DAY_S = 86_400
+# The fields of a lease that pfl relies on.
 _REQUIRED = ("call", "id", "step", "ttl_s", "since", "host")
 # How long a measurement of the store's clock is used.
 _CLOCK_S = 60

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ _PATHS = {"events": "/events", "lines of log": "/logs/"}
 # How many lines and events are kept for a Prefect that does not answer, and sent at once.
 _KEPT = 20_000
 _BATCH = 500
+# The outbox of this call, for a call that one of its steps makes in this process.
+_current: ContextVar[Outbox | None] = ContextVar("_current", default=None)
 
 
 class Outbox:
@@ -144,12 +147,15 @@ class Outbox:
 @contextmanager
 def collecting(api: Api) -> Iterator[Outbox]:
     """Collect what Prefect's engine reports in this process, until the end of the block."""
+    outer = _current.get()
     outbox = Outbox(api)
+    token = _current.set(outbox)
     _connect(outbox)
     try:
         yield outbox
     finally:
-        _connect(None)
+        _connect(outer)
+        _current.reset(token)
 
 
 def _connect(outbox: Outbox | None) -> None:

@@ -111,7 +111,7 @@ def test_on_a_terminal_the_answer_decides(pfl, project, answer, code, status):
         (["bust", "--id", "a", "--prefix", "b", "--yes"], 2, "cannot be used together"),
         (["bust", "--step", "b", "--dependents", "--upstream"], 2, "cannot be used together"),
         (["bust", "--id", "abc", "--dependents"], 2, "needs --step"),
-        (["bust", "--id", "", "--yes"], 2, "the ID has 0 bytes"),
+        (["bust", "--id", "", "--yes"], 2, "the ID is empty"),
         (["bust", "--prefix", "\udcff", "--yes"], 2, "the ID has U+DCFF"),
         (["restore", "--yes"], 2, "no bust is selected"),
         (["restore", "nope", "--yes"], 3, "bust nope cannot be restored"),

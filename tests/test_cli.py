@@ -200,7 +200,7 @@ def test_invoke_as_json_is_the_reply_and_nothing_else(here):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--id", ""], "the ID has 0 bytes"),
+        (["--id", ""], "the ID is empty"),
         ([], "the ID is missing"),
         (["--id", "x" * 513], "the ID has 513 bytes"),
         (["--id", "a\nb"], "the ID has U+000A at position 1"),

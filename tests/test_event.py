@@ -78,7 +78,7 @@ def refused(reply: dict) -> dict:
 BAD_IDS = {
     "missing": ({}, "the ID is missing"),
     "null": ({"id": None}, "the ID is missing"),
-    "empty": ({"id": ""}, "the ID has 0 bytes"),
+    "empty": ({"id": ""}, "the ID is empty"),
     "huge": ({"id": "x" * 513}, "the ID has 513 bytes"),
     "huge in bytes": ({"id": "é" * 257}, "the ID has 514 bytes"),
     "a number": ({"id": 3}, "the ID is a number"),

@@ -73,7 +73,7 @@ def test_a_limit_is_set_listed_and_removed(on_server, id):
         (["set", "--id", "abc", "1"], 2, "no limit is selected"),
         (["set", "--tag", "x", "--step", "b", "1"], 2, "no limit is selected"),
         (["set", "--step", "nope", "1"], 2, "unknown step 'nope'"),
-        (["set", "--id", "", "--step", "b", "1"], 2, "the ID has 0 bytes"),
+        (["set", "--id", "", "--step", "b", "1"], 2, "the ID is empty"),
         (["set", "--tag", "a/b", "1"], 2, "Prefect does not allow '/'"),
         (["set", "--step", "b", "-1"], 2, "-1"),
         (["set", "--step", "b", "x"], 2, "x"),

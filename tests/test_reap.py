@@ -285,7 +285,7 @@ def test_runs_ls_shows_a_live_run_of_the_direct_engine(on_server):
     ("arguments", "code", "word"),
     [
         (["runs", "ls", "--status", "dead"], 2, "unknown status 'dead'"),
-        (["runs", "ls", "--id", ""], 2, "the ID has 0 bytes"),
+        (["runs", "ls", "--id", ""], 2, "the ID is empty"),
         (["runs", "ls", "--limit", "0"], 2, "--limit"),
         (["runs", "open", "abc"], 2, "'abc' is not a run ID"),
         (["runs", "open", "00000000-0000-4000-8000-000000000000"], 3, "does not exist"),

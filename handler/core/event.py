@@ -233,7 +233,9 @@ def check_id(id: object) -> str:
     if not isinstance(id, str):
         raise _invalid_id(f"the ID is {_kind(id)}, not text")
     size_bytes = len(id.encode(errors="surrogatepass"))
-    if not 0 < size_bytes <= ID_BYTES:
+    if not id:
+        raise _invalid_id("the ID is empty")
+    if size_bytes > ID_BYTES:
         raise _invalid_id(f"the ID has {size_bytes} bytes")
     # Unicode's category Cc, which never grows, and half characters.
     if not id.isprintable() and (found := re.search(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]", id)):
@@ -242,7 +244,8 @@ def check_id(id: object) -> str:
 
 
 _invalid_id = partial(
-    InvalidRequestError, hint=f"an ID is text of 1 to {ID_BYTES} bytes without control characters"
+    InvalidRequestError,
+    hint=f"an ID is UTF-8 text of 1 to {ID_BYTES} bytes without control characters",
 )
 
 

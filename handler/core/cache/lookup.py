@@ -75,7 +75,7 @@ def find(
     plans: dict[str, _Plan | None] = {}
     if not store.is_local:
         # Over a network, all at once takes as long as one.
-        names = sorted(flow.closure(wanted) & readable - undecided - request.skip)
+        names = sorted((flow.closure(wanted) & readable) - undecided - request.skip)
         reads = [partial(_read_plan, request, name, store, warnings) for name in names]
         plans = dict(zip(names, at_once(store, reads), strict=True))
 

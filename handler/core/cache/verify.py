@@ -107,7 +107,7 @@ class _Check:
         return None
 
     def set_aside(self, listed: ObjectInfo, problem: Problem) -> Problem:
-        """Move an object aside; back, if it has been rewritten, or a call needs it by now."""
+        """Move an object aside, and back if it was rewritten meanwhile or a call needs it."""
         aside = f"aside/{listed.key}"
         self.store.move(listed.key, aside)
         moved = self.store.get(aside)

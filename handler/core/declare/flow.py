@@ -59,7 +59,7 @@ class Flow:
             raise self.error(
                 f"the steps form a cycle: {' → '.join(reversed(cycle))}",
                 why=f"see {named[cycle[0]].location}",
-                hint="the parameter previous receives the last result of a step itself",
+                hint="a step receives its own last result in the parameter previous",
             ) from None
         self.steps: dict[str, AnyStep] = {}
         while named:

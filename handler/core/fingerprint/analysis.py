@@ -1,8 +1,8 @@
 """
 Which outside names a piece of source reads, found without running it.
 
-Coarse on purpose: a name that only a part of a function binds counts as an outside name, too, if
-there is one.
+Coarse on purpose: a name that only part of a function binds counts as an outside name, too, if
+one exists.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class _Finder:
         return self.is_acting(value)
 
     def is_acting(self, value: Any) -> bool:
-        """Whether a function of the project does, or any method of a class or of an instance."""
+        """Whether a function of the project, or a method of a class or instance, acts on others."""
         function = self.collector.code_behind(value)
         if function in self.seen or not self.collector.owns(function):
             return False

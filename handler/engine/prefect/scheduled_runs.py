@@ -143,7 +143,7 @@ def _claim(
     api: Api, run_id: str, token: str, reply: Reply, longest_s: float = client.AWAY_S
 ) -> JsonObject | None:
     """
-    Claim a flow run, unless another process has it or it is not due; then *reply* receives why.
+    Claim a flow run; None if another process has it or it is not due, and *reply* receives why.
     """
     ask = partial(client.ask, api, longest_s=longest_s)
     path = f"/flow_runs/{run_id}"

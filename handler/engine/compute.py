@@ -111,10 +111,7 @@ def _compute_in_prefect(invocation: Invocation) -> None:
         if call.settings.on_prefect_down != "direct" or invocation.error is not None:
             invocation.abandon(lambda step: error)
             return
-        call.process["degraded"] = str(error)
-        invocation.run.engine = "direct"
+        invocation.run.leave_prefect(str(error))
         call.warnings.append(f"computed without Prefect (PFL_ON_PREFECT_DOWN=direct): {error}")
         call.notify("", "Prefect does not answer: computing without it")
-        if invocation.run.flow_run_id is None:
-            invocation.run.reap_reason = ""  # No run was created, so none can be left open.
         direct.compute(invocation)

@@ -82,6 +82,7 @@ class RunState:
         tasks: Task runs that have begun and not ended, by ID.
         finished: Task runs that ended by themselves, by ID.
         interrupted: The interruption that ended the flow in Prefect.
+        degraded: Why Prefect was left out; empty if it was not.
     """
 
     engine: str
@@ -91,6 +92,14 @@ class RunState:
     tasks: dict[str, Mapping[str, object]] = field(default_factory=dict)
     finished: dict[str, Mapping[str, object]] = field(default_factory=dict)
     interrupted: KeyboardInterrupt | None = None
+    degraded: str = ""
+
+    def leave_prefect(self, why: str) -> None:
+        """Compute the rest without Prefect."""
+        self.engine = "direct"
+        self.degraded = why
+        if self.flow_run_id is None:
+            self.reap_reason = ""  # No run was created, so none can be left open.
 
     def of_task(self, id: str) -> Run:
         """Where a step is computed, given the ID that its task run has in Prefect."""

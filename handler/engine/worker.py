@@ -263,10 +263,10 @@ class Worker:
 
     def _measured(self, started: float) -> Fields:
         """What a record has about a computation that just ended."""
-        return {
-            **self._call.process,
-            "ms": (time.time() - started) * 1e3,
-        }
+        fields: Fields = {**self._call.process, "ms": (time.time() - started) * 1e3}
+        if self._run.degraded:
+            fields["degraded"] = self._run.degraded
+        return fields
 
     def _record_failure(
         self, name: str, exc: BaseException, started: float, fields: Fields, run: Run

@@ -3,12 +3,13 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Literal, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
-from typer import Argument, Exit, FileTextWrite, Option, Typer
+from typer import Argument, Exit, Option, Typer
 
 from ..handler.core import event
 from ..handler.core.cache import history, reasons
@@ -386,7 +387,7 @@ def bisect(
 @app.command()
 def export(
     format: Literal["jsonl", "csv"] = "jsonl",
-    out: Annotated[FileTextWrite | None, Option(encoding="utf-8", lazy=False)] = None,
+    out: Annotated[Path | None, Option(metavar="FILE")] = None,
     id: OnlyId = None,
     flow: OnlyFlow = None,
     step: OnlyStep = None,
@@ -400,23 +401,37 @@ def export(
         format: File format. In csv, a quote (') precedes text that a spreadsheet would run.
         out: File to write; stdout if not given.
     """
-    import csv
-
     reader = _Reader()
     found = reader.list(id=id, flow=flow, step=step, since_ns=since, status=status)
-    file = out or output.Data()
+    rows = (reader.row(*each) for each in output.while_read(found))
+    if out is None:
+        count = _write(output.Data(), format, rows)
+    else:
+        try:
+            with out.open("w", encoding="utf-8", newline="") as file:
+                count = _write(file, format, rows)
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            hint = "write to another folder"
+            raise InvalidRequestError(f"{out} cannot be written", why=why, hint=hint) from exc
+    output.say(output.counted(count, "record"))
+
+
+def _write(file: TextIO | output.Data, format: str, rows: Iterable[Row]) -> int:
+    """Write rows in a format; returns how many."""
+    import csv
+
     table = csv.writer(file)
     if format == "csv":
         table.writerow(_EXPORTED)
     count = 0
-    for each in output.while_read(found):
+    for row in rows:
         count += 1
-        row = reader.row(*each)
         if format == "csv":
             table.writerow(_csv_cell(row.get(column), column) for column in _EXPORTED)
         else:
             file.write(json.dumps(row) + "\n")
-    output.say(output.counted(count, "record"))
+    return count
 
 
 def _csv_cell(cell: object, column: str) -> str | None:

@@ -329,7 +329,7 @@ def test_a_list_that_is_followed_goes_on_with_what_comes(counting):
         (["diff", "--id", "abc", "--tolerance", "much"], 2, "--tolerance"),
         (["bisect", "--id", "abc", "--step", "b"], 3, "computed for 'abc': a of flow f"),
         (["bisect", "--id", "abc", "--step", "b", "--path", "total"], 2, "invalid --path"),
-        (["export", "--out", "absent/all.jsonl"], 2, "'absent/all.jsonl': No such file"),
+        (["export", "--out", "absent/all.jsonl"], 2, "absent/all.jsonl cannot be written"),
         (["export", "--format", "parquet"], 2, "'parquet' is not one of 'jsonl'"),
         (["prune", "--older-than", "old"], 2, "--older-than"),
         (["diff", "1", "2", "--step", "b"], 2, "two records and --step cannot be used together"),
@@ -485,7 +485,11 @@ def test_export_writes_every_record(counting, tmp_path):
     assert pfl("history", "export", "--out", str(out))[0] == 0
     assert [json.loads(line) for line in out.read_text().splitlines()] == lines
     code, _, err = pfl("history", "export", "--out", str(tmp_path / "none" / "x"))
-    assert (code, "'--out'" in err, "No such file" in err) == (2, True, True)
+    assert (code, "cannot be written" in err, "No such file" in err) == (2, True, True)
+    code, _, err = pfl("history", "export", "--out", "/dev/full")
+    assert (code, "/dev/full cannot be written" in err, "No space left" in err) == (2, True, True)
+    assert pfl("history", "export", "--out", str(out), "--since", "soon")[0] == 2
+    assert out.read_text() != ""
 
 
 def test_a_record_of_another_id_is_not_shown(counting):

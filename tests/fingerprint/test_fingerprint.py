@@ -271,6 +271,21 @@ def test_the_second_call_gives_the_same_whatever_ran_between(project):
     assert fingerprint(module.step) == first
 
 
+def test_what_was_fingerprinted_before_makes_no_difference(project):
+    """Reading the state of a partial creates its empty dict."""
+    text = (
+        "from functools import partial\n\nclass Curry:\n    def __init__(self, f):\n"
+        "        self.inner = partial(f)\n\n    def __call__(self, x):\n"
+        "        return self.inner(x)\n\nneg = Curry(abs)\n\n"
+        "def one(x):\n    return neg(x), one.__doc__\n\ndef two(x):\n    return neg(x)\n"
+    )
+    first = project(sample=text)
+    alone = fingerprint(first.two).digest
+    second = project(again=text)
+    fingerprint(second.one)
+    assert fingerprint(second.two).digest == alone
+
+
 def test_a_rebound_global_is_seen_in_the_same_process(project):
     module = project(sample="RATE = 3\n\ndef step(x):\n    return x * RATE\n")
     first = fingerprint(module.step)

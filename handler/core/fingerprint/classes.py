@@ -36,7 +36,8 @@ def visit_class(collector: Collector, klass: type) -> None:
     if source is not None:
         written = source.bindings.get(f"{klass.__qualname__}.", {})
         pieces = [*source.touching.get(klass.__qualname__, ())]
-        definitions = source.classes(klass.__qualname__)
+        named = source.defs.get(klass.__qualname__, ())
+        definitions = [node for node in named if isinstance(node, ast.ClassDef)]
         if len(definitions) > 1:
             # What decides which it is.
             pieces += source.statements_of(klass.__qualname__)

@@ -9,6 +9,7 @@ here, as its first call would do.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ from ..errors import InvalidRequestError
 from . import ownership, visitors
 from .classes import visit_class
 from .collector import Collector, Location, SideEffects, Value, unwrap
-from .model import Fingerprint, digest_of
+from .model import Fingerprint, tagged
 from .resolver import origin_of
 from .side_effects import visit_side_effects
 from .values import is_step
@@ -77,8 +78,9 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
             visit(collector, item)
         if not collector.must_restart():
             collector.remember_values()
+            rows = sorted((part.name, part.kind, part.digest) for part in collector.parts)
             return Fingerprint(
-                digest_of(collector.parts),
+                tagged("fingerprint", *itertools.chain(*rows)),
                 tuple(collector.parts),
                 tuple(collector.opaque),
                 frozenset(collector.files),

@@ -18,7 +18,6 @@ from . import ownership
 # What the project's code read, by name, while anything was recorded.
 recorded_variables: dict[str, str] = {}
 _active: Reads | None = None
-_is_hooked = False
 
 
 class Reads:
@@ -28,9 +27,8 @@ class Reads:
     Attributes:
         seen: By kind and name: the state when it was first read, which is what the import used; see
             :func:`pfl.handler.core.files.state`. ``files`` and ``listings`` are outside the
-            standard library and installed packages, also those that do not exist, without the
-            sources and bytecode of modules. ``looked``: paths whose existence or times were
-            checked. ``env``: ``*`` if all names were listed.
+            standard library and installed packages, also those that do not exist. ``looked``: paths
+            whose existence or times were checked. ``env``: ``*`` if all names were listed.
         asked_others: File and line where a process was started or a connection made: what these
             return is not in a file.
     """
@@ -52,11 +50,7 @@ def record_reads() -> Iterator[Reads]:
     Yields:
         What was read so far; complete after the block.
     """
-    global _is_hooked, _active
-    if not _is_hooked:
-        # It cannot be removed, so it is added once and does nothing while nothing is recorded.
-        sys.addaudithook(_audit)
-        _is_hooked = True
+    global _active
     outer = _active
     reads = _active = Reads()
     _watch(_watched_stat, _WatchedEnviron)
@@ -66,10 +60,6 @@ def record_reads() -> Iterator[Reads]:
         _active = outer
         if outer is None:
             _watch(_stat, os._Environ)
-        for module in list(sys.modules.values()):
-            source = ownership.file_of(module) or ""
-            for kind in ("files", "looked"):
-                reads.seen[kind].pop(source, None)
 
 
 def _watch(stat: Any, environ: type) -> None:
@@ -159,3 +149,7 @@ def _reader() -> str:
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+# It cannot be removed. It does nothing while nothing is recorded.
+sys.addaudithook(_audit)

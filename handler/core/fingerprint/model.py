@@ -9,7 +9,6 @@ changes every stored fingerprint; ``tests/fingerprint`` pins some.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -92,9 +91,3 @@ class Fingerprint:
         parts = tuple(map(Part.from_json, data["parts"]))
         opaque = tuple(map(Part.from_json, data["opaque"]))
         return cls(data["digest"], parts, opaque, frozenset(), {}, {})
-
-
-def digest_of(parts: list[Part]) -> str:
-    """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
-    rows = sorted((part.name, part.kind, part.digest) for part in parts)
-    return tagged("fingerprint", *itertools.chain(*rows))

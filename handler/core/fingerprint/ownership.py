@@ -245,7 +245,7 @@ def _installer_of(root: str, module: str) -> Distribution | None:
 def _is_next_to_dist_info(path: str) -> bool:
     """Whether a package put *path* there: a Lambda zip has packages next to the project."""
     for entry in sys.path:
-        root = os.path.join(os.path.abspath(entry or os.getcwd()), "")
+        root = os.path.join(os.path.abspath(entry), "")
         if path.startswith(root) and _dist_infos(root):
             top = path.removeprefix(root).split(os.sep)[0].removesuffix(".py")
             return _installer_of(root, top) is not None
@@ -272,5 +272,4 @@ def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
         for file, line in lines
         if kind_of_file(file) == PROJECT
     ]
-    text = f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ")
-    return text + "".join(places[-1:])
+    return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + "".join(places[-1:])

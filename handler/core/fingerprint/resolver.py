@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from importlib.util import resolve_name
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from .analysis import EXTRAS, FINDERS, OWN_MODULE, Unit, analyse, meanings_of, texts_in
@@ -80,9 +80,9 @@ class Resolver:
         if read.level >= 0:
             return self._find_imported(read)
         if read.root in self.cells:
-            return self._follow(self.cells[read.root], read)
+            return self.follow(self.cells[read.root], read)
         if read.root in self.names:
-            return self._follow(self.names[read.root], read, self.location.module)
+            return self.follow(self.names[read.root], read, self.location.module)
         return None
 
     # --- imported modules
@@ -96,7 +96,7 @@ class Resolver:
             return f"failing import {name}"
         if self.collector.module_named(name).kind == PROJECT:
             self.collector.late[name] = module
-        return self._follow(module, read)
+        return self.follow(module, read)
 
     def _find_named(self, unit: Unit) -> list[str]:
         """The modules that texts name: those in *unit*, and in the values that it reads."""
@@ -153,7 +153,7 @@ class Resolver:
 
     # --- attributes of modules
 
-    def _follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
+    def follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
         """Walk attributes through modules to the value; *module* holds the first one."""
         name = read.root
         rest = list(read.attrs)
@@ -213,14 +213,9 @@ class Resolver:
             # A reload makes a new spec.
             spec = vars(module).get("__spec__") or module
             value = self.collector.first_seen(spec, name, value)
-        # What a closure holds may be known only by the statements that create it.
-        is_plain = type(value) is FunctionType and value.__closure__ is None
         item = Value(name, "constant", value, location, (id(module), name))
-        return self.collector.reach(item, None if is_plain else location)
-
-    def members(self, module: ModuleType, names: list[str]) -> list[str]:
-        """What some names of a module are."""
-        return [f"{name} {self._follow(module, Read('', (name,)))}" for name in names]
+        # What a closure holds may be known only by the statements that create it.
+        return self.collector.reach(item, location)
 
 
 def origin_of(

@@ -68,10 +68,12 @@ def visit_side_effects(collector: Collector, effects: SideEffects) -> None:
             collector.module_named(".".join((target, *read.attrs)))
         if info.source.effects is None:
             info.source.effects = [*_acting(collector, info.source.tree.body, vars(module))]
-        nodes = [node for node in info.source.effects if not isinstance(node, Definition)]
+        nodes = []
         for node in info.source.effects:
             if isinstance(node, Definition):
                 collector.link(SideEffects(module, node.name))
+            else:
+                nodes.append(node)
     if nodes:
         location = Location(info.file, nodes[0].lineno, tuple(nodes), module)
         items = statements(collector, location, at_import=not name)
@@ -140,7 +142,7 @@ class _Finder:
             return is_call and is_alone and is_code
         if value is MISSING:
             # What a loop or a comprehension gives; in a function, a part of a library.
-            is_setter = is_alone and _SETTERS.match(attrs[-1] if attrs else "set_")
+            is_setter = is_alone and attrs and _SETTERS.match(attrs[-1])
             return root != "self" and bool(is_set or is_setter or (is_call and not attrs))
         module = module_name_of(value)
         if is_code and not is_instance(value, ModuleType):

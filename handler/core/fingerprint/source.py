@@ -101,11 +101,6 @@ class Source:
         used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
         return [reads[0] for name, reads in self.imports.items() if name not in used]
 
-    def classes(self, qualname: str) -> list[ast.ClassDef]:
-        """All definitions of a class."""
-        named = self.defs.get(qualname, ())
-        return [node for node in named if isinstance(node, ast.ClassDef)]
-
     def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
         """The definition that made *code*, or all lambdas on its line; empty if there is none."""
         line = code.co_firstlineno

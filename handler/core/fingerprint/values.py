@@ -289,6 +289,8 @@ class Encoder:
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
         """What an instance returns to be pickled."""
         kind = type(value)
+        # First: it creates the empty dict of a partial, which is then part of what that returns.
+        attributes = state_of(value)
         try:
             reduce = copyreg.dispatch_table.get(kind)
             reduced = reduce(value) if reduce else value.__reduce_ex__(4)
@@ -305,7 +307,6 @@ class Encoder:
         except Exception:
             # Whatever a foreign class does when asked for its state, its class is still known.
             pass
-        attributes = state_of(value)
         known = self.named("state", attributes)
         return self.join("foreign", [name, known, _HIDDEN if attributes else _unknown(kind)])
 
@@ -365,8 +366,8 @@ def without_copied(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _sort_key(encoded: Encoded) -> tuple[str, list[int]]:
     """By content; lambdas, which share a name, by their lines."""
-    codes = [link.__code__ for link in encoded.links if hasattr(link, "__code__")]
-    return encoded.token, [code.co_firstlineno for code in codes]
+    functions = [link for link in encoded.links if issubclass(type(link), types.FunctionType)]
+    return encoded.token, [each.__code__.co_firstlineno for each in functions]
 
 
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {

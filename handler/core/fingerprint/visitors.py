@@ -18,6 +18,8 @@ from .resolver import Resolver, statements
 from .source import Read, text_of
 from .values import closure_of, without_copied
 
+NO_SOURCE = "it has no source: its bytecode counts, which differs between Python versions"
+
 
 def visit_function(collector: Collector, function: FunctionType) -> None:
     """Add a function: its source, what the names in it are bound to, defaults and attributes."""
@@ -37,8 +39,7 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
         touching = tuple(source.touching.get(function.__qualname__, ()))
         items = statements(collector, location._replace(nodes=touching))
     else:
-        reason = "it has no source: its bytecode counts, which differs between Python versions"
-        collector.add_opaque(location, reason)
+        collector.add_opaque(location, NO_SOURCE)
         reads = dict.fromkeys(map(Read, code.co_names), code.co_firstlineno)
         unit = Unit(collector.encoder.top(code).token, (), reads, {}, {})
         items = []
@@ -47,7 +48,7 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
         if kind == "constant":
             value = collector.first_seen(function, name, value)
         items += [name, collector.bind(name, kind, value, location)]
-    text = "\n".join(text_of(node) for node in nodes)
+    text = "\n".join(map(text_of, nodes))
     collector.add_part("function", location, items, text)
 
 
@@ -82,10 +83,8 @@ def visit_value(collector: Collector, item: Value) -> None:
         for where in dict.fromkeys((location, creator)):
             items += statements(collector, where, at_import=False)
         for reason in encoded.unknowns:
-            if reason:
-                collector.add_opaque(location, reason)
-            elif not origin.nodes:
-                collector.add_opaque(location, "its state cannot be read")
+            if reason or not origin.nodes:
+                collector.add_opaque(location, reason or "its state cannot be read")
     if item.kind in ("package", "python"):
         text = item.value
     collector.add_part(item.kind, location, items, text)
@@ -95,7 +94,8 @@ def visit_module(collector: Collector, module: ModuleType) -> None:
     """Add a module of which anything may be read: each of its names, with what it is."""
     location = Location(collector.module_info(module).file, 1, (), module)
     names = [name for name in sorted(vars(module)) if name[:2] != "__" or name == "__getattr__"]
-    items = Resolver(collector, location, vars(module)).members(module, names)
+    resolver = Resolver(collector, location, vars(module))
+    items = [f"{name} {resolver.follow(module, Read('', (name,)))}" for name in names]
     collector.add_part("module", location, items, "\n".join(names))
 
 

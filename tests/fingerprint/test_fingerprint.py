@@ -83,10 +83,10 @@ lazy = Lazy()
 PINNED = {
     "step": "5c359c9628a410285fd9fa3a64fb498a8eefb2c790107e30a0192b82fed220e2",
     "helper": "a272bc7256c3fa8dca108ca5ffb1dc0ebf606abefeaa0a0d02c7ba5b0c146481",
-    "Scale": "46715e0754125baee9c19121b7193d8a4116eb67487f0c201f4add23ab5e7298",
+    "Scale": "8c7d8161d25ba99a555e938aa55de873d5f58ff80b7eaf716fb1ced6f88e7a4d",
     "RATE": "4eaafee46a32d58ceaef28ade242006f209631b33d210e24e3a2148d4700bca3",
 }
-PINNED_DIGEST = "52a799cd3e76afa43c36814e668f7e074d7b968d7170f0f2b0976e3df2bd6b59"
+PINNED_DIGEST = "e65d4cdf37de74659e82158779beb30997034af94ed9f84531e43066dde44ad4"
 
 
 def test_digests_are_what_they_were(project):
@@ -271,6 +271,21 @@ def test_the_second_call_gives_the_same_whatever_ran_between(project):
     assert fingerprint(module.step) == first
 
 
+def test_what_was_fingerprinted_before_makes_no_difference(project):
+    """Reading the state of a partial creates its empty dict."""
+    text = (
+        "from functools import partial\n\nclass Curry:\n    def __init__(self, f):\n"
+        "        self.inner = partial(f)\n\n    def __call__(self, x):\n"
+        "        return self.inner(x)\n\nneg = Curry(abs)\n\n"
+        "def one(x):\n    return neg(x), one.__doc__\n\ndef two(x):\n    return neg(x)\n"
+    )
+    first = project(sample=text)
+    alone = fingerprint(first.two).digest
+    second = project(again=text)
+    fingerprint(second.one)
+    assert fingerprint(second.two).digest == alone
+
+
 def test_a_rebound_global_is_seen_in_the_same_process(project):
     module = project(sample="RATE = 3\n\ndef step(x):\n    return x * RATE\n")
     first = fingerprint(module.step)
@@ -318,14 +333,28 @@ def test_what_is_not_python_is_refused(value):
         fingerprint(value)
 
 
-def test_a_function_without_source_is_refused_with_its_place():
-    names: dict[str, object] = {"__name__": "nowhere"}
-    exec("def typed(x):\n    return x", names)
-    with pytest.raises(InvalidRequestError) as caught:
-        fingerprint(names["typed"])
-    assert "`typed`" in str(caught.value) and "<string>:1" in str(caught.value)
-    with pytest.raises(InvalidRequestError):
-        fingerprint(eval("lambda x: x", {"__name__": "nowhere"}))
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def typed(x):\n    return x", "def typed(x):\n    return x + 1"),
+        ("typed = lambda x: x", "typed = lambda x: -x"),
+        ("def typed(x, n=1):\n    return n", "def typed(x, n=2):\n    return n"),
+        ("R = 1\ndef typed(x):\n    return R", "R = 2\ndef typed(x):\n    return R"),
+        (
+            "def help(x): return 1\ndef typed(x): return help(x)",
+            "def help(x): return 2\ndef typed(x): return help(x)",
+        ),
+    ],
+)
+def test_a_function_without_source_counts_with_its_bytecode_and_is_opaque(before, after):
+    found = []
+    for text in (before, before, after):
+        names: dict[str, object] = {"__name__": "nowhere"}
+        exec(text, names)
+        found.append(fingerprint(names["typed"]))
+        assert "its bytecode counts" in found[-1].opaque[0].text
+        assert found[-1].opaque[0].name == found[-1].parts[0].name
+    assert found[0].digest == found[1].digest != found[2].digest
 
 
 def test_a_helper_without_source_is_opaque_with_its_place(project):
@@ -364,6 +393,62 @@ def test_what_cannot_be_known_is_said_with_its_place(project, tmp_path, body, re
     assert any(
         reason in text and file == "sample.py" and line in (4, 5) for file, line, text in said
     ), said
+
+
+@pytest.mark.parametrize(
+    ("imports", "expression"),
+    [
+        ("from pathlib import Path", "(Path('d') / 'a.csv').open().read()"),
+        ("from pathlib import Path", "[*Path('d').glob('*')]"),
+        ("import gzip", "gzip.open('a.gz').read()"),
+        ("import zipfile", "zipfile.ZipFile('a.zip').namelist()"),
+        ("from zipfile import ZipFile as Z", "Z('a.zip').namelist()"),
+        ("import fakenumpy as np", "np.genfromtxt('a')"),
+        ("import joblib", "joblib.load('model')"),
+        ("from joblib import load", "load('model')"),
+        ("import polars as pl", "pl.scan_parquet('a.parquet')"),
+        ("import xml.etree.ElementTree as ET", "ET.parse('a.xml')"),
+        ("from xml.etree.ElementTree import parse", "parse('a.xml')"),
+        ("import configparser", "configparser.ConfigParser().read('a.ini')"),
+        ("import sqlite3", "sqlite3.connect('a.db')"),
+        ("from sqlite3 import connect", "connect('a.db')"),
+        ("import glob", "glob.glob('*.csv')"),
+        ("import os", "[*os.walk('data')]"),
+        ("from os import walk", "[*walk('data')]"),
+        ("import pickle", "pickle.loads(x)"),
+        ("from pickle import load", "load(x)"),
+        ("import pickle", "pickle.Unpickler(x).load()"),
+        ("import marshal", "marshal.loads(x)"),
+        ("import shelve", "shelve.open('a')"),
+        ("import importlib.util as u", "u.spec_from_file_location('m', x)"),
+        ("import importlib.util as u", "u.LazyLoader(x)"),
+        ("import pkgutil", "pkgutil.resolve_name(x)"),
+        ("import pydoc", "pydoc.locate(x)"),
+        ("import logging.config", "logging.config.dictConfig(x)"),
+        ("import subprocess", "subprocess.run(['python', 'other.py'])"),
+        ("from subprocess import check_output as run", "run(['python', 'other.py'])"),
+        ("import os", "os.system('python other.py')"),
+        ("import asyncio", "asyncio.create_subprocess_exec('python', 'other.py')"),
+        ("import numpy as np", "np.load('a.npy')"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["def step(x):\n    return {}", "def step(x):\n    {}\n    return {}"]
+)
+def test_what_a_step_reads_when_it_runs_is_opaque(project, tmp_path, imports, expression, place):
+    for name in ("joblib", "polars", "fakenumpy"):
+        (tmp_path / "site-packages").mkdir(exist_ok=True)
+        (tmp_path / "site-packages" / f"{name}.py").write_text(
+            "def load(x): pass\nscan_parquet = genfromtxt = load\n"
+        )
+    sys.path.append(str(tmp_path / "site-packages"))
+    late = place.count("{}") == 2
+    body = place.format(imports, expression) if late else f"{imports}\n\n{place.format(expression)}"
+    try:
+        found = fingerprint(project(sample=body).step)
+    finally:
+        sys.path.pop()
+    assert [(part.name, part.file) for part in found.opaque][:1] == [("step", "sample.py")]
 
 
 def test_a_client_is_opaque_and_a_lock_is_not(project):
@@ -507,7 +592,7 @@ def test_files_read_by_libraries_are_reported(project):
         "    return x.read_csv('a.csv'), FileSystemLoader('pages')\n"
     )
     assert [(part.line, part.text) for part in fingerprint(module.step).opaque] == [
-        (4, "reads a file at run time")
+        (4, "reads a file, whose content does not count")
     ]
 
 

@@ -15,12 +15,15 @@ from typing import NamedTuple
 from .model import tagged
 from .normal import Function, canonical
 from .source import Read, Source, bound_by, imported, running
+from .values import READS_FILE
 
 # A read of any name of the module that the source is part of.
 OWN_MODULE = "globals()"
 
-# The names that make docstrings, annotations, subclasses or source text count.
-_EXTRAS = {
+# What counts besides code.
+EXTRAS = {"docs", "annotations", "subclasses", "text"}
+# The names that make these count, and those of what cannot be known.
+_MEANINGS = {
     "docs": "__doc__ getdoc model_json_schema schema_json json_schema TypeAdapter",
     "annotations": (
         "__annotations__ __annotate__ __signature__ signature getfullargspec get_type_hints"
@@ -28,18 +31,28 @@ _EXTRAS = {
     ),
     "subclasses": "__subclasses__",
     "text": "getsource getsourcelines getcomments findsource",
-}
-_NOTES = {
-    "reads a file at run time": (
+    READS_FILE: (
         "open read_text read_bytes read_csv read_table read_fwf read_json read_parquet read_excel"
-        " read_feather read_pickle read_xml read_orc read_hdf loadtxt genfromtxt fromfile get_data"
-        " FileSystemLoader PackageLoader"
+        " read_feather read_pickle read_xml read_orc read_hdf read_ipc read_avro read_ndjson"
+        " scan_csv scan_parquet scan_ipc scan_ndjson loadtxt genfromtxt fromfile memmap load_dotenv"
+        " get_data ConfigParser RawConfigParser ZipFile TarFile FileSystemLoader PackageLoader"
+        " numpy.load torch.load sqlite3.connect linecache.getline linecache.getlines dbm.open"
+        " xml.etree.ElementTree.parse xml.etree.ElementTree.iterparse xml.dom.minidom.parse"
     ),
-    "lists a folder at run time": "listdir scandir iterdir rglob",
-    "reads the environment at run time": "environ environb getenv getenvb",
+    "lists a folder, whose content does not count": (
+        "listdir scandir iterdir glob iglob rglob os.walk os.fwalk"
+    ),
+    "starts a process, whose code does not count": (
+        "subprocess Popen create_subprocess_exec create_subprocess_shell os.system os.popen"
+        " os.execv os.execve os.execvp os.spawnv os.spawnvp os.posix_spawn"
+    ),
+    "reads the environment, whose variables do not count": "environ environb getenv getenvb",
     "reads bytecode": "co_code co_consts",
     "`{}` finds code at run time": (
         "entry_points iter_entry_points run_path run_module walk_packages iter_modules"
+        " spec_from_file_location SourceFileLoader LazyLoader Unpickler marshal.load marshal.loads"
+        " pickle.load pickle.loads dill.load dill.loads cloudpickle.load cloudpickle.loads"
+        " joblib.load shelve.open"
     ),
     "`{}` runs code that is created at run time": "eval exec",
 }
@@ -47,7 +60,7 @@ _NOTES = {
 FINDERS = set(
     "import_module __import__ modules resolve_name locate dictConfig find_spec run_module".split()
 )
-_WATCHED = {"__name__", *FINDERS, *" ".join((*_EXTRAS.values(), *_NOTES.values())).split()}
+_WATCHED = {"__name__", *FINDERS, *" ".join(_MEANINGS.values()).split()}
 # Functions that reach any name of the module that calls them.
 _OWN_READERS = {"globals", "eval", "exec"}
 
@@ -72,26 +85,19 @@ class Unit(NamedTuple):
 
 
 @functools.cache
-def extras_of(word: str) -> frozenset[str]:
-    """What counts besides code if *word* is read."""
-    return frozenset(extra for extra, words in _EXTRAS.items() if word in words.split())
-
-
-@functools.cache
-def notes_of(word: str) -> list[str]:
-    """What cannot be known if *word* is read."""
-    return [reason.format(word) for reason, words in _NOTES.items() if word in words.split()]
+def meanings_of(word: str) -> frozenset[str]:
+    """What counts besides code if *word* is read, and what cannot be known then."""
+    return frozenset(meaning for meaning, words in _MEANINGS.items() if word in words.split())
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def analyse(source: Source, nodes: tuple[ast.AST, ...], *, body_only: bool = False) -> Unit:
+def analyse(source: Source, nodes: tuple[ast.AST, ...]) -> Unit:
     """
     Read *nodes*, which are part of *source*.
 
     Args:
         source: A module.
         nodes: Statements or expressions of it.
-        body_only: Leave out the defaults of a function, because their live values count.
     """
     # If the program reads source, or it is nested too deeply, all of the file counts.
     texts = [source.text] if source.is_read else []
@@ -101,24 +107,21 @@ def analyse(source: Source, nodes: tuple[ast.AST, ...], *, body_only: bool = Fal
         texts = [source.text]
     unit = Unit(tagged("source", *texts), nodes, {}, {}, {})
     for node in nodes:
-        _read(node, unit, body_only=body_only)
+        _read(node, unit)
     return unit
 
 
-def _read(node: ast.AST, unit: Unit, *, body_only: bool) -> None:
+def _read(node: ast.AST, unit: Unit) -> None:
     own = _own_names(node)
     # A chain such as ``a.b.c`` counts as a whole: what it consists of was seen.
     seen: set[ast.AST] = set()
-    if body_only and isinstance(node, Function | ast.Lambda):
-        for default in filter(None, (*node.args.defaults, *node.args.kw_defaults)):
-            seen.update(ast.walk(default))
     late: dict[str, list[Read]] = {}
     inside = list(ast.walk(node))
     for inner in inside:
         if isinstance(inner, ast.Import | ast.ImportFrom):
             for name, read in imported(inner):
                 late.setdefault(name, []).append(read)
-            unit.imports.update((read, inner.lineno) for read in _ran_by(inner))
+                unit.imports[read] = inner.lineno
     for inner in inside:
         if inner in seen or not isinstance(inner, ast.Name | ast.Attribute):
             continue
@@ -158,15 +161,6 @@ def _own_names(function: ast.AST) -> set[str]:
         if isinstance(node, ast.Global | ast.Nonlocal):
             names.difference_update(node.names)
     return names
-
-
-def _ran_by(node: ast.Import | ast.ImportFrom) -> Iterator[Read]:
-    """The modules that an import runs, and what it takes from them."""
-    for alias in node.names:
-        if isinstance(node, ast.Import):
-            yield Read(alias.name, (), 0)
-        else:
-            yield Read(node.module or "", (alias.name,), node.level)
 
 
 def texts_in(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -5,8 +5,9 @@ Why two fingerprints differ, in sentences, from their stored parts: the old code
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from .model import Part
 from .rendering import VARIABLE
@@ -30,37 +31,29 @@ def explain(old: Sequence[Part], new: Sequence[Part], *, diff: bool = False) -> 
         For instance "`RATE` in flows/helpers.py:12: 3 → 4"; empty if nothing changed. Parts that
         only use what changed are left out, unless no cause is known.
     """
-    changed = [
-        (before, after)
-        for before, after in _pairs(old, new)
-        if before is None or after is None or before.digest != after.digest
-    ]
+    changed = [*_pairs(old, new)]
     causes = [pair for pair in changed if not _is_consequence(*pair)]
     return [_sentence(*pair, diff=diff) for pair in causes or changed]
 
 
-def _pairs(old: Iterable[Part], new: Iterable[Part]) -> Iterator[_Pair]:
-    """Each part's old and new version; one that moved to another file is still one part."""
-    before = _by_place(old)
-    after = _by_place(new)
-    moved = {(part.kind, _name(part)): key for key, part in before.items() if key not in after}
-    for key, part in after.items():
-        if key not in before:
-            key = moved.pop((part.kind, _name(part)), key)
-        yield before.pop(key, None), part
-    for part in before.values():
-        yield part, None
+def _pairs(old: Sequence[Part], new: Sequence[Part]) -> Iterator[_Pair]:
+    """Both versions of each part that changed; one that moved to another file is still one part."""
+    same = set(map(_identity, old)) & set(map(_identity, new))
+    groups: dict[tuple[str, str], tuple[list[Part], list[Part]]] = {}
+    for side, parts in enumerate((new, old)):
+        for part in parts:
+            if _identity(part) not in same:
+                groups.setdefault((part.kind, _name(part)), ([], []))[side].append(part)
+    for group in groups.values():
+        for after, before in itertools.zip_longest(
+            *(sorted(each, key=_identity) for each in group)
+        ):
+            if before is None or after is None or before.digest != after.digest:
+                yield before, after
 
 
-def _by_place(parts: Iterable[Part]) -> dict[tuple[str, str, str | None, int], Part]:
-    """Parts by name and file, so that two of one name stay apart however they are numbered."""
-    found: dict[tuple[str, str, str | None, int], Part] = {}
-    for part in parts:
-        count = 0
-        while (key := (part.kind, _name(part), part.file, count)) in found:
-            count += 1
-        found[key] = part
-    return found
+def _identity(part: Part) -> tuple[str, ...]:
+    return (part.kind, _name(part), part.file or "", part.digest)
 
 
 def _is_consequence(old: Part | None, new: Part | None) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from .collector import Collector, Location, first_seen, is_instance
+from .collector import Collector, Location, is_instance
 from .normal import Definition
 from .resolver import statements
-from .source import Bindings, Source, text_of
+from .source import Bindings, text_of
 
 # Where the makers of classes keep the fields, with their defaults.
 _FIELD_TABLES = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__")
@@ -30,48 +30,39 @@ def visit_class(collector: Collector, klass: type) -> None:
     info = collector.module_named(klass.__module__)
     source = info.source
     location = Location(info.file, module=info.module) if source else Location()
-    node = _node_of(source, klass) if source else None
-    text = klass.__qualname__
-    items = [text, *filter(None, map(collector.code, (*klass.__bases__, type(klass))))]
+    items = [*filter(None, map(collector.code, (*klass.__bases__, type(klass))))]
+    texts: list[str] = []
     written: Bindings = {}
-    if source is not None and node is not None:
-        # What is a part of its own: plain methods.
-        body = [item for item in node.body if not _is_method(item, klass)]
+    if source is not None:
         written = source.bindings.get(f"{klass.__qualname__}.", {})
-        touching = source.touching.get(klass.__qualname__, ())
-        pieces = (*node.decorator_list, *node.bases, *node.keywords, *body, *touching)
-        location = location._replace(line=node.lineno)
-        # A name of its body that the body reads is a member, see below.
-        items += statements(collector, location._replace(nodes=pieces))
-        text = text_of(node, tuple(each for each in body if not _is_member(each, klass)))
-    elif collector.creator is not None:
+        pieces = [*source.touching.get(klass.__qualname__, ())]
+        named = source.defs.get(klass.__qualname__, ())
+        definitions = [node for node in named if isinstance(node, ast.ClassDef)]
+        if len(definitions) > 1:
+            # What decides which it is.
+            pieces += source.statements_of(klass.__qualname__)
+        for node in definitions:
+            # What is a part of its own: plain methods.
+            body = tuple(each for each in node.body if not _is_method(each, klass))
+            pieces += (*node.decorator_list, *node.bases, *node.keywords, *body)
+            location = location._replace(line=node.lineno)
+            # A name of its body that the body reads is a member, see below.
+            texts.append(text_of(node, tuple(each for each in body if not _is_member(each, klass))))
+        items += statements(collector, location._replace(nodes=tuple(pieces)))
+    if not texts and collector.creator is not None:
         items += statements(collector, collector.creator)
     for name, value in sorted(dict(_members(collector, klass, written)).items()):
         if source is not None and name in source.reassigned:
-            value = first_seen(klass, name, value)
+            value = collector.first_seen(klass, name, value)
         where = location
         if nodes := written.get(name):
             where = location._replace(line=nodes[0].lineno, nodes=tuple(nodes))
         items += [name, collector.bind(name, "constant", value, where)]
-    collector.add_part("class", location, items, text)
+    collector.add_part("class", location, items, "\n".join(texts) or klass.__qualname__)
     if "subclasses" in collector.extras:
         subclasses: list[type] = type.__subclasses__(klass)
-        for each in sorted(subclasses, key=lambda item: (item.__qualname__, item.__module__)):
+        for each in sorted(subclasses, key=type.__repr__):
             collector.code(each)
-
-
-def _node_of(source: Source, klass: type) -> ast.ClassDef | None:
-    # Several may have one name: the lines of the methods decide.
-    lines = {
-        member.__code__.co_firstlineno
-        for member in vars(klass).values()
-        if is_instance(member, FunctionType)
-    }
-    nodes = [
-        node for node in source.defs.get(klass.__qualname__, ()) if isinstance(node, ast.ClassDef)
-    ]
-    fits = [node for node in nodes if lines & {*range(node.lineno, (node.end_lineno or 0) + 1)}]
-    return next(reversed(fits or nodes), None)
 
 
 def _is_method(item: ast.stmt, klass: type) -> bool:
@@ -79,9 +70,7 @@ def _is_method(item: ast.stmt, klass: type) -> bool:
     if not isinstance(item, Definition) or item.decorator_list:
         return False
     held = _without_static(vars(klass).get(item.name))
-    if is_instance(held, FunctionType):
-        return bool(held.__code__.co_firstlineno == item.lineno)
-    return is_instance(held, type)
+    return is_instance(held, FunctionType | type)
 
 
 def _is_member(item: ast.stmt, klass: type) -> bool:

@@ -16,16 +16,16 @@ from .. import files
 from . import ownership
 from .model import Part, tagged
 from .rendering import Renderer
-from .source import Globals, Source, load
-from .values import MISSING, Encoded, Encoder, Folder, Package, is_step
+from .source import Globals, Source, parse, text_of_file
+from .values import MISSING, Encoded, Encoder, Package, is_step
 
 CODE = (FunctionType, BuiltinFunctionType, MethodType, type, ModuleType)
 _WRAPPED_AS = ("function", "__wrapped__", "__func__", "func")
 
+# By owner and name.
 _FIRST: dict[tuple[int, str], tuple[Any, Any]] = {}
 # By identity: the value, its encoding, and the texts that were made of it, by name.
-_Known = dict[int, tuple[Any, Encoded, dict[str, str]]]
-_KNOWN: _Known = {}
+_KNOWN: dict[int, tuple[Any, Encoded, dict[str, str]]] = {}
 
 
 class ModuleInfo(NamedTuple):
@@ -57,9 +57,10 @@ class Value(NamedTuple):
 
 
 class SideEffects(NamedTuple):
-    """What a module changes in others when it is imported."""
+    """What a module changes in others when it is imported, or what it defines for them."""
 
     module: ModuleType
+    name: str = ""
 
 
 class Collector:
@@ -89,7 +90,8 @@ class Collector:
         self.files: set[str] = set()
         self.declared: files.Seen = {"files": {}, "listings": {}}
         self.late: dict[str, ModuleType] = {}
-        self._known: _Known = {}
+        self._first = collections.ChainMap({}, _FIRST)
+        self._known = collections.ChainMap({}, _KNOWN)
         # By key: the label, and the item, kept so that its identity is not used twice.
         self._labels: dict[Any, tuple[str, Any]] = {}
         self._counts: dict[str, int] = {}
@@ -102,18 +104,26 @@ class Collector:
 
     def remember_values(self) -> None:
         """Let later crawls see values as this one did, whatever runs in between."""
-        _KNOWN.update(self._known)
+        _FIRST.update(self._first.maps[0])
+        _KNOWN.update(self._known.maps[0])
+
+    def first_seen(self, owner: object, name: str, value: Any) -> Any:
+        """
+        A value that code may set while it runs, as it was when first seen in this process.
+
+        So the second fingerprint of a process equals the first, whatever ran in between.
+        """
+        return self._first.setdefault((id(owner), name), (owner, value))[1]
 
     # --- what is reached
 
     def link(self, item: Any, creator: Location | None = None) -> str:
         """The label of something reached, which *creator* creates; it is visited later if new."""
         kind = type(item)
-        if kind is Folder:
-            return self._link_folder(item)
         key: Any = id(item)
+        paths: list[str] = []
         if kind is Package:
-            name, version = ownership.distribution_of(item.name)
+            name, version, paths = ownership.distribution_of(item.name)
             item = Value(name, "package", version, key=("package", name, version))
         if type(item) is Value:
             key = item.key or item.name
@@ -124,6 +134,8 @@ class Collector:
             count = self._counts[name] = self._counts.get(name, 0) + 1
             label = name if count == 1 else f"{name}#{count}"
             self._labels[key] = (label, item)
+            for path in paths:
+                self._declare("files", path)
             self.queue.append((label, item, creator))
         return self._labels[key][0]
 
@@ -131,11 +143,12 @@ class Collector:
         """What the current part holds as *name*, as an item of a digest; a value is a new part."""
         if value is MISSING:
             return "unbound"
-        if (code := self.code(value, self.creator)) is not None:
-            return code
         mark = ":" if kind == "closure" else "."
-        label = f"{self.label}{mark}{name}"
-        return self.link(Value(label, kind, value, location), self.creator)
+        return self.reach(Value(f"{self.label}{mark}{name}", kind, value, location), self.creator)
+
+    def reach(self, item: Value, creator: Location | None = None) -> str:
+        """A value as an item of a digest: what it is if it is code, else a new part."""
+        return self.code(item.value, creator) or self.link(item, creator)
 
     def code(self, value: Any, creator: Location | None = None) -> str | None:
         """A function, class, module or step as an item of a digest; None for any other value."""
@@ -149,21 +162,20 @@ class Collector:
 
     def add_part(self, kind: str, location: Location, items: Sequence[str], text: str) -> None:
         """Add what was read of the current part."""
-        self.parts.append(self._part(kind, location, items, text))
+        digest = tagged(kind, *items)
+        self.parts.append(Part(self.label, kind, location.file, location.line, digest, text))
 
     def add_opaque(self, location: Location, reason: str) -> None:
         """Add something that cannot be known about the current part."""
         reason = self.encoder.variables.with_names(reason)
-        self.opaque[self._part("opaque", location, (self.label, reason), reason)] = None
-
-    def _part(self, kind: str, location: Location, items: Sequence[str], text: str) -> Part:
-        digest = tagged(kind, *items)
-        return Part(self.label, kind, location.file, location.line, digest, text)
+        digest = tagged("opaque", self.label, reason)
+        part = Part(self.label, "opaque", location.file, location.line, digest, reason)
+        self.opaque[part] = None
 
     def encode_value(self, item: Value) -> tuple[Encoded, str]:
         """A value and a short text of it, as they were when first seen in this process."""
         key = id(item.value)
-        known = _KNOWN.get(key) or self._known.get(key)
+        known = self._known.get(key)
         if known is None:
             known = (item.value, self.encoder.top(item.value), {})
             # What a file holds is read again by the next crawl.
@@ -174,12 +186,8 @@ class Collector:
             texts[item.name] = self.renderer.render(item.name, item.value)
         return encoded, texts[item.name]
 
-    def link_files(self, path: str, endings: tuple[str, ...] = ()) -> str:
-        """
-        The label of a file's content.
-
-        Of a folder, all files count except those with one of *endings*.
-        """
+    def link_files(self, path: str) -> str:
+        """The label of a file's content, or of that of all files in a folder."""
         paths = [path] if os.path.isfile(path) else []
         for folder, _, names in os.walk(path):
             if "__pycache__" not in folder:
@@ -187,22 +195,10 @@ class Collector:
                 paths += (os.path.join(folder, name) for name in names)
         content = {}
         for file in sorted(paths):
-            if not file.endswith(endings):
-                self._declare("files", file)
-                content[self.codebase.relative(file)] = ownership.content_of(file)
+            self._declare("files", file)
+            content[self.codebase.relative(file)] = ownership.content_of(file)
         name = self.codebase.relative(path)
         return self.link(Value(name, "declared", content, Location(name), ("file", path)))
-
-    def _link_folder(self, folder: Folder) -> str:
-        """The label of what a folder's files contain, as any may be read."""
-        root = os.path.join(self.codebase.root, "")
-        path = os.path.normpath(os.path.join(root, folder.name))
-        if root.startswith(os.path.join(path, "")):
-            # That would be the whole project.
-            reason = "reads files of this folder at run time"
-            self.add_opaque(Location(folder.name, 1), reason)
-            return folder.name
-        return self.link_files(path, endings=(".py", ".pyc"))
 
     def _declare(self, kind: str, path: str) -> None:
         path = os.path.abspath(path)
@@ -229,6 +225,8 @@ class Collector:
             if source is not None:
                 self.files.add(os.path.abspath(file))
                 self.link(SideEffects(module))
+            elif kind == ownership.PROJECT and file.endswith((".so", ".pyd", ".pyc")):
+                self.link_files(file)
         return self._modules[id(module)]
 
     def module_named(self, name: str) -> ModuleInfo:
@@ -240,7 +238,7 @@ class Collector:
     def source(self, path: str, names: Globals) -> Source | None:
         """A file as it is when the crawl starts: asking the disk each time is slow."""
         if path not in self._sources:
-            self._sources[path] = load(path, names, self.extras)
+            self._sources[path] = parse(path, text_of_file(path, names), self.extras)
         return self._sources[path]
 
 
@@ -248,7 +246,7 @@ def _name(item: Any) -> str:
     if isinstance(item, Value):
         return item.name
     if isinstance(item, SideEffects):
-        return f"(module) {item.module.__name__}"
+        return item.name or f"(module) {item.module.__name__}"
     if isinstance(item, FunctionType):
         return item.__code__.co_qualname
     if isinstance(item, ModuleType):
@@ -279,15 +277,6 @@ def unwrap(function: Any) -> Any:
             break
     call = getattr(type(function), "__call__", None)  # noqa: B004 - it is read, not called
     return call if isinstance(call, FunctionType) else None
-
-
-def first_seen(owner: object, name: str, value: Any) -> Any:
-    """
-    A value that code sets while it runs, as it was when first seen in this process.
-
-    So the second fingerprint of a process equals the first, whatever ran in between.
-    """
-    return _FIRST.setdefault((id(owner), name), (owner, value))[1]
 
 
 def is_instance(value: object, kinds: Any) -> bool:

@@ -9,6 +9,7 @@ here, as its first call would do.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -19,10 +20,9 @@ from ..errors import InvalidRequestError
 from . import ownership, visitors
 from .classes import visit_class
 from .collector import Collector, Location, SideEffects, Value, unwrap
-from .model import Fingerprint, digest_of
+from .model import Fingerprint, tagged
 from .resolver import origin_of
 from .side_effects import visit_side_effects
-from .source import text_of_file
 from .values import is_step
 
 # Frames: a long chain of ``elif`` or ``+`` is nested as deeply as it is long.
@@ -49,7 +49,7 @@ def fingerprint(function: object) -> Fingerprint:
         function: A function, a step, or anything callable that is written in Python.
 
     Raises:
-        InvalidRequestError: It has no Python source, or a file that a step declares does not exist.
+        InvalidRequestError: It is not written in Python, or a file that it declares does not exist.
     """
     codebase = _codebase_of(function)
     with _lock:
@@ -72,17 +72,17 @@ def _crawl(function: object, codebase: ownership.Codebase) -> Fingerprint:
         collector.queue.rotate()
         while collector.queue and not collector.must_restart():
             collector.label, item, collector.creator = collector.queue.popleft()
-            _visit(collector, item)
+            visit = visitors.visit_step if is_step(item) else visitors.visit_callable
+            for kind in reversed(type(item).__mro__):
+                visit = _VISITORS.get(kind, visit)
+            visit(collector, item)
         if not collector.must_restart():
             collector.remember_values()
-            opaque = sorted(
-                collector.opaque,
-                key=lambda part: (part.file or "", part.line or 0, part.name, part.text),
-            )
+            rows = sorted((part.name, part.kind, part.digest) for part in collector.parts)
             return Fingerprint(
-                digest_of(collector.parts),
+                tagged("fingerprint", *itertools.chain(*rows)),
                 tuple(collector.parts),
-                tuple(opaque),
+                tuple(collector.opaque),
                 frozenset(collector.files),
                 collector.declared,
                 collector.late,
@@ -103,29 +103,17 @@ def _creator_of(collector: Collector, function: object) -> Location | None:
     return None
 
 
-def _visit(collector: Collector, item: Any) -> None:
-    visit = visitors.visit_step if is_step(item) else visitors.visit_callable
-    for kind in reversed(type(item).__mro__):
-        visit = _VISITORS.get(kind, visit)
-    visit(collector, item)
-
-
 def _codebase_of(function: object) -> ownership.Codebase:
     inner = unwrap(function)
-    code = getattr(inner, "__code__", None)
-    if code is None and not isinstance(inner, type):
+    if inner is None:
         raise InvalidRequestError(
             f"a {type(function).__name__} has no Python source to fingerprint",
             why="it is written in C or is not a function",
             hint="pass a function that is written in Python",
         )
-    module = inner.__module__ or ""
-    if code is None:
-        file = ownership.file_of(sys.modules[module]) if module in sys.modules else None
-    elif not text_of_file(file := code.co_filename, inner.__globals__):
-        raise InvalidRequestError(
-            f"`{inner.__qualname__}` has no source to fingerprint",
-            why=f"{file}:{code.co_firstlineno} was created by exec, at a prompt, or from a pipe",
-            hint="put the function in a module",
-        )
-    return ownership.codebase_of(os.path.abspath(file or ""), module)
+    name = inner.__module__ or ""
+    module = sys.modules.get(name)
+    file = ownership.file_of(module) if isinstance(module, ModuleType) else None
+    if file is None and isinstance(inner, FunctionType):
+        file = inner.__code__.co_filename
+    return ownership.codebase_of(os.path.abspath(file or ""), name)

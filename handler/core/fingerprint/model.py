@@ -9,9 +9,8 @@ changes every stored fingerprint; ``tests/fingerprint`` pins some.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -75,8 +74,8 @@ class Fingerprint:
     parts: tuple[Part, ...]
     opaque: tuple[Part, ...]
     files: frozenset[str]
-    declared: Seen = field(default_factory=dict)
-    late: Mapping[str, ModuleType] = field(default_factory=dict)
+    declared: Seen
+    late: Mapping[str, ModuleType]
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values, read back by `from_json`, without the paths of this machine."""
@@ -91,10 +90,4 @@ class Fingerprint:
         """The fingerprint that `to_json` wrote."""
         parts = tuple(map(Part.from_json, data["parts"]))
         opaque = tuple(map(Part.from_json, data["opaque"]))
-        return cls(data["digest"], parts, opaque, frozenset())
-
-
-def digest_of(parts: list[Part]) -> str:
-    """The digest of a fingerprint: every part's name, kind and digest, sorted by name."""
-    rows = sorted((part.name, part.kind, part.digest) for part in parts)
-    return tagged("fingerprint", *itertools.chain(*rows))
+        return cls(data["digest"], parts, opaque, frozenset(), {}, {})

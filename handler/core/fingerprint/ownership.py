@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import glob
+import hashlib
 import importlib.util
 import os
 import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any
@@ -36,6 +38,7 @@ _STDLIB = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
 _STDLIB_DIRS = tuple(os.path.join(path, "") for path in (*_STDLIB, *map(os.path.realpath, _STDLIB)))
 _SITE_DIR = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _CHECKOUT_MARKS = ("pyproject.toml", ".git", "setup.py")
+_OF_MACHINE = re.compile(rb"^\.\./|\.dist-info/|,,$")
 # Py_TPFLAGS_HEAPTYPE: a class that Python code made.
 _HEAP_TYPE = 1 << 9
 
@@ -171,31 +174,44 @@ def file_of(module: ModuleType) -> str | None:
 
 def root_of(file: str, module: str) -> str:
     """The folder from which *module* is imported, given its file; else the file's folder."""
-    stem = os.path.splitext(os.path.abspath(file))[0]
-    folder = os.path.dirname(stem)
-    if os.path.basename(stem) == "__init__":
-        stem = folder
+    folder, name = os.path.split(os.path.abspath(file))
+    # A compiled one is called ``name.cpython-311.so``.
+    name = name.partition(".")[0]
+    stem = folder if name == "__init__" else os.path.join(folder, name)
     suffix = os.sep + module.replace(".", os.sep)
     return (stem.removesuffix(suffix) or os.sep) if stem.endswith(suffix) else folder
 
 
-@functools.cache
-def distribution_of(module: str) -> tuple[str, str]:
-    """
-    Name and version of the package that installed *module*.
+# Name and version of an installed package, and the files that tell the version.
+Distribution = tuple[str, str, list[str]]
 
-    Returns:
-        Without metadata: the module's top-level name, and its ``__version__`` or "unknown".
+
+@functools.cache
+def distribution_of(module: str) -> Distribution:
+    """
+    The package that installed *module*.
+
+    Its version has a digest of the content if it was installed from a folder or an address, where
+    one version may be anything. Without metadata, the version is its ``__version__`` or, without
+    one, a digest of its source.
     """
     top = module.partition(".")[0]
     if module not in sys.modules:
         module = top
-    if file := _location_of(module):
-        sites = list(_SITE_DIR.finditer(file))
-        root = file[: sites[-1].end()] if sites else root_of(file, module)
-        if found := _installer_of(root.rstrip(os.sep), top):
-            return found
-    return top, str(getattr(sys.modules.get(top), "__version__", "unknown"))
+    file = _location_of(module) or ""
+    root = root_of(file, module)
+    # Several packages may share the folders of a namespace.
+    if found := _installer_of(root, module) or _installer_of(root, top):
+        return found
+    if version := getattr(sys.modules.get(top), "__version__", None):
+        return top, str(version), []
+    inside = os.path.join(glob.escape(root), top, "**", "*.py")
+    files = sorted(glob.glob(inside, recursive=True)) or [file] * os.path.isfile(file)
+    return top, f"({_digest(map(content_of, files))})", files
+
+
+def _digest(contents: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(contents)).hexdigest()[:16]
 
 
 @functools.cache
@@ -204,26 +220,32 @@ def _dist_infos(root: str) -> list[str]:
 
 
 @functools.cache
-def _installer_of(root: str, top: str) -> tuple[str, str] | None:
-    """Name and version of the package that put *top* into *root*: PyYAML for ``yaml``."""
-    installed = re.compile(rf"^{re.escape(top)}(/|\.|,)".encode(), re.MULTILINE)
+def _installer_of(root: str, module: str) -> Distribution | None:
+    """The package that put *module* into *root*: PyYAML for ``yaml``."""
+    path = re.escape(module.replace(".", "/"))
+    installed = re.compile(rf"^{path}(/|\.|,)".encode(), re.MULTILINE)
     # The package of this name comes first, because reading the records of all takes long.
-    likely = f"{top}-".lower()
+    likely = module.partition(".")[0].lower()
     for folder in sorted(_dist_infos(root), key=lambda each: not each.lower().startswith(likely)):
         name, _, version = folder.removesuffix(".dist-info").partition("-")
+        path = os.path.join(root, folder, "RECORD")
         try:
-            record = content_of(os.path.join(root, folder, "RECORD"))
+            record = content_of(path)
         except OSError:
             record = f"{name},".encode()
         if installed.search(record):
-            return name.replace("_", "-"), version
+            if os.path.exists(os.path.join(root, folder, "direct_url.json")):
+                # Scripts and the address differ between machines.
+                rows = [row for row in record.splitlines() if not _OF_MACHINE.search(row)]
+                version += f" ({_digest(sorted(rows))})"
+            return name.replace("_", "-"), version, [path]
     return None
 
 
 def _is_next_to_dist_info(path: str) -> bool:
     """Whether a package put *path* there: a Lambda zip has packages next to the project."""
     for entry in sys.path:
-        root = os.path.join(os.path.abspath(entry or os.getcwd()), "")
+        root = os.path.join(os.path.abspath(entry), "")
         if path.startswith(root) and _dist_infos(root):
             top = path.removeprefix(root).split(os.sep)[0].removesuffix(".py")
             return _installer_of(root, top) is not None
@@ -239,15 +261,15 @@ def content_of(path: str) -> bytes:
 def describe(error: BaseException, root: str | os.PathLike[str]) -> str:
     """An exception in one line, with the project's file and line that raised it."""
     message = str(error)
-    lines = [
-        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.filename, frame.lineno or 0) for frame in frames]
     if isinstance(error, SyntaxError):
         # Its text repeats file and line.
         message = error.msg
         lines.append((error.filename or "", error.lineno or 0))
-    where = ""
-    for file, line in lines:
-        if kind_of_file(file) == PROJECT:
-            where = f" at {os.path.relpath(file, root)}:{line}"
-    return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + where
+    places = [
+        f" at {os.path.relpath(file, root)}:{line}"
+        for file, line in lines
+        if kind_of_file(file) == PROJECT
+    ]
+    return f"{type(error).__name__}: {message}".split("\n")[0].rstrip(": ") + "".join(places[-1:])

@@ -102,18 +102,13 @@ class Renderer:
         return repr(value)
 
     def _items(self, value: Any, kind: type, depth: int) -> str:
-        # A set has no order: what is shown is sorted as it is printed.
-        is_set = kind in (set, frozenset)
-        items = list(value)[: 1_000 if is_set else _ITEMS]
+        items = list(value)[:_ITEMS]
+        rows = [self._render(item, depth) for item in items]
         if kind is dict:
-            rows = [
-                f"{self._render(key, depth)}: {self._named(key, value[key], depth)}"
-                for key in items
-            ]
-        else:
-            rows = [self._render(item, depth) for item in items]
-        if is_set:
-            rows = sorted(rows)[:_ITEMS]
+            values = (self._named(key, value[key], depth) for key in items)
+            rows = [": ".join(row) for row in zip(rows, values, strict=True)]
+        if kind in (set, frozenset):
+            rows.sort()
         if len(value) > _ITEMS:
             rows.append("…")
         return f"{', '.join(rows)}".join(_BRACKETS[kind])

@@ -7,14 +7,13 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import resolve_name
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
-from .analysis import FINDERS, OWN_MODULE, Unit, analyse, extras_of, notes_of, texts_in
-from .collector import CODE, Collector, Location, Value, first_seen, is_instance
+from .analysis import EXTRAS, FINDERS, OWN_MODULE, Unit, analyse, meanings_of, texts_in
+from .collector import CODE, Collector, Location, Value, is_instance
 from .ownership import FRAMEWORK, INSTALLED, PROJECT, STANDARD, describe, spec_of
 from .source import Globals, Read, absolute
 from .values import MISSING, Package
@@ -46,6 +45,7 @@ class Resolver:
 
     def __post_init__(self) -> None:
         self.package = self.names.get("__package__") or ""
+        self.cells = {OWN_MODULE: self.location.module, **self.cells}
         self.words: set[str] = set()
         self.kind_of = self.collector.codebase.kind_of_name
 
@@ -71,20 +71,18 @@ class Resolver:
 
     def _note(self, word: str) -> None:
         self.words.add(word)
-        self.collector.found_extras |= extras_of(word)
-        for reason in () if self.at_import else notes_of(word):
-            self.collector.add_opaque(self.location, reason)
+        meanings = meanings_of(word)
+        self.collector.found_extras |= meanings & EXTRAS
+        for reason in () if self.at_import else meanings - EXTRAS:
+            self.collector.add_opaque(self.location, reason.format(word))
 
     def _find(self, read: Read) -> str | None:
         if read.level >= 0:
             return self._find_imported(read)
-        module = self.location.module
-        if read.root == OWN_MODULE:
-            return self._follow(module, read)
         if read.root in self.cells:
-            return self._follow(self.cells[read.root], read)
+            return self.follow(self.cells[read.root], read)
         if read.root in self.names:
-            return self._follow(self.names[read.root], read, module)
+            return self.follow(self.names[read.root], read, self.location.module)
         return None
 
     # --- imported modules
@@ -98,7 +96,7 @@ class Resolver:
             return f"failing import {name}"
         if self.collector.module_named(name).kind == PROJECT:
             self.collector.late[name] = module
-        return self._follow(module, read)
+        return self.follow(module, read)
 
     def _find_named(self, unit: Unit) -> list[str]:
         """The modules that texts name: those in *unit*, and in the values that it reads."""
@@ -106,42 +104,35 @@ class Resolver:
         for read in unit.reads:
             texts |= dict.fromkeys(_texts_of(self.names.get(read.root)))
         packages = [self.package, *(text for text in texts if text in sys.modules)]
-        found = [
-            self.collector.link(module)
-            for text in texts
-            for package in (packages if text.startswith(".") else [""])
-            for module in self._named(text, package)
-        ]
+        found: list[str] = []
+        for text in texts:
+            for package in packages if text.startswith(".") else packages[:1]:
+                found += filter(None, [self._find_text(text, package)])
         if "__name__" in unit.words:
             found.append(self.collector.link(self.location.module))
         if not found and not self.at_import:
             self.collector.add_opaque(self.location, "imports a module chosen at run time")
         return found
 
-    def _named(self, text: str, package: str) -> Iterator[ModuleType]:
-        """The project's modules that a dotted name leads through."""
+    def _find_text(self, text: str, package: str) -> str | None:
+        """What the dotted name of a module of the project, or of something in one, leads to."""
         try:
-            parts = resolve_name(text.replace(":", "."), package).split(".")
+            root, *attrs = resolve_name(text.replace(":", "."), package).split(".")
         except ImportError:
-            return
-        if not all(map(str.isidentifier, parts)):
-            return
-        for end in range(1, len(parts) + 1):
-            name = ".".join(parts[:end])
-            if self.kind_of(name) != PROJECT or spec_of(name) is None:
-                return
-            if (module := self._import(name)) is not None:
-                self.collector.late[name] = module
-                yield module
+            return None
+        is_ours = root.isidentifier() and self.kind_of(root) == PROJECT
+        if not is_ours or spec_of(root) is None:
+            return None
+        return self._find_imported(Read(root, tuple(attrs), 0))
 
     def _import(self, name: str) -> ModuleType | None:
         """The module of that name, imported now if it is the project's; None if that fails."""
         if name in sys.modules:
             return sys.modules[name]
         kind = self.kind_of(name)
+        if kind == INSTALLED:
+            self.collector.link(Package(name))
         if kind != PROJECT:
-            if kind == INSTALLED:
-                self.collector.link(Package(name))
             return ModuleType(name)
         before = len(sys.modules)
         try:
@@ -162,7 +153,7 @@ class Resolver:
 
     # --- attributes of modules
 
-    def _follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
+    def follow(self, value: Any, read: Read, module: ModuleType | None = None) -> str | None:
         """Walk attributes through modules to the value; *module* holds the first one."""
         name = read.root
         rest = list(read.attrs)
@@ -182,14 +173,16 @@ class Resolver:
                 value = self._submodule(module, name)
             if value is MISSING:
                 fallback = vars(module).get("__getattr__") or type(module)
-                is_ours = self.collector.owns(fallback)
-                return self.collector.code(fallback) if is_ours else "unbound"
+                if self.collector.owns(fallback):
+                    return self.collector.code(fallback)
+                # A library loads it when it is first read.
+                value = getattr(module, name, MISSING)
         return self._bound(value, module, name)
 
     def _foreign(self, module: str, *rest: str) -> str:
         """A package by its version, something of the standard library by its name."""
         path = ".".join((module, *rest))
-        for word in rest:
+        for word in (module, *rest, path):
             self._note(word)
         if self.kind_of(module) == INSTALLED:
             return f"{self.collector.link(Package(module))}:{path}"
@@ -218,24 +211,11 @@ class Resolver:
         source = self.collector.module_info(module).source
         if source is not None and name in source.reassigned:
             # A reload makes a new spec.
-            value = first_seen(vars(module).get("__spec__") or module, name, value)
+            spec = vars(module).get("__spec__") or module
+            value = self.collector.first_seen(spec, name, value)
+        item = Value(name, "constant", value, location, (id(module), name))
         # What a closure holds may be known only by the statements that create it.
-        is_plain = type(value) is FunctionType and value.__closure__ is None
-        if (code := self.collector.code(value, None if is_plain else location)) is not None:
-            return code
-        return self.collector.link(Value(name, "constant", value, location, (id(module), name)))
-
-    def members_of(self, module: ModuleType) -> list[str]:
-        """Every name that a module binds itself, and its submodules, with what they are."""
-        items = []
-        for name, value in sorted(vars(module).items()):
-            is_hidden = name.startswith("__") and name != "__getattr__"
-            is_module = is_instance(value, ModuleType)
-            if is_module and value.__name__.startswith(f"{module.__name__}."):
-                items += [name, self._follow(value, Read(name)) or ""]
-            if not is_hidden and not is_module:
-                items += [name, self._bound(value, module, name) or ""]
-        return items
+        return self.collector.reach(item, location)
 
 
 def origin_of(
@@ -252,7 +232,7 @@ def origin_of(
         if source is None:
             break
         package = vars(module).get("__package__") or ""
-        stars = [read._replace(attrs=(name,)) for read in source.stars]
+        stars = [read._replace(attrs=(name,)) for read in source.imports.get("*", ())]
         for read in source.imports.get(name, () if name in source.bindings[""] else stars):
             target = absolute(read, package)
             held = sys.modules.get(target) if read.attrs else None
@@ -271,19 +251,21 @@ def origin_of(
     return Location(collector.module_info(module).file, line, tuple(nodes), module), name
 
 
-def statements(collector: Collector, location: Location) -> list[str]:
+def statements(collector: Collector, location: Location, at_import: bool = True) -> list[str]:
     """The statements at *location* and what these read, as items of a digest."""
     source = collector.module_info(location.module).source
     if source is None or not location.nodes:
         return []
     names = vars(location.module)
     unit = analyse(source, location.nodes)
-    return [unit.text, *Resolver(collector, location, names, at_import=True).resolve(unit)]
+    return [unit.text, *Resolver(collector, location, names, at_import=at_import).resolve(unit)]
 
 
 def _texts_of(value: Any) -> list[str]:
     """A text, or the texts in a plain container."""
+    items = [value]
+    if type(value) in (list, tuple):
+        items += value
     if type(value) is dict:
-        value = list(value.values())
-    items = value if type(value) in (list, tuple) else [value]
+        items += value.values()
     return [item for item in items if type(item) is str]

@@ -15,10 +15,19 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from .collector import CODE, Collector, Location, SideEffects, is_instance, module_name_of
-from .normal import Definition, dotted
+from .collector import (
+    CODE,
+    Collector,
+    Location,
+    SideEffects,
+    is_instance,
+    module_name_of,
+    unwrap,
+)
+from .normal import Definition, dotted, root_name
+from .ownership import INSTALLED
 from .resolver import statements
-from .source import Globals, running, text_of
+from .source import Globals, absolute, running, text_of
 from .values import MISSING
 
 # What does not decide what a program computes.
@@ -27,6 +36,10 @@ _SILENT = re.compile(
     r"|warnings\.warn(?:_explicit)?(?:\.|$)"
     r"|sys\.(?:path|stdin|stdout|stderr|exit|excepthook|displayhook|modules|argv"
     r"|dont_write_bytecode)(?:\.|$)"
+)
+# Their decorators and bases make something of what they are given, and keep it nowhere.
+_KEEP_NOTHING = set(
+    "attr attrs click msgspec numba numpy prefect pydantic tenacity typer typing_extensions".split()
 )
 # What these hold is a value that is read where it is used.
 _CONTAINERS = ("builtins", "collections")
@@ -41,31 +54,37 @@ _SETTERS = re.compile(
 
 def visit_side_effects(collector: Collector, effects: SideEffects) -> None:
     """Add the statements of a module that may change others; visit what it imports for effect."""
-    module = effects.module
+    module, name = effects
     info = collector.module_info(module)
     if info.source is None:
         return
-    package = module.__name__.rpartition(".")[0]
-    for name in filter(None, (package, *info.source.imported_for_effect)):
-        collector.module_named(name)
-    if info.source.effects is None:
-        info.source.effects = (*_acting(collector, info.source.tree.body, vars(module)),)
-    if nodes := info.source.effects:
-        location = Location(info.file, getattr(nodes[0], "lineno", None), nodes, module)
-        text = "\n".join(map(text_of, nodes))
-        collector.add_part("module", location, statements(collector, location), text)
+    if name:
+        nodes = info.source.statements_of(name)
+    else:
+        collector.module_named(module.__name__.rpartition(".")[0])
+        for read in info.source.imported_for_effect:
+            target = absolute(read, vars(module).get("__package__") or "")
+            collector.module_named(target)
+            collector.module_named(".".join((target, *read.attrs)))
+        if info.source.effects is None:
+            info.source.effects = [*_acting(collector, info.source.tree.body, vars(module))]
+        nodes = []
+        for node in info.source.effects:
+            if isinstance(node, Definition):
+                collector.link(SideEffects(module, node.name))
+            else:
+                nodes.append(node)
+    if nodes:
+        location = Location(info.file, nodes[0].lineno, tuple(nodes), module)
+        items = statements(collector, location, at_import=not name)
+        collector.add_part("module", location, items, "\n".join(map(text_of, nodes)))
 
 
-def _acting(collector: Collector, body: list[ast.stmt], names: Globals) -> Iterator[ast.AST]:
+def _acting(collector: Collector, body: list[ast.stmt], names: Globals) -> Iterator[ast.stmt]:
     for statement in body:
-        finder = _Finder(collector, names)
-        if isinstance(statement, Definition):
-            yield from filter(finder.may_act, statement.decorator_list)
-        if isinstance(statement, ast.ClassDef):
-            yield from _acting(collector, statement.body, names)
-            if finder.is_acting(type(names.get(statement.name))):
-                yield from statement.keywords
-        elif finder.any_acts(running(statement)):
+        inside = statement.body if isinstance(statement, ast.ClassDef) else []
+        acts = _Finder(collector, names).any_acts(running(statement))
+        if acts or any(_acting(collector, inside, names)):
             yield statement
 
 
@@ -84,11 +103,30 @@ class _Finder:
     names: Globals
     seen: set[object] = field(default_factory=set)
 
+    def _is_kept(self, statement: Definition) -> bool:
+        """Whether a decorator, base or metaclass may keep what *statement* defines."""
+        made: Any = self.names.get(statement.name)
+        makers = [self._value(root_name(each)) for each in statement.decorator_list]
+        if is_instance(made, type):
+            makers.append(type(made))
+            makers += [unwrap(vars(base).get("__init_subclass__")) for base in made.__mro__[1:]]
+        for maker in makers:
+            module = module_name_of(maker) or ""
+            is_foreign = self.collector.codebase.kind_of_name(module) == INSTALLED
+            if is_foreign and module.partition(".")[0] not in _KEEP_NOTHING:
+                return True
+        return any(map(self.is_acting, makers))
+
     def any_acts(self, nodes: Iterable[ast.AST]) -> bool:
         """Whether one of *nodes* does, by itself or by the project's code that it calls."""
         nodes = list(nodes)
         alone = {each.value for each in nodes if isinstance(each, ast.Expr)}
-        return any(self._acts(each, is_alone=each in alone) for each in nodes)
+        return any(
+            self._is_kept(each)
+            if isinstance(each, Definition)
+            else self._acts(each, is_alone=each in alone)
+            for each in nodes
+        )
 
     def _acts(self, node: ast.AST, *, is_alone: bool) -> bool:
         is_call = isinstance(node, ast.Call)
@@ -96,16 +134,16 @@ class _Finder:
         if isinstance(node, ast.Attribute | ast.Subscript):
             is_set = not isinstance(node.ctx, ast.Load)
         root, attrs = dotted(node)
-        if is_call and self.may_act(node):
-            return True
         value = self._value(root)
+        if is_call and self.is_acting(value):
+            return True
         is_code = is_instance(value, CODE)
         if self.collector.owns(value if is_code else type(value)):
             return is_call and is_alone and is_code
         if value is MISSING:
-            # In a function, it may be a part of a library.
-            is_changed = is_set or (is_alone and _SETTERS.match((attrs or [""])[-1]))
-            return bool(is_changed) and root != "self"
+            # What a loop or a comprehension gives; in a function, a part of a library.
+            is_setter = is_alone and attrs and _SETTERS.match(attrs[-1])
+            return root != "self" and bool(is_set or is_setter or (is_call and not attrs))
         module = module_name_of(value)
         if is_code and not is_instance(value, ModuleType):
             attrs.insert(0, value.__name__)
@@ -115,14 +153,6 @@ class _Finder:
         if is_call:
             return is_alone or _SETTERS.match(path.rpartition(".")[2]) is not None
         return is_set
-
-    def may_act(self, node: ast.AST) -> bool:
-        """Whether a call runs code of the project that does."""
-        value = self._value(dotted(node)[0])
-        if value is MISSING:
-            # What a loop or a comprehension gives.
-            return isinstance(getattr(node, "func", None), ast.Name)
-        return self.is_acting(value)
 
     def is_acting(self, value: Any) -> bool:
         """Whether a function of the project, or a method of a class or instance, acts on others."""

@@ -58,16 +58,16 @@ class Source:
         self.touching: Bindings = {}
         # What each name of the module is imported from.
         self.imports: dict[str, list[Read]] = {}
-        self.stars: list[Read] = []
-        # The statements that may change other modules, once they are known.
-        self.effects: tuple[ast.AST, ...] | None = None
         # Names and attributes that functions set while they run.
-        self.reassigned: set[str] = set()
+        self.reassigned: set[Any] = set()
+        # The statements that may change other modules, once they are known.
+        self.effects: list[ast.stmt] | None = None
         self._index(self.tree.body, "")
 
     def _index(self, body: list[ast.stmt], prefix: str) -> None:
         is_function = prefix.endswith("<locals>.")
         for statement in body:
+            is_touching = not prefix and may_change(statement)
             for node in running(statement):
                 if isinstance(node, Definition):
                     name = prefix + node.name
@@ -75,32 +75,31 @@ class Source:
                     is_class = isinstance(node, ast.ClassDef)
                     self._index(node.body, f"{name}." if is_class else f"{name}.<locals>.")
                 if is_function:
-                    self.reassigned.update(_reassigned_by(node))
+                    self.reassigned.update(getattr(node, "names", ()))
+                    if isinstance(getattr(node, "ctx", None), ast.Store):
+                        self.reassigned.add(getattr(node, "attr", None))
                     continue
                 for name in bound_by(node):
                     scope = self.bindings.setdefault(prefix, {})
                     scope.setdefault(name, []).append(statement)
                 if not prefix and isinstance(node, ast.Import | ast.ImportFrom):
-                    self._add_imports(node)
-                if not prefix and isinstance(node, ast.Name) and may_change(statement):
-                    self.touching.setdefault(node.id, []).append(statement)
-
-    def _add_imports(self, node: ast.Import | ast.ImportFrom) -> None:
-        for name, read in imported(node):
-            if name == "*":
-                self.stars.insert(0, read)
-            self.imports.setdefault(name, []).insert(0, read)
+                    for name, read in imported(node):
+                        # The last one wins.
+                        self.imports.setdefault(name, []).insert(0, read)
+                if is_touching and isinstance(node, ast.Name):
+                    touching = self.touching.setdefault(node.id, [])
+                    if statement not in touching[-1:]:
+                        touching.append(statement)
 
     def statements_of(self, name: str) -> list[ast.stmt]:
         """The statements that give a name of the module its value, or may change it."""
         return [*self.bindings[""].get(name, ()), *self.touching.get(name, ())]
 
     @functools.cached_property
-    def imported_for_effect(self) -> list[str]:
-        """Modules that are imported, and whose names are never used: ``import patches  # noqa``."""
+    def imported_for_effect(self) -> list[Read]:
+        """Imports whose names are never used: ``import patches  # noqa``, ``import pkg.more``."""
         used = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
-        unused = self.imports.keys() - used
-        return [read.root for name in unused for read in self.imports[name] if not read.level]
+        return [reads[0] for name, reads in self.imports.items() if name not in used]
 
     def function(self, code: CodeType, qualname: str) -> list[Function | ast.Lambda]:
         """The definition that made *code*, or all lambdas on its line; empty if there is none."""
@@ -129,23 +128,19 @@ def text_of(node: ast.AST, body: tuple[ast.stmt, ...] | None = None) -> str:
         return ast.dump(node)
 
 
-def load(path: str, module_globals: Globals, extras: frozenset[str] = frozenset()) -> Source | None:
+def text_of_file(path: str, module_globals: Globals) -> str:
     """
-    The parsed file at *path*, or None if it cannot be read or parsed.
+    The source at *path*, or that which its loader has; empty if there is none.
 
     It is read again when its time or size has changed, so that an edit is seen in the same process.
     """
-    return _parse(path, text_of_file(path, module_globals), extras)
-
-
-def text_of_file(path: str, module_globals: Globals) -> str:
-    """The source at *path*, or that which its loader has; empty if there is none."""
     linecache.checkcache(path)
     return "".join(linecache.getlines(path, module_globals))
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse(path: str, text: str, extras: frozenset[str]) -> Source | None:
+def parse(path: str, text: str, extras: frozenset[str] = frozenset()) -> Source | None:
+    """The parsed file at *path*, whose content is *text*; None if that is empty or wrong."""
     # Two files of one text are two sources, because their relative imports differ.
     try:
         return Source(text, extras) if text else None
@@ -197,6 +192,9 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Read]]:
         else:
             top = alias.name.partition(".")[0]
             yield alias.asname or top, Read(alias.name if alias.asname else top, (), 0)
+            if not alias.asname:
+                # What ``import a.b`` runs, although it binds ``a``.
+                yield alias.name, Read(alias.name, (), 0)
 
 
 def absolute(read: Read, package: str) -> str:
@@ -205,11 +203,3 @@ def absolute(read: Read, package: str) -> str:
         return resolve_name("." * read.level + read.root, package)
     except (ImportError, ValueError):
         return read.root
-
-
-def _reassigned_by(node: ast.AST) -> Iterable[str]:
-    if isinstance(node, ast.Global | ast.Nonlocal):
-        return node.names
-    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-        return [node.attr]
-    return []

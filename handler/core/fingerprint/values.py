@@ -13,8 +13,6 @@ import enum
 import functools
 import hashlib
 import itertools
-import marshal
-import os
 import re
 import struct
 import sys
@@ -29,9 +27,9 @@ from .variables import Variables
 
 # Containers and instances, encoded in about half a second; numbers and texts in them cost less.
 MAX_VALUES = 50_000
-_MAX_FOREIGN_VALUES = 5_000
 
 MISSING = object()
+READS_FILE = "reads a file, whose content does not count"
 # How an instance of a subclass becomes a plain value, without running its code.
 _BASES: dict[type, Callable[[Any], Any]] = {
     dict: dict.copy,
@@ -50,6 +48,7 @@ _BASES: dict[type, Callable[[Any], Any]] = {
 _IMMUTABLE = 1 << 8
 # Their state does not decide what a program computes.
 _SILENT = re.compile(r"(?:logging|warnings)\b.*(?:Logger|Handler|Manager|catch_warnings)$")
+_OF_HANDLERS = ("filters", "formatter")
 # Their state does not either, or it changes while the program runs: the statements that create them
 # count instead.
 HIDDEN_STATE = re.compile(
@@ -86,12 +85,6 @@ _HIDDEN = Encoded("", (), ("",))
 
 class Package(NamedTuple):
     """A link to an installed package, by one of its modules."""
-
-    name: str
-
-
-class Folder(NamedTuple):
-    """A link to a folder, relative to the project's root, whose files an instance reads later."""
 
     name: str
 
@@ -152,13 +145,17 @@ class Encoder:
     def join(self, tag: str, parts: Iterable[Encoded]) -> Encoded:
         """Several values as one."""
         tokens = []
-        links: list[Any] = []
+        links: dict[int, Any] = {}
+        places: dict[int, int] = {}
         unknowns: dict[str, None] = {}
         for part in parts:
             tokens.append(part.token)
-            links += part.links
+            for link in part.links:
+                # Each once, as a table may hold one class a million times.
+                links[id(link)] = link
+                tokens.append(str(places.setdefault(id(link), len(places))))
             unknowns |= dict.fromkeys(part.unknowns)
-        return Encoded(f"#{tagged(tag, *tokens)}", tuple(links), tuple(unknowns))
+        return Encoded(f"#{tagged(tag, *tokens)}", tuple(links.values()), tuple(unknowns))
 
     def many(self, tag: str, values: Iterable[Any]) -> Encoded:
         """Values in order."""
@@ -166,7 +163,7 @@ class Encoder:
 
     def named(self, tag: str, items: Iterable[tuple[str, Any]]) -> Encoded:
         """Values with names, in the order of the names."""
-        return self.many(tag, itertools.chain(*sorted(items)))
+        return self.many(tag, itertools.chain(*sorted(items, key=lambda item: item[0])))
 
     def _compound(self, value: Any, kind: type) -> Encoded:
         if kind in (list, tuple):
@@ -181,7 +178,7 @@ class Encoder:
                 "dict", [self._sequence("keys", keys), self._sequence("values", values)]
             )
         if kind in (set, frozenset):
-            return self._unordered(kind.__name__, value)
+            return self.join(kind.__name__, sorted(map(self.encode, value), key=_sort_key))
         # Not isinstance: a proxy may run code to answer that.
         for types_, encode in _KINDS.items():
             if issubclass(kind, types_):
@@ -198,22 +195,13 @@ class Encoder:
             value = self.variables.with_digests(value)
         if kind is not str:
             return _PRIMITIVES[kind](value)
-        # In longer texts a search for paths takes too long.
-        if len(value) < 1_000_000:
-            value = self.codebase.shorten(value)
+        value = self.codebase.shorten(value)
         return f"str:{value}" if len(value) < 200 else f"str#{tagged('text', value)}"
 
     def _sequence(self, tag: str, values: list[Any] | tuple[Any, ...]) -> Encoded:
         if not set(map(type, values)) <= _PRIMITIVES.keys():
             return self.many(tag, values)
-        if len(values) > 10_000:
-            # marshal's second format is the same on every Python, and ten times faster.
-            data = marshal.dumps(list(values), 2)
-            return Encoded(f"#{tag}:{len(values)}:{hashlib.sha256(data).hexdigest()}")
         return Encoded("#" + tagged(tag, *map(self._literal, values)))
-
-    def _unordered(self, tag: str, values: Iterable[Any]) -> Encoded:
-        return self.join(tag, sorted(map(self.encode, values), key=_sort_key))
 
     def function(self, value: types.FunctionType) -> Encoded:
         """A link to the project's function; a foreign one by name, with what it closes over."""
@@ -246,8 +234,11 @@ class Encoder:
         return self._foreign(value.__module__, value.__qualname__)
 
     def _foreign(self, module: str, name: str) -> Encoded:
-        is_installed = self.codebase.kind_of_name(module) == INSTALLED
-        links = (Package(module),) if is_installed else ()
+        kind = self.codebase.kind_of_name(module)
+        links: tuple[Any, ...] = (Package(module),) if kind == INSTALLED else ()
+        if kind == PROJECT and module in sys.modules:
+            # It is compiled.
+            links = (sys.modules[module],)
         return Encoded(f"{module.partition('.')[0]}:{name}", links)
 
     def module(self, value: types.ModuleType) -> Encoded:
@@ -279,32 +270,27 @@ class Encoder:
         module = kind.__module__
         if module.startswith("pathlib"):
             return self.join("path", [name, self.encode(str(value))])
-        if attributes := _STATE_ATTRIBUTES.get(f"{module}.{kind.__name__}"):
-            return self._by_attributes(value, attributes)
-        if _SILENT.match(f"{module}.{kind.__name__}"):
-            return name
-        if HIDDEN_STATE.match(f"{module}.{kind.__name__}"):
+        path = f"{module}.{kind.__name__}"
+        if path in _STATE_ATTRIBUTES:
+            return self._by_attributes(value, _STATE_ATTRIBUTES[path])
+        if _SILENT.match(path):
+            # What handlers do to a message, a program may see.
+            return self.many(name.token, (getattr(value, part, None) for part in _OF_HANDLERS))
+        if HIDDEN_STATE.match(path):
             return name._replace(unknowns=("",))
         if _RESOURCES.match(module):
-            kind_name = f"{module.lstrip('_')}.{kind.__qualname__}"
-            return name._replace(unknowns=(f"an open {kind_name}: only its class counts",))
+            reason = f"an open {path.lstrip('_')}: only its class counts"
+            return name._replace(unknowns=(reason,))
         reduced = self._reduced(value, name)
         if module == "jinja2.loaders":
-            return reduced._replace(links=(*reduced.links, *self._template_folders(value)))
+            return reduced._replace(unknowns=(READS_FILE,))
         return reduced
-
-    def _template_folders(self, loader: Any) -> Iterator[Folder]:
-        """The project's folders from which a loader of Jinja reads."""
-        for path in getattr(loader, "searchpath", None) or [getattr(loader, "_template_root", "")]:
-            path = os.path.abspath(path or "")
-            if os.path.isdir(path) and self.codebase.kind_of_file(path) == PROJECT:
-                yield Folder(self.codebase.relative(path))
 
     def _reduced(self, value: Any, name: Encoded) -> Encoded:
         """What an instance returns to be pickled."""
-        reserve = max(self._remaining - _MAX_FOREIGN_VALUES, 0)
-        self._remaining -= reserve
         kind = type(value)
+        # First: it creates the empty dict of a partial, which is then part of what that returns.
+        attributes = state_of(value)
         try:
             reduce = copyreg.dispatch_table.get(kind)
             reduced = reduce(value) if reduce else value.__reduce_ex__(4)
@@ -321,9 +307,6 @@ class Encoder:
         except Exception:
             # Whatever a foreign class does when asked for its state, its class is still known.
             pass
-        finally:
-            self._remaining += reserve
-        attributes = state_of(value)
         known = self.named("state", attributes)
         return self.join("foreign", [name, known, _HIDDEN if attributes else _unknown(kind)])
 
@@ -383,8 +366,8 @@ def without_copied(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _sort_key(encoded: Encoded) -> tuple[str, list[int]]:
     """By content; lambdas, which share a name, by their lines."""
-    codes = [link.__code__ for link in encoded.links if hasattr(link, "__code__")]
-    return encoded.token, [code.co_firstlineno for code in codes]
+    functions = [link for link in encoded.links if issubclass(type(link), types.FunctionType)]
+    return encoded.token, [each.__code__.co_firstlineno for each in functions]
 
 
 _PRIMITIVES: dict[type, Callable[[Any], str]] = {

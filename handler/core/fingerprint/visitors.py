@@ -12,11 +12,13 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ..errors import InvalidRequestError
-from .analysis import analyse
-from .collector import Collector, Location, Value, first_seen, unwrap
+from .analysis import Unit, analyse
+from .collector import Collector, Location, Value, unwrap
 from .resolver import Resolver, statements
-from .source import text_of
+from .source import Read, text_of
 from .values import closure_of, without_copied
+
+NO_SOURCE = "it has no source: its bytecode counts, which differs between Python versions"
 
 
 def visit_function(collector: Collector, function: FunctionType) -> None:
@@ -26,21 +28,27 @@ def visit_function(collector: Collector, function: FunctionType) -> None:
     source = collector.source(code.co_filename, names)
     nodes = source.function(code, function.__qualname__) if source else []
     location = _location_of(collector, function)
-    if source is None or not nodes:
-        reason = "it has no source: its bytecode counts, which differs between Python versions"
-        collector.add_opaque(location, reason)
-        return visit_value(collector, Value(collector.label, "function", code, location))
     location = location._replace(module=collector.module_named(names.get("__name__", "")).module)
-    unit = analyse(source, tuple(nodes), body_only=True)
-    cells = {name: first_seen(cell, "", value) for name, cell, value in closure_of(function)}
+    cells = {
+        name: collector.first_seen(cell, "", value) for name, cell, value in closure_of(function)
+    }
     resolver = Resolver(collector, location, names, cells)
-    items = [unit.text, *resolver.resolve(unit)]
-    args = nodes[0].args
-    written = tuple(filter(None, (*args.defaults, *args.kw_defaults)))
-    location = location._replace(line=nodes[0].lineno, nodes=written)
+    if source is not None and nodes:
+        unit = analyse(source, tuple(nodes))
+        location = location._replace(line=nodes[0].lineno, nodes=tuple(nodes))
+        touching = tuple(source.touching.get(function.__qualname__, ()))
+        items = statements(collector, location._replace(nodes=touching))
+    else:
+        collector.add_opaque(location, NO_SOURCE)
+        reads = dict.fromkeys(map(Read, code.co_names), code.co_firstlineno)
+        unit = Unit(collector.encoder.top(code).token, (), reads, {}, {})
+        items = []
+    items += [unit.text, *resolver.resolve(unit)]
     for name, kind, value in _held_by(function):
+        if kind == "constant":
+            value = collector.first_seen(function, name, value)
         items += [name, collector.bind(name, kind, value, location)]
-    text = "\n".join(text_of(node) for node in nodes)
+    text = "\n".join(map(text_of, nodes))
     collector.add_part("function", location, items, text)
 
 
@@ -61,7 +69,7 @@ def _held_by(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
         yield name, "default", value
     for name, value in sorted(without_copied(vars(function))):
         if name not in ("__type_params__", "__isabstractmethod__"):
-            yield name, "constant", first_seen(function, name, value)
+            yield name, "constant", value
 
 
 def visit_value(collector: Collector, item: Value) -> None:
@@ -73,24 +81,22 @@ def visit_value(collector: Collector, item: Value) -> None:
     items = [encoded.token, *(collector.link(each, origin) for each in encoded.links)]
     if encoded.unknowns:
         for where in dict.fromkeys((location, creator)):
-            items += statements(collector, where)
+            items += statements(collector, where, at_import=False)
         for reason in encoded.unknowns:
-            if reason:
-                collector.add_opaque(location, reason)
-            elif not origin.nodes:
-                collector.add_opaque(location, "its state cannot be read")
+            if reason or not origin.nodes:
+                collector.add_opaque(location, reason or "its state cannot be read")
     if item.kind in ("package", "python"):
         text = item.value
     collector.add_part(item.kind, location, items, text)
 
 
 def visit_module(collector: Collector, module: ModuleType) -> None:
-    """Add a module of which anything may be read: every name that it binds itself."""
-    info = collector.module_info(module)
-    location = Location(info.file, 1, (), module)
-    items = Resolver(collector, location, vars(module)).members_of(module)
-    text = "\n".join(items[::2])
-    collector.add_part("module", location, items, text)
+    """Add a module of which anything may be read: each of its names, with what it is."""
+    location = Location(collector.module_info(module).file, 1, (), module)
+    names = [name for name in sorted(vars(module)) if name[:2] != "__" or name == "__getattr__"]
+    resolver = Resolver(collector, location, vars(module))
+    items = [f"{name} {resolver.follow(module, Read('', (name,)))}" for name in names]
+    collector.add_part("module", location, items, "\n".join(names))
 
 
 def visit_step(collector: Collector, item: Any) -> None:
@@ -99,11 +105,10 @@ def visit_step(collector: Collector, item: Any) -> None:
     location = _location_of(collector, function)
     items = [collector.link(function, collector.creator)]
     name = function.__qualname__
-    if (version := getattr(item, "version", None)) is not None:
-        label = f"{name}.version"
-        value = Value(label, "declared", str(version), location, (id(item), "version"))
-        items.append(collector.link(value))
-    for position, cause in enumerate(getattr(item, "depends_on", ()) or ()):
+    causes = {f"depends_on[{place}]": each for place, each in enumerate(item.depends_on or ())}
+    if item.version is not None:
+        causes["version"] = item.version
+    for field, cause in causes.items():
         file = _find_file(collector, cause, function)
         if file is not None:
             items.append(collector.link_files(file))
@@ -114,23 +119,17 @@ def visit_step(collector: Collector, item: Any) -> None:
                 why=f"{cause}, declared in {location.file}:{location.line}",
                 hint="write its path relative to the step's file or to the project's root",
             )
-        label = f"{name}.depends_on[{position}]"
-        value = Value(label, "declared", cause, location, (id(item), position))
-        items.append(collector.code(cause) or collector.link(value))
+        value = Value(f"{name}.{field}", "declared", cause, location, (id(item), field))
+        items.append(collector.reach(value))
     collector.add_part("declared", location, items, " ".join(items))
 
 
 def _find_file(collector: Collector, path: Any, function: FunctionType) -> str | None:
     if path == "" or not isinstance(path, str | os.PathLike):
         return None
-    for folder in (
-        os.path.dirname(function.__code__.co_filename),
-        collector.codebase.root,
-        os.getcwd(),
-    ):
-        if os.path.exists(found := os.path.join(folder, path)):
-            return found
-    return None
+    folder = os.path.dirname(function.__code__.co_filename)
+    folders = (folder, collector.codebase.root, os.getcwd())
+    return next(filter(os.path.exists, (os.path.join(each, path) for each in folders)), None)
 
 
 def visit_callable(collector: Collector, item: Any) -> None:

@@ -1,0 +1,14 @@
+from dataclasses import dataclass
+
+
+@dataclass
+class Order:
+    price: int
+    note: str | None = None
+
+
+def step(x):
+    try:
+        return Order(x).note
+    except TypeError:
+        return "missing"

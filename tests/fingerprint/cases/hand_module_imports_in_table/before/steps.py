@@ -1,0 +1,7 @@
+import tools
+
+TOOLS = {"a": tools}
+
+
+def step(x):
+    return TOOLS["a"].rates.rate()

@@ -1,0 +1,9 @@
+from pydantic import BaseModel, Field
+
+
+class Order(BaseModel):
+    price: int | None = Field(gt=1)
+
+
+def step(x):
+    return Order().price

@@ -1,0 +1,15 @@
+class tagged(staticmethod):
+    tag = 0
+
+
+def helper():
+    return 1
+
+
+class Row:
+    run = tagged(helper)
+    run.tag = 6
+
+
+def step(x):
+    return vars(Row)["run"].tag

@@ -1,0 +1,8 @@
+import a
+import b
+
+TABLE = [a.f, b.f, b.f]
+
+
+def step(x):
+    return TABLE[x]()

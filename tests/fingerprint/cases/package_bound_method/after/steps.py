@@ -1,0 +1,7 @@
+import lib
+
+call = lib.c.g
+
+
+def step(x):
+    return call()

@@ -1,0 +1,7 @@
+import lib
+
+call = lib.c.f
+
+
+def step(x):
+    return call()

@@ -1,0 +1,3 @@
+import lazy
+
+__getattr__ = lazy.attach(__name__, {"rate": "rates"})

@@ -1,0 +1,5 @@
+import pkg
+
+
+def step(x):
+    return pkg.rate()

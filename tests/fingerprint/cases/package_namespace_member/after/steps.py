@@ -1,0 +1,5 @@
+from goog import two
+
+
+def step(x):
+    return two.f()

@@ -1,0 +1,5 @@
+import lib
+
+
+def step(x):
+    return lib.f()

@@ -1,0 +1,5 @@
+from helpers import chosen
+
+
+def step(x):
+    return chosen.f()

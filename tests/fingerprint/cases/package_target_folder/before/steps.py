@@ -1,0 +1,9 @@
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "libs"))
+import lib
+
+
+def step(x):
+    return lib.f()

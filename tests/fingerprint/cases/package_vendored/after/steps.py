@@ -1,0 +1,5 @@
+from vendor import lib
+
+
+def step(x):
+    return lib.f()

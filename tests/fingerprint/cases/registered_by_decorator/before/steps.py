@@ -1,0 +1,10 @@
+import lib
+
+
+@lib.hook
+def price(x):
+    return x * 2
+
+
+def step(x):
+    return lib.KNOWN["hook"](x)

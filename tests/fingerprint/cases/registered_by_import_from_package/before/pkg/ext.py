@@ -1,0 +1,6 @@
+import lib
+
+
+@lib.hook
+def price(x):
+    return x * 2

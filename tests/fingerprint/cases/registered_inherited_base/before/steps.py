@@ -1,0 +1,14 @@
+import lib
+
+
+class Middle(lib.Base):
+    pass
+
+
+class Mine(Middle):
+    def run(self, x):
+        return x * 2
+
+
+def step(x):
+    return lib.call(x)

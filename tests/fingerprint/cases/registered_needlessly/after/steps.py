@@ -1,0 +1,10 @@
+import lib
+
+
+@lib.wrapping
+def price(x):
+    return x * 3
+
+
+def step(x):
+    return x

@@ -1,0 +1,10 @@
+import lib
+
+
+@lib.wrapping
+def price(x):
+    return x * 2
+
+
+def step(x):
+    return x

@@ -1,0 +1,10 @@
+import attrs
+
+
+@attrs.define
+class Mine:
+    x: int = 2
+
+
+def step(x):
+    return x

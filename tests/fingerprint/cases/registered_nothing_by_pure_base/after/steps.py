@@ -1,0 +1,10 @@
+import lib
+
+
+class Mine(lib.Plain):
+    def run(self, x):
+        return x * 3
+
+
+def step(x):
+    return x

@@ -1,0 +1,10 @@
+from lib import call, saved
+
+
+@saved.connect
+def price(x):
+    return x * 3
+
+
+def step(x):
+    return call(x)

@@ -1,0 +1,1 @@
+import ext  # noqa: F401

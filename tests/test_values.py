@@ -27,7 +27,18 @@ def test_a_value_comes_back_as_it_was(value):
 @given(json_values)
 def test_types_come_back_as_they_were(value):
     """``1 == 1.0 == True`` in Python, so equality alone would not notice."""
-    assert repr(round_trip(value)[0]) == repr(value)
+    got = round_trip(value)[0]
+    assert json.dumps(got, sort_keys=True) == json.dumps(value, sort_keys=True)
+
+
+@given(json_values)
+def test_equal_values_have_one_text_whatever_the_order_of_their_keys(value):
+    def backwards(part):
+        if isinstance(part, dict):
+            return {key: backwards(part[key]) for key in reversed(part)}
+        return [backwards(item) for item in part] if isinstance(part, list) else part
+
+    assert encode(backwards(value)) == encode(value)
 
 
 def test_a_tuple_becomes_the_list_that_every_later_reader_gets():

@@ -17,6 +17,8 @@ def encode(value: object, *, step: str = "") -> str:
     """
     The JSON text of *value*, as it is stored; a tuple becomes a list.
 
+    The keys of a dict are sorted: their order is no part of a cache key, so no step may see it.
+
     Args:
         value: The value.
         step: The step that returned it, for the error.
@@ -28,7 +30,7 @@ def encode(value: object, *, step: str = "") -> str:
     try:
         problem = _find_problem(value, "result", [])
         if problem is None:
-            return json.dumps(value, allow_nan=False)
+            return json.dumps(value, allow_nan=False, sort_keys=True)
         path, why = problem
     except RecursionError:
         path, why = "result", "it is nested too deeply"

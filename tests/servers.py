@@ -17,13 +17,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 Answer = tuple[int, bytes] | str
 
 _MOTO = """
-import os, sys
+import os, sys, threading
 from moto import backends
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 # moto looks through its folders for each request, which is 40 % of the time of a PUT.
 services = frozenset(backends.list_of_moto_modules())
 backends.list_of_moto_modules = lambda: services
+# S3 creates an object once; moto looks for it and then writes, in a thread for each request.
+put_object, one_at_a_time = S3Response.put_object, threading.Lock()
+
+
+def put_once(self):
+    with one_at_a_time:
+        return put_object(self)
+
+
+S3Response.put_object = put_once
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print("http://{}:{}".format(*server.get_host_and_port()), flush=True)

@@ -180,7 +180,8 @@ class Claims:
         store = call.store
 
         def find() -> None:
-            found = lookup.find(call.request, store, call.warnings)
+            before = self.finding.found
+            found = lookup.find(call.request, store, call.warnings, skipped=before)
             if found.missing:
                 found = accept.include_accepted(call.request, found, store)
             self.finding = found

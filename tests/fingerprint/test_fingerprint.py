@@ -443,6 +443,8 @@ def test_what_a_step_reads_when_it_runs_is_opaque(project, tmp_path, imports, ex
         )
     sys.path.append(str(tmp_path / "site-packages"))
     late = place.count("{}") == 2
+    if imports == "import numpy as np" and not late:
+        pytest.importorskip("numpy")
     body = place.format(imports, expression) if late else f"{imports}\n\n{place.format(expression)}"
     try:
         found = fingerprint(project(sample=body).step)

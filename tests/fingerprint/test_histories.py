@@ -122,12 +122,12 @@ def test_a_fingerprint_that_ignores_constants_has_a_false_hit(repository, tmp_pa
     (tmp_path / "blind.py").write_text(
         "import dataclasses\n"
         "from pfl.handler.core import fingerprint\n"
-        "from pfl.handler.core.fingerprint.model import digest_of\n"
+        "from pfl.handler.core.fingerprint.model import tagged\n"
         "def blind(function):\n"
         "    found = fingerprint.fingerprint(function)\n"
         "    parts = [part for part in found.parts if part.kind == 'function']\n"
-        "    parts = [part._replace(digest=part.text) for part in parts]\n"
-        "    return dataclasses.replace(found, digest=digest_of(parts))\n"
+        "    texts = sorted(part.text for part in parts)\n"
+        "    return dataclasses.replace(found, digest=tagged('blind', *texts))\n"
     )
     report = check(repository, fingerprint=f"{tmp_path / 'blind.py'}:blind")
     assert subjects(repository, report.false_hits) == ["constant"]

@@ -49,6 +49,7 @@ def find(
     warnings: list[str],
     *,
     only_targets: bool = False,
+    skipped: Mapping[str, Entry] = {},
 ) -> Finding:
     """
     Look up the plan of the requested step, and those of the steps before it only where that misses.
@@ -58,6 +59,7 @@ def find(
         store: The store to read.
         warnings: Receives a line about each damaged object, even if this raises.
         only_targets: Read no plan of a step before the requested one: it counts as missing.
+        skipped: Values of steps to skip that were read before.
 
     Raises:
         NotFoundError: A step to skip has no stored value.
@@ -83,7 +85,8 @@ def find(
         if name not in wanted:
             continue
         if name in request.skip:
-            finding.found[name] = _last_value(request, name, store, warnings)
+            last = skipped.get(name)
+            finding.found[name] = last or _last_value(request, name, store, warnings)
         elif name in undecided or not (
             (finding.known and _take_known(request, name, store, finding))
             or (name in readable and _take_plan(request, name, store, finding, plans))

@@ -27,8 +27,9 @@ class Reads:
     Attributes:
         seen: By kind and name: the state when it was first read, which is what the import used; see
             :func:`pfl.handler.core.files.state`. ``files`` and ``listings`` are outside the
-            standard library and installed packages, also those that do not exist. ``looked``: paths
-            whose existence or times were checked. ``env``: ``*`` if all names were listed.
+            standard library and installed packages, also those that do not exist, without the
+            sources of modules. ``looked``: paths whose existence or times were checked. ``env``:
+            ``*`` if all names were listed.
         asked_others: File and line where a process was started or a connection made: what these
             return is not in a file.
     """
@@ -60,6 +61,10 @@ def record_reads() -> Iterator[Reads]:
         _active = outer
         if outer is None:
             _watch(_stat, os._Environ)
+        for module in list(sys.modules.values()):
+            source = ownership.file_of(module) or ""
+            for kind in ("files", "looked"):
+                reads.seen[kind].pop(source, None)
 
 
 def _watch(stat: Any, environ: type) -> None:

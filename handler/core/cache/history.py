@@ -231,9 +231,8 @@ def delete(store: Store, names: Collection[Name]) -> None:
     deleted = set(names)
     folders = {name.folder for name in deleted}
     store.delete(name.path for name in deleted)
-    pointers = (entry.key for entry in store.list("recent"))
-    of_these = (key for key in pointers if _folder_of_pointer(key) in folders)
-    for key, data in _fetch(store, of_these, str):
+    pointers = (key for key in _pointers(store) if _folder_of_pointer(key) in folders)
+    for key, data in _fetch(store, pointers, str):
         if deleted.issuperset(_pointed(key, data)):
             store.delete([key])
 
@@ -268,8 +267,7 @@ def _recent(store: Store) -> Iterator[Name]:
     # A pointer bears the time of the newest record that it names, so records that are newer than
     # the next pointer can be returned.
     waiting: list[tuple[str, Name]] = []
-    pointers = (entry.key for entry in store.list("recent"))
-    for key, data in _fetch(store, pointers, str):
+    for key, data in _fetch(store, _pointers(store), str):
         digits = key.removeprefix("recent/").partition("-")[0].replace("/", "")
         while waiting and waiting[0][0][:19] <= digits:
             yield heapq.heappop(waiting)[1]
@@ -279,6 +277,10 @@ def _recent(store: Store) -> Iterator[Name]:
                 heapq.heappush(waiting, (name.file, name))
     while waiting:
         yield heapq.heappop(waiting)[1]
+
+
+def _pointers(store: Store) -> Iterator[str]:
+    return (entry.key for entry in store.list("recent"))
 
 
 def _folder_of_pointer(key: str) -> str:
